@@ -1,0 +1,10 @@
+//! Mayfly: a fresh microVM for every CI job, destroyed afterwards.
+//!
+//! A folder has one job, and imports run downwards:
+//!
+//! ```text
+//! cli ─▶ shepherd ─▶ { machine, channel, network } ─▶ mayfly-protocol
+//!   └──▶ image, host                                   (know nothing of those above)
+//! ```
+
+pub mod failure;
