@@ -7,4 +7,8 @@
 //!   └──▶ image, host                                   (know nothing of those above)
 //! ```
 
+pub mod channel;
 pub mod failure;
+pub mod host;
+pub mod machine;
+pub mod network;

@@ -1,0 +1,217 @@
+//! KVM or emulation: which one a host can do, and the one table of what differs between them.
+
+use std::fmt;
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Code, Failure};
+
+/// What the user asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Wish {
+    /// KVM where a stock kernel runs on it, else emulation with a warning.
+    #[default]
+    Auto,
+    /// This one or none.
+    Exactly(Accelerator),
+}
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// The processor itself. The product.
+    Kvm,
+    /// QEMU's software emulation: slower by an order of magnitude and, by QEMU's own security
+    /// policy, no isolation boundary. For trying and testing.
+    Tcg,
+}
+
+/// What differs between the accelerators. Everything else is the same code.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// Value of `accel=` and the machine's timer devices.
+    pub machine: &'static str,
+    /// Processor model.
+    pub processor: &'static str,
+    /// Kernel arguments.
+    pub kernel: &'static str,
+    /// How much longer than on KVM booting may take, as a factor for deadlines.
+    pub patience: u32,
+}
+
+/// A KVM guest reads kvmclock and needs none of the legacy timers.
+const KVM: Profile = Profile {
+    machine: "accel=kvm,pit=off,pic=off,rtc=on",
+    processor: "host",
+    kernel: "",
+    patience: 1,
+};
+
+/// Without kvmclock the kernel calibrates its clock against the legacy timers and sometimes hangs
+/// at that, so it is given them and told a frequency.
+const TCG: Profile = Profile {
+    machine: "accel=tcg,pit=on,pic=on,rtc=on",
+    processor: "max",
+    kernel: "no_timer_check tsc_early_khz=2000000",
+    patience: 6,
+};
+
+impl Accelerator {
+    /// The row of the table.
+    pub fn profile(self) -> &'static Profile {
+        match self {
+            Self::Kvm => &KVM,
+            Self::Tcg => &TCG,
+        }
+    }
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        })
+    }
+}
+
+impl FromStr for Wish {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "kvm" => Ok(Self::Exactly(Accelerator::Kvm)),
+            "tcg" => Ok(Self::Exactly(Accelerator::Tcg)),
+            _ => Err("one of auto, kvm, tcg".to_owned()),
+        }
+    }
+}
+
+/// What a host says about KVM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether `/dev/kvm` opens, or why not.
+    pub device: Result<(), Unusable>,
+    /// Whether `kvm_intel` or `kvm_amd` is loaded.
+    pub hardware: bool,
+    /// Whether `kvm_pvm` is loaded: a KVM without hardware, on which stock kernels hang.
+    pub paravirtual: bool,
+}
+
+/// Why KVM can't be used here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// There is no device.
+    #[error("there is no /dev/kvm")]
+    NoDevice,
+    /// The device is there, but not for this user.
+    #[error("no permission to open /dev/kvm")]
+    NoPermission,
+    /// The device can't be opened for another reason.
+    #[error("/dev/kvm can't be opened: {0}")]
+    NotOpened(String),
+    /// The device is not backed by the processor's virtualisation.
+    #[error(
+        "/dev/kvm is there but neither kvm_intel nor kvm_amd is behind it, and stock kernels hang"
+    )]
+    NoHardware,
+}
+
+impl Failure for Unusable {
+    fn code(&self) -> Code {
+        match self {
+            Self::NoPermission => Code::Forbidden,
+            _ => Code::Unavailable,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoPermission => "add your user to the group that owns /dev/kvm: \
+                sudo usermod -aG kvm $USER, then log in again"
+                .to_owned(),
+            _ => {
+                "use --accel tcg to try Mayfly in software emulation, slowly and without isolation"
+                    .to_owned()
+            }
+        })
+    }
+}
+
+impl Facts {
+    /// Asks this host.
+    pub fn gather() -> Self {
+        let loaded = |module: &str| Path::new("/sys/module").join(module).exists();
+        let device =
+            OpenOptions::new().read(true).write(true).open("/dev/kvm").map(drop).map_err(|error| {
+                match error.kind() {
+                    std::io::ErrorKind::NotFound => Unusable::NoDevice,
+                    std::io::ErrorKind::PermissionDenied => Unusable::NoPermission,
+                    _ => Unusable::NotOpened(error.to_string()),
+                }
+            });
+        let hardware = loaded("kvm_intel") || loaded("kvm_amd");
+        Self { device, hardware, paravirtual: loaded("kvm_pvm") }
+    }
+
+    /// Whether a stock kernel runs on this host's KVM.
+    pub fn usable(&self) -> Result<(), Unusable> {
+        self.device.clone()?;
+        if self.hardware && !self.paravirtual { Ok(()) } else { Err(Unusable::NoHardware) }
+    }
+}
+
+/// The accelerator to take, and why it is not the better one.
+pub fn choose(wish: Wish, facts: &Facts) -> Result<(Accelerator, Option<Unusable>), Unusable> {
+    match (wish, facts.usable()) {
+        (Wish::Exactly(Accelerator::Tcg), _) => Ok((Accelerator::Tcg, None)),
+        (_, Ok(())) => Ok((Accelerator::Kvm, None)),
+        (Wish::Auto, Err(why)) => Ok((Accelerator::Tcg, Some(why))),
+        // Asked for by name, a KVM that looks odd is still worth the try; one that can't be
+        // opened is not.
+        (Wish::Exactly(Accelerator::Kvm), Err(why)) => match &facts.device {
+            Ok(()) => Ok((Accelerator::Kvm, Some(why))),
+            Err(why) => Err(why.clone()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: Facts = Facts { device: Ok(()), hardware: true, paravirtual: false };
+
+    #[test]
+    fn auto_takes_kvm_only_where_hardware_is_behind_it() {
+        assert_eq!(choose(Wish::Auto, &GOOD), Ok((Accelerator::Kvm, None)));
+        let paravirtual = Facts { hardware: false, paravirtual: true, ..GOOD };
+        assert_eq!(
+            choose(Wish::Auto, &paravirtual),
+            Ok((Accelerator::Tcg, Some(Unusable::NoHardware)))
+        );
+        let closed = Facts { device: Err(Unusable::NoPermission), ..GOOD };
+        assert_eq!(
+            choose(Wish::Auto, &closed),
+            Ok((Accelerator::Tcg, Some(Unusable::NoPermission)))
+        );
+    }
+
+    #[test]
+    fn kvm_by_name_fails_where_the_device_does_not_open() {
+        let closed = Facts { device: Err(Unusable::NoPermission), ..GOOD };
+        let error = choose(Wish::Exactly(Accelerator::Kvm), &closed).unwrap_err();
+        assert_eq!(error.code(), Code::Forbidden);
+    }
+
+    #[test]
+    fn emulation_by_name_asks_nothing_of_the_host() {
+        let bare = Facts { device: Err(Unusable::NoDevice), hardware: false, paravirtual: false };
+        assert_eq!(choose(Wish::Exactly(Accelerator::Tcg), &bare), Ok((Accelerator::Tcg, None)));
+    }
+}
