@@ -12,3 +12,4 @@ pub mod failure;
 pub mod host;
 pub mod machine;
 pub mod network;
+pub mod shepherd;

@@ -2,11 +2,12 @@
 
 use mayfly_protocol::frame::{self, FrameError};
 use mayfly_protocol::message::{GuestMessage, HostMessage, OutputStream};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::conversation::{Conversation, Heard, Violation};
+use super::frames;
 
 /// Messages from the guest that wait to be looked at. Each is at most a frame long.
 const INCOMING: usize = 4;
@@ -92,21 +93,13 @@ async fn read_messages(
     to: mpsc::Sender<Result<GuestMessage, FrameError>>,
 ) {
     loop {
-        let message = read_message(&mut from).await;
+        let message = frames::read(&mut from).await;
         let ended = message.is_err();
         // Nobody listens any more, or nothing sensible can follow.
         if to.send(message).await.is_err() || ended {
             return;
         }
     }
-}
-
-async fn read_message(mut from: impl AsyncRead + Unpin) -> Result<GuestMessage, FrameError> {
-    let mut header = [0; frame::HEADER];
-    from.read_exact(&mut header).await?;
-    let mut body = vec![0; frame::parse_header(header)?];
-    from.read_exact(&mut body).await?;
-    frame::decode(&body)
 }
 
 async fn write_frames(

@@ -10,6 +10,7 @@
 //! of a unix socket today).
 
 pub mod conversation;
+pub mod frames;
 mod link;
 pub mod pump;
 

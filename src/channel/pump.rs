@@ -7,13 +7,13 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use mayfly_protocol::flow::{FlowError, SendWindow};
 use mayfly_protocol::frame;
 use mayfly_protocol::message::{HostMessage, InputStream, OutputStream};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::sync::mpsc as asynchronous;
+use tokio::sync::{mpsc as asynchronous, oneshot};
 
 /// What became of output that was given to an [`OutputPump`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,9 @@ impl OutputPump {
             let mut file = File::from(to);
             let mut reader_gone = false;
             // Where nobody listens to `passed` any more, nobody waits for this thread either.
-            let tell = |what| drop(passed.send(what));
+            let tell = |what| {
+                let _ = passed.send(what);
+            };
             for chunk in given {
                 if !reader_gone && file.write_all(&chunk).is_err() {
                     reader_gone = true;
@@ -72,8 +74,9 @@ impl OutputPump {
 pub struct InputPump {
     window: Arc<Window>,
     // Closing it wakes the thread from waiting for input.
-    stop: Option<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
+    stop: OwnedFd,
+    // Its sender is dropped when the thread ends.
+    ended: oneshot::Receiver<()>,
 }
 
 #[derive(Default)]
@@ -95,7 +98,9 @@ impl InputPump {
         let window = Arc::new(Window::default());
         let (stopped, stop) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         let (shared, from) = (Arc::clone(&window), File::from(from));
-        let thread = thread::Builder::new().name(format!("{stream:?}")).spawn(move || {
+        let (ends, ended) = oneshot::channel::<()>();
+        thread::Builder::new().name(format!("{stream:?}")).spawn(move || {
+            let _ends = ends;
             // The input's end, its failure and the pump's end are one to the job: no more input.
             while let Some(chunk) = read_chunk(&shared, &from, &stopped) {
                 let message = HostMessage::Input { stream, bytes: chunk.into() };
@@ -109,7 +114,7 @@ impl InputPump {
                 let _ = to.blocking_send(frame);
             }
         })?;
-        Ok(Self { window, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { window, stop, ended })
     }
 
     /// Lets it send more.
@@ -119,18 +124,14 @@ impl InputPump {
         self.window.changed.notify_all();
         Ok(())
     }
-}
 
-impl Drop for InputPump {
-    /// Ends the thread and waits for it. The link's receiving end must be gone or still be read,
-    /// else a thread that sends would be waited for in vain.
-    fn drop(&mut self) {
+    /// Ends the thread and waits for it, as long as the channel takes to accept its last words.
+    pub async fn close(self) {
         self.window.state.lock().unwrap_or_else(PoisonError::into_inner).1 = Stop(true);
         self.window.changed.notify_all();
-        self.stop = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        drop(self.stop);
+        // An error is what tells that the sender is gone.
+        let _ = self.ended.await;
     }
 }
 
@@ -206,12 +207,12 @@ mod tests {
         assert!(next(&mut received), "the end of input was said");
     }
 
-    #[test]
-    fn a_pump_that_waits_for_input_ends_when_dropped() {
+    #[tokio::test]
+    async fn a_pump_that_waits_for_input_ends_when_closed() {
         let (_keep_open, from) = io::pipe().map(|(read, write)| (write, read)).unwrap();
         let (to, mut frames) = asynchronous::channel(4);
-        drop(InputPump::start(InputStream::Stdin, from.into(), to).unwrap());
-        let frame = frames.blocking_recv().unwrap();
+        InputPump::start(InputStream::Stdin, from.into(), to).unwrap().close().await;
+        let frame = frames.recv().await.unwrap();
         assert_eq!(message(&frame), HostMessage::InputEnd { stream: InputStream::Stdin });
     }
 

@@ -69,13 +69,16 @@ impl fmt::Display for Size {
 }
 
 impl<'de> Deserialize<'de> for Size {
-    /// From a text with a unit, or a number of bytes.
+    /// From a text with a unit, or a number of bytes; in binary formats always the latter.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Written {
             Bytes(u64),
             Text(String),
+        }
+        if !deserializer.is_human_readable() {
+            return u64::deserialize(deserializer).map(Self);
         }
         match Written::deserialize(deserializer)? {
             Written::Bytes(bytes) => Ok(Self(bytes)),

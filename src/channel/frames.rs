@@ -1,0 +1,27 @@
+//! Frames of `mayfly-protocol` over asynchronous byte streams.
+
+use mayfly_protocol::frame::{self, FrameError};
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::mpsc;
+
+/// Reads one message.
+pub async fn read<M: DeserializeOwned>(
+    mut from: impl AsyncRead + Unpin,
+) -> Result<M, FrameError> {
+    let mut header = [0; frame::HEADER];
+    from.read_exact(&mut header).await?;
+    let mut body = vec![0; frame::parse_header(header)?];
+    from.read_exact(&mut body).await?;
+    frame::decode(&body)
+}
+
+/// Reads messages until the stream ends or makes no sense, which are the same between processes
+/// that trust each other, or until nobody takes them.
+pub async fn forward<M: DeserializeOwned>(mut from: impl AsyncRead + Unpin, to: mpsc::Sender<M>) {
+    while let Ok(message) = read(&mut from).await {
+        if to.send(message).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! `mayfly doctor`: what this host offers, and what to do about what it lacks.
+
+use std::process::ExitCode;
+
+use super::report::{self, Problem};
+use crate::failure::{self, Code, Failure};
+use crate::host::capacity::{Capacity, disk_available};
+use crate::host::check::{Check, Outcome};
+use crate::host::programs::{Program, QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK};
+use crate::host::size::Size;
+use crate::host::state::StateDirectory;
+use crate::machine::accelerator::Facts;
+use crate::shepherd::enclosure;
+
+/// Memory below which a job has little to run in.
+const LITTLE_MEMORY: Size = Size::gibibytes(2);
+/// Disk below which images and overlays have little room.
+const LITTLE_DISK: Size = Size::gibibytes(5);
+
+/// Check accelerator, devices, namespaces, programs, memory, disk and images.
+#[derive(Debug, clap::Args)]
+pub(super) struct DoctorArguments {
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(
+    arguments: &DoctorArguments,
+    open_state: impl Fn() -> Result<StateDirectory, Problem>,
+) -> Result<ExitCode, Problem> {
+    let mut checks = vec![accelerator(), crate::network::check_tun(), enclosure::check()];
+    checks.extend([QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK].iter().map(program));
+    checks.push(memory());
+    match open_state() {
+        Ok(state) => {
+            checks.push(disk(&state));
+            checks.push(images(&state));
+        }
+        Err(problem) => checks.push(problem.as_check("state directory")),
+    }
+    if arguments.json {
+        let text = serde_json::to_string_pretty(&checks);
+        println!("{}", text.map_err(|error| Problem::file(error.to_string(), Code::Internal))?);
+    } else {
+        checks.iter().for_each(show);
+    }
+    let bad = checks.iter().any(|check| check.outcome == Outcome::Bad);
+    Ok(if bad { ExitCode::from(Code::Unavailable as u8) } else { ExitCode::SUCCESS })
+}
+
+fn show(check: &Check) {
+    let word = match check.outcome {
+        Outcome::Good => "  ok",
+        Outcome::Warning => "warn",
+        Outcome::Bad => "fail",
+    };
+    let word = report::coloured(check.outcome, word);
+    anstream::println!("{word}  {:<20} {}", check.subject, check.found);
+    if let Some(remedy) = &check.remedy {
+        anstream::println!("      {:<20} → {remedy}", "");
+    }
+}
+
+fn accelerator() -> Check {
+    let subject = "accelerator";
+    match Facts::gather().usable() {
+        Ok(()) => Check::good(subject, "KVM"),
+        Err(why) => Check::warning(
+            subject,
+            format!("software emulation (TCG): {why}"),
+            "emulation is slow and no isolation boundary; use it to try Mayfly, and a host with \
+             hardware KVM for work",
+        ),
+    }
+}
+
+fn program(program: &Program) -> Check {
+    match program.check() {
+        Ok((path, version)) => Check::good(program.name, format!("{version} ({})", path.display())),
+        Err(error) => {
+            Check::bad(program.name, failure::chain(&error), error.hint().unwrap_or_default())
+        }
+    }
+}
+
+fn memory() -> Check {
+    match Capacity::read() {
+        Ok(capacity) if capacity.memory < LITTLE_MEMORY => Check::warning(
+            "memory",
+            format!("{} free", capacity.memory),
+            "a microVM takes --memory, 1 GiB by default",
+        ),
+        Ok(capacity) => Check::good(
+            "memory",
+            format!("{} free, {} processors", capacity.memory, capacity.processors),
+        ),
+        Err(error) => Check::bad("memory", error, "mount /proc"),
+    }
+}
+
+fn disk(state: &StateDirectory) -> Check {
+    let place = state.root().display();
+    match disk_available(state.root()) {
+        Ok(size) if size < LITTLE_DISK => Check::warning(
+            "disk",
+            format!("{size} free in {place}"),
+            "make room, or choose another place with --state-dir",
+        ),
+        Ok(size) => Check::good("disk", format!("{size} free in {place}")),
+        Err(error) => Check::bad("disk", error, "choose another place with --state-dir"),
+    }
+}

@@ -1,0 +1,87 @@
+//! The command line: a file per verb.
+//!
+//! Talks to a person (or, with `--json`, to a program) and decides nothing: a verb turns its
+//! arguments into a call of the folders below and shows what comes back. The only place that
+//! prints. Data goes to stdout, everything said about it to stderr.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing belongs")]
+
+mod doctor;
+mod ps;
+mod report;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::host::state::{self, StateDirectory, StateError};
+use report::Problem;
+
+/// A fresh microVM for every job, destroyed afterwards.
+#[derive(Debug, Parser)]
+#[command(name = "mayfly", version, disable_help_subcommand = true, after_help = EXAMPLES)]
+struct Arguments {
+    /// Where images, living microVMs and black boxes are kept
+    /// [default: /var/lib/mayfly as root, else $XDG_STATE_HOME/mayfly]
+    #[arg(long, global = true, value_name = "DIR", env = state::VARIABLE)]
+    state_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mayfly doctor                         what this host lacks, and what to do about it
+  mayfly image build images/base/image.toml
+  mayfly run -- uname -a                a command in a microVM of its own
+  mayfly run -i -t -- bash              a shell in one
+  mayfly ps                             the microVMs that live";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a command in a throwaway microVM
+    Run(Box<run::RunArguments>),
+    /// List the living microVMs
+    Ps(ps::PsArguments),
+    /// Check what this host offers, and say what to do about what it lacks
+    Doctor(doctor::DoctorArguments),
+    /// A shepherd's process; started by the other verbs only
+    #[command(hide = true)]
+    Shepherd,
+}
+
+/// What `main` calls.
+pub fn main() -> ExitCode {
+    let asked = crate::shepherd::plan::monotonic();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return report::usage(&error),
+    };
+    let Arguments { state_dir, verb } = arguments;
+    let open = || open_state(state_dir.clone());
+    let result = match verb {
+        Verb::Shepherd => return crate::shepherd::process::run(),
+        Verb::Run(arguments) => open().and_then(|state| run::run(*arguments, &state, asked)),
+        Verb::Ps(arguments) => open().and_then(|state| ps::run(&arguments, &state)),
+        Verb::Doctor(arguments) => doctor::run(&arguments, open),
+    };
+    result.unwrap_or_else(|problem| report::problem(&problem))
+}
+
+fn open_state(chosen: Option<PathBuf>) -> Result<StateDirectory, Problem> {
+    let path = chosen.map_or_else(StateDirectory::default_path, Ok);
+    Ok(path.and_then(|path: PathBuf| StateDirectory::open(&path)).map_err(|error: StateError| error)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

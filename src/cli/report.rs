@@ -1,0 +1,88 @@
+//! How failures are shown: the whole chain of causes once, then what to do about it.
+
+use std::process::ExitCode;
+
+use crate::failure::{Code, Failure, chain};
+use crate::shepherd::event::FailureReport;
+
+/// A failure of any folder, on its way to a person.
+#[derive(Debug)]
+pub(super) struct Problem {
+    message: String,
+    hint: Option<String>,
+    code: Code,
+}
+
+impl<F: Failure + 'static> From<F> for Problem {
+    fn from(failure: F) -> Self {
+        Self { message: chain(&failure), hint: failure.hint(), code: failure.code() }
+    }
+}
+
+impl Problem {
+    /// A failure that no folder has an error for: arguments that do not go together.
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, code: Code::Usage }
+    }
+
+    /// A file that was named but can't be used.
+    pub(super) fn file(message: impl Into<String>, code: Code) -> Self {
+        Self { message: message.into(), hint: None, code }
+    }
+}
+
+/// Shows a problem and gives its exit code.
+pub(super) fn problem(problem: &Problem) -> ExitCode {
+    show(&problem.message, problem.hint.as_deref());
+    ExitCode::from(problem.code as u8)
+}
+
+/// Shows how a microVM failed, with the end of its console, and gives the exit code.
+pub(super) fn failed(report: &FailureReport, console: &[String]) -> ExitCode {
+    let mut message = report.message.clone();
+    for line in console {
+        message.push_str("\n  | ");
+        message.push_str(line);
+    }
+    show(&message, report.hint.as_deref());
+    if report.black_box.is_dir() {
+        anstream::eprintln!("evidence: {}", report.black_box.display());
+    }
+    ExitCode::from(report.code)
+}
+
+/// A warning that stops nothing.
+pub(super) fn warning(message: &str) {
+    anstream::eprintln!("{YELLOW}warning{RESET}: {message}");
+}
+
+const RED: &str = "\x1b[1;31m";
+const YELLOW: &str = "\x1b[1;33m";
+const GREEN: &str = "\x1b[32m";
+const CYAN: &str = "\x1b[1;36m";
+const RESET: &str = "\x1b[0m";
+
+fn show(message: &str, hint: Option<&str>) {
+    anstream::eprintln!("{RED}error{RESET}: {message}");
+    if let Some(hint) = hint {
+        anstream::eprintln!("{CYAN}hint{RESET}: {hint}");
+    }
+}
+
+/// A word in the colour of its meaning; without colour where stdout is no terminal.
+pub(super) fn coloured(outcome: crate::host::check::Outcome, word: &str) -> String {
+    use crate::host::check::Outcome;
+    let colour = match outcome {
+        Outcome::Good => GREEN,
+        Outcome::Warning => YELLOW,
+        Outcome::Bad => RED,
+    };
+    format!("{colour}{word}{RESET}")
+}
+
+/// Arguments that clap refused, or help that was asked for.
+pub(super) fn usage(error: &clap::Error) -> ExitCode {
+    // There is nowhere to report that stderr is closed.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS }
+}

@@ -1,0 +1,247 @@
+//! The front end of one microVM: gives the orders, shows the events, passes on signals.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+
+use mayfly_protocol::message::{Job, JobStatus, NotStarted};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::arguments::RunArguments;
+use super::copy::{self, Copying};
+use super::plan;
+use super::terminal::{self, RawMode};
+use super::timings::Timings;
+use crate::cli::report::{self, Problem};
+use crate::failure::Code;
+use crate::host::state::StateDirectory;
+use crate::machine::console;
+use crate::shepherd::event::{Event, Happened, Outcome};
+use crate::shepherd::plan::{Order, Plan};
+use crate::shepherd::{Descriptors, Handle, HandleError, record};
+
+/// Lines of the console that are shown after a failure.
+const CONSOLE_LINES: usize = 8;
+
+/// Runs one command in one microVM.
+pub(crate) fn run(
+    arguments: RunArguments,
+    state: &StateDirectory,
+    asked: u64,
+) -> Result<ExitCode, Problem> {
+    let plan = plan::plan(&arguments, state, asked)?;
+    let job = plan::job(&arguments);
+    let copies = Copies::begin(&arguments, plan.disk.0)?;
+    // Old evidence makes room for new; that it could not is no reason not to run.
+    let _ = record::prune(&state.microvms());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::file(format!("can't wait for events: {error}"), Code::Internal))?;
+    runtime.block_on(follow(&arguments, plan, job, copies))
+}
+
+/// From the order to the end.
+async fn follow(
+    arguments: &RunArguments,
+    plan: Plan,
+    job: Job,
+    copies: Copies,
+) -> Result<ExitCode, Problem> {
+    let refused = |error: io::Error| {
+        Problem::file(format!("can't take the standard streams: {error}"), Code::Internal)
+    };
+    let mut signals = Signals::take().map_err(refused)?;
+    let descriptors = descriptors(arguments, copies.descriptors).map_err(refused)?;
+    let mut shepherd = Handle::spawn(&descriptors)?;
+    // The ends are the shepherd's now; an archive ends when the last of its writers is gone.
+    drop(descriptors);
+    let raw = if arguments.tty && arguments.interactive { RawMode::enter() } else { Ok(None) };
+    let raw = raw.map_err(refused)?;
+    shepherd.order(&Order::Prepare(Box::new(plan.clone()))).await?;
+    shepherd.order(&Order::Start(Box::new(job))).await?;
+
+    let mut timings = Timings::default();
+    let outcome = loop {
+        tokio::select! {
+            event = shepherd.event() => match event {
+                None => break None,
+                Some(event) => {
+                    timings.note(&event);
+                    if let Some(outcome) = show(event, arguments.json) {
+                        break Some(outcome);
+                    }
+                }
+            },
+            order = signals.next() => shepherd.order(&order).await?,
+        }
+    };
+    let ended = shepherd.ended().await?;
+    drop(raw);
+    if arguments.timings {
+        eprint!("{}", timings.table());
+    }
+    let copied = copies.threads.into_iter().map(join).collect::<Result<Vec<()>, Problem>>();
+    match outcome {
+        None => Err(HandleError::Vanished(ended).into()),
+        Some(Outcome::Failed(failure)) => {
+            let lines = console::tail(&plan.directory.join("console.log"), CONSOLE_LINES);
+            Ok(report::failed(&failure, &lines))
+        }
+        Some(Outcome::Job { status, not_copied }) => finish(&status, &not_copied, copied, arguments),
+    }
+}
+
+/// The command's own exit status, unless it is 0 and something else went wrong.
+fn finish(
+    status: &JobStatus,
+    not_copied: &[String],
+    copied: Result<Vec<()>, Problem>,
+    arguments: &RunArguments,
+) -> Result<ExitCode, Problem> {
+    match status {
+        JobStatus::Code(0) => {
+            if let Some(first) = not_copied.first() {
+                return Err(Problem::file(format!("can't copy out {first}"), Code::NotFound));
+            }
+            copied.map(|_| ExitCode::SUCCESS)
+        }
+        JobStatus::Code(code) => {
+            not_copied.iter().for_each(|what| report::warning(&format!("can't copy out {what}")));
+            Ok(ExitCode::from(*code))
+        }
+        JobStatus::Signal(number) => Ok(ExitCode::from(128_u8.saturating_add(*number))),
+        // A tree that could not be unpacked is often one that could not be packed.
+        JobStatus::NotStarted(NotStarted::CopyInFailed(index, why)) => {
+            copied?;
+            let copy = arguments.copy_in.get(usize::from(*index));
+            let path = copy.map_or_else(String::new, |copy| copy.host.display().to_string());
+            Err(Problem::file(format!("can't copy {path} in: {why}"), Code::CannotWrite))
+        }
+        JobStatus::NotStarted(why) => Err(not_started(why, arguments)),
+    }
+}
+
+fn not_started(why: &NotStarted, arguments: &RunArguments) -> Problem {
+    let command = arguments.command.first().map(|name| name.to_string_lossy()).unwrap_or_default();
+    match why {
+        NotStarted::CommandNotFound => {
+            Problem::file(format!("{command}: no such command in the image"), Code::CommandNotFound)
+        }
+        NotStarted::CommandNotExecutable(why) => {
+            Problem::file(format!("can't execute {command}: {why}"), Code::CommandNotExecutable)
+        }
+        NotStarted::UserNotFound(user) => {
+            Problem::file(format!("there is no user {user:?} in the image"), Code::NotFound)
+        }
+        NotStarted::DirectoryNotEntered(why) => {
+            Problem::file(format!("can't start in the working directory: {why}"), Code::NotFound)
+        }
+        NotStarted::CopyInFailed(_, why) | NotStarted::Other(why) => {
+            Problem::file(format!("the command did not start: {why}"), Code::MachineFailed)
+        }
+    }
+}
+
+/// Shows an event, if asked to; gives the outcome, if it is that.
+fn show(event: Event, json: bool) -> Option<Outcome> {
+    if json && let Ok(line) = serde_json::to_string(&event) {
+        eprintln!("{line}");
+    }
+    match event.happened {
+        Happened::Ended(outcome) => Some(outcome),
+        _ => None,
+    }
+}
+
+fn descriptors(arguments: &RunArguments, copies: Vec<OwnedFd>) -> io::Result<Descriptors> {
+    let stdin = if arguments.interactive {
+        io::stdin().as_fd().try_clone_to_owned()?
+    } else {
+        std::fs::File::open("/dev/null")?.into()
+    };
+    let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+    let stderr = io::stderr().as_fd().try_clone_to_owned()?;
+    Ok(Descriptors { standard: [stdin, stdout, stderr], copies })
+}
+
+/// The trees that are copied: the shepherd's ends of the pipes, in its order, and the threads at
+/// ours.
+struct Copies {
+    descriptors: Vec<OwnedFd>,
+    threads: Vec<(String, Copying)>,
+}
+
+impl Copies {
+    fn begin(arguments: &RunArguments, limit: u64) -> Result<Self, Problem> {
+        let mut copies = Self { descriptors: Vec::new(), threads: Vec::new() };
+        for copy in &arguments.copy_in {
+            let what = format!("copy {} in", copy.host.display());
+            let begun = copy::pack(&copy.host, &copy.guest);
+            let (pipe, thread) =
+                begun.map_err(|error| Problem::file(format!("can't {what}: {error}"), Code::NotFound))?;
+            copies.descriptors.push(pipe.into());
+            copies.threads.push((what, thread));
+        }
+        for copy in &arguments.copy_out {
+            let what = format!("copy out to {}", copy.host.display());
+            let begun = copy::unpack(&copy.host, limit);
+            let (pipe, thread) = begun
+                .map_err(|error| Problem::file(format!("can't {what}: {error}"), Code::CannotWrite))?;
+            copies.descriptors.push(pipe.into());
+            copies.threads.push((what, thread));
+        }
+        Ok(copies)
+    }
+}
+
+/// Waits for a copying thread, whose pipe has ended with the shepherd.
+fn join((what, thread): (String, Copying)) -> Result<(), Problem> {
+    match thread.join() {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            Err(Problem::file(format!("can't {what}: {error}"), Code::CannotWrite))
+        }
+        Err(_) => Err(Problem::file(format!("can't {what}: the thread panicked"), Code::Internal)),
+    }
+}
+
+/// The signals that reach this process, as orders for the shepherd.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+    quit: Signal,
+    window: Signal,
+    asked_to_end: bool,
+}
+
+impl Signals {
+    fn take() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+            window: signal(SignalKind::window_change())?,
+            asked_to_end: false,
+        })
+    }
+
+    /// The next order that a signal stands for. The first of those that end a process is for the
+    /// command, the second ends the microVM.
+    async fn next(&mut self) -> Order {
+        let number = tokio::select! {
+            _ = self.window.recv() => return Order::Resize(terminal::size()),
+            _ = self.interrupt.recv() => libc::SIGINT,
+            _ = self.terminate.recv() => libc::SIGTERM,
+            _ = self.hang_up.recv() => libc::SIGHUP,
+            _ = self.quit.recv() => libc::SIGQUIT,
+        };
+        if std::mem::replace(&mut self.asked_to_end, true) {
+            Order::End
+        } else {
+            Order::Signal(number)
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! A person's terminal: its size, and raw mode while a command has it.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use mayfly_protocol::message::TerminalSize;
+use nix::sys::termios::{self, SetArg, Termios};
+
+mod ioctl {
+    nix::ioctl_read_bad!(window_size, libc::TIOCGWINSZ, libc::winsize);
+}
+
+/// Size of a terminal that does not tell its own.
+const USUAL: TerminalSize = TerminalSize { rows: 24, columns: 80 };
+
+/// The size of the terminal that stdout is, or of a usual one.
+pub(super) fn size() -> TerminalSize {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the pointer is valid for the call, which fills it or fails.
+    let asked = unsafe { ioctl::window_size(io::stdout().as_raw_fd(), &raw mut size) };
+    match asked {
+        Ok(_) if size.ws_row > 0 && size.ws_col > 0 => {
+            TerminalSize { rows: size.ws_row, columns: size.ws_col }
+        }
+        _ => USUAL,
+    }
+}
+
+/// Raw mode: every key goes to the command, none to this host's line editing. Ends when dropped.
+pub(super) struct RawMode {
+    terminal: OwnedFd,
+    before: Termios,
+}
+
+impl RawMode {
+    /// Enters it, if standard input is a terminal.
+    pub(super) fn enter() -> io::Result<Option<Self>> {
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(None);
+        }
+        let terminal = stdin.as_fd().try_clone_to_owned()?;
+        let before = termios::tcgetattr(&terminal)?;
+        let mut raw = before.clone();
+        termios::cfmakeraw(&mut raw);
+        termios::tcsetattr(&terminal, SetArg::TCSANOW, &raw)?;
+        Ok(Some(Self { terminal, before }))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        // Where the terminal is gone there is nothing to restore.
+        let _ = termios::tcsetattr(&self.terminal, SetArg::TCSADRAIN, &self.before);
+    }
+}

@@ -1,0 +1,128 @@
+//! What happens to a microVM, as it is recorded and reported.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use mayfly_protocol::message::{JobStatus, Statistics};
+use serde::{Deserialize, Serialize};
+
+use super::plan::{Id, monotonic};
+
+/// One line of the record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, by the host's clock (RFC 3339, UTC).
+    pub time: String,
+    /// The microVM.
+    pub microvm: Id,
+    /// Milliseconds since the microVM was asked for.
+    pub elapsed_ms: f64,
+    /// What.
+    pub happened: Happened,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Happened {
+    /// A phase of its life began.
+    Phase(Phase),
+    /// The guest's agent said hello.
+    Greeted {
+        /// Version of the agent.
+        agent: String,
+        /// Release of the guest's kernel.
+        kernel: String,
+    },
+    /// It is over. The last event, and there is always one, unless the shepherd was killed.
+    Ended(Outcome),
+}
+
+/// The phases of a microVM's life, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Everything is decided, nothing made.
+    Planned,
+    /// Overlay, network and sockets are there.
+    Prepared,
+    /// QEMU is about to run.
+    Booting,
+    /// The guest is up and waits for a job.
+    Ready,
+    /// The job is known.
+    Claimed,
+    /// The job runs.
+    Running,
+    /// The job ended and its output was passed on.
+    Finished,
+    /// Nothing of it runs any more.
+    Destroyed,
+    /// It went wrong.
+    Failed,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Planned => "planned",
+            Self::Prepared => "prepared",
+            Self::Booting => "booting",
+            Self::Ready => "ready",
+            Self::Claimed => "claimed",
+            Self::Running => "running",
+            Self::Finished => "finished",
+            Self::Destroyed => "destroyed",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// How a microVM ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The job ended by itself.
+    Job {
+        /// How.
+        status: JobStatus,
+        /// What could not be copied out, and why.
+        not_copied: Vec<String>,
+    },
+    /// The microVM failed or was ended.
+    Failed(FailureReport),
+}
+
+/// A failure, for those who were not there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FailureReport {
+    /// The phase in which it failed.
+    pub phase: Phase,
+    /// The cause's short name, for programs.
+    pub cause: String,
+    /// The cause in words.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The exit code that it stands for.
+    pub code: u8,
+    /// The last that was heard of the guest.
+    pub statistics: Option<Statistics>,
+    /// Where the evidence is kept.
+    pub black_box: PathBuf,
+}
+
+impl Event {
+    /// Something that happens now to a microVM that was asked for at `asked` (monotonic
+    /// nanoseconds).
+    pub fn now(microvm: &Id, asked: u64, happened: Happened) -> Self {
+        let elapsed = Duration::from_nanos(monotonic().saturating_sub(asked));
+        Self {
+            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            microvm: microvm.clone(),
+            elapsed_ms: (elapsed.as_secs_f64() * 1e6).round() / 1e3,
+            happened,
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! A job's streams while it starts and runs: between the channel and the descriptors that the
+//! front end has given.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use mayfly_protocol::message::{HostMessage, InputStream, Job, JobStatus, OutputStream};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::cause::Cause;
+use super::event::Phase;
+use super::life::Context;
+use super::plan::Order;
+use crate::channel::conversation::{inputs, outputs};
+use crate::channel::pump::{InputPump, OutputPump, Passed};
+use crate::channel::{ChannelError, Heard, Link, Violation};
+use crate::machine::Machine;
+
+/// The first descriptor of a copied tree; below it are the standard streams and the front end's
+/// connection. The copied-in trees come first, then the copied-out ones.
+pub(super) const FIRST_COPY: RawFd = 4;
+
+/// The streams of one job.
+pub(super) struct Streams {
+    outputs: BTreeMap<OutputStream, OutputPump>,
+    inputs: BTreeMap<InputStream, InputPump>,
+    passed: mpsc::UnboundedReceiver<Passed>,
+    // Outputs whose bytes the reader has not all taken yet.
+    open: usize,
+    not_copied: Vec<String>,
+    copies: Vec<String>,
+    status: Option<JobStatus>,
+}
+
+impl Streams {
+    /// Opens all streams of a job. Input begins to flow at once, as far as its windows let it.
+    pub(super) fn open(job: &Job, link: &Link) -> Result<Self, Cause> {
+        let refused = |error| Cause::Shepherd("open the job's streams", error);
+        let (tell, passed) = mpsc::unbounded_channel();
+        let copies_in = RawFd::try_from(job.copy_in.len()).unwrap_or(RawFd::MAX);
+        let output = |stream| {
+            let descriptor = take(match stream {
+                OutputStream::Stdout => 1,
+                OutputStream::Stderr => 2,
+                OutputStream::CopyOut(index) => FIRST_COPY + copies_in + RawFd::from(index),
+            })?;
+            Ok((stream, OutputPump::start(stream, descriptor, tell.clone())?))
+        };
+        let input = |stream| {
+            let descriptor = take(match stream {
+                InputStream::Stdin => 0,
+                InputStream::CopyIn(index) => FIRST_COPY + RawFd::from(index),
+            })?;
+            Ok((stream, InputPump::start(stream, descriptor, link.input())?))
+        };
+        let outputs: BTreeMap<_, _> =
+            outputs(job).map(output).collect::<io::Result<_>>().map_err(refused)?;
+        let inputs = inputs(job).map(input).collect::<io::Result<_>>().map_err(refused)?;
+        let copies = job.copy_out.iter().map(|path| String::from_utf8_lossy(path).into_owned());
+        Ok(Self {
+            open: outputs.len(),
+            outputs,
+            inputs,
+            passed,
+            not_copied: Vec::new(),
+            copies: copies.collect(),
+            status: None,
+        })
+    }
+
+    /// Waits until the job runs, or turned out not to.
+    pub(super) async fn until_started(
+        &mut self,
+        context: &mut Context,
+        link: &mut Link,
+        machine: &mut Machine,
+        limit: Duration,
+    ) -> Result<(), Cause> {
+        let deadline = Deadline { phase: Phase::Claimed, limit, at: Instant::now() + limit };
+        let mut silence = Silence::begin(context);
+        loop {
+            match self.step(context, link, machine, &deadline, &mut silence).await? {
+                Some(Heard::Started) => return Ok(()),
+                _ if self.status.is_some() => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until the job has ended and the readers have taken all of its output.
+    pub(super) async fn until_ended(
+        &mut self,
+        context: &mut Context,
+        link: &mut Link,
+        machine: &mut Machine,
+        limit: Duration,
+    ) -> Result<JobStatus, Cause> {
+        let deadline = Deadline { phase: Phase::Running, limit, at: Instant::now() + limit };
+        let mut silence = Silence::begin(context);
+        loop {
+            if let (Some(status), 0) = (&self.status, self.open) {
+                return Ok(status.clone());
+            }
+            self.step(context, link, machine, &deadline, &mut silence).await?;
+        }
+    }
+
+    /// Ends the input, and tells which trees were not copied out and why.
+    pub(super) async fn close(self) -> Vec<String> {
+        for pump in self.inputs.into_values() {
+            pump.close().await;
+        }
+        self.not_copied
+    }
+
+    /// Whatever comes next. The deadline comes first, so that no flood can put it off.
+    async fn step(
+        &mut self,
+        context: &mut Context,
+        link: &mut Link,
+        machine: &mut Machine,
+        deadline: &Deadline,
+        silence: &mut Silence,
+    ) -> Result<Option<Heard>, Cause> {
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(deadline.at) => {
+                Err(Cause::Deadline(deadline.phase, deadline.limit))
+            }
+            () = tokio::time::sleep_until(silence.until), if self.status.is_none() => {
+                Err(Cause::Silent(silence.limit))
+            }
+            order = context.front.order() => self.obey(order?, link).map(|()| None),
+            Some(passed) = self.passed.recv() => self.passed_on(passed, link).map(|()| None),
+            heard = link.hear(), if self.status.is_none() => {
+                let heard = heard?;
+                silence.broken();
+                self.hear(heard, context)
+            }
+            death = machine.died(), if self.status.is_none() => Err(Cause::Died(death)),
+        }
+    }
+
+    fn obey(&mut self, order: Order, link: &mut Link) -> Result<(), Cause> {
+        match order {
+            Order::Signal(number) => link.say(&HostMessage::Signal(number))?,
+            Order::Resize(size) => link.say(&HostMessage::Resize(size))?,
+            Order::Prepare(_) | Order::Start(_) | Order::End => {}
+        }
+        Ok(())
+    }
+
+    fn passed_on(&mut self, passed: Passed, link: &mut Link) -> Result<(), Cause> {
+        match passed {
+            Passed::On(stream, bytes) => link.pass_on(stream, bytes)?,
+            // What a shell's pipe would tell the job.
+            Passed::ReaderGone(OutputStream::Stdout | OutputStream::Stderr) => {
+                link.say(&HostMessage::Signal(libc::SIGPIPE))?;
+            }
+            Passed::ReaderGone(OutputStream::CopyOut(_)) => {}
+            Passed::All(_) => self.open -= 1,
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, heard: Heard, context: &mut Context) -> Result<Option<Heard>, Cause> {
+        match heard {
+            Heard::Output(stream, bytes) => {
+                if let Some(pump) = self.outputs.get(&stream) {
+                    pump.give(bytes);
+                }
+            }
+            Heard::OutputEnd(stream, error) => {
+                self.outputs.remove(&stream);
+                if let (OutputStream::CopyOut(index), Some(error)) = (stream, error) {
+                    let path = self.copies.get(usize::from(index)).cloned().unwrap_or_default();
+                    self.not_copied.push(format!("{path}: {error}"));
+                }
+            }
+            Heard::Credit(stream, bytes) => {
+                let credited = self.inputs.get(&stream).map(|pump| pump.credit(bytes));
+                credited.transpose().map_err(|error| {
+                    ChannelError::from(Violation::Flow { stream: format!("{stream:?}"), error })
+                })?;
+            }
+            Heard::Heartbeat(statistics) => context.statistics = Some(statistics),
+            Heard::Exited(status) => {
+                // A job that never ran has streams that never end by themselves.
+                self.outputs.clear();
+                self.status = Some(status);
+            }
+            Heard::Failed { step, error } => return Err(Cause::Agent { step, error }),
+            heard @ (Heard::Started | Heard::Prepared | Heard::Hello(_)) => return Ok(Some(heard)),
+        }
+        Ok(None)
+    }
+}
+
+struct Deadline {
+    phase: Phase,
+    limit: Duration,
+    at: Instant,
+}
+
+/// How long the guest may still be silent.
+struct Silence {
+    limit: Duration,
+    until: Instant,
+}
+
+impl Silence {
+    fn begin(context: &Context) -> Self {
+        let limit = context.plan.deadlines.silence;
+        Self { limit, until: Instant::now() + limit }
+    }
+
+    fn broken(&mut self) {
+        self.until = Instant::now() + self.limit;
+    }
+}
+
+/// Takes possession of a descriptor that this process was started with: of a standard stream as a
+/// copy, of any other as it is. Each number is taken once.
+fn take(number: RawFd) -> io::Result<OwnedFd> {
+    if number >= FIRST_COPY {
+        // SAFETY: the front end opened it for this stream, and nothing else in this process uses
+        // it.
+        return Ok(unsafe { OwnedFd::from_raw_fd(number) });
+    }
+    // SAFETY: duplicates a descriptor number; one that is not open gives an error.
+    match unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, FIRST_COPY) } {
+        copy if copy < 0 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel just made it, and nobody else has it.
+        copy => Ok(unsafe { OwnedFd::from_raw_fd(copy) }),
+    }
+}

@@ -1,0 +1,414 @@
+//! The phases, as types: what a microVM has in each, and the step that leads to the next.
+//!
+//! A step consumes its phase. One that fails gives back a [`Failed`] with what there was, to be
+//! destroyed; so no phase can be left half-way, and none be entered twice.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use mayfly_protocol::message::{HostMessage, Job, Network, Prepare, Statistics};
+use mayfly_protocol::CONTROL_PORT;
+use tokio::net::UnixListener;
+
+use super::cause::Cause;
+use super::event::{Event, FailureReport, Happened, Outcome, Phase};
+use super::front::Front;
+use super::job::Streams;
+use super::plan::Plan;
+use super::record::Record;
+use crate::channel::{ChannelError, Heard, Link};
+use crate::failure::{self, Failure};
+use crate::machine::arguments::Specification;
+use crate::machine::{self, Machine, Parts, Places};
+use crate::network::{self, Namespace};
+
+/// Bytes of entropy that a guest is given: the size of the kernel's pool.
+const ENTROPY: usize = 64;
+/// Time between a guest's heartbeats, in milliseconds.
+const HEARTBEAT: u32 = 1000;
+/// How long a closed channel may wait to be explained by the machine's end.
+const EXPLANATION: Duration = Duration::from_secs(2);
+
+/// What every phase has.
+pub(super) struct Context {
+    pub(super) plan: Plan,
+    pub(super) front: Front,
+    record: Record,
+    phase: Phase,
+    pub(super) statistics: Option<Statistics>,
+}
+
+/// A microVM that failed, with what there is of it.
+pub(super) struct Failed {
+    context: Context,
+    cause: Cause,
+    machine: Option<Machine>,
+}
+
+impl Context {
+    async fn tell(&mut self, happened: Happened) -> Result<(), Cause> {
+        let event = Event::now(&self.plan.id, self.plan.asked, happened);
+        let written = self.record.write(&event);
+        self.front.tell(&event).await;
+        written
+    }
+
+    async fn enter(&mut self, phase: Phase) -> Result<(), Cause> {
+        self.phase = phase;
+        self.tell(Happened::Phase(phase)).await
+    }
+
+    /// Does the work of a step, unless the deadline or the wish to end comes first.
+    async fn within<T>(
+        &mut self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, Cause>>,
+    ) -> Result<T, Cause> {
+        tokio::select! {
+            biased;
+            cause = self.front.ended() => Err(cause),
+            result = tokio::time::timeout(limit, work) => {
+                result.unwrap_or(Err(Cause::Deadline(self.phase, limit)))
+            }
+        }
+    }
+
+    fn fail(self, cause: Cause, machine: Option<Machine>) -> Failed {
+        Failed { context: self, cause, machine }
+    }
+
+    fn boot_limit(&self) -> Duration {
+        self.plan.deadlines.boot * self.plan.accelerator.profile().patience
+    }
+}
+
+/// Everything is decided, nothing made.
+pub(super) struct Planned(Context);
+
+/// Overlay, network and sockets are there.
+pub(super) struct Prepared {
+    context: Context,
+    specification: Specification,
+    namespace: Namespace,
+    parts: Parts,
+    listener: UnixListener,
+}
+
+/// QEMU runs, the guest has not spoken yet.
+pub(super) struct Booting {
+    context: Context,
+    // Holds the network that the machine's tap is in.
+    namespace: Namespace,
+    machine: Machine,
+    listener: UnixListener,
+}
+
+/// The guest is up and waits for a job.
+pub(super) struct Ready {
+    context: Context,
+    namespace: Namespace,
+    machine: Machine,
+    link: Link,
+}
+
+/// The job is known.
+pub(super) struct Claimed {
+    ready: Ready,
+    job: Job,
+}
+
+/// The job runs.
+pub(super) struct Running {
+    ready: Ready,
+    streams: Streams,
+}
+
+/// The job ended and its output was passed on.
+pub(super) struct Finished {
+    context: Context,
+    machine: Machine,
+    outcome: Outcome,
+}
+
+impl Planned {
+    /// Begins the record.
+    pub(super) async fn begin(plan: Plan, front: Front) -> Result<Self, (Cause, Front)> {
+        let record = match Record::begin(&plan) {
+            Ok(record) => record,
+            Err(cause) => return Err((cause, front)),
+        };
+        let phase = Phase::Planned;
+        let mut context = Context { plan, front, record, phase, statistics: None };
+        match context.enter(phase).await {
+            Ok(()) => Ok(Self(context)),
+            Err(cause) => Err((cause, context.front)),
+        }
+    }
+
+    /// Makes the overlay, the network and the sockets, all at once.
+    pub(super) async fn prepare(self) -> Result<Prepared, Failed> {
+        let Self(mut context) = self;
+        let plan = context.plan.clone();
+        let specification = specification(&plan);
+        let places = places(&plan);
+        let made = context.within(plan.deadlines.prepare, async {
+            let socket = machine::guest_socket(Path::new(""), CONTROL_PORT);
+            let listener = UnixListener::bind(socket)
+                .map_err(|error| Cause::Shepherd("listen for the guest", error))?;
+            let parts = Parts::make(&plan.programs, places, &specification);
+            let parts = async { parts.await.map_err(Cause::from) };
+            let namespace = async { Namespace::create().await.map_err(Cause::from) };
+            let (parts, namespace) = tokio::try_join!(parts, namespace)?;
+            Ok((listener, parts, namespace))
+        });
+        let (listener, parts, namespace) = match made.await {
+            Ok(made) => made,
+            Err(cause) => return Err(context.fail(cause, None)),
+        };
+        match context.enter(Phase::Prepared).await {
+            Ok(()) => Ok(Prepared { context, specification, namespace, parts, listener }),
+            Err(cause) => Err(context.fail(cause, None)),
+        }
+    }
+}
+
+impl Prepared {
+    /// Starts QEMU.
+    pub(super) async fn boot(self) -> Result<Booting, Failed> {
+        let Self { mut context, specification, namespace, parts, listener } = self;
+        if let Err(cause) = context.enter(Phase::Booting).await {
+            return Err(context.fail(cause, None));
+        }
+        let plan = context.plan.clone();
+        let limit = context.boot_limit();
+        let started = context.within(limit, async {
+            let (places, base) = (places(&plan), &plan.boot.rootfs);
+            let tap = namespace.tap();
+            Ok(Machine::start(parts, &plan.programs, places, &specification, base, tap).await?)
+        });
+        match started.await {
+            Ok(machine) => Ok(Booting { context, namespace, machine, listener }),
+            Err(cause) => Err(context.fail(cause, None)),
+        }
+    }
+}
+
+impl Booting {
+    /// Waits for the guest, and gives it what it needs.
+    pub(super) async fn ready(self) -> Result<Ready, Failed> {
+        let Self { mut context, namespace, mut machine, listener } = self;
+        let limit = context.boot_limit();
+        let hostname = context.plan.id.to_string();
+        let greeted = context.within(limit, async {
+            tokio::select! {
+                biased;
+                greeted = greet(listener, hostname) => greeted,
+                death = machine.died() => Err(Cause::Died(death)),
+            }
+        });
+        let (link, greeting) = match greeted.await {
+            Ok(greeted) => greeted,
+            Err(cause) => {
+                let cause = explain(cause, &mut machine).await;
+                return Err(context.fail(cause, Some(machine)));
+            }
+        };
+        let told = async {
+            context.tell(greeting).await?;
+            context.enter(Phase::Ready).await
+        };
+        match told.await {
+            Ok(()) => Ok(Ready { context, namespace, machine, link }),
+            Err(cause) => Err(context.fail(cause, Some(machine))),
+        }
+    }
+}
+
+impl Ready {
+    /// Waits for a job.
+    pub(super) async fn claim(self) -> Result<Claimed, Failed> {
+        let mut ready = self;
+        let limit = ready.context.plan.deadlines.idle;
+        let claimed = tokio::time::timeout(limit, ready.wait_for_job()).await;
+        let claimed = match claimed.unwrap_or(Err(Cause::Deadline(Phase::Ready, limit))) {
+            Ok(job) => ready.context.enter(Phase::Claimed).await.map(|()| job),
+            Err(cause) => Err(cause),
+        };
+        match claimed {
+            Ok(job) => Ok(Claimed { ready, job }),
+            Err(cause) => Err(ready.fail(cause).await),
+        }
+    }
+
+    async fn wait_for_job(&mut self) -> Result<Job, Cause> {
+        loop {
+            tokio::select! {
+                job = self.context.front.job() => return job,
+                heard = self.link.hear() => match heard? {
+                    Heard::Heartbeat(statistics) => self.context.statistics = Some(statistics),
+                    Heard::Failed { step, error } => return Err(Cause::Agent { step, error }),
+                    _ => {}
+                },
+                death = self.machine.died() => return Err(Cause::Died(death)),
+            }
+        }
+    }
+
+    async fn fail(mut self, cause: Cause) -> Failed {
+        let cause = explain(cause, &mut self.machine).await;
+        self.context.fail(cause, Some(self.machine))
+    }
+}
+
+impl Claimed {
+    /// Hands the job over and waits until it runs, or can't.
+    pub(super) async fn start(self) -> Result<Running, Failed> {
+        let Self { mut ready, job } = self;
+        let limit = ready.context.plan.deadlines.claim;
+        let Ready { context, machine, link, .. } = &mut ready;
+        let started = async {
+            let mut streams = Streams::open(&job, link)?;
+            link.say(&HostMessage::Start(job))?;
+            streams.until_started(context, link, machine, limit).await?;
+            context.enter(Phase::Running).await?;
+            Ok(streams)
+        };
+        match started.await {
+            Ok(streams) => Ok(Running { ready, streams }),
+            Err(cause) => Err(ready.fail(cause).await),
+        }
+    }
+}
+
+impl Running {
+    /// Moves the job's streams until it ends.
+    pub(super) async fn finish(self) -> Result<Finished, Failed> {
+        let Self { mut ready, mut streams } = self;
+        let limit = ready.context.plan.deadlines.job;
+        let Ready { context, machine, link, .. } = &mut ready;
+        let ended = async {
+            let status = streams.until_ended(context, link, machine, limit).await?;
+            context.enter(Phase::Finished).await?;
+            Ok(status)
+        };
+        let ended = ended.await;
+        let not_copied = streams.close().await;
+        match ended {
+            Ok(status) => {
+                let Ready { context, machine, namespace, link } = ready;
+                // The network and the channel end with the job.
+                drop((namespace, link));
+                Ok(Finished { context, machine, outcome: Outcome::Job { status, not_copied } })
+            }
+            Err(cause) => Err(ready.fail(cause).await),
+        }
+    }
+}
+
+impl Finished {
+    /// Ends the machine and removes the record.
+    pub(super) async fn destroy(self) -> Outcome {
+        let Self { mut context, machine, outcome } = self;
+        let limit = context.plan.deadlines.destroy;
+        // What does not end now ends with this process.
+        let _ = tokio::time::timeout(limit, machine.destroy()).await;
+        let told = context.enter(Phase::Destroyed).await;
+        let told = told.and(context.tell(Happened::Ended(outcome.clone())).await);
+        let removed = context.record.remove();
+        match told.and(removed) {
+            Ok(()) => outcome,
+            // The job is over and its outcome told; a record that is left over harms nobody.
+            Err(_) => outcome,
+        }
+    }
+}
+
+impl Failed {
+    /// Ends the machine, if there is one, and completes the black box.
+    pub(super) async fn destroy(self) {
+        let Self { mut context, cause, machine } = self;
+        let limit = context.plan.deadlines.destroy;
+        if let Some(machine) = machine {
+            let _ = tokio::time::timeout(limit, machine.destroy()).await;
+        }
+        let report = FailureReport {
+            phase: context.phase,
+            cause: cause.name().to_owned(),
+            message: failure::chain(&cause),
+            hint: cause.hint(),
+            code: cause.code() as u8,
+            statistics: context.statistics,
+            black_box: context.plan.directory.clone(),
+        };
+        // The record may be what failed; the front end is told all the same.
+        let _ = context.enter(Phase::Failed).await;
+        let _ = context.enter(Phase::Destroyed).await;
+        let _ = context.tell(Happened::Ended(Outcome::Failed(report))).await;
+    }
+}
+
+/// The guest's first words and ours: hello, what it needs, and that it has it.
+async fn greet(listener: UnixListener, hostname: String) -> Result<(Link, Happened), Cause> {
+    let failed = |what| move |error| Cause::Shepherd(what, error);
+    let (connection, _) = listener.accept().await.map_err(failed("accept the guest"))?;
+    // Whatever else connects from inside finds nobody.
+    drop(listener);
+    let mut link = Link::open(connection);
+    let Heard::Hello(hello) = hear(&mut link).await? else {
+        return Err(ChannelError::Closed.into());
+    };
+    let entropy = crate::host::random::<ENTROPY>().map_err(failed("read random bytes"))?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    link.say(&HostMessage::Prepare(Prepare {
+        entropy: entropy.to_vec().into(),
+        wall_clock: now.as_nanos().try_into().unwrap_or(u64::MAX),
+        hostname,
+        network: Some(Network {
+            address: network::GUEST.octets(),
+            prefix: network::PREFIX,
+            gateway: network::GATEWAY.octets(),
+            mtu: network::MTU,
+        }),
+        heartbeat_interval: HEARTBEAT,
+    }))?;
+    while hear(&mut link).await? != Heard::Prepared {}
+    Ok((link, Happened::Greeted { agent: hello.agent, kernel: hello.kernel }))
+}
+
+async fn hear(link: &mut Link) -> Result<Heard, Cause> {
+    match link.hear().await? {
+        Heard::Failed { step, error } => Err(Cause::Agent { step, error }),
+        heard => Ok(heard),
+    }
+}
+
+/// A closed channel is what a guest's end looks like first; the machine knows more.
+pub(super) async fn explain(cause: Cause, machine: &mut Machine) -> Cause {
+    match cause {
+        Cause::Channel(ChannelError::Closed) => {
+            match tokio::time::timeout(EXPLANATION, machine.died()).await {
+                Ok(death) => Cause::Died(death),
+                Err(_) => cause,
+            }
+        }
+        _ => cause,
+    }
+}
+
+fn specification(plan: &Plan) -> Specification {
+    Specification {
+        name: plan.id.to_string(),
+        accelerator: plan.accelerator,
+        processors: plan.processors,
+        memory: plan.memory,
+        disk: plan.disk,
+        kernel: plan.boot.kernel.clone(),
+        initramfs: plan.boot.initramfs.clone(),
+        kernel_arguments: plan.boot.arguments.clone(),
+    }
+}
+
+fn places(plan: &Plan) -> Places<'_> {
+    Places { directory: &plan.directory, private: &plan.private }
+}

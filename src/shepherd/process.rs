@@ -1,0 +1,96 @@
+//! The shepherd's process, from its first instruction to its last.
+
+use std::io;
+use std::os::fd::FromRawFd;
+use std::os::unix::net::UnixStream as Socket;
+use std::process::ExitCode;
+
+use super::cause::Cause;
+use super::enclosure;
+use super::event::{Event, FailureReport, Happened, Outcome, Phase};
+use super::front::Front;
+use super::life::{Failed, Planned};
+use super::plan::Plan;
+use crate::failure::{self, Failure};
+
+/// The descriptor of the connection to the front end.
+pub(super) const FRONT: i32 = 3;
+
+/// Lives through one microVM. The exit code is for those who look at processes; what happened is
+/// told to the front end.
+pub fn run() -> ExitCode {
+    match live() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Nobody is there to be told: the connection itself failed.
+        Err(_) => ExitCode::from(failure::Code::Internal as u8),
+    }
+}
+
+fn live() -> io::Result<()> {
+    keep_from_children()?;
+    // SAFETY: whoever starts a shepherd gives it this descriptor; nothing else uses it.
+    let socket = unsafe { Socket::from_raw_fd(FRONT) };
+    // One thread is enough: the work is waiting.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut front = Front::open(socket)?;
+        // Without a plan there is nothing to do and nothing to tell.
+        if let Ok(plan) = front.plan().await {
+            shepherd(plan, front).await;
+        }
+        Ok(())
+    })
+}
+
+/// Every descriptor from the front end's on is this process's alone.
+fn keep_from_children() -> io::Result<()> {
+    let (first, last) = (FRONT.cast_unsigned(), u32::MAX);
+    let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+    // SAFETY: sets a flag of descriptors, by number.
+    match unsafe { libc::close_range(first, last, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+async fn shepherd(plan: Plan, mut front: Front) {
+    let (id, asked) = (plan.id.clone(), plan.asked);
+    if let Err(error) = enclosure::settle(&plan.private) {
+        let report = unrecorded(&plan, &error.into());
+        return front.tell(&Event::now(&id, asked, report)).await;
+    }
+    match Planned::begin(plan.clone(), front).await {
+        Ok(planned) => {
+            if let Err(failed) = live_through(planned).await {
+                failed.destroy().await;
+            }
+        }
+        Err((cause, mut front)) => {
+            front.tell(&Event::now(&id, asked, unrecorded(&plan, &cause))).await;
+        }
+    }
+}
+
+async fn live_through(planned: Planned) -> Result<(), Box<Failed>> {
+    let prepared = planned.prepare().await?;
+    let booting = prepared.boot().await?;
+    let ready = booting.ready().await?;
+    let claimed = ready.claim().await?;
+    let running = claimed.start().await?;
+    let finished = running.finish().await?;
+    finished.destroy().await;
+    Ok(())
+}
+
+/// The end of a microVM that has no record.
+fn unrecorded(plan: &Plan, cause: &Cause) -> Happened {
+    Happened::Ended(Outcome::Failed(FailureReport {
+        phase: Phase::Planned,
+        cause: cause.name().to_owned(),
+        message: failure::chain(cause),
+        hint: cause.hint(),
+        code: cause.code() as u8,
+        statistics: None,
+        black_box: plan.directory.clone(),
+    }))
+}
