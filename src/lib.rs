@@ -8,8 +8,10 @@
 //! ```
 
 pub mod channel;
+pub mod cli;
 pub mod failure;
 pub mod host;
+pub mod image;
 pub mod machine;
 pub mod network;
 pub mod shepherd;

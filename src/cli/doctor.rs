@@ -9,6 +9,7 @@ use crate::host::check::{Check, Outcome};
 use crate::host::programs::{Program, QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK};
 use crate::host::size::Size;
 use crate::host::state::StateDirectory;
+use crate::image::Store;
 use crate::machine::accelerator::Facts;
 use crate::shepherd::enclosure;
 
@@ -109,5 +110,18 @@ fn disk(state: &StateDirectory) -> Check {
         ),
         Ok(size) => Check::good("disk", format!("{size} free in {place}")),
         Err(error) => Check::bad("disk", error, "choose another place with --state-dir"),
+    }
+}
+
+fn images(state: &StateDirectory) -> Check {
+    let subject = "images";
+    match Store::open(state.images()).list() {
+        Ok(listing) if listing.images.is_empty() => Check::warning(
+            subject,
+            "there are none",
+            "build one: mayfly image build images/base/image.toml",
+        ),
+        Ok(listing) => Check::good(subject, format!("{} in the store", listing.images.len())),
+        Err(error) => Check::bad(subject, failure::chain(&error), error.hint().unwrap_or_default()),
     }
 }

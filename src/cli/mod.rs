@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing belongs")]
 
 mod doctor;
+mod image;
 mod ps;
 mod report;
 mod run;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::host::state::{self, StateDirectory, StateError};
+use crate::host::state::{self, StateDirectory};
 use report::Problem;
 
 /// A fresh microVM for every job, destroyed afterwards.
@@ -45,6 +46,8 @@ enum Verb {
     Run(Box<run::RunArguments>),
     /// List the living microVMs
     Ps(ps::PsArguments),
+    /// Build, show, check and remove images
+    Image(image::ImageArguments),
     /// Check what this host offers, and say what to do about what it lacks
     Doctor(doctor::DoctorArguments),
     /// A shepherd's process; started by the other verbs only
@@ -65,14 +68,18 @@ pub fn main() -> ExitCode {
         Verb::Shepherd => return crate::shepherd::process::run(),
         Verb::Run(arguments) => open().and_then(|state| run::run(*arguments, &state, asked)),
         Verb::Ps(arguments) => open().and_then(|state| ps::run(&arguments, &state)),
+        Verb::Image(arguments) => open().and_then(|state| {
+            image::run(arguments, &state.images())?;
+            Ok(ExitCode::SUCCESS)
+        }),
         Verb::Doctor(arguments) => doctor::run(&arguments, open),
     };
     result.unwrap_or_else(|problem| report::problem(&problem))
 }
 
 fn open_state(chosen: Option<PathBuf>) -> Result<StateDirectory, Problem> {
-    let path = chosen.map_or_else(StateDirectory::default_path, Ok);
-    Ok(path.and_then(|path: PathBuf| StateDirectory::open(&path)).map_err(|error: StateError| error)?)
+    let path = chosen.map_or_else(StateDirectory::default_path, Ok)?;
+    Ok(StateDirectory::open(&path)?)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::failure::{Code, Failure, chain};
+use crate::host::check::Check;
 use crate::shepherd::event::FailureReport;
 
 /// A failure of any folder, on its way to a person.
@@ -23,6 +24,11 @@ impl Problem {
     /// A failure that no folder has an error for: arguments that do not go together.
     pub(super) fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None, code: Code::Usage }
+    }
+
+    /// As a check of `mayfly doctor` that failed.
+    pub(super) fn as_check(&self, subject: &str) -> Check {
+        Check::bad(subject, &self.message, self.hint.as_deref().unwrap_or_default())
     }
 
     /// A file that was named but can't be used.

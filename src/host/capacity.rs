@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::size::Size;
+use crate::failure::{Code, Failure};
 
 /// What the host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,19 @@ pub enum Exceeded {
         /// Memory there is.
         available: Size,
     },
+}
+
+impl Failure for Exceeded {
+    fn code(&self) -> Code {
+        Code::Unavailable
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Processors { .. } => None,
+            Self::Memory { .. } => Some("end something, or ask for less".to_owned()),
+        }
+    }
 }
 
 impl Capacity {

@@ -93,6 +93,11 @@ pub fn check_tun() -> Check {
     }
 }
 
+/// The same, as a condition.
+pub fn require_tun() -> Result<(), NetworkError> {
+    tap::open_device().map(drop).map_err(NetworkError::TunDevice)
+}
+
 /// A microVM's network namespace and its tap device.
 #[derive(Debug)]
 pub struct Namespace {

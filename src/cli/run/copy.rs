@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr,
 };
 use tar::{Archive, Builder, Entry, EntryType};

@@ -16,7 +16,7 @@ use crate::cli::report::{self, Problem};
 use crate::failure::Code;
 use crate::host::state::StateDirectory;
 use crate::machine::console;
-use crate::shepherd::event::{Event, Happened, Outcome};
+use crate::shepherd::event::{Event, Happened, Outcome, Phase};
 use crate::shepherd::plan::{Order, Plan};
 use crate::shepherd::{Descriptors, Handle, HandleError, record};
 
@@ -61,19 +61,20 @@ async fn follow(
     shepherd.order(&Order::Prepare(Box::new(plan.clone()))).await?;
     shepherd.order(&Order::Start(Box::new(job))).await?;
 
-    let mut timings = Timings::default();
+    let (mut timings, mut running) = (Timings::default(), false);
     let outcome = loop {
         tokio::select! {
             event = shepherd.event() => match event {
                 None => break None,
                 Some(event) => {
                     timings.note(&event);
+                    running |= event.happened == Happened::Phase(Phase::Running);
                     if let Some(outcome) = show(event, arguments.json) {
                         break Some(outcome);
                     }
                 }
             },
-            order = signals.next() => shepherd.order(&order).await?,
+            number = signals.next() => shepherd.order(&signals.order(number, running)).await?,
         }
     };
     let ended = shepherd.ended().await?;
@@ -228,20 +229,24 @@ impl Signals {
         })
     }
 
-    /// The next order that a signal stands for. The first of those that end a process is for the
-    /// command, the second ends the microVM.
-    async fn next(&mut self) -> Order {
-        let number = tokio::select! {
-            _ = self.window.recv() => return Order::Resize(terminal::size()),
+    /// The next signal, by its number. Nothing is lost where the wait is given up.
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.window.recv() => libc::SIGWINCH,
             _ = self.interrupt.recv() => libc::SIGINT,
             _ = self.terminate.recv() => libc::SIGTERM,
             _ = self.hang_up.recv() => libc::SIGHUP,
             _ = self.quit.recv() => libc::SIGQUIT,
-        };
-        if std::mem::replace(&mut self.asked_to_end, true) {
-            Order::End
-        } else {
-            Order::Signal(number)
         }
+    }
+
+    /// What a signal means: the first of those that end a process is for the command if there is
+    /// one yet, the second ends the microVM.
+    fn order(&mut self, number: i32, running: bool) -> Order {
+        if number == libc::SIGWINCH {
+            return Order::Resize(terminal::size());
+        }
+        let again = std::mem::replace(&mut self.asked_to_end, true);
+        if again || !running { Order::End } else { Order::Signal(number) }
     }
 }

@@ -1,0 +1,217 @@
+//! Makes an image from a recipe.
+//!
+//! Every program runs in an [`enclosure`]; everything is made in a [`workspace`] inside the store
+//! and renamed to its place when it is whole, so that a build that ends in the middle, however it
+//! ends, is no image. This folder must not know how images are found or checked afterwards.
+
+mod agent;
+mod boot;
+mod disk;
+mod enclosure;
+mod process;
+mod sources;
+mod system;
+mod workspace;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+pub use agent::find_agent;
+pub(super) use workspace::doomed_directory;
+
+use boot::KernelPackage;
+use enclosure::{Enclosure, outside};
+use process::{Deadline, Runner};
+use system::System;
+use workspace::Workspace;
+
+use super::error::ImageError;
+use super::hash;
+use super::manifest::{Agent, Format, Inputs, Kernel, Manifest, Part, PartName, Parts};
+use super::name::Digest;
+use super::recipe::Recipe;
+use super::store::{Image, MANIFEST, Store};
+
+/// Is told how a build goes on, to show it to somebody.
+pub trait Progress {
+    /// A step begins; the one before it is done.
+    fn step(&self, step: &str);
+
+    /// A line that a program printed in this step, without control characters.
+    fn detail(&self, line: &str);
+}
+
+/// A build to be made.
+pub struct Builder<'a> {
+    /// Where the image goes.
+    pub store: &'a Store,
+    /// What it should be.
+    pub recipe: &'a Recipe,
+    /// The guest agent, a static program; see [`find_agent`].
+    pub agent: &'a Path,
+    /// Seconds since 1970 that stand for "now" if the recipe says none (`SOURCE_DATE_EPOCH`).
+    pub date: Option<u64>,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// Who is told of its progress.
+    pub progress: &'a dyn Progress,
+}
+
+impl Builder<'_> {
+    /// Makes the image and lets its name mean it. Must be called from a thread that lives until
+    /// it returns; if the process ends before, the kernel ends what the build started.
+    ///
+    /// # Errors
+    ///
+    /// The host lacks something, a program failed, or time ran out; the store is as before.
+    pub fn build(&self) -> Result<Image, ImageError> {
+        let runner = Runner { deadline: Deadline::after(self.timeout), progress: self.progress };
+        self.progress.step("checking the host");
+        enclosure::check_programs()?;
+        let agent = agent::read_agent(self.agent)?;
+        // Makes the store, so that what is in the way is known now.
+        drop(self.store.lock()?);
+        let enclosure = Enclosure::new(&runner)?;
+        let workspace = Workspace::create(self.store, enclosure, &runner)?;
+        let result = Build { builder: self, runner: &runner, enclosure, agent }.make(&workspace);
+        // Also after the deadline: a build that failed leaves nothing.
+        let cleaner = Runner { deadline: Deadline::after(CLEANING), progress: self.progress };
+        let removed = workspace.remove(enclosure, &cleaner);
+        let image = result?;
+        removed?;
+        Ok(image)
+    }
+}
+
+/// How long it may take to remove a build's directory.
+const CLEANING: Duration = Duration::from_secs(120);
+
+/// A build under way.
+struct Build<'a> {
+    builder: &'a Builder<'a>,
+    runner: &'a Runner<'a>,
+    enclosure: Enclosure,
+    agent: Vec<u8>,
+}
+
+impl Build<'_> {
+    fn make(&self, workspace: &Workspace) -> Result<Image, ImageError> {
+        let (store, recipe) = (self.builder.store, self.builder.recipe);
+        let (image, system) = (workspace.image(), System::new(workspace.work()));
+        let path = |part: PartName| image.join(part.as_str());
+
+        self.step("installing packages")?;
+        let date = recipe.content.source_date_epoch.or(self.builder.date);
+        let installed = system.install(recipe, date, self.enclosure, self.runner)?;
+
+        self.step("unpacking the kernel")?;
+        let package = KernelPackage::unpack(&system.kernel(), self.runner)?;
+        package.write_kernel(&path(PartName::Kernel))?;
+        let wanted = &recipe.content.modules;
+        let modules = package.write_initramfs(&self.agent, wanted, &path(PartName::Initramfs))?;
+
+        self.step("making the file system")?;
+        let files = system.finish(recipe, installed.date, self.enclosure, self.runner)?;
+        let size = recipe.content.size;
+        disk::make(&system.root(), &path(PartName::Rootfs), size, self.enclosure, self.runner)?;
+
+        self.step("writing the manifest")?;
+        let manifest = Manifest {
+            format: Format,
+            name: recipe.content.name.clone(),
+            architecture: std::env::consts::ARCH.to_owned(),
+            protocol: mayfly_protocol::VERSION,
+            created: installed.date,
+            kernel: self.kernel(package, modules),
+            parts: parts(&image)?,
+            packages: installed.packages,
+            inputs: self.inputs(files)?,
+        };
+        let digest = write_manifest(&manifest, &image)?;
+        self.runner.deadline.check()?;
+        store.publish(&image, &manifest.name, digest)
+    }
+
+    fn step(&self, step: &str) -> Result<(), ImageError> {
+        self.builder.progress.step(step);
+        self.runner.deadline.check()
+    }
+
+    fn kernel(&self, package: KernelPackage, modules: Vec<String>) -> Kernel {
+        let arguments = &self.builder.recipe.content.kernel.arguments;
+        let arguments: Vec<&str> = arguments.iter().map(|argument| argument.as_str()).collect();
+        Kernel {
+            package: package.name,
+            version: package.version,
+            release: package.release,
+            command_line: arguments.join(" "),
+            modules,
+        }
+    }
+
+    fn inputs(&self, files: Vec<(String, Digest)>) -> Result<Inputs, ImageError> {
+        let recipe = self.builder.recipe;
+        Ok(Inputs {
+            recipe: recipe.digest.clone(),
+            files: files.into_iter().collect(),
+            suite: recipe.content.suite.to_string(),
+            agent: Agent {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                sha256: hash::of_bytes(&self.agent),
+            },
+            tools: tool_versions(self.runner)?,
+        })
+    }
+}
+
+/// Measures the finished parts, makes them read-only and waits until they are on the disk.
+fn parts(directory: &Path) -> Result<Parts, ImageError> {
+    let part = |name: PartName| {
+        let path = directory.join(name.as_str());
+        let mut file = File::open(&path).map_err(ImageError::read(&path))?;
+        let (sha256, bytes) = hash::of_file(&mut file).map_err(ImageError::read(&path))?;
+        seal(&file, &path)?;
+        Ok(Part { file: name, bytes, sha256 })
+    };
+    Ok(Parts {
+        kernel: part(PartName::Kernel)?,
+        initramfs: part(PartName::Initramfs)?,
+        rootfs: part(PartName::Rootfs)?,
+    })
+}
+
+fn write_manifest(manifest: &Manifest, directory: &Path) -> Result<Digest, ImageError> {
+    let path = directory.join(MANIFEST);
+    let bytes = manifest
+        .to_bytes()
+        .map_err(|source| ImageError::Manifest { path: path.clone(), source })?;
+    fs::write(&path, &bytes).map_err(ImageError::write(&path))?;
+    let file = File::open(&path).map_err(ImageError::read(&path))?;
+    seal(&file, &path)?;
+    let opened = fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
+        .and_then(|()| File::open(directory)?.sync_all());
+    opened.map_err(ImageError::write(directory))?;
+    Ok(hash::of_bytes(&bytes))
+}
+
+/// Makes a finished file read-only and durable.
+fn seal(file: &File, path: &Path) -> Result<(), ImageError> {
+    file.set_permissions(fs::Permissions::from_mode(0o444))
+        .and_then(|()| file.sync_all())
+        .map_err(ImageError::write(path))
+}
+
+/// The first line of what each program says its version is.
+fn tool_versions(runner: &Runner<'_>) -> Result<BTreeMap<String, String>, ImageError> {
+    let script = "for tool in mmdebstrap apt-get dpkg-deb depmod; do
+            printf '%s\\t%s\\n' $tool \"$($tool --version | head -n 1)\"
+        done
+        printf 'mke2fs\\t%s\\n' \"$(mke2fs -V 2>&1 | head -n 1)\"";
+    let answer = runner.run(outside("sh").args(["-c", script]))?;
+    let answer = String::from_utf8_lossy(&answer);
+    let versions = answer.lines().filter_map(|line| line.split_once('\t'));
+    Ok(versions.map(|(tool, version)| (tool.to_owned(), version.to_owned())).collect())
+}

@@ -1,0 +1,276 @@
+//! The root file system's content: mmdebstrap and the two scripts around it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::enclosure::Enclosure;
+use super::process::Runner;
+use super::sources;
+use crate::image::error::ImageError;
+use crate::image::hash;
+use crate::image::manifest::Package;
+use crate::image::name::Digest;
+use crate::image::recipe::{File, Recipe, User};
+
+const CUSTOMIZE: &str = include_str!("customize.sh");
+const FINISH: &str = include_str!("finish.sh");
+
+/// What dpkg leaves out when it unpacks a package, now and in the guest: nobody reads manual
+/// pages there, and its only locale is the C library's own C.UTF-8. Copyright files stay.
+const LEFT_OUT: [&str; 8] = [
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/lintian/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-include=/usr/share/locale/locale.alias",
+    // The disk is thrown away: to sync each unpacked file would protect nothing.
+    "force-unsafe-io",
+];
+
+/// Where the parts of a system under construction are, in the build's `work` directory.
+pub(super) struct System {
+    work: PathBuf,
+}
+
+/// What is known of a system once its packages are installed.
+pub(super) struct Installed {
+    /// The time that stands for now, in seconds since 1970.
+    pub(super) date: u64,
+    /// The packages in it, sorted.
+    pub(super) packages: Vec<Package>,
+}
+
+impl System {
+    pub(super) fn new(work: PathBuf) -> Self {
+        Self { work }
+    }
+
+    /// The new system's root directory. Only the enclosure may write to it.
+    pub(super) fn root(&self) -> PathBuf {
+        self.work.join("root")
+    }
+
+    /// The directory with the kernel's package.
+    pub(super) fn kernel(&self) -> PathBuf {
+        self.work.join("kernel")
+    }
+
+    fn hook(&self) -> PathBuf {
+        self.work.join("customize.sh")
+    }
+
+    /// Installs the recipe's packages, makes its users and fetches its kernel's package.
+    pub(super) fn install(
+        &self,
+        recipe: &Recipe,
+        date: Option<u64>,
+        enclosure: Enclosure,
+        runner: &Runner<'_>,
+    ) -> Result<Installed, ImageError> {
+        for directory in [self.kernel(), self.work.join("temporary")] {
+            fs::create_dir(&directory).map_err(ImageError::write(directory))?;
+        }
+        write(&self.work.join("users"), &user_lines(&recipe.content.users))?;
+        write(&self.hook(), CUSTOMIZE)?;
+        make_executable(&self.hook())?;
+        let sources = match &recipe.content.mirror {
+            Some(mirror) => vec![mirror.to_string()],
+            None => sources::of_this_machine(runner, &recipe.content.suite),
+        };
+        let mut command = enclosure.command("mmdebstrap");
+        command
+            .args(self.arguments(recipe, sources))
+            .env("TMPDIR", self.work.join("temporary"))
+            .env("MAYFLY_WORK", &self.work)
+            .env("MAYFLY_KERNEL", recipe.content.kernel.package.as_str())
+            .env("MAYFLY_DATE", date.map(|date| date.to_string()).unwrap_or_default());
+        runner.run_as("mmdebstrap", &mut command)?;
+        self.installed()
+    }
+
+    /// mmdebstrap's arguments. In its words this is mode "root", because the enclosure has made
+    /// this process root of its namespaces already.
+    fn arguments(&self, recipe: &Recipe, sources: Vec<String>) -> Vec<String> {
+        let content = &recipe.content;
+        let packages: Vec<&str> = content.packages.iter().map(|name| name.as_str()).collect();
+        let mut arguments: Vec<String> =
+            ["--mode=root", "--format=directory", "--variant=minbase"].map(str::to_owned).into();
+        arguments.extend(LEFT_OUT.iter().map(|option| format!("--dpkgopt={option}")));
+        if !packages.is_empty() {
+            arguments.push(format!("--include={}", packages.join(",")));
+        }
+        arguments.push(format!("--customize-hook={}", self.hook().display()));
+        arguments.push(content.suite.to_string());
+        arguments.push(self.root().display().to_string());
+        arguments.extend(sources);
+        arguments
+    }
+
+    /// What the hook wrote down.
+    fn installed(&self) -> Result<Installed, ImageError> {
+        let date = read(&self.work.join("date"))?;
+        let date = date.trim().parse().map_err(|_| {
+            ImageError::read(self.work.join("date"))(io::Error::other("it is not a date"))
+        })?;
+        Ok(Installed { date, packages: parse_packages(&read(&self.work.join("packages"))?) })
+    }
+
+    /// Writes the recipe's files and takes out what differs from one build to the next. Returns
+    /// the digests of the files that are from beside the recipe.
+    pub(super) fn finish(
+        &self,
+        recipe: &Recipe,
+        date: u64,
+        enclosure: Enclosure,
+        runner: &Runner<'_>,
+    ) -> Result<Vec<(String, Digest)>, ImageError> {
+        let archive = self.work.join("files.tar");
+        let digests = write_files(recipe, date, &archive)?;
+        let mut command: Command = enclosure.command("sh");
+        command.args(["-c", FINISH, "finish"]).arg(self.root()).arg(archive).arg(date.to_string());
+        runner.run_as("the script that finishes the system", &mut command)?;
+        Ok(digests)
+    }
+}
+
+/// A line for each user, for the hook. No field can hold a colon or a line's end (`recipe`).
+fn user_lines(users: &[User]) -> String {
+    let line = |user: &User| {
+        let groups: Vec<&str> = user.groups.iter().map(|group| group.as_str()).collect();
+        let User { name, uid, home, shell, .. } = user;
+        format!("{name}:{uid}:{home}:{shell}:{}\n", groups.join(","))
+    };
+    users.iter().map(line).collect()
+}
+
+fn parse_packages(text: &str) -> Vec<Package> {
+    let mut packages: Vec<Package> = text
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split('\t').map(str::to_owned);
+            let (name, version) = (fields.next()?, fields.next()?);
+            Some(Package { name, version, architecture: fields.next()? })
+        })
+        .collect();
+    packages.sort();
+    packages
+}
+
+/// Writes the recipe's files as an archive that is unpacked in the new system.
+fn write_files(
+    recipe: &Recipe,
+    date: u64,
+    archive: &Path,
+) -> Result<Vec<(String, Digest)>, ImageError> {
+    let output = fs::File::create(archive).map_err(ImageError::write(archive))?;
+    let mut builder = tar::Builder::new(io::BufWriter::new(output));
+    let mut digests = Vec::new();
+    for file in &recipe.content.files {
+        let bytes = content(recipe, file)?;
+        if file.source.is_some() {
+            digests.push((file.path.to_string(), hash::of_bytes(&bytes)));
+        }
+        let uid = file.owner.as_ref().and_then(|owner| recipe.content.uid_of(owner)).unwrap_or(0);
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(file.mode.0);
+        header.set_uid(u64::from(uid));
+        header.set_gid(u64::from(uid));
+        header.set_mtime(date);
+        let path = file.path.as_str().trim_start_matches('/');
+        builder
+            .append_data(&mut header, path, bytes.as_slice())
+            .map_err(ImageError::write(archive))?;
+    }
+    let finished = builder.into_inner().and_then(|output| Ok(output.into_inner()?.sync_all()?));
+    finished.map_err(ImageError::write(archive))?;
+    Ok(digests)
+}
+
+fn content(recipe: &Recipe, file: &File) -> Result<Vec<u8>, ImageError> {
+    match (&file.content, &file.source) {
+        (_, Some(source)) => {
+            let path = recipe.beside(source);
+            fs::read(&path).map_err(ImageError::read(path))
+        }
+        (content, None) => Ok(content.clone().unwrap_or_default().into_bytes()),
+    }
+}
+
+fn read(path: &Path) -> Result<String, ImageError> {
+    fs::read_to_string(path).map_err(ImageError::read(path))
+}
+
+fn write(path: &Path, text: &str) -> Result<(), ImageError> {
+    fs::write(path, text).map_err(ImageError::write(path))
+}
+
+fn make_executable(path: &Path) -> Result<(), ImageError> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(ImageError::write(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_sorted_by_name() {
+        let packages = parse_packages("zlib1g\t1:1.3\tamd64\napt\t3.0\tamd64\n");
+        let names: Vec<_> = packages.iter().map(|package| package.name.as_str()).collect();
+        assert_eq!(names, ["apt", "zlib1g"]);
+        assert_eq!(packages[1].version, "1:1.3");
+    }
+
+    #[test]
+    fn files_keep_mode_owner_and_the_date() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("recipe.toml");
+        fs::write(directory.path().join("tool.sh"), "#!/bin/sh\n").unwrap();
+        let text = r#"
+            name = "x"
+            suite = "trixie"
+            size = "512M"
+            [kernel]
+            package = "linux-image-cloud-amd64"
+            [[users]]
+            name = "runner"
+            uid = 1001
+            home = "/home/runner"
+            shell = "/bin/sh"
+            [[files]]
+            path = "/usr/local/bin/tool"
+            mode = "0755"
+            owner = "runner"
+            source = "tool.sh"
+            [[files]]
+            path = "/etc/x"
+            content = "x"
+        "#;
+        fs::write(&path, text).unwrap();
+        let recipe = Recipe::load(&path).unwrap();
+        assert_eq!(user_lines(&recipe.content.users), "runner:1001:/home/runner:/bin/sh:\n");
+
+        let archive = directory.path().join("files.tar");
+        let digests = write_files(&recipe, 7, &archive).unwrap();
+        let expected = ("/usr/local/bin/tool".to_owned(), hash::of_bytes(b"#!/bin/sh\n"));
+        assert_eq!(digests, [expected]);
+        let mut archive = tar::Archive::new(fs::File::open(archive).unwrap());
+        let entries: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let header = entry.unwrap().header().clone();
+                let path = header.path().unwrap().display().to_string();
+                (path, header.mode().unwrap(), header.uid().unwrap(), header.mtime().unwrap())
+            })
+            .collect();
+        let expected = [("usr/local/bin/tool", 0o755, 1001, 7), ("etc/x", 0o644, 0, 7)]
+            .map(|(path, mode, uid, date)| (path.to_owned(), mode, uid, date));
+        assert_eq!(entries, expected);
+    }
+}

@@ -1,0 +1,104 @@
+//! The directory in which one build works, and what becomes of it.
+//!
+//! `<store>/.building-XXXXXX/` holds `image/`, the parts as they are finished, and `work/`,
+//! everything else. The builder holds a lock on it; the kernel releases that lock however the
+//! builder ends. A directory whose lock is free is therefore waste, and the next build removes it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::enclosure::Enclosure;
+use super::process::Runner;
+use crate::image::error::ImageError;
+use crate::image::store::Store;
+
+const PREFIX: &str = ".building-";
+
+/// A build's directory, held for as long as the value lives.
+pub(super) struct Workspace {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Workspace {
+    /// Makes a directory in the store and removes those of dead builds.
+    pub(super) fn create(
+        store: &Store,
+        enclosure: Enclosure,
+        runner: &Runner<'_>,
+    ) -> Result<Self, ImageError> {
+        // The store's lock, so that nobody takes a directory for dead that was just made.
+        let store_lock = store.lock()?;
+        let dead = dead_workspaces(store.path())?;
+        let path = doomed_directory(store.path())?;
+        let lock = try_lock(&path)?
+            .ok_or_else(|| ImageError::StoreBusy { store: store.path().to_owned() })?;
+        drop(store_lock);
+        let workspace = Self { path, _lock: lock };
+        for (directory, _lock) in dead {
+            // What can't be removed now, e.g. because the last process in it is about to end,
+            // waits for the next build.
+            let _ = enclosure.remove(runner, &directory);
+        }
+        for directory in [workspace.image(), workspace.work()] {
+            fs::create_dir(&directory).map_err(ImageError::write(directory))?;
+        }
+        Ok(workspace)
+    }
+
+    /// Where the image's files are made.
+    pub(super) fn image(&self) -> PathBuf {
+        self.path.join("image")
+    }
+
+    /// Where everything else is made.
+    pub(super) fn work(&self) -> PathBuf {
+        self.path.join("work")
+    }
+
+    /// Removes it, with whatever the build left there.
+    pub(super) fn remove(
+        self,
+        enclosure: Enclosure,
+        runner: &Runner<'_>,
+    ) -> Result<(), ImageError> {
+        enclosure.remove(runner, &self.path)
+    }
+}
+
+/// A new directory in a store that the next build removes unless its maker locks it while
+/// holding the store's lock.
+pub(in crate::image) fn doomed_directory(store: &Path) -> Result<PathBuf, ImageError> {
+    let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(store);
+    let directory = directory.map_err(ImageError::write(store))?.keep();
+    Ok(directory)
+}
+
+/// The directories of builds that are no more, each with its lock, so that nobody else removes
+/// them as well.
+fn dead_workspaces(store: &Path) -> Result<Vec<(PathBuf, Flock<File>)>, ImageError> {
+    let mut dead = Vec::new();
+    for entry in fs::read_dir(store).map_err(ImageError::read(store))? {
+        let entry = entry.map_err(ImageError::read(store))?;
+        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        // One that vanished in the meantime, or that can't be opened, is none of ours to remove.
+        if let Ok(Some(lock)) = try_lock(&entry.path()) {
+            dead.push((entry.path(), lock));
+        }
+    }
+    Ok(dead)
+}
+
+/// The lock on a directory, unless somebody has it.
+fn try_lock(directory: &Path) -> Result<Option<Flock<File>>, ImageError> {
+    let file = File::open(directory).map_err(ImageError::read(directory))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(ImageError::read(directory)(errno.into())),
+    }
+}

@@ -1,0 +1,178 @@
+//! What an image is and what it was made of, as its `manifest.json` says.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::name::{Digest, ImageName};
+
+/// The version of the manifest's own shape. A manifest of another is not understood.
+pub(super) const FORMAT: u32 = 1;
+
+/// The manifest of an image. Its bytes' SHA-256 is the image's digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The version of this shape, 1.
+    pub format: Format,
+    /// The image's name.
+    pub name: ImageName,
+    /// The processor that it is for, as Rust and the kernel call it, e.g. `x86_64`.
+    pub architecture: String,
+    /// The version of the channel's messages that the agent in it speaks.
+    pub protocol: u16,
+    /// The state of the packages it was made from, in seconds since 1970; not the time of the
+    /// build, so that the same inputs give the same manifest.
+    pub created: u64,
+    /// Its kernel.
+    pub kernel: Kernel,
+    /// Its files.
+    pub parts: Parts,
+    /// The packages in its root file system, sorted by name.
+    pub packages: Vec<Package>,
+    /// What else went into it.
+    pub inputs: Inputs,
+}
+
+/// The version of the manifest's shape, checked when it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Format;
+
+impl TryFrom<u32> for Format {
+    type Error = String;
+
+    fn try_from(format: u32) -> Result<Self, String> {
+        if format == FORMAT {
+            Ok(Self)
+        } else {
+            Err(format!("manifest format {format} is unknown, this Mayfly knows {FORMAT}"))
+        }
+    }
+}
+
+impl From<Format> for u32 {
+    fn from(_: Format) -> Self {
+        FORMAT
+    }
+}
+
+/// The kernel of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernel {
+    /// The package that it is from.
+    pub package: String,
+    /// That package's version.
+    pub version: String,
+    /// What `uname -r` says.
+    pub release: String,
+    /// The arguments that the image wants; the machine adds its own.
+    pub command_line: String,
+    /// The modules in the initramfs, in load order.
+    pub modules: Vec<String>,
+}
+
+/// The files of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parts {
+    /// The uncompressed kernel.
+    pub kernel: Part,
+    /// The agent and the modules that it needs to find the root file system.
+    pub initramfs: Part,
+    /// The root file system.
+    pub rootfs: Part,
+}
+
+impl Parts {
+    /// All of them.
+    pub fn all(&self) -> [&Part; 3] {
+        [&self.kernel, &self.initramfs, &self.rootfs]
+    }
+}
+
+/// One file of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Its name in the image's directory.
+    pub file: PartName,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Its digest.
+    pub sha256: Digest,
+}
+
+/// The names that parts have. A manifest can't name any other file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PartName {
+    /// See [`Parts::kernel`].
+    #[serde(rename = "kernel")]
+    Kernel,
+    /// See [`Parts::initramfs`].
+    #[serde(rename = "initramfs")]
+    Initramfs,
+    /// See [`Parts::rootfs`].
+    #[serde(rename = "rootfs.img")]
+    Rootfs,
+}
+
+impl PartName {
+    /// The file's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Initramfs => "initramfs",
+            Self::Rootfs => "rootfs.img",
+        }
+    }
+}
+
+/// An installed package.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Debian's name of its architecture, `all` for one that fits every machine.
+    pub architecture: String,
+}
+
+/// What an image was made of beside its packages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inputs {
+    /// The digest of the recipe's text.
+    pub recipe: Digest,
+    /// The digests of the files that the recipe takes from beside itself, by their path in the
+    /// image.
+    pub files: BTreeMap<String, Digest>,
+    /// The distribution's release.
+    pub suite: String,
+    /// The agent.
+    pub agent: Agent,
+    /// The versions of the programs that made it, as they say themselves.
+    pub tools: BTreeMap<String, String>,
+}
+
+/// The agent in an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// The version of the Mayfly that put it there.
+    pub version: String,
+    /// Its digest.
+    pub sha256: Digest,
+}
+
+impl Manifest {
+    /// The bytes of `manifest.json`, always the same for the same manifest.
+    pub(super) fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+}

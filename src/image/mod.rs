@@ -1,0 +1,37 @@
+//! Images: what a microVM boots from, how one is made, kept and checked.
+//!
+//! A [`recipe`] is built by [`build::Builder`] into a directory of the [`store`]:
+//!
+//! ```text
+//! <store>/<name>/latest -> <digest>     the newest build of that name
+//! <store>/<name>/<digest>/
+//!     kernel          uncompressed ELF kernel
+//!     initramfs       newc archive: the agent as /init, modules, their load order in /modules
+//!     rootfs.img      raw ext4, sparse, only ever a read-only base
+//!     manifest.json   digests of the three, and everything that went into them
+//! ```
+//!
+//! The digest is that of the manifest, so it stands for every byte of the image. A directory
+//! under its digest is whole and never changes: it is made elsewhere and renamed into place.
+//!
+//! This folder owns the store's layout and the contract with the agent in the initramfs. It must
+//! not know how a microVM is run, nor print anything.
+
+pub mod build;
+mod error;
+mod hash;
+mod initramfs;
+mod kernel;
+mod manifest;
+mod modules;
+mod name;
+pub mod recipe;
+mod size;
+mod store;
+mod verify;
+
+pub use error::ImageError;
+pub use manifest::{Agent, Inputs, Kernel, Manifest, Package, Part, Parts};
+pub use name::{Digest, ImageName, InvalidName, Reference};
+pub use size::Size;
+pub use store::{Image, Listing, Store};

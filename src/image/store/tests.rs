@@ -1,0 +1,199 @@
+//! Stores of images whose parts are a few bytes.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::image::manifest::{Agent, Format, Inputs, Kernel, Part, Parts};
+
+struct Fixture {
+    store: Store,
+    directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self { store: Store::open(directory.path().join("images")), directory }
+    }
+
+    /// Publishes an image called `name` whose parts are `text`.
+    fn publish(&self, name: &str, text: &str, protocol: u16) -> Image {
+        let finished = self.directory.path().join("finished");
+        fs::create_dir(&finished).unwrap();
+        let part = |file: PartName| {
+            fs::write(finished.join(file.as_str()), text).unwrap();
+            Part { file, bytes: text.len() as u64, sha256: hash::of_bytes(text.as_bytes()) }
+        };
+        let manifest = Manifest {
+            format: Format,
+            name: name.parse().unwrap(),
+            architecture: "x86_64".to_owned(),
+            protocol,
+            created: 1,
+            kernel: Kernel {
+                package: "linux-image".to_owned(),
+                version: "6".to_owned(),
+                release: "6-cloud".to_owned(),
+                command_line: String::new(),
+                modules: Vec::new(),
+            },
+            parts: Parts {
+                kernel: part(PartName::Kernel),
+                initramfs: part(PartName::Initramfs),
+                rootfs: part(PartName::Rootfs),
+            },
+            packages: Vec::new(),
+            inputs: Inputs {
+                recipe: hash::of_bytes(b""),
+                files: BTreeMap::new(),
+                suite: "trixie".to_owned(),
+                agent: Agent { version: "0".to_owned(), sha256: hash::of_bytes(b"") },
+                tools: BTreeMap::new(),
+            },
+        };
+        let bytes = manifest.to_bytes().unwrap();
+        fs::write(finished.join(MANIFEST), &bytes).unwrap();
+        let image = self.store.publish(&finished, &manifest.name, hash::of_bytes(&bytes)).unwrap();
+        let _ = fs::remove_dir_all(&finished);
+        image
+    }
+
+    fn find(&self, reference: &str) -> Result<Image, ImageError> {
+        self.store.find(&reference.parse().unwrap())
+    }
+}
+
+#[test]
+fn a_name_means_its_newest_build_and_a_digest_a_certain_one() {
+    let fixture = Fixture::new();
+    let old = fixture.publish("base", "one", 1);
+    let new = fixture.publish("base", "two", 1);
+    assert_ne!(old.digest, new.digest);
+    assert_eq!(fixture.find("base").unwrap().digest, new.digest);
+    let reference = format!("base@{}", old.digest.short());
+    assert_eq!(fixture.find(&reference).unwrap().digest, old.digest);
+}
+
+#[test]
+fn an_image_that_is_not_there_is_unknown() {
+    let fixture = Fixture::new();
+    assert!(matches!(fixture.find("base"), Err(ImageError::Unknown { .. })));
+    fixture.publish("base", "one", 1);
+    assert!(matches!(fixture.find("other"), Err(ImageError::Unknown { .. })));
+    let digest = "0".repeat(63);
+    assert!(matches!(fixture.find(&format!("base@{digest}")), Err(ImageError::Unknown { .. })));
+}
+
+#[test]
+fn a_prefix_of_several_digests_is_ambiguous() {
+    let fixture = Fixture::new();
+    // By the pigeonhole principle two of 17 digests begin with the same digit.
+    let digits: Vec<char> = (0..17)
+        .map(|index| fixture.publish("base", &index.to_string(), 1))
+        .map(|image| image.digest.as_str().chars().next().unwrap())
+        .collect();
+    let twice = digits.iter().find(|digit| digits.iter().filter(|d| d == digit).count() > 1);
+    let error = fixture.find(&format!("base@{}", twice.unwrap())).unwrap_err();
+    assert!(matches!(error, ImageError::Ambiguous { matches, .. } if matches.len() > 1));
+}
+
+#[test]
+fn an_image_published_twice_is_there_once() {
+    let fixture = Fixture::new();
+    let first = fixture.publish("base", "one", 1);
+    let second = fixture.publish("base", "one", 1);
+    assert_eq!(first.directory, second.directory);
+    assert_eq!(fixture.store.list().unwrap().images.len(), 1);
+}
+
+#[test]
+fn building_again_repairs_a_changed_image() {
+    let fixture = Fixture::new();
+    let image = fixture.publish("base", "one", 1);
+    fs::write(image.rootfs(), "bad").unwrap();
+    assert!(matches!(fixture.store.verify(&image), Err(ImageError::Changed { .. })));
+    let image = fixture.publish("base", "one", 1);
+    fixture.store.verify(&image).unwrap();
+}
+
+#[test]
+fn a_changed_manifest_is_no_image() {
+    let fixture = Fixture::new();
+    let image = fixture.publish("base", "one", 1);
+    let path = image.directory.join(MANIFEST);
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("6-cloud", "7-cloud")).unwrap();
+    assert!(matches!(fixture.find("base"), Err(ImageError::Changed { .. })));
+    let listing = fixture.store.list().unwrap();
+    assert!(listing.images.is_empty());
+    assert_eq!(listing.broken.len(), 1);
+}
+
+#[test]
+fn the_list_has_the_newest_of_each_name_first() {
+    let fixture = Fixture::new();
+    assert!(fixture.store.list().unwrap().images.is_empty());
+    fixture.publish("base", "one", 1);
+    fixture.publish("base", "two", 1);
+    let newest = fixture.publish("base", "three", 1);
+    fixture.publish("a", "one", 1);
+    let images = fixture.store.list().unwrap().images;
+    let names: Vec<_> = images.iter().map(|(image, _)| image.name.as_str()).collect();
+    assert_eq!(names, ["a", "base", "base", "base"]);
+    let newests: Vec<_> = images.iter().map(|(_, newest)| *newest).collect();
+    assert_eq!(newests, [true, true, false, false]);
+    assert_eq!(images[1].0.digest, newest.digest);
+}
+
+#[test]
+fn removing_the_newest_brings_back_the_one_before() {
+    let fixture = Fixture::new();
+    let old = fixture.publish("base", "one", 1);
+    let new = fixture.publish("base", "two", 1);
+    let base: Reference = "base".parse().unwrap();
+    assert_eq!(fixture.store.remove(&base).unwrap(), new.digest);
+    assert_eq!(fixture.find("base").unwrap().digest, old.digest);
+    assert_eq!(fixture.store.remove(&base).unwrap(), old.digest);
+    assert!(matches!(fixture.store.remove(&base), Err(ImageError::Unknown { .. })));
+    let left = names_in(fixture.store.path()).unwrap();
+    assert_eq!(left, [".lock"]);
+}
+
+#[test]
+fn an_image_of_another_protocol_is_not_booted() {
+    let fixture = Fixture::new();
+    let image = fixture.publish("base", "one", mayfly_protocol::VERSION + 1);
+    let stamps = fixture.directory.path().join("stamps");
+    let error = fixture.store.ensure_verified(&image, &stamps).unwrap_err();
+    assert!(matches!(error, ImageError::Protocol { .. }));
+    assert!(crate::failure::Failure::hint(&error).unwrap().contains("image build"));
+}
+
+#[test]
+fn a_change_after_verification_is_found() {
+    let fixture = Fixture::new();
+    let image = fixture.publish("base", "one", mayfly_protocol::VERSION);
+    let stamps = fixture.directory.path().join("stamps");
+    fixture.store.ensure_verified(&image, &stamps).unwrap();
+    fixture.store.ensure_verified(&image, &stamps).unwrap();
+    // Same length, same modification time: only the change time tells.
+    let modified = fs::metadata(image.rootfs()).unwrap().modified().unwrap();
+    fs::write(image.rootfs(), "two").unwrap();
+    File::options().write(true).open(image.rootfs()).unwrap().set_modified(modified).unwrap();
+    let error = fixture.store.ensure_verified(&image, &stamps).unwrap_err();
+    assert!(matches!(error, ImageError::Changed { part, .. } if part == image.rootfs()));
+}
+
+#[test]
+fn what_was_verified_is_not_read_again() {
+    let fixture = Fixture::new();
+    let image = fixture.publish("base", "one", mayfly_protocol::VERSION);
+    let stamps = fixture.directory.path().join("stamps");
+    fixture.store.ensure_verified(&image, &stamps).unwrap();
+    // A manifest that no file can satisfy: hashing would fail.
+    let mut impossible = image.clone();
+    impossible.manifest.parts.rootfs.sha256 = hash::of_bytes(b"something else");
+    fixture.store.ensure_verified(&impossible, &stamps).unwrap();
+    fs::remove_dir_all(&stamps).unwrap();
+    assert!(fixture.store.ensure_verified(&impossible, &stamps).is_err());
+}

@@ -1,0 +1,118 @@
+//! Whether an image's parts are what was built.
+//!
+//! To hash a gigabyte before every boot would cost more than the boot. So the result is kept in
+//! a *stamp*: what the kernel said of each file when it was last hashed. As long as that is the
+//! same, the file is; whoever can forge a change time can change the stamp as well.
+
+use std::fs::{self, File, Metadata};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::ImageError;
+use super::hash;
+use super::manifest::Part;
+use super::store::{Image, Store};
+
+/// What tells one state of a file from another without a look into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    /// Seconds and nanoseconds since 1970.
+    modified: (i64, i64),
+    /// Seconds and nanoseconds since 1970. Unlike the other time, nobody can set this one.
+    changed: (i64, i64),
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// The identities of an image's parts, in the manifest's order, when they were last hashed.
+type Stamp = [Identity; 3];
+
+impl Store {
+    /// Hashes every part of an image.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Changed`] for the first part that is not what was built.
+    pub fn verify(&self, image: &Image) -> Result<(), ImageError> {
+        for part in image.manifest.parts.all() {
+            verify_part(image, part)?;
+        }
+        Ok(())
+    }
+
+    /// What must be true before an image is booted: its agent speaks this version of the
+    /// protocol, and its parts are what was built. They are hashed only if they are not the files
+    /// of the stamp that the last hashing left in `stamps`, a directory that is made if need be
+    /// and that only this user must be able to write to.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Protocol`], [`ImageError::Changed`], or a part can't be read or the stamp
+    /// not written.
+    pub fn ensure_verified(&self, image: &Image, stamps: &Path) -> Result<(), ImageError> {
+        check_protocol(image)?;
+        let path = stamps.join(format!("{}.json", image.digest));
+        // Taken before hashing: a change in the meantime is found the next time.
+        let now = stamp(image)?;
+        let last: Option<Stamp> =
+            fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        if last == Some(now) {
+            return Ok(());
+        }
+        self.verify(image)?;
+        write_stamp(&path, stamps, now).map_err(ImageError::write(path))
+    }
+}
+
+fn check_protocol(image: &Image) -> Result<(), ImageError> {
+    let (found, expected) = (image.manifest.protocol, mayfly_protocol::VERSION);
+    if found == expected {
+        return Ok(());
+    }
+    let image = format!("{}@{}", image.name, image.digest.short());
+    Err(ImageError::Protocol { image, found, expected })
+}
+
+fn verify_part(image: &Image, part: &Part) -> Result<(), ImageError> {
+    let path = image.part(part.file);
+    let mut file = File::open(&path).map_err(ImageError::read(&path))?;
+    let (found, _) = hash::of_file(&mut file).map_err(ImageError::read(&path))?;
+    if found == part.sha256 {
+        return Ok(());
+    }
+    Err(ImageError::Changed { part: path, expected: part.sha256.clone(), found })
+}
+
+fn stamp(image: &Image) -> Result<Stamp, ImageError> {
+    let [kernel, initramfs, rootfs] = image.manifest.parts.all().map(|part| {
+        let path = image.part(part.file);
+        let metadata = fs::metadata(&path).map_err(ImageError::read(path))?;
+        Ok(Identity::of(&metadata))
+    });
+    Ok([kernel?, initramfs?, rootfs?])
+}
+
+/// Whole or not at all: two microVMs may start at once.
+fn write_stamp(path: &Path, directory: &Path, stamp: Stamp) -> std::io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    file.write_all(&serde_json::to_vec(&stamp)?)?;
+    file.persist(path)?;
+    Ok(())
+}
