@@ -1,0 +1,85 @@
+//! Stage one: from the initramfs to the root file system.
+//!
+//! The switch is a move of mounts within this process, without `exec`, so that the agent's binary
+//! is in no file system that the job can see.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::unistd::{chdir, chroot};
+
+use crate::error::{During, StepError};
+use crate::{grow, modules};
+
+/// The device that the root file system is on: the machine's first virtio disk.
+const ROOT_DEVICE: &str = "/dev/vda";
+
+/// Where the root file system is mounted before it becomes the root.
+const NEW_ROOT: &str = "/root";
+
+/// How long the root device may take to appear. Its driver is loaded and probes it before we look,
+/// so that it takes no time at all unless the host gave us no disk.
+const DEVICE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Disk that is thrown away with the machine needs neither write barriers nor, in groups that were
+/// just added, inode tables that are zeroed for a later repair.
+const ROOT_OPTIONS: &str = "nobarrier,noinit_itable";
+
+/// Loads the drivers and makes `/dev/vda` the root of this process, with `/dev` in it.
+pub fn enter_root() -> Result<(), StepError> {
+    mount_devices()?;
+    modules::load_listed(Path::new("/modules"))?;
+    wait_for(Path::new(ROOT_DEVICE))?;
+    create_directory(NEW_ROOT)?;
+    mount(Some(ROOT_DEVICE), NEW_ROOT, Some("ext4"), MsFlags::MS_NOATIME, Some(ROOT_OPTIONS))
+        .during(|| format!("mount the root file system {ROOT_DEVICE}"))?;
+    grow::to_device(Path::new(ROOT_DEVICE), Path::new(NEW_ROOT))?;
+    fs::remove_file("/init").during(|| "remove /init")?;
+    switch()
+}
+
+/// Mounts the kernel's device nodes.
+fn mount_devices() -> Result<(), StepError> {
+    create_directory("/dev")?;
+    mount(Some("devtmpfs"), "/dev", Some("devtmpfs"), MsFlags::MS_NOSUID, Some("mode=755"))
+        .during(|| "mount the device nodes on /dev")
+}
+
+/// Makes the mounted root file system the root.
+fn switch() -> Result<(), StepError> {
+    const NONE: Option<&str> = None;
+    let devices = format!("{NEW_ROOT}/dev");
+    create_directory(&devices)?;
+    mount(Some("/dev"), devices.as_str(), NONE, MsFlags::MS_MOVE, NONE)
+        .during(|| "move /dev to the root file system")?;
+    chdir(NEW_ROOT).during(|| "enter the root file system")?;
+    mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE)
+        .during(|| "move the root file system to /")?;
+    chroot(".").during(|| "make the root file system the root")?;
+    chdir("/").during(|| "enter the new root")
+}
+
+/// Waits until the kernel has made a node.
+fn wait_for(node: &Path) -> Result<(), StepError> {
+    let start = Instant::now();
+    while !node.exists() {
+        if start.elapsed() > DEVICE_DEADLINE {
+            return Err(Errno::ENODEV).during(|| format!("wait for {}", node.display()));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Makes a directory, unless it is there.
+pub(crate) fn create_directory(path: &str) -> Result<(), StepError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(error).during(|| format!("make the directory {path}"))
+        }
+        _ => Ok(()),
+    }
+}

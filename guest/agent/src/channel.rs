@@ -1,0 +1,89 @@
+//! The connection to the host: a stream of frames over virtio-vsock.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use mayfly_protocol::frame::{self, FrameError};
+use mayfly_protocol::message::GuestMessage;
+use mayfly_protocol::{CONTROL_PORT, HOST_CID};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, Shutdown, SockFlag, SockType, VsockAddr, connect, shutdown, socket,
+};
+
+use crate::error::{During, StepError};
+
+/// How long the host may take to accept. It listens before it starts the machine.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Between two attempts to connect.
+const CONNECT_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a host that was told of a failure may take to hang up.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Sends messages whole, whichever thread they come from.
+pub struct Sender {
+    stream: Mutex<Box<dyn Write + Send>>,
+}
+
+impl Sender {
+    /// Sends through `stream`.
+    pub fn new(stream: impl Write + Send + 'static) -> Self {
+        Self { stream: Mutex::new(Box::new(stream)) }
+    }
+
+    /// Sends one message; blocks until the transport has taken it.
+    pub fn send(&self, message: &GuestMessage) -> Result<(), FrameError> {
+        let frame = frame::encode(message)?;
+        // A thread that panicked while it wrote has ended the process.
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.write_all(&frame)?;
+        Ok(stream.flush()?)
+    }
+}
+
+/// Connects to the shepherd.
+pub fn connect_to_host() -> Result<File, StepError> {
+    let start = Instant::now();
+    loop {
+        match try_connect() {
+            Ok(socket) => return Ok(File::from(socket)),
+            Err(error) if start.elapsed() > CONNECT_DEADLINE => {
+                return Err(error).during(|| {
+                    format!("connect to the host (vsock {HOST_CID}, port {CONTROL_PORT})")
+                });
+            }
+            Err(_) => std::thread::sleep(CONNECT_PAUSE),
+        }
+    }
+}
+
+fn try_connect() -> Result<OwnedFd, Errno> {
+    let socket = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    connect(socket.as_raw_fd(), &VsockAddr::new(HOST_CID, CONTROL_PORT))?;
+    Ok(socket)
+}
+
+/// Lets a last message reach the host: says that nothing more comes and waits, for a bounded time,
+/// until the host hangs up as well.
+pub fn linger(connection: &File) {
+    let start = Instant::now();
+    let _gone = shutdown(connection.as_raw_fd(), Shutdown::Write);
+    let mut discarded = [0; 4096];
+    while let Some(left) = LINGER.checked_sub(start.elapsed()) {
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        let ready = poll(&mut [PollFd::new(connection.as_fd(), PollFlags::POLLIN)], timeout);
+        if !matches!(ready, Ok(1..)) || !matches!(read_some(connection, &mut discarded), Ok(1..)) {
+            return;
+        }
+    }
+}
+
+fn read_some(mut from: &File, buffer: &mut [u8]) -> io::Result<usize> {
+    from.read(buffer)
+}

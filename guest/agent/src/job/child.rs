@@ -1,0 +1,191 @@
+//! The moments between `fork` and `execve`.
+//!
+//! Other threads of the agent may have held locks at the fork, so nothing here allocates, locks or
+//! returns: system calls only.
+
+use std::ffi::CStr;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setgid, setsid, setuid};
+
+use super::spawn::{Plan, raw};
+
+/// Descriptors that a process may have: soft, hard. What the hosted runners of CI services give.
+const OPEN_FILES: (u64, u64) = (65_536, 1_048_576);
+
+/// What the child tried when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Step {
+    Session,
+    Streams,
+    Group,
+    Limits,
+    User,
+    Directory,
+    Execute,
+}
+
+impl Step {
+    const ALL: [Self; 7] = [
+        Self::Session,
+        Self::Streams,
+        Self::Group,
+        Self::Limits,
+        Self::User,
+        Self::Directory,
+        Self::Execute,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Session => "make a session",
+            Self::Streams => "connect the streams",
+            Self::Group => "join the control group",
+            Self::Limits => "set the limits",
+            Self::User => "become the user",
+            Self::Directory => "enter the directory",
+            Self::Execute => "execute the program",
+        }
+    }
+}
+
+/// What a child that failed tells its parent: a byte for the step, four for the error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Report {
+    pub(super) step: Step,
+    pub(super) error: Errno,
+}
+
+impl Report {
+    /// None where the child said nothing: it has become the job.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let (step, error) = bytes.split_first_chunk::<1>()?;
+        let step = Step::ALL.into_iter().find(|known| *known as u8 == step[0])?;
+        let error = i32::from_ne_bytes(error.try_into().ok()?);
+        Some(Self { step, error: Errno::from_raw(error) })
+    }
+
+    fn to_bytes(self) -> [u8; 5] {
+        let [a, b, c, d] = (self.error as i32).to_ne_bytes();
+        [self.step as u8, a, b, c, d]
+    }
+}
+
+/// Becomes the job, or tells why not and ends.
+pub(super) fn run(plan: &Plan) -> ! {
+    let Err(report) = become_job(plan);
+    // SAFETY: the descriptor is open as long as `plan` lives.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(plan.report.as_raw_fd()) };
+    // Five bytes go into an empty pipe at once; if not, there is no other way to tell.
+    let _unheard = nix::unistd::write(descriptor, &report.to_bytes());
+    // SAFETY: ends this process without running what belongs to the parent.
+    unsafe { libc::_exit(127) }
+}
+
+fn become_job(plan: &Plan) -> Result<std::convert::Infallible, Report> {
+    let at = |step| move |error| Report { step, error };
+    reset_signals();
+    setsid().map_err(at(Step::Session))?;
+    connect(plan).map_err(at(Step::Streams))?;
+    if let Some(mut group) = plan.group.as_ref() {
+        // Zero stands for the writer. The write does not allocate.
+        let written = group.write(b"0").map(drop);
+        written.map_err(|error| errno(&error)).map_err(at(Step::Group))?;
+    }
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    if plan.user.is_some() {
+        // Only what has privileges can set these.
+        let (soft, hard) = OPEN_FILES;
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(at(Step::Limits))?;
+        be_killable().map_err(at(Step::Limits))?;
+    }
+    become_user(plan).map_err(at(Step::User))?;
+    enter_directory(plan).map_err(at(Step::Directory))?;
+    Err(Report { step: Step::Execute, error: execute(plan) })
+}
+
+/// Gives every signal its default meaning and blocks none.
+fn reset_signals() {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: default actions run no code of ours. KILL and STOP refuse, which is as well.
+        let _refused = unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+    let _valid = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+/// Makes the streams 0, 1 and 2, and leaves no other descriptor to the job.
+fn connect(plan: &Plan) -> Result<(), Errno> {
+    let [stdin, stdout, stderr] = &plan.streams;
+    if plan.has_terminal {
+        let descriptor = raw(&plan.streams)[0];
+        // SAFETY: the descriptor is open; zero means not to take another session's terminal.
+        Errno::result(unsafe { libc::ioctl(descriptor, libc::TIOCSCTTY, 0) })?;
+    }
+    dup2_stdin(stdin.as_fd())?;
+    dup2_stdout(stdout.as_fd())?;
+    dup2_stderr(stderr.as_fd())?;
+    let flag = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+    // SAFETY: only marks descriptors, to be closed by `execve`.
+    Errno::result(unsafe { libc::close_range(3, libc::c_uint::MAX, flag) }).map(drop)
+}
+
+/// The agent is never killed for want of memory; its job may be.
+fn be_killable() -> Result<(), Errno> {
+    // SAFETY: the path is a string that ends with a zero.
+    let file = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY) };
+    let file = Errno::result(file)?;
+    // SAFETY: the descriptor was just opened; it is closed by the end of this process's code.
+    let file = unsafe { BorrowedFd::borrow_raw(file) };
+    nix::unistd::write(file, b"0")?;
+    // SAFETY: nobody else knows this descriptor.
+    Errno::result(unsafe { libc::close(file.as_raw_fd()) }).map(drop)
+}
+
+/// Groups go first: a user that is not root can't change them.
+fn become_user(plan: &Plan) -> Result<(), Errno> {
+    let Some(user) = &plan.user else { return Ok(()) };
+    // SAFETY: the pointer and the length are those of one array.
+    Errno::result(unsafe { libc::setgroups(user.groups.len(), user.groups.as_ptr()) })?;
+    setgid(Gid::from_raw(user.gid))?;
+    setuid(Uid::from_raw(user.uid))
+}
+
+fn enter_directory(plan: &Plan) -> Result<(), Errno> {
+    match chdir(plan.directory.as_c_str()) {
+        // As a login does.
+        Err(Errno::ENOENT) if plan.directory_is_home => chdir(c"/"),
+        result => result,
+    }
+}
+
+/// Tries the candidates as a shell does: what is not there is passed over, and so is what may not
+/// be executed, but that is what is told in the end.
+fn execute(plan: &Plan) -> Errno {
+    let mut answer = Errno::ENOENT;
+    for candidate in &plan.candidates {
+        match try_execute(candidate, plan) {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            Errno::EACCES => answer = Errno::EACCES,
+            error => return error,
+        }
+    }
+    answer
+}
+
+/// Comes back only where it failed.
+fn try_execute(program: &CStr, plan: &Plan) -> Errno {
+    let (arguments, environment) = (plan.arguments.as_ptr(), plan.environment.as_ptr());
+    // SAFETY: all three end with a zero, and `plan` keeps what they point to.
+    unsafe { libc::execve(program.as_ptr(), arguments, environment) };
+    Errno::last()
+}
+
+fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or_default())
+}

@@ -1,0 +1,122 @@
+//! The job's variables, and the program they lead to.
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+
+use mayfly_protocol::message::{Bytes, NotStarted};
+
+use super::user::User;
+
+/// Where programs are looked for unless the job says otherwise.
+const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The variables of a login, then those of the job. Of two with one name the later stays.
+pub(crate) fn variables(
+    user: &User,
+    terminal: bool,
+    extra: &[(Bytes, Bytes)],
+) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let login: [(&[u8], &[u8]); 6] = [
+        (b"HOME", user.home.as_os_str().as_bytes()),
+        (b"USER", &user.name),
+        (b"LOGNAME", &user.name),
+        (b"SHELL", &user.shell),
+        (b"PATH", DEFAULT_PATH),
+        (b"LANG", b"C.UTF-8"),
+    ];
+    let terminal: Option<(&[u8], &[u8])> = terminal.then_some((b"TERM", b"xterm"));
+    let extra = extra.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+    let mut variables: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    for (name, value) in login.into_iter().chain(terminal).chain(extra) {
+        match variables.iter_mut().find(|known| known.0 == name) {
+            Some(known) => known.1 = value.to_vec(),
+            None => variables.push((name.to_vec(), value.to_vec())),
+        }
+    }
+    variables
+}
+
+/// The variables as `execve` takes them.
+pub(crate) fn assignments(variables: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<CString>, NotStarted> {
+    let assign = |(name, value): &(Vec<u8>, Vec<u8>)| {
+        if name.is_empty() || name.contains(&b'=') {
+            let name = String::from_utf8_lossy(name);
+            return Err(NotStarted::Other(format!("no variable can be named {name:?}")));
+        }
+        let assignment = [name.as_slice(), b"=", value].concat();
+        terminated(assignment, "a variable")
+    };
+    variables.iter().map(assign).collect()
+}
+
+/// The paths to try for a program, in order: itself if it has a slash, else in each directory of
+/// `PATH`, of which an empty one is the current.
+pub(crate) fn candidates(
+    program: &[u8],
+    variables: &[(Vec<u8>, Vec<u8>)],
+) -> Result<Vec<CString>, NotStarted> {
+    if program.is_empty() {
+        return Err(NotStarted::CommandNotFound);
+    }
+    if program.contains(&b'/') {
+        return Ok(vec![terminated(program.to_vec(), "the program's name")?]);
+    }
+    let path = variables.iter().find(|(name, _)| name == b"PATH");
+    let path = path.map_or(DEFAULT_PATH, |(_, value)| value);
+    let in_directory = |directory: &[u8]| {
+        let separator: &[u8] = if directory.is_empty() { b"./" } else { b"/" };
+        terminated([directory, separator, program].concat(), "the program's name")
+    };
+    path.split(|byte| *byte == b':').map(in_directory).collect()
+}
+
+/// Bytes with a zero after them; there may be none among them.
+pub(crate) fn terminated(bytes: Vec<u8>, what: &str) -> Result<CString, NotStarted> {
+    CString::new(bytes).map_err(|_| NotStarted::Other(format!("{what} holds a zero byte")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user() -> User {
+        User {
+            name: b"runner".to_vec(),
+            uid: 1001,
+            gid: 1001,
+            groups: vec![1001],
+            home: "/home/runner".into(),
+            shell: b"/bin/bash".to_vec(),
+        }
+    }
+
+    fn pair(name: &str, value: &str) -> (Bytes, Bytes) {
+        (name.as_bytes().to_vec().into(), value.as_bytes().to_vec().into())
+    }
+
+    #[test]
+    fn later_variables_win() {
+        let variables = variables(&user(), true, &[pair("HOME", "/a"), pair("HOME", "/b")]);
+        let assignments = assignments(&variables).unwrap();
+        assert!(assignments.contains(&c"HOME=/b".to_owned()));
+        assert!(assignments.contains(&c"TERM=xterm".to_owned()));
+        assert_eq!(assignments.len(), 7);
+    }
+
+    #[test]
+    fn names_that_no_variable_can_have_are_refused() {
+        for name in ["", "A=B", "A\0"] {
+            let variables = variables(&user(), false, &[pair(name, "")]);
+            assert!(matches!(assignments(&variables), Err(NotStarted::Other(_))), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_program_is_tried_in_each_directory_of_the_jobs_path() {
+        let variables = variables(&user(), false, &[pair("PATH", "/x::/y/")]);
+        let found = candidates(b"ls", &variables).unwrap();
+        assert_eq!(found, [c"/x/ls".to_owned(), c"./ls".to_owned(), c"/y//ls".to_owned()]);
+        assert_eq!(candidates(b"./ls", &variables).unwrap(), [c"./ls".to_owned()]);
+        assert_eq!(candidates(b"", &variables), Err(NotStarted::CommandNotFound));
+    }
+}

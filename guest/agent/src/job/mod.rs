@@ -1,0 +1,229 @@
+//! The one job: what it is given, its process, what it leaves.
+//!
+//! Owns the job's threads and its streams. Knows nothing of the order of the conversation, nor of
+//! how the machine was booted.
+//!
+//! One thread conducts: it unpacks what is copied in, starts the process, reaps, packs what is
+//! copied out and reports. Beside it runs one thread for each of the job's standard streams.
+
+mod child;
+mod control;
+mod copy_in;
+mod copy_out;
+mod environment;
+mod input;
+mod output;
+mod process;
+mod reap;
+mod spawn;
+mod terminal;
+mod user;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mayfly_protocol::frame::FrameError;
+use mayfly_protocol::message::{
+    GuestMessage, InputStream, Job, JobStatus, NotStarted, OutputStream, TerminalSize,
+};
+
+use crate::channel::Sender;
+use crate::error::{During, StepError};
+use control::Control;
+use input::Input;
+use output::Output;
+use user::User;
+
+/// Whose job it is where the host names nobody.
+const DEFAULT_USER: &str = "runner";
+
+/// What a job finds around it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The file of users.
+    pub passwd: PathBuf,
+    /// The file of groups.
+    pub groups: PathBuf,
+    /// The control group that the job joins.
+    pub control_group: Option<PathBuf>,
+    /// Whether this process is PID 1 of the machine: it then becomes the job's user, reaps
+    /// orphans, and every other process is the job's.
+    pub is_init: bool,
+}
+
+/// A job that was started.
+pub(crate) struct Running {
+    streams: Arc<Streams>,
+    control: Arc<Control>,
+}
+
+/// The job's streams, by name.
+struct Streams {
+    inputs: BTreeMap<InputStream, Input>,
+    outputs: BTreeMap<OutputStream, Output>,
+}
+
+impl Running {
+    /// Lets the job begin. What comes of it, failures included, the host hears through `sender`.
+    pub(crate) fn start(job: Job, place: &Place, sender: &Arc<Sender>) -> Result<Self, StepError> {
+        let streams = Arc::new(Streams::new(&job, sender));
+        let control = Arc::new(Control::new(job.terminal));
+        let conductor = Conductor {
+            job,
+            place: place.clone(),
+            sender: Arc::clone(sender),
+            streams: Arc::clone(&streams),
+            control: Arc::clone(&control),
+        };
+        let conduct = move || {
+            // It fails where the host is gone, which whoever reads from it finds, too.
+            let _gone = conductor.conduct();
+        };
+        let thread = std::thread::Builder::new().name("job".into());
+        thread.spawn(conduct).during(|| "start the job's thread")?;
+        Ok(Self { streams, control })
+    }
+
+    pub(crate) fn input(&self, stream: InputStream, bytes: &[u8]) -> Result<(), StepError> {
+        self.streams.input(stream)?.push(bytes)
+    }
+
+    pub(crate) fn input_end(&self, stream: InputStream) -> Result<(), StepError> {
+        self.streams.input(stream)?.end()
+    }
+
+    pub(crate) fn credit(&self, stream: OutputStream, bytes: u32) -> Result<(), StepError> {
+        match self.streams.outputs.get(&stream) {
+            Some(output) => output.credit(bytes),
+            None => Err(unknown(&stream)),
+        }
+    }
+
+    pub(crate) fn signal(&self, number: i32) {
+        self.control.signal(number);
+    }
+
+    pub(crate) fn resize(&self, size: TerminalSize) {
+        self.control.resize(size);
+    }
+}
+
+impl Streams {
+    fn new(job: &Job, sender: &Arc<Sender>) -> Self {
+        let input = |stream| (stream, Input::new(stream, Arc::clone(sender)));
+        let output = |stream| (stream, Output::new(stream, Arc::clone(sender)));
+        let stdin = job.stdin.then_some(InputStream::Stdin);
+        let copy_in = (0..).zip(&job.copy_in).map(|(number, _)| InputStream::CopyIn(number));
+        let copy_out = (0..).zip(&job.copy_out).map(|(number, _)| OutputStream::CopyOut(number));
+        let standard = [OutputStream::Stdout, OutputStream::Stderr];
+        Self {
+            inputs: stdin.into_iter().chain(copy_in).map(input).collect(),
+            outputs: standard.into_iter().chain(copy_out).map(output).collect(),
+        }
+    }
+
+    fn input(&self, stream: InputStream) -> Result<&Input, StepError> {
+        self.inputs.get(&stream).ok_or_else(|| unknown(&stream))
+    }
+}
+
+fn unknown(stream: &dyn std::fmt::Debug) -> StepError {
+    StepError::new("understand the host", format!("the job has no stream {stream:?}"))
+}
+
+/// What the conducting thread works with.
+struct Conductor {
+    job: Job,
+    place: Place,
+    sender: Arc<Sender>,
+    streams: Arc<Streams>,
+    control: Arc<Control>,
+}
+
+impl Conductor {
+    /// Takes the job from its beginning to its report.
+    fn conduct(&self) -> Result<(), FrameError> {
+        let status = match self.begin() {
+            Ok(process) => {
+                self.sender.send(&GuestMessage::Started)?;
+                process::attend(process, &self.streams, &self.control, self.place.is_init)?
+            }
+            Err(reason) => JobStatus::NotStarted(reason),
+        };
+        // Nobody reads what still comes.
+        self.streams.inputs.values().for_each(Input::close);
+        let started = !matches!(status, JobStatus::NotStarted(_));
+        for (stream, output) in &self.streams.outputs {
+            match stream {
+                // Their threads have ended them.
+                OutputStream::Stdout | OutputStream::Stderr if started => {}
+                OutputStream::Stdout | OutputStream::Stderr => output.end(None)?,
+                OutputStream::CopyOut(_) if !started => {
+                    output.end(Some("the job never started".to_owned()))?;
+                }
+                OutputStream::CopyOut(number) => output.end(self.copy_out(*number, output))?,
+            }
+        }
+        self.sender.send(&GuestMessage::Exited(status))
+    }
+
+    /// Unpacks what is copied in and starts the process.
+    fn begin(&self) -> Result<spawn::Process, NotStarted> {
+        let user = self.find_user()?;
+        let owner = self.place.is_init.then_some((user.uid, user.gid));
+        for (number, destination) in (0..).zip(&self.job.copy_in) {
+            let destination = self.relative_to_start(&user, destination);
+            if let Some(input) = self.streams.inputs.get(&InputStream::CopyIn(number)) {
+                copy_in::unpack(input, &destination, owner)
+                    .map_err(|error| NotStarted::CopyInFailed(number, describe(&error)))?;
+                // What follows the end of an archive is of no use.
+                input.close();
+            }
+        }
+        let group = self.place.control_group.as_deref();
+        let process = spawn::spawn(&self.job, &user, self.place.is_init, group)?;
+        self.control.attach(&process);
+        Ok(process)
+    }
+
+    fn find_user(&self) -> Result<User, NotStarted> {
+        let wanted = self.job.user.as_deref().unwrap_or(DEFAULT_USER);
+        let read = |path: &Path| {
+            std::fs::read(path)
+                .map_err(|error| NotStarted::Other(format!("read {}: {error}", path.display())))
+        };
+        let (passwd, groups) = (read(&self.place.passwd)?, read(&self.place.groups)?);
+        user::find(wanted, &passwd, &groups)
+            .ok_or_else(|| NotStarted::UserNotFound(wanted.to_owned()))
+    }
+
+    /// Packs what is copied out. Tells why it is not all there.
+    fn copy_out(&self, number: u16, output: &Output) -> Option<String> {
+        let path = self.job.copy_out.get(usize::from(number))?;
+        // It was found when the job started, so it was the job that removed it.
+        let Ok(user) = self.find_user() else {
+            return Some("the job's user is gone".to_owned());
+        };
+        let path = self.relative_to_start(&user, path);
+        copy_out::pack(&path, output)
+            .err()
+            .map(|error| format!("{}: {}", path.display(), describe(&error)))
+    }
+
+    /// A path of the guest; one that is not absolute starts where the job does.
+    fn relative_to_start(&self, user: &User, path: &[u8]) -> PathBuf {
+        let start = PathBuf::from(OsString::from_vec(spawn::directory(&self.job, user)));
+        start.join(OsString::from_vec(path.to_vec()))
+    }
+}
+
+/// An error of the archive's library, which puts the path in front and the reason behind.
+fn describe(error: &std::io::Error) -> String {
+    crate::error::chain(error)
+}

@@ -1,0 +1,95 @@
+//! Users and groups, by the image's own `/etc/passwd` and `/etc/group`.
+//!
+//! The C library would look them up as well, but not from a static binary.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+/// A user, with everything that a login sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) name: Vec<u8>,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// The main group and all others that list the user.
+    pub(crate) groups: Vec<u32>,
+    pub(crate) home: PathBuf,
+    pub(crate) shell: Vec<u8>,
+}
+
+/// Finds a user by name, or else by number, in the texts of the two files. Lines that are not as
+/// they should be are passed over, as everywhere on Linux.
+pub(crate) fn find(wanted: &str, passwd: &[u8], groups: &[u8]) -> Option<User> {
+    let mut users = lines(passwd);
+    let by_name = users.find(|fields| fields.first() == Some(&wanted.as_bytes()));
+    let by_number = || {
+        let number = parse(wanted.as_bytes())?;
+        lines(passwd).find(|fields| fields.get(2).and_then(|uid| parse(uid)) == Some(number))
+    };
+    let fields = by_name.or_else(by_number)?;
+    // name:password:uid:gid:comment:home:shell
+    let [name, _, uid, gid, _, home, rest @ ..] = fields.as_slice() else { return None };
+    let (uid, gid) = (parse(uid)?, parse(gid)?);
+    let shell = rest.first().copied().filter(|shell| !shell.is_empty()).unwrap_or(b"/bin/sh");
+    Some(User {
+        name: name.to_vec(),
+        uid,
+        gid,
+        groups: groups_of(name, gid, groups),
+        home: OsString::from_vec(home.to_vec()).into(),
+        shell: shell.to_vec(),
+    })
+}
+
+fn groups_of(name: &[u8], main: u32, groups: &[u8]) -> Vec<u32> {
+    // name:password:gid:member,member
+    let others = lines(groups).filter_map(|fields| match fields.as_slice() {
+        [_, _, gid, members, ..] if members.split(|byte| *byte == b',').any(|one| one == name) => {
+            parse(gid)
+        }
+        _ => None,
+    });
+    std::iter::once(main).chain(others.filter(|gid| *gid != main)).collect()
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
+    text.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b':').collect())
+}
+
+fn parse(number: &[u8]) -> Option<u32> {
+    std::str::from_utf8(number).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/bash\n\
+        broken line\n\
+        1001:x:7:7::/seven:/bin/sh\n\
+        runner:x:1001:1001:Runner:/home/runner:\n";
+    const GROUP: &[u8] =
+        b"root:x:0:\nrunner:x:1001:runner\naudio:x:29:other,runner\nvideo:x:44:run\n";
+
+    #[test]
+    fn a_user_is_found_by_name_with_all_groups() {
+        let user = find("runner", PASSWD, GROUP).unwrap();
+        assert_eq!((user.uid, user.gid, user.groups), (1001, 1001, vec![1001, 29]));
+        assert_eq!(user.home, PathBuf::from("/home/runner"));
+        assert_eq!(user.shell, b"/bin/sh");
+    }
+
+    #[test]
+    fn a_name_goes_before_a_number() {
+        assert_eq!(find("1001", PASSWD, GROUP).unwrap().uid, 7);
+        assert_eq!(find("0", PASSWD, GROUP).unwrap().name, b"root");
+    }
+
+    #[test]
+    fn who_is_not_listed_is_not_found() {
+        for name in ["nobody", "", "4711", "-1", "broken line"] {
+            assert_eq!(find(name, PASSWD, GROUP), None, "{name}");
+        }
+    }
+}
