@@ -26,6 +26,13 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 /// How long a host that was told of a failure may take to hang up.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Bytes that are written at once.
+///
+/// Linux makes one packet of up to 64 KiB of what is written at once. One of more than 32 KiB the
+/// kernels of today (seen with Debian's 6.12.117) give to the device in several pieces, of which
+/// vhost-device-vsock 0.3.0 looks at the first only: it drops the packet, and the connection hangs.
+const PACKET: usize = 16 * 1024;
+
 /// Sends messages whole, whichever thread they come from.
 pub struct Sender {
     stream: Mutex<Box<dyn Write + Send>>,
@@ -42,7 +49,9 @@ impl Sender {
         let frame = frame::encode(message)?;
         // A thread that panicked while it wrote has ended the process.
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        stream.write_all(&frame)?;
+        for packet in frame.chunks(PACKET) {
+            stream.write_all(packet)?;
+        }
         Ok(stream.flush()?)
     }
 }
