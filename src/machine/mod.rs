@@ -36,7 +36,7 @@ use console::BoundedLog;
 pub use death::Death;
 use death::Processes;
 pub use qmp::QmpError;
-use qmp::{Control, Events};
+use qmp::Control;
 pub use vsock::guest_socket;
 
 /// Bytes that a file of QEMU's may have beyond the disk or memory it stands for: metadata of the
@@ -142,7 +142,6 @@ impl Parts {
 
 /// QEMU and the vsock program. Both die with it; [`Machine::destroy`] waits for that, too.
 pub struct Machine {
-    // Nothing more is commanded, but QEMU takes a half-closed socket for a closed one.
     _control: Control,
     death: watch::Receiver<Option<Death>>,
     kill: oneshot::Sender<()>,
@@ -185,7 +184,7 @@ impl Machine {
         let complaints = places.directory.join("qemu.log");
         follow(&mut followers, &complaints, qemu.stderr.take())?;
 
-        let (control, events) = match introduce(asynchronous(control)?).await {
+        let (control, events) = match qmp::launch(asynchronous(control)?).await {
             Ok(halves) => halves,
             Err(error) => return Err(explain(error, &mut qemu, followers, &complaints).await),
         };
@@ -242,13 +241,6 @@ fn spawn(
     .apply(&mut command)
     .map_err(not_run)?;
     command.spawn().map_err(not_run)
-}
-
-async fn introduce(control: UnixStream) -> Result<(Control, Events), QmpError> {
-    let (control, events) = qmp::connect(control).await?;
-    control.inspect().await?;
-    control.resume().await?;
-    Ok((control, events))
 }
 
 /// If QEMU has ended, what it said is the cause; else the socket's own error is.

@@ -1,7 +1,7 @@
 //! QEMU's control socket (QMP, the QEMU Machine Protocol), through the `qapi` crate.
 //!
-//! [`connect`] gives two halves: [`Control`] takes commands, [`Events`] says what happened to the
-//! machine. QEMU is our own child, but what it reports of its guest is the guest's word.
+//! [`launch`] has the machine checked and started; from then on [`Events`] says what happens to it.
+//! QEMU is our own child, but what it reports of its guest is the guest's word.
 
 use std::io;
 
@@ -25,9 +25,10 @@ pub enum QmpError {
     Unexpected(String),
 }
 
-/// Sends commands.
+/// The commanding half. Nothing more is commanded, but QEMU takes a half-closed socket for a
+/// closed one.
 pub(super) struct Control {
-    service: QapiService<QmpStreamTokio<OwnedWriteHalf>>,
+    _service: QapiService<QmpStreamTokio<OwnedWriteHalf>>,
 }
 
 /// Gives events, in order.
@@ -66,38 +67,29 @@ pub(super) enum ShutdownReason {
     Host,
 }
 
-/// Speaks first words with QEMU.
-pub(super) async fn connect(socket: UnixStream) -> Result<(Control, Events), QmpError> {
+/// Speaks first words with QEMU, checks that the machine waits for its first instruction and has
+/// the one disk it should, and lets the guest run.
+///
+/// Answers reach whoever reads events, so commands are given only here, before anyone else does.
+pub(super) async fn launch(socket: UnixStream) -> Result<(Control, Events), QmpError> {
+    let refused = |what| move |error| QmpError::Refused(what, error);
     let (read, write) = socket.into_split();
     let negotiation = QmpStreamTokio::open_split(read, write).await.map_err(QmpError::NoAnswer)?;
-    let stream = negotiation.negotiate().await.map_err(QmpError::NoAnswer)?;
+    let mut stream = negotiation.negotiate().await.map_err(QmpError::NoAnswer)?;
+    let status = stream.execute(qmp::query_status {}).await;
+    let status = status.map_err(refused("query-status"))?;
+    if status.status != qmp::RunState::prelaunch {
+        return Err(QmpError::Unexpected(format!("its state is {:?}", status.status)));
+    }
+    let disks = stream.execute(qmp::query_block {}).await.map_err(refused("query-block"))?;
+    let nodes: Vec<_> = disks.iter().filter_map(|disk| disk.inserted.as_ref()).collect();
+    match nodes.as_slice() {
+        [root] if root.drv == "qcow2" && root.backing_file_depth == 1 && !root.ro => {}
+        _ => return Err(QmpError::Unexpected(format!("it has {} disks", nodes.len()))),
+    }
+    stream.execute(qmp::cont {}).await.map_err(refused("cont"))?;
     let (service, stream) = stream.into_parts();
-    Ok((Control { service }, Events { stream }))
-}
-
-impl Control {
-    /// Checks that the machine waits for its first instruction and has the one disk it should.
-    pub(super) async fn inspect(&self) -> Result<(), QmpError> {
-        let refused = |what| move |error| QmpError::Refused(what, error);
-        let status = self.service.execute(qmp::query_status {}).await;
-        let status = status.map_err(refused("query-status"))?;
-        if status.status != qmp::RunState::prelaunch {
-            return Err(QmpError::Unexpected(format!("its state is {:?}", status.status)));
-        }
-        let disks = self.service.execute(qmp::query_block {}).await;
-        let disks = disks.map_err(refused("query-block"))?;
-        let nodes: Vec<_> = disks.iter().filter_map(|disk| disk.inserted.as_ref()).collect();
-        match nodes.as_slice() {
-            [root] if root.drv == "qcow2" && root.backing_file_depth == 1 && !root.ro => Ok(()),
-            _ => Err(QmpError::Unexpected(format!("it has {} disks", nodes.len()))),
-        }
-    }
-
-    /// Lets the guest run.
-    pub(super) async fn resume(&self) -> Result<(), QmpError> {
-        let done = self.service.execute(qmp::cont {}).await;
-        done.map(drop).map_err(|error| QmpError::Refused("cont", error))
-    }
+    Ok((Control { _service: service }, Events { stream }))
 }
 
 impl Events {
