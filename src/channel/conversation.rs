@@ -143,7 +143,7 @@ impl Conversation {
         use Stage::{Connected, Greeted, Over, Prepared, Preparing, Running, Starting};
         let name = name(&message);
         match (self.stage, message) {
-            (Connected, GuestMessage::Hello(hello)) => self.greet(hello),
+            (Connected, GuestMessage::Hello(hello)) => self.greet(&hello),
             (Preparing, GuestMessage::Prepared) => {
                 self.stage = Prepared;
                 Ok(Heard::Prepared)
@@ -174,7 +174,7 @@ impl Conversation {
                 self.stage = Over;
                 Ok(Heard::Exited(JobStatus::NotStarted(clean_reason(why))))
             }
-            (Running, GuestMessage::Exited(status)) => self.exit(status),
+            (Running, GuestMessage::Exited(status)) => self.exit(&status),
             (
                 Preparing | Prepared | Starting | Running | Over,
                 GuestMessage::Heartbeat(statistics),
@@ -194,7 +194,7 @@ impl Conversation {
         Some(HostMessage::Credit { stream, bytes: credit })
     }
 
-    fn greet(&mut self, hello: Hello) -> Result<Heard, Violation> {
+    fn greet(&mut self, hello: &Hello) -> Result<Heard, Violation> {
         let (theirs, ours) = (hello.protocol, mayfly_protocol::VERSION);
         if theirs != ours {
             return Err(Violation::Version { theirs, ours });
@@ -216,7 +216,7 @@ impl Conversation {
         Ok(Heard::Output(stream, bytes))
     }
 
-    fn exit(&mut self, status: JobStatus) -> Result<Heard, Violation> {
+    fn exit(&mut self, status: &JobStatus) -> Result<Heard, Violation> {
         match (self.outputs.keys().next(), status) {
             (_, JobStatus::NotStarted(_)) => {
                 Err(Violation::OutOfOrder { message: "NotStarted", stage: self.stage })
@@ -224,7 +224,7 @@ impl Conversation {
             (Some(stream), _) => Err(Violation::Unended(format!("{stream:?}"))),
             (None, status) => {
                 self.stage = Stage::Over;
-                Ok(Heard::Exited(status))
+                Ok(Heard::Exited(status.clone()))
             }
         }
     }

@@ -6,9 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 
 /// Reads one message.
-pub async fn read<M: DeserializeOwned>(
-    mut from: impl AsyncRead + Unpin,
-) -> Result<M, FrameError> {
+pub async fn read<M: DeserializeOwned>(mut from: impl AsyncRead + Unpin) -> Result<M, FrameError> {
     let mut header = [0; frame::HEADER];
     from.read_exact(&mut header).await?;
     let mut body = vec![0; frame::parse_header(header)?];

@@ -56,8 +56,7 @@ impl Link {
     /// The next message that has its place. Nothing is lost where the wait is given up.
     pub async fn hear(&mut self) -> Result<Heard, ChannelError> {
         match self.incoming.recv().await {
-            None => Err(ChannelError::Closed),
-            Some(Err(FrameError::Io(_))) => Err(ChannelError::Closed),
+            None | Some(Err(FrameError::Io(_))) => Err(ChannelError::Closed),
             Some(Err(error)) => Err(Violation::Frame(error).into()),
             Some(Ok(message)) => Ok(self.conversation.hear(message)?),
         }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::report::{self, Problem};
-use crate::failure::{self, Code, Failure};
+use crate::failure::{self, Code};
 use crate::host::capacity::{Capacity, disk_available};
 use crate::host::check::{Check, Outcome};
 use crate::host::programs::{Program, QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK};
@@ -79,9 +79,7 @@ fn accelerator() -> Check {
 fn program(program: &Program) -> Check {
     match program.check() {
         Ok((path, version)) => Check::good(program.name, format!("{version} ({})", path.display())),
-        Err(error) => {
-            Check::bad(program.name, failure::chain(&error), error.hint().unwrap_or_default())
-        }
+        Err(error) => Check::bad(program.name, failure::chain(&error), program.remedy),
     }
 }
 
@@ -122,6 +120,6 @@ fn images(state: &StateDirectory) -> Check {
             "build one: mayfly image build images/base/image.toml",
         ),
         Ok(listing) => Check::good(subject, format!("{} in the store", listing.images.len())),
-        Err(error) => Check::bad(subject, failure::chain(&error), error.hint().unwrap_or_default()),
+        Err(error) => Check::bad(subject, failure::chain(&error), "run mayfly image list"),
     }
 }

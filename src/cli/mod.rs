@@ -25,7 +25,7 @@ use report::Problem;
 #[command(name = "mayfly", version, disable_help_subcommand = true, after_help = EXAMPLES)]
 struct Arguments {
     /// Where images, living microVMs and black boxes are kept
-    /// [default: /var/lib/mayfly as root, else $XDG_STATE_HOME/mayfly]
+    /// [default: `/var/lib/mayfly` as root, else `$XDG_STATE_HOME/mayfly`]
     #[arg(long, global = true, value_name = "DIR", env = state::VARIABLE)]
     state_dir: Option<PathBuf>,
     #[command(subcommand)]
@@ -66,7 +66,7 @@ pub fn main() -> ExitCode {
     let open = || open_state(state_dir.clone());
     let result = match verb {
         Verb::Shepherd => return crate::shepherd::process::run(),
-        Verb::Run(arguments) => open().and_then(|state| run::run(*arguments, &state, asked)),
+        Verb::Run(arguments) => open().and_then(|state| run::run(&arguments, &state, asked)),
         Verb::Ps(arguments) => open().and_then(|state| ps::run(&arguments, &state)),
         Verb::Image(arguments) => open().and_then(|state| {
             image::run(arguments, &state.images())?;

@@ -25,7 +25,7 @@ pub(super) fn run(arguments: &PsArguments, state: &StateDirectory) -> Result<Exi
         let text = serde_json::to_string_pretty(&entries).map_err(std::io::Error::from);
         println!("{}", text.map_err(unreadable)?);
     } else {
-        println!("{:<14}{:<11}{:>5} {:>9}  {:<9}{}", "ID", "PHASE", "CPUS", "MEMORY", "AGE", "IMAGE");
+        println!("ID            PHASE       CPUS    MEMORY  AGE      IMAGE");
         for Entry { summary, phase } in &entries {
             println!(
                 "{:<14}{:<11}{:>5} {:>9}  {:<9}{}",

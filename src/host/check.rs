@@ -1,5 +1,7 @@
 //! One question to the host and its answer, as `mayfly doctor` shows them.
 
+use std::fmt::Display;
+
 use serde::Serialize;
 
 /// How a check came out.
@@ -28,22 +30,23 @@ pub struct Check {
     pub remedy: Option<String>,
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "texts and errors alike, by the way")]
 impl Check {
     /// As it should be.
-    pub fn good(subject: &str, found: impl ToString) -> Self {
-        let (subject, found) = (subject.to_owned(), found.to_string());
-        Self { subject, outcome: Outcome::Good, found, remedy: None }
+    pub fn good(subject: &str, found: impl Display) -> Self {
+        let found = found.to_string();
+        Self { subject: subject.to_owned(), outcome: Outcome::Good, found, remedy: None }
     }
 
     /// Worse than it could be.
-    pub fn warning(subject: &str, found: impl ToString, remedy: &str) -> Self {
+    pub fn warning(subject: &str, found: impl Display, remedy: &str) -> Self {
         let remedy = Some(remedy.to_owned());
         Self { outcome: Outcome::Warning, remedy, ..Self::good(subject, found) }
     }
 
     /// In the way of everything.
-    pub fn bad(subject: &str, found: impl ToString, remedy: impl ToString) -> Self {
-        let remedy = Some(remedy.to_string());
+    pub fn bad(subject: &str, found: impl Display, remedy: &str) -> Self {
+        let remedy = Some(remedy.to_owned());
         Self { outcome: Outcome::Bad, remedy, ..Self::good(subject, found) }
     }
 }

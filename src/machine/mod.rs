@@ -35,8 +35,8 @@ use confine::Confinement;
 use console::BoundedLog;
 pub use death::Death;
 use death::Processes;
-pub use qmp::QmpError;
 use qmp::Control;
+pub use qmp::QmpError;
 pub use vsock::guest_socket;
 
 /// Bytes that a file of QEMU's may have beyond the disk or memory it stands for: metadata of the

@@ -109,8 +109,8 @@ pub fn check() -> Check {
         _ if nix::unistd::geteuid().is_root() => {
             Check::warning(subject, "forbidden; root does without", &remedy())
         }
-        Ok(status) => Check::bad(subject, status, remedy()),
-        Err(error) => Check::bad(subject, error, remedy()),
+        Ok(status) => Check::bad(subject, status, &remedy()),
+        Err(error) => Check::bad(subject, error, &remedy()),
     }
 }
 
@@ -127,8 +127,10 @@ fn remedy() -> String {
     } else if is("user/max_user_namespaces", "0") {
         say("allow some: sudo sysctl user.max_user_namespaces=10000")
     } else {
-        say("a container's seccomp profile may refuse them: allow clone, clone3 and unshare there, \
-             or run Mayfly as root")
+        say(
+            "a container's seccomp profile may refuse them: allow clone, clone3 and unshare there, \
+             or run Mayfly as root",
+        )
     }
 }
 
@@ -194,10 +196,8 @@ fn clone(program: &Program<'_>, user: CloneFlags) -> Result<Enclosed, EnclosureE
     let descriptors = lift(program.descriptors).map_err(failed("copy its descriptors"))?;
     let (mut reading, writing) = io::pipe().map_err(failed("make a pipe"))?;
 
-    let namespaces = CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWIPC
-        | user;
+    let namespaces =
+        CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | user;
     let cloned = clone3(namespaces).map_err(|error| match error.raw_os_error() {
         // ENOSPC: the limit on user namespaces; EUSERS: the same on old kernels.
         Some(libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EUSERS) => {
@@ -206,7 +206,8 @@ fn clone(program: &Program<'_>, user: CloneFlags) -> Result<Enclosed, EnclosureE
         _ => EnclosureError::Failed { step: "clone", error },
     })?;
     let Some(child) = cloned else {
-        let (step, error) = become_program(program, maps.as_ref(), &descriptors, &arguments, &environment);
+        let (step, error) =
+            become_program(program, maps.as_ref(), &descriptors, &arguments, &environment);
         let report = [step, u8::try_from(error as i32).unwrap_or(0)];
         let _ = nix::unistd::write(&writing, &report);
         // SAFETY: ends this process at once; it shares nothing that had to be put in order.
@@ -224,7 +225,9 @@ fn clone(program: &Program<'_>, user: CloneFlags) -> Result<Enclosed, EnclosureE
 fn reported([step, error]: [u8; 2]) -> EnclosureError {
     let error = io::Error::from_raw_os_error(error.into());
     match (STEPS.get(usize::from(step)), error.kind()) {
-        (Some(&"map its user"), io::ErrorKind::PermissionDenied) => EnclosureError::Forbidden(error),
+        (Some(&"map its user"), io::ErrorKind::PermissionDenied) => {
+            EnclosureError::Forbidden(error)
+        }
         (step, _) => EnclosureError::Failed { step: step.copied().unwrap_or("start"), error },
     }
 }
@@ -279,7 +282,7 @@ fn clone3(namespaces: CloneFlags) -> io::Result<Option<Enclosed>> {
     // SAFETY: `clone_args` is plain old data, for which all zeroes is a value.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = namespaces.bits().cast_unsigned().into();
-    arguments.flags |= libc::CLONE_PIDFD.cast_unsigned() as u64;
+    arguments.flags |= u64::from(libc::CLONE_PIDFD.cast_unsigned());
     arguments.pidfd = (&raw mut pidfd) as u64;
     arguments.exit_signal = libc::SIGCHLD.cast_unsigned().into();
     let size = size_of::<libc::clone_args>();

@@ -133,7 +133,7 @@ impl Streams {
             () = tokio::time::sleep_until(silence.until), if self.status.is_none() => {
                 Err(Cause::Silent(silence.limit))
             }
-            order = context.front.order() => self.obey(order?, link).map(|()| None),
+            order = context.front.order() => obey(&order?, link).map(|()| None),
             Some(passed) = self.passed.recv() => self.passed_on(passed, link).map(|()| None),
             heard = link.hear(), if self.status.is_none() => {
                 let heard = heard?;
@@ -142,15 +142,6 @@ impl Streams {
             }
             death = machine.died(), if self.status.is_none() => Err(Cause::Died(death)),
         }
-    }
-
-    fn obey(&mut self, order: Order, link: &mut Link) -> Result<(), Cause> {
-        match order {
-            Order::Signal(number) => link.say(&HostMessage::Signal(number))?,
-            Order::Resize(size) => link.say(&HostMessage::Resize(size))?,
-            Order::Prepare(_) | Order::Start(_) | Order::End => {}
-        }
-        Ok(())
     }
 
     fn passed_on(&mut self, passed: Passed, link: &mut Link) -> Result<(), Cause> {
@@ -197,6 +188,15 @@ impl Streams {
         }
         Ok(None)
     }
+}
+
+fn obey(order: &Order, link: &mut Link) -> Result<(), Cause> {
+    match order {
+        Order::Signal(number) => link.say(&HostMessage::Signal(*number))?,
+        Order::Resize(size) => link.say(&HostMessage::Resize(*size))?,
+        Order::Prepare(_) | Order::Start(_) | Order::End => {}
+    }
+    Ok(())
 }
 
 struct Deadline {

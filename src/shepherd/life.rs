@@ -7,8 +7,8 @@ use std::future::Future;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use mayfly_protocol::message::{HostMessage, Job, Network, Prepare, Statistics};
 use mayfly_protocol::CONTROL_PORT;
+use mayfly_protocol::message::{HostMessage, Job, Network, Prepare, Statistics};
 use tokio::net::UnixListener;
 
 use super::cause::Cause;
@@ -308,19 +308,17 @@ impl Running {
 
 impl Finished {
     /// Ends the machine and removes the record.
-    pub(super) async fn destroy(self) -> Outcome {
+    pub(super) async fn destroy(self) {
         let Self { mut context, machine, outcome } = self;
         let limit = context.plan.deadlines.destroy;
         // What does not end now ends with this process.
         let _ = tokio::time::timeout(limit, machine.destroy()).await;
         let told = context.enter(Phase::Destroyed).await;
-        let told = told.and(context.tell(Happened::Ended(outcome.clone())).await);
+        let told = told.and(context.tell(Happened::Ended(outcome)).await);
         let removed = context.record.remove();
-        match told.and(removed) {
-            Ok(()) => outcome,
-            // The job is over and its outcome told; a record that is left over harms nobody.
-            Err(_) => outcome,
-        }
+        // The job is over and its outcome told: a record that could not be written or removed
+        // changes neither.
+        let _ = told.and(removed);
     }
 }
 

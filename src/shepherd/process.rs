@@ -36,7 +36,7 @@ fn live() -> io::Result<()> {
         let mut front = Front::open(socket)?;
         // Without a plan there is nothing to do and nothing to tell.
         if let Ok(plan) = front.plan().await {
-            shepherd(plan, front).await;
+            Box::pin(shepherd(plan, front)).await;
         }
         Ok(())
     })

@@ -138,7 +138,7 @@ pub fn prune(microvms: &Path) -> io::Result<()> {
             dead.push((metadata.modified()?, directory, lock));
         }
     }
-    dead.sort_by(|one, other| other.0.cmp(&one.0));
+    dead.sort_by_key(|(modified, ..)| std::cmp::Reverse(*modified));
     for (rank, (modified, directory, _lock)) in dead.into_iter().enumerate() {
         let old = modified.elapsed().is_ok_and(|age| age > KEPT_FOR);
         if rank >= KEPT || old {

@@ -16,6 +16,7 @@ use crate::machine::accelerator::Wish;
 /// command's (128 + n if signal n ended it); Mayfly's own failures have codes of their own, from 64
 /// on. Ctrl-C interrupts the command; a second one ends the microVM.
 #[derive(Debug, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct RunArguments {
     /// The image to boot, by name or by name and the beginning of its digest
@@ -32,7 +33,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "SIZE")]
     pub(super) disk: Option<Size>,
     /// Set a variable for the command; without a value, the one it has here
-    #[arg(long, short = 'e', value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(variable))]
+    #[arg(long, short = 'e', value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(|text| variable(&text)))]
     pub(super) env: Vec<(OsString, OsString)>,
     /// Where the command starts [default: the user's home directory]
     #[arg(long, short = 'w', value_name = "DIR")]
@@ -41,10 +42,10 @@ pub(crate) struct RunArguments {
     #[arg(long, short = 'u', value_name = "NAME")]
     pub(super) user: Option<String>,
     /// Copy a file or directory into the microVM before the command starts
-    #[arg(long, value_name = "HOST:GUEST", value_parser = OsStringValueParser::new().try_map(copy_in))]
+    #[arg(long, value_name = "HOST:GUEST", value_parser = OsStringValueParser::new().try_map(|text| copy_in(&text)))]
     pub(super) copy_in: Vec<CopyIn>,
     /// Copy a file or directory out of the microVM after the command ended
-    #[arg(long, value_name = "GUEST:HOST", value_parser = OsStringValueParser::new().try_map(copy_out))]
+    #[arg(long, value_name = "GUEST:HOST", value_parser = OsStringValueParser::new().try_map(|text| copy_out(&text)))]
     pub(super) copy_out: Vec<CopyOut>,
     /// End the command after this time, e.g. 90s or 1h30m
     #[arg(long, value_name = "DURATION", default_value = "6h", value_parser = humantime::parse_duration)]
@@ -105,34 +106,35 @@ pub(super) struct CopyOut {
 const LEAST_MEMORY: Size = Size::mebibytes(192);
 
 fn memory(text: &str) -> Result<Size, String> {
-    let size: Size = text.parse().map_err(|error: crate::host::size::NotASize| error.to_string())?;
+    let size: Size =
+        text.parse().map_err(|error: crate::host::size::NotASize| error.to_string())?;
     if size < LEAST_MEMORY {
         return Err(format!("a microVM needs at least {LEAST_MEMORY}"));
     }
     Ok(size)
 }
 
-fn variable(text: OsString) -> Result<(OsString, OsString), String> {
+fn variable(text: &OsStr) -> Result<(OsString, OsString), String> {
     let bytes = text.as_bytes();
     let (name, value) = match bytes.iter().position(|byte| *byte == b'=') {
         Some(0) => return Err("a variable needs a name".to_owned()),
         Some(at) => (OsStr::from_bytes(&bytes[..at]), OsStr::from_bytes(&bytes[at + 1..]).into()),
         None => {
-            let value = std::env::var_os(&text).ok_or("it has no value here; write NAME=VALUE")?;
-            (text.as_os_str(), value)
+            let value = std::env::var_os(text).ok_or("it has no value here; write NAME=VALUE")?;
+            (text, value)
         }
     };
     Ok((name.to_owned(), value))
 }
 
-fn copy_in(text: OsString) -> Result<CopyIn, String> {
+fn copy_in(text: &OsStr) -> Result<CopyIn, String> {
     // A path on the host may have colons; the guest's begins after the last.
-    let (host, guest) = halves(&text, text.as_bytes().iter().rposition(|byte| *byte == b':'))?;
+    let (host, guest) = halves(text, text.as_bytes().iter().rposition(|byte| *byte == b':'))?;
     Ok(CopyIn { host: host.into(), guest: absolute(guest)? })
 }
 
-fn copy_out(text: OsString) -> Result<CopyOut, String> {
-    let (guest, host) = halves(&text, text.as_bytes().iter().position(|byte| *byte == b':'))?;
+fn copy_out(text: &OsStr) -> Result<CopyOut, String> {
+    let (guest, host) = halves(text, text.as_bytes().iter().position(|byte| *byte == b':'))?;
     Ok(CopyOut { guest: absolute(guest)?, host: host.into() })
 }
 
@@ -161,22 +163,22 @@ mod tests {
 
     #[test]
     fn copies_are_split_where_their_guest_path_begins_or_ends() {
-        let copy = copy_in("a:b:/c".into()).unwrap();
+        let copy = copy_in("a:b:/c".as_ref()).unwrap();
         assert_eq!((copy.host, copy.guest), ("a:b".into(), b"/c".to_vec()));
-        let copy = copy_out("/c:a:b".into()).unwrap();
+        let copy = copy_out("/c:a:b".as_ref()).unwrap();
         assert_eq!((copy.guest, copy.host), (b"/c".to_vec(), "a:b".into()));
         for wrong in ["", ":", "a", "a:", ":/b", "a:b"] {
-            assert!(copy_in(wrong.into()).is_err(), "{wrong}");
+            assert!(copy_in(wrong.as_ref()).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn variables_are_split_at_the_first_equals_sign_and_may_be_any_bytes() {
         let bytes = OsString::from_vec(b"A=b=\xff".to_vec());
-        let (name, value) = variable(bytes).unwrap();
+        let (name, value) = variable(&bytes).unwrap();
         assert_eq!((name.as_bytes(), value.as_bytes()), (&b"A"[..], &b"b=\xff"[..]));
-        assert!(variable("=x".into()).is_err());
-        assert!(variable("MAYFLY_SURELY_NOT_SET".into()).is_err());
+        assert!(variable("=x".as_ref()).is_err());
+        assert!(variable("MAYFLY_SURELY_NOT_SET".as_ref()).is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use landlock::{
     ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr,
+    RulesetCreated, RulesetCreatedAttr,
 };
 use tar::{Archive, Builder, Entry, EntryType};
 
@@ -120,7 +120,7 @@ fn confine(directory: &Path) -> io::Result<()> {
         .handle_access(writing)
         .and_then(Ruleset::create)
         .and_then(|rules| rules.add_rule(PathBeneath::new(descriptor, writing)))
-        .and_then(|rules| rules.restrict_self())
+        .and_then(RulesetCreated::restrict_self)
         .map(drop)
         .map_err(io::Error::other)
 }

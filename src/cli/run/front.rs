@@ -25,20 +25,20 @@ const CONSOLE_LINES: usize = 8;
 
 /// Runs one command in one microVM.
 pub(crate) fn run(
-    arguments: RunArguments,
+    arguments: &RunArguments,
     state: &StateDirectory,
     asked: u64,
 ) -> Result<ExitCode, Problem> {
-    let plan = plan::plan(&arguments, state, asked)?;
-    let job = plan::job(&arguments);
-    let copies = Copies::begin(&arguments, plan.disk.0)?;
+    let plan = plan::plan(arguments, state, asked)?;
+    let job = plan::job(arguments);
+    let copies = Copies::begin(arguments, plan.disk.0)?;
     // Old evidence makes room for new; that it could not is no reason not to run.
     let _ = record::prune(&state.microvms());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Problem::file(format!("can't wait for events: {error}"), Code::Internal))?;
-    runtime.block_on(follow(&arguments, plan, job, copies))
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+            Problem::file(format!("can't wait for events: {error}"), Code::Internal)
+        })?;
+    runtime.block_on(follow(arguments, plan, job, copies))
 }
 
 /// From the order to the end.
@@ -82,14 +82,14 @@ async fn follow(
     if arguments.timings {
         eprint!("{}", timings.table());
     }
-    let copied = copies.threads.into_iter().map(join).collect::<Result<Vec<()>, Problem>>();
+    let trees = copies.threads.into_iter().map(join).collect::<Result<Vec<()>, Problem>>();
     match outcome {
         None => Err(HandleError::Vanished(ended).into()),
         Some(Outcome::Failed(failure)) => {
             let lines = console::tail(&plan.directory.join("console.log"), CONSOLE_LINES);
             Ok(report::failed(&failure, &lines))
         }
-        Some(Outcome::Job { status, not_copied }) => finish(&status, &not_copied, copied, arguments),
+        Some(Outcome::Job { status, not_copied }) => finish(&status, &not_copied, trees, arguments),
     }
 }
 
@@ -108,7 +108,9 @@ fn finish(
             copied.map(|_| ExitCode::SUCCESS)
         }
         JobStatus::Code(code) => {
-            not_copied.iter().for_each(|what| report::warning(&format!("can't copy out {what}")));
+            for what in not_copied {
+                report::warning(&format!("can't copy out {what}"));
+            }
             Ok(ExitCode::from(*code))
         }
         JobStatus::Signal(number) => Ok(ExitCode::from(128_u8.saturating_add(*number))),
@@ -179,16 +181,17 @@ impl Copies {
         for copy in &arguments.copy_in {
             let what = format!("copy {} in", copy.host.display());
             let begun = copy::pack(&copy.host, &copy.guest);
-            let (pipe, thread) =
-                begun.map_err(|error| Problem::file(format!("can't {what}: {error}"), Code::NotFound))?;
+            let (pipe, thread) = begun
+                .map_err(|error| Problem::file(format!("can't {what}: {error}"), Code::NotFound))?;
             copies.descriptors.push(pipe.into());
             copies.threads.push((what, thread));
         }
         for copy in &arguments.copy_out {
             let what = format!("copy out to {}", copy.host.display());
             let begun = copy::unpack(&copy.host, limit);
-            let (pipe, thread) = begun
-                .map_err(|error| Problem::file(format!("can't {what}: {error}"), Code::CannotWrite))?;
+            let (pipe, thread) = begun.map_err(|error| {
+                Problem::file(format!("can't {what}: {error}"), Code::CannotWrite)
+            })?;
             copies.descriptors.push(pipe.into());
             copies.threads.push((what, thread));
         }
@@ -200,9 +203,7 @@ impl Copies {
 fn join((what, thread): (String, Copying)) -> Result<(), Problem> {
     match thread.join() {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
-            Err(Problem::file(format!("can't {what}: {error}"), Code::CannotWrite))
-        }
+        Ok(Err(error)) => Err(Problem::file(format!("can't {what}: {error}"), Code::CannotWrite)),
         Err(_) => Err(Problem::file(format!("can't {what}: the thread panicked"), Code::Internal)),
     }
 }

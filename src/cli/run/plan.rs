@@ -29,11 +29,15 @@ pub(super) fn plan(
     if let Some(why) = why {
         warn(&format!("{why}; using {accelerator}"));
     }
-    let programs =
-        Programs { qemu: QEMU.find()?, qemu_img: QEMU_IMG.find()?, vsock: VHOST_DEVICE_VSOCK.find()? };
+    let programs = Programs {
+        qemu: QEMU.find()?,
+        qemu_img: QEMU_IMG.find()?,
+        vsock: VHOST_DEVICE_VSOCK.find()?,
+    };
     crate::network::require_tun()?;
-    let capacity = Capacity::read()
-        .map_err(|error| Problem::file(format!("can't read /proc/meminfo: {error}"), Code::Unavailable))?;
+    let capacity = Capacity::read().map_err(|error| {
+        Problem::file(format!("can't read /proc/meminfo: {error}"), Code::Unavailable)
+    })?;
     capacity.admit(arguments.cpus, arguments.memory)?;
     let id = Id::new()
         .map_err(|error| Problem::file(format!("no random bytes: {error}"), Code::Unavailable))?;

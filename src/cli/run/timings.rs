@@ -35,7 +35,8 @@ mod tests {
 
     #[test]
     fn a_phase_lasts_until_the_next_begins() {
-        let timings = Timings(vec![(Phase::Planned, 1.0), (Phase::Booting, 31.5), (Phase::Ready, 40.0)]);
+        let timings =
+            Timings(vec![(Phase::Planned, 1.0), (Phase::Booting, 31.5), (Phase::Ready, 40.0)]);
         let table = timings.table();
         let lines: Vec<Vec<&str>> =
             table.lines().map(|line| line.split_whitespace().collect()).collect();

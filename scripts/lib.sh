@@ -1,0 +1,93 @@
+# What the scripts share: saying what happens, and installing what is missing. Sourced, not run.
+
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+
+# The program that stands between a guest's vsock device and its shepherd, at the version that was
+# tried. Built from its published source; no distribution packages it yet.
+vsock_version=0.3.0
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+fail() { printf '\033[1;31merror\033[0m: %s\n' "$*" >&2; exit 1; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"
+    elif command -v sudo >/dev/null; then sudo "$@"
+    else fail "root is needed once, to run: $*"
+    fi
+}
+
+# Succeeds where all of the named packages are installed.
+installed() { dpkg-query -W -f='${db:Status-Abbrev}\n' "$@" 2>/dev/null | grep -cx 'ii *' | grep -qx "$#"; }
+
+# Installs those of the named packages that are missing.
+install_packages() {
+    local missing=()
+    for package in "$@"; do installed "$package" || missing+=("$package"); done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null || fail "this needs: ${missing[*]} (Debian's names; install them by your system's means)"
+    say "installing ${missing[*]}"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "${apt_options[@]}" "${missing[@]}" >/dev/null
+}
+apt_options=()
+
+# Debian 12 has QEMU 7.2; its backports have what Debian 13 has. The source is the machine's own
+# with another suite.
+use_backports_on_debian_12() {
+    # shellcheck source=/dev/null
+    . /etc/os-release
+    [ "${ID:-}" = debian ] && [ "${VERSION_ID:-}" = 12 ] || return 0
+    apt_options=(-t bookworm-backports)
+    grep -rqs bookworm-backports /etc/apt/sources.list /etc/apt/sources.list.d && return 0
+    local list=/etc/apt/sources.list.d/mayfly-backports
+    if [ -f /etc/apt/sources.list.d/debian.sources ]; then
+        sed -n '1,/^$/p' /etc/apt/sources.list.d/debian.sources |
+            sed 's/^Suites:.*/Suites: bookworm-backports/' | as_root tee "$list.sources" >/dev/null
+    else
+        grep -hm1 -E '^deb .* bookworm ' /etc/apt/sources.list |
+            sed 's/ bookworm / bookworm-backports /' | as_root tee "$list.list" >/dev/null
+    fi
+}
+
+# The packages that building and running microVMs takes. `require_rust` is apart: a toolchain is
+# the one thing that has to be there.
+install_requirements() {
+    local packages=(mmdebstrap e2fsprogs kmod uidmap gcc libc6-dev)
+    # Keys of the suite that images are made of; Debian itself has them.
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages+=(debian-archive-keyring)
+    install_packages "${packages[@]}"
+    if ! installed qemu-system-x86 qemu-utils; then
+        use_backports_on_debian_12
+        install_packages qemu-system-x86 qemu-utils
+    fi
+}
+
+require_rust() {
+    command -v cargo >/dev/null ||
+        fail "there is no Rust toolchain; install one with rustup (https://rustup.rs) and try again"
+}
+
+# Builds the agent: static, because it runs where there is no library yet.
+build_agent() {
+    local triple=x86_64-unknown-linux-gnu
+    (cd "$root" && RUSTFLAGS='-C target-feature=+crt-static' \
+        cargo build --quiet --locked --release --package mayfly-guest --target "$triple")
+    install -D "$target/$triple/release/mayfly-guest" "$target/libexec/mayfly/mayfly-guest"
+}
+
+# Installs vhost-device-vsock where the programs under target/ look for it.
+install_vsock() {
+    local libexec=$target/libexec/mayfly
+    [ -x "$libexec/vhost-device-vsock" ] &&
+        [ "$("$libexec/vhost-device-vsock" --version)" = "vhost-device-vsock $vsock_version" ] && return
+    say "building vhost-device-vsock $vsock_version"
+    # Its version is pinned, so are its dependencies (--locked); our own flags are not for it.
+    cargo install --quiet --locked --root "$target/vsock" --target-dir "$target/vsock/build" \
+        vhost-device-vsock --version "$vsock_version"
+    install -D "$target/vsock/bin/vhost-device-vsock" "$libexec/vhost-device-vsock"
+    rm -rf "$target/vsock"
+}
