@@ -9,8 +9,9 @@ target=${CARGO_TARGET_DIR:-$root/target}
 # tried. Built from its published source; no distribution packages it yet.
 vsock_version=0.3.0
 
-say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
-fail() { printf '\033[1;31merror\033[0m: %s\n' "$*" >&2; exit 1; }
+if [ -t 2 ]; then bold=$'\033[1m' red=$'\033[1;31m' plain=$'\033[0m'; else bold='' red='' plain=''; fi
+say() { printf '%s==>%s %s\n' "$bold" "$plain" "$*" >&2; }
+fail() { printf '%serror%s: %s\n' "$red" "$plain" "$*" >&2; exit 1; }
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"

@@ -15,17 +15,23 @@ use tokio::process::Command;
 
 use crate::host::size::Size;
 
-/// Creation options: 128 KiB clusters with 4 KiB subclusters, so that a small write copies
-/// nothing from the image below, and metadata for the whole disk stay cached.
-const FORMAT_OPTIONS: &str = "cluster_size=128k,extended_l2=on";
+/// Creation options: clusters of 64 KiB, allocated by subclusters of 2 KiB, so that a small write
+/// copies nothing from the image below.
+const FORMAT_OPTIONS: &str = "cluster_size=64k,extended_l2=on";
+
+/// Bytes of a cluster.
+const CLUSTER: u64 = 64 << 10;
+
+/// Bytes that a table holds for each cluster, where subclusters are on.
+const TABLE_ENTRY: u64 = 16;
 
 /// The tool takes names only; this one leads to the file that it inherits as its input.
 const STANDARD_INPUT: &str = "/proc/self/fd/0";
 
-/// Bytes of QEMU's cache for the overlay's second-level tables that cover `disk` whole: 16 bytes
-/// for each 128 KiB cluster, and at least one cluster.
+/// Bytes of QEMU's cache for the overlay's second-level tables that cover `disk` whole, and at
+/// least one table.
 pub fn table_cache(disk: Size) -> u64 {
-    (disk.0.div_ceil(128 << 10) * 16).max(128 << 10)
+    (disk.0.div_ceil(CLUSTER) * TABLE_ENTRY).max(CLUSTER)
 }
 
 /// The overlay could not be made.
