@@ -1,0 +1,46 @@
+//! What ends a session.
+
+use super::*;
+
+#[test]
+fn messages_out_of_order_end_the_session() {
+    let early = HostMessage::Start(job(&["true"]));
+    let unknown = HostMessage::InputEnd { stream: InputStream::Stdin };
+    let excess = HostMessage::Credit { stream: OutputStream::Stdout, bytes: 1 };
+    for (mut host, message) in
+        [(Host::greeted(), early), (Host::new(), prepare()), (Host::new(), unknown.clone())]
+    {
+        host.send(&message);
+        assert!(matches!(host.receive(), Some(GuestMessage::Failed { .. })), "{message:?}");
+        assert!(matches!(host.outcome(), Outcome::Failed(_)));
+    }
+    for message in [unknown, excess] {
+        let mut host = Host::new();
+        host.start(job(&["true"]));
+        host.finish(Heard::default());
+        host.send(&message);
+        assert!(matches!(host.receive(), Some(GuestMessage::Failed { .. })), "{message:?}");
+    }
+}
+
+#[test]
+fn the_session_ends_when_the_host_hangs_up() {
+    let mut host = Host::new();
+    host.connection.shutdown(std::net::Shutdown::Both).unwrap();
+    assert!(matches!(host.outcome(), Outcome::HostGone));
+}
+
+#[test]
+fn garbage_from_the_host_ends_the_session() {
+    let mut host = Host::new();
+    host.connection.write_all(&[0, 0, 0, 1, 0xff]).unwrap();
+    assert!(matches!(host.outcome(), Outcome::Failed(_)));
+}
+
+#[test]
+fn hearts_beat_between_other_messages() {
+    let host = Host::new();
+    let message = frame::read(&host.connection).unwrap();
+    let Some(GuestMessage::Heartbeat(statistics)) = message else { panic!("{message:?}") };
+    assert!(statistics.memory_total > 0);
+}

@@ -1,0 +1,199 @@
+//! Jobs as the current user of this machine, over a pair of sockets instead of vsock.
+
+mod conversation;
+mod copies;
+mod process;
+mod streams;
+mod terminal;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use mayfly_protocol::flow::{MAX_CHUNK, ReceiveWindow, WINDOW};
+use mayfly_protocol::frame;
+use mayfly_protocol::message::{
+    Bytes, GuestMessage, HostMessage, InputStream, Job, JobStatus, NotStarted, OutputStream,
+    Prepare, TerminalSize,
+};
+use tempfile::TempDir;
+
+use super::Place;
+use super::{copy_in, copy_out};
+use crate::channel::Sender;
+use crate::session::{Outcome, Session};
+
+/// The longest that a test waits for one message.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The host's end of a session that serves in a thread.
+struct Host {
+    connection: UnixStream,
+    session: Option<JoinHandle<Outcome>>,
+    windows: BTreeMap<OutputStream, ReceiveWindow>,
+    home: TempDir,
+}
+
+/// What came of a job.
+#[derive(Default)]
+struct Heard {
+    outputs: BTreeMap<OutputStream, Vec<u8>>,
+    ends: BTreeMap<OutputStream, Option<String>>,
+    credit: u64,
+    status: Option<JobStatus>,
+}
+
+impl Heard {
+    fn stdout(&self) -> String {
+        self.text(OutputStream::Stdout)
+    }
+
+    fn text(&self, stream: OutputStream) -> String {
+        String::from_utf8(self.outputs.get(&stream).cloned().unwrap_or_default()).unwrap()
+    }
+}
+
+impl Host {
+    /// A session that was prepared.
+    fn new() -> Self {
+        let mut host = Self::greeted();
+        host.send(&prepare());
+        assert_eq!(host.receive(), Some(GuestMessage::Prepared));
+        host
+    }
+
+    /// A session that has said hello.
+    fn greeted() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let entry = format!("runner:x:0:0::{}:/bin/sh\n", home.path().display());
+        let (passwd, groups) = (home.path().join(".passwd"), home.path().join(".group"));
+        fs::write(&passwd, entry).unwrap();
+        fs::write(&groups, "").unwrap();
+        let place = Place { passwd, groups, control_group: None, is_init: false };
+        let (connection, guest) = UnixStream::pair().unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        let sender = Sender::new(guest.try_clone().unwrap());
+        let serve = move || Session::new(sender, place, |_| Ok(())).serve(&guest);
+        let session = Some(std::thread::spawn(serve));
+        let mut host = Self { connection, session, windows: BTreeMap::new(), home };
+        assert!(matches!(host.receive(), Some(GuestMessage::Hello(_))));
+        host
+    }
+
+    fn send(&mut self, message: &HostMessage) {
+        frame::write(&self.connection, message).unwrap();
+    }
+
+    /// The next message that is no heartbeat.
+    fn receive(&mut self) -> Option<GuestMessage> {
+        loop {
+            match frame::read(&self.connection).unwrap() {
+                Some(GuestMessage::Heartbeat(_)) => {}
+                message => return message,
+            }
+        }
+    }
+
+    fn start(&mut self, job: Job) {
+        self.send(&HostMessage::Start(job));
+    }
+
+    fn input(&mut self, stream: InputStream, bytes: &[u8]) {
+        for chunk in bytes.chunks(MAX_CHUNK) {
+            self.send(&HostMessage::Input { stream, bytes: chunk.to_vec().into() });
+        }
+    }
+
+    fn input_end(&mut self, stream: InputStream) {
+        self.send(&HostMessage::InputEnd { stream });
+    }
+
+    /// Reads until the job has printed `text`.
+    fn wait_for(&mut self, result: &mut Heard, text: &str) {
+        while !result.stdout().contains(text) {
+            assert!(self.step(result), "{}", result.stdout());
+        }
+    }
+
+    /// Reads until the job is over.
+    fn finish(&mut self, mut heard: Heard) -> Heard {
+        while self.step(&mut heard) {}
+        heard
+    }
+
+    fn run(&mut self, job: Job) -> Heard {
+        self.start(job);
+        self.finish(Heard::default())
+    }
+
+    /// Takes in one message; false after the last.
+    fn step(&mut self, result: &mut Heard) -> bool {
+        match self.receive().expect("the guest hung up") {
+            GuestMessage::Started => {}
+            GuestMessage::Output { stream, bytes } => {
+                let window = self.windows.entry(stream).or_default();
+                window.receive(bytes.len()).unwrap();
+                if let Some(bytes) = window.pass_on(bytes.len()) {
+                    frame::write(&self.connection, &HostMessage::Credit { stream, bytes }).unwrap();
+                }
+                assert!(!result.ends.contains_key(&stream), "output after the end");
+                result.outputs.entry(stream).or_default().extend(bytes.iter());
+            }
+            GuestMessage::OutputEnd { stream, error } => {
+                assert!(result.ends.insert(stream, error).is_none(), "a second end");
+            }
+            GuestMessage::Credit { bytes, .. } => result.credit += u64::from(bytes),
+            GuestMessage::Exited(status) => {
+                result.status = Some(status);
+                return false;
+            }
+            message => panic!("{message:?}"),
+        }
+        true
+    }
+
+    /// Ends the session.
+    fn outcome(&mut self) -> Outcome {
+        self.session.take().unwrap().join().unwrap()
+    }
+}
+
+fn prepare() -> HostMessage {
+    HostMessage::Prepare(Prepare {
+        entropy: Bytes::new(),
+        wall_clock: 0,
+        hostname: "vm".into(),
+        network: None,
+        heartbeat_interval: 50,
+    })
+}
+
+fn bytes(text: &str) -> Bytes {
+    text.as_bytes().to_vec().into()
+}
+
+fn job(arguments: &[&str]) -> Job {
+    Job {
+        arguments: arguments.iter().copied().map(bytes).collect(),
+        environment: Vec::new(),
+        directory: None,
+        user: None,
+        terminal: None,
+        stdin: false,
+        copy_in: Vec::new(),
+        copy_out: Vec::new(),
+    }
+}
+
+fn shell(script: &str) -> Job {
+    job(&["sh", "-c", script])
+}
+
+fn on_terminal(script: &str) -> Job {
+    Job { terminal: Some(TerminalSize { rows: 33, columns: 99 }), stdin: true, ..shell(script) }
+}
