@@ -149,7 +149,10 @@ struct Conductor {
 impl Conductor {
     /// Takes the job from its beginning to its report.
     fn conduct(&self) -> Result<(), FrameError> {
-        let status = match self.begin() {
+        // Asked once: the job may change what the files say.
+        let user = self.find_user();
+        let begun = user.clone().and_then(|user| self.begin(&user));
+        let status = match begun {
             Ok(process) => {
                 self.sender.send(&GuestMessage::Started)?;
                 process::attend(process, &self.streams, &self.control, self.place.is_init)?
@@ -158,27 +161,28 @@ impl Conductor {
         };
         // Nobody reads what still comes.
         self.streams.inputs.values().for_each(Input::close);
-        let started = !matches!(status, JobStatus::NotStarted(_));
+        let ran = user.ok().filter(|_| !matches!(status, JobStatus::NotStarted(_)));
         for (stream, output) in &self.streams.outputs {
-            match stream {
-                // Their threads have ended them.
-                OutputStream::Stdout | OutputStream::Stderr if started => {}
-                OutputStream::Stdout | OutputStream::Stderr => output.end(None)?,
-                OutputStream::CopyOut(_) if !started => {
+            match (stream, &ran) {
+                (OutputStream::CopyOut(number), Some(user)) => {
+                    output.end(self.copy_out(*number, output, user))?;
+                }
+                (OutputStream::CopyOut(_), None) => {
                     output.end(Some("the job never started".to_owned()))?;
                 }
-                OutputStream::CopyOut(number) => output.end(self.copy_out(*number, output))?,
+                // Their threads have ended them.
+                (OutputStream::Stdout | OutputStream::Stderr, Some(_)) => {}
+                (OutputStream::Stdout | OutputStream::Stderr, None) => output.end(None)?,
             }
         }
         self.sender.send(&GuestMessage::Exited(status))
     }
 
     /// Unpacks what is copied in and starts the process.
-    fn begin(&self) -> Result<spawn::Process, NotStarted> {
-        let user = self.find_user()?;
+    fn begin(&self, user: &User) -> Result<spawn::Process, NotStarted> {
         let owner = self.place.is_init.then_some((user.uid, user.gid));
         for (number, destination) in (0..).zip(&self.job.copy_in) {
-            let destination = self.relative_to_start(&user, destination);
+            let destination = self.relative_to_start(user, destination);
             if let Some(input) = self.streams.inputs.get(&InputStream::CopyIn(number)) {
                 copy_in::unpack(input, &destination, owner)
                     .map_err(|error| NotStarted::CopyInFailed(number, describe(&error)))?;
@@ -187,7 +191,7 @@ impl Conductor {
             }
         }
         let group = self.place.control_group.as_deref();
-        let process = spawn::spawn(&self.job, &user, self.place.is_init, group)?;
+        let process = spawn::spawn(&self.job, user, self.place.is_init, group)?;
         self.control.attach(&process);
         Ok(process)
     }
@@ -204,13 +208,9 @@ impl Conductor {
     }
 
     /// Packs what is copied out. Tells why it is not all there.
-    fn copy_out(&self, number: u16, output: &Output) -> Option<String> {
+    fn copy_out(&self, number: u16, output: &Output, user: &User) -> Option<String> {
         let path = self.job.copy_out.get(usize::from(number))?;
-        // It was found when the job started, so it was the job that removed it.
-        let Ok(user) = self.find_user() else {
-            return Some("the job's user is gone".to_owned());
-        };
-        let path = self.relative_to_start(&user, path);
+        let path = self.relative_to_start(user, path);
         copy_out::pack(&path, output)
             .err()
             .map(|error| format!("{}: {}", path.display(), describe(&error)))

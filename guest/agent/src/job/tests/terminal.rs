@@ -41,7 +41,9 @@ fn a_terminals_input_ends_even_within_a_line() {
 #[test]
 fn an_interrupt_goes_to_the_terminals_foreground_group() {
     let mut host = Host::new();
-    let script = "trap 'echo interrupted' INT; echo ready; sleep 60; echo after";
+    // With job control the inner shell has the terminal, in a group of its own.
+    let script = "set -m; (trap 'echo interrupted; exit' INT; echo ready; \
+                  while :; do sleep 0.05; done); echo after";
     host.start(on_terminal(script));
     let mut result = Heard::default();
     host.wait_for(&mut result, "ready");
