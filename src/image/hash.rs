@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn a_file_longer_than_a_piece_has_the_digest_of_its_bytes() {
-        let bytes: Vec<u8> = (0..PIECE + 17).map(|index| (index % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..=250).cycle().take(PIECE + 17).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
         file.rewind().unwrap();

@@ -41,8 +41,11 @@ pub(super) fn write<W: Write>(output: W, agent: &[u8], modules: &[Module]) -> io
     for module in modules {
         archive.add(&module.path(), ModeFileType::Regular, 0o644, &module.bytes)?;
     }
-    let list: String = modules.iter().map(|module| format!("/{}\n", module.path())).collect();
-    archive.add("modules", ModeFileType::Regular, 0o644, list.as_bytes())?;
+    let mut list = Vec::new();
+    for module in modules {
+        writeln!(list, "/{}", module.path())?;
+    }
+    archive.add("modules", ModeFileType::Regular, 0o644, &list)?;
     archive.add("init", ModeFileType::Regular, 0o755, agent)?;
     trailer(archive.output)?.flush()
 }

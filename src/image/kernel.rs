@@ -135,13 +135,14 @@ mod tests {
     }
 
     fn bz_image(payload: &[u8]) -> Vec<u8> {
-        let offset = 96_usize;
-        let mut image = vec![0; 2 * 512 + offset];
+        const OFFSET: u32 = 96;
+        let mut image = vec![0; 2 * 512 + OFFSET as usize];
+        let length = u32::try_from(payload.len()).unwrap();
         image[SETUP_SECTORS] = 1;
         image[MAGIC..MAGIC + 4].copy_from_slice(b"HdrS");
         image[PROTOCOL..PROTOCOL + 2].copy_from_slice(&0x20f_u16.to_le_bytes());
-        image[PAYLOAD_OFFSET..][..4].copy_from_slice(&(offset as u32).to_le_bytes());
-        image[PAYLOAD_LENGTH..][..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        image[PAYLOAD_OFFSET..][..4].copy_from_slice(&OFFSET.to_le_bytes());
+        image[PAYLOAD_LENGTH..][..4].copy_from_slice(&length.to_le_bytes());
         image.extend_from_slice(payload);
         image
     }

@@ -27,8 +27,8 @@ pub(super) struct Catalogue {
 
 impl Catalogue {
     /// From the text of `modules.dep` and `modules.builtin`.
-    pub(super) fn parse(dep: &str, builtin: &str) -> Self {
-        let loadable = dep
+    pub(super) fn parse(dependencies: &str, builtin: &str) -> Self {
+        let loadable = dependencies
             .lines()
             .filter_map(|line| line.split_once(':'))
             .map(|(path, needs)| {
@@ -36,8 +36,7 @@ impl Catalogue {
                 (name_of(path), (path.to_owned(), needs))
             })
             .collect();
-        let built_in = builtin.lines().map(name_of).collect();
-        Self { loadable, built_in }
+        Self { loadable, built_in: builtin.lines().map(name_of).collect() }
     }
 
     /// The paths, below the kernel's module directory, of everything that `wanted` needs to be
@@ -154,10 +153,11 @@ kernel/crypto/crc32c-generic.ko.xz:
                     _ => needs.iter().map(|need| need.index(module)).collect(),
                 })
                 .collect();
-            let dep: String = needs.iter().enumerate().map(|(module, needs)| {
-                let needs: String = needs.iter().map(|need| format!(" k/m{need}.ko")).collect();
-                format!("k/m{module}.ko:{needs}\n")
+            let dep: Vec<String> = needs.iter().enumerate().map(|(module, needs)| {
+                let needs: Vec<String> = needs.iter().map(|need| format!("k/m{need}.ko")).collect();
+                format!("k/m{module}.ko: {}", needs.join(" "))
             }).collect();
+            let dep = dep.join("\n");
             let wanted: Vec<String> = wanted.iter()
                 .map(|index| format!("m{}", index.index(needs.len()))).collect();
 

@@ -177,7 +177,8 @@ impl Store {
             self.repoint(name)?;
         }
         drop(lock);
-        fs::remove_dir_all(&doomed).map_err(ImageError::write(&doomed))?;
+        // A build that began in the meantime may be at it as well.
+        fs::remove_dir_all(&doomed).or_else(absent_is_fine).map_err(ImageError::write(&doomed))?;
         Ok(digest)
     }
 
@@ -190,14 +191,14 @@ impl Store {
             builds.push((modified.map_err(ImageError::read(directory))?, digest));
         }
         let parent = self.path.join(name.as_str());
-        match builds.into_iter().max() {
-            Some((_, digest)) => self.point(name, &digest),
-            None => {
-                let link = parent.join(LATEST);
-                fs::remove_file(&link).or_else(absent_is_fine).map_err(ImageError::write(link))?;
-                fs::remove_dir(&parent).map_err(ImageError::write(parent))
-            }
+        if let Some((_, digest)) = builds.into_iter().max() {
+            return self.point(name, &digest);
         }
+        let link = parent.join(LATEST);
+        fs::remove_file(&link).or_else(absent_is_fine).map_err(ImageError::write(link))?;
+        // What else somebody put there stays.
+        let _ = fs::remove_dir(&parent);
+        Ok(())
     }
 
     /// Puts a finished image in its place and lets its name mean it. The same image may be there

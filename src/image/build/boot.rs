@@ -32,7 +32,7 @@ pub(super) struct KernelPackage {
 impl KernelPackage {
     /// Unpacks the one package in `directory`, beside it.
     pub(super) fn unpack(directory: &Path, runner: &Runner<'_>) -> Result<Self, ImageError> {
-        let package = only(directory, "package", |name| name.ends_with(".deb"))?;
+        let package = only(directory, "package", |name| has_extension(name, "deb"))?;
         let mut show = outside("dpkg-deb");
         show.args(["--show", "--showformat=${Package}\\t${Version}"]).arg(&package);
         let shown = String::from_utf8_lossy(&runner.run(&mut show)?).into_owned();
@@ -87,7 +87,7 @@ impl KernelPackage {
     fn module(&self, relative: &str) -> Result<Module, ImageError> {
         let path = self.modules.join(relative);
         let file = fs::read(&path).map_err(ImageError::read(&path))?;
-        let bytes = if relative.ends_with(".ko") {
+        let bytes = if has_extension(relative, "ko") {
             file
         } else {
             decompressed(&file).map_err(|source| ImageError::Kernel { path, source })?
@@ -101,6 +101,10 @@ fn decompressed(compressed: &[u8]) -> Result<Vec<u8>, KernelError> {
     let mut limited = kernel::decompressor(compressed)?.take(MODULE_LIMIT);
     limited.read_to_end(&mut bytes).map_err(KernelError::Damaged)?;
     Ok(bytes)
+}
+
+fn has_extension(path: &str, extension: &str) -> bool {
+    Path::new(path).extension().is_some_and(|found| found == extension)
 }
 
 /// The one entry of a directory whose name fits.

@@ -1,10 +1,11 @@
 //! The root file system's image: raw ext4, made without mounting anything.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
+use std::process::Command;
 
-use super::enclosure::Enclosure;
+use super::enclosure::{Enclosure, outside};
 use super::process::Runner;
 use crate::image::error::ImageError;
 use crate::image::size::Size;
@@ -17,11 +18,16 @@ const UUID: &str = "6d617966-6c79-4000-8000-726f6f746673";
 /// aside for its group descriptors costs half a megabyte.
 const LARGEST_BLOCKS: u64 = (1 << 40) / 4096;
 
-/// Makes `image`, `size` long, with everything below `root` in it.
+/// The first inode that is not the file system's own (`EXT4_GOOD_OLD_FIRST_INO`).
+const FIRST_INODE: u32 = 11;
+
+/// Makes `image`, `size` long, with everything below `root` in it. Every time in it that is not
+/// a file's own is `date`, in seconds since 1970.
 pub(super) fn make(
     root: &Path,
     image: &Path,
     size: Size,
+    date: u64,
     enclosure: Enclosure,
     runner: &Runner<'_>,
 ) -> Result<(), ImageError> {
@@ -30,7 +36,55 @@ pub(super) fn make(
     file.set_len(size.0).map_err(ImageError::write(image))?;
     let mut command = enclosure.command("mke2fs");
     command.args(arguments(root, image));
-    runner.run_as("mke2fs", &mut command).map(drop)
+    runner.run_as("mke2fs", at(date, &mut command))?;
+    fix_times(image, date, runner)
+}
+
+/// Sets the inodes' times that mke2fs copies from the build's directory and that tell when that
+/// was made and read, which no program can set there.
+fn fix_times(image: &Path, date: u64, runner: &Runner<'_>) -> Result<(), ImageError> {
+    let debugfs = || {
+        let mut command = outside("debugfs");
+        at(date, &mut command);
+        command
+    };
+    let statistics = runner.run(debugfs().args(["-R", "stats -h"]).arg(image))?;
+    let used = used_inodes(&String::from_utf8_lossy(&statistics)).ok_or_else(|| {
+        ImageError::read(image)(std::io::Error::other(
+            "debugfs does not say how many inodes it has",
+        ))
+    })?;
+    let script = image.with_extension("times");
+    fs::write(&script, times_script(used, date)).map_err(ImageError::write(&script))?;
+    runner.run(debugfs().args(["-w", "-f"]).arg(&script).arg(image))?;
+    fs::remove_file(&script).map_err(ImageError::write(script))
+}
+
+/// How many inodes are in use, from what debugfs says of the superblock. In a file system that
+/// was only ever filled they are the first ones.
+fn used_inodes(statistics: &str) -> Option<u32> {
+    let number = |key: &str| {
+        let line = statistics.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim().parse::<u32>().ok()
+    };
+    number("Inode count:")?.checked_sub(number("Free inodes:")?)
+}
+
+/// Commands for debugfs that set all times of the files but that of their last modification.
+fn times_script(used: u32, date: u64) -> String {
+    let commands = |inode: u32| {
+        ["atime", "ctime", "crtime"]
+            .map(|field| format!("set_inode_field <{inode}> {field} @{date}\n"))
+            .concat()
+    };
+    (FIRST_INODE..=used).map(commands).collect()
+}
+
+/// Lets a program of e2fsprogs take `date` for now: by the name that its newer versions know and
+/// by the one that older ones do.
+fn at(date: u64, command: &mut Command) -> &mut Command {
+    let date = date.to_string();
+    command.env("SOURCE_DATE_EPOCH", &date).env("E2FSPROGS_FAKE_TIME", date)
 }
 
 fn arguments(root: &Path, image: &Path) -> Vec<OsString> {
@@ -57,4 +111,25 @@ fn arguments(root: &Path, image: &Path) -> Vec<OsString> {
         .collect();
     arguments.extend(["-d".into(), root.into(), image.into()]);
     arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inodes_in_use_are_those_that_are_not_free() {
+        let statistics = "Inode count:              32768\nFree inodes:              26320\n";
+        assert_eq!(used_inodes(statistics), Some(6448));
+        assert_eq!(used_inodes("Inode count: 3\n"), None);
+        assert_eq!(used_inodes("Inode count: 3\nFree inodes: 4\n"), None);
+    }
+
+    #[test]
+    fn every_file_gets_the_date_but_the_file_systems_own_inodes() {
+        let script = times_script(12, 7);
+        assert_eq!(script.lines().count(), 2 * 3);
+        assert!(script.starts_with("set_inode_field <11> atime @7\n"), "{script}");
+        assert!(script.ends_with("set_inode_field <12> crtime @7\n"), "{script}");
+    }
 }

@@ -74,13 +74,14 @@ pub(super) fn outside(program: impl AsRef<OsStr>) -> Command {
 }
 
 /// The programs that a build calls, with Debian's packages that have them.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("unshare", "util-linux"),
     ("mmdebstrap", "mmdebstrap"),
     ("apt-get", "apt"),
     ("dpkg-deb", "dpkg"),
     ("depmod", "kmod"),
     ("mke2fs", "e2fsprogs"),
+    ("debugfs", "e2fsprogs"),
 ];
 
 /// Checks that every program is there, so that none is found missing half-way.

@@ -32,7 +32,7 @@ use super::error::ImageError;
 use super::hash;
 use super::manifest::{Agent, Format, Inputs, Kernel, Manifest, Part, PartName, Parts};
 use super::name::Digest;
-use super::recipe::Recipe;
+use super::recipe::{KernelArgument, Recipe};
 use super::store::{Image, MANIFEST, Store};
 
 /// Is told how a build goes on, to show it to somebody.
@@ -115,8 +115,14 @@ impl Build<'_> {
 
         self.step("making the file system")?;
         let files = system.finish(recipe, installed.date, self.enclosure, self.runner)?;
-        let size = recipe.content.size;
-        disk::make(&system.root(), &path(PartName::Rootfs), size, self.enclosure, self.runner)?;
+        disk::make(
+            &system.root(),
+            &path(PartName::Rootfs),
+            recipe.content.size,
+            installed.date,
+            self.enclosure,
+            self.runner,
+        )?;
 
         self.step("writing the manifest")?;
         let manifest = Manifest {
@@ -142,7 +148,7 @@ impl Build<'_> {
 
     fn kernel(&self, package: KernelPackage, modules: Vec<String>) -> Kernel {
         let arguments = &self.builder.recipe.content.kernel.arguments;
-        let arguments: Vec<&str> = arguments.iter().map(|argument| argument.as_str()).collect();
+        let arguments: Vec<&str> = arguments.iter().map(KernelArgument::as_str).collect();
         Kernel {
             package: package.name,
             version: package.version,

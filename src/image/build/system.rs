@@ -12,7 +12,7 @@ use crate::image::error::ImageError;
 use crate::image::hash;
 use crate::image::manifest::Package;
 use crate::image::name::Digest;
-use crate::image::recipe::{File, Recipe, User};
+use crate::image::recipe::{File, PackageName, Recipe, User, UserName};
 
 const CUSTOMIZE: &str = include_str!("customize.sh");
 const FINISH: &str = include_str!("finish.sh");
@@ -96,7 +96,7 @@ impl System {
     /// this process root of its namespaces already.
     fn arguments(&self, recipe: &Recipe, sources: Vec<String>) -> Vec<String> {
         let content = &recipe.content;
-        let packages: Vec<&str> = content.packages.iter().map(|name| name.as_str()).collect();
+        let packages: Vec<&str> = content.packages.iter().map(PackageName::as_str).collect();
         let mut arguments: Vec<String> =
             ["--mode=root", "--format=directory", "--variant=minbase"].map(str::to_owned).into();
         arguments.extend(LEFT_OUT.iter().map(|option| format!("--dpkgopt={option}")));
@@ -140,7 +140,7 @@ impl System {
 /// A line for each user, for the hook. No field can hold a colon or a line's end (`recipe`).
 fn user_lines(users: &[User]) -> String {
     let line = |user: &User| {
-        let groups: Vec<&str> = user.groups.iter().map(|group| group.as_str()).collect();
+        let groups: Vec<&str> = user.groups.iter().map(UserName::as_str).collect();
         let User { name, uid, home, shell, .. } = user;
         format!("{name}:{uid}:{home}:{shell}:{}\n", groups.join(","))
     };
@@ -186,8 +186,8 @@ fn write_files(
             .append_data(&mut header, path, bytes.as_slice())
             .map_err(ImageError::write(archive))?;
     }
-    let finished = builder.into_inner().and_then(|output| Ok(output.into_inner()?.sync_all()?));
-    finished.map_err(ImageError::write(archive))?;
+    let flushed = builder.into_inner().and_then(|output| Ok(output.into_inner()?));
+    flushed.map_err(ImageError::write(archive))?;
     Ok(digests)
 }
 

@@ -1,0 +1,275 @@
+//! Builds real images, so it needs what a build needs: mmdebstrap, namespaces, and a mirror of
+//! Debian's packages that this machine can reach.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may panic; clippy.toml only knows functions marked so"
+)]
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The longest that any wait of these tests lasts.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+const RECIPE: &str = r#"
+name = "tiny"
+suite = "trixie"
+size = "512M"
+modules = ["virtio_blk", "ext4"]
+[kernel]
+package = "linux-image-cloud-amd64"
+arguments = ["audit=0"]
+[[users]]
+name = "runner"
+uid = 1001
+home = "/home/runner"
+shell = "/bin/bash"
+[[files]]
+path = "/home/runner/greeting"
+owner = "runner"
+content = "hello\n"
+"#;
+
+struct Fixture {
+    directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("tiny.toml"), RECIPE).unwrap();
+        fs::write(directory.path().join("agent"), static_program()).unwrap();
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn mayfly(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mayfly"));
+        command.arg("image").env("MAYFLY_IMAGE_STORE", self.path("store"));
+        command.env("MAYFLY_GUEST", self.path("agent")).env_remove("SOURCE_DATE_EPOCH");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run<const N: usize>(&self, arguments: [&str; N]) -> Output {
+        self.mayfly().args(arguments).output().unwrap()
+    }
+
+    fn build(&self) -> Command {
+        let mut command = self.mayfly();
+        command.arg("build").arg(self.path("tiny.toml"));
+        command
+    }
+
+    /// What is in the store, by name.
+    fn store(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path("store")) else { return Vec::new() };
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    fn workspaces(&self) -> Vec<String> {
+        let mut names = self.store();
+        names.retain(|name| name.starts_with(".building-"));
+        names
+    }
+}
+
+/// An ELF header and a segment: as far as anybody can tell who does not run it, a static program.
+fn static_program() -> Vec<u8> {
+    let mut program = vec![0; 64 + 56];
+    program[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
+    program[16] = 2; // an executable
+    program[18] = 62; // for x86-64
+    program[20] = 1;
+    program[24] = 0x40; // entry point
+    program[32] = 64; // where the program headers are
+    program[52] = 64; // length of this header
+    program[54] = 56; // length of a program header
+    program[56] = 1; // how many there are
+    program[64] = 1; // a segment to load
+    program
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// The reference that a successful build prints.
+fn built(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout).trim().to_owned()
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn bytes_at(path: &Path, offset: u64, length: usize) -> Vec<u8> {
+    let mut file = fs::File::open(path).unwrap();
+    file.seek(SeekFrom::Start(offset)).unwrap();
+    let mut bytes = vec![0; length];
+    file.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+fn inside(rootfs: &Path, request: &str) -> String {
+    let output = Command::new("/sbin/debugfs").arg("-R").arg(request).arg(rootfs).output();
+    text(&output.unwrap().stdout)
+}
+
+#[test]
+fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
+    let fixture = Fixture::new();
+    let output = fixture.build().output().unwrap();
+    let reference = built(&output);
+    assert!(text(&output.stderr).contains("installing packages"), "progress in plain lines");
+    assert!(fixture.workspaces().is_empty());
+
+    let listed = fixture.run(["list", "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let directory = PathBuf::from(listed[0]["directory"].as_str().unwrap());
+    assert_eq!(listed[0]["newest"], true);
+    assert_eq!(format!("tiny@{}", listed[0]["digest"].as_str().unwrap()), reference);
+
+    let manifest = fixture.run(["inspect", "tiny", "--json"]);
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest.stdout).unwrap();
+    assert_eq!(manifest["kernel"]["command_line"], "audit=0");
+    let modules = manifest["kernel"]["modules"].as_array().unwrap();
+    assert!(modules.iter().any(|module| module == "virtio_blk"), "{modules:?}");
+    let packages = manifest["packages"].as_array().unwrap();
+    assert!(packages.iter().any(|package| package["name"] == "base-files"));
+    assert!(!packages.iter().any(|package| package["name"] == "initramfs-tools"));
+
+    let rootfs = directory.join("rootfs.img");
+    assert_eq!(bytes_at(&directory.join("kernel"), 0, 4), b"\x7fELF");
+    assert_eq!(bytes_at(&directory.join("initramfs"), 0, 6), b"070701");
+    assert_eq!(bytes_at(&rootfs, 0x438, 2), [0x53, 0xef], "the magic of ext4");
+    assert_eq!(fs::metadata(&rootfs).unwrap().len(), 512 << 20);
+    assert_eq!(inside(&rootfs, "cat /home/runner/greeting"), "hello\n");
+    let owner = inside(&rootfs, "stat /home/runner/greeting");
+    assert!(owner.contains("User:  1001   Group:  1001"), "{owner}");
+    assert!(inside(&rootfs, "stat /usr/bin/su").contains("Mode:  04755"), "setuid is kept");
+
+    assert!(fixture.run(["verify", &reference]).status.success());
+    fs::set_permissions(&rootfs, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut changed = fs::File::options().write(true).open(&rootfs).unwrap();
+    changed.seek(SeekFrom::Start(300 << 20)).unwrap();
+    std::io::Write::write_all(&mut changed, b"!").unwrap();
+    let verified = fixture.run(["verify", "tiny"]);
+    assert_eq!(verified.status.code(), Some(65));
+    assert!(text(&verified.stderr).contains("rootfs.img"));
+
+    assert!(fixture.run(["remove", "tiny"]).status.success());
+    let gone = fixture.run(["inspect", "tiny"]);
+    assert_eq!(gone.status.code(), Some(66));
+    assert!(text(&gone.stderr).contains("`tiny`"));
+    assert_eq!(fixture.store(), [".lock"]);
+}
+
+#[test]
+fn two_builds_at_once_make_one_image() {
+    let fixture = Fixture::new();
+    let builds = [fixture.build().spawn().unwrap(), fixture.build().spawn().unwrap()];
+    let [first, second] = builds.map(|build| built(&build.wait_with_output().unwrap()));
+    // The same inputs give the same bytes, so whoever comes second finds it there.
+    assert_eq!(first, second);
+    let listed = fixture.run(["list", "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    assert!(fixture.run(["verify", "tiny"]).status.success());
+    assert!(fixture.workspaces().is_empty());
+}
+
+#[test]
+fn a_build_that_is_killed_leaves_nothing_that_runs_and_nothing_that_stays() {
+    let fixture = Fixture::new();
+    let mut build = fixture.build().spawn().unwrap();
+    let begun = || {
+        let names = fixture.workspaces();
+        names.iter().any(|name| fixture.path("store").join(name).join("work/root/usr").exists())
+    };
+    wait_until("packages are being unpacked", begun);
+    assert!(!processes_below(fixture.directory.path()).is_empty());
+    build.kill().unwrap();
+    build.wait().unwrap();
+
+    wait_until("its processes are gone", || processes_below(fixture.directory.path()).is_empty());
+    let listed = fixture.run(["list", "--json"]);
+    assert_eq!(text(&listed.stdout).trim(), "[]");
+    let dead = fixture.workspaces();
+    assert_eq!(dead.len(), 1);
+
+    // The next build removes what is left, and itself when its time is up.
+    let output = fixture.build().args(["--timeout", "2s"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(124), "{}", text(&output.stderr));
+    assert_eq!(fixture.workspaces(), Vec::<String>::new());
+    assert!(processes_below(fixture.directory.path()).is_empty());
+}
+
+/// The processes whose arguments or environment name something below `directory`.
+fn processes_below(directory: &Path) -> Vec<String> {
+    let needle = directory.as_os_str().as_encoded_bytes();
+    let names = |path: PathBuf| {
+        fs::read(path).is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle))
+    };
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter(|entry| names(entry.path().join("cmdline")) || names(entry.path().join("environ")))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+#[test]
+fn a_wrong_recipe_is_refused_before_anything_is_made() {
+    let fixture = Fixture::new();
+    let wrong = RECIPE.replace("suite", "sweet");
+    fs::write(fixture.path("tiny.toml"), wrong).unwrap();
+    let output = fixture.build().output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let message = text(&output.stderr);
+    for part in ["tiny.toml", "line 3", "sweet"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    assert!(fixture.store().is_empty());
+}
+
+#[test]
+fn an_agent_that_is_missing_or_dynamic_is_refused() {
+    let fixture = Fixture::new();
+    let output = fixture.build().args(["--agent", "/no/such/agent"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(66));
+    let output = fixture.build().args(["--agent", "/bin/sh"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(65));
+    assert!(text(&output.stderr).contains("linked dynamically"));
+}
+
+#[test]
+fn packages_and_modules_that_are_not_there_are_named() {
+    let fixture = Fixture::new();
+    let wrong = RECIPE.replace("size", "packages = ['no-such-package']\nsize");
+    fs::write(fixture.path("tiny.toml"), wrong).unwrap();
+    let output = fixture.build().output().unwrap();
+    assert_eq!(output.status.code(), Some(69));
+    assert!(text(&output.stderr).contains("no-such-package"), "{}", text(&output.stderr));
+    assert!(fixture.workspaces().is_empty());
+
+    let wrong = RECIPE.replace("virtio_blk", "no_such_module");
+    fs::write(fixture.path("tiny.toml"), wrong).unwrap();
+    let output = fixture.build().output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output.stderr).contains("no_such_module"), "{}", text(&output.stderr));
+    assert_eq!(fixture.store(), [".lock"]);
+}
