@@ -1,4 +1,5 @@
 //! `mayfly image …`: builds, shows, checks and removes images.
+#![expect(clippy::print_stderr, reason = "progress and warnings are for a person")]
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -227,7 +228,8 @@ fn say(output: &mut dyn Write, line: &str) -> Result<(), ImageError> {
     })
 }
 
-/// Shows the steps of a build: a line with a clock on a terminal, else a line for each step.
+/// Shows the steps of a build: on a terminal each with a clock while it lasts and its duration
+/// afterwards, else a line with the time since the start when a step begins.
 struct Steps {
     bar: Option<ProgressBar>,
     begun: Instant,
@@ -238,9 +240,8 @@ impl Steps {
     fn new() -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
-            if let Ok(style) =
-                ProgressStyle::with_template("{spinner} {prefix} {elapsed} {wide_msg:.dim}")
-            {
+            let template = "{spinner} {prefix} {elapsed} {wide_msg:.dim}";
+            if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }
             bar.enable_steady_tick(Duration::from_millis(120));
@@ -249,41 +250,41 @@ impl Steps {
         Self { bar, begun: Instant::now(), current: Mutex::new(None) }
     }
 
-    fn line(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
-        }
-    }
-
-    fn end_step(&self) {
+    /// Ends the step that lasts on `bar` and begins `next`.
+    fn turn(&self, bar: &ProgressBar, next: Option<&str>) {
         // A poisoned lock only means that a panic is already on its way.
         let Ok(mut current) = self.current.lock() else { return };
         if let Some((step, begun)) = current.take() {
-            self.line(&format!("{step}: {:.1} s", begun.elapsed().as_secs_f64()));
+            bar.println(format!("{step}: {:.1} s", begun.elapsed().as_secs_f64()));
         }
+        *current = next.map(|step| (step.to_owned(), Instant::now()));
     }
 
     fn finish(&self, success: bool) {
-        if success {
-            self.end_step();
-            self.line(&format!("built in {:.1} s", self.begun.elapsed().as_secs_f64()));
-        }
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        let line = format!("built in {:.1} s", self.begun.elapsed().as_secs_f64());
+        match &self.bar {
+            Some(bar) => {
+                if success {
+                    self.turn(bar, None);
+                    bar.println(line);
+                }
+                bar.finish_and_clear();
+            }
+            None if success => eprintln!("{line}"),
+            None => {}
         }
     }
 }
 
 impl Progress for Steps {
     fn step(&self, step: &str) {
-        self.end_step();
-        if let Ok(mut current) = self.current.lock() {
-            *current = Some((step.to_owned(), Instant::now()));
-        }
-        if let Some(bar) = &self.bar {
-            bar.set_prefix(step.to_owned());
-            bar.set_message("");
+        match &self.bar {
+            Some(bar) => {
+                self.turn(bar, Some(step));
+                bar.set_prefix(step.to_owned());
+                bar.set_message("");
+            }
+            None => eprintln!("{:>6.1} s  {step}", self.begun.elapsed().as_secs_f64()),
         }
     }
 

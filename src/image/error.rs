@@ -231,7 +231,8 @@ impl Failure for ImageError {
             Self::NamespacesRefused { root: false, .. } => "An ordinary user needs the package \
                  uidmap, a range of at least 65,535 ids in /etc/subuid and /etc/subgid \
                  (usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER) and a \
-                 kernel that lets users make user namespaces."
+                 kernel that lets users make user namespaces (where AppArmor restricts them: \
+                 sysctl kernel.apparmor_restrict_unprivileged_userns=0)."
                 .to_owned(),
             Self::TimedOut { .. } => "Give it more with --timeout.".to_owned(),
             Self::AgentMissing { .. } => "Name it with --agent or MAYFLY_GUEST.".to_owned(),
