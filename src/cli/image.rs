@@ -15,7 +15,7 @@ use crate::image::{Image, ImageError, Manifest, Reference, Size, Store};
 
 /// `mayfly image`.
 #[derive(Debug, Args)]
-pub struct ImageArguments {
+pub(super) struct ImageArguments {
     /// The image store [default: `images` in the state directory]
     #[arg(long, global = true, env = "MAYFLY_IMAGE_STORE", value_name = "DIR")]
     store: Option<PathBuf>,
@@ -25,7 +25,7 @@ pub struct ImageArguments {
 
 /// What to do with images.
 #[derive(Debug, Subcommand)]
-pub enum ImageCommand {
+pub(super) enum ImageCommand {
     /// Build an image from a recipe and let its name mean it
     Build(BuildArguments),
     /// List the images of the store, the newest build of each name first
@@ -62,7 +62,7 @@ pub enum ImageCommand {
 
 /// What a build can be told beside its recipe.
 #[derive(Debug, Args)]
-pub struct BuildArguments {
+pub(super) struct BuildArguments {
     /// The recipe, a TOML file
     recipe: PathBuf,
     /// The guest agent, a static program [default: beside `mayfly`, else in ../libexec/mayfly]
@@ -86,7 +86,7 @@ fn reference(text: &str) -> Result<Reference, String> {
 /// # Errors
 ///
 /// What the image folder says, or standard output can't be written.
-pub fn run(arguments: ImageArguments, default_store: &Path) -> Result<(), ImageError> {
+pub(super) fn run(arguments: ImageArguments, default_store: &Path) -> Result<(), ImageError> {
     let store = &Store::open(arguments.store.as_deref().unwrap_or(default_store));
     let mut output = io::stdout().lock();
     match arguments.command {
