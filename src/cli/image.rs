@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::host::size::Size;
 use crate::image::build::{Builder, Progress, find_agent};
 use crate::image::recipe::Recipe;
-use crate::image::{Image, ImageError, Manifest, Reference, Size, Store};
+use crate::image::{Image, ImageError, Manifest, Reference, Store};
 
 /// `mayfly image`.
 #[derive(Debug, Args)]

@@ -26,12 +26,10 @@ mod manifest;
 mod modules;
 mod name;
 pub mod recipe;
-mod size;
 mod store;
 mod verify;
 
 pub use error::ImageError;
 pub use manifest::{Agent, Inputs, Kernel, Manifest, Package, Part, Parts};
 pub use name::{Digest, ImageName, InvalidName, Reference};
-pub use size::Size;
 pub use store::{Image, Listing, Store};

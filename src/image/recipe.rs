@@ -18,7 +18,7 @@ pub use values::{
 use super::error::ImageError;
 use super::hash;
 use super::name::{Digest, ImageName};
-use super::size::Size;
+use crate::host::size::Size;
 
 /// A recipe's text is refused beyond this, in bytes.
 const TEXT_LIMIT: u64 = 1 << 20;
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_wrong_value_is_shown_with_its_line() {
         let message = chain(&parse(&SMALL.replace("512M", "big")).unwrap_err());
-        assert!(message.contains("line 4") && message.contains("`big`"), "{message}");
+        assert!(message.contains("line 4") && message.contains("\"big\""), "{message}");
     }
 
     #[test]
@@ -269,6 +269,6 @@ mod tests {
             assert!(message.contains(&format!("{key} = {value:?}")), "{message}");
         }
         let message = chain(&parse(&SMALL.replace("512M", "1M")).unwrap_err());
-        assert!(message.contains("size = \"1.0 MiB\""), "{message}");
+        assert!(message.contains("size = \"1 MiB\""), "{message}");
     }
 }

@@ -28,8 +28,8 @@ pub(crate) struct RunArguments {
     /// Memory of the microVM
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = memory)]
     pub(super) memory: Size,
-    /// Size of its disk, of which only what is written takes room on the host [default: the
-    /// image's]
+    /// Size of its disk, of which only what is written takes room on the host [default: 16G, or
+    /// the image's if that is more]
     #[arg(long, value_name = "SIZE")]
     pub(super) disk: Option<Size>,
     /// Set a variable for the command; without a value, the one it has here

@@ -92,6 +92,9 @@ fn find_image(arguments: &RunArguments, state: &StateDirectory) -> Result<Image,
     Ok(image)
 }
 
+/// Only what is written takes room on the host, so the usual disk is a roomy one.
+const USUAL_DISK: Size = Size::gibibytes(16);
+
 fn disk(arguments: &RunArguments, image: &Image) -> Result<Size, Problem> {
     let least = Size(image.manifest.parts.rootfs.bytes);
     match arguments.disk {
@@ -100,7 +103,7 @@ fn disk(arguments: &RunArguments, image: &Image) -> Result<Size, Problem> {
             image.name
         ))),
         Some(size) => Ok(size),
-        None => Ok(least),
+        None => Ok(USUAL_DISK.max(least)),
     }
 }
 

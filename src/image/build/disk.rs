@@ -7,8 +7,8 @@ use std::process::Command;
 
 use super::enclosure::{Enclosure, outside};
 use super::process::Runner;
+use crate::host::size::Size;
 use crate::image::error::ImageError;
-use crate::image::size::Size;
 
 /// The file system's UUID and the seed of its directories' hashes: fixed, so that the same files
 /// give the same image. No guest has two of these.
