@@ -1,5 +1,6 @@
 //! How failures are shown: the whole chain of causes once, then what to do about it.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::failure::{Code, Failure, chain};
@@ -51,10 +52,15 @@ pub(super) fn failed(report: &FailureReport, console: &[String]) -> ExitCode {
         message.push_str(line);
     }
     show(&message, report.hint.as_deref());
-    if report.black_box.is_dir() {
-        anstream::eprintln!("evidence: {}", report.black_box.display());
-    }
+    evidence(&report.black_box);
     ExitCode::from(report.code)
+}
+
+/// Says where the evidence of an abnormal end is, if there is any.
+pub(super) fn evidence(black_box: &Path) {
+    if black_box.is_dir() {
+        anstream::eprintln!("evidence: {}", black_box.display());
+    }
 }
 
 /// A warning that stops nothing.

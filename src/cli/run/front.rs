@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::arguments::RunArguments;
 use super::copy::{self, Copying};
 use super::plan;
+use super::progress::Progress;
 use super::terminal::{self, RawMode};
 use super::timings::Timings;
 use crate::cli::report::{self, Problem};
@@ -56,19 +57,23 @@ async fn follow(
     let mut shepherd = Handle::spawn(&descriptors)?;
     // The ends are the shepherd's now; an archive ends when the last of its writers is gone.
     drop(descriptors);
-    let raw = if arguments.tty && arguments.interactive { RawMode::enter() } else { Ok(None) };
-    let raw = raw.map_err(refused)?;
     shepherd.order(&Order::Prepare(Box::new(plan.clone()))).await?;
     shepherd.order(&Order::Start(Box::new(job))).await?;
 
-    let (mut timings, mut running) = (Timings::default(), false);
+    let (mut timings, progress) = (Timings::default(), Progress::begin(arguments.json));
+    let (mut running, mut raw) = (false, None);
     let outcome = loop {
         tokio::select! {
             event = shepherd.event() => match event {
                 None => break None,
                 Some(event) => {
                     timings.note(&event);
-                    running |= event.happened == Happened::Phase(Phase::Running);
+                    progress.note(&event);
+                    if event.happened == Happened::Phase(Phase::Running) {
+                        running = true;
+                        // Until now Ctrl-C was for this program; from here on it is a key.
+                        raw = raw_mode(arguments).map_err(refused)?;
+                    }
                     if let Some(outcome) = show(event, arguments.json) {
                         break Some(outcome);
                     }
@@ -84,13 +89,20 @@ async fn follow(
     }
     let trees = copies.threads.into_iter().map(join).collect::<Result<Vec<()>, Problem>>();
     match outcome {
-        None => Err(HandleError::Vanished(ended).into()),
+        None => {
+            report::evidence(&plan.directory);
+            Err(HandleError::Vanished(ended).into())
+        }
         Some(Outcome::Failed(failure)) => {
             let lines = console::tail(&plan.directory.join("console.log"), CONSOLE_LINES);
             Ok(report::failed(&failure, &lines))
         }
         Some(Outcome::Job { status, not_copied }) => finish(&status, &not_copied, trees, arguments),
     }
+}
+
+fn raw_mode(arguments: &RunArguments) -> io::Result<Option<RawMode>> {
+    if arguments.tty && arguments.interactive { RawMode::enter() } else { Ok(None) }
 }
 
 /// The command's own exit status, unless it is 0 and something else went wrong.

@@ -4,6 +4,7 @@ mod arguments;
 mod copy;
 mod front;
 mod plan;
+mod progress;
 mod terminal;
 mod timings;
 
