@@ -140,10 +140,12 @@ pub struct Job {
     /// Whether standard input is connected; else the job reads its end at once.
     pub stdin: bool,
     /// Where each copied-in tree is unpacked before the job starts; the n-th is the stream
-    /// [`InputStream::CopyIn`]`(n)`, a tar archive.
+    /// [`InputStream::CopyIn`]`(n)`, a tar archive. A directory is an archive whose first entry is
+    /// `.` and whose others are relative to it; anything else is an archive of one entry, named
+    /// like the last component of the path. A path that is not absolute starts in `directory`.
     pub copy_in: Vec<Bytes>,
     /// What is packed after the job ended; the n-th is the stream [`OutputStream::CopyOut`]`(n)`,
-    /// a tar archive.
+    /// a tar archive of the same shape.
     pub copy_out: Vec<Bytes>,
 }
 
