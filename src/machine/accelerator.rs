@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::OpenOptions;
 use std::path::Path;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,8 @@ pub struct Profile {
     pub processor: &'static str,
     /// Kernel arguments.
     pub kernel: &'static str,
+    /// Whether the kernel must be told the frequency of its time stamp counter.
+    pub tell_frequency: bool,
     /// How much longer than on KVM booting may take, as a factor for deadlines.
     pub patience: u32,
 }
@@ -48,15 +51,17 @@ const KVM: Profile = Profile {
     machine: "accel=kvm,pit=off,pic=off,rtc=on",
     processor: "host",
     kernel: "",
+    tell_frequency: false,
     patience: 1,
 };
 
 /// Without kvmclock the kernel calibrates its clock against the legacy timers and sometimes hangs
-/// at that, so it is given them and told a frequency.
+/// at that, so it is given them and told the frequency, which is the host's.
 const TCG: Profile = Profile {
     machine: "accel=tcg,pit=on,pic=on,rtc=on",
     processor: "max",
-    kernel: "no_timer_check tsc_early_khz=2000000",
+    kernel: "no_timer_check",
+    tell_frequency: true,
     patience: 6,
 };
 
@@ -90,6 +95,27 @@ impl FromStr for Wish {
             _ => Err("one of auto, kvm, tcg".to_owned()),
         }
     }
+}
+
+/// For how long the time stamp counter is watched: long enough for five digits, and short beside
+/// what is done at the same time.
+const WATCH: Duration = Duration::from_millis(8);
+
+/// The frequency of the processor's time stamp counter, in kHz, if the guest's kernel must be
+/// told: a wrong one makes the guest's clock run fast or slow.
+pub(super) async fn counter_frequency(profile: &Profile) -> Option<u64> {
+    if !profile.tell_frequency {
+        return None;
+    }
+    let (time, count) = (Instant::now(), counter());
+    tokio::time::sleep(WATCH).await;
+    let (count, time) = (counter().wrapping_sub(count), time.elapsed());
+    u64::try_from(u128::from(count) * 1_000_000 / time.as_nanos()).ok()
+}
+
+fn counter() -> u64 {
+    // SAFETY: every x86-64 processor has the instruction; it reads a counter.
+    unsafe { std::arch::x86_64::_rdtsc() }
 }
 
 /// What a host says about KVM.

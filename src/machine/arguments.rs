@@ -59,7 +59,13 @@ const KERNEL: &str = "console=ttyS0 quiet reboot=t panic=-1";
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// The command line that makes QEMU this machine, without the program's own name.
-pub fn arguments(machine: &Specification, descriptors: Descriptors) -> Vec<OsString> {
+///
+/// `frequency` is that of the time stamp counter, in kHz, where the kernel must be told.
+pub fn arguments(
+    machine: &Specification,
+    frequency: Option<u64>,
+    descriptors: Descriptors,
+) -> Vec<OsString> {
     let profile = machine.accelerator.profile();
     let mut line = Line::default();
     line.option("-name", format!("{},process={}", machine.name, machine.name));
@@ -75,7 +81,7 @@ pub fn arguments(machine: &Specification, descriptors: Descriptors) -> Vec<OsStr
     line.option("-display", "none");
     line.option("-sandbox", SANDBOX);
     line.control(descriptors);
-    line.kernel(machine, profile.kernel);
+    line.kernel(machine, profile, frequency);
     line.disk(machine, descriptors);
     line.network(descriptors);
     line.0
@@ -115,10 +121,11 @@ impl Line {
         self.option("-device", "vhost-user-vsock-device,chardev=vsock");
     }
 
-    fn kernel(&mut self, machine: &Specification, accelerator_arguments: &str) {
+    fn kernel(&mut self, machine: &Specification, profile: &Profile, frequency: Option<u64>) {
         self.option("-kernel", &machine.kernel);
         self.option("-initrd", &machine.initramfs);
-        let arguments = [KERNEL, accelerator_arguments, &machine.kernel_arguments];
+        let frequency = frequency.map(|khz| format!("tsc_early_khz={khz}")).unwrap_or_default();
+        let arguments = [KERNEL, profile.kernel, &frequency, &machine.kernel_arguments];
         let arguments: Vec<&str> = arguments.into_iter().filter(|part| !part.is_empty()).collect();
         self.option("-append", arguments.join(" "));
     }
@@ -173,7 +180,8 @@ mod tests {
         };
         let descriptors =
             Descriptors { control: 10, console: 11, vsock: 12, tap: 13, base: 14, overlay: 15 };
-        let line = arguments(&machine, descriptors);
+        let frequency = accelerator.profile().tell_frequency.then_some(2_000_000);
+        let line = arguments(&machine, frequency, descriptors);
         let words: Vec<_> = line.iter().map(|word| word.to_string_lossy()).collect();
         words.join("\n").replace("\n-", "\n\n-")
     }

@@ -122,11 +122,12 @@ pub struct Places<'a> {
 /// What a machine is made of, before QEMU runs.
 pub struct Parts {
     overlay: File,
+    frequency: Option<u64>,
     vsock: vsock::VsockDevice,
 }
 
 impl Parts {
-    /// Makes the overlay and starts the vsock program, at once.
+    /// Makes the overlay, starts the vsock program and looks at the clock, all at once.
     pub async fn make(
         programs: &Programs,
         places: Places<'_>,
@@ -135,8 +136,10 @@ impl Parts {
         let overlay = overlay::create(&programs.qemu_img, places.directory, machine.disk);
         let overlay = async { overlay.await.map_err(MachineError::from) };
         let vsock = vsock::start(&programs.vsock, places.private);
-        let (overlay, vsock) = tokio::try_join!(overlay, vsock)?;
-        Ok(Self { overlay, vsock })
+        let frequency =
+            async { Ok(accelerator::counter_frequency(machine.accelerator.profile()).await) };
+        let (overlay, vsock, frequency) = tokio::try_join!(overlay, vsock, frequency)?;
+        Ok(Self { overlay, frequency, vsock })
     }
 }
 
@@ -160,7 +163,7 @@ impl Machine {
         base: &Path,
         tap: BorrowedFd<'_>,
     ) -> Result<Self, MachineError> {
-        let Parts { overlay, vsock } = parts;
+        let Parts { overlay, frequency, vsock } = parts;
         let base = File::open(base).map_err(|error| MachineError::Image(base.to_owned(), error))?;
         let (control, control_of_qemu) = Socket::pair().map_err(MachineError::Socket)?;
         let (console, console_of_qemu) = Socket::pair().map_err(MachineError::Socket)?;
@@ -172,7 +175,7 @@ impl Machine {
             base: base.as_raw_fd(),
             overlay: overlay.as_raw_fd(),
         };
-        let mut qemu = spawn(&programs.qemu, machine, descriptors)?;
+        let mut qemu = spawn(&programs.qemu, machine, frequency, descriptors)?;
         // QEMU has them now; with ours open, the other ends would never see it go.
         drop((control_of_qemu, console_of_qemu, vsock.connection, base, overlay));
 
@@ -216,13 +219,14 @@ impl Machine {
 fn spawn(
     program: &Path,
     machine: &Specification,
+    frequency: Option<u64>,
     descriptors: Descriptors,
 ) -> Result<Child, MachineError> {
     let not_run = |error| MachineError::NotRun(program.to_owned(), error);
     let Descriptors { control, console, vsock, tap, base, overlay } = descriptors;
     let mut command = Command::new(program);
     command
-        .args(arguments::arguments(machine, descriptors))
+        .args(arguments::arguments(machine, frequency, descriptors))
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -24,9 +24,8 @@ const NEW_ROOT: &str = "/root";
 /// so that it takes no time at all unless the host gave us no disk.
 const DEVICE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Disk that is thrown away with the machine needs neither write barriers nor, in groups that were
-/// just added, inode tables that are zeroed for a later repair.
-const ROOT_OPTIONS: &str = "nobarrier,noinit_itable";
+/// A disk that is thrown away with the machine needs no write barriers.
+const ROOT_OPTIONS: &str = "nobarrier";
 
 /// Loads the drivers and makes `/dev/vda` the root of this process, with `/dev` in it.
 pub fn enter_root() -> Result<(), StepError> {
