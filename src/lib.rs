@@ -9,6 +9,7 @@
 
 pub mod channel;
 pub mod cli;
+pub mod egress;
 pub mod failure;
 pub mod host;
 pub mod image;

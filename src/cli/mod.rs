@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing belongs")]
 
 mod doctor;
+pub mod egress;
 mod image;
 mod ps;
 mod report;

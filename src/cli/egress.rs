@@ -1,0 +1,134 @@
+//! `mayfly egress`: shows and explains policies.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use crate::egress::host::{Host, HostError};
+use crate::egress::policy::{FileError, Policies, explain, show};
+use crate::failure::{Code, Failure};
+
+/// The port that a host without one is checked for.
+const DEFAULT_PORT: u16 = 443;
+
+/// The verbs of `mayfly egress`.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Say whether a policy allows destinations, and by which rule
+    Check {
+        /// The policy: of the settings file, or one of open, github, none
+        policy: String,
+        /// The destinations; port 443 where none is given
+        #[arg(required = true, value_name = "HOST[:PORT]")]
+        destinations: Vec<String>,
+        /// The settings file
+        #[arg(long, env = "MAYFLY_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Print the rules of a policy as they are in effect
+    Show {
+        /// The policy: of the settings file, or one of open, github, none
+        policy: String,
+        /// The settings file
+        #[arg(long, env = "MAYFLY_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+/// Why `mayfly egress` failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The policies can't be read.
+    #[error(transparent)]
+    Policies(#[from] FileError),
+    /// What should be a destination is none.
+    #[error("{destination:?} is no HOST[:PORT]")]
+    Destination {
+        /// What was given.
+        destination: String,
+        /// What is wrong with it.
+        #[source]
+        source: HostError,
+    },
+    /// The answer can't be written.
+    #[error("can't write the answer")]
+    Write(#[from] std::io::Error),
+}
+
+impl Failure for Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::Policies(error) => error.code(),
+            Self::Destination { .. } => Code::Usage,
+            Self::Write(_) => Code::CannotWrite,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Policies(error) => error.hint(),
+            Self::Destination { .. } | Self::Write(_) => None,
+        }
+    }
+}
+
+/// Runs a verb. True where every destination that was asked about would pass.
+pub fn run(verb: &Verb, mut out: impl Write) -> Result<bool, Error> {
+    match verb {
+        Verb::Show { policy, config } => {
+            let policies = Policies::read(config.as_deref())?;
+            out.write_all(show(policies.get(policy)?).as_bytes())?;
+            Ok(true)
+        }
+        Verb::Check { policy, destinations, config } => {
+            let policies = Policies::read(config.as_deref())?;
+            let policy = policies.get(policy)?;
+            let mut all_pass = true;
+            for destination in destinations {
+                let (host, port) =
+                    Host::parse_with_port(destination, Some(DEFAULT_PORT)).map_err(|source| {
+                        Error::Destination { destination: destination.clone(), source }
+                    })?;
+                all_pass &= policy.decide(&host, port).verdict.passes();
+                writeln!(out, "{}", explain(policy, &host, port))?;
+            }
+            Ok(all_pass)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(destinations: &[&str]) -> (Result<bool, Error>, String) {
+        let verb = Verb::Check {
+            policy: "github".into(),
+            destinations: destinations.iter().map(ToString::to_string).collect(),
+            config: None,
+        };
+        let mut out = Vec::new();
+        let result = run(&verb, &mut out);
+        (result, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn each_destination_gets_its_line_and_one_refusal_is_told() {
+        let (result, text) = check(&["github.com", "evil.example:22"]);
+        assert!(!result.unwrap());
+        assert_eq!(
+            text,
+            "github.com:443 allowed by include github github.com ports 443; \
+             must be TLS with that server name\n\
+             evil.example:22 refused: no rule allows the name\n"
+        );
+        assert!(check(&["github.com"]).0.unwrap());
+    }
+
+    #[test]
+    fn what_is_no_destination_is_a_usage_error() {
+        let error = check(&["https://github.com"]).0.unwrap_err();
+        assert_eq!(error.code(), Code::Usage);
+    }
+}

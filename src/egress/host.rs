@@ -1,0 +1,292 @@
+//! What a guest or a policy may call a destination: a DNS name or an IP address, in one spelling.
+//!
+//! Every spelling that some resolver takes for an address (`2130706433`, `0x7f.1`, `127.1`,
+//! `0177.0.0.1`, `127.0.0.1.`) is refused rather than taken for a name, so that what was decided
+//! on and what is dialled can't differ.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// The longest DNS name in its textual form, without the trailing dot (RFC 1035, section 2.3.4).
+pub const MAX_NAME: usize = 253;
+
+/// The longest label of a DNS name (RFC 1035, section 2.3.4).
+const MAX_LABEL: usize = 63;
+
+/// Why text is no host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// There is nothing.
+    #[error("the host is empty")]
+    Empty,
+    /// More than [`MAX_NAME`] bytes.
+    #[error("the host has more than {MAX_NAME} characters")]
+    TooLong,
+    /// A label is empty or longer than 63 bytes.
+    #[error("each part between the dots must have 1 to {MAX_LABEL} characters")]
+    Label,
+    /// A character that no host name has, e.g. of user info, a path or a zone.
+    #[error("the character {0:?} can't be in a host name")]
+    Character(char),
+    /// A number where a name should be: an address in another spelling than the canonical one.
+    #[error("an address must be written as four decimal numbers, or in IPv6 notation in brackets")]
+    AddressSpelling,
+    /// The Unicode name has no ASCII form.
+    #[error("the name is not a valid internationalised domain name")]
+    Idna,
+    /// The port is missing or is no number from 1 to 65535.
+    #[error("the port must be a number from 1 to 65535")]
+    Port,
+}
+
+/// A DNS name in its one canonical form: ASCII, lower case, no trailing dot.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostName(Arc<str>);
+
+impl HostName {
+    /// Reads a name as it comes over a wire: ASCII in any case, perhaps with the root's dot.
+    pub fn parse(text: &str) -> Result<Self, HostError> {
+        let name = text.strip_suffix('.').unwrap_or(text);
+        if name.is_empty() {
+            return Err(HostError::Empty);
+        }
+        if let Some(odd) = name.chars().find(|c| !is_name_character(*c)) {
+            return Err(HostError::Character(odd));
+        }
+        if name.len() > MAX_NAME {
+            return Err(HostError::TooLong);
+        }
+        if name.split('.').any(|label| label.is_empty() || label.len() > MAX_LABEL) {
+            return Err(HostError::Label);
+        }
+        if ends_in_number(name) {
+            return Err(HostError::AddressSpelling);
+        }
+        Ok(Self(name.to_ascii_lowercase().into()))
+    }
+
+    /// Reads a name as a person writes it in a policy: Unicode is turned into its ASCII form.
+    pub fn parse_written(text: &str) -> Result<Self, HostError> {
+        if text.is_ascii() {
+            let name = Self::parse(text)?;
+            // A-labels that decode to nothing valid could never be asked for.
+            idna::domain_to_ascii(name.as_str()).map_err(|_| HostError::Idna)?;
+            return Ok(name);
+        }
+        let ascii = idna::domain_to_ascii(text).map_err(|_| HostError::Idna)?;
+        Self::parse(&ascii)
+    }
+
+    /// The name, lower case and without a trailing dot.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for HostName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, formatter)
+    }
+}
+
+/// A destination without its port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Host {
+    /// A name, decided on by the rules.
+    Name(HostName),
+    /// An address that the guest named itself.
+    Address(IpAddr),
+}
+
+impl Host {
+    /// Reads a host as it comes over a wire; IPv6 only in brackets, as in an authority.
+    pub fn parse(text: &str) -> Result<Self, HostError> {
+        if let Some(inner) = text.strip_prefix('[') {
+            let inner = inner.strip_suffix(']').ok_or(HostError::AddressSpelling)?;
+            let address: Ipv6Addr = inner.parse().map_err(|_| HostError::AddressSpelling)?;
+            return Ok(Self::Address(address.into()));
+        }
+        // The standard library's parser takes four decimal numbers without leading zeros only.
+        if let Ok(address) = text.parse::<Ipv4Addr>() {
+            return Ok(Self::Address(address.into()));
+        }
+        HostName::parse(text).map(Self::Name)
+    }
+
+    /// Reads `HOST:PORT`; without a port, `default_port` where there is one.
+    pub fn parse_with_port(
+        text: &str,
+        default_port: Option<u16>,
+    ) -> Result<(Self, u16), HostError> {
+        // In brackets the colons belong to the address.
+        let after_brackets = text.rfind(']').unwrap_or(0);
+        match text[after_brackets..].rfind(':') {
+            None => Ok((Self::parse(text)?, default_port.ok_or(HostError::Port)?)),
+            Some(offset) => {
+                let (host, port) = text.split_at(after_brackets + offset);
+                Ok((Self::parse(host)?, parse_port(&port[1..])?))
+            }
+        }
+    }
+
+    /// The name, where it is one.
+    pub fn name(&self) -> Option<&HostName> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Address(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(formatter),
+            Self::Address(IpAddr::V4(address)) => address.fmt(formatter),
+            Self::Address(IpAddr::V6(address)) => write!(formatter, "[{address}]"),
+        }
+    }
+}
+
+/// A port as digits only: `parse` alone would also take `+443`.
+fn parse_port(text: &str) -> Result<u16, HostError> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(HostError::Port);
+    }
+    text.parse().ok().filter(|port| *port != 0).ok_or(HostError::Port)
+}
+
+/// Letters, digits, hyphen, dot; and the underscore, which real names have (S3, SRV).
+fn is_name_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')
+}
+
+/// Whether the last label is a number in any base that `inet_aton(3)` takes, as the URL standard
+/// decides what is an IPv4 address. No top-level domain is one.
+fn ends_in_number(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let decimal = last.bytes().all(|byte| byte.is_ascii_digit());
+    let hexadecimal = last
+        .strip_prefix("0x")
+        .or_else(|| last.strip_prefix("0X"))
+        .is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    decimal || hexadecimal
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn case_and_the_trailing_dot_do_not_matter() {
+        assert_eq!(HostName::parse("GitHub.COM."), HostName::parse("github.com"));
+        assert_eq!(HostName::parse("GitHub.COM.").unwrap().as_str(), "github.com");
+    }
+
+    #[test]
+    fn each_odd_spelling_of_an_address_is_refused() {
+        for spelling in [
+            "2852039166",
+            "0xA9FEA9FE",
+            "0xa9.0xfe.0xa9.0xfe",
+            "0251.0376.0251.0376",
+            "169.254.43518",
+            "127.1",
+            "127.0.0.1.",
+            "127.0.0.01",
+            "0",
+            "0x",
+            "1.2.3.4.5",
+            "256.1.1.1",
+            "example.0x7f",
+        ] {
+            assert_eq!(Host::parse(spelling), Err(HostError::AddressSpelling), "{spelling}");
+        }
+        for spelling in ["[::1", "[fe80::1%eth0]", "[127.0.0.1]", "[]", "[::1]]"] {
+            assert_eq!(Host::parse(spelling), Err(HostError::AddressSpelling), "{spelling}");
+        }
+        assert!(matches!(Host::parse("::1"), Err(HostError::Character(':'))));
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused_with_its_cause() {
+        let long = format!("{}.com", "a.".repeat(126));
+        for (text, error) in [
+            ("", HostError::Empty),
+            (".", HostError::Empty),
+            ("a..b", HostError::Label),
+            (".a", HostError::Label),
+            ("a..", HostError::Label),
+            ("user@example.com", HostError::Character('@')),
+            ("example.com/path", HostError::Character('/')),
+            ("exa mple.com", HostError::Character(' ')),
+            ("example.com\0", HostError::Character('\0')),
+            ("g\u{456}thub.com", HostError::Character('\u{456}')),
+            ("%65xample.com", HostError::Character('%')),
+            (&long, HostError::TooLong),
+            (&format!("{}.com", "a".repeat(64)), HostError::Label),
+        ] {
+            assert_eq!(Host::parse(text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn written_names_become_ascii() {
+        assert_eq!(
+            HostName::parse_written("Bücher.example").unwrap().as_str(),
+            "xn--bcher-kva.example"
+        );
+        assert_eq!(HostName::parse_written("faß.example").unwrap().as_str(), "xn--fa-hia.example");
+        assert_eq!(HostName::parse_written("xn--a.example"), Err(HostError::Idna));
+        assert_eq!(HostName::parse_written("a b.example"), Err(HostError::Character(' ')));
+    }
+
+    #[test]
+    fn a_port_is_a_number_of_digits() {
+        assert_eq!(
+            Host::parse_with_port("a.example:22", None).unwrap(),
+            (Host::parse("a.example").unwrap(), 22)
+        );
+        assert_eq!(Host::parse_with_port("a.example", Some(80)).unwrap().1, 80);
+        assert_eq!(
+            Host::parse_with_port("[2001:db8::1]:443", None).unwrap().0.to_string(),
+            "[2001:db8::1]"
+        );
+        for text in ["a:", "a:0", "a:+1", "a:65536", "a: 1", "a", "[::1]"] {
+            assert_eq!(Host::parse_with_port(text, None), Err(HostError::Port), "{text}");
+        }
+        assert!(Host::parse_with_port("user:pass@a:1", None).is_err());
+        assert!(Host::parse_with_port("[::1]x:1", None).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_parsed_host_is_its_own_spelling(text in "\\PC{0,40}") {
+            if let Ok(host) = Host::parse(&text) {
+                prop_assert_eq!(Host::parse(&host.to_string()), Ok(host));
+            }
+        }
+
+        #[test]
+        fn no_text_breaks_the_parser(text in any::<String>()) {
+            let _ = Host::parse_with_port(&text, Some(443));
+            let _ = HostName::parse_written(&text);
+        }
+
+        #[test]
+        fn an_address_as_a_number_is_never_a_name(number in any::<u32>()) {
+            for text in [format!("{number}"), format!("{number:#x}"), format!("0{number:o}")] {
+                prop_assert!(Host::parse(&text).is_err());
+            }
+        }
+    }
+}

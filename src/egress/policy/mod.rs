@@ -1,0 +1,176 @@
+//! Policies: what a microVM may reach, by name.
+//!
+//! A [`PolicyDraft`] is what a settings file says; [`Policy`] is one that has been checked.
+//! [`Policy::decide`] is a pure function of host and port. This module opens no file but the one it
+//! is given and knows no socket.
+
+mod decide;
+mod draft;
+mod file;
+mod pattern;
+mod sets;
+mod show;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use decide::{Decision, Expected, Inspection};
+pub use draft::{PolicyDraft, PolicyError, Problem, RuleDraft};
+pub use file::{FileError, Policies};
+pub use pattern::{Pattern, PatternError};
+pub use sets::{SETS, Set};
+pub use show::{explain, show};
+
+use super::host::HostName;
+
+/// What a policy does with what no rule allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Refuse it.
+    #[default]
+    Enforce,
+    /// Let it pass and record that `enforce` would have refused it.
+    Audit,
+    /// Any public address, by name or by number.
+    Open,
+    /// Refuse everything, allowed or not.
+    None,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Enforce => "enforce",
+            Self::Audit => "audit",
+            Self::Open => "open",
+            Self::None => "none",
+        })
+    }
+}
+
+/// What a rule wants of the first bytes on its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tls {
+    /// TLS whose server name indication is the very name that was allowed.
+    SniMustMatch,
+    /// Anything.
+    Any,
+}
+
+/// Where a rule stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The policy's own `allow`, counted from 0.
+    Allow(usize),
+    /// The policy's own `deny`, counted from 0.
+    Deny(usize),
+    /// A built-in set.
+    Set(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allow(index) => write!(formatter, "allow[{index}]"),
+            Self::Deny(index) => write!(formatter, "deny[{index}]"),
+            Self::Set(name) => write!(formatter, "include {name}"),
+        }
+    }
+}
+
+/// One rule, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Where it stands.
+    pub origin: Origin,
+    /// Which names it is for.
+    pub host: Pattern,
+    /// Which ports it is for; `None` is every port (in `deny` only).
+    pub ports: Option<BTreeSet<u16>>,
+    /// Whether the name may resolve to a private address.
+    pub allow_private: bool,
+    /// What is checked of the first bytes; `None` is the default of the port.
+    pub tls: Option<Tls>,
+    /// The most bytes, both directions together, that one connection may carry.
+    pub max_bytes: Option<u64>,
+}
+
+impl Rule {
+    fn has_port(&self, port: u16) -> bool {
+        self.ports.as_ref().is_none_or(|ports| ports.contains(&port))
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.origin, self.host)?;
+        if let Some(ports) = &self.ports {
+            let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
+            write!(formatter, " ports {}", ports.join(","))?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a name goes by the operator's word, whatever resolvers say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Override {
+    /// The address, not subject to the address check: the operator wrote it.
+    pub address: IpAddr,
+    /// The port there; `None` is the port that the guest asked for.
+    pub port: Option<u16>,
+}
+
+/// A proxy that all connections to resolved names go through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parent {
+    /// Its host: a name resolved on the host, or an address. Not subject to the address check.
+    pub host: super::host::Host,
+    /// Its port.
+    pub port: u16,
+    /// A file with `user:password` in its first line.
+    pub credentials: Option<PathBuf>,
+}
+
+/// A policy that has been checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// The name in the settings.
+    pub name: String,
+    /// What happens to what no rule allows.
+    pub mode: Mode,
+    allow: Vec<Rule>,
+    deny: Vec<Rule>,
+    allow_private: bool,
+    /// Keyed by name and port; without a port it is for every port.
+    resolve: BTreeMap<(HostName, Option<u16>), Override>,
+    /// The parent proxy, where there is one.
+    pub parent: Option<Parent>,
+}
+
+impl Policy {
+    /// The ports that some `allow` rule names.
+    pub fn ports(&self) -> BTreeSet<u16> {
+        self.allow.iter().filter_map(|rule| rule.ports.as_ref()).flatten().copied().collect()
+    }
+
+    /// Whether connections to ports that no rule names must be seen, too.
+    pub fn wants_every_port(&self) -> bool {
+        matches!(self.mode, Mode::Audit | Mode::Open)
+    }
+
+    /// Where the operator says that the name is; the entry with the port goes first.
+    pub fn resolve_override(&self, name: &HostName, port: u16) -> Option<SocketAddr> {
+        let found = self
+            .resolve
+            .get(&(name.clone(), Some(port)))
+            .or_else(|| self.resolve.get(&(name.clone(), None)))?;
+        Some(SocketAddr::new(found.address, found.port.unwrap_or(port)))
+    }
+}

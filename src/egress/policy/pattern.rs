@@ -1,0 +1,140 @@
+//! Host patterns: a name, or `*.` and a suffix, or `*` alone.
+
+use std::fmt;
+
+use crate::egress::host::{HostError, HostName};
+
+/// A pattern that names match or don't.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Pattern {
+    /// One name.
+    Exact(HostName),
+    /// `*.suffix`: one or more labels, then the suffix. The suffix itself doesn't match.
+    Below(HostName),
+    /// `*`: any name.
+    Any,
+}
+
+/// Why text is no pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// A star elsewhere than as the whole first part.
+    #[error("a `*` stands for whole parts on the left: `*.example.com`")]
+    Star,
+    /// An address: egress is decided by name.
+    #[error("rules are for names; give the address a name under `resolve` and allow that")]
+    Address,
+    /// What isn't the star is no name.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+impl Pattern {
+    /// Reads a pattern as a person writes it: Unicode and any case are fine.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let (suffix, below) =
+            text.strip_prefix("*.").map_or((text, false), |suffix| (suffix, true));
+        if suffix.contains('*') {
+            return Err(PatternError::Star);
+        }
+        if suffix.contains(':') || suffix.parse::<std::net::IpAddr>().is_ok() {
+            return Err(PatternError::Address);
+        }
+        let name = HostName::parse_written(suffix)?;
+        Ok(if below { Self::Below(name) } else { Self::Exact(name) })
+    }
+
+    /// Whether the name is one of the pattern's.
+    pub fn matches(&self, name: &HostName) -> bool {
+        match self {
+            Self::Exact(exact) => exact == name,
+            // A canonical name has no empty label, so what precedes the dot is at least one.
+            Self::Below(suffix) => name
+                .as_str()
+                .strip_suffix(suffix.as_str())
+                .is_some_and(|labels| labels.ends_with('.')),
+            Self::Any => true,
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => name.fmt(formatter),
+            Self::Below(suffix) => write!(formatter, "*.{suffix}"),
+            Self::Any => formatter.write_str("*"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn matches(pattern: &str, name: &str) -> bool {
+        Pattern::parse(pattern).unwrap().matches(&HostName::parse(name).unwrap())
+    }
+
+    #[test]
+    fn a_star_stands_for_one_or_more_labels_on_the_left() {
+        assert!(matches("*.example.com", "a.example.com"));
+        assert!(matches("*.example.com", "a.b.example.com."));
+        assert!(matches("*.Example.com.", "A.EXAMPLE.COM"));
+        assert!(!matches("*.example.com", "example.com"));
+        assert!(!matches("*.example.com", "badexample.com"));
+        assert!(!matches("*.example.com", "example.com.evil.test"));
+        assert!(!matches("example.com", "a.example.com"));
+        assert!(matches("*", "anything.test"));
+    }
+
+    #[test]
+    fn a_homograph_is_another_name() {
+        assert!(!matches("github.com", "xn--gthub-cza.com"));
+        assert!(matches("bücher.example", "xn--bcher-kva.example"));
+        assert!(matches("*.bücher.example", "a.xn--bcher-kva.example"));
+    }
+
+    #[test]
+    fn what_is_no_pattern_says_why() {
+        for (text, error) in [
+            ("a.*.com", PatternError::Star),
+            ("*a.com", PatternError::Star),
+            ("**.com", PatternError::Star),
+            ("*.*.com", PatternError::Star),
+            ("10.0.0.1", PatternError::Address),
+            ("*.10.0.0.1", PatternError::Address),
+            ("::1", PatternError::Address),
+            ("example.com:443", PatternError::Address),
+            ("", PatternError::Host(HostError::Empty)),
+            ("*.", PatternError::Host(HostError::Empty)),
+            ("https//x", PatternError::Host(HostError::Character('/'))),
+            ("0x7f000001", PatternError::Host(HostError::AddressSpelling)),
+        ] {
+            assert_eq!(Pattern::parse(text), Err(error), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_suffix_matches_exactly_the_names_below_it(
+            labels in prop::collection::vec("[a-z][a-z0-9-]{0,5}", 1..5), cut in 0_usize..5
+        ) {
+            let name = HostName::parse(&labels.join(".")).unwrap();
+            let cut = cut.min(labels.len() - 1);
+            let pattern = Pattern::Below(HostName::parse(&labels[cut..].join(".")).unwrap());
+            prop_assert_eq!(pattern.matches(&name), cut > 0);
+        }
+
+        #[test]
+        fn a_pattern_reads_back_as_itself(text in "(\\*\\.)?[a-z]{1,8}(\\.[a-z]{1,8}){0,3}") {
+            let pattern = Pattern::parse(&text).unwrap();
+            prop_assert_eq!(Pattern::parse(&pattern.to_string()), Ok(pattern));
+        }
+    }
+}
