@@ -7,6 +7,8 @@
 //! be, or of what the guest runs.
 
 pub mod address;
+pub mod dns;
 pub mod host;
+pub mod names;
 pub mod policy;
 pub mod verdict;
