@@ -11,4 +11,5 @@ pub mod dns;
 pub mod host;
 pub mod names;
 pub mod policy;
+pub mod record;
 pub mod verdict;

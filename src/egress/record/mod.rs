@@ -1,0 +1,322 @@
+//! The record: a line per verdict in `egress.jsonl` and in `access.log` (squid's native format),
+//! and their sums.
+//!
+//! What is allowed has two lines in `egress.jsonl`: the verdict at once, so that it is there
+//! whatever happens next, and the end with its bytes. Lines are bounded in rate and in sum; what
+//! was not recorded is counted. This module decides nothing.
+
+mod limit;
+mod line;
+mod report;
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+pub use limit::Rate;
+pub use line::{Peer, Subject, Via};
+pub use report::{Report, Row};
+
+use super::verdict::Verdict;
+use limit::Bucket;
+use line::{Context, End};
+use report::{Key, Sums};
+
+/// How many of the last lines are kept at hand for the black box.
+const RECENT: usize = 64;
+
+/// The record can't be begun.
+#[derive(Debug, thiserror::Error)]
+#[error("can't write the egress record {}", file.display())]
+pub struct RecordError {
+    file: PathBuf,
+    source: std::io::Error,
+}
+
+impl crate::failure::Failure for RecordError {
+    fn code(&self) -> crate::failure::Code {
+        crate::failure::Code::CannotWrite
+    }
+}
+
+/// Whose record it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The microVM's id.
+    pub microvm: String,
+    /// The policy's name.
+    pub policy: String,
+    /// The guest's address.
+    pub guest: Ipv4Addr,
+}
+
+/// Writes the record of one microVM. Clones write the same one.
+#[derive(Debug, Clone)]
+pub struct Recorder(Arc<Mutex<Record>>);
+
+#[derive(Debug)]
+struct Record {
+    identity: Identity,
+    client: String,
+    json: Option<Log>,
+    squid: Option<Log>,
+    bucket: Bucket,
+    sums: Sums,
+    recent: VecDeque<String>,
+    next_id: u64,
+    /// Lines not recorded in all, and since the last line that said so.
+    unrecorded: u64,
+    unsaid: u64,
+}
+
+/// A file with a bound.
+#[derive(Debug)]
+struct Log {
+    file: File,
+    left: u64,
+}
+
+impl Log {
+    fn create(path: PathBuf, bytes: u64) -> Result<Self, RecordError> {
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        file.map(|file| Self { file, left: bytes })
+            .map_err(|source| RecordError { file: path, source })
+    }
+
+    /// Whether the line was written: a full disk must not stop the traffic.
+    fn write(&mut self, line: &str) -> bool {
+        let Some(left) = self.left.checked_sub(line.len() as u64) else { return false };
+        self.left = left;
+        self.file.write_all(line.as_bytes()).is_ok()
+    }
+}
+
+impl Recorder {
+    /// Begins the record in a directory that is there.
+    pub fn create(directory: &Path, identity: Identity, rate: Rate) -> Result<Self, RecordError> {
+        let json = Log::create(directory.join("egress.jsonl"), rate.bytes)?;
+        let squid = Log::create(directory.join("access.log"), rate.bytes)?;
+        Ok(Self::with(identity, rate, Some(json), Some(squid)))
+    }
+
+    /// Keeps the sums and the last lines only.
+    pub fn without_files(identity: Identity) -> Self {
+        Self::with(identity, Rate::default(), None, None)
+    }
+
+    fn with(identity: Identity, rate: Rate, json: Option<Log>, squid: Option<Log>) -> Self {
+        let client = identity.guest.to_string();
+        let bucket = Bucket::new(rate, Instant::now());
+        Self(Arc::new(Mutex::new(Record {
+            identity,
+            client,
+            json,
+            squid,
+            bucket,
+            sums: Sums::default(),
+            recent: VecDeque::new(),
+            next_id: 1,
+            unrecorded: 0,
+            unsaid: 0,
+        })))
+    }
+
+    /// Records a verdict alone: on what goes no further, or on what is on its way already.
+    pub fn verdict(&self, subject: Subject, verdict: &Verdict, rule: Option<&str>) {
+        let subject = subject.bounded();
+        let mut record = self.lock();
+        record.sums.count(&subject, verdict);
+        record.write(&subject, None, verdict, rule, None);
+    }
+
+    /// Records that something passes; its end is recorded when what this returns is dropped.
+    pub fn pass(&self, subject: Subject, verdict: Verdict, rule: Option<String>) -> Flow {
+        let subject = subject.bounded();
+        let mut record = self.lock();
+        let id = record.next_id;
+        record.next_id += 1;
+        let key = record.sums.count(&subject, &verdict);
+        record.write(&subject, Some(id), &verdict, rule.as_deref(), None);
+        drop(record);
+        Flow {
+            recorder: self.clone(),
+            subject,
+            verdict,
+            rule,
+            key,
+            id,
+            start: Instant::now(),
+            bytes: Arc::default(),
+            reason: None,
+            status: None,
+            peer: None,
+        }
+    }
+
+    /// The sums so far.
+    pub fn report(&self) -> Report {
+        let record = self.lock();
+        record.sums.report(record.unrecorded)
+    }
+
+    /// The last lines in JSON, oldest first, recorded or not.
+    pub fn recent(&self) -> Vec<String> {
+        self.lock().recent.iter().cloned().collect()
+    }
+
+    /// Says what was not recorded so far. To be called at the end, and now and then.
+    pub fn flush(&self) {
+        self.lock().confess(true);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Record> {
+        // A panic elsewhere leaves at worst one line short.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Record {
+    fn write(
+        &mut self,
+        subject: &Subject,
+        id: Option<u64>,
+        verdict: &Verdict,
+        rule: Option<&str>,
+        end: Option<&End>,
+    ) {
+        let context = Context {
+            now: SystemTime::now(),
+            microvm: &self.identity.microvm,
+            policy: &self.identity.policy,
+            client: &self.client,
+            id,
+            verdict,
+            rule,
+            end,
+        };
+        let json = line::json(&context, subject);
+        // An access log has one line for each request, at its end.
+        let squid = (end.is_some() || !verdict.passes()).then(|| line::squid(&context, subject));
+        if self.bucket.take(Instant::now()) {
+            self.confess(false);
+            let mut written = self.json.as_mut().is_none_or(|log| log.write(&json));
+            if let Some(line) = squid {
+                written &= self.squid.as_mut().is_none_or(|log| log.write(&line));
+            }
+            self.miss(u64::from(!written));
+        } else {
+            self.miss(1);
+        }
+        if self.recent.len() >= RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(json);
+    }
+
+    fn miss(&mut self, lines: u64) {
+        self.unrecorded += lines;
+        self.unsaid += lines;
+    }
+
+    /// Writes how many lines are missing, where some are. While lines come faster than they may,
+    /// only every thousandth is worth it.
+    fn confess(&mut self, now: bool) {
+        if self.unsaid == 0 || !(now || self.unsaid >= 1000) {
+            return;
+        }
+        let line = serde_json::json!({
+            "time": humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            "event": "unrecorded",
+            "microvm": self.identity.microvm,
+            "lines": self.unsaid,
+        });
+        if self.json.as_mut().is_none_or(|log| log.write(&format!("{line}\n"))) {
+            self.unsaid = 0;
+        }
+    }
+}
+
+/// Bytes that passed, counted by whoever moves them.
+#[derive(Debug, Default)]
+pub struct Bytes {
+    /// From the guest.
+    pub up: AtomicU64,
+    /// To the guest.
+    pub down: AtomicU64,
+}
+
+impl Bytes {
+    /// Both directions together.
+    pub fn total(&self) -> u64 {
+        self.up.load(Ordering::Relaxed) + self.down.load(Ordering::Relaxed)
+    }
+}
+
+/// Something that passes. Dropping it records its end.
+#[derive(Debug)]
+pub struct Flow {
+    recorder: Recorder,
+    subject: Subject,
+    verdict: Verdict,
+    rule: Option<String>,
+    key: Key,
+    id: u64,
+    start: Instant,
+    bytes: Arc<Bytes>,
+    reason: Option<String>,
+    status: Option<u16>,
+    peer: Option<Peer>,
+}
+
+impl Flow {
+    /// The counters.
+    pub fn bytes(&self) -> Arc<Bytes> {
+        Arc::clone(&self.bytes)
+    }
+
+    /// Notes whom it was connected to.
+    pub fn connected_to(&mut self, peer: Peer) {
+        self.peer = Some(peer);
+    }
+
+    /// Notes the HTTP status that was answered.
+    pub fn answered(&mut self, status: u16) {
+        self.status = Some(status);
+    }
+
+    /// Notes why it ended, where it wasn't by both sides' will.
+    pub fn ended_by(&mut self, reason: impl std::fmt::Display) {
+        self.reason = Some(reason.to_string());
+    }
+
+    /// Records another verdict on the same subject, e.g. on what the client said in the end.
+    pub fn judge(&self, verdict: &Verdict) {
+        self.recorder.verdict(self.subject.clone(), verdict, self.rule.as_deref());
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        let end = End {
+            up: self.bytes.up.load(Ordering::Relaxed),
+            down: self.bytes.down.load(Ordering::Relaxed),
+            elapsed: self.start.elapsed(),
+            reason: self.reason.take(),
+            status: self.status,
+            peer: self.peer.take(),
+        };
+        let mut record = self.recorder.lock();
+        record.sums.add(&self.key, end.up, end.down);
+        let rule = self.rule.as_deref();
+        record.write(&self.subject, Some(self.id), &self.verdict, rule, Some(&end));
+    }
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

@@ -1,0 +1,97 @@
+use super::*;
+use crate::egress::verdict::Cause;
+
+fn identity() -> Identity {
+    Identity { microvm: "vm1".into(), policy: "ci".into(), guest: Ipv4Addr::new(172, 31, 0, 2) }
+}
+
+fn subject(host: &str) -> Subject {
+    Subject {
+        via: Via::Transparent,
+        host: host.into(),
+        port: 443,
+        original: None,
+        method: "CONNECT".into(),
+        url: None,
+    }
+}
+
+fn lines(directory: &Path, file: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(directory.join(file)).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn events(directory: &Path) -> Vec<serde_json::Value> {
+    lines(directory, "egress.jsonl").iter().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+#[test]
+fn a_flow_has_a_line_at_its_begin_and_one_at_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let recorder = Recorder::create(directory.path(), identity(), Rate::default()).unwrap();
+    let flow = recorder.pass(subject("a.example"), Verdict::Allowed, Some("allow[0]".into()));
+    assert_eq!(events(directory.path()).len(), 1);
+    assert!(lines(directory.path(), "access.log").is_empty());
+    flow.bytes().up.fetch_add(5, Ordering::Relaxed);
+    flow.bytes().down.fetch_add(7, Ordering::Relaxed);
+    drop(flow);
+    let events = events(directory.path());
+    assert_eq!((&events[0]["event"], &events[1]["event"]), (&"verdict".into(), &"closed".into()));
+    assert_eq!(events[0]["id"], events[1]["id"]);
+    assert_eq!((&events[1]["up"], &events[1]["down"]), (&5.into(), &7.into()));
+    assert_eq!(lines(directory.path(), "access.log").len(), 1);
+    let row = &recorder.report().rows[0];
+    assert_eq!((row.connections, row.up, row.down), (1, 5, 7));
+}
+
+#[test]
+fn what_is_not_recorded_is_counted_and_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let rate = Rate { per_second: 0, burst: 3, bytes: 1 << 20 };
+    let recorder = Recorder::create(directory.path(), identity(), rate).unwrap();
+    for _ in 0..10 {
+        recorder.verdict(subject("evil.example"), &Verdict::Refused(Cause::NoRule), None);
+    }
+    recorder.flush();
+    let events = events(directory.path());
+    assert_eq!(events.len(), 4);
+    assert_eq!((&events[3]["event"], &events[3]["lines"]), (&"unrecorded".into(), &7.into()));
+    let report = recorder.report();
+    assert_eq!((report.unrecorded, report.rows[0].connections), (7, 10));
+    recorder.flush();
+    assert_eq!(lines(directory.path(), "egress.jsonl").len(), 4);
+}
+
+#[test]
+fn a_file_never_grows_beyond_its_bound() {
+    let directory = tempfile::tempdir().unwrap();
+    let rate = Rate { bytes: 1000, ..Rate::default() };
+    let recorder = Recorder::create(directory.path(), identity(), rate).unwrap();
+    for _ in 0..100 {
+        recorder.verdict(subject("evil.example"), &Verdict::Refused(Cause::NoRule), None);
+    }
+    recorder.flush();
+    for file in ["egress.jsonl", "access.log"] {
+        let length = std::fs::metadata(directory.path().join(file)).unwrap().len();
+        assert!((500..=1000).contains(&length), "{file}: {length}");
+    }
+    assert!(recorder.report().unrecorded > 90);
+}
+
+#[test]
+fn the_last_lines_are_at_hand() {
+    let recorder = Recorder::without_files(identity());
+    for number in 0..RECENT + 5 {
+        let verdict = Verdict::Refused(Cause::NoRule);
+        recorder.verdict(subject(&format!("n{number}.example")), &verdict, None);
+    }
+    let recent = recorder.recent();
+    assert_eq!(recent.len(), RECENT);
+    assert!(recent[0].contains("\"n5.example\""), "{}", recent[0]);
+}
+
+#[test]
+fn a_record_that_can_not_be_begun_names_its_file() {
+    let error = Recorder::create(Path::new("/nowhere"), identity(), Rate::default()).unwrap_err();
+    assert_eq!(error.to_string(), "can't write the egress record /nowhere/egress.jsonl");
+}
