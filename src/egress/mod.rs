@@ -7,6 +7,7 @@
 //! be, or of what the guest runs.
 
 pub mod address;
+pub mod dial;
 pub mod dns;
 pub mod host;
 pub mod names;

@@ -1,0 +1,108 @@
+//! Connecting to one of several addresses: happy eyeballs (RFC 8305) without its refinements.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+/// How long an attempt runs alone before the next begins ("Connection Attempt Delay", RFC 8305,
+/// section 8).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// The most addresses that are tried.
+const MAX_ATTEMPTS: usize = 8;
+
+/// The addresses in the order in which they are tried: families take turns, the first address's
+/// family begins.
+fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let Some(first) = addresses.first() else { return Vec::new() };
+    let (same, other): (Vec<_>, Vec<_>) =
+        addresses.iter().copied().partition(|address| address.is_ipv4() == first.is_ipv4());
+    let mut order = Vec::with_capacity(addresses.len());
+    let (mut same, mut other) = (same.into_iter(), other.into_iter());
+    loop {
+        let round = [same.next(), other.next()];
+        if round == [None, None] {
+            break;
+        }
+        order.extend(round.into_iter().flatten());
+    }
+    order.truncate(MAX_ATTEMPTS);
+    order
+}
+
+/// Connects to whichever address answers first. The error is that of the last attempt to fail.
+pub(super) async fn connect_any(addresses: &[SocketAddr]) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut waiting = interleave(addresses).into_iter();
+    let mut attempts = JoinSet::new();
+    let mut next = Instant::now();
+    let mut last_error = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let mut more = true;
+    loop {
+        tokio::select! {
+            biased;
+            Some(ended) = attempts.join_next() => match ended {
+                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Err(error)) => {
+                    last_error = error;
+                    next = Instant::now();
+                }
+                Err(error) => last_error = io::Error::other(error),
+            },
+            () = sleep_until(next), if more => match waiting.next() {
+                Some(address) => {
+                    attempts.spawn(connect(address));
+                    next = Instant::now() + STAGGER;
+                }
+                None => more = false,
+            },
+            else => return Err(last_error),
+        }
+    }
+}
+
+async fn connect(address: SocketAddr) -> io::Result<(TcpStream, SocketAddr)> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, address))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let order = interleave(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"].map(address));
+        assert_eq!(order, ["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"].map(address));
+        assert_eq!(interleave(&[]), []);
+        assert_eq!(interleave(&[address("1.1.1.1:1"); 20]).len(), MAX_ATTEMPTS);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_answers_is_found_behind_those_that_do_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let (_, found) = connect_any(&[refusing, refusing, good]).await.unwrap();
+        assert_eq!(found, good);
+    }
+
+    #[tokio::test]
+    async fn the_error_is_that_of_the_attempts() {
+        let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let error = connect_any(&[refusing]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        let error = connect_any(&[]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
+    }
+}
