@@ -1,0 +1,5 @@
+//! Plain HTTP: the forward proxy, and requests on connections to port 80.
+
+mod strict;
+
+pub use strict::{Strict, Violation};

@@ -1,0 +1,189 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// Builds a `ClientHello` message, without records.
+fn hello(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.push(0);
+    body.extend([0, 2, 0x13, 0x01]);
+    body.extend([1, 0]);
+    let mut all = Vec::new();
+    for (kind, data) in extensions {
+        all.extend(kind.to_be_bytes());
+        all.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
+        all.extend(data);
+    }
+    body.extend(u16::try_from(all.len()).unwrap().to_be_bytes());
+    body.extend(all);
+    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+    [&[1, length[1], length[2], length[3]], &body[..]].concat()
+}
+
+fn with_length(data: &[u8]) -> Vec<u8> {
+    [&u16::try_from(data.len()).unwrap().to_be_bytes()[..], data].concat()
+}
+
+/// A server name extension with these names.
+fn sni(names: &[&str]) -> (u16, Vec<u8>) {
+    let list: Vec<u8> =
+        names.iter().flat_map(|n| [&[0][..], &with_length(n.as_bytes())].concat()).collect();
+    (0, with_length(&list))
+}
+
+fn signature_algorithms() -> (u16, Vec<u8>) {
+    (13, with_length(&[4, 3]))
+}
+
+/// Cuts a message into records of so many bytes.
+fn records(message: &[u8], size: usize) -> Vec<u8> {
+    let record = |part: &[u8]| [&[22, 3, 1][..], &with_length(part)].concat();
+    message.chunks(size).flat_map(record).collect()
+}
+
+fn plain(name: &str) -> Vec<u8> {
+    records(&hello(&[sni(&[name]), signature_algorithms()]), 1 << 14)
+}
+
+fn look(bytes: &[u8]) -> Option<Opening> {
+    Watcher::new().feed(bytes)
+}
+
+fn name(text: &str) -> Host {
+    Host::parse(text).unwrap()
+}
+
+#[test]
+fn the_server_name_is_found() {
+    let opening = look(&plain("GitHub.com")).unwrap();
+    assert_eq!(opening.judge(Expected::Tls, &name("github.com")), Ok(()));
+    assert_eq!(
+        opening.judge(Expected::Tls, &name("evil.example")),
+        Err(Cause::SniMismatch("github.com".into()))
+    );
+    assert_eq!(opening.named(), HostName::parse("github.com").ok());
+}
+
+#[test]
+fn a_hello_without_a_name_or_with_an_address_has_none() {
+    for extensions in
+        [vec![signature_algorithms()], vec![sni(&["10.0.0.1"]), signature_algorithms()]]
+    {
+        let opening = look(&records(&hello(&extensions), 1 << 14)).unwrap();
+        assert_eq!(opening, Opening::Tls(None));
+        assert_eq!(opening.judge(Expected::Tls, &name("a.example")), Err(Cause::SniMissing));
+    }
+}
+
+#[test]
+fn a_hello_that_could_be_read_in_two_ways_is_refused() {
+    let mut left_over = hello(&[sni(&["a.example"]), signature_algorithms()]);
+    left_over.extend([0; 4]);
+    for message in [
+        hello(&[sni(&["a.example", "b.example"]), signature_algorithms()]),
+        hello(&[sni(&["a.example"]), sni(&["b.example"]), signature_algorithms()]),
+        hello(&[sni(&["a\0.example"]), signature_algorithms()]),
+        hello(&[sni(&[""]), signature_algorithms()]),
+        left_over,
+    ] {
+        let opening = look(&records(&message, 1 << 14)).unwrap();
+        assert!(matches!(opening, Opening::BadTls(_)), "{opening:?}");
+        assert!(opening.judge(Expected::TlsForNameOrOther, &name("a.example")).is_err());
+    }
+}
+
+#[test]
+fn grease_and_encrypted_hellos_are_judged_by_the_outer_name() {
+    // RFC 8701 values, and an encrypted_client_hello extension of the outer kind (0xfe0d).
+    let ech = [&[0, 0, 1, 0, 1, 0][..], &with_length(&[5; 32]), &with_length(&[6; 100])].concat();
+    let message = hello(&[
+        (0x0a0a, vec![]),
+        sni(&["a.example"]),
+        signature_algorithms(),
+        (0xfe0d, ech),
+        (0xfafa, vec![0]),
+    ]);
+    let opening = look(&records(&message, 1 << 14)).unwrap();
+    assert_eq!(opening, Opening::Tls(Some("a.example".into())));
+}
+
+#[test]
+fn an_endless_hello_ends() {
+    let mut watcher = Watcher::new();
+    // A message that announces the most that three bytes can.
+    let mut opening = watcher.feed(&[22, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff]);
+    for _ in 0..MAX_OPENING {
+        if opening.is_some() {
+            break;
+        }
+        opening = watcher.feed(&[22; 16]);
+    }
+    assert!(matches!(opening, Some(Opening::BadTls(_))), "{opening:?}");
+}
+
+#[test]
+fn other_protocols_are_seen_at_once() {
+    for bytes in [&b"SSH-2.0-x"[..], b"\0\0\0\x08\x04\xd2\x16\x2f", b"*1\r\n", b"\x80\x2e\x01"] {
+        let opening = look(bytes).unwrap();
+        assert_eq!(opening, Opening::Other, "{bytes:?}");
+        assert_eq!(opening.judge(Expected::Tls, &name("a")), Err(Cause::NotTls));
+        assert_eq!(opening.judge(Expected::TlsForNameOrOther, &name("a")), Ok(()));
+        assert!(opening.judge(Expected::Http, &name("a")).is_err());
+    }
+}
+
+#[test]
+fn a_request_is_judged_by_its_host() {
+    let opening = look(b"GET / HTTP/1.1\r\nUser-Agent: x\r\nHOST: a.example:80\r\n\r\n").unwrap();
+    assert_eq!(opening.judge(Expected::Http, &name("a.example")), Ok(()));
+    assert_eq!(
+        opening.judge(Expected::Http, &name("b.example")),
+        Err(Cause::HostMismatch("a.example:80".into()))
+    );
+    assert_eq!(look(b"GET / HTTP/1.0\r\n\r\n"), Some(Opening::Http(None)));
+    assert_eq!(look(b"GET / HTTP/1.1\r\nHost: a"), None);
+    assert_eq!(look(b"GE"), None);
+    assert_eq!(look(b"GETX"), Some(Opening::Other));
+}
+
+proptest! {
+    #[test]
+    fn records_and_segments_do_not_matter(
+        record in 1_usize..80, segment in 1_usize..50
+    ) {
+        let message = hello(&[sni(&["a.example"]), signature_algorithms()]);
+        let bytes = records(&message, record);
+        let mut watcher = Watcher::new();
+        let mut opening = None;
+        for part in bytes.chunks(segment) {
+            prop_assert_eq!(opening, None);
+            opening = watcher.feed(part);
+        }
+        prop_assert_eq!(opening, Some(Opening::Tls(Some("a.example".into()))));
+        prop_assert_eq!(watcher.into_seen(), bytes);
+    }
+
+    #[test]
+    fn no_bytes_break_the_watcher(
+        first in prop::sample::select(vec![22_u8, b'G', 0]),
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let mut watcher = Watcher::new();
+        let mut opening = watcher.feed(&[first]);
+        for byte in bytes {
+            if opening.is_some() { break }
+            opening = watcher.feed(&[byte]);
+        }
+    }
+
+    #[test]
+    fn a_damaged_hello_never_passes_for_another_name(at in 0_usize..200, byte in any::<u8>()) {
+        let mut bytes = plain("evil.example");
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        if let Some(opening) = look(&bytes) {
+            prop_assert!(opening.judge(Expected::Tls, &name("a.example")).is_err());
+        }
+    }
+}

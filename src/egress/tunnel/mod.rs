@@ -1,0 +1,117 @@
+//! Moves bytes between a guest and a destination until both are done.
+//!
+//! Bytes are copied through one buffer per thread, and moved by `splice(2)` without coming to user
+//! space once a direction has carried [`SPLICE_AFTER`] bytes: a pipe costs two descriptors, which
+//! short exchanges aren't worth. Each side's end of sending is passed on by itself (half-close).
+
+mod pump;
+mod splice;
+
+use std::net::Shutdown;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::record::Bytes;
+use pump::Direction;
+
+/// How many bytes a direction carries by copying before it splices.
+const SPLICE_AFTER: u64 = 64 << 10;
+
+/// Why a tunnel ended otherwise than by both sides having sent all they had.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// One side's connection failed.
+    #[error("the connection to the {side} failed: {source}")]
+    Io {
+        /// Whose.
+        side: &'static str,
+        /// How.
+        source: std::io::Error,
+    },
+    /// Nothing passed in either direction for too long.
+    #[error("nothing passed for {} s", .0.as_secs())]
+    Idle(Duration),
+    /// The rule's bound on bytes is reached.
+    #[error("more than the {0} bytes that the rule allows")]
+    TooManyBytes(u64),
+    /// The microVM is going away.
+    #[error("the microVM ended")]
+    Cancelled,
+}
+
+/// What bounds a tunnel.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// The longest time in which nothing passes.
+    pub idle: Duration,
+    /// The most bytes, both directions together.
+    pub max_bytes: Option<u64>,
+    /// Ends it when the microVM goes away.
+    pub cancel: CancellationToken,
+}
+
+/// Moves bytes both ways. `bytes` counts them.
+pub async fn relay(
+    guest: &TcpStream,
+    destination: &TcpStream,
+    bytes: &Bytes,
+    bounds: &Bounds,
+) -> Result<(), Broken> {
+    let up = Direction { from: guest, to: destination, count: &bytes.up, names: GUEST_FIRST };
+    let down = Direction { from: destination, to: guest, count: &bytes.down, names: GUEST_LAST };
+    let both = async { tokio::try_join!(up.pump(bytes, bounds), down.pump(bytes, bounds)) };
+    let result = tokio::select! {
+        result = both => result.map(|_| ()),
+        broken = watch(bytes, bounds) => Err(broken),
+    };
+    if result.is_err() {
+        reset(guest);
+        reset(destination);
+    }
+    result
+}
+
+const GUEST_FIRST: [&str; 2] = ["guest", "destination"];
+const GUEST_LAST: [&str; 2] = ["destination", "guest"];
+
+/// Waits until nothing has passed for too long or the microVM goes away. The time is told to a
+/// quarter: a timer for each read would cost more than the reads.
+async fn watch(bytes: &Bytes, bounds: &Bounds) -> Broken {
+    let mut quiet = 0;
+    let mut last = bytes.total();
+    loop {
+        tokio::select! {
+            () = bounds.cancel.cancelled() => return Broken::Cancelled,
+            () = sleep(bounds.idle / 4) => {}
+        }
+        let total = bytes.total();
+        quiet = if total == last { quiet + 1 } else { 0 };
+        last = total;
+        if quiet >= 4 {
+            return Broken::Idle(bounds.idle);
+        }
+    }
+}
+
+/// Makes the close of a connection a reset, so that the other side sees that it didn't end well.
+pub fn reset(stream: &TcpStream) {
+    // Fails only on what is no socket.
+    _ = stream.set_zero_linger();
+}
+
+/// Tells the other side that no more will be sent.
+fn finish(stream: &TcpStream) -> std::io::Result<()> {
+    match SockRef::from(stream).shutdown(Shutdown::Write) {
+        // It has gone already.
+        Err(error) if error.kind() == std::io::ErrorKind::NotConnected => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+#[path = "tunnel_tests.rs"]
+mod tests;
