@@ -5,15 +5,29 @@
 //! that turns allowed names into synthetic addresses, the forward proxy, the connections to the
 //! outside and the record of every verdict. It must not know of QEMU, of how the namespace came to
 //! be, or of what the guest runs.
+//!
+//! ```text
+//! listen ─▶ gate ─┬▶ dns ─────────▶ names         policy: what may pass
+//!                 ├▶ transparent ─┐               opening: what first bytes say
+//!                 └▶ http ────────┴▶ carry ─┬▶ dial ─▶ the outside
+//!                                           └▶ tunnel, record
+//! ```
 
 pub mod address;
+mod carry;
 pub mod dial;
 pub mod dns;
+mod gate;
 pub mod host;
 pub mod http;
+mod listen;
 pub mod names;
 pub mod opening;
 pub mod policy;
 pub mod record;
+mod transparent;
 pub mod tunnel;
 pub mod verdict;
+
+pub use gate::{Gate, Limits, Settings};
+pub use listen::{DNS_PORT, ListenError, Listeners, PROXY_PORT, listen};

@@ -28,20 +28,22 @@ pub enum Opening {
 
 /// Looks at the first bytes as they come.
 pub struct Watcher {
+    /// Whether HTTP is told from other protocols. It takes a whole head to tell, which a client of
+    /// another protocol may never send.
+    tell_http: bool,
     seen: Vec<u8>,
     hello: ClientHello,
 }
 
-impl Default for Watcher {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Watcher {
-    /// Has seen nothing yet.
+    /// Tells TLS and HTTP.
     pub fn new() -> Self {
-        Self { seen: Vec::new(), hello: ClientHello::new() }
+        Self { tell_http: true, seen: Vec::new(), hello: ClientHello::new() }
+    }
+
+    /// Tells TLS only: anything else is told by its first byte.
+    pub fn for_tls() -> Self {
+        Self { tell_http: false, ..Self::new() }
     }
 
     /// Takes the next bytes. `None` where it can't be told yet.
@@ -50,7 +52,8 @@ impl Watcher {
         let found = match self.seen.first()? {
             // The content type of handshake records.
             22 => self.hello.feed(bytes),
-            _ => http_head::look(&self.seen),
+            _ if self.tell_http => http_head::look(&self.seen),
+            _ => Some(Opening::Other),
         };
         found.or_else(|| (self.seen.len() > MAX_OPENING).then(|| self.too_long()))
     }
@@ -98,6 +101,12 @@ impl Opening {
             Self::Http(Some(said)) => Host::parse_with_port(said, Some(0)).ok()?.0.name().cloned(),
             Self::Tls(None) | Self::BadTls(_) | Self::Http(None) | Self::Other => None,
         }
+    }
+}
+
+impl Default for Watcher {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

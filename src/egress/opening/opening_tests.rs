@@ -134,6 +134,12 @@ fn other_protocols_are_seen_at_once() {
 }
 
 #[test]
+fn where_only_tls_matters_nothing_else_is_waited_for() {
+    assert_eq!(Watcher::for_tls().feed(b"G"), Some(Opening::Other));
+    assert_eq!(Watcher::for_tls().feed(&[22]), None);
+}
+
+#[test]
 fn a_request_is_judged_by_its_host() {
     let opening = look(b"GET / HTTP/1.1\r\nUser-Agent: x\r\nHOST: a.example:80\r\n\r\n").unwrap();
     assert_eq!(opening.judge(Expected::Http, &name("a.example")), Ok(()));

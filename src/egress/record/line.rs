@@ -71,6 +71,7 @@ pub(super) struct End {
     pub(super) reason: Option<String>,
     pub(super) status: Option<u16>,
     pub(super) peer: Option<Peer>,
+    pub(super) named: Option<String>,
 }
 
 /// Whom the connection went to.
@@ -108,6 +109,8 @@ struct Line<'a> {
     detail: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    named: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -156,6 +159,7 @@ pub(super) fn json(context: &Context<'_>, subject: &Subject) -> String {
             Peer::Direct(address) => address.to_string(),
             Peer::Parent(name) => name.clone(),
         }),
+        named: end.and_then(|end| end.named.as_deref()),
         status: end.and_then(|end| end.status),
         up: end.map(|end| end.up),
         down: end.map(|end| end.down),

@@ -33,6 +33,7 @@ fn end() -> End {
         elapsed: Duration::from_millis(684),
         reason: None,
         status: None,
+        named: None,
         peer: Some(Peer::Direct("140.82.121.4:443".parse().unwrap())),
     }
 }

@@ -22,6 +22,7 @@ pub use limit::Rate;
 pub use line::{Peer, Subject, Via};
 pub use report::{Report, Row};
 
+use super::host::HostName;
 use super::verdict::Verdict;
 use limit::Bucket;
 use line::{Context, End};
@@ -155,6 +156,7 @@ impl Recorder {
             reason: None,
             status: None,
             peer: None,
+            named: None,
         }
     }
 
@@ -271,6 +273,7 @@ pub struct Flow {
     reason: Option<String>,
     status: Option<u16>,
     peer: Option<Peer>,
+    named: Option<String>,
 }
 
 impl Flow {
@@ -282,6 +285,11 @@ impl Flow {
     /// Notes whom it was connected to.
     pub fn connected_to(&mut self, peer: Peer) {
         self.peer = Some(peer);
+    }
+
+    /// Notes the server that the guest named in its first bytes.
+    pub fn named(&mut self, name: &HostName) {
+        self.named = Some(name.to_string());
     }
 
     /// Notes the HTTP status that was answered.
@@ -309,6 +317,7 @@ impl Drop for Flow {
             reason: self.reason.take(),
             status: self.status,
             peer: self.peer.take(),
+            named: self.named.take(),
         };
         let mut record = self.recorder.lock();
         record.sums.add(&self.key, end.up, end.down);

@@ -16,7 +16,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::record::Bytes;
+use super::verdict::Cause;
 use pump::Direction;
+
+pub(super) use pump::write_all;
 
 /// How many bytes a direction carries by copying before it splices.
 const SPLICE_AFTER: u64 = 64 << 10;
@@ -41,6 +44,9 @@ pub enum Broken {
     /// The microVM is going away.
     #[error("the microVM ended")]
     Cancelled,
+    /// What the guest said first is not what may pass.
+    #[error(transparent)]
+    Refused(#[from] Cause),
 }
 
 /// What bounds a tunnel.
@@ -54,16 +60,22 @@ pub struct Bounds {
     pub cancel: CancellationToken,
 }
 
-/// Moves bytes both ways. `bytes` counts them.
+/// Moves bytes both ways. `bytes` counts them. What comes from the guest passes `entrance` first,
+/// while what comes from the destination is on its way already: in many protocols it speaks first.
 pub async fn relay(
     guest: &TcpStream,
     destination: &TcpStream,
     bytes: &Bytes,
     bounds: &Bounds,
+    entrance: impl Future<Output = Result<(), Broken>>,
 ) -> Result<(), Broken> {
     let up = Direction { from: guest, to: destination, count: &bytes.up, names: GUEST_FIRST };
     let down = Direction { from: destination, to: guest, count: &bytes.down, names: GUEST_LAST };
-    let both = async { tokio::try_join!(up.pump(bytes, bounds), down.pump(bytes, bounds)) };
+    let up = async {
+        entrance.await?;
+        up.pump(bytes, bounds).await
+    };
+    let both = async { tokio::try_join!(up, down.pump(bytes, bounds)) };
     let result = tokio::select! {
         result = both => result.map(|_| ()),
         broken = watch(bytes, bounds) => Err(broken),

@@ -23,7 +23,9 @@ async fn tunnel(
     let (inner_destination, destination) = pair().await;
     let bytes = Arc::new(Bytes::default());
     let counted = Arc::clone(&bytes);
-    let outcome = async move { relay(&inner_guest, &inner_destination, &counted, &bounds).await };
+    let outcome = async move {
+        relay(&inner_guest, &inner_destination, &counted, &bounds, async { Ok(()) }).await
+    };
     (guest, destination, bytes, outcome)
 }
 
@@ -129,7 +131,7 @@ async fn a_receiver_that_stands_still_stops_the_sender() {
     let (guest, _destination, bytes, outcome) = tunnel(limits).await;
     let send = async {
         loop {
-            if pump::write_all(&guest, &pattern(1 << 20)).await.is_err() {
+            if write_all(&guest, &pattern(1 << 20)).await.is_err() {
                 break;
             }
         }

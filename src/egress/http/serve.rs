@@ -1,0 +1,295 @@
+//! Requests, one after the other on a client's connection, each decided on by itself.
+
+use std::convert::Infallible;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes as Data;
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{self, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, Uri, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::super::carry::Plan;
+use super::super::dial::{Dialled, HttpRoute};
+use super::super::gate::Shared;
+use super::super::policy::{Decision, Expected, Inspection};
+use super::super::record::{Flow, Peer, Subject, Via};
+use super::super::verdict::{Cause, Verdict};
+use super::body::Counted;
+use super::guarded::{Guarded, Watch};
+use super::refusal;
+use super::request::{Target, cause_header, direct, proxied, status_of, strip};
+use super::strict::Strict;
+
+/// What requests on a connection may be for.
+pub(super) enum Origin {
+    /// Anything that the policy allows: the forward proxy.
+    Any,
+    /// What the connection was made to.
+    One(Box<Plan>),
+}
+
+type Answer = Response<Either<Full<Data>, Counted>>;
+
+/// A client's connection, as its requests see it.
+struct Connection<'a> {
+    shared: &'a Arc<Shared>,
+    origin: Origin,
+    /// The connection to the destination of the last request, for the next one to use.
+    kept: Mutex<Option<Kept>>,
+    /// What drives the connections to destinations.
+    drivers: Mutex<JoinSet<()>>,
+}
+
+/// A connection to a destination that has answered and can be used again.
+struct Kept {
+    target: Target,
+    sender: SendRequest<Counted>,
+    peer: Peer,
+    route: Route,
+}
+
+/// How a request is written.
+#[derive(Clone)]
+enum Route {
+    Origin,
+    Parent(Option<SecretString>),
+}
+
+/// Serves requests until the client is done, breaks a rule of HTTP, or is quiet for too long.
+pub(super) async fn serve(
+    shared: &Arc<Shared>,
+    guest: TcpStream,
+    strict: Strict,
+    seen: Vec<u8>,
+    origin: Origin,
+) {
+    let subject = subject_of(&guest, &origin);
+    let guarded = Guarded::new(guest, strict, seen);
+    let watch = guarded.watch();
+    let connection =
+        Connection { shared, origin, kept: Mutex::default(), drivers: Mutex::default() };
+    let service =
+        service_fn(|request| async { Ok::<_, Infallible>(connection.respond(request).await) });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(shared.limits.opening)
+        .max_headers(100)
+        .serve_connection(TokioIo::new(guarded), service);
+    tokio::select! {
+        // How it ended shows in the record of each exchange.
+        _ = served => {}
+        () = quiet(&watch, shared.limits.idle) => {}
+        () = shared.cancel.cancelled() => {}
+    }
+    if let Some(violation) = watch.violation.get() {
+        let verdict = Verdict::Refused(Cause::Request((*violation).into()));
+        shared.recorder.verdict(subject, &verdict, None);
+    }
+}
+
+/// What a broken request is recorded as.
+fn subject_of(guest: &TcpStream, origin: &Origin) -> Subject {
+    if let Origin::One(plan) = origin {
+        return plan.subject.clone();
+    }
+    let original = guest.local_addr().ok();
+    Subject {
+        via: Via::Proxy,
+        host: original.map(|address| address.ip().to_string()).unwrap_or_default(),
+        port: original.map_or(0, |address| address.port()),
+        original,
+        method: "HTTP".into(),
+        url: None,
+    }
+}
+
+/// Waits until nothing has passed for too long.
+async fn quiet(watch: &Watch, idle: Duration) {
+    let mut last = watch.traffic.load(Ordering::Relaxed);
+    loop {
+        sleep(idle).await;
+        let now = watch.traffic.load(Ordering::Relaxed);
+        if now == last {
+            return;
+        }
+        last = now;
+    }
+}
+
+impl Connection<'_> {
+    async fn respond(&self, request: Request<Incoming>) -> Answer {
+        let (target, plan) = match self.plan(&request) {
+            Ok(planned) => planned,
+            Err(refused) => {
+                let (cause, subject) = *refused;
+                self.shared.recorder.verdict(subject, &Verdict::Refused(cause.clone()), None);
+                return answer(&cause, format!("mayfly: {}\n", super::Whole(&cause)));
+            }
+        };
+        let result = match plan.verdict.clone() {
+            Verdict::Refused(cause) => Err(cause),
+            _ => self.forward(request, &target, &plan).await,
+        };
+        result.unwrap_or_else(|cause| {
+            plan.refuse(self.shared, cause.clone());
+            answer(&cause, refusal(self.shared, &target.host, target.port, &cause))
+        })
+    }
+
+    /// Where a request goes and what was decided about it.
+    fn plan(&self, request: &Request<Incoming>) -> Result<(Target, Plan), Box<(Cause, Subject)>> {
+        let (uri, headers) = (request.uri(), request.headers());
+        let mut subject = Subject {
+            via: Via::Proxy,
+            host: uri.host().unwrap_or_default().to_owned(),
+            port: uri.port_u16().unwrap_or(super::request::HTTP_PORT),
+            original: None,
+            method: request.method().to_string(),
+            url: None,
+        };
+        let target = match &self.origin {
+            Origin::Any => proxied(request.method(), uri, headers),
+            Origin::One(plan) => {
+                subject = Subject { method: subject.method, ..plan.subject.clone() };
+                direct(uri, headers, &plan.host, plan.port)
+            }
+        };
+        let target = target.map_err(|cause| Box::new((cause, subject.clone())))?;
+        subject.host = target.host.to_string();
+        subject.url = Some(target.url());
+        let decision = self.shared.policy.decide(&target.host, target.port);
+        let decision = for_plain_http(decision);
+        let plan = Plan::new(target.host.clone(), target.port, subject, decision);
+        Ok((target, plan))
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Incoming>,
+        target: &Target,
+        plan: &Plan,
+    ) -> Result<Answer, Cause> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut kept = match kept {
+            Some(kept) if kept.serves(target) => kept,
+            _ => self.connect(target, plan).await?,
+        };
+        let mut flow = plan.begin(self.shared);
+        flow.connected_to(kept.peer.clone());
+        let outgoing = rewrite(request, target, &kept.route, &flow, plan.max_bytes);
+        let sent = timeout(self.shared.limits.idle, kept.sender.send_request(outgoing)).await;
+        match sent {
+            Err(_) => Ok(fail(flow, &Cause::ConnectDeadline, self.shared, target)),
+            Ok(Err(error)) => {
+                let cause = Cause::Connect(crate::failure::chain(&error));
+                Ok(fail(flow, &cause, self.shared, target))
+            }
+            Ok(Ok(response)) => {
+                *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+                let (mut parts, body) = response.into_parts();
+                flow.answered(parts.status.as_u16());
+                strip(&mut parts.headers);
+                let body = Counted::down(body, flow, plan.max_bytes);
+                Ok(Response::from_parts(parts, Either::Right(body)))
+            }
+        }
+    }
+
+    async fn connect(&self, target: &Target, plan: &Plan) -> Result<Kept, Cause> {
+        let dialled =
+            self.shared.dialer.dial_http(&target.host, target.port, plan.allow_private).await?;
+        let (Dialled { stream, peer }, route) = match dialled {
+            HttpRoute::Origin(dialled) => (dialled, Route::Origin),
+            HttpRoute::Parent { dialled, authorization } => (dialled, Route::Parent(authorization)),
+        };
+        let (sender, driver) = handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Cause::Connect(error.to_string()))?;
+        let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);
+        while drivers.try_join_next().is_some() {}
+        drivers.spawn(async move {
+            // What goes wrong with it shows in the exchanges on it.
+            _ = driver.await;
+        });
+        Ok(Kept { target: target.clone(), sender, peer, route })
+    }
+}
+
+impl Kept {
+    /// Whether the next request may go here: same destination, and the last answer is read out.
+    fn serves(&self, target: &Target) -> bool {
+        self.sender.is_ready()
+            && (&self.target.host, self.target.port) == (&target.host, target.port)
+    }
+}
+
+/// Plain HTTP on a port that must be TLS is not what was allowed.
+fn for_plain_http(decision: Decision<'_>) -> Decision<'_> {
+    let is_plain_refused = decision.inspection == Inspection::Enforce(Expected::Tls);
+    match decision.verdict {
+        Verdict::Allowed if is_plain_refused => {
+            Decision { verdict: Verdict::Refused(Cause::NotTls), ..decision }
+        }
+        _ => decision,
+    }
+}
+
+/// The request as it goes on.
+fn rewrite(
+    request: Request<Incoming>,
+    target: &Target,
+    route: &Route,
+    flow: &Flow,
+    max_bytes: Option<u64>,
+) -> Request<Counted> {
+    let (mut parts, body) = request.into_parts();
+    strip(&mut parts.headers);
+    parts.version = Version::HTTP_11;
+    parts.uri = Uri::from(target.path.clone());
+    let authority = target.authority();
+    if let Route::Parent(authorization) = route {
+        let whole = Uri::builder().scheme("http").authority(&*authority);
+        let whole = whole.path_and_query(target.path.clone()).build();
+        // Each part was one of a URI before.
+        parts.uri = whole.unwrap_or(parts.uri);
+        let value =
+            authorization.as_ref().map(|value| HeaderValue::from_str(value.expose_secret()));
+        if let Some(Ok(mut value)) = value {
+            value.set_sensitive(true);
+            parts.headers.insert(header::PROXY_AUTHORIZATION, value);
+        }
+    }
+    if let Ok(value) = HeaderValue::from_str(&authority) {
+        parts.headers.insert(header::HOST, value);
+    }
+    Request::from_parts(parts, Counted::up(body, flow.bytes(), max_bytes))
+}
+
+/// The answer where a destination failed after the exchange had begun.
+fn fail(mut flow: Flow, cause: &Cause, shared: &Shared, target: &Target) -> Answer {
+    let text = refusal(shared, &target.host, target.port, cause);
+    flow.ended_by(cause);
+    flow.answered(status_of(cause).as_u16());
+    answer(cause, text)
+}
+
+fn answer(cause: &Cause, text: String) -> Answer {
+    let mut answer = Response::new(Either::Left(Full::new(Data::from(text))));
+    *answer.status_mut() = status_of(cause);
+    let (name, value) = cause_header(cause);
+    answer.headers_mut().insert(name, value);
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    answer.headers_mut().insert(header::CONTENT_TYPE, plain);
+    answer
+}

@@ -1,0 +1,194 @@
+//! Real clients on the transparent path.
+
+use std::io::{Read, Write};
+
+use crate::support::{Echo, Guest, TlsServer, WebServer};
+
+#[test]
+fn curl_reaches_an_allowed_name_over_http() {
+    let origin = WebServer::new("hello");
+    let guest = Guest::new(&format!(
+        "allow = [{{ host = \"web.example\" }}]\nresolve = {{ \"web.example:80\" = \"{}\" }}",
+        origin.address
+    ));
+    assert_eq!(guest.curl(&["http://web.example/x?y"]).unwrap(), "hello 200");
+    let requests = origin.requests();
+    assert!(requests[0].starts_with("GET /x?y HTTP/1.1\r\n"), "{requests:?}");
+    assert!(requests[0].to_lowercase().contains("\r\nhost: web.example\r\n"), "{requests:?}");
+    let row = &guest.report().rows[0];
+    assert_eq!((&*row.host, row.port, row.verdict, row.down), ("web.example", 80, "allowed", 5));
+    assert!(guest.access_log().contains(" TCP_MISS/200 5 GET http://web.example/x - HIER_DIRECT/"));
+}
+
+#[test]
+fn curl_reaches_an_allowed_name_over_https() {
+    let origin = TlsServer::new(&["tls.example"]);
+    let guest = Guest::new(&format!(
+        "allow = [{{ host = \"tls.example\" }}]\nresolve = {{ \"tls.example\" = \"{}\" }}",
+        origin.address
+    ));
+    let answer = guest.curl(&["--cacert", &origin.certificate(), "https://tls.example/index.html"]);
+    assert_eq!(answer.unwrap(), "over TLS\n 200");
+    assert!(guest.refusals().is_empty(), "{:?}", guest.refusals());
+}
+
+#[test]
+fn a_name_that_no_rule_allows_does_not_resolve() {
+    let guest = Guest::new("allow = [{ host = \"web.example\" }]");
+    let error = guest.curl(&["http://evil.example/"]).unwrap_err();
+    assert!(error.contains("Could not resolve host"), "{error}");
+    assert_eq!(guest.refusals(), ["evil.example:0 no-rule"]);
+}
+
+#[test]
+fn an_address_is_refused_and_told_so_over_http() {
+    let guest = Guest::new("allow = [{ host = \"web.example\" }]");
+    let answer = guest.curl(&["http://169.254.169.254/latest/meta-data/"]).unwrap();
+    assert_eq!(
+        answer,
+        "mayfly: egress policy ci refuses 169.254.169.254:80: the address is link-local\n 403"
+    );
+    assert!(guest.curl(&["https://1.1.1.1/"]).is_err());
+    assert_eq!(guest.refusals(), ["1.1.1.1:443 literal", "169.254.169.254:80 address"]);
+}
+
+#[test]
+fn another_server_name_than_the_address_stands_for_is_refused() {
+    let origin = TlsServer::new(&["tls.example", "evil.example"]);
+    let guest = Guest::new(&format!(
+        "allow = [{{ host = \"tls.example\" }}]\nresolve = {{ \"tls.example\" = \"{}\" }}",
+        origin.address
+    ));
+    let fronted = [
+        "--cacert",
+        &origin.certificate(),
+        "--connect-to",
+        "evil.example:443:tls.example:443",
+        "https://evil.example/index.html",
+    ];
+    assert!(guest.curl(&fronted).is_err());
+    assert!(guest.curl(&["http://tls.example:443/"]).is_err());
+    assert_eq!(guest.refusals(), ["tls.example:443 not-tls", "tls.example:443 sni-mismatch"]);
+}
+
+#[test]
+fn another_host_than_the_address_stands_for_is_refused() {
+    let origin = WebServer::new("hello");
+    let guest = Guest::new(&format!(
+        "allow = [{{ host = \"web.example\" }}]\nresolve = {{ \"web.example\" = \"{}\" }}",
+        origin.address
+    ));
+    let answer = guest.curl(&["-H", "Host: evil.example", "http://web.example/"]).unwrap();
+    assert!(answer.ends_with(" 400") && answer.contains("evil.example"), "{answer}");
+    assert!(origin.requests().is_empty());
+    assert_eq!(guest.refusals(), ["web.example:80 host-mismatch"]);
+}
+
+#[test]
+fn a_protocol_where_the_server_speaks_first_passes_by_name() {
+    let server = Echo::new(|mut stream| {
+        stream.write_all(b"220 ready\r\n").unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        stream.write_all(said.to_uppercase().as_bytes()).unwrap();
+    });
+    let guest = Guest::new(&format!(
+        "allow = [{{ host = \"mail.example\", ports = [25] }}]\n\
+         resolve = {{ \"mail.example\" = \"{}\" }}",
+        server.address
+    ));
+    let client = "import socket\n\
+        s = socket.create_connection(('mail.example', 25))\n\
+        print(s.recv(100))\n\
+        s.sendall(b'ehlo')\n\
+        s.shutdown(socket.SHUT_WR)\n\
+        print(s.recv(100))";
+    let output = guest.run(&["python3", "-c", client]);
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "b'220 ready\\r\\n'\nb'EHLO'\n",
+        "{output:?}"
+    );
+}
+
+#[test]
+fn git_clones_over_http() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = "git init -q -b main work && cd work && git config user.email a@b && \
+        git config user.name a && echo x > file && git add file && git commit -qm one && \
+        cd .. && git clone -q --bare work repo.git && git -C repo.git update-server-info";
+    let made = std::process::Command::new("sh")
+        .args(["-c", script])
+        .current_dir(directory.path())
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut server = std::process::Command::new("python3")
+        .args(["-m", "http.server", "--bind", "127.0.0.1", &address.port().to_string()])
+        .current_dir(directory.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while std::net::TcpStream::connect(address).is_err() {
+        std::thread::sleep(std::time::Duration::from_millis(25));
+    }
+    let guest = Guest::new(&format!(
+        "allow = [{{ host = \"git.example\" }}]\nresolve = {{ \"git.example\" = \"{address}\" }}"
+    ));
+    let target = directory.path().join("clone").to_str().unwrap().to_owned();
+    let output = guest.run(&["git", "clone", "-q", "http://git.example/repo.git", &target]);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(std::fs::read_to_string(directory.path().join("clone/file")).unwrap(), "x\n");
+}
+
+#[test]
+fn open_brings_every_port_to_the_gate_and_refuses_private_addresses() {
+    let origin = WebServer::new("hello");
+    let guest = Guest::new(&format!(
+        "mode = \"open\"\nresolve = {{ \"any.example\" = \"{}\" }}",
+        origin.address
+    ));
+    assert_eq!(guest.curl(&["http://any.example:12345/"]).unwrap(), "hello 200");
+    for address in ["10.0.0.1:22", "172.31.0.1:22", "169.254.169.254:80", "127.0.0.1:1"] {
+        let url = format!("http://{address}/");
+        // The guest's own loopback never leaves it.
+        if address.starts_with("127.") {
+            continue;
+        }
+        let answer = guest.curl(&[&url]);
+        assert!(answer.as_ref().map_or(true, |text| text.ends_with(" 403")), "{answer:?}");
+    }
+    assert_eq!(
+        guest.refusals(),
+        ["10.0.0.1:22 address", "169.254.169.254:80 address", "172.31.0.1:22 address"]
+    );
+}
+
+#[test]
+fn audit_lets_pass_and_marks() {
+    let origin = WebServer::new("hello");
+    let guest = Guest::new(&format!(
+        "mode = \"audit\"\nresolve = {{ \"any.example\" = \"{}\" }}",
+        origin.address
+    ));
+    assert_eq!(guest.curl(&["http://any.example/"]).unwrap(), "hello 200");
+    let marked: Vec<_> =
+        guest.report().rows.into_iter().map(|row| (row.host, row.port, row.verdict)).collect();
+    assert_eq!(
+        marked,
+        [("any.example".into(), 0, "would-refuse"), ("any.example".into(), 80, "would-refuse")]
+    );
+}
+
+#[test]
+fn none_reaches_nothing() {
+    let guest = Guest::new("mode = \"none\"");
+    assert!(guest.curl(&["http://github.com/"]).is_err());
+    assert!(guest.curl(&["http://1.1.1.1/"]).is_err());
+    let proxied = guest.curl(&["-x", "http://172.31.0.1:3128", "http://github.com/"]).unwrap();
+    assert!(proxied.ends_with(" 403"), "{proxied}");
+}

@@ -1,0 +1,231 @@
+//! A guest without a microVM, and servers for it to reach.
+
+mod servers;
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+
+use mayfly::egress::address::AddressCheck;
+use mayfly::egress::dial::{Lookup, Resolve};
+use mayfly::egress::host::HostName;
+use mayfly::egress::policy::Policy;
+use mayfly::egress::record::{Identity, Rate, Recorder, Report};
+use mayfly::egress::{Gate, Limits, Listeners, Settings, listen};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+pub use servers::{Echo, TlsServer, WebServer};
+
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
+const GUEST: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
+
+/// A resolver whose answers a test sets.
+#[derive(Default)]
+pub struct Names(pub Mutex<Vec<(&'static str, Vec<IpAddr>)>>);
+
+impl Resolve for Names {
+    fn resolve<'a>(&'a self, name: &'a HostName) -> Lookup<'a> {
+        let names = self.0.lock().unwrap();
+        let found = names.iter().find(|(known, _)| *known == name.as_str());
+        let answer = found.map(|(_, addresses)| addresses.clone());
+        Box::pin(async move { answer.ok_or_else(|| "no such name".to_owned()) })
+    }
+}
+
+/// A guest behind a gate. Dropping it ends the gate.
+pub struct Guest {
+    directory: TempDir,
+    namespace: File,
+    recorder: Recorder,
+    cancel: CancellationToken,
+    gate: Option<JoinHandle<()>>,
+}
+
+/// What a test may set beside the policy.
+#[derive(Default)]
+pub struct Options {
+    pub limits: Limits,
+    pub names: Names,
+    pub host: Vec<IpAddr>,
+}
+
+/// Runs a closure on a thread of its own, so that what it enters is left with it.
+fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap())
+}
+
+fn new_namespace() -> File {
+    apart(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect(
+            "network namespaces need root: run the tests \
+             as root, or under `unshare --user --map-root-user`",
+        );
+        File::open("/proc/thread-self/ns/net").unwrap()
+    })
+}
+
+fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> T {
+    apart(|| {
+        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    })
+}
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+}
+
+impl Guest {
+    pub fn new(policy: &str) -> Self {
+        Self::with(policy, Options::default())
+    }
+
+    pub fn with(policy: &str, options: Options) -> Self {
+        let policy = toml::from_str(policy).unwrap();
+        let policy = Arc::new(Policy::check(Path::new("test"), "ci", &policy).unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let resolv = format!("nameserver {GATEWAY}\noptions attempts:1 timeout:5\n");
+        std::fs::write(directory.path().join("resolv.conf"), resolv).unwrap();
+        let outer = new_namespace();
+        let namespace = new_namespace();
+        join(&outer, &namespace);
+        let listeners = inside(&outer, || listen(&policy, GATEWAY)).unwrap();
+        let identity = Identity { microvm: "vm1".into(), policy: "ci".into(), guest: GUEST };
+        let recorder = Recorder::create(directory.path(), identity, Rate::default()).unwrap();
+        let cancel = CancellationToken::new();
+        let gate = start(policy, options, listeners, recorder.clone(), cancel.clone());
+        Self { directory, namespace, recorder, cancel, gate: Some(gate) }
+    }
+
+    /// Runs a command as the guest would.
+    pub fn run(&self, command: &[&str]) -> Output {
+        self.run_with(command, &[])
+    }
+
+    /// Runs a command with variables of its environment set.
+    pub fn run_with(&self, command: &[&str], environment: &[(&str, &str)]) -> Output {
+        let resolv = self.directory.path().join("resolv.conf");
+        inside(&self.namespace, || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mount(Some(&resolv), "/etc/resolv.conf", none, MsFlags::MS_BIND, none).unwrap();
+            // A test must not hang: no client here has a reason to take long.
+            Command::new("timeout")
+                .arg("20")
+                .args(command)
+                .envs(environment.iter().copied())
+                .stdin(Stdio::null())
+                .output()
+                .unwrap()
+        })
+    }
+
+    /// Does something in the guest's namespace.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        inside(&self.namespace, work)
+    }
+
+    /// Runs curl; its output with the status code after a blank, or its error.
+    pub fn curl(&self, arguments: &[&str]) -> Result<String, String> {
+        let base = ["curl", "-sS", "-m", "15", "-w", " %{http_code}"];
+        let output = self.run(&[&base[..], arguments].concat());
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        }
+    }
+
+    /// The JSON lines so far.
+    pub fn events(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(self.directory.path().join("egress.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    pub fn access_log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("access.log")).unwrap()
+    }
+
+    pub fn report(&self) -> Report {
+        self.recorder.report()
+    }
+
+    /// The causes of the refusals so far, as `HOST:PORT CAUSE`, each once.
+    pub fn refusals(&self) -> Vec<String> {
+        let refused = self.events().into_iter().filter(|event| event["verdict"] == "refused");
+        let mut texts: Vec<_> = refused
+            .map(|event| {
+                let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
+                format!("{}:{} {}", text("host"), event["port"], text("cause"))
+            })
+            .collect();
+        texts.sort();
+        texts.dedup();
+        texts
+    }
+}
+
+/// Joins the namespaces as a tap device joins a microVM and its own.
+fn join(outer: &File, guest: &File) {
+    // The path is one of this process: `ip` is its child and may look there.
+    use std::os::fd::AsRawFd;
+    let path = format!("/proc/{}/fd/{}", std::process::id(), guest.as_raw_fd());
+    inside(outer, || {
+        ip("link set lo up");
+        ip("link add tap0 type veth peer name eth0");
+        ip(&format!("link set eth0 netns {path}"));
+        ip(&format!("addr add {GATEWAY}/24 dev tap0"));
+        ip("link set tap0 up");
+        ip("route add local 0.0.0.0/0 dev lo");
+    });
+    inside(guest, || {
+        ip("link set lo up");
+        ip(&format!("addr add {GUEST}/24 dev eth0"));
+        ip("link set eth0 up");
+        ip(&format!("route add default via {GATEWAY}"));
+    });
+}
+
+fn start(
+    policy: Arc<Policy>,
+    options: Options,
+    listeners: Listeners,
+    recorder: Recorder,
+    cancel: CancellationToken,
+) -> JoinHandle<()> {
+    let (ready, began) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let settings = Settings {
+            policy,
+            resolver: Arc::new(options.names),
+            addresses: AddressCheck::new(options.host),
+            limits: options.limits,
+            gateway: GATEWAY,
+        };
+        let gate = Gate::new(settings, recorder).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        ready.send(()).unwrap();
+        runtime.block_on(gate.serve(listeners, cancel)).unwrap();
+    });
+    began.recv().unwrap();
+    thread
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        let ended = self.gate.take().unwrap().join();
+        if !std::thread::panicking() {
+            ended.unwrap();
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Servers on the host's loopback.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use tempfile::TempDir;
+
+/// Answers each connection by a function, on threads of its own.
+pub struct Echo {
+    pub address: SocketAddr,
+}
+
+impl Echo {
+    pub fn new(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serve = Arc::new(serve);
+        // The thread lives as long as the test's process: there is nobody to tell it to end.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let serve = Arc::clone(&serve);
+                std::thread::spawn(move || serve(stream));
+            }
+        });
+        Self { address }
+    }
+}
+
+/// An HTTP server that keeps the bytes of each request and answers with a fixed body.
+pub struct WebServer {
+    pub address: SocketAddr,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl WebServer {
+    pub fn new(body: &'static str) -> Self {
+        let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+        let kept = Arc::clone(&requests);
+        let echo = Echo::new(move |stream| serve_requests(stream, body, &kept));
+        Self { address: echo.address, requests }
+    }
+
+    /// The requests so far.
+    pub fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+fn serve_requests(mut stream: TcpStream, body: &str, kept: &Mutex<Vec<String>>) {
+    let mut seen = Vec::new();
+    let mut chunk = [0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut chunk) {
+        seen.extend_from_slice(&chunk[..count]);
+        let Some(end) = seen.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(&seen[..end + 4]).into_owned();
+        let length = head.lines().find_map(|line| {
+            line.to_lowercase().strip_prefix("content-length: ").and_then(|n| n.parse().ok())
+        });
+        let whole = end + 4 + length.unwrap_or(0_usize);
+        let is_chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+        if seen.len() < whole || (is_chunked && !seen.ends_with(b"0\r\n\r\n")) {
+            continue;
+        }
+        kept.lock().unwrap().push(String::from_utf8_lossy(&seen).into_owned());
+        seen.clear();
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nX-Origin: yes\r\n\r\n{body}",
+            body.len()
+        );
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// An HTTPS server with a certificate for any of the names given.
+pub struct TlsServer {
+    pub address: SocketAddr,
+    directory: TempDir,
+    child: Child,
+}
+
+impl TlsServer {
+    pub fn new(names: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let alternative: Vec<_> = names.iter().map(|name| format!("DNS:{name}")).collect();
+        let extension = format!("subjectAltName={}", alternative.join(","));
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+            .args(["-nodes", "-days", "2", "-subj", "/CN=test", "-addext", &extension])
+            .args(["-keyout", "key.pem", "-out", "cert.pem"])
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        std::fs::write(directory.path().join("index.html"), "over TLS\n").unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let child = Command::new("openssl")
+            .args(["s_server", "-quiet", "-WWW", "-cert", "cert.pem", "-key", "key.pem"])
+            .args(["-accept", &address.to_string()])
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let server = Self { address, directory, child };
+        server.wait();
+        server
+    }
+
+    fn wait(&self) {
+        for _ in 0..200 {
+            if TcpStream::connect(self.address).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(25));
+        }
+        panic!("the TLS server doesn't listen");
+    }
+
+    /// The path of the certificate.
+    pub fn certificate(&self) -> String {
+        self.directory.path().join("cert.pem").to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
