@@ -2,7 +2,7 @@
 //! pair to the namespace that a gate serves, as a microVM's tap device joins them.
 //!
 //! Needs root or `unshare --user --map-root-user`, and the programs `ip`, `nft`, `curl`, `git`,
-//! `python3` and `openssl`.
+//! `python3`, `openssl` and `squid`.
 
 #![expect(unreachable_pub, reason = "a test has no other crate to be reached from")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
@@ -11,4 +11,5 @@ mod support;
 
 mod clients;
 mod limits;
+mod parent;
 mod proxy;

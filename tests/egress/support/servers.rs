@@ -14,7 +14,11 @@ pub struct Echo {
 
 impl Echo {
     pub fn new(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::at("127.0.0.1:0", serve)
+    }
+
+    pub fn at(address: &str, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let serve = Arc::new(serve);
         // The thread lives as long as the test's process: there is nobody to tell it to end.
@@ -36,9 +40,13 @@ pub struct WebServer {
 
 impl WebServer {
     pub fn new(body: &'static str) -> Self {
+        Self::at("127.0.0.1:0", body)
+    }
+
+    pub fn at(address: &str, body: &'static str) -> Self {
         let requests: Arc<Mutex<Vec<String>>> = Arc::default();
         let kept = Arc::clone(&requests);
-        let echo = Echo::new(move |stream| serve_requests(stream, body, &kept));
+        let echo = Echo::at(address, move |stream| serve_requests(stream, body, &kept));
         Self { address: echo.address, requests }
     }
 
