@@ -18,7 +18,7 @@ use super::policy::Policy;
 use super::record::{Recorder, Subject, Via};
 use super::tunnel::{Bounds, reset};
 use super::verdict::{Cause, Verdict};
-use super::{dns, http, transparent};
+use super::{dns, http, packets, transparent};
 
 /// How long connections have to end by themselves when the microVM goes away.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -115,8 +115,8 @@ impl Gate {
         Ok(Self { shared })
     }
 
-    /// Serves the listeners until `cancel` is cancelled. Fails only where the runtime can't take
-    /// the sockets. All connections have ended when it returns.
+    /// Serves the listeners until `cancel` is cancelled. Fails only where the sockets themselves
+    /// fail. All connections have ended when it returns.
     pub async fn serve(
         self,
         listeners: Listeners,
@@ -129,14 +129,16 @@ impl Gate {
             tasks.spawn(accept(Arc::clone(&self.shared), listener));
         }
         let datagrams = dns::serve_datagrams(Arc::clone(&self.shared), dns);
-        tokio::select! {
-            () = cancel.cancelled() => {}
-            () = datagrams => {}
-        }
+        let packets = packets::serve(Arc::clone(&self.shared), listeners.packets);
+        let result = tokio::select! {
+            () = cancel.cancelled() => Ok(()),
+            () = datagrams => Ok(()),
+            result = packets => result,
+        };
         self.shared.cancel.cancel();
         while tasks.join_next().await.is_some() {}
         self.shared.recorder.flush();
-        Ok(())
+        result
     }
 }
 

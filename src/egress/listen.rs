@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::packets::{Listening, PacketSocket};
 use super::policy::Policy;
 use crate::failure::{Code, Failure};
 
@@ -39,6 +40,9 @@ pub enum ListenError {
         #[source]
         source: io::Error,
     },
+    /// The packet socket can't be made.
+    #[error("can't watch packets in the microVM's network namespace")]
+    Packets(#[source] io::Error),
     /// The program that sets the rule can't be run.
     #[error("can't run nft")]
     Nft(#[source] io::Error),
@@ -54,7 +58,7 @@ impl Failure for ListenError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Socket { .. } => None,
+            Self::Socket { .. } | Self::Packets(_) => None,
             Self::Nft(_) | Self::Rule(_) => Some(
                 "Policies with mode open or audit need the program nft (package nftables) and a \
                  kernel with nft_tproxy; enforce and none don't."
@@ -69,15 +73,19 @@ impl Failure for ListenError {
 pub struct Listeners {
     pub(super) dns: UdpSocket,
     pub(super) tcp: Vec<TcpListener>,
+    pub(super) packets: PacketSocket,
 }
 
 /// Makes the sockets that a policy needs, in the network namespace of the calling thread, which
 /// must be the microVM's own with `gateway` on an interface in it.
 pub fn listen(policy: &Policy, gateway: Ipv4Addr) -> Result<Listeners, ListenError> {
+    let every_port = policy.wants_every_port();
+    let ports = (!every_port).then(|| policy.ports());
+    let packets = PacketSocket::new(Listening { ports, gateway }).map_err(ListenError::Packets)?;
     let at = SocketAddrV4::new;
     let dns = bind(at(gateway, DNS_PORT), Type::DGRAM)?.into();
     let mut addresses = Vec::new();
-    if policy.wants_every_port() {
+    if every_port {
         addresses.push(at(Ipv4Addr::UNSPECIFIED, CATCH_ALL_PORT));
     } else {
         let ports = policy.ports();
@@ -89,10 +97,10 @@ pub fn listen(policy: &Policy, gateway: Ipv4Addr) -> Result<Listeners, ListenErr
         .into_iter()
         .map(|address| bind(address, Type::STREAM).map(TcpListener::from))
         .collect::<Result<_, _>>()?;
-    if policy.wants_every_port() {
+    if every_port {
         catch_all()?;
     }
-    Ok(Listeners { dns, tcp })
+    Ok(Listeners { dns, tcp, packets })
 }
 
 fn bind(address: SocketAddrV4, kind: Type) -> Result<Socket, ListenError> {

@@ -11,6 +11,7 @@
 //!                 ├▶ transparent ─┐               opening: what first bytes say
 //!                 └▶ http ────────┴▶ carry ─┬▶ dial ─▶ the outside
 //!                                           └▶ tunnel, record
+//! packets ─▶ record                             (what no listener is there for)
 //! ```
 
 pub mod address;
@@ -23,6 +24,7 @@ pub mod http;
 mod listen;
 pub mod names;
 pub mod opening;
+mod packets;
 pub mod policy;
 pub mod record;
 mod transparent;

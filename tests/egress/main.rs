@@ -11,5 +11,6 @@ mod support;
 
 mod clients;
 mod limits;
+mod packets;
 mod parent;
 mod proxy;

@@ -171,6 +171,11 @@ impl Recorder {
         self.lock().recent.iter().cloned().collect()
     }
 
+    /// Counts what was lost before it could be recorded.
+    pub fn missed(&self, lines: u64) {
+        self.lock().miss(lines);
+    }
+
     /// Says what was not recorded so far. To be called at the end, and now and then.
     pub fn flush(&self) {
         self.lock().confess(true);

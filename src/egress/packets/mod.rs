@@ -1,0 +1,215 @@
+//! Packets that no listener is there for: a packet socket in the namespace sees each first packet
+//! of a TCP connection, each UDP and ICMP packet and all that isn't IPv4, so that what the kernel
+//! refuses by itself is in the record, too. It only watches: nothing here forwards or answers.
+
+mod parse;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::sys::socket::{LinkAddr, recvfrom};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Duration, interval};
+
+use super::gate::Shared;
+use super::listen::{DNS_PORT, PROXY_PORT};
+use super::record::{Subject, Via};
+use super::verdict::{Cause, Verdict};
+use parse::{Kind, Packet};
+
+/// Every protocol, in network byte order as `socket(2)` takes it (`ETH_P_ALL` of
+/// `linux/if_ether.h`).
+const ALL_PROTOCOLS: i32 = 0x0003_u16.to_be() as i32;
+
+/// The bytes of a packet that are looked at: the longest IPv4 header and the ports.
+const LENGTH: u32 = 64;
+
+/// How often it is asked how many packets the kernel had no room for.
+const LOSS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Keeps the guest's bulk traffic out of the socket: what passes is neither sent by this side nor
+/// ARP nor IPv4 TCP other than a connection's first packet. (Classic BPF, see `packet(7)` and the
+/// kernel's networking/filter; a jump counts the instructions to skip.)
+const FILTER: [SockFilter; 15] = {
+    // Ancillary data: SKF_AD_OFF + SKF_AD_PKTTYPE, SKF_AD_PROTOCOL.
+    const PACKET_TYPE: u32 = (-0x1000_i32 + 4).cast_unsigned();
+    const ETHER_TYPE: u32 = (-0x1000_i32).cast_unsigned();
+    const LOAD_WORD: u16 = 0x20;
+    const LOAD_HALF: u16 = 0x28;
+    const LOAD_BYTE: u16 = 0x30;
+    const LOAD_BYTE_INDEXED: u16 = 0x50;
+    const LOAD_INDEX_HEADER: u16 = 0xb1;
+    const AND: u16 = 0x54;
+    const JUMP_EQUAL: u16 = 0x15;
+    const JUMP_SET: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    [
+        SockFilter::new(LOAD_WORD, 0, 0, PACKET_TYPE),
+        // PACKET_OUTGOING.
+        SockFilter::new(JUMP_EQUAL, 12, 0, 4),
+        SockFilter::new(LOAD_WORD, 0, 0, ETHER_TYPE),
+        SockFilter::new(JUMP_EQUAL, 10, 0, 0x0806),
+        SockFilter::new(JUMP_EQUAL, 0, 8, 0x0800),
+        SockFilter::new(LOAD_BYTE, 0, 0, 9),
+        SockFilter::new(JUMP_EQUAL, 0, 6, 6),
+        // A later fragment has no TCP header.
+        SockFilter::new(LOAD_HALF, 0, 0, 6),
+        SockFilter::new(JUMP_SET, 5, 0, 0x1fff),
+        // Its flags: SYN without ACK.
+        SockFilter::new(LOAD_INDEX_HEADER, 0, 0, 0),
+        SockFilter::new(LOAD_BYTE_INDEXED, 0, 0, 13),
+        SockFilter::new(AND, 0, 0, 0x12),
+        SockFilter::new(JUMP_EQUAL, 0, 1, 0x02),
+        SockFilter::new(RETURN, 0, 0, LENGTH),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
+};
+
+/// The socket, and what need not be recorded because a listener is there for it.
+#[derive(Debug)]
+pub(super) struct PacketSocket {
+    socket: OwnedFd,
+    listening: Listening,
+}
+
+/// Which connections are accepted, and so recorded elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listening {
+    /// Ports accepted at any address; `None` is every port.
+    pub(super) ports: Option<BTreeSet<u16>>,
+    /// The address of the DNS stub and the forward proxy.
+    pub(super) gateway: Ipv4Addr,
+}
+
+impl Listening {
+    /// Why a packet goes no further; `None` where a listener answers it.
+    fn judge(&self, packet: &Packet) -> Option<Cause> {
+        let is_gateway = |port| {
+            packet.to.is_some_and(|to| to.ip() == IpAddr::V4(self.gateway) && to.port() == port)
+        };
+        match packet.kind {
+            Kind::Syn => {
+                let port = packet.to.map_or(0, |to| to.port());
+                let accepted = self.ports.as_ref().is_none_or(|ports| ports.contains(&port))
+                    || is_gateway(DNS_PORT)
+                    || is_gateway(PROXY_PORT);
+                (!accepted).then_some(Cause::Closed)
+            }
+            Kind::Udp => (!is_gateway(DNS_PORT)).then_some(Cause::Protocol("UDP")),
+            Kind::Icmp => Some(Cause::Protocol("ICMP")),
+            Kind::Ip(_) => Some(Cause::Protocol("IP other than TCP")),
+            Kind::Ipv6 => Some(Cause::Protocol("IPv6")),
+            Kind::Ethernet(_) => Some(Cause::Protocol("what is not IP")),
+        }
+    }
+}
+
+impl PacketSocket {
+    /// Makes the socket in the network namespace of the calling thread. There should be no guest in
+    /// it yet: what comes before the filter is there is seen unfiltered.
+    pub(super) fn new(listening: Listening) -> io::Result<Self> {
+        let protocol = Protocol::from(ALL_PROTOCOLS);
+        let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol))?;
+        socket.attach_filter(&FILTER)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: socket.into(), listening })
+    }
+}
+
+/// Records attempts until it is dropped.
+pub(super) async fn serve(shared: Arc<Shared>, socket: PacketSocket) -> io::Result<()> {
+    let PacketSocket { socket, listening } = socket;
+    // SAFETY: an `OwnedFd` is the same open descriptor from here until it is dropped.
+    let socket = unsafe { AsyncFd::register(socket) }?;
+    let mut losses = interval(LOSS_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = losses.tick() => shared.recorder.missed(lost(socket.get_ref())?),
+            ready = socket.readable() => {
+                let mut buffer = [0; LENGTH as usize];
+                let received = ready?.try_io(|socket| receive(socket.get_ref(), &mut buffer));
+                if let Ok(Ok((length, ether_type))) = received
+                    && let Some(packet) = parse::read(ether_type, &buffer[..length])
+                    && let Some(cause) = listening.judge(&packet)
+                {
+                    record(&shared, &packet, cause);
+                }
+            }
+        }
+    }
+}
+
+/// The length and the `EtherType` of the next packet.
+fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, u16)> {
+    let (length, from) = recvfrom::<LinkAddr>(socket.as_raw_fd(), buffer)?;
+    let ether_type = from.map_or(0, |from| u16::from_be(from.protocol()));
+    Ok((length.min(buffer.len()), ether_type))
+}
+
+/// How many packets the kernel had no room for since it was asked last.
+fn lost(socket: &OwnedFd) -> io::Result<u64> {
+    let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut length = libc::socklen_t::try_from(size_of_val(&statistics)).unwrap_or(0);
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of `statistics`, and both
+    // outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut statistics).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(statistics.tp_drops.into()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn record(shared: &Shared, packet: &Packet, cause: Cause) {
+    let subject = Subject {
+        via: Via::Packet,
+        host: packet.to.map_or_else(String::new, |to| to.ip().to_string()),
+        port: packet.to.map_or(0, |to| to.port()),
+        original: packet.to,
+        method: packet.kind.to_string(),
+        url: None,
+    };
+    shared.recorder.verdict(subject, &Verdict::Refused(cause), None);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(ports: Option<&[u16]>, kind: Kind, to: &str) -> Option<Cause> {
+        let listening = Listening {
+            ports: ports.map(|ports| ports.iter().copied().collect()),
+            gateway: Ipv4Addr::new(172, 31, 0, 1),
+        };
+        listening.judge(&Packet { kind, to: to.parse().ok() })
+    }
+
+    #[test]
+    fn only_what_no_listener_answers_is_recorded() {
+        let web = Some(&[80, 443][..]);
+        for (ports, kind, to, cause) in [
+            (web, Kind::Syn, "1.1.1.1:443", None),
+            (web, Kind::Syn, "1.1.1.1:22", Some(Cause::Closed)),
+            (web, Kind::Syn, "172.31.0.1:3128", None),
+            (web, Kind::Syn, "172.31.0.1:53", None),
+            (web, Kind::Syn, "1.1.1.1:53", Some(Cause::Closed)),
+            (web, Kind::Udp, "172.31.0.1:53", None),
+            (web, Kind::Udp, "1.1.1.1:53", Some(Cause::Protocol("UDP"))),
+            (web, Kind::Udp, "172.31.0.1:443", Some(Cause::Protocol("UDP"))),
+            (web, Kind::Icmp, "172.31.0.1:0", Some(Cause::Protocol("ICMP"))),
+            (None, Kind::Syn, "1.1.1.1:22", None),
+            (None, Kind::Udp, "1.1.1.1:22", Some(Cause::Protocol("UDP"))),
+            (None, Kind::Ethernet(0x88cc), "", Some(Cause::Protocol("what is not IP"))),
+        ] {
+            assert_eq!(judge(ports, kind, to), cause, "{kind} {to}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What a packet that a guest sent is an attempt at: a pure function of its bytes.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// `EtherType` of IPv4 (IEEE 802 numbers).
+const IPV4: u16 = 0x0800;
+/// `EtherType` of IPv6.
+const IPV6: u16 = 0x86dd;
+
+/// IP protocol numbers (IANA).
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+/// What multicast listener reports are behind.
+const HOP_BY_HOP: u8 = 0;
+
+/// What kind of packet it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The first packet of a TCP connection.
+    Syn,
+    Udp,
+    Icmp,
+    /// Another protocol on IP, by its number.
+    Ip(u8),
+    /// IPv6 that no host sends by itself.
+    Ipv6,
+    /// Not IP, by its `EtherType`.
+    Ethernet(u16),
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syn => formatter.write_str("SYN"),
+            Self::Udp => formatter.write_str("UDP"),
+            Self::Icmp => formatter.write_str("ICMP"),
+            Self::Ip(number) => write!(formatter, "IP-{number}"),
+            Self::Ipv6 => formatter.write_str("IPV6"),
+            Self::Ethernet(kind) => write!(formatter, "ETHERNET-{kind:04x}"),
+        }
+    }
+}
+
+/// A packet, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Packet {
+    pub(super) kind: Kind,
+    /// Where to; without a port where the protocol has none or it is cut off.
+    pub(super) to: Option<SocketAddr>,
+}
+
+/// Reads a packet without its link header. `None` for what any host sends by itself.
+pub(super) fn read(ether_type: u16, bytes: &[u8]) -> Option<Packet> {
+    match ether_type {
+        IPV4 => Some(read_v4(bytes)),
+        IPV6 => read_v6(bytes),
+        other => Some(Packet { kind: Kind::Ethernet(other), to: None }),
+    }
+}
+
+fn read_v4(bytes: &[u8]) -> Packet {
+    let header = bytes.first().map_or(0, |first| usize::from(first & 0xf) * 4);
+    let protocol = bytes.get(9).copied().unwrap_or_default();
+    let kind = match protocol {
+        TCP => Kind::Syn,
+        UDP => Kind::Udp,
+        ICMP => Kind::Icmp,
+        other => Kind::Ip(other),
+    };
+    let address = bytes
+        .get(16..20)
+        .map(|bytes| IpAddr::V4(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3])));
+    let to = address.map(|address| SocketAddr::new(address, port(kind, &bytes[20..], header)));
+    Packet { kind, to }
+}
+
+/// The destination port; `after` are the bytes after the fixed part of the header.
+fn port(kind: Kind, after: &[u8], header: usize) -> u16 {
+    let payload = header.checked_sub(20).and_then(|options| after.get(options..));
+    match (kind, payload) {
+        (Kind::Syn | Kind::Udp, Some([_, _, high, low, ..])) => u16::from_be_bytes([*high, *low]),
+        _ => 0,
+    }
+}
+
+fn read_v6(bytes: &[u8]) -> Option<Packet> {
+    let (next, to) = (bytes.get(6)?, bytes.get(24..40)?);
+    let address = Ipv6Addr::from(<[u8; 16]>::try_from(to).ok()?);
+    // Solicitations and multicast reports are what any host with IPv6 sends at boot; a router's
+    // advertisement or redirect is not.
+    let is_routine = match (*next, bytes.get(40)) {
+        (ICMPV6, Some(133 | 135 | 136 | 143)) => true,
+        (HOP_BY_HOP, _) => address.is_multicast(),
+        _ => false,
+    };
+    let port = match *next {
+        TCP => port(Kind::Syn, &bytes[40..], 20),
+        UDP => port(Kind::Udp, &bytes[40..], 20),
+        _ => 0,
+    };
+    let to = SocketAddr::new(address.into(), port);
+    (!is_routine).then_some(Packet { kind: Kind::Ipv6, to: Some(to) })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn v4(protocol: u8, options: usize, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 20 + options];
+        bytes[0] = 0x45 + u8::try_from(options / 4).unwrap();
+        bytes[9] = protocol;
+        bytes[16..20].copy_from_slice(&[169, 254, 169, 254]);
+        [&bytes[..], payload].concat()
+    }
+
+    fn v6(next: u8, to: &str, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = [0; 40];
+        bytes[0] = 0x60;
+        bytes[6] = next;
+        bytes[24..40].copy_from_slice(&to.parse::<Ipv6Addr>().unwrap().octets());
+        [&bytes[..], payload].concat()
+    }
+
+    #[test]
+    fn each_kind_of_packet_is_told_with_its_destination() {
+        let ports = [0x12, 0x34, 0, 80, 0, 0];
+        for (ether_type, bytes, kind, to) in [
+            (IPV4, v4(TCP, 0, &ports), "SYN", "169.254.169.254:80"),
+            (IPV4, v4(TCP, 8, &ports), "SYN", "169.254.169.254:80"),
+            (IPV4, v4(UDP, 0, &ports), "UDP", "169.254.169.254:80"),
+            (IPV4, v4(UDP, 40, &ports), "UDP", "169.254.169.254:80"),
+            (IPV4, v4(ICMP, 0, &ports), "ICMP", "169.254.169.254:0"),
+            (IPV4, v4(47, 0, &[]), "IP-47", "169.254.169.254:0"),
+            (IPV6, v6(TCP, "2001:db8::1", &ports), "IPV6", "[2001:db8::1]:80"),
+            (IPV6, v6(ICMPV6, "ff02::1", &[134]), "IPV6", "[ff02::1]:0"),
+        ] {
+            let packet = read(ether_type, &bytes).unwrap();
+            assert_eq!(packet.kind.to_string(), kind);
+            assert_eq!(packet.to.unwrap().to_string(), to);
+        }
+        assert_eq!(read(0x88cc, &[]).unwrap().kind.to_string(), "ETHERNET-88cc");
+    }
+
+    #[test]
+    fn what_every_host_sends_is_no_attempt() {
+        for kind in [133, 135, 136, 143] {
+            assert_eq!(read(IPV6, &v6(ICMPV6, "ff02::2", &[kind])), None, "{kind}");
+        }
+        assert_eq!(read(IPV6, &v6(HOP_BY_HOP, "ff02::16", &[ICMPV6, 0])), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_the_reader(
+            ether_type in prop::sample::select(vec![IPV4, IPV6, 0x0806]),
+            bytes in prop::collection::vec(any::<u8>(), 0..80),
+        ) {
+            let _ = read(ether_type, &bytes);
+        }
+    }
+}
