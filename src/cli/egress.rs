@@ -14,7 +14,7 @@ const DEFAULT_PORT: u16 = 443;
 
 /// The verbs of `mayfly egress`.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub(super) enum Verb {
     /// Say whether a policy allows destinations, and by which rule
     Check {
         /// The policy: of the settings file, or one of open, github, none
@@ -38,7 +38,7 @@ pub enum Verb {
 
 /// Why `mayfly egress` failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(super) enum Error {
     /// The policies can't be read.
     #[error(transparent)]
     Policies(#[from] FileError),
@@ -74,7 +74,7 @@ impl Failure for Error {
 }
 
 /// Runs a verb. True where every destination that was asked about would pass.
-pub fn run(verb: &Verb, mut out: impl Write) -> Result<bool, Error> {
+pub(super) fn run(verb: &Verb, mut out: impl Write) -> Result<bool, Error> {
     match verb {
         Verb::Show { policy, config } => {
             let policies = Policies::read(config.as_deref())?;

@@ -7,7 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing belongs")]
 
 mod doctor;
-pub mod egress;
+mod egress;
 mod image;
 mod ps;
 mod report;
@@ -49,6 +49,9 @@ enum Verb {
     Ps(ps::PsArguments),
     /// Build, show, check and remove images
     Image(image::ImageArguments),
+    /// Show and explain egress policies
+    #[command(subcommand)]
+    Egress(egress::Verb),
     /// Check what this host offers, and say what to do about what it lacks
     Doctor(doctor::DoctorArguments),
     /// A shepherd's process; started by the other verbs only
@@ -73,9 +76,15 @@ pub fn main() -> ExitCode {
             image::run(arguments, &state.images())?;
             Ok(ExitCode::SUCCESS)
         }),
+        Verb::Egress(verb) => egress_verb(&verb),
         Verb::Doctor(arguments) => doctor::run(&arguments, open),
     };
     result.unwrap_or_else(|problem| report::problem(&problem))
+}
+
+fn egress_verb(verb: &egress::Verb) -> Result<ExitCode, Problem> {
+    let passes = egress::run(verb, std::io::stdout().lock())?;
+    Ok(if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn open_state(chosen: Option<PathBuf>) -> Result<StateDirectory, Problem> {

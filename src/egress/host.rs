@@ -8,6 +8,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// The longest DNS name in its textual form, without the trailing dot (RFC 1035, section 2.3.4).
 pub const MAX_NAME: usize = 253;
 
@@ -41,7 +43,8 @@ pub enum HostError {
 }
 
 /// A DNS name in its one canonical form: ASCII, lower case, no trailing dot.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct HostName(Arc<str>);
 
 impl HostName {
@@ -84,6 +87,20 @@ impl HostName {
     }
 }
 
+impl TryFrom<String> for HostName {
+    type Error = HostError;
+
+    fn try_from(text: String) -> Result<Self, HostError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<HostName> for String {
+    fn from(name: HostName) -> Self {
+        name.as_str().to_owned()
+    }
+}
+
 impl fmt::Display for HostName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
@@ -97,7 +114,7 @@ impl fmt::Debug for HostName {
 }
 
 /// A destination without its port.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
 pub enum Host {
     /// A name, decided on by the rules.
     Name(HostName),

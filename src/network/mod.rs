@@ -107,23 +107,31 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes it. Needs the capability to administer networks in the current user namespace.
+    /// Makes it, and does what is to be done `inside` it: a socket stays in the namespace where
+    /// it was made. Needs the capability to administer networks in the current user namespace.
     ///
     /// A namespace belongs to a thread, so a thread of its own enters it, sets it up, and ends.
-    pub async fn create() -> Result<Self, NetworkError> {
+    pub async fn create<T, E>(
+        inside: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<(Self, T), E>
+    where
+        T: Send + 'static,
+        E: From<NetworkError> + Send + 'static,
+    {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("network".to_owned())
             .spawn(move || {
+                let made = set_up().map_err(E::from).and_then(|made| Ok((made, inside()?)));
                 // The receiver is gone only where the whole microVM is being given up.
-                let _ = sender.send(set_up());
+                let _ = sender.send(made);
             })
             .map_err(NetworkError::Thread)?;
         let made = receiver.await;
         let joined = thread.join();
         match (made, joined) {
             (Ok(made), Ok(())) => made,
-            _ => Err(NetworkError::Thread(io::Error::other("the thread panicked"))),
+            _ => Err(NetworkError::Thread(io::Error::other("the thread panicked")).into()),
         }
     }
 

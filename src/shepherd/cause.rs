@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::egress::EgressError;
 use super::enclosure::EnclosureError;
 use super::event::Phase;
 use crate::channel::{ChannelError, Violation};
@@ -21,6 +22,9 @@ pub enum Cause {
     /// The network could not be made.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// Egress could not be made, or its sockets failed.
+    #[error(transparent)]
+    Egress(#[from] EgressError),
     /// The machine could not be made.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -75,6 +79,7 @@ impl Cause {
         match self {
             Self::Enclosure(_) => "enclosure",
             Self::Network(_) => "network",
+            Self::Egress(_) => "egress",
             Self::Machine(_) => "machine",
             Self::Shepherd(..) => "shepherd",
             Self::Record(..) => "record",
@@ -112,6 +117,7 @@ impl Failure for Cause {
         match self {
             Self::Enclosure(error) => error.code(),
             Self::Network(error) => error.code(),
+            Self::Egress(error) => error.code(),
             Self::Machine(error) => error.code(),
             Self::Shepherd(..) => Code::Internal,
             Self::Record(..) | Self::Died(Death::HostDiskFull) => Code::CannotWrite,
@@ -126,6 +132,7 @@ impl Failure for Cause {
         let text = match self {
             Self::Enclosure(error) => return error.hint(),
             Self::Network(error) => return error.hint(),
+            Self::Egress(error) => return error.hint(),
             Self::Machine(error) => return error.hint(),
             Self::Deadline(Phase::Running, _) => "give it longer with --timeout",
             Self::Deadline(Phase::Prepared | Phase::Booting, _) => {

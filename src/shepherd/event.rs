@@ -8,6 +8,7 @@ use mayfly_protocol::message::{JobStatus, Statistics};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Id, monotonic};
+use crate::egress::record::Report;
 
 /// One line of the record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,8 @@ pub enum Happened {
         /// Release of the guest's kernel.
         kernel: String,
     },
+    /// What the guest reached, and what it was refused.
+    Egress(Report),
     /// It is over. The last event, and there is always one, unless the shepherd was killed.
     Ended(Outcome),
 }

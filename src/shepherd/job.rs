@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::cause::Cause;
+use super::egress;
 use super::event::Phase;
 use super::life::Context;
 use super::plan::Order;
@@ -141,6 +142,7 @@ impl Streams {
                 self.hear(heard, context)
             }
             death = machine.died(), if self.status.is_none() => Err(Cause::Died(death)),
+            error = egress::failed(&mut context.egress) => Err(error.into()),
         }
     }
 

@@ -5,30 +5,25 @@
 
 use std::future::Future;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mayfly_protocol::CONTROL_PORT;
-use mayfly_protocol::message::{HostMessage, Job, Network, Prepare, Statistics};
+use mayfly_protocol::message::{HostMessage, Job, Statistics};
 use tokio::net::UnixListener;
 
 use super::cause::Cause;
+use super::egress::{self, Egress};
 use super::event::{Event, FailureReport, Happened, Outcome, Phase};
 use super::front::Front;
+use super::greeting::{explain, greet};
 use super::job::Streams;
 use super::plan::Plan;
 use super::record::Record;
-use crate::channel::{ChannelError, Heard, Link};
+use crate::channel::{Heard, Link};
 use crate::failure::{self, Failure};
 use crate::machine::arguments::Specification;
 use crate::machine::{self, Machine, Parts, Places};
-use crate::network::{self, Namespace};
-
-/// Bytes of entropy that a guest is given: the size of the kernel's pool.
-const ENTROPY: usize = 64;
-/// Time between a guest's heartbeats, in milliseconds.
-const HEARTBEAT: u32 = 1000;
-/// How long a closed channel may wait to be explained by the machine's end.
-const EXPLANATION: Duration = Duration::from_secs(2);
+use crate::network::{GATEWAY, Namespace};
 
 /// What every phase has.
 pub(super) struct Context {
@@ -37,6 +32,7 @@ pub(super) struct Context {
     record: Record,
     phase: Phase,
     pub(super) statistics: Option<Statistics>,
+    pub(super) egress: Option<Egress>,
 }
 
 /// A microVM that failed, with what there is of it.
@@ -76,6 +72,13 @@ impl Context {
 
     fn fail(self, cause: Cause, machine: Option<Machine>) -> Failed {
         Failed { context: self, cause, machine }
+    }
+
+    /// Ends what goes out, and tells what did.
+    async fn close_egress(&mut self) -> Result<(), Cause> {
+        let Some(egress) = self.egress.take() else { return Ok(()) };
+        let report = egress.close().await;
+        if report.rows.is_empty() { Ok(()) } else { self.tell(Happened::Egress(report)).await }
     }
 
     fn boot_limit(&self) -> Duration {
@@ -139,7 +142,7 @@ impl Planned {
             Err(cause) => return Err((cause, front)),
         };
         let phase = Phase::Planned;
-        let mut context = Context { plan, front, record, phase, statistics: None };
+        let mut context = Context { plan, front, record, phase, statistics: None, egress: None };
         match context.enter(phase).await {
             Ok(()) => Ok(Self(context)),
             Err(cause) => Err((cause, context.front)),
@@ -158,14 +161,16 @@ impl Planned {
                 .map_err(|error| Cause::Shepherd("listen for the guest", error))?;
             let parts = Parts::make(&plan.programs, places, &specification);
             let parts = async { parts.await.map_err(Cause::from) };
-            let namespace = async { Namespace::create().await.map_err(Cause::from) };
-            let (parts, namespace) = tokio::try_join!(parts, namespace)?;
-            Ok((listener, parts, namespace))
+            let policy = plan.egress.clone();
+            let namespace = Namespace::create(move || egress::listen(&policy, GATEWAY));
+            let (parts, (namespace, listeners)) = tokio::try_join!(parts, namespace)?;
+            Ok((listener, parts, namespace, Egress::serve(&plan, listeners)?))
         });
-        let (listener, parts, namespace) = match made.await {
+        let (listener, parts, namespace, egress) = match made.await {
             Ok(made) => made,
             Err(cause) => return Err(context.fail(cause, None)),
         };
+        context.egress = Some(egress);
         match context.enter(Phase::Prepared).await {
             Ok(()) => Ok(Prepared { context, specification, namespace, parts, listener }),
             Err(cause) => Err(context.fail(cause, None)),
@@ -251,6 +256,7 @@ impl Ready {
                     _ => {}
                 },
                 death = self.machine.died() => return Err(Cause::Died(death)),
+                error = egress::failed(&mut self.context.egress) => return Err(error.into()),
             }
         }
     }
@@ -264,8 +270,10 @@ impl Ready {
 impl Claimed {
     /// Hands the job over and waits until it runs, or can't.
     pub(super) async fn start(self) -> Result<Running, Failed> {
-        let Self { mut ready, job } = self;
+        let Self { mut ready, mut job } = self;
         let limit = ready.context.plan.deadlines.claim;
+        // What the job's own variables say comes later and wins.
+        job.environment.splice(..0, egress::variables(&ready.context.plan));
         let Ready { context, machine, link, .. } = &mut ready;
         let started = async {
             let mut streams = Streams::open(&job, link)?;
@@ -313,7 +321,8 @@ impl Finished {
         let limit = context.plan.deadlines.destroy;
         // What does not end now ends with this process.
         let _ = tokio::time::timeout(limit, machine.destroy()).await;
-        let told = context.enter(Phase::Destroyed).await;
+        let told = context.close_egress().await;
+        let told = told.and(context.enter(Phase::Destroyed).await);
         let told = told.and(context.tell(Happened::Ended(outcome)).await);
         let removed = context.record.remove();
         // The job is over and its outcome told: a record that could not be written or removed
@@ -340,57 +349,10 @@ impl Failed {
             black_box: context.plan.directory.clone(),
         };
         // The record may be what failed; the front end is told all the same.
+        let _ = context.close_egress().await;
         let _ = context.enter(Phase::Failed).await;
         let _ = context.enter(Phase::Destroyed).await;
         let _ = context.tell(Happened::Ended(Outcome::Failed(report))).await;
-    }
-}
-
-/// The guest's first words and ours: hello, what it needs, and that it has it.
-async fn greet(listener: UnixListener, hostname: String) -> Result<(Link, Happened), Cause> {
-    let failed = |what| move |error| Cause::Shepherd(what, error);
-    let (connection, _) = listener.accept().await.map_err(failed("accept the guest"))?;
-    // Whatever else connects from inside finds nobody.
-    drop(listener);
-    let mut link = Link::open(connection);
-    let Heard::Hello(hello) = hear(&mut link).await? else {
-        return Err(ChannelError::Closed.into());
-    };
-    let entropy = crate::host::random::<ENTROPY>().map_err(failed("read random bytes"))?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    link.say(&HostMessage::Prepare(Prepare {
-        entropy: entropy.to_vec().into(),
-        wall_clock: now.as_nanos().try_into().unwrap_or(u64::MAX),
-        hostname,
-        network: Some(Network {
-            address: network::GUEST.octets(),
-            prefix: network::PREFIX,
-            gateway: network::GATEWAY.octets(),
-            mtu: network::MTU,
-        }),
-        heartbeat_interval: HEARTBEAT,
-    }))?;
-    while hear(&mut link).await? != Heard::Prepared {}
-    Ok((link, Happened::Greeted { agent: hello.agent, kernel: hello.kernel }))
-}
-
-async fn hear(link: &mut Link) -> Result<Heard, Cause> {
-    match link.hear().await? {
-        Heard::Failed { step, error } => Err(Cause::Agent { step, error }),
-        heard => Ok(heard),
-    }
-}
-
-/// A closed channel is what a guest's end looks like first; the machine knows more.
-pub(super) async fn explain(cause: Cause, machine: &mut Machine) -> Cause {
-    match cause {
-        Cause::Channel(ChannelError::Closed) => {
-            match tokio::time::timeout(EXPLANATION, machine.died()).await {
-                Ok(death) => Cause::Died(death),
-                Err(_) => cause,
-            }
-        }
-        _ => cause,
     }
 }
 

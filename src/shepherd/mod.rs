@@ -16,9 +16,11 @@
 //! Owns the microVM's directory and its children. Knows nothing of GitHub, of pools, or of people.
 
 pub mod cause;
+mod egress;
 pub mod enclosure;
 pub mod event;
 mod front;
+mod greeting;
 mod handle;
 mod job;
 mod life;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mayfly_protocol::message::{Job, TerminalSize};
 use serde::{Deserialize, Serialize};
 
+use crate::egress::policy::Policy;
 use crate::host::size::Size;
 use crate::machine::Programs;
 use crate::machine::accelerator::Accelerator;
@@ -29,6 +30,10 @@ pub struct Plan {
     pub memory: Size,
     /// Size of the root disk.
     pub disk: Size,
+    /// What the guest may reach.
+    pub egress: Policy,
+    /// Where the record of what it reached is kept.
+    pub egress_record: PathBuf,
     /// How long each phase may take.
     pub deadlines: Deadlines,
     /// The programs it runs on.

@@ -53,9 +53,15 @@ pub(crate) struct RunArguments {
     /// What executes the guest's instructions: auto, kvm or tcg (software emulation)
     #[arg(long, value_name = "ACCELERATOR", default_value = "auto", value_parser = str::parse::<Wish>)]
     pub(super) accel: Wish,
-    /// What the microVM may reach; `none` is the only policy so far
-    #[arg(long, value_name = "POLICY", default_value = "none", value_parser = ["none"])]
+    /// What the microVM may reach: a policy of the settings file, or none, open or github
+    #[arg(long, value_name = "POLICY", default_value = "none")]
     pub(super) egress: String,
+    /// Keep the record of what it reached, and was refused, in this directory
+    #[arg(long, value_name = "DIR")]
+    pub(super) egress_record: Option<PathBuf>,
+    /// The settings file
+    #[arg(long, value_name = "FILE", env = "MAYFLY_CONFIG")]
+    pub(super) config: Option<PathBuf>,
     /// Connect standard input to the command
     #[arg(long, short = 'i')]
     pub(super) interactive: bool,
@@ -79,6 +85,7 @@ Examples:
   mayfly run -i -- wc -c < file
   mayfly run -it --user root -- bash
   mayfly run --copy-in .:/home/runner/src -w src --copy-out /home/runner/src/out:out -- ./build
+  mayfly run --egress open -- curl -sI https://example.com
   mayfly run --memory 4G --cpus 2 --timeout 20m --timings -- make test
 
 Exit codes of Mayfly itself:

@@ -1,12 +1,14 @@
 //! From arguments to a plan: everything is looked up and checked before anything is started.
 
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use mayfly_protocol::message::{Bytes, Job};
 
 use super::arguments::RunArguments;
 use super::terminal;
 use crate::cli::report::{self, Problem};
+use crate::egress::policy::Policies;
 use crate::failure::Code;
 use crate::host::capacity::Capacity;
 use crate::host::programs::{QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK};
@@ -39,10 +41,18 @@ pub(super) fn plan(
         Problem::file(format!("can't read /proc/meminfo: {error}"), Code::Unavailable)
     })?;
     capacity.admit(arguments.cpus, arguments.memory)?;
+    let egress = Policies::read(arguments.config.as_deref())?.get(&arguments.egress)?.clone();
     let id = Id::new()
         .map_err(|error| Problem::file(format!("no random bytes: {error}"), Code::Unavailable))?;
+    let directory = state.microvms().join(id.as_str());
+    let egress_record = match &arguments.egress_record {
+        Some(chosen) => record_directory(chosen)?,
+        None => directory.clone(),
+    };
     Ok(Plan {
-        directory: state.microvms().join(id.as_str()),
+        directory,
+        egress,
+        egress_record,
         private: state.private(),
         id,
         asked,
@@ -90,6 +100,14 @@ fn find_image(arguments: &RunArguments, state: &StateDirectory) -> Result<Image,
     let image = store.find(&reference)?;
     store.ensure_verified(&image, &state.verified())?;
     Ok(image)
+}
+
+/// The shepherd works elsewhere, so the path must not depend on where it is.
+fn record_directory(chosen: &Path) -> Result<PathBuf, Problem> {
+    let made = std::fs::create_dir_all(chosen).and_then(|()| std::fs::canonicalize(chosen));
+    made.map_err(|error| {
+        Problem::file(format!("--egress-record {}: {error}", chosen.display()), Code::CannotWrite)
+    })
 }
 
 /// Only what is written takes room on the host, so the usual disk is a roomy one.

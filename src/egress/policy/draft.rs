@@ -258,7 +258,7 @@ fn check_ports(place: &Place<'_>, key: &str, ports: &[u16]) -> Result<BTreeSet<u
 fn rules_of(set: &'static sets::Set, allow_private: bool) -> Result<Vec<Rule>, PatternError> {
     let rule = |host: &&str| {
         Ok(Rule {
-            origin: Origin::Set(set.name),
+            origin: Origin::Set(set.name.to_owned()),
             host: Pattern::parse(host)?,
             ports: Some([443].into()),
             allow_private,

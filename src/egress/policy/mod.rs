@@ -64,14 +64,14 @@ pub enum Tls {
 }
 
 /// Where a rule stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Origin {
     /// The policy's own `allow`, counted from 0.
     Allow(usize),
     /// The policy's own `deny`, counted from 0.
     Deny(usize),
     /// A built-in set.
-    Set(&'static str),
+    Set(String),
 }
 
 impl fmt::Display for Origin {
@@ -85,7 +85,7 @@ impl fmt::Display for Origin {
 }
 
 /// One rule, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Rule {
     /// Where it stands.
     pub origin: Origin,
@@ -119,7 +119,7 @@ impl fmt::Display for Rule {
 }
 
 /// Where a name goes by the operator's word, whatever resolvers say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Override {
     /// The address, not subject to the address check: the operator wrote it.
     pub address: IpAddr,
@@ -128,7 +128,7 @@ pub struct Override {
 }
 
 /// A proxy that all connections to resolved names go through.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Parent {
     /// Its host: a name resolved on the host, or an address. Not subject to the address check.
     pub host: super::host::Host,
@@ -138,8 +138,9 @@ pub struct Parent {
     pub credentials: Option<PathBuf>,
 }
 
-/// A policy that has been checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A policy that has been checked. It travels between processes of Mayfly as it is; what people
+/// write is a [`PolicyDraft`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Policy {
     /// The name in the settings.
     pub name: String,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::line::Subject;
 use crate::egress::verdict::{Cause, Verdict};
@@ -62,8 +62,8 @@ impl Sums {
         let row = |(key, sum): (&Key, &Sum)| Row {
             host: key.host.clone(),
             port: key.port,
-            verdict: key.verdict,
-            cause: key.cause,
+            verdict: key.verdict.to_owned(),
+            cause: key.cause.map(str::to_owned),
             connections: sum.count,
             up: sum.up,
             down: sum.down,
@@ -73,7 +73,7 @@ impl Sums {
 }
 
 /// The summary of a microVM's egress. Its `Display` is a table, its `Serialize` a contract.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Report {
     /// A row per destination, port, verdict and cause.
     pub rows: Vec<Row>,
@@ -82,17 +82,16 @@ pub struct Report {
 }
 
 /// One row of a [`Report`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Row {
     /// The name or address.
     pub host: String,
     /// The port; 0 where there is none.
     pub port: u16,
     /// The verdict's word.
-    pub verdict: &'static str,
+    pub verdict: String,
     /// The cause's word.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cause: Option<&'static str>,
+    pub cause: Option<String>,
     /// How many connections, requests, lookups or packets.
     pub connections: u64,
     /// Bytes from the guest.
@@ -106,7 +105,7 @@ impl fmt::Display for Report {
         let heading = ["destination", "verdict", "connections", "up", "down"].map(String::from);
         let mut table = vec![heading];
         for row in &self.rows {
-            let cause = row.cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+            let cause = row.cause.as_ref().map(|cause| format!(" ({cause})")).unwrap_or_default();
             let port = if row.port == 0 { String::new() } else { format!(":{}", row.port) };
             table.push([
                 // What a guest said goes to a terminal.

@@ -1,0 +1,70 @@
+//! The first words with a guest, and the last that can be found out about one.
+
+use std::time::{Duration, SystemTime};
+
+use mayfly_protocol::message::{HostMessage, Network, Prepare};
+use tokio::net::UnixListener;
+
+use super::cause::Cause;
+use super::event::Happened;
+use crate::channel::{ChannelError, Heard, Link};
+use crate::machine::Machine;
+use crate::network;
+
+/// Bytes of entropy that a guest is given: the size of the kernel's pool.
+const ENTROPY: usize = 64;
+/// Time between a guest's heartbeats, in milliseconds.
+const HEARTBEAT: u32 = 1000;
+/// How long a closed channel may wait to be explained by the machine's end.
+const EXPLANATION: Duration = Duration::from_secs(2);
+
+/// The guest's first words and ours: hello, what it needs, and that it has it.
+pub(super) async fn greet(
+    listener: UnixListener,
+    hostname: String,
+) -> Result<(Link, Happened), Cause> {
+    let failed = |what| move |error| Cause::Shepherd(what, error);
+    let (connection, _) = listener.accept().await.map_err(failed("accept the guest"))?;
+    // Whatever else connects from inside finds nobody.
+    drop(listener);
+    let mut link = Link::open(connection);
+    let Heard::Hello(hello) = hear(&mut link).await? else {
+        return Err(ChannelError::Closed.into());
+    };
+    let entropy = crate::host::random::<ENTROPY>().map_err(failed("read random bytes"))?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    link.say(&HostMessage::Prepare(Prepare {
+        entropy: entropy.to_vec().into(),
+        wall_clock: now.as_nanos().try_into().unwrap_or(u64::MAX),
+        hostname,
+        network: Some(Network {
+            address: network::GUEST.octets(),
+            prefix: network::PREFIX,
+            gateway: network::GATEWAY.octets(),
+            mtu: network::MTU,
+        }),
+        heartbeat_interval: HEARTBEAT,
+    }))?;
+    while hear(&mut link).await? != Heard::Prepared {}
+    Ok((link, Happened::Greeted { agent: hello.agent, kernel: hello.kernel }))
+}
+
+async fn hear(link: &mut Link) -> Result<Heard, Cause> {
+    match link.hear().await? {
+        Heard::Failed { step, error } => Err(Cause::Agent { step, error }),
+        heard => Ok(heard),
+    }
+}
+
+/// A closed channel is what a guest's end looks like first; the machine knows more.
+pub(super) async fn explain(cause: Cause, machine: &mut Machine) -> Cause {
+    match cause {
+        Cause::Channel(ChannelError::Closed) => {
+            match tokio::time::timeout(EXPLANATION, machine.died()).await {
+                Ok(death) => Cause::Died(death),
+                Err(_) => cause,
+            }
+        }
+        _ => cause,
+    }
+}
