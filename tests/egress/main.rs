@@ -9,6 +9,7 @@
 
 mod support;
 
+mod bypass;
 mod clients;
 mod limits;
 mod packets;

@@ -5,15 +5,8 @@ use std::time::Duration;
 
 use crate::support::Guest;
 
-/// Waits until the record has the refusal; the recorder's socket is read a moment later.
 fn wait_for(guest: &Guest, refusal: &str) {
-    for _ in 0..200 {
-        if guest.refusals().iter().any(|known| known == refusal) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(25));
-    }
-    panic!("{refusal} is not among {:?}", guest.refusals());
+    guest.wait_for_refusal(0, refusal, "a packet");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use nix::sys::socket::{LinkAddr, recvfrom};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Duration, interval};
 
@@ -124,7 +125,7 @@ impl PacketSocket {
 pub(super) async fn serve(shared: Arc<Shared>, socket: PacketSocket) -> io::Result<()> {
     let PacketSocket { socket, listening } = socket;
     // SAFETY: an `OwnedFd` is the same open descriptor from here until it is dropped.
-    let socket = unsafe { AsyncFd::register(socket) }?;
+    let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
     let mut losses = interval(LOSS_INTERVAL);
     loop {
         tokio::select! {

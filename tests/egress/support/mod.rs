@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use mayfly::egress::address::AddressCheck;
 use mayfly::egress::dial::{Lookup, Resolve};
@@ -159,19 +160,42 @@ impl Guest {
         self.recorder.report()
     }
 
+    /// The address that a name stands for in this guest.
+    pub fn lookup(&self, name: &str) -> IpAddr {
+        let output = self.run(&["getent", "ahostsv4", name]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap()
+    }
+
+    /// Waits until a refusal with this text is among the events from the given one on: packets are
+    /// recorded a moment after they are sent.
+    pub fn wait_for_refusal(&self, from: usize, text: &str, what: &str) {
+        for _ in 0..400 {
+            if refusals(&self.events()[from..]).iter().any(|refusal| refusal.contains(text)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{what}: no {text:?} in {:#?}", &self.events()[from..]);
+    }
+
     /// The causes of the refusals so far, as `HOST:PORT CAUSE`, each once.
     pub fn refusals(&self) -> Vec<String> {
-        let refused = self.events().into_iter().filter(|event| event["verdict"] == "refused");
-        let mut texts: Vec<_> = refused
-            .map(|event| {
-                let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
-                format!("{}:{} {}", text("host"), event["port"], text("cause"))
-            })
-            .collect();
-        texts.sort();
-        texts.dedup();
-        texts
+        refusals(&self.events())
     }
+}
+
+fn refusals(events: &[serde_json::Value]) -> Vec<String> {
+    let refused = events.iter().filter(|event| event["verdict"] == "refused");
+    let mut texts: Vec<_> = refused
+        .map(|event| {
+            let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
+            format!("{}:{} {}", text("host"), event["port"], text("cause"))
+        })
+        .collect();
+    texts.sort();
+    texts.dedup();
+    texts
 }
 
 /// Joins the namespaces as a tap device joins a microVM and its own.
