@@ -1,0 +1,179 @@
+//! PID 1 of a microVM that breaks the rules.
+//!
+//! It boots as the agent does, then misbehaves as the kernel argument `mayfly.hostile=MODE` says,
+//! and goes on until the host ends it. Each mode is one way in which hostile code could attack the
+//! shepherd; the tests of `tests/microvm/hostile.rs` say what has to come of it.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsRawFd;
+
+use mayfly_guest::power;
+use mayfly_protocol::flow::{MAX_CHUNK, WINDOW};
+use mayfly_protocol::frame::{self, FrameError};
+use mayfly_protocol::message::{
+    GuestMessage, Hello, HostMessage, InputStream, JobStatus, OutputStream, Statistics,
+};
+use mayfly_protocol::{CONTROL_PORT, HOST_CID, VERSION};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
+
+/// Clears a terminal, renames its window, and would colour what follows.
+const ESCAPES: &str = "\x1b[2J\x1b]0;owned\x07\x1b[31m";
+
+fn main() {
+    match mayfly_guest::start() {
+        Ok(channel) => {
+            // Where the host has hung up there is nobody left to attack.
+            let _gone = misbehave(&mut Guest { channel });
+        }
+        Err(error) => power::say(&error),
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+fn misbehave(guest: &mut Guest) -> Result<(), FrameError> {
+    let arguments = fs::read_to_string("/proc/cmdline")?;
+    let mut words = arguments.split_whitespace();
+    let mode = words.find_map(|word| word.strip_prefix("mayfly.hostile=")).unwrap_or_default();
+    match mode {
+        "silence" => Ok(()),
+        "oversized" => guest.raw(&[0xff; 4]),
+        "empty" => guest.raw(&[0; 4]),
+        "malformed" => guest.raw(&[0, 0, 0, 2, 0xee, 0xee]),
+        "half" => guest.raw(&[0, 0, 0, 9, 1, 2]),
+        "trailing" => guest.trailing(),
+        "other-version" => guest.say(&hello(VERSION + 98)),
+        "no-hello" => guest.say(&GuestMessage::Prepared),
+        "second-hello" => {
+            guest.say(&hello(VERSION))?;
+            guest.say(&hello(VERSION))
+        }
+        "out-of-order" => {
+            guest.say(&hello(VERSION))?;
+            guest.say(&GuestMessage::Started)
+        }
+        "escapes" => guest.escapes(),
+        mode => {
+            guest.run_job()?;
+            misbehave_in_job(guest, mode)
+        }
+    }
+}
+
+/// What needs a job that runs.
+fn misbehave_in_job(guest: &mut Guest, mode: &str) -> Result<(), FrameError> {
+    let bytes = |count: usize| vec![b'x'; count].into();
+    match mode {
+        "window" => (0..=WINDOW as usize / MAX_CHUNK).try_for_each(|_| {
+            guest.say(&GuestMessage::Output { stream: OutputStream::Stdout, bytes: bytes(MAX_CHUNK) })
+        }),
+        "chunk" => guest
+            .say(&GuestMessage::Output { stream: OutputStream::Stdout, bytes: bytes(MAX_CHUNK + 1) }),
+        "unknown-stream" => {
+            guest.say(&GuestMessage::Output { stream: OutputStream::CopyOut(9), bytes: bytes(1) })
+        }
+        "credit" => {
+            guest.say(&GuestMessage::Credit { stream: InputStream::Stdin, bytes: u32::MAX })
+        }
+        "early-exit" => guest.say(&GuestMessage::Exited(JobStatus::Code(0))),
+        "heartbeats" => loop {
+            guest.say(&GuestMessage::Heartbeat(Statistics::default()))?;
+        },
+        "console" => guest.flood_console(),
+        "ports" => guest.try_ports(),
+        "chatter" => {
+            guest.finish(3)?;
+            guest.raw(&[0xff; 1024])
+        }
+        // The kernel panics when its first process ends.
+        "death" => std::process::abort(),
+        _ => Ok(()),
+    }
+}
+
+fn hello(protocol: u16) -> GuestMessage {
+    GuestMessage::Hello(Hello { protocol, agent: ESCAPES.into(), kernel: ESCAPES.into() })
+}
+
+/// The connection to the host.
+struct Guest {
+    channel: File,
+}
+
+impl Guest {
+    fn say(&mut self, message: &GuestMessage) -> Result<(), FrameError> {
+        self.raw(&frame::encode(message)?)
+    }
+
+    /// In packets that the kernel passes on whole.
+    fn raw(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
+        Ok(bytes.chunks(16 * 1024).try_for_each(|packet| self.channel.write_all(packet))?)
+    }
+
+    fn hear(&mut self) -> Result<Option<HostMessage>, FrameError> {
+        frame::read(&mut self.channel)
+    }
+
+    /// A message with a byte too many in its frame.
+    fn trailing(&mut self) -> Result<(), FrameError> {
+        let mut frame = frame::encode(&hello(VERSION))?;
+        frame.push(0);
+        frame[3] += 1;
+        self.raw(&frame)
+    }
+
+    /// An agent that gives up, with texts that would take over the terminal they are shown on.
+    fn escapes(&mut self) -> Result<(), FrameError> {
+        fs::write("/dev/console", format!("{ESCAPES}on the console\n"))?;
+        self.say(&hello(VERSION))?;
+        let (step, error) = (format!("{ESCAPES}step"), format!("{ESCAPES}{}", "long ".repeat(1000)));
+        self.say(&GuestMessage::Failed { step, error })
+    }
+
+    /// Behaves, until a job runs.
+    fn run_job(&mut self) -> Result<(), FrameError> {
+        self.say(&hello(VERSION))?;
+        while let Some(message) = self.hear()? {
+            match message {
+                HostMessage::Prepare(_) => self.say(&GuestMessage::Prepared)?,
+                HostMessage::Start(_) => return self.say(&GuestMessage::Started),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the job as it should end.
+    fn finish(&mut self, code: u8) -> Result<(), FrameError> {
+        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+            self.say(&GuestMessage::OutputEnd { stream, error: None })?;
+        }
+        self.say(&GuestMessage::Exited(JobStatus::Code(code)))
+    }
+
+    /// Writes more on the console than the host keeps, and then ends the machine with a panic.
+    fn flood_console(&mut self) -> Result<(), FrameError> {
+        let mut console = File::options().write(true).open("/dev/console")?;
+        let line = format!("{ESCAPES}{}\n", "flood ".repeat(20));
+        for _ in 0..8000 {
+            console.write_all(line.as_bytes())?;
+        }
+        std::process::abort()
+    }
+
+    /// Tells, as a job's output, to which ports of the host it could connect.
+    fn try_ports(&mut self) -> Result<(), FrameError> {
+        let ports = (0..200).chain(CONTROL_PORT - 2..CONTROL_PORT + 3).chain([u32::MAX - 1]);
+        let open: Vec<u32> = ports.filter(|port| can_connect(*port)).collect();
+        let report = format!("open: {open:?}\n").into_bytes().into();
+        self.say(&GuestMessage::Output { stream: OutputStream::Stdout, bytes: report })?;
+        self.finish(0)
+    }
+}
+
+fn can_connect(port: u32) -> bool {
+    let made = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+    made.is_ok_and(|made| connect(made.as_raw_fd(), &VsockAddr::new(HOST_CID, port)).is_ok())
+}
