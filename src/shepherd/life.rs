@@ -80,10 +80,6 @@ impl Context {
         let report = egress.close().await;
         if report.rows.is_empty() { Ok(()) } else { self.tell(Happened::Egress(report)).await }
     }
-
-    fn boot_limit(&self) -> Duration {
-        self.plan.deadlines.boot * self.plan.accelerator.profile().patience
-    }
 }
 
 /// Everything is decided, nothing made.
@@ -186,7 +182,7 @@ impl Prepared {
             return Err(context.fail(cause, None));
         }
         let plan = context.plan.clone();
-        let limit = context.boot_limit();
+        let limit = context.plan.deadlines.boot;
         let started = context.within(limit, async {
             let (places, base) = (places(&plan), &plan.boot.rootfs);
             let tap = namespace.tap();
@@ -203,7 +199,7 @@ impl Booting {
     /// Waits for the guest, and gives it what it needs.
     pub(super) async fn ready(self) -> Result<Ready, Failed> {
         let Self { mut context, namespace, mut machine, listener } = self;
-        let limit = context.boot_limit();
+        let limit = context.plan.deadlines.boot;
         let hostname = context.plan.id.to_string();
         let greeted = context.within(limit, async {
             tokio::select! {

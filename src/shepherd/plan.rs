@@ -62,7 +62,8 @@ pub struct Boot {
 pub struct Deadlines {
     /// From nothing to a machine that could boot.
     pub prepare: Duration,
-    /// From QEMU's start to a guest that is ready, on KVM; longer in emulation.
+    /// From QEMU's start to a guest that is ready. The default is for KVM; emulation needs longer
+    /// by the factor of its profile.
     pub boot: Duration,
     /// Ready without a job.
     pub idle: Duration,

@@ -50,6 +50,9 @@ pub(crate) struct RunArguments {
     /// End the command after this time, e.g. 90s or 1h30m
     #[arg(long, value_name = "DURATION", default_value = "6h", value_parser = humantime::parse_duration)]
     pub(super) timeout: Duration,
+    /// Give up a guest that is not ready after this time [default: 20s, and 2m in emulation]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) boot_timeout: Option<Duration>,
     /// What executes the guest's instructions: auto, kvm or tcg (software emulation)
     #[arg(long, value_name = "ACCELERATOR", default_value = "auto", value_parser = str::parse::<Wish>)]
     pub(super) accel: Wish,

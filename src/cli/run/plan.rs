@@ -16,7 +16,7 @@ use crate::host::size::Size;
 use crate::host::state::StateDirectory;
 use crate::image::{Image, Reference, Store};
 use crate::machine::Programs;
-use crate::machine::accelerator::{self, Facts};
+use crate::machine::accelerator::{self, Accelerator, Facts};
 use crate::shepherd::plan::{Boot, Deadlines, Id, Plan};
 
 /// The microVM that the arguments ask for.
@@ -67,7 +67,7 @@ pub(super) fn plan(
         processors: arguments.cpus,
         memory: arguments.memory,
         disk,
-        deadlines: Deadlines { job: arguments.timeout, ..Deadlines::default() },
+        deadlines: deadlines(arguments, accelerator),
         programs,
     })
 }
@@ -123,6 +123,13 @@ fn disk(arguments: &RunArguments, image: &Image) -> Result<Size, Problem> {
         Some(size) => Ok(size),
         None => Ok(USUAL_DISK.max(least)),
     }
+}
+
+/// The usual deadlines, but for those that were asked for.
+fn deadlines(arguments: &RunArguments, accelerator: Accelerator) -> Deadlines {
+    let usual = Deadlines::default();
+    let boot = arguments.boot_timeout.unwrap_or(usual.boot * accelerator.profile().patience);
+    Deadlines { job: arguments.timeout, boot, ..usual }
 }
 
 /// A warning is for a person; a program reads the events.
