@@ -1,1 +1,126 @@
-//! To be written.
+//! Files and directories copied in and out.
+
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use crate::support::Host;
+
+#[test]
+fn a_directory_goes_in_and_comes_out_as_it_was() {
+    let host = Host::new();
+    let (source, back) = (host.root().join("source"), host.root().join("back"));
+    fs::create_dir_all(source.join("deep/er")).unwrap();
+    // More than fits into any buffer on the way.
+    let large: Vec<u8> = (0..5_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(source.join("deep/large"), &large).unwrap();
+    fs::write(source.join("deep/er/program"), "#!/bin/sh\necho ran\n").unwrap();
+    fs::set_permissions(source.join("deep/er/program"), Permissions::from_mode(0o755)).unwrap();
+    fs::write(source.join(OsStr::from_bytes(b"odd \xff\nname")), "odd").unwrap();
+    symlink("deep/er", source.join("link")).unwrap();
+    symlink("/etc/shadow", source.join("leads-out")).unwrap();
+
+    let (copy_in, copy_out) =
+        (format!("{}:/work/in", source.display()), format!("/work/in:{}", back.display()));
+    let script = "stat -c '%U %a' . deep/er/program; link/program; readlink leads-out; \
+                  echo added > added; test -s deep/large";
+    let options = ["--copy-in", &copy_in, "--copy-out", &copy_out, "--workdir", "/work/in"];
+    let ending = host.run(options.iter().chain(&["--", "sh", "-c", script]));
+    ending.assert_code(0).assert_output("runner 755\nrunner 755\nran\n/etc/shadow\n");
+
+    assert_eq!(fs::read(back.join("deep/large")).unwrap(), large);
+    let mode = fs::metadata(back.join("deep/er/program")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o755);
+    assert_eq!(fs::read(back.join(OsStr::from_bytes(b"odd \xff\nname"))).unwrap(), b"odd");
+    assert_eq!(fs::read_link(back.join("link")).unwrap(), OsStr::new("deep/er"));
+    assert_eq!(fs::read_link(back.join("leads-out")).unwrap(), OsStr::new("/etc/shadow"));
+    assert_eq!(fs::read_to_string(back.join("added")).unwrap(), "added\n");
+    host.assert_clean();
+}
+
+#[test]
+fn files_go_in_and_come_out_also_where_the_command_fails() {
+    let host = Host::new();
+    let (source, out) = (host.root().join("source"), host.root().join("out"));
+    fs::write(&source, "content").unwrap();
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("there"), "before").unwrap();
+    fs::create_dir(out.join("tree")).unwrap();
+    fs::write(out.join("tree/kept"), "kept").unwrap();
+    let path = |name: &str| out.join(name).display().to_string();
+    let arguments = [
+        ("--copy-in", format!("{}:/new/directory/name", source.display())),
+        ("--copy-in", format!("{}:/etc/hostname", source.display())),
+        ("--copy-out", format!("/new/directory/name:{}", path("new"))),
+        // In the place of a file, into a directory, and among what a directory has.
+        ("--copy-out", format!("/etc/hostname:{}", path("there"))),
+        ("--copy-out", format!("/etc/hostname:{}", path(""))),
+        ("--copy-out", format!("/home/runner/tree:{}", path("tree"))),
+    ];
+    let words = arguments.iter().flat_map(|(option, value)| [*option, value]);
+    let script = "cat /new/directory/name; mkdir tree; echo more > tree/more; exit 5";
+    let ending = host.run(words.chain(["--", "sh", "-c", script]));
+    ending.assert_code(5).assert_output("content");
+    let read = |name: &str| fs::read_to_string(out.join(name)).unwrap();
+    assert_eq!(read("new"), "content");
+    assert_eq!(read("there"), "content");
+    assert_eq!(read("hostname"), "content");
+    assert_eq!((read("tree/kept"), read("tree/more")), ("kept".into(), "more\n".into()));
+    host.assert_clean();
+}
+
+#[test]
+fn what_is_not_there_to_copy_in_is_named_before_anything_starts() {
+    let host = Host::new();
+    let ending = host.run(["--json", "--copy-in", "/not/there:/x", "--", "true"]);
+    ending.assert_code(66).assert_says("can't copy /not/there in").assert_says("No such file");
+    assert_eq!(ending.phases(), [""; 0], "{ending:?}");
+    host.assert_clean();
+}
+
+#[test]
+fn what_is_not_there_to_copy_out_is_named_and_fails_the_run() {
+    let host = Host::new();
+    let out = host.root().join("out");
+    let copy = format!("/not/there:{}", out.display());
+    let ending = host.run(["--copy-out", &copy, "--", "echo", "ran"]);
+    ending.assert_code(66).assert_output("ran\n").assert_says("can't copy out /not/there");
+    assert!(!out.exists());
+    // The command's own status says more than the missing file does.
+    let ending = host.run(["--copy-out", &copy, "--", "sh", "-c", "exit 4"]);
+    ending.assert_code(4).assert_says("can't copy out /not/there");
+    host.assert_clean();
+}
+
+#[test]
+fn what_cant_be_put_where_it_should_is_named() {
+    let host = Host::new();
+    fs::write(host.root().join("file"), "x").unwrap();
+    let source = host.root().join("file").display().to_string();
+    // A file in the guest in the way of a directory.
+    let ending = host.run(["--copy-in", &format!("{source}:/etc/passwd/x"), "--", "true"]);
+    ending.assert_code(73).assert_says(&format!("can't copy {source} in"));
+    // A file on the host in the way of one.
+    let copy_out = format!("/etc/hostname:{source}/x");
+    let ending = host.run(["--copy-out", &copy_out, "--", "true"]);
+    ending.assert_code(73).assert_says(&format!("can't copy out to {source}/x"));
+    host.assert_clean();
+}
+
+#[test]
+fn set_user_id_bits_and_owners_do_not_come_out() {
+    let host = Host::new();
+    let copy = format!("/root/tree:{}", host.root().join("out").display());
+    let script = "mkdir /root/tree; cp /bin/true /root/tree/program; chown runner /root/tree/program; \
+                  chmod 6755 /root/tree/program; mknod /root/tree/null c 1 3; mkfifo /root/tree/pipe";
+    let ending = host.run(["--user", "root", "--copy-out", &copy, "--", "sh", "-c", script]);
+    ending.assert_code(0);
+    let program = fs::metadata(host.root().join("out/program")).unwrap();
+    assert_eq!(program.permissions().mode() & 0o7777, 0o755);
+    let owner = std::os::unix::fs::MetadataExt::uid(&program);
+    assert_eq!(owner, nix::unistd::geteuid().as_raw());
+    let names = fs::read_dir(host.root().join("out")).unwrap();
+    assert_eq!(names.count(), 1, "devices and pipes stay behind");
+    host.assert_clean();
+}

@@ -1,1 +1,175 @@
-//! To be written.
+//! Guests that break the rules: each ends its own microVM with a named cause, and nothing else.
+
+use std::fs::{self, File};
+use std::time::Duration;
+
+use crate::support::image::Forgery;
+use crate::support::{Ending, Host, PATIENCE, Running, processes};
+
+fn host_with(mode: &str) -> Host {
+    let host = Host::bare();
+    Forgery::hostile(mode).install(&host);
+    host
+}
+
+/// Runs a job on a guest that misbehaves in this way.
+fn attack(host: &Host, options: &[&str]) -> Ending {
+    let always = ["--image", "hostile", "--json", "--memory", "256M"];
+    let words = always.iter().chain(options).chain(&["--", "job"]);
+    let endless = File::open("/dev/zero").unwrap();
+    Running::start_with(&mut host.command(words), endless).finish(PATIENCE)
+}
+
+/// Fails unless the guest is found out, for this reason.
+#[track_caller]
+fn assert_found_out(mode: &str, options: &[&str], cause: &str, says: &str) {
+    let host = host_with(mode);
+    let ending = attack(&host, options);
+    ending.assert_says(says).assert_output("");
+    ending.assert_failed(&host, cause, 125);
+    assert!(!ending.stderr.contains('\x1b'), "escape sequences reach the terminal: {ending:?}");
+}
+
+#[test]
+fn a_frame_that_is_too_long_is_refused() {
+    assert_found_out("oversized", &[], "hostile_guest", "frame of 4294967295 bytes");
+}
+
+#[test]
+fn an_empty_frame_is_refused() {
+    assert_found_out("empty", &[], "hostile_guest", "empty frame");
+}
+
+#[test]
+fn a_malformed_message_is_refused() {
+    assert_found_out("malformed", &[], "hostile_guest", "malformed message");
+}
+
+#[test]
+fn bytes_after_a_message_are_refused() {
+    assert_found_out("trailing", &[], "hostile_guest", "left over after the message");
+}
+
+#[test]
+fn a_message_before_hello_is_refused() {
+    assert_found_out("no-hello", &[], "hostile_guest", "sent Prepared while Connected");
+}
+
+#[test]
+fn a_second_hello_is_refused() {
+    assert_found_out("second-hello", &[], "hostile_guest", "sent Hello while");
+}
+
+#[test]
+fn a_message_out_of_order_is_refused() {
+    assert_found_out("out-of-order", &[], "hostile_guest", "sent Started while");
+}
+
+#[test]
+fn another_version_of_the_protocol_is_named() {
+    let says = "speaks version 99 of the protocol, this program 1";
+    assert_found_out("other-version", &[], "agent_version", says);
+}
+
+#[test]
+fn output_beyond_the_window_is_refused() {
+    // The test reads all output, so the window is what the guest did not wait for.
+    let host = host_with("window");
+    let ending = attack(&host, &[]);
+    ending.assert_says("broke the flow control of Stdout").assert_failed(&host, "hostile_guest", 125);
+}
+
+#[test]
+fn a_chunk_that_is_too_long_is_refused() {
+    assert_found_out("chunk", &[], "hostile_guest", "a chunk of 65537 bytes");
+}
+
+#[test]
+fn credit_that_nobody_owes_is_refused() {
+    assert_found_out("credit", &["-i"], "hostile_guest", "broke the flow control of Stdin");
+}
+
+#[test]
+fn credit_for_an_input_that_is_not_there_is_refused() {
+    assert_found_out("credit", &[], "hostile_guest", "sent Credit for Stdin, which is not open");
+}
+
+#[test]
+fn output_of_an_unknown_stream_is_refused() {
+    let says = "sent Output for CopyOut(9), which is not open";
+    assert_found_out("unknown-stream", &[], "hostile_guest", says);
+}
+
+#[test]
+fn an_end_before_the_ends_of_the_streams_is_refused() {
+    assert_found_out("early-exit", &[], "hostile_guest", "before the end of Stdout");
+}
+
+#[test]
+fn texts_of_the_guest_move_no_cursor() {
+    assert_found_out("escapes", &[], "agent", "the guest's agent could not ");
+    let host = host_with("escapes");
+    let ending = attack(&host, &[]);
+    ending.assert_says("]0;owned[31mon the console");
+    assert!(ending.stderr.len() < 8000, "{} bytes", ending.stderr.len());
+}
+
+#[test]
+fn a_guest_that_never_says_hello_is_given_up() {
+    let says = "the guest did not say hello within 4s";
+    assert_found_out("silence", &["--boot-timeout", "4s"], "boot_deadline", says);
+}
+
+#[test]
+fn half_a_message_does_not_hold_up_the_deadline() {
+    let says = "the guest did not say hello within 4s";
+    assert_found_out("half", &["--boot-timeout", "4s"], "boot_deadline", says);
+}
+
+#[test]
+fn a_flood_of_heartbeats_does_not_put_off_the_deadline() {
+    let host = host_with("heartbeats");
+    let ending = attack(&host, &["--timeout", "2s"]);
+    ending.assert_failed(&host, "job_deadline", 124);
+}
+
+#[test]
+fn a_flood_on_the_console_takes_little_room() {
+    let host = host_with("console");
+    let mut command =
+        host.command(["--image", "hostile", "--json", "--memory", "256M", "--", "job"]);
+    let mut running = Running::start(&mut command);
+    running.wait_for_phase("running");
+    let shepherd = processes::shepherd(running.pid()).unwrap();
+    let mut most = 0;
+    while !running.has_ended() {
+        most = most.max(processes::size(shepherd, "VmHWM").unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let ending = running.finish(PATIENCE);
+    let black_box = ending.assert_failed(&host, "kernel_panic", 125);
+    assert!(!ending.stderr.contains('\x1b'), "escape sequences reach the terminal: {ending:?}");
+    let sizes = ["console.log", "console.previous"]
+        .map(|name| fs::metadata(black_box.join(name)).unwrap().len());
+    assert!(sizes.iter().all(|size| *size <= 136 * 1024), "{sizes:?}");
+    assert!(most > 0 && most < 15 << 20, "the shepherd had {most} bytes");
+}
+
+#[test]
+fn only_the_channels_port_of_the_host_answers_and_only_once() {
+    let host = host_with("ports");
+    attack(&host, &[]).assert_code(0).assert_output("open: []\n");
+    host.assert_clean();
+}
+
+#[test]
+fn what_comes_after_the_jobs_end_changes_nothing() {
+    let host = host_with("chatter");
+    attack(&host, &[]).assert_code(3).assert_output("");
+    host.assert_clean();
+}
+
+#[test]
+fn an_agent_that_ends_is_a_kernel_panic() {
+    assert_found_out("death", &[], "kernel_panic", "Attempted to kill init");
+}
