@@ -24,7 +24,9 @@ fn console(black_box: &Path) -> String {
 fn a_kernel_panic_is_told_with_its_reason() {
     let host = Host::new();
     let ending = as_root(&host, "echo before; echo c > /proc/sysrq-trigger; sleep 1000");
-    ending.assert_output("before\n").assert_says("the guest's kernel panicked: sysrq triggered crash");
+    ending
+        .assert_output("before\n")
+        .assert_says("the guest's kernel panicked: sysrq triggered crash");
     let black_box = ending.assert_failed(&host, "kernel_panic", 125);
     assert!(console(&black_box).contains("Kernel panic - not syncing"), "{ending:?}");
     assert!(ending.failure()["statistics"].is_object() || ending.failure()["statistics"].is_null());
@@ -88,7 +90,10 @@ fn a_job_that_wants_too_much_memory_is_killed_and_the_rest_lives() {
 }
 
 /// Kills one of a running microVM's processes from outside.
-fn kill_while_running(victim: impl Fn(&Tree) -> nix::unistd::Pid, signal: Signal) -> (Host, Ending) {
+fn kill_while_running(
+    victim: impl Fn(&Tree) -> nix::unistd::Pid,
+    signal: Signal,
+) -> (Host, Ending) {
     let host = Host::new();
     let mut running = host.start(["--json", "--", "sh", "-c", "echo begun; sleep 1000"]);
     running.wait_for_output("begun");
@@ -175,7 +180,8 @@ impl Drop for SmallFileSystem {
 fn a_full_disk_of_the_host_ends_the_microvm_and_harms_nothing_else() {
     let host = Host::new();
     let _small = SmallFileSystem::below(&host, "24m");
-    let script = "echo before; dd if=/dev/urandom of=/var/fill bs=1M count=100 conv=fsync; echo after";
+    let script =
+        "echo before; dd if=/dev/urandom of=/var/fill bs=1M count=100 conv=fsync; echo after";
     let ending = as_root(&host, script);
     ending.assert_output("before\n").assert_says("the host's disk is full");
     ending.assert_says("hint: make room on the file system of the state directory");

@@ -29,7 +29,8 @@ impl Scene {
     }
 
     fn start(&self) -> (Running, Pid) {
-        let running = self.host.start(["--json", "--memory", "256M", "--", "sh", "-c", "sleep 0.3"]);
+        let running =
+            self.host.start(["--json", "--memory", "256M", "--", "sh", "-c", "sleep 0.3"]);
         let front = self.sandbox.front(running.pid());
         (running, front)
     }
@@ -42,7 +43,11 @@ impl Scene {
             if left.is_empty() {
                 return start.elapsed();
             }
-            assert!(start.elapsed() < GONE, "killed {when}, {:?} later: {left:#?}", start.elapsed());
+            assert!(
+                start.elapsed() < GONE,
+                "killed {when}, {:?} later: {left:#?}",
+                start.elapsed()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }

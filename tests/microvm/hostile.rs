@@ -76,7 +76,11 @@ fn output_beyond_the_window_is_refused() {
     // The test reads all output, so the window is what the guest did not wait for.
     let host = host_with("window");
     let ending = attack(&host, &[]);
-    ending.assert_says("broke the flow control of Stdout").assert_failed(&host, "hostile_guest", 125);
+    ending.assert_says("broke the flow control of Stdout").assert_failed(
+        &host,
+        "hostile_guest",
+        125,
+    );
 }
 
 #[test]

@@ -77,8 +77,18 @@ fn devices_that_an_ordinary_user_may_not_open_are_named() {
     for (devices, options, code, says) in [
         (Devices { tun: Some(0o600), kvm: None }, &[][..], 77, ["/dev/net/tun", "chmod 0666"]),
         (Devices { tun: None, kvm: None }, &[], 69, ["/dev/net/tun", "modprobe tun"]),
-        (Devices { kvm: Some(0o600), ..Devices::default() }, &["--accel", "kvm"], 77, ["/dev/kvm", "group"]),
-        (Devices { kvm: None, ..Devices::default() }, &["--accel", "kvm"], 69, ["no /dev/kvm", "tcg"]),
+        (
+            Devices { kvm: Some(0o600), ..Devices::default() },
+            &["--accel", "kvm"],
+            77,
+            ["/dev/kvm", "group"],
+        ),
+        (
+            Devices { kvm: None, ..Devices::default() },
+            &["--accel", "kvm"],
+            69,
+            ["no /dev/kvm", "tcg"],
+        ),
     ] {
         let mut host = hollow_host();
         host.become_ordinary(&devices);
@@ -160,7 +170,10 @@ fn the_doctor_tells_versions_and_what_to_do() {
     ending.assert_code(69);
     let checks: Vec<Value> = serde_json::from_slice(&ending.stdout).unwrap();
     let check = |subject: &str| {
-        checks.iter().find(|check| check["subject"] == subject).unwrap_or_else(|| panic!("{ending:?}"))
+        checks
+            .iter()
+            .find(|check| check["subject"] == subject)
+            .unwrap_or_else(|| panic!("{ending:?}"))
     };
     assert_eq!(check("qemu-system-x86_64")["outcome"], "bad");
     let found = check("qemu-system-x86_64")["found"].as_str().unwrap();

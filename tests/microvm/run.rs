@@ -95,7 +95,8 @@ fn a_user_or_directory_that_is_not_there_is_named() {
 #[test]
 fn a_command_that_takes_too_long_is_ended_with_124() {
     let host = Host::new();
-    let ending = host.run(["--json", "--timeout", "1s", "--", "sh", "-c", "echo begun; sleep 1000"]);
+    let ending =
+        host.run(["--json", "--timeout", "1s", "--", "sh", "-c", "echo begun; sleep 1000"]);
     ending.assert_output("begun\n").assert_says("the job did not end within 1s");
     ending.assert_says("give it longer with --timeout");
     ending.assert_failed(&host, "job_deadline", 124);
@@ -136,9 +137,8 @@ fn an_interrupt_before_the_command_runs_ends_the_microvm() {
 
 #[test]
 fn events_are_json_lines_and_timings_a_table() {
-    const PHASES: [&str; 8] = [
-        "planned", "prepared", "booting", "ready", "claimed", "running", "finished", "destroyed",
-    ];
+    const PHASES: [&str; 8] =
+        ["planned", "prepared", "booting", "ready", "claimed", "running", "finished", "destroyed"];
     let host = Host::new();
     let ending = host.run(["--json", "--timings", "--", "sh", "-c", "exit 3"]);
     ending.assert_code(3).assert_output("");

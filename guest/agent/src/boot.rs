@@ -29,15 +29,20 @@ const ROOT_OPTIONS: &str = "nobarrier";
 
 /// Loads the drivers and makes `/dev/vda` the root of this process, with `/dev` in it.
 pub fn enter_root() -> Result<(), StepError> {
-    mount_devices()?;
-    modules::load_listed(Path::new("/modules"))?;
-    wait_for(Path::new(ROOT_DEVICE))?;
+    load_drivers()?;
     create_directory(NEW_ROOT)?;
     mount(Some(ROOT_DEVICE), NEW_ROOT, Some("ext4"), MsFlags::MS_NOATIME, Some(ROOT_OPTIONS))
         .during(|| format!("mount the root file system {ROOT_DEVICE}"))?;
     grow::to_device(Path::new(ROOT_DEVICE), Path::new(NEW_ROOT))?;
     fs::remove_file("/init").during(|| "remove /init")?;
     switch()
+}
+
+/// Loads the modules of the initramfs and waits for the root device.
+pub fn load_drivers() -> Result<(), StepError> {
+    mount_devices()?;
+    modules::load_listed(Path::new("/modules"))?;
+    wait_for(Path::new(ROOT_DEVICE))
 }
 
 /// Mounts the kernel's device nodes.

@@ -67,10 +67,15 @@ fn misbehave_in_job(guest: &mut Guest, mode: &str) -> Result<(), FrameError> {
     let bytes = |count: usize| vec![b'x'; count].into();
     match mode {
         "window" => (0..=WINDOW as usize / MAX_CHUNK).try_for_each(|_| {
-            guest.say(&GuestMessage::Output { stream: OutputStream::Stdout, bytes: bytes(MAX_CHUNK) })
+            guest.say(&GuestMessage::Output {
+                stream: OutputStream::Stdout,
+                bytes: bytes(MAX_CHUNK),
+            })
         }),
-        "chunk" => guest
-            .say(&GuestMessage::Output { stream: OutputStream::Stdout, bytes: bytes(MAX_CHUNK + 1) }),
+        "chunk" => guest.say(&GuestMessage::Output {
+            stream: OutputStream::Stdout,
+            bytes: bytes(MAX_CHUNK + 1),
+        }),
         "unknown-stream" => {
             guest.say(&GuestMessage::Output { stream: OutputStream::CopyOut(9), bytes: bytes(1) })
         }
@@ -128,7 +133,8 @@ impl Guest {
     fn escapes(&mut self) -> Result<(), FrameError> {
         fs::write("/dev/console", format!("{ESCAPES}on the console\n"))?;
         self.say(&hello(VERSION))?;
-        let (step, error) = (format!("{ESCAPES}step"), format!("{ESCAPES}{}", "long ".repeat(1000)));
+        let (step, error) =
+            (format!("{ESCAPES}step"), format!("{ESCAPES}{}", "long ".repeat(1000)));
         self.say(&GuestMessage::Failed { step, error })
     }
 

@@ -65,7 +65,10 @@ impl Host {
     }
 
     /// `mayfly` with these arguments, not started.
-    pub(crate) fn mayfly<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+    pub(crate) fn mayfly<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Command {
         let mut words = self.wrapper.iter().cloned().chain([self.mayfly.clone().into()]);
         let mut command = Command::new(words.next().unwrap());
         command
@@ -88,10 +91,7 @@ impl Host {
     }
 
     /// `mayfly run` with these arguments, under way.
-    pub(crate) fn start<A: AsRef<OsStr>>(
-        &self,
-        arguments: impl IntoIterator<Item = A>,
-    ) -> Running {
+    pub(crate) fn start<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Running {
         Running::start(&mut self.command(arguments))
     }
 
@@ -232,8 +232,13 @@ impl Devices {
                 format!("mknod --mode={mode:o} \"$0/{path}\" c {numbers}\n")
             })
         };
-        let always =
-            [("null", "1 3"), ("zero", "1 5"), ("random", "1 8"), ("urandom", "1 9"), ("tty", "5 0")];
+        let always = [
+            ("null", "1 3"),
+            ("zero", "1 5"),
+            ("random", "1 8"),
+            ("urandom", "1 9"),
+            ("tty", "5 0"),
+        ];
         let always: String =
             always.iter().map(|(path, numbers)| node(path, Some(0o666), numbers)).collect();
         format!(

@@ -33,20 +33,29 @@ impl Forgery {
         }
     }
 
-    /// The kernel and the modules of `base` with the hostile guest as `/init`, which misbehaves in
-    /// the way that `mode` names.
+    /// A guest that misbehaves in the way that `mode` names.
     pub(crate) fn hostile(mode: &str) -> Self {
+        Self::booting("hostile", "mayfly-hostile-guest", format!("mayfly.hostile={mode}"))
+    }
+
+    /// A guest that loads its drivers and powers off: the least that can be booted.
+    pub(crate) fn floor() -> Self {
+        Self::booting("floor", "floor", String::new())
+    }
+
+    /// The kernel and the modules of `base` with a program of the tests' as `/init`.
+    fn booting(name: &'static str, init: &str, kernel_arguments: String) -> Self {
         let base = base();
         let mut initramfs = fs::read(base.join("initramfs")).unwrap();
         // The kernel takes archives one behind the other; a later file replaces an earlier one.
         initramfs.resize(initramfs.len().next_multiple_of(4), 0);
-        initramfs.extend(archive_of_init(&fs::read(hostile_guest()).unwrap()));
+        initramfs.extend(archive_of_init(&fs::read(guest_program(init)).unwrap()));
         Self {
-            name: "hostile",
+            name,
             kernel: fs::read(base.join("kernel")).unwrap(),
             initramfs,
             rootfs: empty_file_system(),
-            kernel_arguments: format!("mayfly.hostile={mode}"),
+            kernel_arguments,
         }
     }
 
@@ -65,7 +74,8 @@ impl Forgery {
                 json!({ "file": file, "bytes": bytes.len(), "sha256": sha256(bytes) });
         }
         let arguments = manifest["kernel"]["command_line"].as_str().unwrap();
-        manifest["kernel"]["command_line"] = format!("{arguments} {}", self.kernel_arguments).into();
+        manifest["kernel"]["command_line"] =
+            format!("{arguments} {}", self.kernel_arguments).into();
         let text = serde_json::to_vec(&manifest).unwrap();
         let digest = sha256(&text);
         let directory = host.images().join(self.name).join(&digest);
@@ -137,9 +147,9 @@ fn empty_file_system() -> Vec<u8> {
     fs::read(file.path()).unwrap()
 }
 
-/// The hostile guest, built like the agent: static, because nothing is beside it. Cargo does
-/// nothing where it is up to date, and lets one build at a time.
-fn hostile_guest() -> PathBuf {
+/// A program of the hostile guest's package, built like the agent: static, because nothing is
+/// beside it. Cargo does nothing where it is up to date, and lets one build at a time.
+fn guest_program(name: &str) -> PathBuf {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     // The build's own directory, as the tests' is `<target>/tmp`.
@@ -154,5 +164,5 @@ fn hostile_guest() -> PathBuf {
         .current_dir(root);
     let built = build.output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    target.join(TARGET).join("release/mayfly-hostile-guest")
+    target.join(TARGET).join("release").join(name)
 }

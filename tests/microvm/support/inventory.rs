@@ -42,9 +42,8 @@ impl Sandbox {
         let outer = command.spawn().unwrap();
         let outside = Pid::from_raw(i32::try_from(outer.id()).unwrap());
         let init = until("the sandbox's first process", PATIENCE, || {
-            let sleeps = |pid: &Pid| {
-                processes::program(*pid).is_some_and(|path| path.ends_with("sleep"))
-            };
+            let sleeps =
+                |pid: &Pid| processes::program(*pid).is_some_and(|path| path.ends_with("sleep"));
             children(outside).into_iter().find(sleeps)
         });
         let target = format!("--target={init}");
@@ -57,9 +56,8 @@ impl Sandbox {
     /// namespace takes a fork.
     pub(crate) fn front(&self, run: Pid) -> Pid {
         until("mayfly in the sandbox", PATIENCE, || {
-            let is_mayfly = |pid: &Pid| {
-                processes::program(*pid).is_some_and(|path| path.ends_with("mayfly"))
-            };
+            let is_mayfly =
+                |pid: &Pid| processes::program(*pid).is_some_and(|path| path.ends_with("mayfly"));
             children(run).into_iter().find(is_mayfly)
         })
     }

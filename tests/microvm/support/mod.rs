@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub(crate) use host::Host;
+#[allow(unused_imports, reason = "the benchmarks use less")]
 pub(crate) use running::{Ending, Running};
 
 /// How long anything may take that is not the matter of the test: in emulation, beside another

@@ -216,7 +216,11 @@ impl Ending {
         self.assert_code(code);
         let black_box = PathBuf::from(failure["black_box"].as_str().unwrap());
         self.assert_says(&format!("evidence: {}", black_box.display()));
-        assert_eq!(host.microvms(), std::slice::from_ref(&black_box), "exactly the black box is left");
+        assert_eq!(
+            host.microvms(),
+            std::slice::from_ref(&black_box),
+            "exactly the black box is left"
+        );
         let record = std::fs::read_to_string(black_box.join("events.jsonl")).unwrap();
         let recorded = events(&record);
         assert_eq!(recorded.len(), record.lines().count(), "every line is an event: {record}");

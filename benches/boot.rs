@@ -1,0 +1,98 @@
+//! What a microVM costs beyond what booting a kernel costs.
+//!
+//! The floor is the same kernel, modules and QEMU machine, its disk attached but not mounted, with
+//! an init that powers off once its drivers are loaded: from QEMU's start to its end. Beside it,
+//! interleaved, runs of the real image: from the command to `Ready`, which has everything in it.
+//!
+//! Run by `scripts/bench boot`. Figures are of this machine; their ratio is what counts.
+
+#![allow(clippy::print_stdout, clippy::expect_used, reason = "a benchmark talks, and may fail")]
+#![allow(missing_docs, reason = "a program")]
+
+#[allow(dead_code, reason = "shared with the tests, which use all of it")]
+#[path = "../tests/microvm/support/mod.rs"]
+mod support;
+
+use serde_json::Value;
+use support::image::Forgery;
+use support::{Ending, Host};
+
+/// Runs of each kind.
+const ROUNDS: usize = 20;
+
+fn main() {
+    let host = Host::new();
+    Forgery::floor().install(&host);
+    let mut floor = Sample::new("floor: QEMU's start to the end of a trivial init");
+    let mut ready = Sample::new("mayfly run: the command to Ready");
+    let mut own = Sample::new("  of it before QEMU's start");
+    let mut end = Sample::new("the job's end to Destroyed");
+    let mut resident = Sample::new("the shepherd's resident memory, KiB");
+    // The first runs verify the images and warm the caches.
+    for round in 0..=ROUNDS {
+        let trivial = host.run(["--accel", "tcg", "--json", "--image", "floor", "--", "true"]);
+        let real = run_and_look(&host, &mut resident);
+        if round == 0 {
+            continue;
+        }
+        floor.add(at(&trivial, "failed") - at(&trivial, "booting"));
+        ready.add(at(&real, "ready"));
+        own.add(at(&real, "booting"));
+        end.add(at(&real, "destroyed") - at(&real, "finished"));
+    }
+    println!("{ROUNDS} rounds, interleaved; milliseconds where nothing else is said\n");
+    println!("{:<52} {:>9} {:>9}", "", "median", "p95");
+    for sample in [&floor, &ready, &own, &end, &resident] {
+        println!("{:<52} {:>9.1} {:>9.1}", sample.name, sample.median(), sample.percentile(95));
+    }
+    let ratio = |part: fn(&Sample) -> f64| part(&ready) / part(&floor);
+    println!(
+        "\nReady over the floor: {:.2} (median), {:.2} (p95)",
+        ratio(Sample::median),
+        ratio(|sample| sample.percentile(95))
+    );
+}
+
+/// A real run; while its job runs, a look at its shepherd.
+fn run_and_look(host: &Host, resident: &mut Sample) -> Ending {
+    let mut running = host.start(["--accel", "tcg", "--json", "--", "sleep", "0.3"]);
+    running.wait_for_phase("running");
+    let shepherd = support::processes::shepherd(running.pid()).expect("a shepherd");
+    let size = support::processes::size(shepherd, "VmRSS").expect("a size");
+    resident.add(f64::from(u32::try_from(size / 1024).expect("a small size")));
+    running.finish(support::PATIENCE)
+}
+
+/// When a phase began, in milliseconds since the command.
+fn at(ending: &Ending, phase: &str) -> f64 {
+    let event = ending.events().into_iter().find(|event| event["happened"]["phase"] == phase);
+    event.as_ref().and_then(|event| event["elapsed_ms"].as_f64()).unwrap_or_else(|| {
+        let events: Vec<Value> = ending.events();
+        panic!("no phase {phase} in {events:?}")
+    })
+}
+
+struct Sample {
+    name: &'static str,
+    values: Vec<f64>,
+}
+
+impl Sample {
+    fn new(name: &'static str) -> Self {
+        Self { name, values: Vec::new() }
+    }
+
+    fn add(&mut self, value: f64) {
+        self.values.push(value);
+        self.values.sort_by(f64::total_cmp);
+    }
+
+    fn median(&self) -> f64 {
+        self.percentile(50)
+    }
+
+    /// The smallest value that so many percent of the values do not exceed.
+    fn percentile(&self, percent: usize) -> f64 {
+        self.values[(self.values.len() * percent).div_ceil(100) - 1]
+    }
+}
