@@ -6,7 +6,13 @@
 //!
 //! Run by `scripts/bench boot`. Figures are of this machine; their ratio is what counts.
 
-#![allow(clippy::print_stdout, clippy::expect_used, reason = "a benchmark talks, and may fail")]
+#![allow(
+    clippy::print_stdout,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a benchmark talks, and may fail"
+)]
 #![allow(missing_docs, reason = "a program")]
 
 #[allow(dead_code, reason = "shared with the tests, which use all of it")]
