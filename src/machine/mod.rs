@@ -65,7 +65,7 @@ pub enum MachineError {
     #[error("vhost-device-vsock ended at once with {0}")]
     VsockNotStarted(ExitStatus),
     /// QEMU ended instead of answering.
-    #[error("QEMU ended at once with {status}: {complaint}")]
+    #[error("QEMU ended at once with {status}{}", said(.complaint))]
     QemuNotStarted {
         /// How it ended.
         status: ExitStatus,
@@ -75,6 +75,11 @@ pub enum MachineError {
     /// QEMU's control socket failed.
     #[error(transparent)]
     Control(#[from] QmpError),
+}
+
+/// What a program said before it ended, if it said anything.
+fn said(complaint: &str) -> String {
+    if complaint.is_empty() { String::new() } else { format!(": {complaint}") }
 }
 
 impl Failure for MachineError {
