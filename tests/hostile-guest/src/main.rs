@@ -23,11 +23,20 @@ const ESCAPES: &str = "\x1b[2J\x1b]0;owned\x07\x1b[31m";
 fn main() {
     match mayfly_guest::start() {
         Ok(channel) => {
+            let mut guest = Guest { channel };
             // Where the host has hung up there is nobody left to attack.
-            let _gone = misbehave(&mut Guest { channel });
+            let _gone = misbehave(&mut guest);
+            // With the channel open.
+            wait_for_the_end()
         }
-        Err(error) => power::say(&error),
+        Err(error) => {
+            power::say(&error);
+            wait_for_the_end()
+        }
     }
+}
+
+fn wait_for_the_end() -> ! {
     loop {
         std::thread::park();
     }
@@ -66,7 +75,8 @@ fn misbehave(guest: &mut Guest) -> Result<(), FrameError> {
 fn misbehave_in_job(guest: &mut Guest, mode: &str) -> Result<(), FrameError> {
     let bytes = |count: usize| vec![b'x'; count].into();
     match mode {
-        "window" => (0..=WINDOW as usize / MAX_CHUNK).try_for_each(|_| {
+        // A pipe that nobody reads has room for a chunk beside what the window has.
+        "window" => (0..WINDOW as usize / MAX_CHUNK + 4).try_for_each(|_| {
             guest.say(&GuestMessage::Output {
                 stream: OutputStream::Stdout,
                 bytes: bytes(MAX_CHUNK),
@@ -171,8 +181,14 @@ impl Guest {
 
     /// Tells, as a job's output, to which ports of the host it could connect.
     fn try_ports(&mut self) -> Result<(), FrameError> {
-        let ports = (0..200).chain(CONTROL_PORT - 2..CONTROL_PORT + 3).chain([u32::MAX - 1]);
-        let open: Vec<u32> = ports.filter(|port| can_connect(*port)).collect();
+        let ports = [0, 1, 22, 80, CONTROL_PORT - 1, CONTROL_PORT, CONTROL_PORT + 1, u32::MAX - 1];
+        // At once: the kernel waits two seconds for an answer that does not come.
+        let tries = ports.map(|port| (port, std::thread::spawn(move || can_connect(port))));
+        let open = tries.into_iter().filter_map(|(port, connected)| match connected.join() {
+            Ok(false) => None,
+            _ => Some(port),
+        });
+        let open: Vec<u32> = open.collect();
         let report = format!("open: {open:?}\n").into_bytes().into();
         self.say(&GuestMessage::Output { stream: OutputStream::Stdout, bytes: report })?;
         self.finish(0)

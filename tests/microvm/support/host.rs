@@ -248,7 +248,7 @@ impl Devices {
              mount --move \"$0\" /dev\n\
              user=$1; shift\n\
              exec setpriv --reuid=\"$user\" --regid=\"$user\" --clear-groups \
-             --bounding-set=-all --inh-caps=-all -- \"$@\"",
+             --bounding-set=-all --inh-caps=-all --no-new-privs -- \"$@\"",
             node("net/tun", self.tun, "10 200"),
             node("kvm", self.kvm, "10 232"),
         )

@@ -34,10 +34,21 @@ impl Running {
 
     /// Starts a command that reads `input`.
     pub(crate) fn start_with(command: &mut Command, input: impl Into<Stdio>) -> Self {
-        let command = command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::start_between(command, input, Stdio::piped())
+    }
+
+    /// Starts a command that reads `input` and writes to `output`, which is collected where it is
+    /// a new pipe.
+    pub(crate) fn start_between(
+        command: &mut Command,
+        input: impl Into<Stdio>,
+        output: impl Into<Stdio>,
+    ) -> Self {
+        let command = command.stdin(input).stdout(output).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut readers = Vec::new();
-        let stdout = collect(child.stdout.take().unwrap(), &mut readers);
+        let stdout = child.stdout.take();
+        let stdout = stdout.map(|stdout| collect(stdout, &mut readers)).unwrap_or_default();
         let stderr = collect(child.stderr.take().unwrap(), &mut readers);
         Self { child, stdout, stderr, readers }
     }
