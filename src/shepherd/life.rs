@@ -19,6 +19,7 @@ use super::greeting::{explain, greet};
 use super::job::Streams;
 use super::plan::Plan;
 use super::record::Record;
+use super::renounce::renounce;
 use crate::channel::{Heard, Link};
 use crate::failure::{self, Failure};
 use crate::machine::arguments::Specification;
@@ -186,7 +187,12 @@ impl Prepared {
         let started = context.within(limit, async {
             let (places, base) = (places(&plan), &plan.boot.rootfs);
             let tap = namespace.tap();
-            Ok(Machine::start(parts, &plan.programs, places, &specification, base, tap).await?)
+            let programs = &plan.programs;
+            let machine =
+                Machine::start(parts, programs, places, &specification, base, tap).await?;
+            renounce(&plan.directory, &plan.egress_record)
+                .map_err(|error| Cause::Shepherd("give up its rights", error))?;
+            Ok(machine)
         });
         match started.await {
             Ok(machine) => Ok(Booting { context, namespace, machine, listener }),

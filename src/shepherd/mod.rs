@@ -27,5 +27,6 @@ mod life;
 pub mod plan;
 pub mod process;
 pub mod record;
+mod renounce;
 
 pub use handle::{Descriptors, Handle, HandleError};

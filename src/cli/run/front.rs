@@ -31,7 +31,7 @@ pub(crate) fn run(
     asked: u64,
 ) -> Result<ExitCode, Problem> {
     let plan = plan::plan(arguments, state, asked)?;
-    let job = plan::job(arguments);
+    let job = plan::job(arguments)?;
     let copies = Copies::begin(arguments, plan.disk.0)?;
     // Old evidence makes room for new; that it could not is no reason not to run.
     let _ = record::prune(&state.microvms());

@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use mayfly_protocol::frame;
 use mayfly_protocol::message::{Bytes, Job};
 
 use super::arguments::RunArguments;
@@ -17,7 +18,8 @@ use crate::host::state::StateDirectory;
 use crate::image::{Image, Reference, Store};
 use crate::machine::Programs;
 use crate::machine::accelerator::{self, Accelerator, Facts};
-use crate::shepherd::plan::{Boot, Deadlines, Id, Plan};
+use crate::shepherd::HandleError;
+use crate::shepherd::plan::{Boot, Deadlines, Id, Order, Plan};
 
 /// The microVM that the arguments ask for.
 pub(super) fn plan(
@@ -73,13 +75,13 @@ pub(super) fn plan(
 }
 
 /// The command that the arguments ask for.
-pub(super) fn job(arguments: &RunArguments) -> Job {
+pub(super) fn job(arguments: &RunArguments) -> Result<Job, Problem> {
     let bytes = |text: &std::ffi::OsStr| Bytes::from(text.as_bytes().to_vec());
     let environment = arguments.env.iter().map(|(name, value)| (bytes(name), bytes(value)));
     // A command with a terminal wants to know which.
     let term = arguments.tty.then(|| std::env::var_os("TERM")).flatten();
     let term = term.map(|term| (bytes("TERM".as_ref()), bytes(&term)));
-    Job {
+    let job = Job {
         arguments: arguments.command.iter().map(|text| bytes(text)).collect(),
         environment: term.into_iter().chain(environment).collect(),
         directory: arguments.workdir.as_deref().map(bytes),
@@ -88,7 +90,10 @@ pub(super) fn job(arguments: &RunArguments) -> Job {
         stdin: arguments.interactive,
         copy_in: arguments.copy_in.iter().map(|copy| copy.guest.clone().into()).collect(),
         copy_out: arguments.copy_out.iter().map(|copy| copy.guest.clone().into()).collect(),
-    }
+    };
+    // What does not fit is found out before anything is started.
+    frame::encode(&Order::Start(Box::new(job.clone()))).map_err(HandleError::TooLong)?;
+    Ok(job)
 }
 
 fn find_image(arguments: &RunArguments, state: &StateDirectory) -> Result<Image, Problem> {
