@@ -57,7 +57,7 @@ use_backports_on_debian_12() {
 # The packages that building and running microVMs takes. `require_rust` is apart: a toolchain is
 # the one thing that has to be there.
 install_requirements() {
-    local packages=(mmdebstrap e2fsprogs kmod uidmap gcc libc6-dev)
+    local packages=(mmdebstrap e2fsprogs kmod uidmap gcc libc6-dev nftables)
     # Keys of the suite that images are made of; Debian itself has them.
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages+=(debian-archive-keyring)
     install_packages "${packages[@]}"

@@ -3,7 +3,7 @@
 //! A folder has one job, and imports run downwards:
 //!
 //! ```text
-//! cli ─▶ shepherd ─▶ { machine, channel, network } ─▶ mayfly-protocol
+//! cli ─▶ shepherd ─▶ { machine, channel, network, egress } ─▶ mayfly-protocol
 //!   └──▶ image, host                                   (know nothing of those above)
 //! ```
 
