@@ -8,7 +8,6 @@ use mayfly_protocol::message::Bytes;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::cause::Cause;
 use super::plan::Plan;
 use crate::egress::address::{AddressCheck, of_this_host};
 use crate::egress::dial::{CredentialsError, Lookup, Resolve, SystemResolver};
@@ -102,8 +101,8 @@ impl Egress {
 }
 
 /// The listeners in the microVM's namespace; to be called inside it.
-pub(super) fn listen(policy: &Policy, gateway: Ipv4Addr) -> Result<Listeners, Cause> {
-    Ok(crate::egress::listen(policy, gateway).map_err(EgressError::from)?)
+pub(super) fn listen(policy: &Policy, gateway: Ipv4Addr) -> Result<Listeners, EgressError> {
+    Ok(crate::egress::listen(policy, gateway)?)
 }
 
 /// Waits for the gate, if there is one, to fail. Nothing is lost where the wait is given up.

@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::cause::Cause;
+use super::context::Context;
 use super::egress;
 use super::event::Phase;
-use super::life::Context;
 use super::plan::Order;
 use crate::channel::conversation::{inputs, outputs};
 use crate::channel::pump::{InputPump, OutputPump, Passed};

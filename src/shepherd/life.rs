@@ -3,17 +3,16 @@
 //! A step consumes its phase. One that fails gives back a [`Failed`] with what there was, to be
 //! destroyed; so no phase can be left half-way, and none be entered twice.
 
-use std::future::Future;
 use std::path::Path;
-use std::time::Duration;
 
 use mayfly_protocol::CONTROL_PORT;
-use mayfly_protocol::message::{HostMessage, Job, Statistics};
+use mayfly_protocol::message::{HostMessage, Job};
 use tokio::net::UnixListener;
 
 use super::cause::Cause;
+use super::context::Context;
 use super::egress::{self, Egress};
-use super::event::{Event, FailureReport, Happened, Outcome, Phase};
+use super::event::{FailureReport, Happened, Outcome, Phase};
 use super::front::Front;
 use super::greeting::{explain, greet};
 use super::job::Streams;
@@ -26,16 +25,6 @@ use crate::machine::arguments::Specification;
 use crate::machine::{self, Machine, Parts, Places};
 use crate::network::{GATEWAY, Namespace};
 
-/// What every phase has.
-pub(super) struct Context {
-    pub(super) plan: Plan,
-    pub(super) front: Front,
-    record: Record,
-    phase: Phase,
-    pub(super) statistics: Option<Statistics>,
-    pub(super) egress: Option<Egress>,
-}
-
 /// A microVM that failed, with what there is of it.
 pub(super) struct Failed {
     context: Context,
@@ -43,43 +32,9 @@ pub(super) struct Failed {
     machine: Option<Machine>,
 }
 
-impl Context {
-    async fn tell(&mut self, happened: Happened) -> Result<(), Cause> {
-        let event = Event::now(&self.plan.id, self.plan.asked, happened);
-        let written = self.record.write(&event);
-        self.front.tell(&event).await;
-        written
-    }
-
-    async fn enter(&mut self, phase: Phase) -> Result<(), Cause> {
-        self.phase = phase;
-        self.tell(Happened::Phase(phase)).await
-    }
-
-    /// Does the work of a step, unless the deadline or the wish to end comes first.
-    async fn within<T>(
-        &mut self,
-        limit: Duration,
-        work: impl Future<Output = Result<T, Cause>>,
-    ) -> Result<T, Cause> {
-        tokio::select! {
-            biased;
-            cause = self.front.ended() => Err(cause),
-            result = tokio::time::timeout(limit, work) => {
-                result.unwrap_or(Err(Cause::Deadline(self.phase, limit)))
-            }
-        }
-    }
-
-    fn fail(self, cause: Cause, machine: Option<Machine>) -> Failed {
-        Failed { context: self, cause, machine }
-    }
-
-    /// Ends what goes out, and tells what did.
-    async fn close_egress(&mut self) -> Result<(), Cause> {
-        let Some(egress) = self.egress.take() else { return Ok(()) };
-        let report = egress.close().await;
-        if report.rows.is_empty() { Ok(()) } else { self.tell(Happened::Egress(report)).await }
+impl Failed {
+    fn of(context: Context, cause: Cause, machine: Option<Machine>) -> Self {
+        Self { context, cause, machine }
     }
 }
 
@@ -159,18 +114,19 @@ impl Planned {
             let parts = Parts::make(&plan.programs, places, &specification);
             let parts = async { parts.await.map_err(Cause::from) };
             let policy = plan.egress.clone();
-            let namespace = Namespace::create(move || egress::listen(&policy, GATEWAY));
+            let listen = move || egress::listen(&policy, GATEWAY).map_err(Cause::from);
+            let namespace = Namespace::create(listen);
             let (parts, (namespace, listeners)) = tokio::try_join!(parts, namespace)?;
             Ok((listener, parts, namespace, Egress::serve(&plan, listeners)?))
         });
         let (listener, parts, namespace, egress) = match made.await {
             Ok(made) => made,
-            Err(cause) => return Err(context.fail(cause, None)),
+            Err(cause) => return Err(Failed::of(context, cause, None)),
         };
         context.egress = Some(egress);
         match context.enter(Phase::Prepared).await {
             Ok(()) => Ok(Prepared { context, specification, namespace, parts, listener }),
-            Err(cause) => Err(context.fail(cause, None)),
+            Err(cause) => Err(Failed::of(context, cause, None)),
         }
     }
 }
@@ -180,7 +136,7 @@ impl Prepared {
     pub(super) async fn boot(self) -> Result<Booting, Failed> {
         let Self { mut context, specification, namespace, parts, listener } = self;
         if let Err(cause) = context.enter(Phase::Booting).await {
-            return Err(context.fail(cause, None));
+            return Err(Failed::of(context, cause, None));
         }
         let plan = context.plan.clone();
         let limit = context.plan.deadlines.boot;
@@ -196,7 +152,7 @@ impl Prepared {
         });
         match started.await {
             Ok(machine) => Ok(Booting { context, namespace, machine, listener }),
-            Err(cause) => Err(context.fail(cause, None)),
+            Err(cause) => Err(Failed::of(context, cause, None)),
         }
     }
 }
@@ -218,7 +174,7 @@ impl Booting {
             Ok(greeted) => greeted,
             Err(cause) => {
                 let cause = explain(cause, &mut machine).await;
-                return Err(context.fail(cause, Some(machine)));
+                return Err(Failed::of(context, cause, Some(machine)));
             }
         };
         let told = async {
@@ -227,7 +183,7 @@ impl Booting {
         };
         match told.await {
             Ok(()) => Ok(Ready { context, namespace, machine, link }),
-            Err(cause) => Err(context.fail(cause, Some(machine))),
+            Err(cause) => Err(Failed::of(context, cause, Some(machine))),
         }
     }
 }
@@ -265,7 +221,7 @@ impl Ready {
 
     async fn fail(mut self, cause: Cause) -> Failed {
         let cause = explain(cause, &mut self.machine).await;
-        self.context.fail(cause, Some(self.machine))
+        Failed::of(self.context, cause, Some(self.machine))
     }
 }
 

@@ -16,6 +16,7 @@
 //! Owns the microVM's directory and its children. Knows nothing of GitHub, of pools, or of people.
 
 pub mod cause;
+mod context;
 mod egress;
 pub mod enclosure;
 pub mod event;

@@ -1,0 +1,61 @@
+//! What a microVM has in every phase of its life: its plan, its front end, its record.
+
+use std::future::Future;
+use std::time::Duration;
+
+use mayfly_protocol::message::Statistics;
+
+use super::cause::Cause;
+use super::egress::Egress;
+use super::event::{Event, Happened, Phase};
+use super::front::Front;
+use super::plan::Plan;
+use super::record::Record;
+
+/// What every phase has.
+pub(super) struct Context {
+    pub(super) plan: Plan,
+    pub(super) front: Front,
+    pub(super) record: Record,
+    pub(super) phase: Phase,
+    pub(super) statistics: Option<Statistics>,
+    pub(super) egress: Option<Egress>,
+}
+
+impl Context {
+    /// Records and reports what happened.
+    pub(super) async fn tell(&mut self, happened: Happened) -> Result<(), Cause> {
+        let event = Event::now(&self.plan.id, self.plan.asked, happened);
+        let written = self.record.write(&event);
+        self.front.tell(&event).await;
+        written
+    }
+
+    /// Begins a phase.
+    pub(super) async fn enter(&mut self, phase: Phase) -> Result<(), Cause> {
+        self.phase = phase;
+        self.tell(Happened::Phase(phase)).await
+    }
+
+    /// Does the work of a step, unless the deadline or the wish to end comes first.
+    pub(super) async fn within<T>(
+        &mut self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, Cause>>,
+    ) -> Result<T, Cause> {
+        tokio::select! {
+            biased;
+            cause = self.front.ended() => Err(cause),
+            result = tokio::time::timeout(limit, work) => {
+                result.unwrap_or(Err(Cause::Deadline(self.phase, limit)))
+            }
+        }
+    }
+
+    /// Ends what goes out, and tells what did.
+    pub(super) async fn close_egress(&mut self) -> Result<(), Cause> {
+        let Some(egress) = self.egress.take() else { return Ok(()) };
+        let report = egress.close().await;
+        if report.rows.is_empty() { Ok(()) } else { self.tell(Happened::Egress(report)).await }
+    }
+}
