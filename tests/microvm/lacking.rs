@@ -210,12 +210,13 @@ fn arguments_that_make_no_sense_are_refused() {
     for (arguments, says) in [
         (&["--memory", "64M", "--", "true"][..], "at least 192 MiB"),
         (&["--cpus", "0", "--", "true"], "--cpus"),
-        (&["--egress", "open", "--", "true"], "--egress"),
+        (&["--egress", "no-such", "--", "true"], "there is no egress policy \"no-such\""),
         (&["--timeout", "soon", "--", "true"], "--timeout"),
         (&["--accel", "magic", "--", "true"], "one of auto, kvm, tcg"),
         (&["--copy-in", "nowhere", "--", "true"], "a colon between"),
         (&[], "CMD"),
     ] {
+        let arguments = ["--image", "hollow"].iter().chain(arguments);
         host.run(arguments).assert_code(64).assert_says(says);
     }
     assert_untouched(&host);

@@ -144,7 +144,7 @@ impl Host {
     }
 
     /// From now on an ordinary user runs Mayfly, with copies of all programs and of `base` that
-    /// such a user can read, and with the device nodes that [`devices`] makes.
+    /// such a user can read, and with the `devices` that are given.
     pub(crate) fn become_ordinary(&mut self, devices: &Devices) {
         super::require_root();
         self.own_programs();

@@ -109,7 +109,7 @@ impl Inventory {
 
 /// A directory of a microVM, or one of the files that a black box may have.
 fn is_black_box(line: &str) -> bool {
-    const FILES: [&str; 7] = [
+    const FILES: [&str; 9] = [
         "microvm.json",
         "events.jsonl",
         "console.log",
@@ -117,6 +117,8 @@ fn is_black_box(line: &str) -> bool {
         "qemu.log",
         "vsock.log",
         "vsock.previous",
+        "egress.jsonl",
+        "access.log",
     ];
     let Some((_, path)) = line.split_once("/state/microvms/m-") else { return false };
     match path.split_once('/') {
