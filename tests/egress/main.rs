@@ -9,6 +9,7 @@
 
 mod support;
 
+mod bench;
 mod bypass;
 mod clients;
 mod limits;

@@ -11,7 +11,7 @@ use crate::support::{Guest, TlsServer, WebServer};
 const PROXY: &str = "http://172.31.0.1:3128";
 
 /// The distribution's squid with a configuration of its own.
-struct Squid {
+pub struct Squid {
     address: SocketAddr,
     directory: TempDir,
     child: Child,
@@ -20,13 +20,19 @@ struct Squid {
 impl Squid {
     /// Starts it; `hosts` is what it resolves names by, `rules` what it allows.
     fn new(hosts: &str, rules: &str) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Self::at(&free.to_string(), hosts, rules)
+    }
+
+    /// Starts it to listen at an address.
+    pub fn at(address: &str, hosts: &str, rules: &str) -> Self {
+        let address: SocketAddr = address.parse().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         // Squid leaves root for a user of its own, who writes the logs.
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
         std::fs::write(path.join("hosts"), hosts).unwrap();
         std::fs::write(path.join("users"), format!("ci:{}\n", crypt("secret"))).unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let at = path.display();
         let configuration = format!(
             "http_port {address}\npid_filename none\ncache deny all\nhosts_file {at}/hosts\n\
@@ -51,6 +57,10 @@ impl Squid {
             std::thread::sleep(std::time::Duration::from_millis(25));
         }
         panic!("squid doesn't listen: {}", squid.file("cache.log"));
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     fn file(&self, name: &str) -> String {

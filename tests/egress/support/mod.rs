@@ -44,6 +44,7 @@ impl Resolve for Names {
 pub struct Guest {
     directory: TempDir,
     namespace: File,
+    outer: File,
     recorder: Recorder,
     cancel: CancellationToken,
     gate: Option<JoinHandle<()>>,
@@ -55,6 +56,8 @@ pub struct Options {
     pub limits: Limits,
     pub names: Names,
     pub host: Vec<IpAddr>,
+    /// Whether the outside is the gate's namespace itself, rather than the test's.
+    pub upstream_inside: bool,
 }
 
 /// Runs a closure on a thread of its own, so that what it enters is left with it.
@@ -102,8 +105,10 @@ impl Guest {
         let identity = Identity { microvm: "vm1".into(), policy: "ci".into(), guest: GUEST };
         let recorder = Recorder::create(directory.path(), identity, Rate::default()).unwrap();
         let cancel = CancellationToken::new();
-        let gate = start(policy, options, listeners, recorder.clone(), cancel.clone());
-        Self { directory, namespace, recorder, cancel, gate: Some(gate) }
+        let upstream = options.upstream_inside.then(|| outer.try_clone().unwrap());
+        let begin = (recorder.clone(), cancel.clone());
+        let gate = start(policy, options, listeners, begin, upstream);
+        Self { directory, namespace, outer, recorder, cancel, gate: Some(gate) }
     }
 
     /// Runs a command as the guest would.
@@ -133,6 +138,11 @@ impl Guest {
     /// Does something in the guest's namespace.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         inside(&self.namespace, work)
+    }
+
+    /// Does something in the namespace that the gate serves.
+    pub fn within_outer<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        inside(&self.outer, work)
     }
 
     /// Runs curl; its output with the status code after a blank, or its error.
@@ -223,11 +233,14 @@ fn start(
     policy: Arc<Policy>,
     options: Options,
     listeners: Listeners,
-    recorder: Recorder,
-    cancel: CancellationToken,
+    (recorder, cancel): (Recorder, CancellationToken),
+    upstream: Option<File>,
 ) -> JoinHandle<()> {
     let (ready, began) = mpsc::channel();
     let thread = std::thread::spawn(move || {
+        if let Some(namespace) = upstream {
+            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
+        }
         let settings = Settings {
             policy,
             resolver: Arc::new(options.names),
