@@ -1,4 +1,4 @@
-//! `mayfly egress`: shows and explains policies.
+//! `mayfly egress`: shows and explains policies, and writes one from what was recorded.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,6 +7,7 @@ use clap::Subcommand;
 
 use crate::egress::host::{Host, HostError};
 use crate::egress::policy::{FileError, Policies, explain, show};
+use crate::egress::record::{LearnError, Learned};
 use crate::failure::{Code, Failure};
 
 /// The port that a host without one is checked for.
@@ -25,6 +26,15 @@ pub(super) enum Verb {
         /// The settings file
         #[arg(long, env = "MAYFLY_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
+    },
+    /// Print a policy that allows exactly what was recorded
+    Learn {
+        /// The records: egress.jsonl of one or more microVMs
+        #[arg(required = true, value_name = "RECORD")]
+        records: Vec<PathBuf>,
+        /// The name of the policy
+        #[arg(long, default_value = "learned")]
+        name: String,
     },
     /// Print the rules of a policy as they are in effect
     Show {
@@ -51,6 +61,24 @@ pub(super) enum Error {
         #[source]
         source: HostError,
     },
+    /// A record can't be read.
+    #[error("can't read {}", record.display())]
+    Read {
+        /// The file.
+        record: PathBuf,
+        /// What failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is no record.
+    #[error("can't learn from {}", record.display())]
+    Learn {
+        /// The file.
+        record: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: LearnError,
+    },
     /// The answer can't be written.
     #[error("can't write the answer")]
     Write(#[from] std::io::Error),
@@ -61,6 +89,8 @@ impl Failure for Error {
         match self {
             Self::Policies(error) => error.code(),
             Self::Destination { .. } => Code::Usage,
+            Self::Read { .. } => Code::NotFound,
+            Self::Learn { .. } => Code::BadData,
             Self::Write(_) => Code::CannotWrite,
         }
     }
@@ -68,7 +98,9 @@ impl Failure for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Policies(error) => error.hint(),
-            Self::Destination { .. } | Self::Write(_) => None,
+            Self::Destination { .. } | Self::Read { .. } | Self::Learn { .. } | Self::Write(_) => {
+                None
+            }
         }
     }
 }
@@ -76,6 +108,18 @@ impl Failure for Error {
 /// Runs a verb. True where every destination that was asked about would pass.
 pub(super) fn run(verb: &Verb, mut out: impl Write) -> Result<bool, Error> {
     match verb {
+        Verb::Learn { records, name } => {
+            let mut learned = Learned::default();
+            for record in records {
+                let text = std::fs::read_to_string(record)
+                    .map_err(|source| Error::Read { record: record.clone(), source })?;
+                learned
+                    .add(&text)
+                    .map_err(|source| Error::Learn { record: record.clone(), source })?;
+            }
+            out.write_all(learned.policy(name).as_bytes())?;
+            Ok(true)
+        }
         Verb::Show { policy, config } => {
             let policies = Policies::read(config.as_deref())?;
             out.write_all(show(policies.get(policy)?).as_bytes())?;

@@ -12,6 +12,7 @@ mod support;
 mod bench;
 mod bypass;
 mod clients;
+mod corpus;
 mod limits;
 mod packets;
 mod parent;

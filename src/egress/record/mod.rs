@@ -5,6 +5,7 @@
 //! whatever happens next, and the end with its bytes. Lines are bounded in rate and in sum; what
 //! was not recorded is counted. This module decides nothing.
 
+mod learn;
 mod limit;
 mod line;
 mod report;
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+pub use learn::{LearnError, Learned};
 pub use limit::Rate;
 pub use line::{Peer, Subject, Via};
 pub use report::{Report, Row};

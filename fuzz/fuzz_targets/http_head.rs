@@ -1,0 +1,12 @@
+//! Any bytes as requests, in one piece and byte by byte: the verdict is the same.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use mayfly::egress::http::Strict;
+
+fuzz_target!(|bytes: &[u8]| {
+    let whole = Strict::default().feed(bytes);
+    let mut strict = Strict::default();
+    let split = bytes.chunks(1).try_for_each(|byte| strict.feed(byte));
+    assert_eq!(whole, split);
+});
