@@ -6,15 +6,16 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::dial::Dialled;
 use super::gate::Shared;
 use super::host::Host;
-use super::opening::{Opening, Watcher};
+use super::opening::{Answer, Opening, SecondHello, Watcher};
 use super::policy::{Decision, Expected, Inspection};
-use super::record::{Flow, Subject};
-use super::tunnel::{self, Broken, write_all};
+use super::record::{Bytes, Flow, Subject};
+use super::tunnel::{Broken, Relay, write_all};
 use super::verdict::{Cause, Verdict};
 
 /// Bytes that are read at once while looking at the first bytes.
@@ -98,21 +99,21 @@ pub(super) async fn carry(
     let destination = dialled.stream;
     let bytes = flow.bytes();
     let bounds = shared.bounds(plan.max_bytes);
+    let (teller, told) = watch::channel(None);
+    let answer = watch_answer(&destination, guest, &bytes, teller);
     let mut entrance = Entrance { shared, guest, destination: &destination, plan, flow: &mut flow };
+    let relay = Relay { guest, destination: &destination, bytes: &bytes, bounds: &bounds };
     let result = match plan.inspection {
-        Inspection::Skip | Inspection::Enforce(Expected::Tls | Expected::Http) => {
-            bytes.up.fetch_add(hello.len() as u64, Ordering::Relaxed);
-            match write_all(&destination, &hello).await {
-                Err(source) => Err(Broken::Io { side: "destination", source }),
-                Ok(()) => tunnel::relay(guest, &destination, &bytes, &bounds, ready(Ok(()))).await,
-            }
+        Inspection::Skip | Inspection::Enforce(Expected::Http) => {
+            relay.run(ready(Ok(())), ready(Ok(()))).await
+        }
+        Inspection::Enforce(Expected::Tls) => {
+            relay.run(entrance.after_hello(hello, told), answer).await
         }
         Inspection::Enforce(Expected::TlsForNameOrOther) => {
-            tunnel::relay(guest, &destination, &bytes, &bounds, entrance.hold()).await
+            relay.run(entrance.hold(told), answer).await
         }
-        Inspection::Observe(expected) => {
-            tunnel::relay(guest, &destination, &bytes, &bounds, entrance.observe(expected)).await
-        }
+        Inspection::Observe(expected) => relay.run(entrance.observe(expected), ready(Ok(()))).await,
     };
     if let Err(broken) = result {
         if let Broken::Refused(cause) = &broken {
@@ -122,7 +123,29 @@ pub(super) async fn carry(
     }
 }
 
-/// Where a guest's first bytes pass on connections whose destination may speak first.
+/// Passes the first bytes of a server's answer on, and tells whether it asks for another hello
+/// before its client can know it.
+async fn watch_answer(
+    destination: &TcpStream,
+    guest: &TcpStream,
+    bytes: &Bytes,
+    teller: watch::Sender<Option<bool>>,
+) -> Result<(), Broken> {
+    let mut answer = Answer::default();
+    let failed = |side| move |source| Broken::Io { side, source };
+    loop {
+        let read = read_some(destination).await.map_err(failed("destination"))?;
+        let asks = if read.is_empty() { Some(false) } else { answer.feed(&read) };
+        teller.send_replace(asks);
+        bytes.down.fetch_add(read.len() as u64, Ordering::Relaxed);
+        write_all(guest, &read).await.map_err(failed("guest"))?;
+        if asks.is_some() {
+            return Ok(());
+        }
+    }
+}
+
+/// Where a guest's first bytes pass.
 struct Entrance<'a> {
     shared: &'a Shared,
     guest: &'a TcpStream,
@@ -132,10 +155,42 @@ struct Entrance<'a> {
 }
 
 impl Entrance<'_> {
+    /// Passes a hello on that was read and judged, and sees that another one is for the same name.
+    async fn after_hello(
+        &mut self,
+        hello: Vec<u8>,
+        mut told: watch::Receiver<Option<bool>>,
+    ) -> Result<(), Broken> {
+        self.pass_on(&hello).await?;
+        // Until the server has answered its client has nothing to say but early data, which waits.
+        let asks = told.wait_for(Option::is_some).await.map(|told| *told == Some(true));
+        // Whoever tells is gone where the connection is.
+        if !matches!(asks, Ok(true)) {
+            return Ok(());
+        }
+        let mut second = SecondHello::default();
+        let mut held = Vec::new();
+        let deadline = Instant::now() + self.shared.limits.opening;
+        loop {
+            let read = timeout_at(deadline, read_some(self.guest)).await;
+            let read = read.map_err(|_| Cause::ClientDeadline)?.map_err(reading)?;
+            held.extend_from_slice(&read);
+            match second.feed(&read) {
+                None if read.is_empty() => return Ok(()),
+                None => {}
+                Some(Opening::Other) => return self.pass_on(&held).await,
+                Some(opening) => {
+                    opening.judge(Expected::Tls, &self.plan.host)?;
+                    return self.pass_on(&held).await;
+                }
+            }
+        }
+    }
+
     /// Holds the first bytes back until they are known to be no TLS, or TLS for the name. A client
     /// may wait for the destination's greeting as long as it likes; once it has begun a
     /// `ClientHello` it must go on with it.
-    async fn hold(&mut self) -> Result<(), Broken> {
+    async fn hold(&mut self, told: watch::Receiver<Option<bool>>) -> Result<(), Broken> {
         self.guest.readable().await.map_err(reading)?;
         let (opening, seen) = match read_opening(self.shared, self.guest).await {
             Ok(found) => found,
@@ -145,7 +200,10 @@ impl Entrance<'_> {
         };
         opening.judge(Expected::TlsForNameOrOther, &self.plan.host)?;
         self.note(&opening);
-        self.pass_on(&seen).await
+        match opening {
+            Opening::Tls(_) => self.after_hello(seen, told).await,
+            _ => self.pass_on(&seen).await,
+        }
     }
 
     /// Lets the first bytes pass as they come, and judges them for the record and for `deny`

@@ -192,3 +192,61 @@ fn none_reaches_nothing() {
     let proxied = guest.curl(&["-x", "http://172.31.0.1:3128", "http://github.com/"]).unwrap();
     assert!(proxied.ends_with(" 403"), "{proxied}");
 }
+
+#[test]
+fn a_server_may_ask_for_another_hello_for_the_same_name() {
+    // The server knows a group only that the client has no key for yet.
+    let origin = TlsServer::with(&["tls.example"], &["-groups", "P-384"]);
+    let guest = Guest::new(&format!(
+        "allow = [{{ host = \"tls.example\", ports = [443, 8443] }}]\n\
+         resolve = {{ \"tls.example\" = \"{}\" }}",
+        origin.address
+    ));
+    let certificate = origin.certificate();
+    for url in ["https://tls.example/index.html", "https://tls.example:8443/index.html"] {
+        let asked = ["--curves", "X25519:P-384", "--cacert", &certificate, url];
+        assert_eq!(guest.curl(&asked).unwrap(), "over TLS\n 200", "{url}");
+    }
+}
+
+#[test]
+fn another_hello_for_another_name_is_refused() {
+    let retry = [
+        &[22, 3, 3, 0, 90, 2, 0, 0, 86, 3, 3][..],
+        b"\xcf\x21\xad\x74\xe5\x9a\x61\x11\xbe\x1d\x8c\x02\x1e\x65\xb8\x91",
+        b"\xc2\xa2\x11\x16\x7a\xbb\x8c\x5e\x07\x9e\x09\xe2\xc8\xa8\x33\x9c",
+        &[0; 54],
+    ]
+    .concat();
+    let (heard, hears) = std::sync::mpsc::channel();
+    let heard = std::sync::Mutex::new(heard);
+    let server = Echo::new(move |mut stream| {
+        let mut first = vec![0; 4096];
+        let length = stream.read(&mut first).unwrap();
+        stream.write_all(&retry).unwrap();
+        let mut rest = Vec::new();
+        _ = stream.read_to_end(&mut rest);
+        heard.lock().unwrap().send((length, rest)).unwrap();
+    });
+    let guest = Guest::new(&format!(
+        "allow = [{{ host = \"tls.example\" }}]\nresolve = {{ \"tls.example\" = \"{}\" }}",
+        server.address
+    ));
+    let read = |name: &str| std::fs::read(format!("fuzz/corpus/client_hello/{name}")).unwrap();
+    let address = guest.lookup("tls.example");
+    for (second, passes) in [("plain", true), ("no_name", false), ("two_names", false)] {
+        guest.within(|| {
+            let mut stream = std::net::TcpStream::connect((address, 443)).unwrap();
+            stream.write_all(&read("plain")).unwrap();
+            stream.read_exact(&mut [0; 97]).unwrap();
+            stream.write_all(&[20, 3, 3, 0, 1, 1]).unwrap();
+            stream.write_all(&read(second)).unwrap();
+            _ = stream.shutdown(std::net::Shutdown::Write);
+            _ = stream.read(&mut [0; 1]);
+        });
+        let (first, rest) = hears.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+        assert_eq!(first, read("plain").len(), "{second}");
+        assert_eq!(!rest.is_empty(), passes, "{second}: {rest:?}");
+    }
+    assert_eq!(guest.refusals(), ["tls.example:443 client-hello", "tls.example:443 sni-missing"]);
+}

@@ -3,11 +3,14 @@
 
 mod client_hello;
 mod http_head;
+mod retry;
 
 use super::host::{Host, HostName};
 use super::policy::Expected;
 use super::verdict::Cause;
 use client_hello::ClientHello;
+
+pub use retry::{Answer, SecondHello};
 
 /// The most bytes that are looked at. A `ClientHello` with post-quantum key shares has 2 KiB, the
 /// longest seen with client certificates and tickets 6 KiB.

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// Builds a `ClientHello` message, without records.
-fn hello(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
+pub(super) fn hello(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
     let mut body = vec![3, 3];
     body.extend([7; 32]);
     body.push(0);
@@ -26,23 +26,23 @@ fn with_length(data: &[u8]) -> Vec<u8> {
 }
 
 /// A server name extension with these names.
-fn sni(names: &[&str]) -> (u16, Vec<u8>) {
+pub(super) fn sni(names: &[&str]) -> (u16, Vec<u8>) {
     let list: Vec<u8> =
         names.iter().flat_map(|n| [&[0][..], &with_length(n.as_bytes())].concat()).collect();
     (0, with_length(&list))
 }
 
-fn signature_algorithms() -> (u16, Vec<u8>) {
+pub(super) fn signature_algorithms() -> (u16, Vec<u8>) {
     (13, with_length(&[4, 3]))
 }
 
 /// Cuts a message into records of so many bytes.
-fn records(message: &[u8], size: usize) -> Vec<u8> {
+pub(super) fn records(message: &[u8], size: usize) -> Vec<u8> {
     let record = |part: &[u8]| [&[22, 3, 1][..], &with_length(part)].concat();
     message.chunks(size).flat_map(record).collect()
 }
 
-fn plain(name: &str) -> Vec<u8> {
+pub(super) fn plain(name: &str) -> Vec<u8> {
     records(&hello(&[sni(&[name]), signature_algorithms()]), 1 << 14)
 }
 

@@ -60,31 +60,48 @@ pub struct Bounds {
     pub cancel: CancellationToken,
 }
 
-/// Moves bytes both ways. `bytes` counts them. What comes from the guest passes `entrance` first,
-/// while what comes from the destination is on its way already: in many protocols it speaks first.
-pub async fn relay(
-    guest: &TcpStream,
-    destination: &TcpStream,
-    bytes: &Bytes,
-    bounds: &Bounds,
-    entrance: impl Future<Output = Result<(), Broken>>,
-) -> Result<(), Broken> {
-    let up = Direction { from: guest, to: destination, count: &bytes.up, names: GUEST_FIRST };
-    let down = Direction { from: destination, to: guest, count: &bytes.down, names: GUEST_LAST };
-    let up = async {
-        entrance.await?;
-        up.pump(bytes, bounds).await
-    };
-    let both = async { tokio::try_join!(up, down.pump(bytes, bounds)) };
-    let result = tokio::select! {
-        result = both => result.map(|_| ()),
-        broken = watch(bytes, bounds) => Err(broken),
-    };
-    if result.is_err() {
-        reset(guest);
-        reset(destination);
+/// What bytes are moved between.
+pub struct Relay<'a> {
+    /// The guest's connection.
+    pub guest: &'a TcpStream,
+    /// The destination's.
+    pub destination: &'a TcpStream,
+    /// Counts them.
+    pub bytes: &'a Bytes,
+    /// What bounds them.
+    pub bounds: &'a Bounds,
+}
+
+impl Relay<'_> {
+    /// Moves bytes until both sides are done. The first bytes of each direction are moved by an
+    /// entrance, each while the other goes on: in many protocols the destination speaks first.
+    pub async fn run(
+        self,
+        from_guest: impl Future<Output = Result<(), Broken>>,
+        from_destination: impl Future<Output = Result<(), Broken>>,
+    ) -> Result<(), Broken> {
+        let Self { guest, destination, bytes, bounds } = self;
+        let up = Direction { from: guest, to: destination, count: &bytes.up, names: GUEST_FIRST };
+        let down =
+            Direction { from: destination, to: guest, count: &bytes.down, names: GUEST_LAST };
+        let up = async {
+            from_guest.await?;
+            up.pump(bytes, bounds).await
+        };
+        let down = async {
+            from_destination.await?;
+            down.pump(bytes, bounds).await
+        };
+        let result = tokio::select! {
+            result = async { tokio::try_join!(up, down) } => result.map(|_| ()),
+            broken = watch(bytes, bounds) => Err(broken),
+        };
+        if result.is_err() {
+            reset(guest);
+            reset(destination);
+        }
+        result
     }
-    result
 }
 
 const GUEST_FIRST: [&str; 2] = ["guest", "destination"];

@@ -24,7 +24,9 @@ async fn tunnel(
     let bytes = Arc::new(Bytes::default());
     let counted = Arc::clone(&bytes);
     let outcome = async move {
-        relay(&inner_guest, &inner_destination, &counted, &bounds, async { Ok(()) }).await
+        let (guest, destination) = (&inner_guest, &inner_destination);
+        let relay = Relay { guest, destination, bytes: &counted, bounds: &bounds };
+        relay.run(async { Ok(()) }, async { Ok(()) }).await
     };
     (guest, destination, bytes, outcome)
 }

@@ -92,6 +92,11 @@ pub struct TlsServer {
 
 impl TlsServer {
     pub fn new(names: &[&str]) -> Self {
+        Self::with(names, &[])
+    }
+
+    /// With more arguments for `openssl s_server`.
+    pub fn with(names: &[&str], more: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let alternative: Vec<_> = names.iter().map(|name| format!("DNS:{name}")).collect();
         let extension = format!("subjectAltName={}", alternative.join(","));
@@ -108,6 +113,7 @@ impl TlsServer {
         let child = Command::new("openssl")
             .args(["s_server", "-quiet", "-WWW", "-cert", "cert.pem", "-key", "key.pem"])
             .args(["-accept", &address.to_string()])
+            .args(more)
             .current_dir(directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
