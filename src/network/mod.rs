@@ -141,10 +141,28 @@ impl Namespace {
     }
 }
 
+/// Switches of the namespace, off or on before anything is in it: no IPv6, no answer to a ping
+/// (every address is local, so each would have one), and no limit on how fast refusals are told.
+const SWITCHES: [(&str, &str); 4] = [
+    ("ipv6/conf/all/disable_ipv6", "1"),
+    ("ipv6/conf/default/disable_ipv6", "1"),
+    ("ipv4/icmp_echo_ignore_all", "1"),
+    ("ipv4/icmp_ratelimit", "0"),
+];
+
+fn flip_switches() {
+    for (name, value) in SWITCHES {
+        // In a container `/proc/sys` is often read-only. Nothing gets out without them either:
+        // there is no way out; refusals are only told more slowly.
+        let _ = std::fs::write(format!("/proc/sys/net/{name}"), value);
+    }
+}
+
 /// On the thread that then is in the namespace.
 fn set_up() -> Result<Namespace, NetworkError> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(|error| NetworkError::Namespace(error.into()))?;
     let namespace = File::open("/proc/thread-self/ns/net").map_err(NetworkError::Namespace)?;
+    flip_switches();
     let device = tap::open_device().map_err(NetworkError::TunDevice)?;
     let (tap, name) = tap::attach(device).map_err(NetworkError::Tap)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

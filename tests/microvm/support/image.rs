@@ -39,6 +39,7 @@ impl Forgery {
     }
 
     /// A guest that loads its drivers and powers off: the least that can be booted.
+    #[allow(dead_code, reason = "for the benchmarks")]
     pub(crate) fn floor() -> Self {
         Self::booting("floor", "floor", String::new())
     }
