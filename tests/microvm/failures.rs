@@ -170,8 +170,8 @@ struct SmallFileSystem(PathBuf);
 
 impl SmallFileSystem {
     fn below(host: &Host, size: &str) -> Self {
-        require_root();
         const NONE: Option<&str> = None;
+        require_root();
         let path = host.state().join("microvms");
         fs::create_dir(&path).unwrap();
         // Of this thread, and of the processes that it starts.

@@ -31,7 +31,7 @@ impl Scene {
     fn start(&self) -> (Running, Pid) {
         let running =
             self.host.start(["--json", "--memory", "256M", "--", "sh", "-c", "sleep 0.3"]);
-        let front = self.sandbox.front(running.pid());
+        let front = Sandbox::front(running.pid());
         (running, front)
     }
 

@@ -30,4 +30,5 @@ mod lacking;
 mod rootless;
 mod run;
 mod streams;
+#[allow(dead_code, reason = "benches/boot.rs uses the rest of it")]
 mod support;

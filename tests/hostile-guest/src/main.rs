@@ -96,7 +96,7 @@ fn misbehave_in_job(guest: &mut Guest, mode: &str) -> Result<(), FrameError> {
         "heartbeats" => loop {
             guest.say(&GuestMessage::Heartbeat(Statistics::default()))?;
         },
-        "console" => guest.flood_console(),
+        "console" => flood_console(),
         "ports" => guest.try_ports(),
         "chatter" => {
             guest.finish(3)?;
@@ -169,16 +169,6 @@ impl Guest {
         self.say(&GuestMessage::Exited(JobStatus::Code(code)))
     }
 
-    /// Writes more on the console than the host keeps, and then ends the machine with a panic.
-    fn flood_console(&mut self) -> Result<(), FrameError> {
-        let mut console = File::options().write(true).open("/dev/console")?;
-        let line = format!("{ESCAPES}{}\n", "flood ".repeat(20));
-        for _ in 0..8000 {
-            console.write_all(line.as_bytes())?;
-        }
-        std::process::abort()
-    }
-
     /// Tells, as a job's output, to which ports of the host it could connect.
     fn try_ports(&mut self) -> Result<(), FrameError> {
         let ports = [0, 1, 22, 80, CONTROL_PORT - 1, CONTROL_PORT, CONTROL_PORT + 1, u32::MAX - 1];
@@ -193,6 +183,16 @@ impl Guest {
         self.say(&GuestMessage::Output { stream: OutputStream::Stdout, bytes: report })?;
         self.finish(0)
     }
+}
+
+/// Writes more on the console than the host keeps, and then ends the machine with a panic.
+fn flood_console() -> Result<(), FrameError> {
+    let mut console = File::options().write(true).open("/dev/console")?;
+    let line = format!("{ESCAPES}{}\n", "flood ".repeat(20));
+    for _ in 0..8000 {
+        console.write_all(line.as_bytes())?;
+    }
+    std::process::abort()
 }
 
 fn can_connect(port: u32) -> bool {

@@ -54,7 +54,7 @@ impl Sandbox {
 
     /// The `mayfly` that a run of this host has become, once it is there: entering a process-id
     /// namespace takes a fork.
-    pub(crate) fn front(&self, run: Pid) -> Pid {
+    pub(crate) fn front(run: Pid) -> Pid {
         until("mayfly in the sandbox", PATIENCE, || {
             let is_mayfly =
                 |pid: &Pid| processes::program(*pid).is_some_and(|path| path.ends_with("mayfly"));

@@ -133,9 +133,8 @@ impl Running {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            if start.elapsed() > within {
-                panic!("not ended within {within:?}; stderr: {}", self.stderr());
-            }
+            let stderr = || self.stderr();
+            assert!(start.elapsed() < within, "not ended within {within:?}: {}", stderr());
             thread::sleep(Duration::from_millis(2));
         }
     }
