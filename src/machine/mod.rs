@@ -19,6 +19,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream as Socket;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
@@ -85,6 +86,8 @@ fn said(complaint: &str) -> String {
 impl Failure for MachineError {
     fn code(&self) -> Code {
         match self {
+            // Somebody killed it; there is nothing wrong with the program.
+            Self::QemuNotStarted { status, .. } if status.signal().is_some() => Code::MachineFailed,
             Self::NotRun(..) | Self::VsockNotStarted(_) | Self::QemuNotStarted { .. } => {
                 Code::Unavailable
             }
@@ -96,6 +99,7 @@ impl Failure for MachineError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::QemuNotStarted { status, .. } if status.signal().is_some() => None,
             Self::NotRun(..) | Self::VsockNotStarted(_) | Self::QemuNotStarted { .. } => {
                 Some("run mayfly doctor: it checks the programs and their versions".to_owned())
             }
