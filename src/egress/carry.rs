@@ -10,11 +10,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::dial::Dialled;
-use super::gate::Shared;
 use super::host::Host;
 use super::opening::{Answer, Opening, SecondHello, Watcher};
 use super::policy::{Decision, Expected, Inspection};
 use super::record::{Bytes, Flow, Subject};
+use super::shared::Shared;
 use super::tunnel::{Broken, Relay, write_all};
 use super::verdict::{Cause, Verdict};
 

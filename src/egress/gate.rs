@@ -1,7 +1,7 @@
 //! The gate of one microVM: everything that serves its namespace, put together.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::address::AddressCheck;
 use super::dial::{CredentialsError, Dialer, Resolve};
 use super::listen::{DNS_PORT, Listeners, PROXY_PORT};
-use super::names::Names;
 use super::policy::Policy;
 use super::record::{Recorder, Subject, Via};
-use super::tunnel::{Bounds, reset};
+use super::shared::{Limits, Shared};
+use super::tunnel::reset;
 use super::verdict::{Cause, Verdict};
 use super::{dns, http, packets, transparent};
 
@@ -26,31 +26,6 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// How long a listener rests when no connection can be accepted: the process has no descriptors
 /// left, and trying again at once would only spin.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
-
-/// What bounds the connections of a microVM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections that are open at a time.
-    pub connections: usize,
-    /// How long a client may take to say what it wants: a `ClientHello`, a request's head.
-    pub opening: Duration,
-    /// How long reaching a destination may take, lookup included.
-    pub dial: Duration,
-    /// How long a connection may be quiet.
-    pub idle: Duration,
-}
-
-impl Default for Limits {
-    /// Squid's times where it has one, and more connections than any build opens.
-    fn default() -> Self {
-        Self {
-            connections: 1024,
-            opening: Duration::from_secs(10),
-            dial: Duration::from_secs(15),
-            idle: Duration::from_secs(900),
-        }
-    }
-}
 
 /// What a gate is made of.
 pub struct Settings {
@@ -70,30 +45,6 @@ pub struct Settings {
 /// Serves the namespace of one microVM.
 pub struct Gate {
     shared: Arc<Shared>,
-}
-
-/// What all connections of a gate share.
-pub(super) struct Shared {
-    pub(super) policy: Arc<Policy>,
-    pub(super) dialer: Dialer,
-    pub(super) recorder: Recorder,
-    pub(super) limits: Limits,
-    pub(super) gateway: Ipv4Addr,
-    pub(super) cancel: CancellationToken,
-    names: Mutex<Names>,
-    open: Arc<Semaphore>,
-}
-
-impl Shared {
-    pub(super) fn names(&self) -> MutexGuard<'_, Names> {
-        // Names are whole between any two statements that could panic.
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What bounds a tunnel.
-    pub(super) fn bounds(&self, max_bytes: Option<u64>) -> Bounds {
-        Bounds { idle: self.limits.idle, max_bytes, cancel: self.cancel.clone() }
-    }
 }
 
 impl Gate {

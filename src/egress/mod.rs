@@ -27,9 +27,11 @@ pub mod opening;
 mod packets;
 pub mod policy;
 pub mod record;
+mod shared;
 mod transparent;
 pub mod tunnel;
 pub mod verdict;
 
-pub use gate::{Gate, Limits, Settings};
+pub use gate::{Gate, Settings};
 pub use listen::{DNS_PORT, ListenError, Listeners, PROXY_PORT, listen};
+pub use shared::Limits;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use super::carry::{Plan, carry, read_hello};
-use super::gate::Shared;
 use super::host::Host;
 use super::http;
 use super::names::is_synthetic;
 use super::policy::{Expected, Inspection};
 use super::record::{Subject, Via};
+use super::shared::Shared;
 use super::tunnel::reset;
 use super::verdict::{Cause, Verdict};
 

@@ -10,9 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use super::gate::Shared;
 use super::host::HostError;
 use super::record::{Subject, Via};
+use super::shared::Shared;
 use super::verdict::{Cause, Verdict};
 use message::MAX_QUERY;
 

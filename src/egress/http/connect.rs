@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use super::super::carry::{Plan, carry, read_hello};
-use super::super::gate::Shared;
 use super::super::host::Host;
 use super::super::policy::{Expected, Inspection};
 use super::super::record::{Subject, Via};
+use super::super::shared::Shared;
 use super::super::tunnel::reset;
 use super::super::verdict::{Cause, Verdict};
 use super::request::is_for;

@@ -19,9 +19,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 pub use strict::{Strict, Violation};
 
 use super::carry::{Plan, read_some};
-use super::gate::Shared;
 use super::host::Host;
 use super::record::{Subject, Via};
+use super::shared::Shared;
 use super::tunnel::reset;
 use super::verdict::{Cause, Verdict, Whole};
 use serve::Origin;

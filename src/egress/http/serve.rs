@@ -21,9 +21,9 @@ use tokio::time::{sleep, timeout};
 
 use super::super::carry::Plan;
 use super::super::dial::{Dialled, HttpRoute};
-use super::super::gate::Shared;
 use super::super::policy::{Decision, Expected, Inspection};
 use super::super::record::{Flow, Peer, Subject, Via};
+use super::super::shared::Shared;
 use super::super::verdict::{Cause, Verdict};
 use super::body::Counted;
 use super::guarded::{Guarded, Watch};

@@ -16,9 +16,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Duration, interval};
 
-use super::gate::Shared;
 use super::listen::{DNS_PORT, PROXY_PORT};
 use super::record::{Subject, Via};
+use super::shared::Shared;
 use super::verdict::{Cause, Verdict};
 use parse::{Kind, Packet};
 

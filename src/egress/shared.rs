@@ -1,0 +1,63 @@
+//! What all connections of a microVM share: the policy, the names, the record, the bounds.
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::dial::Dialer;
+use super::names::Names;
+use super::policy::Policy;
+use super::record::Recorder;
+use super::tunnel::Bounds;
+
+/// What bounds the connections of a microVM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections that are open at a time.
+    pub connections: usize,
+    /// How long a client may take to say what it wants: a `ClientHello`, a request's head.
+    pub opening: Duration,
+    /// How long reaching a destination may take, lookup included.
+    pub dial: Duration,
+    /// How long a connection may be quiet.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    /// Squid's times where it has one, and more connections than any build opens.
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            opening: Duration::from_secs(10),
+            dial: Duration::from_secs(15),
+            idle: Duration::from_secs(900),
+        }
+    }
+}
+
+/// What all connections of a gate share.
+pub(super) struct Shared {
+    pub(super) policy: Arc<Policy>,
+    pub(super) dialer: Dialer,
+    pub(super) recorder: Recorder,
+    pub(super) limits: Limits,
+    pub(super) gateway: Ipv4Addr,
+    pub(super) cancel: CancellationToken,
+    pub(super) names: Mutex<Names>,
+    pub(super) open: Arc<Semaphore>,
+}
+
+impl Shared {
+    pub(super) fn names(&self) -> MutexGuard<'_, Names> {
+        // Names are whole between any two statements that could panic.
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What bounds a tunnel.
+    pub(super) fn bounds(&self, max_bytes: Option<u64>) -> Bounds {
+        Bounds { idle: self.limits.idle, max_bytes, cancel: self.cancel.clone() }
+    }
+}
