@@ -1,3 +1,5 @@
+//! Tests of `dial`, beside it because they are as long.
+
 use std::path::Path;
 use std::sync::Mutex;
 

@@ -1,3 +1,5 @@
+//! Tests of `strict`, beside it because they are as long.
+
 use proptest::prelude::*;
 
 use super::*;

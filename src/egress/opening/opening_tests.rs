@@ -1,3 +1,5 @@
+//! Tests of `opening`, beside it because they are as long.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of `decide`, beside it because they are as long.
+
 use std::path::Path;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of `draft`, beside it because they are as long.
+
 use super::*;
 use crate::failure::chain;
 

@@ -1,3 +1,5 @@
+//! Tests of `line`, beside it because they are as long.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of `record`, beside it because they are as long.
+
 use super::*;
 use crate::egress::verdict::Cause;
 

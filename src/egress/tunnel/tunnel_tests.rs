@@ -1,3 +1,5 @@
+//! Tests of `tunnel`, beside it because they are as long.
+
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
