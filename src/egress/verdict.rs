@@ -100,6 +100,9 @@ pub enum Cause {
     /// A TCP port that no rule names, so that nobody listens on it.
     #[error("no rule names the port")]
     Closed,
+    /// A packet whose source is not the guest's address, so that no answer could reach it.
+    #[error("the source is not the guest's address")]
+    ForgedSource,
     /// A DNS message that is none, or asks for what the stub doesn't do.
     #[error("the DNS message can't be answered: {0}")]
     Dns(&'static str),
@@ -140,6 +143,7 @@ impl Cause {
             Self::TooManyConnections => "too-many-connections",
             Self::Protocol(_) => "protocol",
             Self::Closed => "closed-port",
+            Self::ForgedSource => "forged-source",
             Self::Dns(_) => "dns",
             Self::Resolve(_) => "resolve",
             Self::Connect(_) => "connect",

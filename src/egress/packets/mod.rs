@@ -87,8 +87,10 @@ pub(super) struct Listening {
 }
 
 impl Listening {
-    /// Why a packet goes no further; `None` where a listener answers it.
-    fn judge(&self, packet: &Packet) -> Option<Cause> {
+    /// Why a packet goes no further; `None` where a listener answers the `guest`.
+    fn judge(&self, packet: &Packet, guest: Ipv4Addr) -> Option<Cause> {
+        // The kernel drops most of these, and what it answers goes to nobody.
+        let forged = packet.from.filter(|from| *from != guest).map(|_| Cause::ForgedSource);
         let is_gateway = |port| {
             packet.to.is_some_and(|to| to.ip() == IpAddr::V4(self.gateway) && to.port() == port)
         };
@@ -98,9 +100,10 @@ impl Listening {
                 let accepted = self.ports.as_ref().is_none_or(|ports| ports.contains(&port))
                     || is_gateway(DNS_PORT)
                     || is_gateway(PROXY_PORT);
-                (!accepted).then_some(Cause::Closed)
+                if accepted { forged } else { Some(Cause::Closed) }
             }
-            Kind::Udp => (!is_gateway(DNS_PORT)).then_some(Cause::Protocol("UDP")),
+            Kind::Udp if is_gateway(DNS_PORT) => forged,
+            Kind::Udp => Some(Cause::Protocol("UDP")),
             Kind::Icmp => Some(Cause::Protocol("ICMP")),
             Kind::Ip(_) => Some(Cause::Protocol("IP other than TCP")),
             Kind::Ipv6 => Some(Cause::Protocol("IPv6")),
@@ -126,6 +129,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: PacketSocket) -> io::Resu
     let PacketSocket { socket, listening } = socket;
     // SAFETY: an `OwnedFd` is the same open descriptor from here until it is dropped.
     let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
+    let guest = shared.recorder.guest();
     let mut losses = interval(LOSS_INTERVAL);
     loop {
         tokio::select! {
@@ -135,7 +139,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: PacketSocket) -> io::Resu
                 let received = ready?.try_io(|socket| receive(socket.get_ref(), &mut buffer));
                 if let Ok(Ok((length, ether_type))) = received
                     && let Some(packet) = parse::read(ether_type, &buffer[..length])
-                    && let Some(cause) = listening.judge(&packet)
+                    && let Some(cause) = listening.judge(&packet, guest)
                 {
                     record(&shared, &packet, cause);
                 }
@@ -185,12 +189,25 @@ fn record(shared: &Shared, packet: &Packet, cause: Cause) {
 mod tests {
     use super::*;
 
+    const GUEST: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
+
     fn judge(ports: Option<&[u16]>, kind: Kind, to: &str) -> Option<Cause> {
         let listening = Listening {
             ports: ports.map(|ports| ports.iter().copied().collect()),
             gateway: Ipv4Addr::new(172, 31, 0, 1),
         };
-        listening.judge(&Packet { kind, to: to.parse().ok() })
+        listening.judge(&Packet { kind, from: Some(GUEST), to: to.parse().ok() }, GUEST)
+    }
+
+    #[test]
+    fn a_forged_source_is_recorded_where_a_listener_would_answer_the_guest() {
+        let listening = Listening { ports: None, gateway: Ipv4Addr::new(172, 31, 0, 1) };
+        let from = Some(Ipv4Addr::new(172, 31, 0, 9));
+        for (kind, to) in [(Kind::Syn, "1.1.1.1:80"), (Kind::Udp, "172.31.0.1:53")] {
+            let packet = Packet { kind, from, to: to.parse().ok() };
+            assert_eq!(listening.judge(&packet, GUEST), Some(Cause::ForgedSource), "{kind}");
+            assert_eq!(listening.judge(&Packet { from: Some(GUEST), ..packet }, GUEST), None);
+        }
     }
 
     #[test]

@@ -48,6 +48,8 @@ impl fmt::Display for Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Packet {
     pub(super) kind: Kind,
+    /// Where from, as it says; IPv4 only.
+    pub(super) from: Option<Ipv4Addr>,
     /// Where to; without a port where the protocol has none or it is cut off.
     pub(super) to: Option<SocketAddr>,
 }
@@ -57,7 +59,7 @@ pub(super) fn read(ether_type: u16, bytes: &[u8]) -> Option<Packet> {
     match ether_type {
         IPV4 => Some(read_v4(bytes)),
         IPV6 => read_v6(bytes),
-        other => Some(Packet { kind: Kind::Ethernet(other), to: None }),
+        other => Some(Packet { kind: Kind::Ethernet(other), from: None, to: None }),
     }
 }
 
@@ -70,11 +72,16 @@ fn read_v4(bytes: &[u8]) -> Packet {
         ICMP => Kind::Icmp,
         other => Kind::Ip(other),
     };
-    let address = bytes
-        .get(16..20)
-        .map(|bytes| IpAddr::V4(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3])));
-    let to = address.map(|address| SocketAddr::new(address, port(kind, &bytes[20..], header)));
-    Packet { kind, to }
+    let address = |at: usize| {
+        let octets = bytes.get(at..at + 4)?;
+        Some(Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3]))
+    };
+    // A later fragment has no ports.
+    let is_later =
+        matches!(bytes, [_, _, _, _, _, _, high, low, ..] if (high & 0x1f, *low) != (0, 0));
+    let port = |bytes: &[u8]| if is_later { 0 } else { port(kind, bytes, header) };
+    let to = address(16).map(|to| SocketAddr::new(IpAddr::V4(to), port(&bytes[20..])));
+    Packet { kind, from: address(12), to }
 }
 
 /// The destination port; `after` are the bytes after the fixed part of the header.
@@ -102,7 +109,7 @@ fn read_v6(bytes: &[u8]) -> Option<Packet> {
         _ => 0,
     };
     let to = SocketAddr::new(address.into(), port);
-    (!is_routine).then_some(Packet { kind: Kind::Ipv6, to: Some(to) })
+    (!is_routine).then_some(Packet { kind: Kind::Ipv6, from: None, to: Some(to) })
 }
 
 #[cfg(test)]
@@ -115,6 +122,7 @@ mod tests {
         let mut bytes = vec![0; 20 + options];
         bytes[0] = 0x45 + u8::try_from(options / 4).unwrap();
         bytes[9] = protocol;
+        bytes[12..16].copy_from_slice(&[172, 31, 0, 2]);
         bytes[16..20].copy_from_slice(&[169, 254, 169, 254]);
         [&bytes[..], payload].concat()
     }
@@ -145,6 +153,18 @@ mod tests {
             assert_eq!(packet.to.unwrap().to_string(), to);
         }
         assert_eq!(read(0x88cc, &[]).unwrap().kind.to_string(), "ETHERNET-88cc");
+    }
+
+    #[test]
+    fn a_later_fragment_has_a_source_and_no_port() {
+        let mut bytes = v4(UDP, 0, &[0x12, 0x34, 0, 80]);
+        // The flag that more fragments follow is no offset.
+        for (flags, port) in [([0x20, 0], 80), ([0x20, 1], 0), ([1, 0], 0)] {
+            bytes[6..8].copy_from_slice(&flags);
+            let packet = read(IPV4, &bytes).unwrap();
+            assert_eq!(packet.from, Some(Ipv4Addr::new(172, 31, 0, 2)));
+            assert_eq!(packet.to.unwrap().port(), port, "{flags:?}");
+        }
     }
 
     #[test]

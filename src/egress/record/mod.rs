@@ -168,6 +168,11 @@ impl Recorder {
         record.sums.report(record.unrecorded)
     }
 
+    /// The guest's address.
+    pub(super) fn guest(&self) -> Ipv4Addr {
+        self.lock().identity.guest
+    }
+
     /// The last lines in JSON, oldest first, recorded or not.
     pub fn recent(&self) -> Vec<String> {
         self.lock().recent.iter().cloned().collect()
