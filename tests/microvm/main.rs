@@ -22,6 +22,7 @@
 )]
 
 mod copy;
+mod egress;
 mod failures;
 mod gone;
 mod hostile;

@@ -150,7 +150,7 @@ fn empty_file_system() -> Vec<u8> {
 
 /// A program of the hostile guest's package, built like the agent: static, because nothing is
 /// beside it. Cargo does nothing where it is up to date, and lets one build at a time.
-fn guest_program(name: &str) -> PathBuf {
+pub(crate) fn guest_program(name: &str) -> PathBuf {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     // The build's own directory, as the tests' is `<target>/tmp`.

@@ -1,0 +1,87 @@
+//! What must not happen outside, watched for: servers that nobody may reach, and a look at every
+//! frame on the host's interfaces.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// What every frame and datagram of the tests carries.
+pub(super) const MARK: &[u8] = b"mayfly-must-not-get-out";
+
+/// `ETH_P_ALL` in network byte order, as `socket(2)` takes it.
+const ALL_PROTOCOLS: i32 = 0x0003_u16.to_be() as i32;
+
+/// How long a look may take, so that its end is soon.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Servers on one port of all of the host's addresses, and a packet socket on its interfaces.
+pub(super) struct Canary {
+    pub(super) port: u16,
+    seen: Arc<Mutex<Vec<String>>>,
+    ended: Arc<AtomicBool>,
+    watchers: Vec<JoinHandle<()>>,
+}
+
+impl Canary {
+    pub(super) fn new() -> Self {
+        crate::support::require_root();
+        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let tcp = TcpListener::bind(any).unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        tcp.set_nonblocking(true).unwrap();
+        let udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+        let all = Protocol::from(ALL_PROTOCOLS);
+        let frames = Socket::new(Domain::PACKET, Type::RAW, Some(all)).unwrap();
+        let mut canary =
+            Self { port, seen: Arc::default(), ended: Arc::default(), watchers: Vec::new() };
+        canary.watch(move || {
+            let Ok((_, from)) = tcp.accept() else {
+                std::thread::sleep(LOOK);
+                return None;
+            };
+            Some(format!("a connection from {from}"))
+        });
+        udp.set_read_timeout(Some(LOOK)).unwrap();
+        canary.watch(move || {
+            let (_, from) = udp.recv_from(&mut [0; 2048]).ok()?;
+            Some(format!("a datagram from {from}"))
+        });
+        frames.set_recv_buffer_size(8 << 20).unwrap();
+        frames.set_read_timeout(Some(LOOK)).unwrap();
+        canary.watch(move || {
+            let mut buffer = [0; 2048];
+            let length = nix::unistd::read(frames.as_fd(), &mut buffer).ok()?;
+            let frame = &buffer[..length];
+            let marked = frame.windows(MARK.len()).any(|window| window == MARK);
+            marked.then(|| format!("the frame {}", frame.escape_ascii()))
+        });
+        canary
+    }
+
+    /// Asks again and again on a thread of its own.
+    fn watch(&mut self, mut look: impl FnMut() -> Option<String> + Send + 'static) {
+        let (seen, ended) = (Arc::clone(&self.seen), Arc::clone(&self.ended));
+        self.watchers.push(std::thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                if let Some(what) = look() {
+                    seen.lock().unwrap().push(what);
+                }
+            }
+        }));
+    }
+
+    /// Fails if anything got out.
+    pub(super) fn assert_silent(mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        for watcher in self.watchers.drain(..) {
+            watcher.join().unwrap();
+        }
+        let seen = self.seen.lock().unwrap();
+        assert!(seen.is_empty(), "it got out: {seen:#?}");
+    }
+}

@@ -1,0 +1,185 @@
+//! Egress from inside real guests: real clients, real packets, and what comes of them outside.
+//!
+//! What needs no guest is tested in `tests/egress`, in namespaces. Here a guest's script tries many
+//! things in one boot and prints a line for each, which the test reads beside the record.
+
+mod bypass;
+mod canary;
+mod clients;
+mod frames;
+mod network;
+
+#[allow(unreachable_pub, reason = "the tests of egress have it in a module of their own")]
+#[path = "../../egress/support/servers.rs"]
+mod servers;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::support::{Ending, Host, PATIENCE};
+
+/// Shell functions for a guest's script. `probe NAME COMMAND…` runs a command and prints its exit
+/// status, its duration in milliseconds and what it said, in one line.
+const PRELUDE: &str = r#"
+probe() {
+    name=$1; shift
+    begun=$(date +%s%N)
+    said=$("$@" 2>&1 </dev/null); status=$?
+    ended=$(date +%s%N)
+    printf 'probe\t%s\t%s\t%s\t%s\n' "$name" "$status" $(((ended - begun) / 1000000)) \
+        "$(printf %s "$said" | tr '\n\t' '  ')"
+}
+proxied() { curl -sS -m 20 -w ' after %{time_total} s' "$@"; }
+direct() { proxied --noproxy '*' "$@"; }
+# Connects to a name and port, says a line, and prints what it hears until the end.
+line() {
+    exec 3<>"/dev/tcp/$1/$2" || return
+    printf '%s\n' "$3" >&3
+    timeout 20 cat <&3
+}
+"#;
+
+/// A guest to be: its policy, what is copied in, and where its record goes.
+struct Guest<'a> {
+    host: &'a Host,
+    policy: String,
+    copies: Vec<(PathBuf, &'static str)>,
+}
+
+impl<'a> Guest<'a> {
+    /// A guest that runs under this policy: the lines under `[egress.policy.ci]`.
+    fn new(host: &'a Host, policy: &str) -> Self {
+        let policy = format!("[egress.policy.ci]\n{policy}\n");
+        Self { host, policy, copies: Vec::new() }
+    }
+
+    /// Copies a file in.
+    fn copy(mut self, from: impl Into<PathBuf>, to: &'static str) -> Self {
+        self.copies.push((from.into(), to));
+        self
+    }
+
+    /// The arguments of `mayfly run` up to the command, as root in the guest.
+    fn arguments(&self) -> Vec<String> {
+        let settings = self.host.state().join("mayfly.toml");
+        fs::write(&settings, &self.policy).unwrap();
+        let copies = self.copies.iter();
+        let copies = copies.map(|(from, to)| format!("--copy-in={}:{to}", from.display()));
+        let fixed = [
+            "--json".to_owned(),
+            "--user=root".to_owned(),
+            "--egress=ci".to_owned(),
+            format!("--config={}", settings.display()),
+            format!("--egress-record={}", self.record().display()),
+        ];
+        fixed.into_iter().chain(copies).collect()
+    }
+
+    /// Where the record is.
+    fn record(&self) -> PathBuf {
+        self.host.state().join("record")
+    }
+
+    /// Runs a script to its end, which must be a good one.
+    fn run(&self, script: &str) -> Outcome {
+        let script = format!("{PRELUDE}{script}");
+        let command = ["--", "bash", "-c", &script].map(str::to_owned);
+        let arguments = self.arguments().into_iter().chain(command);
+        let ending = self.host.start(arguments).finish(3 * PATIENCE);
+        ending.assert_code(0);
+        Outcome::new(ending, &self.record())
+    }
+}
+
+/// What a probe came to.
+#[derive(Debug)]
+struct Probe {
+    status: i32,
+    milliseconds: u64,
+    said: String,
+}
+
+/// What a run came to.
+struct Outcome {
+    ending: Ending,
+    probes: BTreeMap<String, Probe>,
+    lines: Vec<Value>,
+}
+
+impl Outcome {
+    fn new(ending: Ending, record: &std::path::Path) -> Self {
+        let text = ending.text();
+        let probes = text.lines().filter_map(|line| {
+            let mut fields = line.strip_prefix("probe\t")?.splitn(4, '\t');
+            let name = fields.next()?.to_owned();
+            let status = fields.next()?.parse().ok()?;
+            let milliseconds = fields.next()?.parse().ok()?;
+            Some((name, Probe { status, milliseconds, said: fields.next()?.to_owned() }))
+        });
+        let probes = probes.collect();
+        let record = fs::read_to_string(record.join("egress.jsonl")).unwrap();
+        let lines = record.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        Self { ending, probes, lines }
+    }
+
+    fn probe(&self, name: &str) -> &Probe {
+        self.probes.get(name).unwrap_or_else(|| panic!("no probe {name}: {:?}", self.ending))
+    }
+
+    /// Fails unless a probe went well and said this.
+    #[track_caller]
+    fn assert_works(&self, name: &str, says: &str) {
+        let probe = self.probe(name);
+        assert!(probe.status == 0 && probe.said.contains(says), "{name}: {probe:?}");
+    }
+
+    /// Fails unless a probe failed and said this.
+    #[track_caller]
+    fn assert_fails(&self, name: &str, says: &str) {
+        let probe = self.probe(name);
+        assert!(probe.status != 0 && probe.said.contains(says), "{name}: {probe:?}");
+    }
+
+    /// Fails unless the record has a line that begins with `VIA HOST:PORT VERDICT CAUSE`.
+    #[track_caller]
+    fn assert_recorded(&self, line: &str) {
+        let recorded = self.recorded();
+        assert!(recorded.iter().any(|found| found.starts_with(line)), "{line}: {recorded:#?}");
+    }
+
+    /// The verdicts of the record, each as `VIA HOST:PORT VERDICT CAUSE`, each once.
+    fn recorded(&self) -> Vec<String> {
+        let text = |line: &Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
+        let mut lines: Vec<_> = self
+            .lines
+            .iter()
+            .map(|line| {
+                let [via, host, verdict] = ["via", "host", "verdict"].map(|key| text(line, key));
+                format!("{via} {host}:{} {verdict} {}", line["port"], text(line, "cause"))
+            })
+            .collect();
+        lines.sort();
+        lines.dedup();
+        lines
+    }
+
+    /// The rows of the report among the events.
+    fn report(&self) -> Vec<Value> {
+        let events = self.ending.events();
+        let mut reports = events.iter().filter_map(|event| event.pointer("/happened/egress/rows"));
+        let rows = reports.next().unwrap_or_else(|| panic!("no report: {:?}", self.ending));
+        assert!(reports.next().is_none(), "one report: {:?}", self.ending);
+        rows.as_array().unwrap().clone()
+    }
+
+    /// Prints how long the probes took that were refused.
+    fn print_refusals(&self) {
+        let refused = self.probes.iter().filter(|(_, probe)| probe.status != 0);
+        for (name, probe) in refused {
+            eprintln!("refused in {:>5} ms: {name}: {}", probe.milliseconds, probe.said);
+        }
+    }
+}
