@@ -29,8 +29,9 @@ use crate::host::check::Check;
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
 /// The guest's address.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
-/// Length of the prefix that both are in, in bits.
-pub const PREFIX: u8 = 24;
+/// Length of the prefix that both are in, in bits. Nothing else is in it: a guest sends what is for
+/// any other address to the gateway, which refuses it at once, instead of asking for a neighbour.
+pub const PREFIX: u8 = 30;
 /// Largest packet on the tap, in bytes.
 pub const MTU: u16 = 1500;
 /// The guest's hardware address: locally administered, the same in every microVM.
