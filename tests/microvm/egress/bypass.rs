@@ -54,7 +54,7 @@ const TARGETS: [&str; 22] = [
 ];
 
 /// Addresses that no mode lets a guest connect to.
-const ADDRESSES: [&str; 12] = [
+const ADDRESSES: [&str; 13] = [
     "169.254.169.254",
     "169.254.170.2",
     "168.63.129.16",
@@ -64,6 +64,7 @@ const ADDRESSES: [&str; 12] = [
     "192.168.1.1",
     "100.64.0.1",
     "172.31.0.1",
+    "172.31.0.9",
     "0.1.2.3",
     "198.19.99.99",
     "240.0.0.1",
@@ -112,7 +113,7 @@ fn script(hosts: &[Ipv4Addr], ports: &BTreeSet<u16>) -> String {
         writeln!(script, "probe 'DNS at {server}' query {server}").unwrap();
     }
     script
-        + "ping_gateway() { query 172.31.0.1; }; probe 'DNS at the stub' ping_gateway\n\
+        + "probe 'DNS at the stub' query 172.31.0.1\n\
               mac=$(sed -n 's/^172.31.0.1 .* \\(..:..:..:..:..:..\\) .*/\\1/p' /proc/net/arp)\n\
               sed \"s/GATE/${mac//:/}/g\" /frames.txt | /frames 60\n\
               probe 'after it all' query 172.31.0.1\n"
@@ -134,6 +135,13 @@ fn try_everything(mode: &str) {
         .run(&script(&hosts, &ports));
     outcome.print_refusals();
     assert_refused(&outcome, mode);
+    let text = outcome.ending.text();
+    let [heard, failed] =
+        ["heard ", "failed "].map(|word| text.matches(&format!("\n{word}")).count());
+    assert!(heard > 0 && failed == 0, "every frame leaves the guest: {text}");
+    // The guest's own network still works.
+    outcome.assert_works("DNS at the stub", "00 01 81");
+    outcome.assert_works("after it all", "00 01 81");
     let recorded = outcome.recorded();
     let missing: Vec<_> = rows
         .iter()
