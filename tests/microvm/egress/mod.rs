@@ -3,6 +3,7 @@
 //! What needs no guest is tested in `tests/egress`, in namespaces. Here a guest's script tries many
 //! things in one boot and prints a line for each, which the test reads beside the record.
 
+mod apt;
 mod bypass;
 mod canary;
 mod clients;

@@ -1,0 +1,258 @@
+//! Packages from the mirror that this machine uses itself, and the clients among them.
+
+use std::fs;
+use std::net::{IpAddr, TcpListener, ToSocketAddrs};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use mayfly::egress::address::{Class, classify};
+
+use super::Guest;
+use super::servers::WebServer;
+use crate::support::{Host, PATIENCE, until};
+
+/// Debian's archive as this machine's sources name it.
+struct Mirror {
+    uri: String,
+    name: String,
+    port: u16,
+    /// Its address where that is of no public range, so that a policy must say it.
+    inner: Option<IpAddr>,
+}
+
+impl Mirror {
+    /// `None` where there is no network to test with, and why.
+    fn of_this_machine() -> Result<Self, String> {
+        let uri = sources().into_iter().find(|uri| uri.trim_end_matches('/').ends_with("/debian"));
+        let uri = uri.ok_or("the sources of apt name no archive of Debian by HTTP")?;
+        let (scheme, rest) = uri.split_once("://").unwrap();
+        let authority = rest.split('/').next().unwrap();
+        let usual = if scheme == "https" { 443 } else { 80 };
+        let (name, port) = authority
+            .rsplit_once(':')
+            .map_or((authority, usual), |(name, port)| (name, port.parse().unwrap()));
+        let addresses: Vec<_> = (name, port)
+            .to_socket_addrs()
+            .map_err(|error| format!("the mirror of this machine can't be resolved: {error}"))?
+            .collect();
+        let connect =
+            |address| std::net::TcpStream::connect_timeout(address, Duration::from_secs(5));
+        if !addresses.iter().any(|address| connect(address).is_ok()) {
+            return Err("the mirror of this machine can't be reached".into());
+        }
+        let mut inner = addresses.iter().map(|address| address.ip());
+        let inner = inner.find(|address| classify(*address) != Class::Global);
+        let name = name.to_owned();
+        Ok(Self { uri, name, port, inner })
+    }
+
+    /// The rule that allows it, for a list of rules.
+    fn rule(&self) -> String {
+        format!("{{ host = {:?}, ports = [{}] }},", self.name, self.port)
+    }
+
+    /// A line for `resolve`.
+    fn resolve(&self) -> String {
+        self.inner.map_or_else(String::new, |address| format!("{:?} = \"{address}\"", self.name))
+    }
+}
+
+/// The addresses in this machine's sources, in both formats.
+fn sources() -> Vec<String> {
+    let directory = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten();
+    let paths = directory.map(|entry| entry.unwrap().path());
+    let text: String = std::iter::once("/etc/apt/sources.list".into())
+        .chain(paths)
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .collect();
+    let lines = text.lines().filter(|line| line.starts_with("URIs:") || line.starts_with("deb "));
+    let words = lines.flat_map(str::split_whitespace);
+    words.filter(|word| word.starts_with("http")).map(str::to_owned).collect()
+}
+
+/// What tells apt in the guest of the mirror, and of no other.
+fn sources_script(mirror: &Mirror, suite: &str) -> String {
+    format!(
+        "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*\n\
+         echo 'deb {} {suite} main' > /etc/apt/sources.list\n\
+         export DEBIAN_FRONTEND=noninteractive\n",
+        mirror.uri
+    )
+}
+
+#[test]
+fn apt_reads_the_mirror_that_is_allowed_and_no_other() {
+    let mirror = match Mirror::of_this_machine() {
+        Ok(mirror) => mirror,
+        Err(why) => return eprintln!("SKIPPED: {why}"),
+    };
+    let host = Host::new();
+    let policy =
+        format!("allow = [{}]\n[egress.policy.ci.resolve]\n{}", mirror.rule(), mirror.resolve());
+    let script = sources_script(&mirror, "trixie-updates")
+        + r"
+        probe update apt-get update
+        rm -rf /var/lib/apt/lists/*
+        probe direct env -u http_proxy -u HTTP_PROXY -u https_proxy -u HTTPS_PROXY apt-get update
+        echo 'deb http://other.test/debian trixie main' > /etc/apt/sources.list
+        probe other apt-get -o APT::Update::Error-Mode=any update
+        probe other-direct env -u http_proxy -u HTTP_PROXY \
+            apt-get -o APT::Update::Error-Mode=any update
+        ";
+    let outcome = Guest::new(&host, &policy).run(&script);
+    outcome.print_refusals();
+    outcome.assert_works("update", "Reading package lists");
+    outcome.assert_works("direct", "Reading package lists");
+    for probe in ["update", "direct"] {
+        let said = &outcome.probe(probe).said;
+        assert!(said.contains("Fetched") && !said.contains("Failed"), "{probe}: {said}");
+    }
+    outcome.assert_fails("other", "403");
+    outcome.assert_fails("other-direct", "Temporary failure resolving 'other.test'");
+    let Mirror { name, port, .. } = &mirror;
+    outcome.assert_recorded(&format!("proxy {name}:{port} allowed"));
+    outcome.assert_recorded(&format!("transparent {name}:{port} allowed"));
+    outcome.assert_recorded("proxy other.test:80 refused no-rule");
+    outcome.assert_recorded("dns other.test:0 refused no-rule");
+    host.assert_clean();
+}
+
+/// A server of the distribution's, ended when it is dropped.
+struct Server {
+    child: Child,
+    port: u16,
+}
+
+impl Server {
+    /// Starts it with arguments that are given a free port.
+    fn start(program: &str, arguments: impl FnOnce(u16) -> Vec<String>) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let child = Command::new(program)
+            .args(arguments(port))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}"));
+        let server = Self { child, port };
+        until(program, PATIENCE, || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+/// An SSH server for root with a key in the directory, and a repository beside it.
+fn ssh_server(directory: &Path) -> Server {
+    let script = "ssh-keygen -q -t ed25519 -N '' -f host && ssh-keygen -q -t ed25519 -N '' -f user \
+         && git init -q -b main repository && cd repository && echo content > file && git add file \
+         && git -c user.name=t -c user.email=t@example.com commit -q -m first \
+         && mkdir -p /run/sshd";
+    let made = Command::new("sh").args(["-ec", script]).current_dir(directory).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let path = |name: &str| directory.join(name).display().to_string();
+    Server::start("/usr/sbin/sshd", |port| {
+        let options = [
+            format!("ListenAddress=127.0.0.1:{port}"),
+            format!("HostKey={}", path("host")),
+            format!("AuthorizedKeysFile={}", path("user.pub")),
+            "StrictModes=no".into(),
+            "PermitRootLogin=yes".into(),
+            "PidFile=none".into(),
+        ];
+        let none = ["-D", "-e", "-f", "/dev/null"].map(str::to_owned);
+        none.into_iter().chain(options.into_iter().flat_map(|text| ["-o".into(), text])).collect()
+    })
+}
+
+#[test]
+fn clients_installed_from_the_mirror_reach_what_is_allowed_and_no_more() {
+    let mirror = match Mirror::of_this_machine() {
+        Ok(mirror) => mirror,
+        Err(why) => return eprintln!("SKIPPED: {why}"),
+    };
+    let host = Host::new();
+    let directory = tempfile::tempdir().unwrap();
+    let ssh = ssh_server(directory.path());
+    let redis = Server::start("redis-server", |port| {
+        ["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""].map(str::to_owned).into()
+    });
+    let web = WebServer::new("from the web\n");
+    let policy = format!(
+        "allow = [{} {{ host = \"web.test\" }}, {{ host = \"ssh.test\", ports = [22] }}, \
+         {{ host = \"redis.test\", ports = [6379] }}]\n[egress.policy.ci.resolve]\n{}\n\
+         \"web.test\" = \"{}\"\n\"ssh.test\" = \"127.0.0.1:{}\"\n\"redis.test\" = \"127.0.0.1:{}\"",
+        mirror.rule(),
+        mirror.resolve(),
+        web.address,
+        ssh.port,
+        redis.port
+    );
+    let script = sources_script(&mirror, "trixie")
+        + r#"
+        probe update apt-get -q update
+        probe install apt-get -q install -y --no-install-recommends \
+            wget python3 openssh-client redis-tools
+        fetch() { python3 -c "import urllib.request as u; print(u.urlopen('$1').read())"; }
+        direct() { env -u http_proxy -u HTTP_PROXY "$@"; }
+        export GIT_SSH_COMMAND='ssh -i /key -o StrictHostKeyChecking=no -o BatchMode=yes'
+        chmod 600 /key
+        probe wget wget -qO- http://web.test/
+        probe wget-direct direct wget -qO- http://web.test/
+        probe urllib fetch http://web.test/
+        probe ssh $GIT_SSH_COMMAND root@ssh.test echo from ssh
+        probe git git clone -q "root@ssh.test:$1/repository" /tmp/repository
+        probe cloned cat /tmp/repository/file
+        probe redis redis-cli -h redis.test ping
+
+        probe wget-other wget -qO- http://other.test/
+        probe urllib-other fetch http://other.test/
+        probe ssh-other $GIT_SSH_COMMAND root@other.test true
+        probe ssh-port $GIT_SSH_COMMAND -p 6379 root@ssh.test true
+        probe redis-other redis-cli -h other.test ping
+        "#;
+    let script = format!("set -- '{}'\n{script}", directory.path().display());
+    let outcome =
+        Guest::new(&host, &policy).copy(directory.path().join("user"), "/key").run(&script);
+    for (name, probe) in &outcome.probes {
+        eprintln!("{:>6} ms: {name}", probe.milliseconds);
+    }
+    outcome.print_refusals();
+    for (probe, says) in [
+        ("install", "Setting up redis-tools"),
+        ("wget", "from the web"),
+        ("wget-direct", "from the web"),
+        ("urllib", "from the web"),
+        ("ssh", "from ssh"),
+        ("git", ""),
+        ("cloned", "content"),
+        ("redis", "PONG"),
+    ] {
+        outcome.assert_works(probe, says);
+    }
+    for (probe, says) in [
+        ("wget-other", ""),
+        ("urllib-other", "HTTP Error 403: Forbidden"),
+        ("ssh-other", "Could not resolve hostname other.test"),
+        ("ssh-port", "Connection reset by"),
+        ("redis-other", "Could not connect to Redis"),
+    ] {
+        outcome.assert_fails(probe, says);
+    }
+    for line in [
+        "transparent ssh.test:22 allowed",
+        "transparent redis.test:6379 allowed",
+        "transparent ssh.test:6379 refused port",
+        "dns other.test:0 refused no-rule",
+        "proxy other.test:80 refused no-rule",
+    ] {
+        outcome.assert_recorded(line);
+    }
+    host.assert_clean();
+}
