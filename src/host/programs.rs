@@ -125,7 +125,10 @@ impl Program {
 fn search_path() -> Vec<PathBuf> {
     let executable = std::env::current_exe().ok();
     let beside = executable.as_deref().and_then(Path::parent);
-    let own = beside.map(|directory| [directory.to_owned(), directory.join("../libexec/mayfly")]);
+    let prefix = beside.and_then(Path::parent);
+    let own = beside
+        .zip(prefix)
+        .map(|(beside, prefix)| [beside.to_owned(), prefix.join("libexec/mayfly")]);
     let path = std::env::var_os("PATH").unwrap_or_default();
     own.into_iter().flatten().chain(std::env::split_paths(&path)).collect()
 }
