@@ -41,7 +41,7 @@ impl Mirror {
         if !addresses.iter().any(|address| connect(address).is_ok()) {
             return Err("the mirror of this machine can't be reached".into());
         }
-        let mut inner = addresses.iter().map(|address| address.ip());
+        let mut inner = addresses.iter().map(std::net::SocketAddr::ip);
         let inner = inner.find(|address| classify(*address) != Class::Global);
         let name = name.to_owned();
         Ok(Self { uri, name, port, inner })
@@ -171,6 +171,30 @@ fn ssh_server(directory: &Path) -> Server {
     })
 }
 
+/// What is tried with them; what is allowed first. Its argument is where the repository is.
+const INSTALLED: &str = r#"
+        probe update apt-get -q update
+        probe install apt-get -q install -y --no-install-recommends \
+            wget python3 openssh-client redis-tools
+        fetch() { python3 -c "import urllib.request as u; print(u.urlopen('$1').read())"; }
+        direct() { env -u http_proxy -u HTTP_PROXY "$@"; }
+        export GIT_SSH_COMMAND='ssh -i /key -o StrictHostKeyChecking=no -o BatchMode=yes'
+        chmod 600 /key
+        probe wget wget -qO- http://web.test/
+        probe wget-direct direct wget -qO- http://web.test/
+        probe urllib fetch http://web.test/
+        probe ssh $GIT_SSH_COMMAND root@ssh.test echo from ssh
+        probe git git clone -q "root@ssh.test:$1/repository" /tmp/repository
+        probe cloned cat /tmp/repository/file
+        probe redis redis-cli -h redis.test ping
+
+        probe wget-other wget -qO- http://other.test/
+        probe urllib-other fetch http://other.test/
+        probe ssh-other $GIT_SSH_COMMAND root@other.test true
+        probe ssh-port $GIT_SSH_COMMAND -p 6379 root@ssh.test true
+        probe redis-other redis-cli -h other.test ping
+"#;
+
 #[test]
 fn clients_installed_from_the_mirror_reach_what_is_allowed_and_no_more() {
     let mirror = match Mirror::of_this_machine() {
@@ -194,29 +218,7 @@ fn clients_installed_from_the_mirror_reach_what_is_allowed_and_no_more() {
         ssh.port,
         redis.port
     );
-    let script = sources_script(&mirror, "trixie")
-        + r#"
-        probe update apt-get -q update
-        probe install apt-get -q install -y --no-install-recommends \
-            wget python3 openssh-client redis-tools
-        fetch() { python3 -c "import urllib.request as u; print(u.urlopen('$1').read())"; }
-        direct() { env -u http_proxy -u HTTP_PROXY "$@"; }
-        export GIT_SSH_COMMAND='ssh -i /key -o StrictHostKeyChecking=no -o BatchMode=yes'
-        chmod 600 /key
-        probe wget wget -qO- http://web.test/
-        probe wget-direct direct wget -qO- http://web.test/
-        probe urllib fetch http://web.test/
-        probe ssh $GIT_SSH_COMMAND root@ssh.test echo from ssh
-        probe git git clone -q "root@ssh.test:$1/repository" /tmp/repository
-        probe cloned cat /tmp/repository/file
-        probe redis redis-cli -h redis.test ping
-
-        probe wget-other wget -qO- http://other.test/
-        probe urllib-other fetch http://other.test/
-        probe ssh-other $GIT_SSH_COMMAND root@other.test true
-        probe ssh-port $GIT_SSH_COMMAND -p 6379 root@ssh.test true
-        probe redis-other redis-cli -h other.test ping
-        "#;
+    let script = sources_script(&mirror, "trixie") + INSTALLED;
     let script = format!("set -- '{}'\n{script}", directory.path().display());
     let outcome =
         Guest::new(&host, &policy).copy(directory.path().join("user"), "/key").run(&script);

@@ -76,12 +76,32 @@ impl Canary {
     }
 
     /// Fails if anything got out.
-    pub(super) fn assert_silent(mut self) {
+    pub(super) fn assert_silent(self) {
+        let seen = self.end();
+        assert!(seen.is_empty(), "it got out: {seen:#?}");
+    }
+
+    /// Ends the watch; tells what was seen.
+    fn end(mut self) -> Vec<String> {
         self.ended.store(true, Ordering::Relaxed);
         for watcher in self.watchers.drain(..) {
             watcher.join().unwrap();
         }
-        let seen = self.seen.lock().unwrap();
-        assert!(seen.is_empty(), "it got out: {seen:#?}");
+        std::mem::take(&mut *self.seen.lock().unwrap())
     }
+}
+
+#[test]
+fn the_canary_of_these_tests_sees_what_does_get_out() {
+    let canary = Canary::new();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, canary.port));
+    drop(std::net::TcpStream::connect(address).unwrap());
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.send_to(MARK, address).unwrap();
+    crate::support::until("all that was sent", crate::support::PATIENCE, || {
+        let seen = canary.seen.lock().unwrap();
+        let has = |what: &str| seen.iter().any(|seen| seen.starts_with(what));
+        (has("a connection") && has("a datagram") && has("the frame")).then_some(())
+    });
+    assert!(canary.end().len() >= 3);
 }

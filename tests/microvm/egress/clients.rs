@@ -77,13 +77,8 @@ fn publish_repository(directory: &Path) {
     assert!(made.status.success(), "{made:?}");
 }
 
-#[test]
-fn clients_reach_what_is_allowed_and_are_told_at_once_what_is_not() {
-    let host = Host::new();
-    let servers = Servers::new();
-    let guest = Guest::new(&host, &servers.policy()).copy(servers.tls.certificate(), "/ca.pem");
-    let outcome = guest.run(
-        r#"
+/// What is tried; what is allowed first.
+const CLIENTS: &str = r"
         probe web direct http://web.test/
         probe web-8080 direct http://web.test:8080/
         probe web-proxied proxied http://web.test/
@@ -113,8 +108,39 @@ fn clients_reach_what_is_allowed_and_are_told_at_once_what_is_not() {
         probe nobody proxied http://nobody.test/
         probe git-other git clone -q https://other.test/repository.git other
         probe line-other line other.test 7777 salve
-        "#,
-    );
+";
+
+/// What the record says of it.
+const RECORDED: [&str; 21] = [
+    "transparent web.test:80 allowed ",
+    "transparent web.test:8080 allowed ",
+    "proxy web.test:80 allowed ",
+    "transparent tls.test:443 allowed ",
+    "proxy tls.test:443 allowed ",
+    "transparent line.test:7777 allowed ",
+    "transparent git.test:443 allowed ",
+    "proxy git.test:443 allowed ",
+    "dns other.test:0 refused no-rule",
+    "proxy other.test:80 refused no-rule",
+    "proxy other.test:443 refused no-rule",
+    "transparent web.test:7777 refused port",
+    "proxy web.test:9999 refused port",
+    "transparent tls.test:443 refused not-tls",
+    "transparent web.test:80 refused host-mismatch",
+    "transparent tls.test:443 refused sni-mismatch",
+    "proxy tls.test:443 refused sni-mismatch",
+    "transparent 192.0.32.8:80 refused literal",
+    "transparent 192.0.32.8:443 refused literal",
+    "proxy 192.0.32.8:80 refused literal",
+    "proxy nobody.test:80 refused connect",
+];
+
+#[test]
+fn clients_reach_what_is_allowed_and_are_told_at_once_what_is_not() {
+    let host = Host::new();
+    let servers = Servers::new();
+    let guest = Guest::new(&host, &servers.policy()).copy(servers.tls.certificate(), "/ca.pem");
+    let outcome = guest.run(CLIENTS);
     outcome.print_refusals();
     for (probe, says) in [
         ("web", "from the web"),
@@ -151,29 +177,7 @@ fn clients_reach_what_is_allowed_and_are_told_at_once_what_is_not() {
         outcome.assert_fails(probe, says);
     }
     outcome.assert_works("literal", "refuses 192.0.32.8:80");
-    for line in [
-        "transparent web.test:80 allowed ",
-        "transparent web.test:8080 allowed ",
-        "proxy web.test:80 allowed ",
-        "transparent tls.test:443 allowed ",
-        "proxy tls.test:443 allowed ",
-        "transparent line.test:7777 allowed ",
-        "transparent git.test:443 allowed ",
-        "proxy git.test:443 allowed ",
-        "dns other.test:0 refused no-rule",
-        "proxy other.test:80 refused no-rule",
-        "proxy other.test:443 refused no-rule",
-        "transparent web.test:7777 refused port",
-        "proxy web.test:9999 refused port",
-        "transparent tls.test:443 refused not-tls",
-        "transparent web.test:80 refused host-mismatch",
-        "transparent tls.test:443 refused sni-mismatch",
-        "proxy tls.test:443 refused sni-mismatch",
-        "transparent 192.0.32.8:80 refused literal",
-        "transparent 192.0.32.8:443 refused literal",
-        "proxy 192.0.32.8:80 refused literal",
-        "proxy nobody.test:80 refused connect",
-    ] {
+    for line in RECORDED {
         outcome.assert_recorded(line);
     }
     let closed =

@@ -31,13 +31,12 @@ pub(super) fn gateway_mac() -> String {
 
 /// The lines for the guest's program.
 pub(super) fn lines(rows: &[Row]) -> String {
-    rows.iter()
-        .map(|(what, frame, _)| format!("{} {}\n", what.replace(' ', "-"), hex(frame)))
-        .collect()
+    let line = |(what, frame, _): &Row| format!("{} {}", what.replace(' ', "-"), hex(frame));
+    rows.iter().map(line).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// All rows. `host` is an address of the host and `port` the canary's there.
@@ -51,7 +50,7 @@ fn refused(to: impl std::fmt::Display) -> String {
 
 fn datagrams(host: Ipv4Addr, port: u16) -> Vec<Row> {
     let row = |what, to: Ipv4Addr, port: u16| {
-        (what, ip(ipv4(UDP, GUEST, to, &udp(port))), refused(format_args!("{to}:{port}")))
+        (what, ip(&ipv4(UDP, GUEST, to, &udp(port))), refused(format_args!("{to}:{port}")))
     };
     vec![
         row("DNS elsewhere", Ipv4Addr::new(8, 8, 8, 8), 53),
@@ -73,14 +72,14 @@ fn datagrams(host: Ipv4Addr, port: u16) -> Vec<Row> {
 /// Sources that are not the guest's.
 fn forged(host: Ipv4Addr, port: u16) -> Vec<Row> {
     let datagram = |what, from: Ipv4Addr, to: Ipv4Addr, port: u16| {
-        (what, ip(ipv4(UDP, from, to, &udp(port))), refused(format_args!("{to}:{port}")))
+        (what, ip(&ipv4(UDP, from, to, &udp(port))), refused(format_args!("{to}:{port}")))
     };
     let connection = |what, from: Ipv4Addr, to: Ipv4Addr| {
         let line = format!("packet {to}:80 refused forged-source");
-        (what, ip(ipv4(TCP, from, to, &syn(80))), line)
+        (what, ip(&ipv4(TCP, from, to, &syn(80))), line)
     };
     let stranger = Ipv4Addr::new(10, 66, 66, 66);
-    let lookup = ip(ipv4(UDP, stranger, GATEWAY, &udp(53)));
+    let lookup = ip(&ipv4(UDP, stranger, GATEWAY, &udp(53)));
     let mac = frame(GATEWAY_MAC, OTHER_MAC, 0x0800, &ipv4(UDP, GUEST, host, &udp(port)));
     vec![
         datagram("from a stranger", stranger, host, port),
@@ -98,7 +97,7 @@ fn forged(host: Ipv4Addr, port: u16) -> Vec<Row> {
 
 fn protocols(host: Ipv4Addr) -> Vec<Row> {
     let row = |what, protocol, to: Ipv4Addr, payload: &[u8]| {
-        (what, ip(ipv4(protocol, GUEST, to, payload)), refused(format_args!("{to}:0")))
+        (what, ip(&ipv4(protocol, GUEST, to, payload)), refused(format_args!("{to}:0")))
     };
     let echo = [&[8, 0, 0, 0, 0, 1, 0, 1], MARK].concat();
     let redirect = [&[5, 1, 0, 0, 172, 31, 0, 2], MARK].concat();
@@ -117,7 +116,7 @@ fn protocols(host: Ipv4Addr) -> Vec<Row> {
         row("SCTP", 132, Ipv4Addr::new(192, 0, 32, 14), MARK),
         row("IGMP", 2, Ipv4Addr::new(224, 0, 0, 22), MARK),
         row("protocol 253", 253, Ipv4Addr::new(192, 0, 32, 15), MARK),
-        ("a fragment", ip(fragment), refused("192.0.32.20:0")),
+        ("a fragment", ip(&fragment), refused("192.0.32.20:0")),
     ]
 }
 
@@ -165,8 +164,8 @@ fn links() -> Vec<Row> {
 }
 
 /// An IPv4 packet in a frame to the gateway.
-fn ip(packet: Vec<u8>) -> Vec<u8> {
-    frame(GATEWAY_MAC, OWN_MAC, 0x0800, &packet)
+fn ip(packet: &[u8]) -> Vec<u8> {
+    frame(GATEWAY_MAC, OWN_MAC, 0x0800, packet)
 }
 
 fn frame(to: [u8; 6], from: [u8; 6], kind: u16, payload: &[u8]) -> Vec<u8> {

@@ -102,7 +102,7 @@ fn the_report_sums_up_what_the_record_says() {
     let bulk = Echo::new(|mut stream| {
         if stream.read_exact(&mut [0; UP]).is_ok() {
             // Whether all of it arrived, the sums tell.
-            _ = stream.write_all(&[b'x'; DOWN]);
+            _ = stream.write_all(&vec![b'x'; DOWN]);
             _ = stream.shutdown(Shutdown::Write);
         }
     });
@@ -112,7 +112,7 @@ fn the_report_sums_up_what_the_record_says() {
         bulk.address
     );
     let outcome = Guest::new(&host, &policy).run(
-        r#"
+        r"
         bulk() {
             exec 3<>/dev/tcp/bulk.test/7777 || return
             head -c 1000 /dev/zero >&3
@@ -123,7 +123,7 @@ fn the_report_sums_up_what_the_record_says() {
         probe other proxied http://other.test/
         probe other proxied http://other.test/
         probe other proxied http://other.test/
-        "#,
+        ",
     );
     outcome.assert_works("bulk", &DOWN.to_string());
     outcome.assert_works("again", &DOWN.to_string());
@@ -150,14 +150,14 @@ fn the_report_sums_up_what_the_record_says() {
 fn a_guest_without_egress_has_no_proxy_and_is_told_so_at_once() {
     let host = Host::new();
     let outcome = Guest::new(&host, "mode = \"none\"").run(
-        r#"
+        r"
         probe variables sh -c 'env | grep -ic _proxy'
         probe lookup getent ahostsv4 example.com
         probe name direct http://example.com/
         probe literal direct http://192.0.32.8/
         probe gateway direct http://172.31.0.1:3128/
         probe through proxied -x http://172.31.0.1:3128 http://example.com/
-        "#,
+        ",
     );
     outcome.print_refusals();
     outcome.assert_fails("variables", "0");

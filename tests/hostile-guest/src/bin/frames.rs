@@ -5,7 +5,10 @@
 //! milliseconds of its argument, and prints a line `heard`, name and frame for every frame that
 //! arrived. The frames themselves are made by the tests, which know what they are for.
 
+#![allow(clippy::print_stdout, reason = "what it hears is what it is for")]
+
 use std::io::{self, BufRead};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -14,7 +17,6 @@ use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvfrom, send,
     socket,
 };
-use std::os::fd::{AsRawFd, OwnedFd};
 
 /// `PACKET_OUTGOING` of `packet(7)`: a frame that this side sent.
 const OUTGOING: u8 = 4;
@@ -75,5 +77,5 @@ fn bytes(text: &str) -> io::Result<Vec<u8>> {
 }
 
 fn text(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
