@@ -125,7 +125,7 @@ impl InputPump {
         Ok(())
     }
 
-    /// Ends the thread and waits for it, as long as the channel takes to accept its last words.
+    /// Ends the thread and waits for it, until the channel has taken its last words or is gone.
     pub async fn close(self) {
         self.window.state.lock().unwrap_or_else(PoisonError::into_inner).1 = Stop(true);
         self.window.changed.notify_all();

@@ -259,15 +259,19 @@ impl Running {
             Ok(status)
         };
         let ended = ended.await;
+        let Ready { context, mut machine, namespace, link } = ready;
+        // The network and the channel end with the job; input that a guest would not take is let
+        // go with the channel, so that nobody waits for it.
+        drop((namespace, link));
         let not_copied = streams.close().await;
         match ended {
             Ok(status) => {
-                let Ready { context, machine, namespace, link } = ready;
-                // The network and the channel end with the job.
-                drop((namespace, link));
                 Ok(Finished { context, machine, outcome: Outcome::Job { status, not_copied } })
             }
-            Err(cause) => Err(ready.fail(cause).await),
+            Err(cause) => {
+                let cause = explain(cause, &mut machine).await;
+                Err(Failed::of(context, cause, Some(machine)))
+            }
         }
     }
 }

@@ -149,6 +149,13 @@ fn a_flood_of_heartbeats_does_not_put_off_the_deadline() {
 }
 
 #[test]
+fn a_guest_that_takes_no_input_does_not_put_off_the_deadline() {
+    let host = host_with("deaf");
+    let ending = attack(&host, &["--interactive", "--timeout", "2s"]);
+    ending.assert_failed(&host, "job_deadline", 124);
+}
+
+#[test]
 fn a_flood_on_the_console_takes_little_room() {
     let host = host_with("console");
     let mut command = host.command(ATTACK.iter().chain(&["--", "job"]));

@@ -96,6 +96,9 @@ fn misbehave_in_job(guest: &mut Guest, mode: &str) -> Result<(), FrameError> {
         "heartbeats" => loop {
             guest.say(&GuestMessage::Heartbeat(Statistics::default()))?;
         },
+        "deaf" => loop {
+            std::thread::park();
+        },
         "console" => flood_console(),
         "ports" => guest.try_ports(),
         "chatter" => {
