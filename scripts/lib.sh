@@ -64,6 +64,8 @@ install_requirements() {
     if ! installed qemu-system-x86 qemu-utils; then
         use_backports_on_debian_12
         install_packages qemu-system-x86 qemu-utils
+        # Everything else comes from where it always does.
+        apt_options=()
     fi
 }
 
