@@ -3,6 +3,7 @@
 
 use std::future::ready;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::net::TcpStream;
@@ -12,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::dial::Dialled;
 use super::host::Host;
 use super::opening::{Answer, Opening, SecondHello, Watcher};
+use super::pace::Pace;
 use super::policy::{Decision, Expected, Inspection};
 use super::record::{Bytes, Flow, Subject};
 use super::shared::Shared;
@@ -31,18 +33,32 @@ pub(super) struct Plan {
     pub(super) allow_private: bool,
     pub(super) inspection: Inspection,
     pub(super) max_bytes: Option<u64>,
+    pub(super) pace: Option<Arc<Pace>>,
 }
 
 impl Plan {
-    pub(super) fn new(host: Host, port: u16, subject: Subject, decision: Decision<'_>) -> Self {
+    pub(super) fn new(
+        shared: &Shared,
+        (host, port): (Host, u16),
+        subject: Subject,
+        decision: Decision<'_>,
+    ) -> Self {
         let Decision { verdict, rule, allow_private, inspection, max_bytes } = decision;
+        let pace = rule.and_then(|rule| shared.paces.get(&rule.origin)).cloned();
         let rule = rule.map(ToString::to_string);
-        Self { host, port, subject, verdict, rule, allow_private, inspection, max_bytes }
+        Self { host, port, subject, verdict, rule, allow_private, inspection, max_bytes, pace }
     }
 
     /// Begins the record of the connection.
     pub(super) fn begin(&self, shared: &Shared) -> Flow {
         shared.recorder.pass(self.subject.clone(), self.verdict.clone(), self.rule.clone())
+    }
+
+    /// Waits until bytes may pass.
+    pub(super) async fn pace(&self, bytes: usize) {
+        if let Some(pace) = &self.pace {
+            pace.pass(bytes).await;
+        }
     }
 
     /// Records that the connection goes no further.
@@ -98,9 +114,9 @@ pub(super) async fn carry(
     flow.connected_to(dialled.peer);
     let destination = dialled.stream;
     let bytes = flow.bytes();
-    let bounds = shared.bounds(plan.max_bytes);
+    let bounds = shared.bounds(plan.max_bytes, plan.pace.clone());
     let (teller, told) = watch::channel(None);
-    let answer = watch_answer(&destination, guest, &bytes, teller);
+    let answer = watch_answer(&destination, guest, (&bytes, plan), teller);
     let mut entrance = Entrance { shared, guest, destination: &destination, plan, flow: &mut flow };
     let relay = Relay { guest, destination: &destination, bytes: &bytes, bounds: &bounds };
     let result = match plan.inspection {
@@ -128,7 +144,7 @@ pub(super) async fn carry(
 async fn watch_answer(
     destination: &TcpStream,
     guest: &TcpStream,
-    bytes: &Bytes,
+    (bytes, plan): (&Bytes, &Plan),
     teller: watch::Sender<Option<bool>>,
 ) -> Result<(), Broken> {
     let mut answer = Answer::default();
@@ -138,6 +154,7 @@ async fn watch_answer(
         let asks = if read.is_empty() { Some(false) } else { answer.feed(&read) };
         teller.send_replace(asks);
         bytes.down.fetch_add(read.len() as u64, Ordering::Relaxed);
+        plan.pace(read.len()).await;
         write_all(guest, &read).await.map_err(failed("guest"))?;
         if asks.is_some() {
             return Ok(());
@@ -254,6 +271,7 @@ impl Entrance<'_> {
 
     async fn pass_on(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         self.flow.bytes().up.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.plan.pace(bytes.len()).await;
         let written = write_all(self.destination, bytes).await;
         written.map_err(|source| Broken::Io { side: "destination", source })
     }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::address::AddressCheck;
 use super::dial::{CredentialsError, Dialer, Resolve};
 use super::listen::{DNS_PORT, Listeners, PROXY_PORT};
+use super::pace::Pace;
 use super::policy::Policy;
 use super::record::{Recorder, Subject, Via};
 use super::shared::{Limits, Shared};
@@ -52,6 +53,8 @@ impl Gate {
     pub fn new(settings: Settings, recorder: Recorder) -> Result<Self, CredentialsError> {
         let Settings { policy, resolver, addresses, limits, gateway } = settings;
         let dialer = Dialer::new(Arc::clone(&policy), addresses, resolver, limits.dial)?;
+        let rates = policy.rates();
+        let paces = rates.map(|(rule, rate)| (rule.clone(), Arc::new(Pace::new(rate)))).collect();
         let open = Arc::new(Semaphore::new(limits.connections));
         let shared = Arc::new(Shared {
             policy,
@@ -62,6 +65,7 @@ impl Gate {
             cancel: CancellationToken::new(),
             names: Mutex::default(),
             open,
+            paces,
         });
         Ok(Self { shared })
     }

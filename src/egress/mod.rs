@@ -24,6 +24,7 @@ pub mod http;
 mod listen;
 pub mod names;
 pub mod opening;
+mod pace;
 mod packets;
 pub mod policy;
 pub mod record;

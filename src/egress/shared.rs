@@ -1,5 +1,6 @@
 //! What all connections of a microVM share: the policy, the names, the record, the bounds.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::dial::Dialer;
 use super::names::Names;
-use super::policy::Policy;
+use super::pace::Pace;
+use super::policy::{Origin, Policy};
 use super::record::Recorder;
 use super::tunnel::Bounds;
 
@@ -48,6 +50,8 @@ pub(super) struct Shared {
     pub(super) cancel: CancellationToken,
     pub(super) names: Mutex<Names>,
     pub(super) open: Arc<Semaphore>,
+    /// The rates of the rules that bound one.
+    pub(super) paces: HashMap<Origin, Arc<Pace>>,
 }
 
 impl Shared {
@@ -57,7 +61,7 @@ impl Shared {
     }
 
     /// What bounds a tunnel.
-    pub(super) fn bounds(&self, max_bytes: Option<u64>) -> Bounds {
-        Bounds { idle: self.limits.idle, max_bytes, cancel: self.cancel.clone() }
+    pub(super) fn bounds(&self, max_bytes: Option<u64>, pace: Option<Arc<Pace>>) -> Bounds {
+        Bounds { idle: self.limits.idle, max_bytes, pace, cancel: self.cancel.clone() }
     }
 }

@@ -37,7 +37,8 @@ pub(super) async fn serve(shared: &Arc<Shared>, guest: TcpStream, original: Sock
         }
     };
     subject.host = host.to_string();
-    let plan = Plan::new(host.clone(), port, subject, shared.policy.decide(&host, port));
+    let decision = shared.policy.decide(&host, port);
+    let plan = Plan::new(shared, (host.clone(), port), subject, decision);
     if let Verdict::Refused(cause) = &plan.verdict {
         plan.refuse(shared, cause.clone());
         if port == HTTP_PORT {

@@ -38,7 +38,7 @@ fn dns_seeds_are_answered_as_they_should_be() {
             "allowed: code 0, 1 answers",
             "edns: code 0, 1 answers",
             "pointer: code 1, 0 answers",
-            "refused: code 5, 0 answers",
+            "refused: code 3, 0 answers",
         ]
     );
 }

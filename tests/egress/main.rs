@@ -9,7 +9,6 @@
 
 mod support;
 
-mod bench;
 mod bypass;
 mod clients;
 mod corpus;
@@ -17,3 +16,4 @@ mod limits;
 mod packets;
 mod parent;
 mod proxy;
+mod rates;

@@ -22,7 +22,7 @@ fn a_connection_to_a_port_that_no_rule_names_is_refused_at_once_and_recorded() {
     wait_for(&guest, "169.254.169.254:8080 closed-port");
     wait_for(&guest, "172.31.0.1:22 closed-port");
     wait_for(&guest, "8.8.8.8:853 closed-port");
-    assert!(guest.access_log().contains(" TCP_DENIED/000 0 SYN 1.1.1.1:22 - "));
+    guest.wait_for_access(" TCP_DENIED/000 0 SYN 1.1.1.1:22 - ");
 }
 
 #[test]

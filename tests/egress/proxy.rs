@@ -20,8 +20,11 @@ fn curl_reaches_an_allowed_name_through_the_proxy() {
     assert!(requests[0].starts_with("GET /x HTTP/1.1\r\n"), "{requests:?}");
     assert!(!requests[0].to_lowercase().contains("proxy-connection"), "{requests:?}");
     assert!(requests[2].ends_with("\r\n\r\nsome data"), "{requests:?}");
-    let row = &guest.report().rows[0];
-    assert_eq!((row.connections, row.up, row.down), (3, 9, 15));
+    let sums = guest.wait_for("all bytes", |guest| {
+        let row = &guest.report().rows[0];
+        (row.down == 15).then_some((row.connections, row.up))
+    });
+    assert_eq!(sums, (3, 9));
 }
 
 #[test]
@@ -34,7 +37,7 @@ fn curl_reaches_an_allowed_name_through_a_tunnel() {
     let certificate = origin.certificate();
     let through = ["-x", PROXY, "--cacert", &certificate, "https://tls.example/index.html"];
     assert_eq!(guest.curl(&through).unwrap(), "over TLS\n 200");
-    assert!(guest.access_log().contains(" TCP_TUNNEL/200 "), "{}", guest.access_log());
+    guest.wait_for_access(" TCP_TUNNEL/200 ");
 }
 
 #[test]
@@ -47,10 +50,8 @@ fn a_refusal_names_policy_and_host() {
     );
     let error = guest.curl(&["-x", PROXY, "https://evil.example/"]).unwrap_err();
     assert!(error.contains("403"), "{error}");
-    assert_eq!(guest.refusals(), ["evil.example:443 no-rule", "evil.example:80 no-rule"]);
-    assert!(
-        guest.access_log().contains(" TCP_DENIED/403 0 CONNECT evil.example:443 - HIER_NONE/- -")
-    );
+    guest.expect_refusals(&["evil.example:443 no-rule", "evil.example:80 no-rule"]);
+    guest.wait_for_access(" TCP_DENIED/403 0 CONNECT evil.example:443 - HIER_NONE/- -");
 }
 
 #[test]
@@ -71,7 +72,7 @@ fn a_tunnel_to_one_name_carries_no_hello_for_another() {
         "https://evil.example/index.html",
     ];
     assert!(guest.curl(&fronted).is_err());
-    assert_eq!(guest.refusals(), ["tls.example:443 sni-mismatch"]);
+    guest.expect_refusals(&["tls.example:443 sni-mismatch"]);
 }
 
 #[test]
@@ -101,4 +102,20 @@ fn programs_find_the_proxy_by_their_environment() {
     let output = guest.run_with(&["python3", "-c", program], &[("http_proxy", PROXY)]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "b'hello'\n", "{output:?}");
     assert!(guest.events().iter().any(|event| event["via"] == "proxy"));
+}
+
+#[test]
+fn a_request_to_change_the_protocol_is_served_without_the_change() {
+    let origin = WebServer::new("hello");
+    let guest = Guest::new(&format!(
+        "allow = [{{ host = \"web.example\" }}]\nresolve = {{ \"web.example\" = \"{}\" }}",
+        origin.address
+    ));
+    let upgrade = ["-H", "Connection: Upgrade", "-H", "Upgrade: websocket", "http://web.example/"];
+    for proxy in [&[][..], &["-x", "http://172.31.0.1:3128"], &["-p", "-x", "172.31.0.1:3128"]] {
+        assert_eq!(guest.curl(&[proxy, &upgrade].concat()).unwrap(), "hello 200", "{proxy:?}");
+    }
+    for request in origin.requests() {
+        assert!(!request.to_lowercase().contains("upgrade"), "{request}");
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 
 /// How long an attempt runs alone before the next begins ("Connection Attempt Delay", RFC 8305,
 /// section 8).
@@ -36,30 +36,23 @@ fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
 
 /// Connects to whichever address answers first. The error is that of the last attempt to fail.
 pub(super) async fn connect_any(addresses: &[SocketAddr]) -> io::Result<(TcpStream, SocketAddr)> {
-    let mut waiting = interleave(addresses).into_iter();
+    let mut waiting = interleave(addresses).into_iter().peekable();
     let mut attempts = JoinSet::new();
-    let mut next = Instant::now();
     let mut last_error = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    let mut more = true;
     loop {
+        // Not by a timer that is due at once: such a one takes a millisecond.
+        if let Some(address) = waiting.next() {
+            attempts.spawn(connect(address));
+        }
         tokio::select! {
             biased;
-            Some(ended) = attempts.join_next() => match ended {
-                Ok(Ok(connected)) => return Ok(connected),
-                Ok(Err(error)) => {
-                    last_error = error;
-                    next = Instant::now();
-                }
-                Err(error) => last_error = io::Error::other(error),
+            ended = attempts.join_next() => match ended {
+                Some(Ok(Ok(connected))) => return Ok(connected),
+                Some(Ok(Err(error))) => last_error = error,
+                Some(Err(error)) => last_error = io::Error::other(error),
+                None => return Err(last_error),
             },
-            () = sleep_until(next), if more => match waiting.next() {
-                Some(address) => {
-                    attempts.spawn(connect(address));
-                    next = Instant::now() + STAGGER;
-                }
-                None => more = false,
-            },
-            else => return Err(last_error),
+            () = sleep(STAGGER), if waiting.peek().is_some() => {}
         }
     }
 }

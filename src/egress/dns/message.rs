@@ -23,8 +23,13 @@ const EDNS_PAYLOAD: u16 = 1232;
 /// The EDNS option for extended errors (RFC 8914).
 const EXTENDED_ERROR: u16 = 15;
 
-/// The extended error "Prohibited".
-const PROHIBITED: u16 = 18;
+/// The extended error "Blocked": the operator's policy has it so.
+const BLOCKED: u16 = 15;
+
+/// The answer for a name that may not be looked up. Clients take REFUSED for a server's trouble and
+/// ask again, for seconds; that a name doesn't exist is final at once. Without a SOA record beside
+/// it nobody may keep it (RFC 2308, section 5).
+const NOT_ALLOWED: ResponseCode = ResponseCode::NXDomain;
 
 /// An answer, and what there is to record about the question.
 #[derive(Debug)]
@@ -58,7 +63,7 @@ pub fn answer(query: &[u8], policy: &Policy, names: &mut Names) -> Option<Answer
     };
     let verdict = policy.decide_lookup(&name);
     if let Verdict::Refused(cause) = &verdict {
-        reply.metadata.response_code = ResponseCode::Refused;
+        reply.metadata.response_code = NOT_ALLOWED;
         explain(&mut reply, policy, cause);
     } else if matches!(question.query_type(), RecordType::A | RecordType::ANY) {
         let address = RData::A(A(names.address_of(&name)));
@@ -108,7 +113,9 @@ fn question(message: &Message) -> Result<(&Query, HostName), (ResponseCode, Caus
     }
     match host_name(question.name()) {
         Ok(name) => Ok((question, name)),
-        Err(error) => Err((ResponseCode::Refused, Cause::Host(error))),
+        // The root does exist.
+        Err(HostError::Empty) => Err((ResponseCode::Refused, Cause::Host(HostError::Empty))),
+        Err(error) => Err((NOT_ALLOWED, Cause::Host(error))),
     }
 }
 
@@ -127,7 +134,7 @@ fn host_name(name: &Name) -> Result<HostName, HostError> {
 /// Tells why, where the client understands extensions at all.
 fn explain(reply: &mut Message, policy: &Policy, cause: &Cause) {
     if let Some(edns) = &mut reply.edns {
-        let mut data = PROHIBITED.to_be_bytes().to_vec();
+        let mut data = BLOCKED.to_be_bytes().to_vec();
         // A policy's name has 64 bytes at most: the whole answer stays below 512.
         data.extend(format!("policy {} refused: {}", policy.name, cause.code()).into_bytes());
         edns.options_mut().insert(EdnsOption::Unknown(EXTENDED_ERROR, data));
@@ -190,7 +197,8 @@ mod tests {
         for kind in [RecordType::A, RecordType::AAAA, RecordType::TXT, RecordType::NULL] {
             let (reply, verdict) = ask(&query("c2VjcmV0.evil.example.", kind));
             assert_eq!(verdict, Verdict::Refused(Cause::NoRule), "{kind}");
-            assert_eq!(reply.metadata.response_code, ResponseCode::Refused, "{kind}");
+            assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain, "{kind}");
+            assert!(reply.authorities.is_empty(), "nobody may keep it");
             assert!(reply.answers.is_empty() && reply.edns.is_none(), "{kind}");
         }
     }
@@ -204,7 +212,7 @@ mod tests {
         let Some(EdnsOption::Unknown(15, data)) = edns.option(EXTENDED_ERROR.into()) else {
             panic!("{edns:?}")
         };
-        assert_eq!(data[..2], [0, 18]);
+        assert_eq!(data[..2], [0, 15]);
         assert_eq!(&data[2..], b"policy ci refused: no-rule");
     }
 

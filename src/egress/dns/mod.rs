@@ -1,5 +1,5 @@
-//! The DNS stub: allowed names get a synthetic address, all others are refused at once, and
-//! nothing that a guest asks is ever forwarded.
+//! The DNS stub: allowed names get a synthetic address, all others do not exist, and nothing that
+//! a guest asks is ever forwarded.
 
 pub mod message;
 
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::host::HostError;
 use super::record::{Subject, Via};
@@ -29,11 +29,24 @@ pub(super) async fn serve_datagrams(shared: Arc<Shared>, socket: UdpSocket) {
 }
 
 /// Answers the queries on one connection until the client is done or says nothing for too long.
+/// One that says nothing after an answer is done, too; one that doesn't come to the end of a query
+/// is on the record.
 pub(super) async fn serve_connection(shared: &Shared, mut stream: TcpStream) {
     let local = stream.local_addr().ok();
+    let mut has_answered = false;
     loop {
-        let query = timeout(shared.limits.opening, read_query(&mut stream)).await;
-        let Ok(Ok(query)) = query else { return };
+        let deadline = Instant::now() + shared.limits.opening;
+        let has_begun = timeout_at(deadline, stream.readable()).await.is_ok();
+        let query = match timeout_at(deadline, read_query(&mut stream)).await {
+            Ok(Ok(query)) => query,
+            Ok(Err(_)) => return,
+            Err(_) => {
+                if has_begun || !has_answered {
+                    record(shared, local, String::new(), &Verdict::Refused(Cause::ClientDeadline));
+                }
+                return;
+            }
+        };
         let Some(answer) = answer(shared, &query, local) else { return };
         let Ok(length) = u16::try_from(answer.len()) else { return };
         let reply = [&length.to_be_bytes()[..], &answer].concat();
@@ -41,6 +54,7 @@ pub(super) async fn serve_connection(shared: &Shared, mut stream: TcpStream) {
         if !matches!(sent, Ok(Ok(()))) {
             return;
         }
+        has_answered = true;
     }
 }
 
@@ -58,17 +72,15 @@ async fn read_query(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
 fn answer(shared: &Shared, query: &[u8], local: Option<SocketAddr>) -> Option<Vec<u8>> {
     let answer = message::answer(query, &shared.policy, &mut shared.names())?;
     if answer.verdict != Verdict::Allowed && !is_root(&answer.verdict) {
-        let subject = Subject {
-            via: Via::Dns,
-            host: answer.asked,
-            port: 0,
-            original: local,
-            method: "DNS".into(),
-            url: None,
-        };
-        shared.recorder.verdict(subject, &answer.verdict, None);
+        record(shared, local, answer.asked, &answer.verdict);
     }
     Some(answer.bytes)
+}
+
+fn record(shared: &Shared, original: Option<SocketAddr>, host: String, verdict: &Verdict) {
+    let subject =
+        Subject { via: Via::Dns, host, port: 0, original, method: "DNS".into(), url: None };
+    shared.recorder.verdict(subject, verdict, None);
 }
 
 /// Whether it is a question about the root, as clients ask to try a server: it says nothing.

@@ -4,10 +4,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes as Data;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Sleep, sleep};
 
+use crate::egress::carry::Plan;
+use crate::egress::pace::Pace;
 use crate::egress::record::{Bytes, Flow};
 
 /// Which way a body goes.
@@ -31,17 +35,38 @@ pub(super) struct Counted {
     way: Way,
     bytes: Arc<Bytes>,
     max_bytes: Option<u64>,
+    pace: Option<Arc<Pace>>,
+    /// What has come and waits until it may pass.
+    held: Option<(Pin<Box<Sleep>>, Frame<Data>)>,
     /// The record of the exchange, which ends with its last body.
     flow: Option<Flow>,
 }
 
 impl Counted {
-    pub(super) fn up(body: Incoming, bytes: Arc<Bytes>, max_bytes: Option<u64>) -> Self {
-        Self { body, way: Way::Up, bytes, max_bytes, flow: None }
+    pub(super) fn up(body: Incoming, bytes: Arc<Bytes>, plan: &Plan) -> Self {
+        let Plan { max_bytes, pace, .. } = plan;
+        let (max_bytes, pace) = (*max_bytes, pace.clone());
+        Self { body, way: Way::Up, bytes, max_bytes, pace, held: None, flow: None }
     }
 
-    pub(super) fn down(body: Incoming, flow: Flow, max_bytes: Option<u64>) -> Self {
-        Self { body, way: Way::Down, bytes: flow.bytes(), max_bytes, flow: Some(flow) }
+    pub(super) fn down(body: Incoming, flow: Flow, plan: &Plan) -> Self {
+        let bytes = flow.bytes();
+        Self { way: Way::Down, flow: Some(flow), ..Self::up(body, bytes, plan) }
+    }
+
+    /// Counts what has come. Fails where it is more than may pass.
+    fn count(&mut self, frame: &Frame<Data>) -> Result<usize, TooManyBytes> {
+        let count = frame.data_ref().map_or(0, Data::len);
+        let counter = match self.way {
+            Way::Up => &self.bytes.up,
+            Way::Down => &self.bytes.down,
+        };
+        counter.fetch_add(count as u64, Ordering::Relaxed);
+        if self.max_bytes.is_some_and(|most| self.bytes.total() > most) {
+            self.end_by(TooManyBytes);
+            return Err(TooManyBytes);
+        }
+        Ok(count)
     }
 
     fn end_by(&mut self, reason: impl std::fmt::Display) {
@@ -59,33 +84,34 @@ impl Body for Counted {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Data>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        let count = match &frame {
-            Some(Ok(frame)) => frame.data_ref().map_or(0, Data::len) as u64,
-            Some(Err(error)) => {
-                let reason = error.to_string();
-                self.end_by(reason);
-                0
+        if self.held.is_none() {
+            let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => {
+                    self.end_by(&error);
+                    return Poll::Ready(Some(Err(error.into())));
+                }
+                None => return Poll::Ready(None),
+            };
+            let count = self.count(&frame)?;
+            let wait = self.pace.as_ref().map_or(Duration::ZERO, |pace| pace.take(count));
+            if wait.is_zero() {
+                return Poll::Ready(Some(Ok(frame)));
             }
-            None => 0,
-        };
-        let counter = match self.way {
-            Way::Up => &self.bytes.up,
-            Way::Down => &self.bytes.down,
-        };
-        counter.fetch_add(count, Ordering::Relaxed);
-        if self.max_bytes.is_some_and(|most| self.bytes.total() > most) {
-            self.end_by(TooManyBytes);
-            return Poll::Ready(Some(Err(TooManyBytes.into())));
+            self.held = Some((Box::pin(sleep(wait)), frame));
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        if let Some((wait, _)) = &mut self.held {
+            ready!(wait.as_mut().poll(context));
+        }
+        Poll::Ready(self.held.take().map(|(_, frame)| Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.held.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
+        // Whoever asks has not begun to read: nothing is held yet.
         self.body.size_hint()
     }
 }

@@ -19,7 +19,10 @@ use super::{grant, refusal, refuse, say, serve_origin};
 pub(super) async fn serve(shared: &Arc<Shared>, mut guest: TcpStream, strict: &Strict) {
     let (host, port) = match destination(strict) {
         Ok(destination) => destination,
-        Err(cause) => return refuse(shared, guest, Via::Proxy, cause).await,
+        Err(cause) => {
+            let target = strict.connect().map(|(target, _)| target);
+            return refuse(shared, guest, target, cause).await;
+        }
     };
     let subject = Subject {
         via: Via::Proxy,
@@ -29,7 +32,8 @@ pub(super) async fn serve(shared: &Arc<Shared>, mut guest: TcpStream, strict: &S
         method: "CONNECT".into(),
         url: None,
     };
-    let plan = Plan::new(host.clone(), port, subject, shared.policy.decide(&host, port));
+    let decision = shared.policy.decide(&host, port);
+    let plan = Plan::new(shared, (host.clone(), port), subject, decision);
     if let Verdict::Refused(cause) = &plan.verdict {
         return turn_away(shared, &guest, &plan, cause.clone()).await;
     }

@@ -35,7 +35,7 @@ pub(super) async fn serve_proxy(shared: &Arc<Shared>, guest: TcpStream) {
         Ok((strict, seen)) => {
             serve::serve(shared, guest, strict, seen, Origin::Any).await;
         }
-        Err(cause) => refuse(shared, guest, Via::Proxy, cause).await,
+        Err(cause) => refuse(shared, guest, None, cause).await,
     }
 }
 
@@ -82,26 +82,35 @@ async fn read_head(shared: &Shared, guest: &TcpStream) -> Result<(Strict, Vec<u8
     Ok((strict, seen))
 }
 
-/// Records and answers a request that nothing more is known of than that it is wrong.
-async fn refuse(shared: &Shared, guest: TcpStream, via: Via, cause: Cause) {
+/// Records and answers a request that nothing more is known of than that it is wrong, and perhaps
+/// the target of a CONNECT, as the guest spelled it.
+async fn refuse(shared: &Shared, guest: TcpStream, target: Option<&str>, cause: Cause) {
     let original = guest.local_addr().ok();
     // A client that opens a connection and closes it again has asked for nothing.
     if cause == Cause::ClientGone {
         return;
     }
-    let subject = Subject {
-        via,
-        host: original.map(|address| address.ip().to_string()).unwrap_or_default(),
-        port: original.map_or(0, |address| address.port()),
-        original,
-        method: "HTTP".into(),
-        url: None,
+    let (host, port) = match target {
+        Some(target) => spelled(target),
+        None => original.map_or_else(Default::default, |to| (to.ip().to_string(), to.port())),
     };
+    let method = target.map_or("HTTP", |_| "CONNECT").into();
+    let subject = Subject { via: Via::Proxy, host, port, original, method, url: None };
     let verdict = Verdict::Refused(cause);
     shared.recorder.verdict(subject, &verdict, None);
     if let Verdict::Refused(cause) = verdict {
         say(&guest, &cause, &format!("mayfly: {}\n", Whole(&cause))).await;
     }
+}
+
+/// A target that is none, for the record: what stands before the port, where there is one, without
+/// a user's name and password.
+fn spelled(target: &str) -> (String, u16) {
+    let parts = target.rsplit_once(':');
+    let parts = parts.and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port) = parts.unwrap_or((target, 0));
+    let host = host.rsplit_once('@').map_or(host.to_owned(), |(_, host)| format!("…@{host}"));
+    (host, port)
 }
 
 /// What a client is told: which policy, which destination, why.

@@ -9,7 +9,7 @@ use bytes::Bytes as Data;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, Uri, Version};
@@ -170,7 +170,7 @@ impl Connection<'_> {
         subject.url = Some(target.url());
         let decision = self.shared.policy.decide(&target.host, target.port);
         let decision = for_plain_http(decision);
-        let plan = Plan::new(target.host.clone(), target.port, subject, decision);
+        let plan = Plan::new(self.shared, (target.host.clone(), target.port), subject, decision);
         Ok((target, plan))
     }
 
@@ -187,7 +187,8 @@ impl Connection<'_> {
         };
         let mut flow = plan.begin(self.shared);
         flow.connected_to(kept.peer.clone());
-        let outgoing = rewrite(request, target, &kept.route, &flow, plan.max_bytes);
+        plan.pace(target.path.as_str().len() + size_of(request.headers())).await;
+        let outgoing = rewrite(request, target, &kept.route, &flow, plan);
         let sent = timeout(self.shared.limits.idle, kept.sender.send_request(outgoing)).await;
         match sent {
             Err(_) => Ok(fail(flow, &Cause::ConnectDeadline, self.shared, target)),
@@ -198,9 +199,10 @@ impl Connection<'_> {
             Ok(Ok(response)) => {
                 *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
                 let (mut parts, body) = response.into_parts();
+                plan.pace(size_of(&parts.headers)).await;
                 flow.answered(parts.status.as_u16());
                 strip(&mut parts.headers);
-                let body = Counted::down(body, flow, plan.max_bytes);
+                let body = Counted::down(body, flow, plan);
                 Ok(Response::from_parts(parts, Either::Right(body)))
             }
         }
@@ -224,6 +226,11 @@ impl Connection<'_> {
         });
         Ok(Kept { target: target.clone(), sender, peer, route })
     }
+}
+
+/// What header fields take on the wire.
+fn size_of(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 impl Kept {
@@ -251,7 +258,7 @@ fn rewrite(
     target: &Target,
     route: &Route,
     flow: &Flow,
-    max_bytes: Option<u64>,
+    plan: &Plan,
 ) -> Request<Counted> {
     let (mut parts, body) = request.into_parts();
     strip(&mut parts.headers);
@@ -273,7 +280,7 @@ fn rewrite(
     if let Ok(value) = HeaderValue::from_str(&authority) {
         parts.headers.insert(header::HOST, value);
     }
-    Request::from_parts(parts, Counted::up(body, flow.bytes(), max_bytes))
+    Request::from_parts(parts, Counted::up(body, flow.bytes(), plan))
 }
 
 /// The answer where a destination failed after the exchange had begun.

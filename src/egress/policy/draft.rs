@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::pattern::{Pattern, PatternError};
-use super::{Mode, Origin, Override, Parent, Policy, Rule, Tls, sets};
+use super::rate::RateError;
+use super::{ByteRate, Mode, Origin, Override, Parent, Policy, Rule, Tls, sets};
 use crate::egress::host::{Host, HostError, HostName};
 use crate::failure::{Code, Failure};
 
@@ -57,6 +58,8 @@ pub struct RuleDraft {
     pub tls: Option<Tls>,
     /// The most bytes that one connection may carry, both directions together.
     pub max_bytes: Option<u64>,
+    /// The most that all connections under the rule may carry together, e.g. `10MB/s`.
+    pub max_rate: Option<String>,
 }
 
 /// A policy that can't be used: where in which file, what it says there, and why it can't be.
@@ -103,6 +106,9 @@ pub enum Problem {
     /// A host that is none.
     #[error(transparent)]
     Host(HostError),
+    /// A rate that is none.
+    #[error(transparent)]
+    Rate(RateError),
     /// Port 0.
     #[error("a port is a number from 1 to 65535")]
     Port,
@@ -212,6 +218,7 @@ fn check_allow(
         allow_private: rule.allow_private || draft.allow_private,
         tls: rule.tls.or(draft.tls),
         max_bytes: rule.max_bytes,
+        max_rate: rule.max_rate.as_ref().map(|text| check_rate(place, &key, text)).transpose()?,
     })
 }
 
@@ -229,6 +236,9 @@ fn check_deny(place: &Place<'_>, index: usize, rule: &RuleDraft) -> Result<Rule,
     if let Some(bytes) = rule.max_bytes {
         return not_in_deny("max_bytes", bytes.to_string());
     }
+    if let Some(rate) = &rule.max_rate {
+        return not_in_deny("max_rate", rate.clone());
+    }
     Ok(Rule {
         origin: Origin::Deny(index),
         host: check_pattern(place, &key, &rule.host)?,
@@ -236,12 +246,18 @@ fn check_deny(place: &Place<'_>, index: usize, rule: &RuleDraft) -> Result<Rule,
         allow_private: false,
         tls: None,
         max_bytes: None,
+        max_rate: None,
     })
 }
 
 fn check_pattern(place: &Place<'_>, key: &str, text: &str) -> Result<Pattern, PolicyError> {
     Pattern::parse(text)
         .map_err(|error| place.error(&format!("{key}.host"), text, Problem::Pattern(error)))
+}
+
+fn check_rate(place: &Place<'_>, key: &str, text: &str) -> Result<ByteRate, PolicyError> {
+    let parsed = text.parse();
+    parsed.map_err(|error| place.error(&format!("{key}.max_rate"), text, Problem::Rate(error)))
 }
 
 fn check_ports(place: &Place<'_>, key: &str, ports: &[u16]) -> Result<BTreeSet<u16>, PolicyError> {
@@ -264,6 +280,7 @@ fn rules_of(set: &'static sets::Set, allow_private: bool) -> Result<Vec<Rule>, P
             allow_private,
             tls: None,
             max_bytes: None,
+            max_rate: None,
         })
     };
     set.hosts.iter().map(rule).collect()

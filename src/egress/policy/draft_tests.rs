@@ -66,6 +66,29 @@ fn an_error_names_file_key_and_value() {
 }
 
 #[test]
+fn an_error_in_a_rate_names_file_key_and_value() {
+    for (text, message) in [
+        (
+            r#"allow = [{ host = "a.example", max_rate = "10MB" }]"#,
+            "/etc/mayfly.toml: egress.policy.ci.allow[0].max_rate = \"10MB\" can't be used: \
+             a rate is a whole number with a unit from B/s to GiB/s: `10MB/s`",
+        ),
+        (
+            r#"allow = [{ host = "a.example", max_rate = "10B/s" }]"#,
+            "/etc/mayfly.toml: egress.policy.ci.allow[0].max_rate = \"10B/s\" can't be used: \
+             a rate is at least 1000 B/s",
+        ),
+        (
+            r#"deny = [{ host = "a.example", max_rate = "1MB/s" }]"#,
+            "/etc/mayfly.toml: egress.policy.ci.deny[0].max_rate = \"1MB/s\" can't be used: \
+             a `deny` rule has no such key",
+        ),
+    ] {
+        assert_eq!(chain(&check(text).unwrap_err()), message, "{text}");
+    }
+}
+
+#[test]
 fn too_many_ports_are_refused() {
     let ports: Vec<_> = (1..=MAX_PORTS + 1).map(|port| port.to_string()).collect();
     let text = format!("allow = [{{ host = \"a.example\", ports = [{}] }}]", ports.join(","));

@@ -8,6 +8,7 @@ mod decide;
 mod draft;
 mod file;
 mod pattern;
+mod rate;
 mod sets;
 mod show;
 
@@ -22,6 +23,7 @@ pub use decide::{Decision, Expected, Inspection};
 pub use draft::{PolicyDraft, PolicyError, Problem, RuleDraft};
 pub use file::{FileError, Policies};
 pub use pattern::{Pattern, PatternError};
+pub use rate::{ByteRate, RateError};
 pub use sets::{SETS, Set};
 pub use show::{explain, show};
 
@@ -64,7 +66,7 @@ pub enum Tls {
 }
 
 /// Where a rule stands.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
 pub enum Origin {
     /// The policy's own `allow`, counted from 0.
     Allow(usize),
@@ -99,6 +101,9 @@ pub struct Rule {
     pub tls: Option<Tls>,
     /// The most bytes, both directions together, that one connection may carry.
     pub max_bytes: Option<u64>,
+    /// The most bytes per second, both directions together, that all connections of a microVM
+    /// under this rule may carry.
+    pub max_rate: Option<ByteRate>,
 }
 
 impl Rule {
@@ -159,6 +164,11 @@ impl Policy {
     /// The ports that some `allow` rule names.
     pub fn ports(&self) -> BTreeSet<u16> {
         self.allow.iter().filter_map(|rule| rule.ports.as_ref()).flatten().copied().collect()
+    }
+
+    /// The rules that bound a rate, and it.
+    pub fn rates(&self) -> impl Iterator<Item = (&Origin, ByteRate)> {
+        self.allow.iter().filter_map(|rule| Some((&rule.origin, rule.max_rate?)))
     }
 
     /// Whether connections to ports that no rule names must be seen, too.

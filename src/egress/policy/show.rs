@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::decide::{Expected, Inspection};
-use super::{Policy, Tls};
+use super::{Policy, Rule, Tls};
 use crate::egress::host::Host;
 use crate::egress::verdict::{Verdict, Whole};
 
@@ -30,6 +30,9 @@ pub fn explain(policy: &Policy, host: &Host, port: u16) -> String {
         Inspection::Skip => "; any protocol",
         Inspection::Observe(_) => "",
     });
+    if let Some(rule) = decision.rule {
+        line.push_str(&bounds(rule));
+    }
     let override_address = host.name().and_then(|name| policy.resolve_override(name, port));
     match (override_address, &policy.parent) {
         (Some(address), _) => _ = write!(line, "; at {address} by `resolve`"),
@@ -40,6 +43,18 @@ pub fn explain(policy: &Policy, host: &Host, port: u16) -> String {
         (None, None) => {}
     }
     line
+}
+
+/// What bounds the connections of a rule.
+fn bounds(rule: &Rule) -> String {
+    let mut text = String::new();
+    if let Some(bytes) = rule.max_bytes {
+        _ = write!(text, "; at most {bytes} bytes");
+    }
+    if let Some(rate) = rule.max_rate {
+        _ = write!(text, "; at most {rate}");
+    }
+    text
 }
 
 /// The effective policy, a rule per line.
@@ -65,6 +80,9 @@ pub fn show(policy: &Policy) -> String {
         if let Some(bytes) = rule.max_bytes {
             _ = write!(text, " max {bytes} bytes");
         }
+        if let Some(rate) = rule.max_rate {
+            _ = write!(text, " max {rate}");
+        }
         text.push('\n');
     }
     for ((name, port), target) in &policy.resolve {
@@ -89,7 +107,7 @@ mod tests {
             r#"
             allow = [
                 { host = "git.example", ports = [22, 443], tls = "any", max_bytes = 1000 },
-                { host = "*.corp.example", allow_private = true },
+                { host = "*.corp.example", allow_private = true, max_rate = "2MB/s" },
             ]
             deny = [{ host = "bad.corp.example" }]
             parent = "http://squid:3128"
@@ -107,12 +125,12 @@ mod tests {
             (
                 "git.example:443",
                 "git.example:443 allowed by allow[0] git.example ports 22,443; any protocol; \
-                 at 127.0.0.1:8443 by `resolve`",
+                 at most 1000 bytes; at 127.0.0.1:8443 by `resolve`",
             ),
             (
                 "a.corp.example:443",
                 "a.corp.example:443 allowed by allow[1] *.corp.example ports 80,443; \
-                 must be TLS with that server name; through http://squid:3128",
+                 must be TLS with that server name; at most 2MB/s; through http://squid:3128",
             ),
             (
                 "bad.corp.example:80",
@@ -135,7 +153,7 @@ mod tests {
              parent http://squid:3128 with credentials\n\
              deny[0] bad.corp.example\n\
              allow[0] git.example ports 22,443 tls any max 1000 bytes\n\
-             allow[1] *.corp.example ports 80,443 private\n\
+             allow[1] *.corp.example ports 80,443 private max 2MB/s\n\
              resolve git.example at 10.0.0.1\n\
              resolve git.example:443 at 127.0.0.1:8443\n"
         );

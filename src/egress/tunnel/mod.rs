@@ -1,13 +1,15 @@
 //! Moves bytes between a guest and a destination until both are done.
 //!
 //! Bytes are copied through one buffer per thread, and moved by `splice(2)` without coming to user
-//! space once a direction has carried [`SPLICE_AFTER`] bytes: a pipe costs two descriptors, which
-//! short exchanges aren't worth. Each side's end of sending is passed on by itself (half-close).
+//! space once a direction has carried [`SPLICE_AFTER`] bytes: short exchanges gain nothing by it.
+//! Each side's end of sending is passed on by itself (half-close).
 
+mod paced;
 mod pump;
 mod splice;
 
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -15,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::pace::Pace;
 use super::record::Bytes;
 use super::verdict::Cause;
 use pump::Direction;
@@ -56,6 +59,8 @@ pub struct Bounds {
     pub idle: Duration,
     /// The most bytes, both directions together.
     pub max_bytes: Option<u64>,
+    /// How fast, where a rule bounds that.
+    pub pace: Option<Arc<Pace>>,
     /// Ends it when the microVM goes away.
     pub cancel: CancellationToken,
 }

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::net::TcpStream;
 
-use super::splice::Pipe;
-use super::{Bounds, Broken, Bytes, SPLICE_AFTER, finish};
+use super::{Bounds, Broken, Bytes, SPLICE_AFTER, finish, splice};
 
 /// Bytes that are read at once while copying.
 const BUFFER: usize = 32 << 10;
@@ -38,6 +37,9 @@ enum Round {
 impl Direction<'_> {
     /// Moves bytes until the sender is done, and tells the receiver so.
     pub(super) async fn pump(&self, all: &Bytes, bounds: &Bounds) -> Result<(), Broken> {
+        if let Some(pace) = &bounds.pace {
+            return self.pump_at(pace, all, bounds).await;
+        }
         let mut carried = 0;
         while carried < SPLICE_AFTER {
             match self.copy().await? {
@@ -45,32 +47,30 @@ impl Direction<'_> {
                 moved => carried += self.counted(moved, all, bounds)?,
             }
         }
-        // Without a pipe (too many descriptors) copying does as well, only slower.
-        let Ok(mut pipe) = Pipe::new() else {
-            return self.copy_on(all, bounds).await;
-        };
         loop {
-            let filled = pipe.fill(self.from).await.map_err(|error| self.reading(error))?;
-            if filled == 0 {
-                return self.end();
-            }
+            let filled = splice::fill(self.from).await.map_err(|error| self.reading(error))?;
+            let moved = match &filled {
+                Some(filled) => filled.count,
+                None => self.copy().await?,
+            };
             // Counted before it is written: a receiver that stands still is no reason to let the
             // sender's bytes go uncounted.
-            self.counted(filled, all, bounds)?;
-            pipe.drain(self.to, filled).await.map_err(|error| self.writing(error))?;
-        }
-    }
-
-    async fn copy_on(&self, all: &Bytes, bounds: &Bounds) -> Result<(), Broken> {
-        loop {
-            match self.copy().await? {
-                0 => return self.end(),
-                moved => _ = self.counted(moved, all, bounds)?,
+            self.counted(moved, all, bounds)?;
+            if let Some(filled) = filled {
+                filled.drain(self.to).await.map_err(|error| self.writing(error))?;
+            }
+            if moved == 0 {
+                return self.end();
             }
         }
     }
 
-    fn counted(&self, moved: usize, all: &Bytes, bounds: &Bounds) -> Result<u64, Broken> {
+    pub(super) fn counted(
+        &self,
+        moved: usize,
+        all: &Bytes,
+        bounds: &Bounds,
+    ) -> Result<u64, Broken> {
         let moved = moved as u64;
         self.count.fetch_add(moved, Ordering::Relaxed);
         match bounds.max_bytes {
@@ -79,7 +79,7 @@ impl Direction<'_> {
         }
     }
 
-    fn end(&self) -> Result<(), Broken> {
+    pub(super) fn end(&self) -> Result<(), Broken> {
         finish(self.to).map_err(|error| self.writing(error))
     }
 
@@ -115,11 +115,11 @@ impl Direction<'_> {
         Ok(Some(Round::Moved(count, buffer[written..count].to_vec())))
     }
 
-    fn reading(&self, source: io::Error) -> Broken {
+    pub(super) fn reading(&self, source: io::Error) -> Broken {
         Broken::Io { side: self.names[0], source }
     }
 
-    fn writing(&self, source: io::Error) -> Broken {
+    pub(super) fn writing(&self, source: io::Error) -> Broken {
         Broken::Io { side: self.names[1], source }
     }
 }

@@ -8,7 +8,12 @@ use tokio::net::TcpListener;
 use super::*;
 
 fn bounds() -> Bounds {
-    Bounds { idle: Duration::from_secs(60), max_bytes: None, cancel: CancellationToken::new() }
+    Bounds {
+        idle: Duration::from_secs(60),
+        max_bytes: None,
+        pace: None,
+        cancel: CancellationToken::new(),
+    }
 }
 
 async fn pair() -> (TcpStream, TcpStream) {
@@ -64,6 +69,34 @@ async fn all_bytes_arrive_in_both_directions_and_are_counted() {
         assert!(at_destination == question, "{length} bytes up");
         assert!(at_guest == answer, "{length} bytes down");
         assert_eq!(bytes.total(), (question.len() + answer.len()) as u64);
+    }
+}
+
+#[tokio::test]
+async fn tunnels_that_share_pipes_keep_their_bytes_apart() {
+    let mut tunnels = tokio::task::JoinSet::new();
+    for number in 0..4 {
+        let (mut guest, mut destination, _, outcome) = tunnel(bounds()).await;
+        let says: Vec<_> = pattern(8 << 20).iter().map(|byte| byte ^ number).collect();
+        tunnels.spawn(async move {
+            let say = async {
+                guest.write_all(&says).await.unwrap();
+                drop(guest);
+            };
+            let mut heard = Vec::new();
+            let hear = async {
+                // So late that the tunnel has to wait with a full pipe.
+                sleep(Duration::from_millis(50)).await;
+                destination.read_to_end(&mut heard).await.unwrap();
+                drop(destination);
+            };
+            let (result, (), ()) = tokio::join!(outcome, say, hear);
+            result.unwrap();
+            assert!(heard == says, "tunnel {number}");
+        });
+    }
+    while let Some(ended) = tunnels.join_next().await {
+        ended.unwrap();
     }
 }
 

@@ -123,7 +123,6 @@ fn run_table(mode: &str, rows: &[Row]) {
         names: names(),
         host: vec![IpAddr::from([192, 0, 32, 9])],
         limits: Limits { opening: Duration::from_millis(500), ..Limits::default() },
-        ..Options::default()
     };
     let guest = Guest::with(&policy, options);
     for (what, modes, row, refusal) in rows {

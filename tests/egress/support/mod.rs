@@ -1,6 +1,7 @@
 //! A guest without a microVM, and servers for it to reach.
 
 mod servers;
+mod squid;
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,9 +24,10 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 pub use servers::{Echo, TlsServer, WebServer};
+pub use squid::Squid;
 
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
-const GUEST: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
+pub const GUEST: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
 
 /// A resolver whose answers a test sets.
 #[derive(Default)]
@@ -44,7 +46,6 @@ impl Resolve for Names {
 pub struct Guest {
     directory: TempDir,
     namespace: File,
-    outer: File,
     recorder: Recorder,
     cancel: CancellationToken,
     gate: Option<JoinHandle<()>>,
@@ -56,8 +57,6 @@ pub struct Options {
     pub limits: Limits,
     pub names: Names,
     pub host: Vec<IpAddr>,
-    /// Whether the outside is the gate's namespace itself, rather than the test's.
-    pub upstream_inside: bool,
 }
 
 /// Runs a closure on a thread of its own, so that what it enters is left with it.
@@ -65,7 +64,7 @@ fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(work).join().unwrap())
 }
 
-fn new_namespace() -> File {
+pub fn new_namespace() -> File {
     apart(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect(
             "network namespaces need root: run the tests \
@@ -75,7 +74,7 @@ fn new_namespace() -> File {
     })
 }
 
-fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> T {
+pub fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> T {
     apart(|| {
         setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
         work()
@@ -105,10 +104,9 @@ impl Guest {
         let identity = Identity { microvm: "vm1".into(), policy: "ci".into(), guest: GUEST };
         let recorder = Recorder::create(directory.path(), identity, Rate::default()).unwrap();
         let cancel = CancellationToken::new();
-        let upstream = options.upstream_inside.then(|| outer.try_clone().unwrap());
         let begin = (recorder.clone(), cancel.clone());
-        let gate = start(policy, options, listeners, begin, upstream);
-        Self { directory, namespace, outer, recorder, cancel, gate: Some(gate) }
+        let gate = start(policy, options, listeners, begin);
+        Self { directory, namespace, recorder, cancel, gate: Some(gate) }
     }
 
     /// Runs a command as the guest would.
@@ -138,11 +136,6 @@ impl Guest {
     /// Does something in the guest's namespace.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         inside(&self.namespace, work)
-    }
-
-    /// Does something in the namespace that the gate serves.
-    pub fn within_outer<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        inside(&self.outer, work)
     }
 
     /// Runs curl; its output with the status code after a blank, or its error.
@@ -177,21 +170,36 @@ impl Guest {
         text.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap()
     }
 
-    /// Waits until a refusal with this text is among the events from the given one on: packets are
-    /// recorded a moment after they are sent.
-    pub fn wait_for_refusal(&self, from: usize, text: &str, what: &str) {
+    /// Waits until something is in the record: a packet is recorded a moment after it is sent, and
+    /// the end of a connection when both sides have closed it, which is after its client is done.
+    pub fn wait_for<T>(&self, what: &str, mut found: impl FnMut(&Self) -> Option<T>) -> T {
         for _ in 0..400 {
-            if refusals(&self.events()[from..]).iter().any(|refusal| refusal.contains(text)) {
-                return;
+            if let Some(value) = found(self) {
+                return value;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("{what}: no {text:?} in {:#?}", &self.events()[from..]);
+        panic!("{what}: not in {:#?} nor in\n{}", self.events(), self.access_log());
     }
 
-    /// The causes of the refusals so far, as `HOST:PORT CAUSE`, each once.
-    pub fn refusals(&self) -> Vec<String> {
-        refusals(&self.events())
+    /// Waits until a line with this text is in the access log.
+    pub fn wait_for_access(&self, text: &str) {
+        self.wait_for(text, |guest| guest.access_log().contains(text).then_some(()));
+    }
+
+    /// Waits until a refusal with this text is among the events from the given one on.
+    pub fn wait_for_refusal(&self, from: usize, text: &str, what: &str) {
+        self.wait_for(&format!("{what}: {text}"), |guest| {
+            let refusals = refusals(&guest.events()[from..]);
+            refusals.iter().any(|refusal| refusal.contains(text)).then_some(())
+        });
+    }
+
+    /// Waits until these are the causes of all refusals, as `HOST:PORT CAUSE`, each once.
+    pub fn expect_refusals(&self, expected: &[&str]) {
+        self.wait_for(&format!("{expected:?}"), |guest| {
+            (refusals(&guest.events()) == expected).then_some(())
+        });
     }
 }
 
@@ -209,7 +217,7 @@ fn refusals(events: &[serde_json::Value]) -> Vec<String> {
 }
 
 /// Joins the namespaces as a tap device joins a microVM and its own.
-fn join(outer: &File, guest: &File) {
+pub fn join(outer: &File, guest: &File) {
     // The path is one of this process: `ip` is its child and may look there.
     use std::os::fd::AsRawFd;
     let path = format!("/proc/{}/fd/{}", std::process::id(), guest.as_raw_fd());
@@ -234,13 +242,9 @@ fn start(
     options: Options,
     listeners: Listeners,
     (recorder, cancel): (Recorder, CancellationToken),
-    upstream: Option<File>,
 ) -> JoinHandle<()> {
     let (ready, began) = mpsc::channel();
     let thread = std::thread::spawn(move || {
-        if let Some(namespace) = upstream {
-            setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
-        }
         let settings = Settings {
             policy,
             resolver: Arc::new(options.names),
