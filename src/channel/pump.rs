@@ -26,7 +26,7 @@ pub enum Passed {
     All(OutputStream),
 }
 
-/// Writes an output stream to a descriptor.
+/// Writes an output stream to a descriptor, or to whatever else takes bytes.
 ///
 /// What it holds is bounded by the stream's window, which its owner enforces.
 pub struct OutputPump {
@@ -39,25 +39,24 @@ impl OutputPump {
     /// its owner, and there is nothing that it leaves behind.
     pub fn start(
         stream: OutputStream,
-        to: OwnedFd,
+        mut to: impl Write + Send + 'static,
         passed: asynchronous::UnboundedSender<Passed>,
     ) -> io::Result<Self> {
         let (chunks, given) = mpsc::channel::<Vec<u8>>();
         thread::Builder::new().name(format!("{stream:?}")).spawn(move || {
-            let mut file = File::from(to);
             let mut reader_gone = false;
             // Where nobody listens to `passed` any more, nobody waits for this thread either.
             let tell = |what| {
                 let _ = passed.send(what);
             };
             for chunk in given {
-                if !reader_gone && file.write_all(&chunk).is_err() {
+                if !reader_gone && to.write_all(&chunk).is_err() {
                     reader_gone = true;
                     tell(Passed::ReaderGone(stream));
                 }
                 tell(Passed::On(stream, chunk.len()));
             }
-            drop(file);
+            drop(to);
             tell(Passed::All(stream));
         })?;
         Ok(Self { chunks })
@@ -221,7 +220,7 @@ mod tests {
         let (read, write) = io::pipe().unwrap();
         drop(read);
         let (passed, mut told) = asynchronous::unbounded_channel();
-        let pump = OutputPump::start(OutputStream::Stdout, write.into(), passed).unwrap();
+        let pump = OutputPump::start(OutputStream::Stdout, write, passed).unwrap();
         pump.give(vec![1; 3]);
         pump.give(vec![1; 4]);
         drop(pump);

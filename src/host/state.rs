@@ -4,6 +4,8 @@
 //! images/          the image store
 //! microvms/ID/     a living microVM, or the black box of one that ended abnormally
 //! verified/        which image parts were verified, and in what state of the file
+//! ledger.db        what became of every job and microVM of the daemon's
+//! logs/            what local jobs of the daemon's wrote
 //! private/         empty; each shepherd mounts its own tmpfs over it
 //! ```
 
@@ -102,6 +104,16 @@ impl StateDirectory {
     /// The stamps of verified image parts.
     pub fn verified(&self) -> PathBuf {
         self.root.join("verified")
+    }
+
+    /// The daemon's ledger.
+    pub fn ledger(&self) -> PathBuf {
+        self.root.join("ledger.db")
+    }
+
+    /// What local jobs of the daemon's wrote.
+    pub fn logs(&self) -> PathBuf {
+        self.root.join("logs")
     }
 
     /// The mount point of a shepherd's private tmpfs.

@@ -24,17 +24,17 @@ pub(super) struct Context {
 
 impl Context {
     /// Records and reports what happened.
-    pub(super) async fn tell(&mut self, happened: Happened) -> Result<(), Cause> {
+    pub(super) fn tell(&mut self, happened: Happened) -> Result<(), Cause> {
         let event = Event::now(&self.plan.id, self.plan.asked, happened);
         let written = self.record.write(&event);
-        self.front.tell(&event).await;
+        self.front.tell(&event);
         written
     }
 
     /// Begins a phase.
-    pub(super) async fn enter(&mut self, phase: Phase) -> Result<(), Cause> {
+    pub(super) fn enter(&mut self, phase: Phase) -> Result<(), Cause> {
         self.phase = phase;
-        self.tell(Happened::Phase(phase)).await
+        self.tell(Happened::Phase(phase))
     }
 
     /// Does the work of a step, unless the deadline or the wish to end comes first.
@@ -56,6 +56,6 @@ impl Context {
     pub(super) async fn close_egress(&mut self) -> Result<(), Cause> {
         let Some(egress) = self.egress.take() else { return Ok(()) };
         let report = egress.close().await;
-        if report.rows.is_empty() { Ok(()) } else { self.tell(Happened::Egress(report)).await }
+        if report.rows.is_empty() { Ok(()) } else { self.tell(Happened::Egress(report)) }
     }
 }

@@ -8,6 +8,7 @@ use mayfly_protocol::message::{JobStatus, Statistics};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Id, monotonic};
+use super::runner::RunnerMark;
 use crate::egress::record::Report;
 
 /// One line of the record.
@@ -24,6 +25,8 @@ pub struct Event {
 }
 
 /// What happened.
+///
+/// A daemon that was upgraded hears it from shepherds that were not: a new kind goes to the end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Happened {
@@ -40,6 +43,8 @@ pub enum Happened {
     Egress(Report),
     /// It is over. The last event, and there is always one, unless the shepherd was killed.
     Ended(Outcome),
+    /// The job is a runner, and said something of itself.
+    Runner(RunnerMark),
 }
 
 /// The phases of a microVM's life, in order.

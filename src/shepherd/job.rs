@@ -1,9 +1,11 @@
 //! A job's streams while it starts and runs: between the channel and the descriptors that the
-//! front end has given.
+//! front end has given, or the files of a detached microVM.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::time::Duration;
 
 use mayfly_protocol::message::{HostMessage, InputStream, Job, JobStatus, OutputStream};
@@ -12,9 +14,12 @@ use tokio::time::Instant;
 
 use super::cause::Cause;
 use super::context::Context;
+use super::detached::Detached;
 use super::egress;
-use super::event::Phase;
-use super::plan::Order;
+use super::event::{Happened, Phase};
+use super::output::{self, Bounded, OutputLog};
+use super::plan::{Order, Plan};
+use super::runner::{self, Marks};
 use crate::channel::conversation::{inputs, outputs};
 use crate::channel::pump::{InputPump, OutputPump, Passed};
 use crate::channel::{ChannelError, Heard, Link, Violation};
@@ -34,32 +39,27 @@ pub(super) struct Streams {
     not_copied: Vec<String>,
     copies: Vec<String>,
     status: Option<JobStatus>,
+    bounds: Option<Detached>,
+    // Of a job that is a runner.
+    marks: Option<Marks>,
 }
+
+/// A stream's pump, for each stream.
+type Pumps = (BTreeMap<OutputStream, OutputPump>, BTreeMap<InputStream, InputPump>);
+
+/// Where the pumps tell what they passed on.
+type Tell = mpsc::UnboundedSender<Passed>;
 
 impl Streams {
     /// Opens all streams of a job. Input begins to flow at once, as far as its windows let it.
-    pub(super) fn open(job: &Job, link: &Link) -> Result<Self, Cause> {
+    pub(super) fn open(plan: &Plan, job: &Job, link: &Link) -> Result<Self, Cause> {
         let refused = |error| Cause::Shepherd("open the job's streams", error);
         let (tell, passed) = mpsc::unbounded_channel();
-        let copies_in = RawFd::try_from(job.copy_in.len()).unwrap_or(RawFd::MAX);
-        let output = |stream| {
-            let descriptor = take(match stream {
-                OutputStream::Stdout => 1,
-                OutputStream::Stderr => 2,
-                OutputStream::CopyOut(index) => FIRST_COPY + copies_in + RawFd::from(index),
-            })?;
-            Ok((stream, OutputPump::start(stream, descriptor, tell.clone())?))
-        };
-        let input = |stream| {
-            let descriptor = take(match stream {
-                InputStream::Stdin => 0,
-                InputStream::CopyIn(index) => FIRST_COPY + RawFd::from(index),
-            })?;
-            Ok((stream, InputPump::start(stream, descriptor, link.input())?))
-        };
-        let outputs: BTreeMap<_, _> =
-            outputs(job).map(output).collect::<io::Result<_>>().map_err(refused)?;
-        let inputs = inputs(job).map(input).collect::<io::Result<_>>().map_err(refused)?;
+        let (outputs, inputs) = match plan.detached {
+            None => Self::descriptors(job, link, &tell),
+            Some(bounds) => Self::files(&plan.directory, bounds, job, link, &tell),
+        }
+        .map_err(refused)?;
         let copies = job.copy_out.iter().map(|path| String::from_utf8_lossy(path).into_owned());
         Ok(Self {
             open: outputs.len(),
@@ -69,7 +69,63 @@ impl Streams {
             not_copied: Vec::new(),
             copies: copies.collect(),
             status: None,
+            bounds: plan.detached,
+            marks: runner::is_runner(job).then(Marks::default),
         })
+    }
+
+    /// To and from the descriptors that this process was started with.
+    fn descriptors(job: &Job, link: &Link, tell: &Tell) -> io::Result<Pumps> {
+        let copies_in = RawFd::try_from(job.copy_in.len()).unwrap_or(RawFd::MAX);
+        let output = |stream| {
+            let descriptor = take(match stream {
+                OutputStream::Stdout => 1,
+                OutputStream::Stderr => 2,
+                OutputStream::CopyOut(index) => FIRST_COPY + copies_in + RawFd::from(index),
+            })?;
+            Ok((stream, OutputPump::start(stream, File::from(descriptor), tell.clone())?))
+        };
+        let input = |stream| {
+            let descriptor = take(match stream {
+                InputStream::Stdin => 0,
+                InputStream::CopyIn(index) => FIRST_COPY + RawFd::from(index),
+            })?;
+            Ok((stream, InputPump::start(stream, descriptor, link.input())?))
+        };
+        let outputs = outputs(job).map(output).collect::<io::Result<_>>()?;
+        Ok((outputs, inputs(job).map(input).collect::<io::Result<_>>()?))
+    }
+
+    /// To and from files of the microVM's directory.
+    fn files(
+        directory: &Path,
+        bounds: Detached,
+        job: &Job,
+        link: &Link,
+        tell: &Tell,
+    ) -> io::Result<Pumps> {
+        let log = OutputLog::create(directory, bounds)?;
+        let output = |stream| {
+            let pump = match stream {
+                OutputStream::Stdout | OutputStream::Stderr => {
+                    OutputPump::start(stream, log.clone(), tell.clone())
+                }
+                OutputStream::CopyOut(index) => {
+                    let file = Bounded::create(&output::copy(directory, index), bounds.copies.0)?;
+                    OutputPump::start(stream, file, tell.clone())
+                }
+            };
+            Ok((stream, pump?))
+        };
+        let input = |stream| {
+            let file = match stream {
+                InputStream::Stdin => File::open("/dev/null"),
+                InputStream::CopyIn(index) => File::open(output::source(directory, index)),
+            };
+            Ok((stream, InputPump::start(stream, file?.into(), link.input())?))
+        };
+        let outputs = outputs(job).map(output).collect::<io::Result<_>>()?;
+        Ok((outputs, inputs(job).map(input).collect::<io::Result<_>>()?))
     }
 
     /// Waits until the job runs, or turned out not to.
@@ -153,15 +209,31 @@ impl Streams {
             Passed::ReaderGone(OutputStream::Stdout | OutputStream::Stderr) => {
                 link.say(&HostMessage::Signal(libc::SIGPIPE))?;
             }
-            Passed::ReaderGone(OutputStream::CopyOut(_)) => {}
+            Passed::ReaderGone(OutputStream::CopyOut(index)) => {
+                // Of an attached microVM the front end, whose pipe it is, knows more.
+                if let Some(bounds) = self.bounds {
+                    let why = format!("can't be written, or is more than {}", bounds.copies);
+                    self.not_copied(index, &why);
+                }
+            }
             Passed::All(_) => self.open -= 1,
         }
         Ok(())
     }
 
+    fn not_copied(&mut self, index: u16, why: &str) {
+        let path = self.copies.get(usize::from(index)).map(String::as_str).unwrap_or_default();
+        self.not_copied.push(format!("{path}: {why}"));
+    }
+
     fn hear(&mut self, heard: Heard, context: &mut Context) -> Result<Option<Heard>, Cause> {
         match heard {
             Heard::Output(stream, bytes) => {
+                if let (OutputStream::Stdout, Some(marks)) = (stream, &mut self.marks) {
+                    for mark in marks.read(&bytes) {
+                        context.tell(Happened::Runner(mark))?;
+                    }
+                }
                 if let Some(pump) = self.outputs.get(&stream) {
                     pump.give(bytes);
                 }
@@ -169,8 +241,7 @@ impl Streams {
             Heard::OutputEnd(stream, error) => {
                 self.outputs.remove(&stream);
                 if let (OutputStream::CopyOut(index), Some(error)) = (stream, error) {
-                    let path = self.copies.get(usize::from(index)).cloned().unwrap_or_default();
-                    self.not_copied.push(format!("{path}: {error}"));
+                    self.not_copied(index, &error);
                 }
             }
             Heard::Credit(stream, bytes) => {

@@ -3,6 +3,7 @@
 //! A step consumes its phase. One that fails gives back a [`Failed`] with what there was, to be
 //! destroyed; so no phase can be left half-way, and none be entered twice.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use mayfly_protocol::CONTROL_PORT;
@@ -88,16 +89,20 @@ pub(super) struct Finished {
 
 impl Planned {
     /// Begins the record.
-    pub(super) async fn begin(plan: Plan, front: Front) -> Result<Self, (Cause, Front)> {
-        let record = match Record::begin(&plan) {
+    pub(super) fn begin(
+        plan: Plan,
+        lock: Option<OwnedFd>,
+        front: Front,
+    ) -> Result<Self, Box<(Cause, Front)>> {
+        let record = match Record::begin(&plan, lock) {
             Ok(record) => record,
-            Err(cause) => return Err((cause, front)),
+            Err(cause) => return Err(Box::new((cause, front))),
         };
         let phase = Phase::Planned;
         let mut context = Context { plan, front, record, phase, statistics: None, egress: None };
-        match context.enter(phase).await {
+        match context.enter(phase) {
             Ok(()) => Ok(Self(context)),
-            Err(cause) => Err((cause, context.front)),
+            Err(cause) => Err(Box::new((cause, context.front))),
         }
     }
 
@@ -124,7 +129,7 @@ impl Planned {
             Err(cause) => return Err(Failed::of(context, cause, None)),
         };
         context.egress = Some(egress);
-        match context.enter(Phase::Prepared).await {
+        match context.enter(Phase::Prepared) {
             Ok(()) => Ok(Prepared { context, specification, namespace, parts, listener }),
             Err(cause) => Err(Failed::of(context, cause, None)),
         }
@@ -135,7 +140,7 @@ impl Prepared {
     /// Starts QEMU.
     pub(super) async fn boot(self) -> Result<Booting, Failed> {
         let Self { mut context, specification, namespace, parts, listener } = self;
-        if let Err(cause) = context.enter(Phase::Booting).await {
+        if let Err(cause) = context.enter(Phase::Booting) {
             return Err(Failed::of(context, cause, None));
         }
         let plan = context.plan.clone();
@@ -178,8 +183,8 @@ impl Booting {
             }
         };
         let told = async {
-            context.tell(greeting).await?;
-            context.enter(Phase::Ready).await
+            context.tell(greeting)?;
+            context.enter(Phase::Ready)
         };
         match told.await {
             Ok(()) => Ok(Ready { context, namespace, machine, link }),
@@ -195,7 +200,7 @@ impl Ready {
         let limit = ready.context.plan.deadlines.idle;
         let claimed = tokio::time::timeout(limit, ready.wait_for_job()).await;
         let claimed = match claimed.unwrap_or(Err(Cause::Deadline(Phase::Ready, limit))) {
-            Ok(job) => ready.context.enter(Phase::Claimed).await.map(|()| job),
+            Ok(job) => ready.context.enter(Phase::Claimed).map(|()| job),
             Err(cause) => Err(cause),
         };
         match claimed {
@@ -234,10 +239,10 @@ impl Claimed {
         job.environment.splice(..0, egress::variables(&ready.context.plan));
         let Ready { context, machine, link, .. } = &mut ready;
         let started = async {
-            let mut streams = Streams::open(&job, link)?;
+            let mut streams = Streams::open(&context.plan, &job, link)?;
             link.say(&HostMessage::Start(job))?;
             streams.until_started(context, link, machine, limit).await?;
-            context.enter(Phase::Running).await?;
+            context.enter(Phase::Running)?;
             Ok(streams)
         };
         match started.await {
@@ -255,7 +260,7 @@ impl Running {
         let Ready { context, machine, link, .. } = &mut ready;
         let ended = async {
             let status = streams.until_ended(context, link, machine, limit).await?;
-            context.enter(Phase::Finished).await?;
+            context.enter(Phase::Finished)?;
             Ok(status)
         };
         let ended = ended.await;
@@ -277,19 +282,21 @@ impl Running {
 }
 
 impl Finished {
-    /// Ends the machine and removes the record.
+    /// Ends the machine and removes the record, unless a daemon is to look at it.
     pub(super) async fn destroy(self) {
         let Self { mut context, machine, outcome } = self;
         let limit = context.plan.deadlines.destroy;
         // What does not end now ends with this process.
         let _ = tokio::time::timeout(limit, machine.destroy()).await;
         let told = context.close_egress().await;
-        let told = told.and(context.enter(Phase::Destroyed).await);
-        let told = told.and(context.tell(Happened::Ended(outcome)).await);
-        let removed = context.record.remove();
+        let told = told.and(context.enter(Phase::Destroyed));
+        let told = told.and(context.tell(Happened::Ended(outcome)));
+        let Context { plan, front, record, .. } = context;
+        let removed = if plan.detached.is_some() { Ok(()) } else { record.remove() };
         // The job is over and its outcome told: a record that could not be written or removed
         // changes neither.
         let _ = told.and(removed);
+        front.close().await;
     }
 }
 
@@ -312,9 +319,10 @@ impl Failed {
         };
         // The record may be what failed; the front end is told all the same.
         let _ = context.close_egress().await;
-        let _ = context.enter(Phase::Failed).await;
-        let _ = context.enter(Phase::Destroyed).await;
-        let _ = context.tell(Happened::Ended(Outcome::Failed(report))).await;
+        let _ = context.enter(Phase::Failed);
+        let _ = context.enter(Phase::Destroyed);
+        let _ = context.tell(Happened::Ended(Outcome::Failed(report)));
+        context.front.close().await;
     }
 }
 

@@ -17,6 +17,7 @@
 
 pub mod cause;
 mod context;
+mod detached;
 mod egress;
 pub mod enclosure;
 pub mod event;
@@ -25,9 +26,13 @@ mod greeting;
 mod handle;
 mod job;
 mod life;
+pub mod output;
 pub mod plan;
+pub mod planner;
 pub mod process;
 pub mod record;
 mod renounce;
+pub mod runner;
 
+pub use detached::Detached;
 pub use handle::{Descriptors, Handle, HandleError};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mayfly_protocol::message::{Job, TerminalSize};
 use serde::{Deserialize, Serialize};
 
+use super::detached::Detached;
 use crate::egress::policy::Policy;
 use crate::host::size::Size;
 use crate::machine::Programs;
@@ -42,6 +43,8 @@ pub struct Plan {
     pub directory: PathBuf,
     /// The mount point of the private tmpfs.
     pub private: PathBuf,
+    /// Bounds of one that outlives its front end; none of one that ends with it.
+    pub detached: Option<Detached>,
 }
 
 /// What is booted.
@@ -106,6 +109,13 @@ impl Id {
         Ok(Self(format!("m-{}", letters.collect::<String>())))
     }
 
+    /// The name that a text is, if it is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let rest = text.strip_prefix("m-")?;
+        let good = rest.len() == 10 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        good.then(|| Self(text.to_owned()))
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -118,7 +128,8 @@ impl std::fmt::Display for Id {
     }
 }
 
-/// What a front end tells its shepherd.
+/// What a front end tells its shepherd, which may be of an older version: a new order goes to the
+/// end.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Order {
     /// Make this microVM and have it ready. The first order, and given once.
@@ -149,5 +160,10 @@ mod tests {
         assert_ne!(one, other);
         assert!(one.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'));
         assert_eq!(one.as_str().len(), 12);
+        assert_eq!(Id::parse(one.as_str()), Some(one));
+        assert!(
+            ["", "m-", "m-012345678", "m-012345678/", "x-0123456789"].map(Id::parse)
+                == [const { None }; 5]
+        );
     }
 }

@@ -1,16 +1,20 @@
 //! The shepherd's process, from its first instruction to its last.
 
 use std::io;
-use std::os::fd::FromRawFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as Socket;
 use std::process::ExitCode;
 
+use tokio::net::UnixStream;
+
 use super::cause::Cause;
+use super::detached;
 use super::enclosure;
 use super::event::{Event, FailureReport, Happened, Outcome, Phase};
 use super::front::Front;
 use super::life::{Failed, Planned};
-use super::plan::Plan;
+use super::plan::{Order, Plan};
+use crate::channel::frames;
 use crate::failure::{self, Failure};
 
 /// The descriptor of the connection to the front end.
@@ -33,11 +37,18 @@ fn live() -> io::Result<()> {
     // One thread is enough: the work is waiting.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut front = Front::open(socket)?;
+        socket.set_nonblocking(true)?;
+        let mut connection = UnixStream::from_std(socket)?;
         // Without a plan there is nothing to do and nothing to tell.
-        if let Ok(plan) = front.plan().await {
-            Box::pin(shepherd(plan, front)).await;
-        }
+        let Ok(Order::Prepare(plan)) = frames::read(&mut connection).await else { return Ok(()) };
+        let (listener, lock) = match plan.detached {
+            Some(_) => {
+                detached::inherited().map(|(listener, lock)| (Some(listener), Some(lock)))?
+            }
+            None => (None, None),
+        };
+        let front = Front::open(connection, listener)?;
+        Box::pin(shepherd(*plan, lock, front)).await;
         Ok(())
     })
 }
@@ -53,20 +64,21 @@ fn keep_from_children() -> io::Result<()> {
     }
 }
 
-async fn shepherd(plan: Plan, mut front: Front) {
-    let (id, asked) = (plan.id.clone(), plan.asked);
-    if let Err(error) = enclosure::settle(&plan.private) {
-        let report = unrecorded(&plan, &error.into());
-        return front.tell(&Event::now(&id, asked, report)).await;
-    }
-    match Planned::begin(plan.clone(), front).await {
+async fn shepherd(plan: Plan, lock: Option<OwnedFd>, front: Front) {
+    let begun = match enclosure::settle(&plan.private) {
+        Ok(()) => Planned::begin(plan.clone(), lock, front),
+        Err(error) => Err(Box::new((error.into(), front))),
+    };
+    match begun {
         Ok(planned) => {
             if let Err(failed) = live_through(planned).await {
                 failed.destroy().await;
             }
         }
-        Err((cause, mut front)) => {
-            front.tell(&Event::now(&id, asked, unrecorded(&plan, &cause))).await;
+        Err(unbegun) => {
+            let (cause, mut front) = *unbegun;
+            front.tell(&Event::now(&plan.id, plan.asked, unrecorded(&plan, &cause)));
+            front.close().await;
         }
     }
 }

@@ -4,23 +4,30 @@
 //! removes it. The directory is locked by its shepherd: the kernel drops the lock with the
 //! process, and a directory that nobody has locked is of a microVM that is no more.
 //!
+//! The directory of a detached microVM is left in every case, for the daemon to look at: it is the
+//! daemon's as long as there is a `front-…` in it ([`owned`], [`collect`], [`keep`]).
+//!
 //! ```text
 //! microvm.json           what it is
 //! events.jsonl           what happened, a line each
 //! console.log            the end of the serial console (and console.previous)
 //! qemu.log, vsock.log    what the programs complained of
+//! front-…                detached: the socket for front ends
+//! output.log             detached: what the job wrote, up to a bound
+//! copy-N.tar             detached: the n-th tree that was copied out, up to a bound
 //! ```
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
+use super::detached;
 use super::event::{Event, Happened, Phase};
 use super::plan::{Id, Plan};
 use crate::host::size::Size;
@@ -63,17 +70,19 @@ pub struct Record {
     directory: PathBuf,
     events: File,
     // Held open for its lock.
-    _lock: Flock<File>,
+    _lock: OwnedFd,
 }
 
 impl Record {
-    /// Begins the record of a microVM whose directory does not exist yet.
-    pub fn begin(plan: &Plan) -> Result<Self, Cause> {
+    /// Begins the record of a microVM whose directory does not exist yet, or exists and is locked
+    /// already by the lock that is given.
+    pub fn begin(plan: &Plan, inherited: Option<OwnedFd>) -> Result<Self, Cause> {
         let refused = |error| Cause::Record(plan.directory.clone(), error);
-        DirBuilder::new().mode(0o700).create(&plan.directory).map_err(refused)?;
-        let lock = lock(&plan.directory).map_err(refused)?.ok_or_else(|| {
-            Cause::Record(plan.directory.clone(), io::Error::other("another process has it"))
-        })?;
+        let make = || {
+            DirBuilder::new().mode(0o700).create(&plan.directory)?;
+            lock_new(&plan.directory).map(OwnedFd::from)
+        };
+        let lock = inherited.map_or_else(make, Ok).map_err(refused)?;
         let summary = Summary {
             id: plan.id.clone(),
             image: plan.image.clone(),
@@ -108,13 +117,117 @@ fn host_process_id() -> io::Result<u32> {
     link.to_str().and_then(|text| text.parse().ok()).ok_or(io::ErrorKind::InvalidData.into())
 }
 
-/// Locks a microVM's directory; `None` where its shepherd has it.
-fn lock(directory: &Path) -> io::Result<Option<Flock<File>>> {
-    match Flock::lock(File::open(directory)?, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
-        Err((_, error)) => Err(error.into()),
+/// Locks the directory of a microVM that is no more, so that nobody else looks after it; `None`
+/// where it lives.
+fn lock(directory: &Path) -> io::Result<Option<File>> {
+    let file = File::open(directory)?;
+    Ok(flock(&file, libc::LOCK_EX | libc::LOCK_NB)?.then_some(file))
+}
+
+/// Locks a directory that was just made: whoever has it looks at it only, and is soon done.
+pub(super) fn lock_new(directory: &Path) -> io::Result<File> {
+    let file = File::open(directory)?;
+    flock(&file, libc::LOCK_EX)?;
+    Ok(file)
+}
+
+/// Whether the microVM of a directory lives. Looks do not stand in each other's way.
+pub fn is_living(directory: &Path) -> io::Result<bool> {
+    let file = File::open(directory)?;
+    Ok(!flock(&file, libc::LOCK_SH | libc::LOCK_NB)?)
+}
+
+/// `flock(2)`; false where another has it. The lock belongs to the open file, so that a process that
+/// inherits the descriptor has it too: it is gone when all have closed it.
+fn flock(file: &File, operation: libc::c_int) -> io::Result<bool> {
+    // SAFETY: takes an open descriptor and a number.
+    match unsafe { libc::flock(file.as_raw_fd(), operation) } {
+        0 => Ok(true),
+        _ => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            error => Err(error),
+        },
     }
+}
+
+/// The shepherd of a directory as a process; `None` where it lives no more.
+pub(super) fn process(directory: &Path) -> io::Result<Option<OwnedFd>> {
+    let Some(summary) = summary(directory) else { return Ok(None) };
+    let process = super::handle::open_process(summary.pid);
+    // Locked now, it was locked all the time, and the process is the one that wrote its number.
+    if is_living(directory)? { process.map(Some) } else { Ok(None) }
+}
+
+/// What a daemon finds of a microVM when it comes back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Its name.
+    pub id: Id,
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Whether it lives; [`super::Handle::attach`] takes it up.
+    pub living: bool,
+    /// What it recorded so far. Complete where it lives no more.
+    pub events: Vec<Event>,
+}
+
+/// The detached microVMs that nobody has collected yet, living or not, by name.
+pub fn owned(microvms: &Path) -> io::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for directory in directories(microvms)? {
+        let name = directory.file_name().and_then(|name| name.to_str());
+        let Some(id) = name.and_then(Id::parse) else { continue };
+        // The first question: what ends between it and the reading is complete when it is read.
+        let living = match is_living(&directory) {
+            Ok(living) => living,
+            // Collected in the meantime.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if detached::socket(&directory)?.is_some() {
+            let events = events(&directory)?;
+            found.push(Found { id, directory, living, events });
+        }
+    }
+    found.sort_by(|one, other| one.id.cmp(&other.id));
+    Ok(found)
+}
+
+/// What was recorded of a microVM, in order; nothing where nothing was.
+pub fn events(directory: &Path) -> io::Result<Vec<Event>> {
+    let text = match fs::read(directory.join("events.jsonl")) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    // A line that is being written, or that its writer did not live to finish, is none yet.
+    let whole = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    Ok(whole.filter_map(|line| serde_json::from_slice(line).ok()).collect())
+}
+
+/// Removes the directory of a detached microVM that lives no more.
+pub fn collect(directory: &Path) -> io::Result<()> {
+    let Some(_lock) = lock(directory)? else { return Err(io::ErrorKind::ResourceBusy.into()) };
+    // The socket comes last: as long as it is there, a daemon that is interrupted here comes back.
+    let socket = detached::socket(directory)?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name().to_str() != socket.as_deref() {
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    fs::remove_dir_all(directory)
+}
+
+/// Makes the directory of a detached microVM that lives no more a black box like any other, to be
+/// removed when there are too many.
+pub fn keep(directory: &Path) -> io::Result<()> {
+    let Some(_lock) = lock(directory)? else { return Err(io::ErrorKind::ResourceBusy.into()) };
+    detached::socket(directory)?.map_or(Ok(()), |name| fs::remove_file(directory.join(name)))
 }
 
 /// The living microVMs, by name.
@@ -122,7 +235,7 @@ pub fn living(microvms: &Path) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for directory in directories(microvms)? {
         // One that ends while it is looked at is not living.
-        if let (Ok(None), Some(entry)) = (lock(&directory), read(&directory)) {
+        if let (Ok(true), Some(entry)) = (is_living(&directory), read(&directory)) {
             entries.push(entry);
         }
     }
@@ -130,10 +243,14 @@ pub fn living(microvms: &Path) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Removes the oldest black boxes beyond what is kept.
+/// Removes the oldest black boxes beyond what is kept. Those that a daemon has not collected yet
+/// are left alone.
 pub fn prune(microvms: &Path) -> io::Result<()> {
     let mut dead = Vec::new();
     for directory in directories(microvms)? {
+        if !matches!(detached::socket(&directory), Ok(None)) {
+            continue;
+        }
         if let (Ok(Some(lock)), Ok(metadata)) = (lock(&directory), fs::metadata(&directory)) {
             dead.push((metadata.modified()?, directory, lock));
         }
@@ -155,16 +272,18 @@ fn directories(microvms: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read(directory: &Path) -> Option<Entry> {
-    let summary = serde_json::from_slice(&fs::read(directory.join("microvm.json")).ok()?).ok()?;
-    let events = fs::read_to_string(directory.join("events.jsonl")).ok()?;
-    let phases = events.lines().rev().filter_map(|line| {
-        match serde_json::from_str::<Event>(line).ok()?.happened {
+    let summary = summary(directory)?;
+    let phases =
+        events(directory).ok()?.into_iter().rev().filter_map(|event| match event.happened {
             Happened::Phase(phase) => Some(phase),
             _ => None,
-        }
-    });
+        });
     let phase = phases.into_iter().next().unwrap_or(Phase::Planned);
     Some(Entry { summary, phase })
+}
+
+fn summary(directory: &Path) -> Option<Summary> {
+    serde_json::from_slice(&fs::read(directory.join("microvm.json")).ok()?).ok()
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ fn nothing_beyond_the_gateway_answers() {
                   if timeout 2 bash -c \"exec 3<>/dev/tcp/$address/80\" 2>/dev/null; \
                   then echo \"$address answers\"; else echo no; fi; done; \
                   ip=$(cat /etc/resolv.conf); echo \"$ip\"; ls /sys/class/net | tr '\\n' ' '";
-    let ending = host.shell(script);
+    let ending = host.run(["--egress", "none", "--", "sh", "-c", script]);
     ending.assert_code(0);
     ending.assert_output(&format!("{}nameserver 172.31.0.1\neth0 lo ", "no\n".repeat(5)));
     host.assert_clean();

@@ -22,12 +22,14 @@
 )]
 
 mod copy;
+mod detached;
 mod egress;
 mod failures;
 mod gone;
 mod hostile;
 mod isolation;
 mod lacking;
+mod once;
 mod rootless;
 mod run;
 mod streams;

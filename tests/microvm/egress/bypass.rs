@@ -5,70 +5,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 
+use serde_json::Value;
+
+use super::attempts::{Row, Sign};
 use super::canary::Canary;
-use super::{Guest, Outcome, frames};
+use super::{Guest, Outcome, attempts, frames, summary};
 use crate::support::{Host, image};
 
 /// The ports of the host that are tried, besides the canary's.
 const MOST_PORTS: usize = 24;
-
-/// Connects and prints what it hears, or the first line of the proxy's answer.
-const SCRIPT: &str = r#"
-reach() { line "$1" "$2" "GET / HTTP/1.0"; }
-ask() {
-    exec 3<>/dev/tcp/172.31.0.1/3128 || return
-    printf 'CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n' "$1" "$1" >&3
-    timeout 20 head -n 1 <&3
-}
-query() {
-    exec 3<>"/dev/udp/$1/53" || return
-    printf '\0\1\1\0\0\1\0\0\0\0\0\0\4evil\4test\0\0\1\0\1' >&3
-    timeout 5 head -c 12 <&3 | od -An -tx1
-}
-"#;
-
-/// Spellings of 169.254.169.254, 127.0.0.1 and the host, for the forward proxy.
-const TARGETS: [&str; 22] = [
-    "169.254.169.254:80",
-    "2852039166:80",
-    "0xa9fea9fe:80",
-    "0xa9.0xfe.0xa9.0xfe:80",
-    "0251.0376.0251.0376:80",
-    "169.16689662:80",
-    "169.254.169.254.:80",
-    "[::ffff:169.254.169.254]:80",
-    "[::ffff:a9fe:a9fe]:80",
-    "[64:ff9b::a9fe:a9fe]:80",
-    "[2002:a9fe:a9fe::1]:80",
-    "[fd00:ec2::254]:80",
-    "168.63.129.16:80",
-    "100.100.100.200:80",
-    "127.1:22",
-    "0:22",
-    "0.0.0.0:22",
-    "[::1]:22",
-    "[::]:22",
-    "localhost:22",
-    "web.test@127.0.0.1:22",
-    "172.31.0.1:3128",
-];
-
-/// Addresses that no mode lets a guest connect to.
-const ADDRESSES: [&str; 13] = [
-    "169.254.169.254",
-    "169.254.170.2",
-    "168.63.129.16",
-    "100.100.100.200",
-    "10.0.0.1",
-    "172.16.0.1",
-    "192.168.1.1",
-    "100.64.0.1",
-    "172.31.0.1",
-    "172.31.0.9",
-    "0.1.2.3",
-    "198.19.99.99",
-    "240.0.0.1",
-];
 
 /// The IPv4 addresses of this host, without loopback.
 fn own_addresses() -> Vec<Ipv4Addr> {
@@ -93,24 +38,11 @@ fn listening_ports() -> BTreeSet<u16> {
     ports.collect()
 }
 
-fn script(hosts: &[Ipv4Addr], ports: &BTreeSet<u16>) -> String {
+fn script(rows: &[Row]) -> String {
     use std::fmt::Write as _;
-    let mut script = SCRIPT.to_owned();
-    for target in TARGETS {
-        writeln!(script, "probe 'CONNECT {target}' ask '{target}'").unwrap();
-    }
-    for address in ADDRESSES {
-        writeln!(script, "probe 'to {address}' reach {address} 80").unwrap();
-    }
-    for (host, port) in hosts.iter().flat_map(|host| ports.iter().map(move |port| (host, port))) {
-        writeln!(script, "probe 'own {host}:{port}' reach {host} {port}").unwrap();
-    }
-    for host in hosts {
-        let port = ports.first().unwrap();
-        writeln!(script, "probe 'CONNECT {host}:{port}' ask {host}:{port}").unwrap();
-    }
-    for server in ["8.8.8.8", "169.254.169.253", "172.31.0.9"] {
-        writeln!(script, "probe 'DNS at {server}' query {server}").unwrap();
+    let mut script = attempts::FUNCTIONS.to_owned();
+    for (number, row) in rows.iter().enumerate() {
+        writeln!(script, "probe 'row {number}' {}", row.command).unwrap();
     }
     script
         + "probe 'DNS at the stub' query 172.31.0.1\n\
@@ -125,16 +57,24 @@ fn try_everything(mode: &str) {
     let hosts = own_addresses();
     let mut ports: BTreeSet<u16> = listening_ports().into_iter().take(MOST_PORTS).collect();
     ports.insert(canary.port);
-    let rows = frames::table(*hosts.first().unwrap(), canary.port);
+    let mut rows = attempts::absolute(mode, &hosts, &ports);
+    if mode == "enforce" {
+        rows.extend(attempts::by_rule());
+    }
+    let frames = frames::table(*hosts.first().unwrap(), canary.port);
+    assert!(rows.len() + frames.len() >= 60, "{} rows", rows.len() + frames.len());
     let lines = host.root().join("frames.txt");
-    fs::write(&lines, frames::lines(&rows).replace(&frames::gateway_mac(), "GATE")).unwrap();
+    fs::write(&lines, frames::lines(&frames).replace(&frames::gateway_mac(), "GATE")).unwrap();
     let policy = format!("mode = {mode:?}\nallow = [{{ host = \"web.test\" }}]");
     let outcome = Guest::new(&host, &policy)
         .copy(lines, "/frames.txt")
         .copy(image::guest_program("frames"), "/frames")
-        .run(&script(&hosts, &ports));
+        .run(&script(&rows));
     outcome.print_refusals();
-    assert_refused(&outcome, mode);
+    eprintln!("{} attempts and {} frames in mode {mode}", rows.len(), frames.len());
+    for (number, row) in rows.iter().enumerate() {
+        assert_refused(&outcome, row, &format!("row {number}"));
+    }
     let text = outcome.ending.text();
     let [heard, failed] =
         ["heard ", "failed "].map(|word| text.matches(&format!("\n{word}")).count());
@@ -143,7 +83,7 @@ fn try_everything(mode: &str) {
     outcome.assert_works("DNS at the stub", "00 01 81");
     outcome.assert_works("after it all", "00 01 81");
     let recorded = outcome.recorded();
-    let missing: Vec<_> = rows
+    let missing: Vec<_> = frames
         .iter()
         .filter(|(_, _, line)| !recorded.iter().any(|found| found.starts_with(line.as_str())))
         .map(|(what, _, line)| (what, line))
@@ -153,20 +93,28 @@ fn try_everything(mode: &str) {
     host.assert_clean();
 }
 
-/// Fails if a probe got anywhere.
-fn assert_refused(outcome: &Outcome, mode: &str) {
-    for (name, probe) in &outcome.probes {
-        if name.starts_with("CONNECT") {
-            let status = probe.said.split(' ').nth(1).unwrap_or_default();
-            let refused = ["400", "403", "502"].contains(&status);
-            assert!(refused, "{mode}: {name}: {probe:?}");
-        } else if name.starts_with("to ") || name.starts_with("own ") {
-            let heard = &probe.said;
-            let refused =
-                heard.contains("refused") || heard.contains("reset") || heard.contains("mayfly:");
-            assert!(refused, "{mode}: {name}: {probe:?}");
+/// Fails if an attempt got anywhere, or isn't on the record with its destination and its cause.
+fn assert_refused(outcome: &Outcome, row: &Row, name: &str) {
+    let probe = outcome.probe(name);
+    let said = &probe.said;
+    let is_refused = match row.sign {
+        Sign::Status => {
+            let status = said.split(' ').nth(1).unwrap_or_default();
+            ["400", "403", "502"].contains(&status)
         }
-    }
+        Sign::Closed => ["refused", "reset", "mayfly:"].iter().any(|word| said.contains(word)),
+        Sign::Fails => probe.status != 0,
+    };
+    assert!(is_refused, "{}: {probe:?}", row.command);
+    let is_of_row = |line: &Value| {
+        let original = row.original.as_deref();
+        let detail = line["detail"].as_str().unwrap_or_default();
+        row.recorded.contains(&summary(line))
+            && original.is_none_or(|original| line["original"] == original)
+            && detail.contains(row.detail)
+    };
+    let found = outcome.lines.iter().any(is_of_row);
+    assert!(found, "{}: no {:?} in {:#?}", row.command, row.recorded, outcome.lines);
 }
 
 #[test]

@@ -4,11 +4,14 @@
 //! things in one boot and prints a line for each, which the test reads beside the record.
 
 mod apt;
+mod attempts;
 mod bypass;
 mod canary;
 mod clients;
 mod frames;
 mod network;
+mod pressure;
+mod rebinding;
 
 #[allow(unreachable_pub, reason = "the tests of egress have it in a module of their own")]
 #[path = "../../egress/support/servers.rs"]
@@ -153,15 +156,7 @@ impl Outcome {
 
     /// The verdicts of the record, each as `VIA HOST:PORT VERDICT CAUSE`, each once.
     fn recorded(&self) -> Vec<String> {
-        let text = |line: &Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
-        let mut lines: Vec<_> = self
-            .lines
-            .iter()
-            .map(|line| {
-                let [via, host, verdict] = ["via", "host", "verdict"].map(|key| text(line, key));
-                format!("{via} {host}:{} {verdict} {}", line["port"], text(line, "cause"))
-            })
-            .collect();
+        let mut lines: Vec<_> = self.lines.iter().map(summary).collect();
         lines.sort();
         lines.dedup();
         lines
@@ -183,4 +178,11 @@ impl Outcome {
             eprintln!("refused in {:>5} ms: {name}: {}", probe.milliseconds, probe.said);
         }
     }
+}
+
+/// A line of the record as `VIA HOST:PORT VERDICT CAUSE`.
+fn summary(line: &Value) -> String {
+    let text = |key: &str| line[key].as_str().unwrap_or_default();
+    let [via, host, verdict, cause] = ["via", "host", "verdict", "cause"].map(text);
+    format!("{via} {host}:{} {verdict} {cause}", line["port"])
 }

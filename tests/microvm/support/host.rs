@@ -28,8 +28,19 @@ pub(crate) struct Host {
 impl Host {
     /// A host with the image `base`, on which all is well.
     pub(crate) fn new() -> Self {
+        Self::with_image("base")
+    }
+
+    /// A host with one image of the tests' store.
+    pub(crate) fn with_image(name: &str) -> Self {
         let host = Self::bare();
-        symlink(images().join("base"), host.images().join("base")).unwrap();
+        let image = images().join(name);
+        assert!(
+            image.join("latest/manifest.json").is_file(),
+            "{} is not there: run scripts/test",
+            image.display()
+        );
+        symlink(image, host.images().join(name)).unwrap();
         // Whoever is the first to verify the image does it for all.
         let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("verified");
         fs::create_dir_all(&shared).unwrap();
@@ -198,7 +209,7 @@ impl Host {
     }
 
     /// A program that Mayfly would find.
-    fn find(&self, name: &str) -> PathBuf {
+    pub(crate) fn find(&self, name: &str) -> PathBuf {
         let beside = self.mayfly.parent().unwrap().to_owned();
         let own = [beside.join("../libexec/mayfly"), beside];
         let mut directories = own.into_iter().chain(std::env::split_paths(&self.path));

@@ -60,7 +60,7 @@ pub(crate) fn children(parent: Pid) -> Vec<Pid> {
 }
 
 /// Every process that can be seen.
-fn all() -> Vec<Pid> {
+pub(crate) fn all() -> Vec<Pid> {
     let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.map(Pid::from_raw).collect()

@@ -87,21 +87,26 @@ impl Running {
 
     /// Waits until its standard output has this text.
     pub(crate) fn wait_for_output(&mut self, text: &str) {
-        self.wait_until(&format!("{text:?} on standard output"), |running| {
+        self.wait_for_output_within(text, PATIENCE);
+    }
+
+    /// Waits so long until its standard output has this text.
+    pub(crate) fn wait_for_output_within(&mut self, text: &str, within: Duration) {
+        self.wait_until(&format!("{text:?} on standard output"), within, |running| {
             running.stdout().contains(text)
         });
     }
 
     /// Waits until its events tell of this phase.
     pub(crate) fn wait_for_phase(&mut self, phase: &str) {
-        self.wait_until(&format!("the phase {phase}"), |running| {
+        self.wait_until(&format!("the phase {phase}"), PATIENCE, |running| {
             phases(&events(&running.stderr())).iter().any(|reached| reached == phase)
         });
     }
 
     /// Waits for what has to come before it ends.
-    fn wait_until(&mut self, what: &str, mut there: impl FnMut(&Self) -> bool) {
-        until(what, PATIENCE, || {
+    fn wait_until(&mut self, what: &str, within: Duration, mut there: impl FnMut(&Self) -> bool) {
+        until(what, within, || {
             // In this order: what comes last comes before the end.
             let ended = self.child.try_wait().unwrap();
             if there(self) {

@@ -1,0 +1,149 @@
+//! What a guest says in and out of turn.
+
+use super::*;
+use mayfly_protocol::flow::WINDOW;
+use mayfly_protocol::message::Prepare;
+use proptest::prelude::*;
+
+fn hello(protocol: u16) -> GuestMessage {
+    GuestMessage::Hello(Hello { protocol, agent: "0.1".into(), kernel: "6.12".into() })
+}
+
+fn prepare() -> HostMessage {
+    HostMessage::Prepare(Prepare {
+        entropy: vec![].into(),
+        wall_clock: 0,
+        hostname: String::new(),
+        network: None,
+        heartbeat_interval: 1000,
+    })
+}
+
+fn job() -> Job {
+    Job {
+        arguments: vec![b"true".to_vec().into()],
+        environment: vec![],
+        directory: None,
+        user: None,
+        terminal: None,
+        stdin: true,
+        copy_in: vec![],
+        copy_out: vec![b"/out".to_vec().into()],
+    }
+}
+
+fn output(stream: OutputStream, count: usize) -> GuestMessage {
+    GuestMessage::Output { stream, bytes: vec![7; count].into() }
+}
+
+fn end(stream: OutputStream) -> GuestMessage {
+    GuestMessage::OutputEnd { stream, error: None }
+}
+
+/// A conversation in which the job runs.
+fn running() -> Conversation {
+    let mut conversation = Conversation::default();
+    conversation.hear(hello(mayfly_protocol::VERSION)).unwrap();
+    conversation.say(&prepare());
+    conversation.hear(GuestMessage::Prepared).unwrap();
+    conversation.say(&HostMessage::Start(job()));
+    conversation.hear(GuestMessage::Started).unwrap();
+    conversation
+}
+
+#[test]
+fn a_job_runs_from_hello_to_its_end() {
+    let mut conversation = running();
+    let heard = conversation.hear(output(OutputStream::Stdout, 3)).unwrap();
+    assert_eq!(heard, Heard::Output(OutputStream::Stdout, vec![7; 3]));
+    for stream in outputs(&job()) {
+        conversation.hear(end(stream)).unwrap();
+    }
+    let heard = conversation.hear(GuestMessage::Exited(JobStatus::Code(7))).unwrap();
+    assert_eq!(heard, Heard::Exited(JobStatus::Code(7)));
+    assert!(conversation.hear(GuestMessage::Exited(JobStatus::Code(0))).is_err());
+}
+
+#[test]
+fn another_version_is_named() {
+    let error = Conversation::default().hear(hello(99)).unwrap_err();
+    assert!(matches!(error, Violation::Version { theirs: 99, .. }), "{error}");
+}
+
+#[test]
+fn nothing_is_heard_before_its_time() {
+    for message in [
+        GuestMessage::Prepared,
+        GuestMessage::Started,
+        output(OutputStream::Stdout, 1),
+        end(OutputStream::Stdout),
+        GuestMessage::Exited(JobStatus::Code(0)),
+        GuestMessage::Heartbeat(Statistics::default()),
+    ] {
+        let error = Conversation::default().hear(message).unwrap_err();
+        assert!(matches!(error, Violation::OutOfOrder { stage: Stage::Connected, .. }), "{error}");
+    }
+    assert!(running().hear(hello(mayfly_protocol::VERSION)).is_err());
+    assert!(running().hear(GuestMessage::Started).is_err());
+}
+
+#[test]
+fn the_end_of_the_job_comes_after_the_ends_of_its_streams() {
+    let error = running().hear(GuestMessage::Exited(JobStatus::Code(0))).unwrap_err();
+    assert!(matches!(error, Violation::Unended(_)), "{error}");
+}
+
+#[test]
+fn a_stream_is_bounded_and_ends_once() {
+    let mut conversation = running();
+    let chunks = WINDOW as usize / MAX_CHUNK;
+    for _ in 0..chunks {
+        conversation.hear(output(OutputStream::Stdout, MAX_CHUNK)).unwrap();
+    }
+    let error = conversation.hear(output(OutputStream::Stdout, 1)).unwrap_err();
+    assert!(matches!(error, Violation::Flow { .. }), "{error}");
+    conversation.hear(end(OutputStream::Stdout)).unwrap();
+    for message in [end(OutputStream::Stdout), output(OutputStream::Stdout, 1)] {
+        let error = conversation.hear(message).unwrap_err();
+        assert!(matches!(error, Violation::NotOpen { .. }), "{error}");
+    }
+    assert!(running().hear(output(OutputStream::CopyOut(1), 1)).is_err());
+    assert!(running().hear(output(OutputStream::Stdout, 0)).is_err());
+    assert!(running().hear(output(OutputStream::Stdout, MAX_CHUNK + 1)).is_err());
+}
+
+#[test]
+fn what_a_guest_writes_can_be_shown() {
+    let message = GuestMessage::Failed { step: "\x1b[2J".repeat(1000), error: "a\nb".into() };
+    let Heard::Failed { step, error } = running().hear(message).unwrap() else {
+        panic!("not a failure")
+    };
+    assert_eq!((step.len(), step.contains('\x1b'), error.as_str()), (TEXT, false, "ab"));
+}
+
+proptest! {
+    /// Whatever comes in whatever order, the conversation answers or refuses, and never holds
+    /// more than the windows allow.
+    #[test]
+    fn any_order_is_answered_or_refused(choices in prop::collection::vec(0_u8..10, 0..60)) {
+        let mut conversation = running();
+        let mut held = 0;
+        for choice in choices {
+            let message = match choice {
+                0 => hello(mayfly_protocol::VERSION),
+                1 => GuestMessage::Prepared,
+                2 => GuestMessage::Started,
+                3..=6 => output(OutputStream::Stderr, MAX_CHUNK),
+                7 => end(OutputStream::Stderr),
+                8 => GuestMessage::Credit { stream: InputStream::Stdin, bytes: 1 },
+                _ => GuestMessage::Exited(JobStatus::Code(0)),
+            };
+            match conversation.hear(message) {
+                Ok(Heard::Output(_, bytes)) => held += bytes.len(),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        prop_assert!(held <= WINDOW as usize);
+    }
+}

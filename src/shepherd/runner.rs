@@ -1,0 +1,269 @@
+//! A GitHub Actions runner as a job: the command that starts it, what it says on its console, and
+//! what its exit status means.
+//!
+//! The names and texts are those of `actions/runner` 2.336. They are the runner's word and, once a
+//! job has run beside it as the same user, perhaps that of the job: good for progress and
+//! diagnosis, never for a decision about trust.
+
+use std::fmt;
+
+use mayfly_protocol::message::{Bytes, Job};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+/// The variable that the runner takes its just-in-time configuration from.
+pub const JIT_CONFIG: &str = "ACTIONS_RUNNER_INPUT_JITCONFIG";
+
+/// Where the runner lies in an image.
+pub const DIRECTORY: &str = "/home/runner/actions-runner";
+
+/// Replaces itself by the listener, so that no process is left that has its environment; `run.sh`
+/// is for runners that are laid out otherwise.
+const START: &str = "[ -x bin/Runner.Listener ] && exec bin/Runner.Listener run; exec ./run.sh";
+
+/// Variables for the runner: `run.sh` passes signals on, and a version that is too old has an exit
+/// status of its own.
+const SETTINGS: [(&str, &str); 2] = [
+    ("RUNNER_MANUALLY_TRAP_SIG", "1"),
+    ("ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE", "1"),
+];
+
+/// The job that is a runner, for one job of GitHub's, in `directory` of the guest. Variables of
+/// `environment` win over Mayfly's own. At the end the runner's logs are copied out.
+///
+/// The configuration, which holds a private key, is in the environment of the runner's process and
+/// nowhere else: on no disk, in no arguments, in no environment of a process that outlives the
+/// start.
+pub fn job(
+    jit_config: &SecretString,
+    environment: impl IntoIterator<Item = (Bytes, Bytes)>,
+    directory: &str,
+) -> Job {
+    let bytes = |text: &str| Bytes::from(text.as_bytes().to_vec());
+    let settings = SETTINGS.into_iter().map(|(name, value)| (bytes(name), bytes(value)));
+    let secret = (bytes(JIT_CONFIG), bytes(jit_config.expose_secret()));
+    Job {
+        arguments: ["sh", "-c", START].map(bytes).to_vec(),
+        environment: settings.chain(environment).chain([secret]).collect(),
+        directory: Some(bytes(directory)),
+        user: None,
+        terminal: None,
+        stdin: false,
+        copy_in: Vec::new(),
+        copy_out: vec![bytes(&format!("{directory}/_diag"))],
+    }
+}
+
+/// Whether a job is a runner.
+pub(super) fn is_runner(job: &Job) -> bool {
+    job.environment.iter().any(|(name, _)| name.as_slice() == JIT_CONFIG.as_bytes())
+}
+
+/// What a runner said of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunnerMark {
+    /// GitHub took it.
+    Connected,
+    /// It waits for a job.
+    Listening,
+    /// It has a job.
+    Running {
+        /// The job's name, as the workflow's author wrote it.
+        job: String,
+    },
+    /// Its job is over.
+    Completed {
+        /// The job's name.
+        job: String,
+        /// How it went.
+        result: JobResult,
+    },
+}
+
+/// How a job of GitHub's went (`TaskResult` of the runner).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobResult {
+    /// Well.
+    Succeeded,
+    /// Well, but for steps that may fail.
+    SucceededWithIssues,
+    /// A step failed.
+    Failed,
+    /// Somebody ended it.
+    Canceled,
+    /// It was not to run.
+    Skipped,
+    /// The runner lost it.
+    Abandoned,
+}
+
+impl JobResult {
+    /// All, in the order of the runner's own numbers.
+    const ALL: [(Self, &str); 6] = [
+        (Self::Succeeded, "Succeeded"),
+        (Self::SucceededWithIssues, "SucceededWithIssues"),
+        (Self::Failed, "Failed"),
+        (Self::Canceled, "Canceled"),
+        (Self::Skipped, "Skipped"),
+        (Self::Abandoned, "Abandoned"),
+    ];
+
+    fn named(word: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, name)| *name == word).map(|(result, _)| *result)
+    }
+}
+
+/// The longest line that can be a mark, in bytes. The names of jobs are shorter.
+const LINE: usize = 4096;
+
+/// Marks that are taken of one runner, which in its life has four to say.
+const MARKS: usize = 32;
+
+/// Finds marks in a runner's output, however it is cut into pieces. Holds one line at the most.
+#[derive(Debug, Default)]
+pub struct Marks {
+    line: Vec<u8>,
+    // The line is longer than one that is a mark.
+    long: bool,
+    found: usize,
+}
+
+impl Marks {
+    /// The marks that these bytes complete.
+    pub fn read(&mut self, bytes: &[u8]) -> Vec<RunnerMark> {
+        let mut marks = Vec::new();
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ends) = match piece.split_last() {
+                Some((b'\n', text)) => (text, true),
+                _ => (piece, false),
+            };
+            self.long |= self.line.len() + text.len() > LINE;
+            if !self.long {
+                self.line.extend_from_slice(text);
+            }
+            if ends {
+                if !self.long && self.found < MARKS {
+                    let mark = mark(&self.line);
+                    self.found += usize::from(mark.is_some());
+                    marks.extend(mark);
+                }
+                self.line.clear();
+                self.long = false;
+            }
+        }
+        marks
+    }
+}
+
+/// The mark that a line is, if it is one.
+fn mark(line: &[u8]) -> Option<RunnerMark> {
+    let line = std::str::from_utf8(line).ok()?;
+    let line = without_time(line.strip_suffix('\r').unwrap_or(line));
+    match line {
+        "√ Connected to GitHub" | "Connected to GitHub" => return Some(RunnerMark::Connected),
+        "Listening for Jobs" => return Some(RunnerMark::Listening),
+        _ => {}
+    }
+    if let Some(job) = line.strip_prefix("Running job: ") {
+        return Some(RunnerMark::Running { job: printable(job) });
+    }
+    // A name may have the words in it, too; the last are the runner's.
+    let (job, result) = line.strip_prefix("Job ")?.rsplit_once(" completed with result: ")?;
+    Some(RunnerMark::Completed { job: printable(job), result: JobResult::named(result)? })
+}
+
+/// The line without the time that the listener puts before it: `2026-01-02 03:04:05Z: `.
+fn without_time(line: &str) -> &str {
+    const SHAPE: &[u8] = b"dddd-dd-dd dd:dd:ddZ: ";
+    let alike = |(byte, shape): (u8, &u8)| match shape {
+        b'd' => byte.is_ascii_digit(),
+        _ => byte == *shape,
+    };
+    let fits = line.len() >= SHAPE.len() && line.bytes().zip(SHAPE).all(alike);
+    if fits { &line[SHAPE.len()..] } else { line }
+}
+
+/// A text that does nothing to the terminal on which it is shown.
+fn printable(text: &str) -> String {
+    text.chars().map(|each| if each.is_control() { '\u{fffd}' } else { each }).collect()
+}
+
+/// What the exit status of `Runner.Listener run` means. That of `run.sh` is 0 for nearly all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// Its job is over, however it went; or it was told to end, or GitHub dropped its registration
+    /// while it waited.
+    Done,
+    /// It can't go on and never will: a bad configuration, a registration that is gone, a refusal.
+    Terminal,
+    /// Something unexpected, or GitHub could not be reached for long.
+    Retryable,
+    /// It wants to update itself first, which a runner for one job has no use for.
+    Updating,
+    /// Another runner has its session.
+    SessionConflict,
+    /// Its configuration was renewed and it wants to start again.
+    Refreshed,
+    /// GitHub no longer takes its version: the image needs a newer one.
+    VersionDeprecated,
+    /// A runner that was told to say how its job went
+    /// (`ACTIONS_RUNNER_RETURN_JOB_RESULT_FOR_HOSTED`) says so.
+    Job(JobResult),
+    /// None of those that are known.
+    Unknown(u8),
+}
+
+impl Meaning {
+    /// The meaning of an exit status: the constants of the runner's `Constants.Runner.ReturnCode`.
+    pub fn of(status: u8) -> Self {
+        match status {
+            0 => Self::Done,
+            1 => Self::Terminal,
+            2 => Self::Retryable,
+            3 | 4 => Self::Updating,
+            5 => Self::SessionConflict,
+            6 => Self::Refreshed,
+            7 => Self::VersionDeprecated,
+            _ => status
+                .checked_sub(100)
+                .and_then(|number| JobResult::ALL.get(usize::from(number)))
+                .map_or(Self::Unknown(status), |(result, _)| Self::Job(*result)),
+        }
+    }
+
+    /// Whether the runner came to a regular end. Never that its job went well.
+    pub fn is_regular(self) -> bool {
+        matches!(self, Self::Done | Self::Job(_))
+    }
+}
+
+impl fmt::Display for Meaning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Done => "the runner is done",
+            Self::Terminal => {
+                "the runner can't go on: its configuration or registration is not valid"
+            }
+            Self::Retryable => "the runner failed, or could not reach GitHub for long",
+            Self::Updating => "the runner wants to update itself: build the image again",
+            Self::SessionConflict => "another runner has this runner's session",
+            Self::Refreshed => "the runner's configuration was renewed",
+            Self::VersionDeprecated => {
+                "GitHub no longer takes this version of the runner: build the image again"
+            }
+            Self::Job(_) => "the runner is done, and says how its job went",
+            Self::Unknown(status) => {
+                return write!(
+                    formatter,
+                    "the runner ended with status {status}, which means nothing known"
+                );
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "runner_tests.rs"]
+mod tests;

@@ -1,0 +1,402 @@
+//! Shepherds that outlive their front end: nothing of a job is lost with the process that asked for
+//! it, and whoever comes next finds out everything.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use mayfly::egress::policy::Policies;
+use mayfly::host::size::Size;
+use mayfly::host::state::StateDirectory;
+use mayfly::machine::accelerator::Wish;
+use mayfly::shepherd::event::{Event, Happened, Outcome, Phase};
+use mayfly::shepherd::plan::{Deadlines, Order, monotonic};
+use mayfly::shepherd::planner::{self, Wanted};
+use mayfly::shepherd::record::{self, Found};
+use mayfly::shepherd::runner::{self, JobResult, RunnerMark};
+use mayfly::shepherd::{Detached, Handle, output};
+use mayfly_protocol::message::{Job, JobStatus};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{Host, PATIENCE, long, processes, until};
+
+/// The variable that tells a front end what to do.
+const FRONT_END: &str = "MAYFLY_TEST_FRONT_END";
+
+/// What a front end is to do.
+#[derive(Serialize, Deserialize)]
+struct Task {
+    state: PathBuf,
+    mayfly: PathBuf,
+    idle: Duration,
+    output: u64,
+    copies: u64,
+    /// A shell script that is the job; none leaves the microVM warm.
+    script: Option<String>,
+}
+
+impl Task {
+    fn new(host: &Host) -> Self {
+        let (state, mayfly) = (host.state(), host.mayfly.clone());
+        Self { state, mayfly, idle: PATIENCE, output: 1 << 20, copies: 1 << 20, script: None }
+    }
+
+    fn with_job(self, script: &str) -> Self {
+        Self { script: Some(script.to_owned()), ..self }
+    }
+}
+
+/// A process that starts a detached shepherd and lives until it is killed.
+struct FrontEnd(Child);
+
+impl FrontEnd {
+    /// Starts it: this very program, as the test below.
+    fn start(host: &Host, task: &Task) -> Self {
+        let device = host.find("vhost-device-vsock");
+        let own = device.parent().unwrap().to_owned();
+        let path = std::env::join_paths([own].into_iter().chain(std::env::split_paths(&host.path)));
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "detached::front_end", "--ignored", "--nocapture"])
+            .env(FRONT_END, serde_json::to_string(task).unwrap())
+            .env("PATH", path.unwrap())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+
+    /// Sends SIGKILL, and waits for its end.
+    fn murder(self) {
+        drop(self);
+    }
+}
+
+impl Drop for FrontEnd {
+    fn drop(&mut self) {
+        // One that has failed has ended, and the test fails for what it did not do.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "a process that the other tests start and kill"]
+fn front_end() {
+    let task = std::env::var(FRONT_END).expect("it is started by the other tests only");
+    let task: Task = serde_json::from_str(&task).unwrap();
+    let wanted = Wanted {
+        asked: monotonic(),
+        image: "base".parse().unwrap(),
+        accelerator: Wish::Auto,
+        processors: 1,
+        memory: Size::mebibytes(256),
+        disk: None,
+        egress: Policies::read(None).unwrap().get("none").unwrap().clone(),
+        egress_record: None,
+        deadlines: Deadlines { idle: task.idle, ..Deadlines::default() },
+        boot: None,
+        detached: Some(Detached { output: Size(task.output), copies: Size(task.copies) }),
+    };
+    let state = StateDirectory::open(&task.state).unwrap();
+    let (plan, _) = planner::plan(wanted, &state).unwrap();
+    runtime().block_on(async {
+        let mut shepherd = Handle::spawn_detached(&task.mayfly, &plan).await.unwrap();
+        if let Some(script) = task.script {
+            shepherd.order(&Order::Start(Box::new(job(&script)))).await.unwrap();
+        }
+        while shepherd.event().await.is_some() {}
+        std::future::pending::<()>().await;
+    });
+}
+
+fn job(script: &str) -> Job {
+    let words = ["sh", "-c", script].map(|word| word.as_bytes().to_vec().into());
+    Job {
+        arguments: words.to_vec(),
+        environment: Vec::new(),
+        directory: None,
+        user: None,
+        terminal: None,
+        stdin: false,
+        copy_in: Vec::new(),
+        copy_out: Vec::new(),
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// The one microVM that a daemon would find.
+fn found(host: &Host) -> Option<Found> {
+    let microvms = host.state().join("microvms");
+    let mut found = microvms.is_dir().then(|| record::owned(&microvms).unwrap())?;
+    assert!(found.len() <= 1, "{found:?}");
+    found.pop()
+}
+
+fn phases(events: &[Event]) -> Vec<Phase> {
+    let phase = |event: &Event| match event.happened {
+        Happened::Phase(phase) => Some(phase),
+        _ => None,
+    };
+    events.iter().filter_map(phase).collect()
+}
+
+/// Waits until it was in a phase. Gives its directory.
+fn wait_for(host: &Host, phase: Phase) -> PathBuf {
+    let reached = |found: Found| phases(&found.events).contains(&phase).then_some(found.directory);
+    until(&format!("the phase {phase}"), PATIENCE, || found(host).and_then(reached))
+}
+
+fn ended(event: &Event) -> bool {
+    matches!(event.happened, Happened::Ended(_))
+}
+
+/// Reads events until there are no more, or one that is asked for has come.
+async fn read(shepherd: &mut Handle, last: impl Fn(&Event) -> bool) -> Vec<Event> {
+    let mut events = Vec::new();
+    while let Some(event) = tokio::time::timeout(PATIENCE, shepherd.event()).await.unwrap() {
+        events.push(event);
+        if events.last().is_some_and(&last) {
+            break;
+        }
+    }
+    events
+}
+
+fn outcome(events: &[Event]) -> &Outcome {
+    match &events.last().unwrap().happened {
+        Happened::Ended(outcome) => outcome,
+        other => panic!("{other:?} is no end"),
+    }
+}
+
+/// A shepherd lets go of its directory a moment before the kernel has ended its children.
+fn wait_for_no_process(host: &Host) {
+    let left = || processes::mentioning(host.root()).is_empty().then_some(());
+    until("the end of its processes", Duration::from_secs(1), left);
+}
+
+fn log(directory: &Path) -> String {
+    std::fs::read_to_string(directory.join("output.log")).unwrap()
+}
+
+const WHOLE_LIFE: [Phase; 8] = [
+    Phase::Planned,
+    Phase::Prepared,
+    Phase::Booting,
+    Phase::Ready,
+    Phase::Claimed,
+    Phase::Running,
+    Phase::Finished,
+    Phase::Destroyed,
+];
+
+#[test]
+fn a_job_outlives_its_front_end_and_all_is_there_afterwards() {
+    let host = Host::new();
+    let script = "echo out; echo err >&2; sleep 1; echo late; exit 3";
+    let front_end = FrontEnd::start(&host, &Task::new(&host).with_job(script));
+    let directory = wait_for(&host, Phase::Running);
+    front_end.murder();
+    runtime().block_on(async {
+        let mut shepherd = Handle::attach(&directory).unwrap();
+        let events = read(&mut shepherd, ended).await;
+        assert_eq!(phases(&events), WHOLE_LIFE);
+        let status = JobStatus::Code(3);
+        assert_eq!(*outcome(&events), Outcome::Job { status, not_copied: Vec::new() });
+        assert_eq!(shepherd.ended().await.unwrap(), "ended");
+
+        let found = found(&host).unwrap();
+        assert!(!found.living);
+        assert_eq!(found.events, events, "the record has what was told");
+        // Whoever comes too late for the shepherd finds the same.
+        let mut late = Handle::attach(&directory).unwrap();
+        assert_eq!(read(&mut late, |_| false).await, events);
+    });
+    assert_eq!(log(&directory), "out\nerr\nlate\n");
+    host.assert_no_process();
+    record::prune(&host.state().join("microvms")).unwrap();
+    assert!(directory.is_dir(), "what nobody has collected yet stays");
+    record::collect(&directory).unwrap();
+    host.assert_clean();
+}
+
+#[test]
+fn a_warm_microvm_waits_for_its_one_job_and_tells_each_front_end_everything() {
+    let host = Host::new();
+    let front_end = FrontEnd::start(&host, &Task::new(&host));
+    let directory = wait_for(&host, Phase::Ready);
+    front_end.murder();
+    runtime().block_on(async {
+        let ready = |event: &Event| event.happened == Happened::Phase(Phase::Ready);
+        let mut first = Handle::attach(&directory).unwrap();
+        let before = read(&mut first, ready).await;
+        assert_eq!(phases(&before), WHOLE_LIFE[..4]);
+        assert!(record::collect(&directory).is_err(), "one that lives is not collected");
+
+        let mut second = Handle::attach(&directory).unwrap();
+        assert_eq!(read(&mut second, ready).await, before);
+        assert_eq!(read(&mut first, |_| false).await, [], "the newest is the one that counts");
+        second.order(&Order::Start(Box::new(job("echo one")))).await.unwrap();
+        second.order(&Order::Start(Box::new(job("echo two")))).await.unwrap();
+        let rest = read(&mut second, ended).await;
+        assert_eq!(phases(&rest), WHOLE_LIFE[4..]);
+        second.ended().await.unwrap();
+
+        let all = found(&host).unwrap().events;
+        assert_eq!(all, [before, rest].concat(), "each event once, and in order");
+    });
+    assert_eq!(log(&directory), "one\n", "a second job is none");
+    record::keep(&directory).unwrap();
+    assert!(found(&host).is_none() && directory.is_dir(), "a black box like any other");
+    host.assert_no_process();
+}
+
+#[test]
+fn output_is_cut_where_its_bound_is_and_the_job_goes_on() {
+    let host = Host::new();
+    let script = "head -c 3000000 /dev/zero | tr '\\0' x; exit 5";
+    let task = Task { output: 1000, ..Task::new(&host) }.with_job(script);
+    let _front_end = FrontEnd::start(&host, &task);
+    let directory = wait_for(&host, Phase::Destroyed);
+    let found = until("the end", PATIENCE, || found(&host).filter(|found| !found.living));
+    let status = JobStatus::Code(5);
+    assert_eq!(*outcome(&found.events), Outcome::Job { status, not_copied: Vec::new() });
+    let mark = "\n[mayfly: output cut here, 1000 bytes are kept]\n";
+    assert_eq!(log(&directory), "x".repeat(1000) + mark);
+}
+
+#[test]
+fn a_shepherd_that_was_killed_is_found_dead_with_its_last_event() {
+    let host = Host::new();
+    let front_end = FrontEnd::start(&host, &Task::new(&host).with_job("echo begun; sleep 1000"));
+    let directory = wait_for(&host, Phase::Running);
+    front_end.murder();
+    until("output", PATIENCE, || (log(&directory) == "begun\n").then_some(()));
+    runtime().block_on(async {
+        let mut shepherd = Handle::attach(&directory).unwrap();
+        shepherd.kill().unwrap();
+        let events = read(&mut shepherd, |_| false).await;
+        assert_eq!(phases(&events), WHOLE_LIFE[..6]);
+        shepherd.ended().await.unwrap();
+    });
+    let found = found(&host).unwrap();
+    assert!(!found.living);
+    assert_eq!(found.events.last().unwrap().happened, Happened::Phase(Phase::Running));
+    wait_for_no_process(&host);
+    let list = crate::support::Running::start(&mut host.mayfly(["ps", "--json"]));
+    list.finish(PATIENCE).assert_code(0).assert_output("[]\n");
+}
+
+#[test]
+fn a_warm_microvm_that_nobody_comes_for_ends_by_itself() {
+    let host = Host::new();
+    let task = Task { idle: Duration::from_millis(300), ..Task::new(&host) };
+    let front_end = FrontEnd::start(&host, &task);
+    wait_for(&host, Phase::Booting);
+    front_end.murder();
+    let found = until("the end", PATIENCE, || found(&host).filter(|found| !found.living));
+    match outcome(&found.events) {
+        Outcome::Failed(report) => assert_eq!(report.cause, "idle_deadline"),
+        other @ Outcome::Job { .. } => panic!("{other:?}"),
+    }
+    wait_for_no_process(&host);
+}
+
+#[test]
+fn a_front_end_killed_at_any_moment_loses_no_job_and_runs_none_twice() {
+    let host = Host::new();
+    let rounds = if long() { 50 } else { 8 };
+    let mut finished = 0;
+    for round in 0..rounds {
+        let front_end = FrontEnd::start(&host, &Task::new(&host).with_job("echo once"));
+        let random = u64::from_ne_bytes(mayfly::host::random::<8>().unwrap());
+        let moment = Duration::from_micros(random % 2_500_000);
+        std::thread::sleep(moment);
+        front_end.murder();
+        let when = format!("killed {moment:?} after its start, in round {round}");
+        // It may not have come so far.
+        let Some(Found { directory, .. }) = found(&host) else { continue };
+        let events = runtime().block_on(async {
+            let mut shepherd = Handle::attach(&directory).unwrap();
+            // Whoever comes back does not know whether the job was handed over: it does it again.
+            shepherd.order(&Order::Start(Box::new(job("echo once")))).await.unwrap();
+            let events = read(&mut shepherd, |_| false).await;
+            tokio::time::timeout(PATIENCE, shepherd.ended()).await.unwrap().unwrap();
+            events
+        });
+        assert_eq!(found(&host).unwrap().events, events, "{when}");
+        // Without its plan a shepherd has begun nothing.
+        if !events.is_empty() {
+            assert_eq!(phases(&events), WHOLE_LIFE, "{when}");
+            assert_eq!(log(&directory), "once\n", "{when}");
+            finished += 1;
+        }
+        record::collect(&directory).unwrap();
+        wait_for_no_process(&host);
+        host.assert_clean();
+    }
+    eprintln!("{finished} of {rounds} had begun, and all of these finished");
+    assert!(finished > 0, "no front end lived long enough");
+}
+
+#[test]
+fn a_runner_tells_what_it_does_and_its_trees_are_kept_within_bounds() {
+    let host = Host::new();
+    let task = Task { copies: 100_000, ..Task::new(&host) };
+    let front_end = FrontEnd::start(&host, &task);
+    let directory = wait_for(&host, Phase::Ready);
+    front_end.murder();
+    let listener = "#!/bin/sh\n\
+        echo '2026-01-02 03:04:05Z: Listening for Jobs'\n\
+        echo 'Running job: build'\n\
+        mkdir _diag ../large; echo log > _diag/log; head -c 300000 /dev/zero > ../large/zeroes\n\
+        echo 'Job build completed with result: Failed'\n";
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    for (path, mode, kind, data) in [
+        (".", 0o755, tar::EntryType::Directory, ""),
+        ("bin", 0o755, tar::EntryType::Directory, ""),
+        ("bin/Runner.Listener", 0o755, tar::EntryType::Regular, listener),
+    ] {
+        header.set_mode(mode);
+        header.set_entry_type(kind);
+        header.set_size(data.len() as u64);
+        archive.append_data(&mut header, path, data.as_bytes()).unwrap();
+    }
+    std::fs::write(output::source(&directory, 0), archive.into_inner().unwrap()).unwrap();
+    let mut job = runner::job(&"c2VjcmV0".into(), [], "/home/runner/stand-in");
+    job.copy_in.push(b"/home/runner/stand-in".to_vec().into());
+    job.copy_out.push(b"/home/runner/large".to_vec().into());
+    let events = runtime().block_on(async {
+        let mut shepherd = Handle::attach(&directory).unwrap();
+        shepherd.order(&Order::Start(Box::new(job))).await.unwrap();
+        let events = read(&mut shepherd, ended).await;
+        shepherd.ended().await.unwrap();
+        events
+    });
+    let mark = |event: &Event| match &event.happened {
+        Happened::Runner(mark) => Some(mark.clone()),
+        _ => None,
+    };
+    let (name, result) = (|| "build".to_owned(), JobResult::Failed);
+    assert_eq!(
+        events.iter().filter_map(mark).collect::<Vec<_>>(),
+        [
+            RunnerMark::Listening,
+            RunnerMark::Running { job: name() },
+            RunnerMark::Completed { job: name(), result },
+        ]
+    );
+    let Outcome::Job { status, not_copied } = outcome(&events) else { panic!("{events:?}") };
+    assert_eq!(*status, JobStatus::Code(0), "{}", log(&directory));
+    assert!(not_copied.len() == 1 && not_copied[0].starts_with("/home/runner/large: "));
+    let logs = std::fs::read(output::copy(&directory, 0)).unwrap();
+    let mut logs = tar::Archive::new(logs.as_slice());
+    let names = logs.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned());
+    assert!(names.into_iter().any(|path| path.ends_with("log")));
+    assert_eq!(std::fs::metadata(output::copy(&directory, 1)).unwrap().len(), 100_000);
+    assert_eq!(log(&directory).lines().count(), 3);
+}
