@@ -1,0 +1,152 @@
+//! The settings in effect, for people and for comparison: every key with its value, defaults among
+//! them, secrets hidden.
+
+use std::collections::BTreeMap;
+
+use data_encoding::HEXLOWER;
+use secrecy::ExposeSecret;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::types::{Credentials, GitHub, Host, Pool, Secret, Settings};
+use crate::machine::accelerator::Wish;
+
+/// What stands where a secret would.
+type Hide = fn(&Secret) -> String;
+
+impl Settings {
+    /// The settings in effect as JSON. Of a secret it says only where it was found.
+    pub fn show(&self) -> Value {
+        self.tree(|secret| format!("(hidden, from {})", secret.source))
+    }
+
+    /// The same, a line for each key.
+    pub fn lines(&self) -> Vec<String> {
+        let flat = flatten(&self.show());
+        flat.into_iter().map(|(key, value)| format!("{key} = {value}")).collect()
+    }
+
+    /// Every key with its value, in which a changed secret shows by its digest. Not to be shown.
+    pub(super) fn fingerprint(&self) -> BTreeMap<String, Value> {
+        let mut keys = flatten(&self.tree(|secret| {
+            HEXLOWER.encode(&Sha256::digest(secret.value.expose_secret().as_bytes()))
+        }));
+        // Policies have a verb of their own that shows them; those of pools matter here.
+        let policies = self.pools.iter().map(|pool| &pool.egress);
+        keys.extend(
+            policies.map(|policy| (format!("egress.policy.{}", policy.name), json!(policy))),
+        );
+        keys
+    }
+
+    fn tree(&self, hide: Hide) -> Value {
+        let pools: Map<String, Value> =
+            self.pools.iter().map(|pool| (pool.name.to_string(), show_pool(pool))).collect();
+        let mut tree = Map::new();
+        if let Some(github) = &self.github {
+            tree.insert("github".into(), show_github(github, hide));
+        }
+        tree.insert("host".into(), show_host(&self.host, hide));
+        tree.insert("pool".into(), pools.into());
+        Value::Object(tree)
+    }
+}
+
+fn duration(duration: std::time::Duration) -> Value {
+    humantime::format_duration(duration).to_string().into()
+}
+
+fn show_github(github: &GitHub, hide: Hide) -> Value {
+    let mut shown = json!({
+        "url": github.url(),
+        "api": github.api,
+        "repositories": github.repositories.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "poll": github.poll.map(duration),
+        "reconcile": duration(github.reconcile),
+    });
+    match &github.credentials {
+        Credentials::Token(token) => shown["token"] = hide(token).into(),
+        Credentials::App(app) => {
+            shown["app"] = json!({
+                "issuer": app.issuer,
+                "private_key": hide(&app.private_key),
+                "installation": app.installation,
+            });
+        }
+    }
+    if let Some(webhook) = &github.webhook {
+        shown["webhook"] = json!({
+            "listen": webhook.listen,
+            "secret": hide(&webhook.secret),
+            "hook": webhook.hook,
+        });
+    }
+    shown
+}
+
+fn show_pool(pool: &Pool) -> Value {
+    json!({
+        "labels": pool.labels,
+        "runner_group": pool.runner_group,
+        "image": pool.image.to_string(),
+        "cpus": pool.cpus,
+        "memory": pool.memory.to_string(),
+        "disk": pool.disk.map(|disk| disk.to_string()),
+        "min_idle": pool.min_idle,
+        "max": pool.max,
+        "trigger": pool.trigger,
+        "egress": pool.egress.name,
+        "deadlines": {
+            "boot": pool.deadlines.boot.map(duration),
+            "idle": duration(pool.deadlines.idle),
+            "claim": duration(pool.deadlines.claim),
+            "job": duration(pool.deadlines.job),
+        },
+        "environment": pool.environment,
+        "hooks": {
+            "job_started": pool.hooks.job_started,
+            "job_completed": pool.hooks.job_completed,
+        },
+        "runner_directory": pool.runner_directory,
+    })
+}
+
+fn show_host(host: &Host, hide: Hide) -> Value {
+    let mut shown = json!({
+        "cpus": host.cpus,
+        "memory": host.memory.to_string(),
+        "state_directory": host.state_directory,
+        "socket": host.api.socket,
+        "socket_mode": format!("{:04o}", host.api.mode),
+        "accel": match host.accelerator {
+            Wish::Auto => "auto".to_owned(),
+            Wish::Exactly(accelerator) => accelerator.to_string(),
+        },
+        "allow_emulation": host.allow_emulation,
+        "drain": duration(host.drain),
+    });
+    if let Some((listen, token)) = &host.api.tcp {
+        shown["listen"] = json!(listen);
+        shown["token"] = hide(token).into();
+    }
+    shown
+}
+
+/// Dotted keys and what is no table; what is not set is left out.
+fn flatten(tree: &Value) -> BTreeMap<String, Value> {
+    let mut flat = BTreeMap::new();
+    let mut open = vec![(String::new(), tree)];
+    while let Some((key, value)) = open.pop() {
+        match value {
+            Value::Object(fields) => open.extend(fields.iter().map(|(name, value)| {
+                let dot = if key.is_empty() { "" } else { "." };
+                (format!("{key}{dot}{name}"), value)
+            })),
+            Value::Null => {}
+            other => {
+                flat.insert(key, other.clone());
+            }
+        }
+    }
+    flat
+}

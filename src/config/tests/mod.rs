@@ -1,0 +1,282 @@
+//! Settings from files and variables, good and bad.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+
+use super::*;
+use crate::failure::{Code, Failure, chain};
+use crate::host::size::Size;
+
+mod credentials;
+mod reference;
+mod reload;
+
+struct Place {
+    directory: tempfile::TempDir,
+    environment: Environment,
+}
+
+impl Place {
+    fn new() -> Self {
+        let environment = Environment {
+            variables: std::collections::BTreeMap::new(),
+            processors: 8,
+            memory: Size::gibibytes(32),
+        };
+        Self { directory: tempfile::tempdir().unwrap(), environment }
+    }
+
+    fn with(variables: &[(&str, &str)]) -> Self {
+        let mut place = Self::new();
+        place.set(variables);
+        place
+    }
+
+    fn set(&mut self, variables: &[(&str, &str)]) {
+        let pairs = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        self.environment.variables.extend(pairs);
+    }
+
+    fn file(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = self.directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    fn load(&self, text: &str) -> Result<Settings, ConfigError> {
+        let path = self.file("mayfly.toml", text, 0o644);
+        Settings::load(Some(&path), &self.environment)
+    }
+
+    fn refusal(&self, text: &str) -> String {
+        let error = self.load(text).unwrap_err();
+        assert_eq!(error.code(), Code::BadConfiguration, "{error}");
+        chain(&error).replace(&format!("{}/", self.directory.path().display()), "")
+    }
+}
+
+fn token(settings: &Settings) -> (&str, &str) {
+    match &settings.github.as_ref().unwrap().credentials {
+        Credentials::Token(secret) => (secret.value.expose_secret(), &secret.source),
+        Credentials::App(_) => panic!("an App"),
+    }
+}
+
+const ORGANIZATION: &str = "[github]\nurl = \"https://github.com/acme\"\n";
+
+#[test]
+fn without_anything_there_is_one_pool_for_local_jobs() {
+    let settings = Settings::load(None, &Place::new().environment).unwrap();
+    assert!(settings.github.is_none());
+    let pool = settings.pool("default").unwrap();
+    assert_eq!((pool.trigger, pool.egress.name.as_str()), (Trigger::None, "github"));
+    assert_eq!((pool.cpus, pool.max, pool.min_idle), (1, 8, 1));
+    assert_eq!(settings.host.memory.to_string(), "28.8 GiB");
+}
+
+#[test]
+fn the_variables_of_a_plain_container_work_alone() {
+    let place = Place::with(&[
+        ("GITHUB_REPOSITORY", "acme/site"),
+        ("GITHUB_TOKEN", "ghp_secret\n"),
+        ("NUM_CPUS", "4"),
+        ("MEMORY_ALLOC", "8192"),
+        ("https_proxy", "http://proxy.example.com:3128"),
+        ("no_proxy", "localhost"),
+    ]);
+    let settings = Settings::load(None, &place.environment).unwrap();
+    assert_eq!(token(&settings), ("ghp_secret", "GITHUB_TOKEN"));
+    let github = settings.github.as_ref().unwrap();
+    assert_eq!(github.url(), "https://github.com/acme/site");
+    assert_eq!(github.repositories.len(), 1);
+    let pool = settings.pool("default").unwrap();
+    assert_eq!((pool.cpus, pool.memory, pool.max), (4, Size::gibibytes(8), 2));
+    assert_eq!((pool.trigger, pool.labels[0].as_str()), (Trigger::Auto, "self-hosted"));
+    assert_eq!(pool.egress.parent.as_ref().unwrap().port, 3128);
+    assert_eq!(settings.warnings.len(), 1, "{:?}", settings.warnings);
+}
+
+#[test]
+fn a_repository_may_be_an_address_and_a_wrong_variable_is_named() {
+    let mut place =
+        Place::with(&[("GITHUB_REPOSITORY", "https://git.example.com/a/b"), ("GITHUB_TOKEN", "x")]);
+    let settings = Settings::load(None, &place.environment).unwrap();
+    assert_eq!(settings.github.unwrap().api, "https://git.example.com/api/v3");
+    for (name, value) in [("NUM_CPUS", "many"), ("GITHUB_REPOSITORY", "a b"), ("https_proxy", "x")]
+    {
+        place.set(&[("NUM_CPUS", "1"), (name, value)]);
+        let error = chain(&Settings::load(None, &place.environment).unwrap_err());
+        assert!(error.contains(name) && error.contains(value), "{error}");
+        place.set(&[("GITHUB_REPOSITORY", "a/b")]);
+    }
+}
+
+#[test]
+fn variables_go_over_the_file_and_errors_tell_which_it_was() {
+    let mut place = Place::with(&[("MAYFLY_HOST__CPUS", "3"), ("MAYFLY_HOST__MEMORY", "6G")]);
+    let settings = place.load("[host]\ncpus = 2\ndrain = \"5m\"").unwrap();
+    assert_eq!((settings.host.cpus, settings.host.memory), (3, Size::gibibytes(6)));
+    assert_eq!(settings.host.drain, Duration::from_secs(300));
+    place.set(&[("MAYFLY_HOST__CPUS", "0")]);
+    let error = place.refusal("[host]\ncpus = 2");
+    assert_eq!(
+        error,
+        "MAYFLY_HOST__CPUS: host.cpus = \"0\" can't be used: it must be from 1 to 65536"
+    );
+    place.set(&[("MAYFLY_HOST__CPUS", "lots")]);
+    let error = place.refusal("");
+    assert!(error.starts_with("MAYFLY_HOST__CPUS: host.cpus: "), "{error}");
+    assert!(error.contains("lots"), "{error}");
+}
+
+#[test]
+fn unknown_keys_are_refused_with_their_place() {
+    for (text, expected) in [
+        ("hots = 1", "mayfly.toml: hots: "),
+        ("[host]\ncpu = 1", "mayfly.toml: host.cpu: "),
+        ("[[pool]]\nname = 'a'\n[[pool]]\nname = 'b'\nlabel = 'x'", "mayfly.toml: pool[1].label: "),
+        ("[[pool]]\nname = 'a'\ndeadlines = { bot = '1s' }", "mayfly.toml: pool[0].deadlines.bot"),
+        ("[egress.policy.ci]\nallows = []", "mayfly.toml: egress.policy.ci.allows: "),
+    ] {
+        let error = Place::new().refusal(text);
+        assert!(error.starts_with(expected), "{error}");
+    }
+    let error = Place::with(&[("MAYFLY_HOST__CPU", "1")]).refusal("");
+    assert!(error.starts_with("MAYFLY_HOST__CPU: host.cpu: "), "{error}");
+}
+
+#[test]
+fn values_of_another_kind_are_refused_with_their_place() {
+    for (text, expected) in [
+        ("[host]\nmemory = 'much'", "host.memory: \"much\" is no size"),
+        ("[host]\naccel = 'xen'", "host.accel: \"xen\": one of auto"),
+        ("[host]\ndrain = '5'", "host.drain: \"5\" is no duration"),
+        ("[github]\npoll = '15'", "github.poll: \"15\" is no duration"),
+        ("[host]\nlisten = '80'", "host.listen: "),
+        ("[[pool]]\nname = 'a'\nimage = 'A/b'", "pool[0].image: \"A/b\": "),
+        ("[[pool]]\nname = 'a'\ntrigger = 'cron'", "pool[0].trigger: "),
+        ("[[pool]]\nlabels = []", "pool[0]: missing field `name`"),
+    ] {
+        let error = Place::new().refusal(text);
+        assert!(error.contains(expected), "{error}");
+    }
+    let error = Place::new().refusal("[host]\ncpus = \n");
+    assert!(error.starts_with("mayfly.toml:2 is no TOML"), "{error}");
+}
+
+#[test]
+fn pools_that_can_not_be_are_refused() {
+    for (pool, expected) in [
+        ("name = 'A'", "pool[0].name = \"A\""),
+        ("name = 'a'\ncpus = 9", "pool[0].cpus = \"9\" can't be used: all microVMs together"),
+        ("name = 'a'\nmemory = '64G'", "pool[0].memory"),
+        ("name = 'a'\nmemory = '64M'", "a microVM needs at least 192 MiB"),
+        ("name = 'a'\nmin_idle = 3\nmax = 2", "it is more than max = 2"),
+        ("name = 'a'\nmax = 0", "pool[0].max = \"0\""),
+        ("name = 'a'\negress = 'ci'", "there is no such egress policy"),
+        ("name = 'a'\ntrigger = 'poll'", "it needs a [github] table"),
+        ("name = 'a'\nlabels = ['ubuntu-latest']", "pool[0].labels[0] = \"ubuntu-latest\""),
+        ("name = 'a'\nlabels = ['a b']", "a label has"),
+        ("name = 'a'\ndeadlines = { claim = '1s' }", "pool[0].deadlines.claim = \"1s\""),
+        ("name = 'a'\ndeadlines = { job = '6d' }", "it must be from 1s to 5days"),
+        ("name = 'a'\nhooks = { job_started = 'x' }", "a path must be absolute"),
+        ("name = 'a'\nenvironment = { '1A' = 'x' }", "no name of a variable"),
+        ("name = 'a'\nenvironment = { ACTIONS_RUNNER_INPUT_JITCONFIG = 'x' }", "sets that"),
+        ("name = 'a'\n[[pool]]\nname = 'a'", "pool[1].name = \"a\""),
+    ] {
+        let error = Place::new().refusal(&format!("[[pool]]\n{pool}"));
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_trigger_that_can_never_come_is_refused() {
+    let place = Place::with(&[("GITHUB_TOKEN", "x")]);
+    for (trigger, expected) in [
+        ("trigger = 'webhook'", "there is no [github.webhook]"),
+        ("trigger = 'poll'", "github.repositories is empty"),
+        ("trigger = 'always'\nmin_idle = 0", "pool[0].min_idle"),
+        ("trigger = 'scale-set'\nlabels = []", "pool[0].labels"),
+    ] {
+        let labels = if trigger.contains("labels") { "" } else { "labels = ['a']" };
+        let error =
+            place.refusal(&format!("{ORGANIZATION}[[pool]]\nname = 'a'\n{labels}\n{trigger}"));
+        assert!(error.contains(expected), "{error}");
+    }
+    let settings = place.load(&format!("{ORGANIZATION}[[pool]]\nname='a'\nlabels=['A','a']"));
+    let settings = settings.unwrap();
+    assert_eq!(settings.pools[0].labels, ["a"]);
+    assert!(settings.warnings[0].contains("trigger auto"), "{:?}", settings.warnings);
+}
+
+#[test]
+fn pools_that_share_labels_are_warned_about() {
+    let text = "[[pool]]\nname='a'\nlabels=['x','y']\n[[pool]]\nname='b'\nlabels=['Y']\n\
+                [[pool]]\nname='c'\nlabels=['z']";
+    let warnings = Place::new().load(text).unwrap().warnings;
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].starts_with("the pools a and b share the labels y"), "{warnings:?}");
+}
+
+#[test]
+fn the_socket_is_for_owner_and_group_only_and_tcp_needs_a_token() {
+    let place = Place::new();
+    assert_eq!(place.load("[host]\nsocket_mode = '0660'").unwrap().host.api.mode, 0o660);
+    for (text, expected) in [
+        ("socket_mode = '0666'", "host.socket_mode = \"0666\""),
+        ("socket_mode = 'rw'", "host.socket_mode"),
+        ("socket = 'api.sock'", "a path must be absolute"),
+        ("listen = '127.0.0.1:9000'", "host.token_file is missing"),
+        ("token_file = '/x'", "it has no effect: there is no host.listen"),
+        ("accel = 'tcg'", "no isolation boundary"),
+    ] {
+        let error = place.refusal(&format!("[host]\n{text}"));
+        assert!(error.contains(expected), "{error}");
+    }
+    let file = place.file("api-token", "0123456789abcdef", 0o600);
+    let text = format!("[host]\nlisten = '127.0.0.1:9000'\ntoken_file = {:?}", file.display());
+    assert!(place.load(&text).unwrap().host.api.tcp.is_some());
+}
+
+#[test]
+fn a_variable_with_one_underscore_too_few_is_warned_about() {
+    let place = Place::with(&[
+        ("MAYFLY_GITHUB_TOKEN", "x"),
+        ("MAYFLY_LOG", "x"),
+        ("MAYFLY_STATE_DIR", "x"),
+    ]);
+    let warnings = place.load("").unwrap().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("MAYFLY_GITHUB_TOKEN is no setting"));
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = Settings::load(Some("/nowhere/mayfly.toml".as_ref()), &Place::new().environment)
+        .unwrap_err();
+    assert_eq!(
+        (error.code(), error.to_string().as_str()),
+        (Code::NotFound, "can't read /nowhere/mayfly.toml")
+    );
+}
+
+#[test]
+fn the_intervals_of_asking_github_can_be_set_within_reason() {
+    let place = Place::with(&[("GITHUB_TOKEN", "ghp_secret")]);
+    let settings = place.load(ORGANIZATION).unwrap();
+    let github = settings.github.unwrap();
+    assert_eq!((github.poll, github.reconcile), (None, Duration::from_secs(300)));
+    let text = format!("{ORGANIZATION}poll = '5s'\nreconcile = '1m'\n");
+    let github = place.load(&text).unwrap().github.unwrap();
+    assert_eq!(github.poll, Some(Duration::from_secs(5)));
+    assert_eq!(github.reconcile, Duration::from_secs(60));
+    for key in ["poll", "reconcile"] {
+        let error = place.refusal(&format!("{ORGANIZATION}{key} = '2h'"));
+        assert!(error.contains(&format!("github.{key} = \"2h\"")), "{error}");
+    }
+}
