@@ -1,0 +1,269 @@
+//! What the service of scale sets says, read leniently.
+
+use std::time::SystemTime;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::github::job::{lenient, time};
+
+/// A scale set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScaleSet {
+    /// Its number.
+    pub id: u64,
+    /// Its name, unique in its group.
+    pub name: String,
+    /// The runner group's number.
+    pub group_id: u64,
+    /// Its labels.
+    pub labels: Vec<String>,
+}
+
+/// What the service counts. The wanted number of runners follows from `assigned_jobs`, never from
+/// counting messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct Statistics {
+    /// Jobs that a set may acquire.
+    #[serde(rename = "totalAvailableJobs")]
+    pub available_jobs: u32,
+    /// Jobs acquired and not yet assigned.
+    #[serde(rename = "totalAcquiredJobs")]
+    pub acquired_jobs: u32,
+    /// Jobs assigned to this set, running ones among them.
+    #[serde(rename = "totalAssignedJobs")]
+    pub assigned_jobs: u32,
+    /// Jobs that run.
+    #[serde(rename = "totalRunningJobs")]
+    pub running_jobs: u32,
+    /// Runners that are registered.
+    #[serde(rename = "totalRegisteredRunners")]
+    pub registered_runners: u32,
+    /// Runners with a job.
+    #[serde(rename = "totalBusyRunners")]
+    pub busy_runners: u32,
+    /// Runners without one.
+    #[serde(rename = "totalIdleRunners")]
+    pub idle_runners: u32,
+}
+
+/// One message: what happened since the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Its number, for acknowledging it.
+    pub id: u64,
+    /// What the service counted then.
+    pub statistics: Option<Statistics>,
+    /// What happened, in order.
+    pub items: Vec<Item>,
+}
+
+/// One thing that happened to a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// What.
+    pub kind: ItemKind,
+    /// The number that the service knows the job by.
+    pub request_id: u64,
+    /// The repository, `owner/name`.
+    pub repository: String,
+    /// The job's GUID; not the REST API's number.
+    pub job_id: String,
+    /// The job's name as shown.
+    pub name: String,
+    /// The workflow run's number, as in the REST API.
+    pub run_id: u64,
+    /// What `runs-on` asks for.
+    pub labels: Vec<String>,
+    /// When it was queued.
+    pub queued_at: Option<SystemTime>,
+    /// The runner's number, once one has it.
+    pub runner_id: Option<u64>,
+    /// That runner's name.
+    pub runner_name: Option<String>,
+    /// How it ended.
+    pub result: Option<String>,
+}
+
+/// What happened to a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ItemKind {
+    /// It may be acquired.
+    Available,
+    /// It is this set's.
+    Assigned,
+    /// A runner has it.
+    Started,
+    /// It is over; also said of an assignment that was taken back.
+    Completed,
+    /// Something that this version does not know.
+    Other(String),
+}
+
+/// A runner of a scale set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Its number.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// The scale set that it belongs to.
+    pub set: Option<u64>,
+}
+
+impl From<&str> for ItemKind {
+    fn from(text: &str) -> Self {
+        match text {
+            "JobAvailable" => Self::Available,
+            "JobAssigned" => Self::Assigned,
+            "JobStarted" => Self::Started,
+            "JobCompleted" => Self::Completed,
+            other => Self::Other(other.chars().take(64).collect()),
+        }
+    }
+}
+
+/// Why a message can't be read at all.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum MessageError {
+    #[error("the message's kind {0:?} is not known")]
+    Kind(String),
+    #[error("the message's body is no list of items")]
+    Body(#[source] serde_json::Error),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RawMessage {
+    message_id: u64,
+    #[serde(default)]
+    message_type: String,
+    #[serde(default, deserialize_with = "lenient")]
+    body: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    statistics: Option<Statistics>,
+}
+
+impl RawMessage {
+    pub(super) fn read(self) -> Result<Message, MessageError> {
+        if self.message_type != "RunnerScaleSetJobMessages" {
+            return Err(MessageError::Kind(self.message_type.chars().take(64).collect()));
+        }
+        let body = self.body.as_deref().filter(|body| !body.is_empty()).unwrap_or("[]");
+        // An item that can't be read is left out: the statistics count its job all the same.
+        let values: Vec<Value> = serde_json::from_str(body).map_err(MessageError::Body)?;
+        let items = values
+            .into_iter()
+            .filter_map(|value| serde_json::from_value::<RawItem>(value).ok().map(Item::from));
+        Ok(Message { id: self.message_id, statistics: self.statistics, items: items.collect() })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawItem {
+    message_type: String,
+    #[serde(default, deserialize_with = "lenient")]
+    runner_request_id: Option<u64>,
+    #[serde(default, deserialize_with = "lenient")]
+    owner_name: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    repository_name: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    job_id: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    job_display_name: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    workflow_run_id: Option<u64>,
+    #[serde(default, deserialize_with = "lenient")]
+    request_labels: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "lenient")]
+    queue_time: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    runner_id: Option<u64>,
+    #[serde(default, deserialize_with = "lenient")]
+    runner_name: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    result: Option<String>,
+}
+
+impl From<RawItem> for Item {
+    fn from(raw: RawItem) -> Self {
+        let owner = raw.owner_name.unwrap_or_default();
+        Self {
+            kind: raw.message_type.as_str().into(),
+            request_id: raw.runner_request_id.unwrap_or(0),
+            repository: format!("{owner}/{}", raw.repository_name.unwrap_or_default()),
+            job_id: raw.job_id.unwrap_or_default(),
+            name: raw.job_display_name.unwrap_or_default(),
+            run_id: raw.workflow_run_id.unwrap_or(0),
+            labels: raw.request_labels.unwrap_or_default(),
+            queued_at: raw.queue_time.as_deref().and_then(time),
+            runner_id: raw.runner_id.filter(|id| *id != 0),
+            runner_name: raw.runner_name.filter(|name| !name.is_empty()),
+            result: raw.result.filter(|result| !result.is_empty()),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RawSet {
+    id: u64,
+    name: String,
+    #[serde(default)]
+    runner_group_id: u64,
+    #[serde(default, deserialize_with = "lenient")]
+    labels: Option<Vec<RawLabel>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawLabel {
+    name: String,
+}
+
+impl From<RawSet> for ScaleSet {
+    fn from(raw: RawSet) -> Self {
+        let labels = raw.labels.unwrap_or_default().into_iter().map(|label| label.name);
+        Self { id: raw.id, name: raw.name, group_id: raw.runner_group_id, labels: labels.collect() }
+    }
+}
+
+/// A list, as the service gives it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Listed<T> {
+    pub(super) value: Vec<T>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_holds_its_items_in_a_string() {
+        let items = r#"[{"messageType":"JobAssigned","runnerRequestId":7,"ownerName":"octo",
+            "repositoryName":"hello","jobId":"4f1c","jobDisplayName":"build","workflowRunId":9,
+            "requestLabels":["mayfly"],"queueTime":"2026-05-01T10:00:00.5Z","runnerId":0},
+            {"messageType":"JobRenamed"}, 5]"#;
+        let message = serde_json::json!({
+            "messageId": 3, "messageType": "RunnerScaleSetJobMessages", "body": items,
+            "statistics": {"totalAssignedJobs": 2, "somethingNew": 1},
+        });
+        let message = serde_json::from_value::<RawMessage>(message).unwrap().read().unwrap();
+        assert_eq!(message.statistics.unwrap().assigned_jobs, 2);
+        let [assigned, renamed] = &message.items[..] else { panic!("{message:?}") };
+        assert_eq!(assigned.kind, ItemKind::Assigned);
+        assert_eq!((assigned.request_id, assigned.run_id), (7, 9));
+        assert_eq!((assigned.repository.as_str(), assigned.runner_id), ("octo/hello", None));
+        assert!(assigned.queued_at.is_some());
+        assert_eq!(renamed.kind, ItemKind::Other("JobRenamed".into()));
+    }
+
+    #[test]
+    fn a_message_of_another_kind_is_an_error() {
+        let message = serde_json::json!({"messageId": 3, "messageType": "Party", "body": "[]"});
+        let message = serde_json::from_value::<RawMessage>(message).unwrap().read();
+        assert!(matches!(message, Err(MessageError::Kind(kind)) if kind == "Party"));
+    }
+}

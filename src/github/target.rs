@@ -1,0 +1,254 @@
+//! What runners are registered for: an organisation, a repository or an enterprise, and where its
+//! API is.
+
+use std::fmt;
+use std::str::FromStr;
+
+use hyper::Uri;
+
+use crate::failure::{Code, Failure};
+
+/// The scope that runners are registered in, read from the address a person sees in a browser.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// `https://github.com`, `https://TENANT.ghe.com` or a server of one's own; no slash at its end.
+    origin: String,
+    /// What is registered for there.
+    pub scope: Scope,
+}
+
+/// Whose runners they are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// All repositories of an organisation that its runner groups admit.
+    Organisation(String),
+    /// One repository.
+    Repository(Repository),
+    /// All organisations of an enterprise that its runner groups admit.
+    Enterprise(String),
+}
+
+/// A repository's full name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Repository {
+    /// The user or organisation.
+    pub owner: String,
+    /// The name below it.
+    pub name: String,
+}
+
+/// The root of a REST API; no slash at its end.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ApiBase(String);
+
+/// Why an address can't be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TargetError {
+    /// It is no address.
+    #[error("{0:?} is no address such as https://github.com/ORGANISATION")]
+    NoAddress(String),
+    /// Credentials would travel in the clear.
+    #[error("{0:?} is not https, and its host is not a loopback address")]
+    Insecure(String),
+    /// The path names no scope.
+    #[error(
+        "{0:?} names no organisation, repository (OWNER/NAME) or enterprise (enterprises/NAME)"
+    )]
+    NoScope(String),
+    /// A name has characters that GitHub does not allow.
+    #[error("{0:?} is no repository such as OWNER/NAME")]
+    NoRepository(String),
+}
+
+impl Failure for TargetError {
+    fn code(&self) -> Code {
+        Code::BadConfiguration
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoRepository(_) => None,
+            _ => Some(
+                "Copy the address from a browser: https://github.com/ORGANISATION, \
+                 https://github.com/OWNER/REPOSITORY or https://github.com/enterprises/ENTERPRISE; \
+                 the same below the address of a server of your own."
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+impl Target {
+    /// The root of the API that belongs to this address: `api.github.com`, `api.TENANT.ghe.com`,
+    /// or `/api/v3` of any other server.
+    pub fn api(&self) -> ApiBase {
+        let (scheme, host) = self.origin.split_once("://").unwrap_or(("https", &self.origin));
+        ApiBase(if host == "github.com" || host.ends_with(".ghe.com") {
+            format!("{scheme}://api.{host}")
+        } else {
+            format!("{}/api/v3", self.origin)
+        })
+    }
+
+    /// The path under the API's root that this scope's calls start with, e.g. `/orgs/octo`.
+    pub(super) fn path(&self) -> String {
+        match &self.scope {
+            Scope::Organisation(name) => format!("/orgs/{name}"),
+            Scope::Repository(repository) => format!("/repos/{repository}"),
+            Scope::Enterprise(name) => format!("/enterprises/{name}"),
+        }
+    }
+
+    /// Whether this is GitHub's own service, whose rate limits are known to be on.
+    pub fn is_hosted(&self) -> bool {
+        self.origin == "https://github.com" || self.origin.ends_with(".ghe.com")
+    }
+}
+
+impl FromStr for Target {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        let (origin, path) = origin(text)?;
+        let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        let no_scope = || TargetError::NoScope(text.to_owned());
+        let scope = match segments[..] {
+            ["enterprises", name] if is_name(name) => Scope::Enterprise(name.to_owned()),
+            ["enterprises"] => return Err(no_scope()),
+            [name] if is_name(name) => Scope::Organisation(name.to_owned()),
+            [owner, name] => {
+                let name = name.strip_suffix(".git").unwrap_or(name);
+                let repository = format!("{owner}/{name}").parse().map_err(|_| no_scope())?;
+                Scope::Repository(repository)
+            }
+            _ => return Err(no_scope()),
+        };
+        Ok(Self { origin, scope })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.scope {
+            Scope::Organisation(name) => write!(formatter, "{}/{name}", self.origin),
+            Scope::Repository(repository) => write!(formatter, "{}/{repository}", self.origin),
+            Scope::Enterprise(name) => write!(formatter, "{}/enterprises/{name}", self.origin),
+        }
+    }
+}
+
+impl FromStr for Repository {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        match text.split_once('/') {
+            Some((owner, name)) if is_name(owner) && is_name(name) => {
+                Ok(Self { owner: owner.to_owned(), name: name.to_owned() })
+            }
+            _ => Err(TargetError::NoRepository(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.owner, self.name)
+    }
+}
+
+impl FromStr for ApiBase {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        let (origin, path) = origin(text)?;
+        Ok(Self(format!("{origin}{}", path.trim_end_matches('/'))))
+    }
+}
+
+impl ApiBase {
+    /// The address, without a slash at its end.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Splits an address into scheme and host, lower-cased, and the path.
+fn origin(text: &str) -> Result<(String, String), TargetError> {
+    let no_address = || TargetError::NoAddress(text.to_owned());
+    let uri: Uri = text.parse().map_err(|_| no_address())?;
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err(no_address());
+    };
+    if authority.as_str().contains('@') || uri.query().is_some() {
+        return Err(no_address());
+    }
+    match scheme {
+        "https" => {}
+        "http" if is_loopback(authority.host()) => {}
+        _ => return Err(TargetError::Insecure(text.to_owned())),
+    }
+    let origin = format!("{scheme}://{}", authority.as_str().to_ascii_lowercase());
+    Ok((origin, uri.path().to_owned()))
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// What owners and repositories are called; nothing that would need escaping in a path.
+fn is_name(text: &str) -> bool {
+    !matches!(text, "" | "." | "..")
+        && text.len() <= 100
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_names_its_scope_and_its_api() {
+        let table = [
+            ("https://github.com/octo", "/orgs/octo", "https://api.github.com"),
+            ("https://GitHub.com/octo/", "/orgs/octo", "https://api.github.com"),
+            ("https://github.com/octo/hello.git", "/repos/octo/hello", "https://api.github.com"),
+            ("https://github.com/enterprises/big", "/enterprises/big", "https://api.github.com"),
+            ("https://octo.ghe.com/octo", "/orgs/octo", "https://api.octo.ghe.com"),
+            ("https://git.example.com/octo", "/orgs/octo", "https://git.example.com/api/v3"),
+            ("http://127.0.0.1:8080/o/r", "/repos/o/r", "http://127.0.0.1:8080/api/v3"),
+            ("http://[::1]:80/o", "/orgs/o", "http://[::1]:80/api/v3"),
+        ];
+        for (text, path, api) in table {
+            let target: Target = text.parse().unwrap();
+            assert_eq!((target.path().as_str(), target.api().as_str()), (path, api), "{text}");
+            assert_eq!(target.to_string().parse::<Target>().unwrap(), target);
+        }
+    }
+
+    #[test]
+    fn an_address_that_would_leak_or_mislead_is_refused() {
+        for text in [
+            "http://github.com/octo",
+            "ftp://github.com/octo",
+            "github.com/octo",
+            "https://token@github.com/octo",
+            "https://github.com/",
+            "https://github.com/enterprises",
+            "https://github.com/a/b/c",
+            "https://github.com/a/..",
+            "https://github.com/a%2fb",
+            "https://github.com/octo?x=y",
+        ] {
+            assert!(text.parse::<Target>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_api_base_of_ones_own_needs_https_or_loopback() {
+        let base: ApiBase = "http://127.0.0.1:9/".parse().unwrap();
+        assert_eq!(base.as_str(), "http://127.0.0.1:9");
+        assert!("http://192.0.2.1/".parse::<ApiBase>().is_err());
+    }
+}

@@ -1,0 +1,349 @@
+//! The client against a server that answers by a script.
+
+use std::time::{Duration, SystemTime};
+
+use secrecy::ExposeSecret;
+use serde_json::json as value;
+
+use super::testing::{Reply, Server, empty, json};
+use super::*;
+use crate::failure::Failure;
+
+const JIT: &str = "eyJzZWNyZXQiOiJqaXQifQ==";
+
+fn minted() -> Reply {
+    json(201, value!({ "runner": { "id": 23, "name": "m-1" }, "encoded_jit_config": JIT }))
+}
+
+fn token(text: &str) -> Reply {
+    json(201, value!({ "token": text, "expires_at": "2099-01-01T00:00:00Z" }))
+}
+
+async fn mint(client: &Client) -> Result<Minted, CallError> {
+    client.mint("m-1", None, &["mayfly".to_owned()], "_work").await
+}
+
+/// What one answer to a mint at a repository becomes.
+async fn end_of_mint(reply: Reply) -> CallError {
+    let server = Server::start(vec![reply]).await;
+    let error = mint(&server.client("octo/hello")).await.expect_err("it failed");
+    assert_eq!(server.seen().await.len(), 1, "a call that failed was sent again");
+    error
+}
+
+#[tokio::test]
+async fn a_mint_is_the_call_that_github_describes() {
+    let server = Server::start(vec![minted()]).await;
+    let made = mint(&server.client("octo/hello")).await.unwrap();
+    assert_eq!((made.runner_id, made.jit_config.expose_secret()), (23, JIT));
+    assert!(!format!("{made:?}").contains(JIT));
+    let seen = server.seen().await;
+    assert_eq!(seen[0].line, "POST /repos/octo/hello/actions/runners/generate-jitconfig");
+    assert_eq!(
+        seen[0].json(),
+        value!({"name": "m-1", "runner_group_id": 1, "labels": ["mayfly"], "work_folder": "_work"})
+    );
+    for (name, expected) in [
+        ("authorization", "Bearer ghp_verysecret"),
+        ("accept", "application/vnd.github+json"),
+        ("x-github-api-version", "2022-11-28"),
+        ("content-type", "application/json"),
+    ] {
+        assert_eq!(seen[0].header(name), Some(expected));
+    }
+    assert!(seen[0].header("user-agent").unwrap().starts_with("mayfly/"));
+}
+
+#[tokio::test]
+async fn an_organisations_group_is_looked_up_once_and_over_pages() {
+    let page = |groups| json(200, value!({ "total_count": 2, "runner_groups": groups }));
+    let link = "<{HERE}/orgs/octo/actions/runner-groups?per_page=100&page=2>; rel=\"next\"";
+    let server = Server::start(vec![
+        page(value!([{ "id": 4, "name": "Default", "default": true }])).with("link", link),
+        page(value!([{ "id": 9, "name": "Builders", "default": false }])),
+        minted(),
+        minted(),
+    ])
+    .await;
+    let client = server.client("octo");
+    client.mint("m-1", Some("builders"), &["mayfly".to_owned()], "_work").await.unwrap();
+    mint(&client).await.unwrap();
+    let seen = server.seen().await;
+    assert_eq!(seen[1].line, "GET /orgs/octo/actions/runner-groups?per_page=100&page=2");
+    assert_eq!(seen[2].json()["runner_group_id"], 9);
+    assert_eq!(seen[3].json()["runner_group_id"], 4);
+}
+
+#[tokio::test]
+async fn how_a_mint_ended_tells_what_may_have_happened() {
+    let words = |status, words: &str| json(status, value!({ "message": words }));
+    let taken = end_of_mint(words(409, "already exists")).await;
+    assert!(matches!(taken, CallError::NameTaken { .. }), "{taken}");
+    let refused = end_of_mint(words(422, "labels")).await;
+    assert!(matches!(refused, CallError::Refused { status: 422, .. }), "{refused}");
+    let right = end_of_mint(words(403, "Resource not accessible by integration")).await;
+    assert!(matches!(right, CallError::Refused { status: 403, .. }), "{right}");
+    assert!(right.hint().unwrap().contains("Administration: write"));
+    let missing = end_of_mint(words(404, "Not Found")).await;
+    assert!(matches!(missing, CallError::NotFound { .. }), "{missing}");
+    let expired = end_of_mint(words(401, "Bad credentials")).await;
+    assert!(matches!(expired, CallError::Unauthorized { .. }), "{expired}");
+    let whole = value!({ "runner": { "id": 1 }, "encoded_jit_config": JIT }).to_string();
+    for unclear in [
+        empty(500),
+        empty(502),
+        empty(201),
+        Reply::Silence,
+        Reply::Cut(201, whole),
+        json(201, value!({ "encoded_jit_config": JIT })),
+    ] {
+        let error = end_of_mint(unclear.clone()).await;
+        assert!(matches!(error, CallError::Ambiguous { .. }), "{unclear:?}: {error:?}");
+        let text = format!("{error:?} {}", crate::failure::chain(&error));
+        assert!(!text.contains(JIT) && !text.contains("verysecret"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_refused_sent_nothing() {
+    let server = Server::start(vec![]).await;
+    let client = server.client("octo/hello");
+    server.seen().await; // The listener is closed now.
+    let error = mint(&client).await.expect_err("nobody listens");
+    assert!(matches!(error, CallError::NotSent { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn after_a_rate_limit_nothing_is_sent_until_then() {
+    let limit = value!({ "message": "You have exceeded a secondary rate limit" });
+    for reply in [empty(429), json(403, limit), empty(403).with("retry-after", "77")] {
+        let server = Server::start(vec![reply]).await;
+        let client = server.client("octo/hello");
+        for _ in 0..3 {
+            let error = mint(&client).await.expect_err("it is limited");
+            let CallError::RateLimited { until, .. } = error else { panic!("{error:?}") };
+            assert!(until > SystemTime::now() + Duration::from_secs(30));
+        }
+        assert_eq!(server.seen().await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_limit_of_one_kind_of_call_leaves_the_others_free() {
+    let reset = SystemTime::now() + Duration::from_secs(300);
+    let reset = reset.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs().to_string();
+    let limited = empty(403)
+        .with("x-ratelimit-limit", "1500")
+        .with("x-ratelimit-remaining", "0")
+        .with("x-ratelimit-reset", reset)
+        .with("x-ratelimit-resource", "actions_runner_registration");
+    let server = Server::start(vec![limited, json(200, value!({ "runners": [] }))]).await;
+    let client = server.client("octo/hello");
+    assert!(matches!(mint(&client).await, Err(CallError::RateLimited { .. })));
+    assert_eq!(client.runners().await.unwrap(), []);
+    assert_eq!(client.rate(), None);
+    server.seen().await;
+}
+
+#[tokio::test]
+async fn an_app_finds_its_installation_and_asks_for_few_rights() {
+    let server =
+        Server::start(vec![json(200, value!({ "id": 5 })), token("ghs_one"), minted()]).await;
+    mint(&server.app("octo/hello", None)).await.unwrap();
+    let seen = server.seen().await;
+    assert_eq!(seen[0].line, "GET /repos/octo/hello/installation");
+    assert_eq!(seen[0].header("authorization").unwrap().split('.').count(), 3);
+    assert_eq!(seen[1].line, "POST /app/installations/5/access_tokens");
+    let permissions = value!({"administration": "write", "actions": "read", "metadata": "read"});
+    let expected = value!({ "permissions": permissions, "repositories": ["hello"] });
+    assert_eq!(seen[1].json(), expected);
+    assert_eq!(seen[2].header("authorization"), Some("Bearer ghs_one"));
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_is_renewed_once() {
+    let bad = || json(401, value!({ "message": "Bad credentials" }));
+    let script = vec![token("ghs_one"), bad(), token("ghs_two"), minted()];
+    let server = Server::start(script).await;
+    mint(&server.app("octo/hello", Some(5))).await.unwrap();
+    assert_eq!(server.seen().await[3].header("authorization"), Some("Bearer ghs_two"));
+
+    let server = Server::start(vec![token("ghs_one"), bad(), token("ghs_two"), bad()]).await;
+    let end = mint(&server.app("octo/hello", Some(5))).await;
+    assert!(matches!(end, Err(CallError::Unauthorized { .. })));
+    server.seen().await;
+}
+
+#[tokio::test]
+async fn a_token_near_its_end_is_renewed_before_use_and_once_for_all() {
+    let soon = SystemTime::now() + Duration::from_secs(60);
+    let soon = humantime::format_rfc3339_seconds(soon).to_string();
+    let old = json(201, value!({ "token": "ghs_old", "expires_at": soon }));
+    let none = || json(200, value!({ "runners": [] }));
+    let script = vec![old, none(), token("ghs_new"), none(), none()];
+    let server = Server::start(script).await;
+    let client = server.app("octo/hello", Some(5));
+    client.runners().await.unwrap();
+    let (first, second) = tokio::join!(client.runners(), client.runners());
+    assert!(first.is_ok() && second.is_ok());
+    let seen = server.seen().await;
+    assert_eq!(seen[3].header("authorization"), Some("Bearer ghs_new"));
+    assert_eq!(seen[4].header("authorization"), Some("Bearer ghs_new"));
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_corrected_by_githubs() {
+    let theirs = SystemTime::now() + Duration::from_secs(3 * 3600);
+    let date = httpdate::fmt_http_date(theirs);
+    let refused = json(401, value!({ "message": "'Issued at' claim is too old" }));
+    let server =
+        Server::start(vec![refused.with("date", date.as_str()), token("ghs"), minted()]).await;
+    mint(&server.app("octo/hello", Some(5))).await.unwrap();
+    let seen = server.seen().await;
+    let jwt = seen[1].header("authorization").unwrap().split('.').nth(1).unwrap().to_owned();
+    let claims = data_encoding::BASE64URL_NOPAD.decode(jwt.as_bytes()).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    let theirs = theirs.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    assert!(claims["iat"].as_u64().unwrap().abs_diff(theirs - 60) < 30);
+}
+
+#[tokio::test]
+async fn runners_are_found_over_pages_and_by_their_exact_name() {
+    let runner = |id: u64, name: &str| value!({ "id": id, "name": name, "os": "linux", "status": "online", "busy": id == 2, "labels": [{ "name": "mayfly" }] });
+    let link = "<{HERE}/orgs/octo/actions/runners?per_page=100&page=2>; rel=\"next\"";
+    let page = |runners| json(200, value!({ "total_count": 2, "runners": runners }));
+    let server = Server::start(vec![
+        page(value!([runner(1, "m-1")])).with("link", link),
+        page(value!([runner(2, "m-2")])),
+        page(value!([runner(3, "m-10"), runner(1, "m-1")])),
+    ])
+    .await;
+    let client = server.client("octo");
+    let all = client.runners().await.unwrap();
+    assert_eq!(all.iter().map(|runner| runner.busy).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(client.runner_by_name("m-1").await.unwrap().unwrap().id, 1);
+    assert!(server.seen().await[2].line.ends_with("?per_page=100&name=m-1"));
+}
+
+#[tokio::test]
+async fn credentials_follow_no_page_to_another_host() {
+    let link = "<https://elsewhere.example/runners>; rel=\"next\"";
+    let page = json(200, value!({ "total_count": 200, "runners": [] })).with("link", link);
+    let server = Server::start(vec![page]).await;
+    assert_eq!(server.client("octo").runners().await.unwrap(), []);
+    server.seen().await;
+}
+
+#[tokio::test]
+async fn deleting_tells_deleted_gone_and_busy_apart() {
+    let server = Server::start(vec![empty(204), empty(404), empty(422), empty(500)]).await;
+    let client = server.client("octo");
+    assert_eq!(client.delete_runner(7).await.unwrap(), Removal::Deleted);
+    assert_eq!(client.delete_runner(7).await.unwrap(), Removal::Gone);
+    assert_eq!(client.delete_runner(7).await.unwrap(), Removal::Busy);
+    assert!(matches!(client.delete_runner(7).await, Err(CallError::Ambiguous { .. })));
+    assert_eq!(server.seen().await[0].line, "DELETE /orgs/octo/actions/runners/7");
+}
+
+#[tokio::test]
+async fn a_poll_counts_queued_jobs_and_asks_only_for_what_changed() {
+    let runs = |ids: &[u64]| {
+        let runs: Vec<_> = ids.iter().map(|id| value!({ "id": id })).collect();
+        json(200, value!({ "total_count": ids.len(), "workflow_runs": runs }))
+    };
+    let job = |id: u64, status: &str| value!({ "id": id, "run_id": 1, "run_attempt": 2, "status": status, "labels": ["mayfly"], "name": "build", "runner_name": (status == "in_progress").then_some("m-7") });
+    let jobs = json(
+        200,
+        value!({ "total_count": 4, "jobs": [job(11, "queued"), job(12, "in_progress"), job(13, "waiting"), job(14, "completed")] }),
+    );
+    let server = Server::start(vec![
+        runs(&[1]).with("etag", "\"a\""),
+        runs(&[1]).with("etag", "\"b\""),
+        jobs.with("etag", "W/\"c\""),
+        empty(304),
+        empty(304),
+        empty(304),
+    ])
+    .await;
+    let client = server.client("octo");
+    let repositories = ["octo/hello".parse().unwrap()];
+    for round in 0..2 {
+        let snapshot = client.waiting_jobs(&repositories).await;
+        assert!(snapshot.problems.is_empty(), "{:?}", snapshot.problems);
+        assert_eq!(snapshot.calls, 3);
+        let [queued] = &snapshot.queued[..] else { panic!("round {round}: {snapshot:?}") };
+        assert_eq!((queued.id, queued.attempt, queued.repository.as_str()), (11, 2, "octo/hello"));
+        assert_eq!(snapshot.in_progress[0].runner_name.as_deref(), Some("m-7"));
+    }
+    let seen = server.seen().await;
+    assert_eq!(seen[0].line, "GET /repos/octo/hello/actions/runs?status=queued&per_page=100");
+    assert_eq!(
+        seen[2].line,
+        "GET /repos/octo/hello/actions/runs/1/jobs?filter=latest&per_page=100"
+    );
+    assert_eq!(seen[2].header("if-none-match"), None);
+    assert_eq!(seen[5].header("if-none-match"), Some("W/\"c\""));
+}
+
+#[tokio::test]
+async fn a_page_that_does_not_come_is_asked_for_again() {
+    let none = || json(200, value!({ "total_count": 0, "workflow_runs": [] }));
+    let server = Server::start(vec![empty(502), none(), none()]).await;
+    let snapshot = server.client("octo").waiting_jobs(&["octo/hello".parse().unwrap()]).await;
+    assert!(snapshot.problems.is_empty(), "{:?}", snapshot.problems);
+    assert_eq!(snapshot.calls, 3);
+    server.seen().await;
+}
+
+#[tokio::test]
+async fn one_repository_that_fails_hides_no_other() {
+    let none = || json(200, value!({ "total_count": 0, "workflow_runs": [] }));
+    let server = Server::start(vec![empty(404), none(), none()]).await;
+    let repositories = ["octo/gone".parse().unwrap(), "octo/hello".parse().unwrap()];
+    let snapshot = server.client("octo").waiting_jobs(&repositories).await;
+    let [(repository, error)] = &snapshot.problems[..] else { panic!("{snapshot:?}") };
+    assert_eq!(repository.to_string(), "octo/gone");
+    assert!(error.hint().unwrap().contains("Actions: read"));
+    server.seen().await;
+}
+
+#[tokio::test]
+async fn missed_deliveries_are_found_and_asked_for_again() {
+    let delivery = |id: u64, at: &str, code: u16| value!({ "id": id, "guid": "g-1", "delivered_at": at, "redelivery": false, "event": "workflow_job", "status_code": code });
+    let page = json(
+        200,
+        value!([
+            delivery(9, "2026-05-02T00:00:00Z", 502),
+            delivery(8, "2026-04-01T00:00:00Z", 200)
+        ]),
+    );
+    let server = Server::start(vec![page, json(202, value!({}))]).await;
+    let credentials = Credentials::Token("ghp_x".into());
+    let settings = Settings { hook: Some(Hook::Id(3)), ..server.settings("octo", credentials) };
+    let client = Client::new(&settings).unwrap();
+    let since = humantime::parse_rfc3339("2026-05-01T00:00:00Z").unwrap();
+    let found = client.deliveries(since).await.unwrap();
+    assert_eq!(found.iter().map(|one| (one.id, one.arrived())).collect::<Vec<_>>(), [(9, false)]);
+    client.redeliver(9).await.unwrap();
+    let seen = server.seen().await;
+    assert_eq!(seen[0].line, "GET /orgs/octo/hooks/3/deliveries?per_page=100");
+    assert_eq!(seen[1].line, "POST /orgs/octo/hooks/3/deliveries/9/attempts");
+}
+
+#[tokio::test]
+async fn https_goes_through_the_proxy_and_loopback_http_does_not() {
+    let proxy = Server::start(vec![empty(407)]).await;
+    let proxies = Proxies::new(&proxy.address, "");
+    let target: Target = "https://git.example.com/octo".parse().unwrap();
+    let credentials = Credentials::Token("ghp_x".into());
+    let settings = Settings { proxies: proxies.clone(), ..Settings::new(target, credentials) };
+    let error = Client::new(&settings).unwrap().runners().await.expect_err("the proxy refuses");
+    assert!(matches!(error, CallError::NotSent { .. }), "{error:?}");
+    assert_eq!(proxy.seen().await[0].line, "CONNECT git.example.com:443");
+
+    let server = Server::start(vec![json(200, value!({ "runners": [] }))]).await;
+    let credentials = Credentials::Token("ghp_x".into());
+    let settings = Settings { proxies, ..server.settings("octo", credentials) };
+    assert_eq!(Client::new(&settings).unwrap().runners().await.unwrap(), []);
+    server.seen().await;
+}

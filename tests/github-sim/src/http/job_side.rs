@@ -1,0 +1,110 @@
+//! What the stand-in runner in the guest asks. A protocol of our own, in plain text, so that a
+//! shell script can speak it.
+//!
+//! | call | body | answer |
+//! |---|---|---|
+//! | `POST session` | | 200; 401 expired or unknown, 404 gone, 409 a session is there |
+//! | `GET message` (long poll) | | 200 with the job, 204 none yet, 404 the registration is gone |
+//! | `POST started?run=ID` | | 200; 409 another run of this job was started |
+//! | `POST log` | text | 200 |
+//! | `POST renew` | | 200 with `cancel` or `go on` |
+//! | `POST completed?result=success` | | 200 |
+//! | `DELETE session` | | 200 |
+//!
+//! A job is lines of a word and a value: `job NUMBER`, `name TEXT`, and for each step `step BASE64`.
+
+use data_encoding::BASE64;
+
+use super::{Answer, Asking, Reply, Request};
+use crate::state::State;
+use crate::state::jobs::{Conclusion, Job};
+use crate::state::runners::Rejected;
+use crate::time::Millis;
+
+/// More than this is not kept of a job's log, in bytes.
+const LONGEST_LOG: usize = 4 << 20;
+
+/// A call below `_sim/runner`.
+pub(super) fn answer(
+    state: &mut State,
+    request: &Request,
+    parts: &[&str],
+    asking: Asking,
+    now: Millis,
+) -> Answer {
+    let Some(credential) = request.token(&["bearer"]).map(str::to_owned) else {
+        return rejected(Rejected::Unauthorized).into();
+    };
+    match (request.method.as_str(), parts) {
+        ("POST", ["session"]) => match state.connect(&credential, now) {
+            Ok(_) => return Reply::text(200, "connected\n").into(),
+            Err(why) => return rejected(why).into(),
+        },
+        ("DELETE", ["session"]) => match state.disconnect(&credential, now) {
+            Ok(()) => return Reply::text(200, "bye\n").into(),
+            Err(why) => return rejected(why).into(),
+        },
+        _ => {}
+    }
+    let runner = match state.heard(&credential, now) {
+        Ok(runner) => runner,
+        Err(why) => return rejected(why).into(),
+    };
+    state.assign_jobs(now);
+    let Some(id) = state.runners.get(&runner).and_then(|runner| runner.job) else {
+        return match parts {
+            ["message"] if !asking.over => Answer::Wait,
+            _ => Reply::empty(204).into(),
+        };
+    };
+    let Some(job) = state.jobs.get_mut(&id) else { return Reply::not_found().into() };
+    match (request.method.as_str(), parts) {
+        ("GET", ["message"]) => Reply::text(200, order(job)).into(),
+        ("POST", ["started"]) => started(job, &request.parameter("run").unwrap_or_default()).into(),
+        ("POST", ["log"]) => {
+            if job.log.len() < LONGEST_LOG {
+                job.log.push_str(&String::from_utf8_lossy(&request.body));
+            }
+            Reply::text(200, "kept\n").into()
+        }
+        ("POST", ["renew"]) => {
+            Reply::text(200, if job.cancel_wanted { "cancel" } else { "go on" }).into()
+        }
+        ("POST", ["completed"]) => {
+            let conclusion = match request.parameter("result").as_deref() {
+                Some("success") => Conclusion::Success,
+                Some("cancelled") => Conclusion::Cancelled,
+                _ => Conclusion::Failure,
+            };
+            state.complete(id, conclusion, None, now);
+            Reply::text(200, "noted\n").into()
+        }
+        _ => Reply::not_found().into(),
+    }
+}
+
+fn rejected(why: Rejected) -> Reply {
+    match why {
+        Rejected::Unauthorized => Reply::text(401, "the configuration has expired\n"),
+        Rejected::Gone => Reply::text(404, "the registration is gone\n"),
+        Rejected::Conflict => Reply::text(409, "there is a session already\n"),
+    }
+}
+
+/// A job as the runner reads it.
+fn order(job: &Job) -> String {
+    let steps = job.steps.iter().map(|step| format!("step {}\n", BASE64.encode(step.as_bytes())));
+    format!("job {}\nname {}\n{}", job.id, job.name, steps.collect::<String>())
+}
+
+/// Counts a run once, however often its report comes.
+fn started(job: &mut Job, run: &str) -> Reply {
+    if job.started_runs.iter().any(|known| known == run) {
+        return Reply::text(200, "known\n");
+    }
+    job.started_runs.push(run.to_owned());
+    if job.started_runs.len() > 1 {
+        return Reply::text(409, "the job was started before\n");
+    }
+    Reply::text(200, "go\n")
+}
