@@ -1,0 +1,306 @@
+//! The audit log: a chain in which each entry carries the hash of the one before.
+//!
+//! The hash is SHA-256 over the hash before and the entry's fields, each preceded by its length,
+//! so that no two different entries are the same bytes. Changing, removing, inserting or
+//! reordering entries breaks the chain at that place; removing the last ones is seen by the head
+//! that the ledger keeps beside the chain.
+//!
+//! What it can't show: someone who may write the file can cut the end *and* the head, or write a
+//! whole new chain. Against that the [`Head`] is to be kept elsewhere now and then: a chain that
+//! does not contain it has been rewritten.
+
+use std::fmt;
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+use serde::{Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+
+use super::error::LedgerError;
+use super::{Reader, Time};
+
+/// Who made the changes: all are the daemon's.
+pub(super) const ACTOR: &str = "daemon";
+/// Distinguishes these hashes from all others; with the version of the encoding.
+const DOMAIN: &[u8] = b"mayfly audit 1\0";
+const HEAD: &str = "audit_head";
+
+/// A link of the chain: SHA-256.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Hash([u8; 32]);
+
+impl Hash {
+    /// What comes before the first entry.
+    const NONE: Self = Self([0; 32]);
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Hash({self})")
+    }
+}
+
+impl Serialize for Hash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// An entry to be appended.
+pub(super) struct Entry<'a> {
+    pub(super) time: Time,
+    pub(super) actor: &'a str,
+    pub(super) action: &'a str,
+    pub(super) subject: &'a str,
+    /// JSON.
+    pub(super) detail: &'a str,
+}
+
+impl Entry<'_> {
+    fn hash(&self, sequence: i64, previous: Hash) -> Hash {
+        let mut hasher = Sha256::new();
+        hasher.update(DOMAIN);
+        hasher.update(previous.0);
+        hasher.update(sequence.to_be_bytes());
+        hasher.update(self.time.0.to_be_bytes());
+        for field in [self.actor, self.action, self.subject, self.detail] {
+            hasher.update((field.len() as u64).to_be_bytes());
+            hasher.update(field);
+        }
+        Hash(hasher.finalize().into())
+    }
+}
+
+/// The end of the chain: `SEQUENCE:HASH` as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Head {
+    /// The last entry's place; 0 where there is none.
+    pub sequence: u64,
+    /// Its hash.
+    pub hash: Hash,
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}", self.sequence, self.hash)
+    }
+}
+
+/// A text that is no head.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no head of an audit log; it is written SEQUENCE:HASH")]
+pub struct NotAHead(String);
+
+impl std::str::FromStr for Head {
+    type Err = NotAHead;
+
+    fn from_str(text: &str) -> Result<Self, NotAHead> {
+        let parse = || {
+            let (sequence, hash) = text.split_once(':')?;
+            let hash = data_encoding::HEXLOWER.decode(hash.as_bytes()).ok()?;
+            Some(Self { sequence: sequence.parse().ok()?, hash: Hash(hash.try_into().ok()?) })
+        };
+        parse().ok_or_else(|| NotAHead(text.to_owned()))
+    }
+}
+
+/// The chain does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// This entry is missing: what follows is there.
+    #[error("entry {0} of the audit log is missing")]
+    Missing(u64),
+    /// This entry does not carry the hash of the one before.
+    #[error("entry {0} of the audit log does not follow from the one before")]
+    Unlinked(u64),
+    /// This entry is not what its hash says.
+    #[error("entry {0} of the audit log was changed")]
+    Changed(u64),
+    /// The chain is not as long as it was, or was not written by the ledger.
+    #[error("the audit log ends at entry {found}; the ledger's head is {head}")]
+    Cut {
+        /// Where the chain ends.
+        found: u64,
+        /// Where it should.
+        head: u64,
+    },
+    /// The chain never had this head.
+    #[error("the audit log does not contain {0}: it was rewritten or cut")]
+    Rewritten(Head),
+}
+
+/// An audit log is broken, or can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// It is broken.
+    #[error(transparent)]
+    Broken(#[from] Broken),
+    /// It can't be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl crate::failure::Failure for VerifyError {
+    fn code(&self) -> crate::failure::Code {
+        match self {
+            Self::Broken(_) => crate::failure::Code::BadData,
+            Self::Ledger(error) => error.code(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Broken(_) => None,
+            Self::Ledger(error) => error.hint(),
+        }
+    }
+}
+
+/// An entry, for export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// Its place.
+    pub sequence: u64,
+    /// When.
+    pub time: Time,
+    /// Who.
+    pub actor: String,
+    /// What was done.
+    pub action: String,
+    /// To what.
+    pub subject: String,
+    /// The rest, as JSON.
+    pub detail: String,
+    /// The hash of the entry before.
+    pub previous: Hash,
+    /// Its own hash.
+    pub hash: Hash,
+}
+
+impl Line {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            sequence: row.get(0)?,
+            time: row.get(1)?,
+            actor: row.get(2)?,
+            action: row.get(3)?,
+            subject: row.get(4)?,
+            detail: row.get(5)?,
+            previous: Hash(row.get(6)?),
+            hash: Hash(row.get(7)?),
+        })
+    }
+
+    /// Whether it follows from the entry before and is what its hash says.
+    fn check(&self, before: Head) -> Result<Head, Broken> {
+        if self.sequence != before.sequence + 1 {
+            return Err(Broken::Missing(before.sequence + 1));
+        }
+        if self.previous != before.hash {
+            return Err(Broken::Unlinked(self.sequence));
+        }
+        let Self { time, actor, action, subject, detail, .. } = self;
+        let entry = Entry { time: *time, actor, action, subject, detail };
+        let sequence = i64::try_from(self.sequence).unwrap_or(i64::MAX);
+        if entry.hash(sequence, self.previous) != self.hash {
+            return Err(Broken::Changed(self.sequence));
+        }
+        Ok(Head { sequence: self.sequence, hash: self.hash })
+    }
+}
+
+pub(super) fn append(connection: &Connection, entry: &Entry<'_>) -> rusqlite::Result<()> {
+    let last = connection
+        .prepare_cached("SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1")?
+        .query_row([], |row| Ok((row.get::<_, i64>(0)?, Hash(row.get(1)?))))
+        .optional()?;
+    let (sequence, previous) = last.unwrap_or((0, Hash::NONE));
+    let sequence = sequence + 1;
+    let hash = entry.hash(sequence, previous);
+    connection
+        .prepare_cached(
+            "INSERT INTO audit (sequence, time, actor, action, subject, detail, previous, hash)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            sequence,
+            entry.time,
+            entry.actor,
+            entry.action,
+            entry.subject,
+            entry.detail,
+            previous.0,
+            hash.0
+        ])?;
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?
+        .execute(params![HEAD, format!("{sequence}:{hash}")])?;
+    Ok(())
+}
+
+const SELECT: &str = "SELECT sequence, time, actor, action, subject, detail, previous, hash
+     FROM audit WHERE sequence > ?1 ORDER BY sequence";
+
+impl Reader {
+    /// Follows the chain from its first entry to its last, all of one moment. `kept` is a head
+    /// that was kept elsewhere: the chain must contain it.
+    pub fn verify_audit(&self, kept: Option<Head>) -> Result<Head, VerifyError> {
+        let refused = LedgerError::refused("verify the audit log");
+        let (checked, head) = self.walk(kept).map_err(refused)?;
+        let end = checked?;
+        let head = match head {
+            Some(text) => text.parse().ok(),
+            None => Some(Head { sequence: 0, hash: Hash::NONE }),
+        };
+        if head != Some(end) {
+            let head = head.map_or(0, |head| head.sequence);
+            return Err(Broken::Cut { found: end.sequence, head }.into());
+        }
+        Ok(end)
+    }
+
+    /// The end of the chain or where it breaks, and the head as the ledger keeps it.
+    fn walk(&self, kept: Option<Head>) -> rusqlite::Result<(Result<Head, Broken>, Option<String>)> {
+        // One transaction: the daemon may append meanwhile.
+        let transaction = self.connection.unchecked_transaction()?;
+        let head = transaction
+            .query_row("SELECT value FROM meta WHERE key = ?1", [HEAD], |row| row.get(0))
+            .optional()?;
+        let mut statement = transaction.prepare(SELECT)?;
+        let mut rows = statement.query([0])?;
+        let mut end = Head { sequence: 0, hash: Hash::NONE };
+        let mut met = kept.is_none_or(|kept| kept == end);
+        while let Some(row) = rows.next()? {
+            match Line::read(row)?.check(end) {
+                Ok(next) => end = next,
+                Err(broken) => return Ok((Err(broken), head)),
+            }
+            met |= kept == Some(end);
+        }
+        let checked = match kept {
+            Some(kept) if !met => Err(Broken::Rewritten(kept)),
+            _ => Ok(end),
+        };
+        Ok((checked, head))
+    }
+
+    /// Gives each entry after that place to `take`, in order, until it fails.
+    pub fn audit_lines<E: From<LedgerError>>(
+        &self,
+        after: u64,
+        mut take: impl FnMut(&Line) -> Result<(), E>,
+    ) -> Result<(), E> {
+        const DOING: &str = "read the audit log";
+        let mut statement = self.connection.prepare(SELECT).map_err(LedgerError::refused(DOING))?;
+        let mut rows = statement.query([after]).map_err(LedgerError::refused(DOING))?;
+        while let Some(row) = rows.next().map_err(LedgerError::refused(DOING))? {
+            take(&Line::read(row).map_err(LedgerError::refused(DOING))?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,43 @@
+//! The name of this ledger's daemon, by which its runners are told from those of others.
+
+use rusqlite::params;
+use serde_json::json;
+
+use super::{Ledger, LedgerError};
+
+const INSTANCE: &str = "instance";
+
+impl Ledger {
+    /// Six random characters, drawn once: what is registered under them is this daemon's and no
+    /// other's, whoever else registers in the same scope.
+    pub fn instance(&mut self) -> Result<String, LedgerError> {
+        let random = crate::host::random::<4>().map_err(LedgerError::Random)?;
+        let new = data_encoding::BASE32_DNSSEC.encode(&random)[..6].to_owned();
+        self.change("name this daemon", |change| {
+            let known =
+                change
+                    .first("SELECT value FROM meta WHERE key = ?1", [INSTANCE], |row| row.get(0))?;
+            if let Some(known) = known {
+                return Ok(known);
+            }
+            change
+                .execute("INSERT INTO meta (key, value) VALUES (?1, ?2)", params![INSTANCE, new])?;
+            change.audit("ledger.named", &new, &json!({}))?;
+            Ok(new)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ledger.db");
+        let name = Ledger::open(&path).unwrap().instance().unwrap();
+        assert_eq!(name.len(), 6);
+        assert_eq!(Ledger::open(&path).unwrap().instance().unwrap(), name);
+    }
+}

@@ -1,0 +1,317 @@
+//! Changes of jobs.
+
+use rusqlite::params;
+use serde_json::json;
+
+use super::open::Change;
+use super::{
+    Command, GithubNote, GithubState, JobId, JobResult, JobState, Ledger, LedgerError, Source,
+};
+
+/// A step of a job, and the states from which it follows.
+struct Step {
+    action: &'static str,
+    wanted: &'static str,
+    from: &'static [JobState],
+    to: JobState,
+}
+
+const CLAIM: Step = Step {
+    action: "job.claimed",
+    wanted: "claimed",
+    from: &[JobState::Queued],
+    to: JobState::Claimed,
+};
+const START: Step = Step {
+    action: "job.started",
+    wanted: "started",
+    from: &[JobState::Claimed],
+    to: JobState::Running,
+};
+const FINISH: Step = Step {
+    action: "job.finished",
+    wanted: "finished",
+    from: &[JobState::Claimed, JobState::Running],
+    to: JobState::Finished,
+};
+const FAIL: Step = Step {
+    action: "job.failed",
+    wanted: "failed",
+    from: &[JobState::Queued, JobState::Claimed, JobState::Running],
+    to: JobState::Failed,
+};
+const REQUEUE: Step = Step {
+    action: "job.requeued",
+    wanted: "put back into the queue",
+    from: &[JobState::Claimed],
+    to: JobState::Queued,
+};
+const CANCEL: Step = Step {
+    action: "job.cancelled",
+    wanted: "cancelled",
+    from: &[JobState::Queued, JobState::Claimed, JobState::Running],
+    to: JobState::Cancelled,
+};
+
+impl Ledger {
+    /// Queues a command for a pool.
+    pub fn submit_local(&mut self, pool: &str, command: &Command) -> Result<JobId, LedgerError> {
+        let text = serde_json::to_string(command)
+            .map_err(|error| LedgerError::Json("a command", error))?;
+        self.change("queue a job", |change| {
+            change.execute(
+                "INSERT INTO jobs (source, pool, state, command, queued_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![Source::Local, pool, JobState::Queued, text, change.now],
+            )?;
+            let id = newest(change)?;
+            let detail = json!({ "source": "local", "pool": pool });
+            change.audit("job.queued", &id.to_string(), &detail)?;
+            Ok(id)
+        })
+    }
+
+    /// Takes down what GitHub says of a job; nothing goes back. Returns its number here.
+    pub fn note_github_job(&mut self, note: &GithubNote<'_>) -> Result<JobId, LedgerError> {
+        self.change("note a job of GitHub's", |change| match known(change, note)? {
+            None => insert(change, note),
+            Some(known) => update(change, note, &known),
+        })
+    }
+
+    /// A microVM was chosen for a queued job.
+    pub fn claim(&mut self, job: JobId, microvm: &str) -> Result<(), LedgerError> {
+        self.change("claim a job", |change| {
+            take(change, job, &CLAIM)?;
+            change.execute(
+                "UPDATE jobs SET microvm = ?2, claimed_at = ?3 WHERE id = ?1",
+                params![job, microvm, change.now],
+            )?;
+            change.audit(CLAIM.action, &job.to_string(), &json!({ "microvm": microvm }))
+        })
+    }
+
+    /// A claimed job began.
+    pub fn start(&mut self, job: JobId) -> Result<(), LedgerError> {
+        self.change("start a job", |change| {
+            take(change, job, &START)?;
+            change.execute(
+                "UPDATE jobs SET started_at = ?2 WHERE id = ?1",
+                params![job, change.now],
+            )?;
+            change.audit(START.action, &job.to_string(), &json!({}))
+        })
+    }
+
+    /// A job ended by itself.
+    pub fn finish(&mut self, job: JobId, result: &JobResult) -> Result<(), LedgerError> {
+        let text =
+            serde_json::to_string(result).map_err(|error| LedgerError::Json("a result", error))?;
+        self.change("finish a job", |change| {
+            take(change, job, &FINISH)?;
+            change.execute(
+                "UPDATE jobs SET result = ?2, exit_code = ?3 WHERE id = ?1",
+                params![job, text, result.exit_code()],
+            )?;
+            change.audit(FINISH.action, &job.to_string(), &json!({ "result": result }))
+        })
+    }
+
+    /// A job can't be begun, or its microVM failed. The exit code is what stands for that; a job of
+    /// GitHub's has none.
+    pub fn fail(
+        &mut self,
+        job: JobId,
+        cause: &str,
+        exit_code: Option<u8>,
+    ) -> Result<(), LedgerError> {
+        self.change("fail a job", |change| {
+            with_cause(change, job, &FAIL, cause)?;
+            with_code(change, job, exit_code)
+        })
+    }
+
+    /// A person ended a job.
+    pub fn cancel(
+        &mut self,
+        job: JobId,
+        why: &str,
+        exit_code: Option<u8>,
+    ) -> Result<(), LedgerError> {
+        self.change("cancel a job", |change| {
+            with_cause(change, job, &CANCEL, why)?;
+            with_code(change, job, exit_code)
+        })
+    }
+
+    /// A job that was claimed and certainly never began waits again, at its old place.
+    pub fn requeue(&mut self, job: JobId, why: &str) -> Result<(), LedgerError> {
+        self.change("put back a job", |change| {
+            with_cause(change, job, &REQUEUE, why)?;
+            change.execute(
+                "UPDATE jobs SET requeued = requeued + 1, microvm = NULL, claimed_at = NULL
+                 WHERE id = ?1",
+                [job],
+            )?;
+            Ok(())
+        })
+    }
+}
+
+/// Takes a job from one state to another, if that is a step.
+fn take(change: &Change<'_>, job: JobId, step: &Step) -> Result<(), LedgerError> {
+    let state: Option<JobState> =
+        change.first("SELECT state FROM jobs WHERE id = ?1", [job], |row| row.get(0))?;
+    let Some(state) = state else {
+        return Err(LedgerError::Unknown { what: "job", name: job.to_string() });
+    };
+    if !step.from.contains(&state) {
+        return Err(LedgerError::WrongState {
+            what: "job",
+            name: job.to_string(),
+            state: state.to_string(),
+            wanted: step.wanted,
+        });
+    }
+    let ended = step.to.is_over().then_some(change.now);
+    change.execute(
+        "UPDATE jobs SET state = ?2, ended_at = ?3 WHERE id = ?1",
+        params![job, step.to, ended],
+    )?;
+    if step.to.is_over() {
+        wipe(change, job)?;
+    }
+    Ok(())
+}
+
+/// Removes the environment of a command that is over.
+fn wipe(change: &Change<'_>, job: JobId) -> Result<(), LedgerError> {
+    change.execute(
+        "UPDATE jobs SET command = json_set(command, '$.environment', json('[]'))
+         WHERE id = ?1 AND command IS NOT NULL",
+        [job],
+    )?;
+    Ok(())
+}
+
+fn with_cause(
+    change: &Change<'_>,
+    job: JobId,
+    step: &Step,
+    cause: &str,
+) -> Result<(), LedgerError> {
+    take(change, job, step)?;
+    change.execute("UPDATE jobs SET cause = ?2 WHERE id = ?1", params![job, cause])?;
+    change.audit(step.action, &job.to_string(), &json!({ "cause": cause }))
+}
+
+fn with_code(change: &Change<'_>, job: JobId, code: Option<u8>) -> Result<(), LedgerError> {
+    change.execute("UPDATE jobs SET exit_code = ?2 WHERE id = ?1", params![job, code])?;
+    Ok(())
+}
+
+/// What is known of a job of GitHub's.
+struct Known {
+    id: JobId,
+    state: JobState,
+}
+
+fn known(change: &Change<'_>, note: &GithubNote<'_>) -> Result<Option<Known>, LedgerError> {
+    change.first(
+        "SELECT id, state FROM jobs WHERE github_id = ?1 AND attempt = ?2",
+        params![note.github_id, note.attempt],
+        |row| Ok(Known { id: row.get(0)?, state: row.get(1)? }),
+    )
+}
+
+/// Where a job is by what GitHub says.
+fn state(note: &GithubNote<'_>) -> JobState {
+    match (note.state, note.conclusion) {
+        (GithubState::Queued, _) => JobState::Queued,
+        (GithubState::Running, _) => JobState::Running,
+        (GithubState::Completed, Some("cancelled")) => JobState::Cancelled,
+        (GithubState::Completed, _) => JobState::Finished,
+    }
+}
+
+/// How far a state is on the way.
+fn rank(state: JobState) -> u8 {
+    match state {
+        JobState::Queued => 0,
+        JobState::Claimed => 1,
+        JobState::Running => 2,
+        JobState::Finished | JobState::Failed | JobState::Cancelled => 3,
+    }
+}
+
+/// The number of the job that was just added.
+fn newest(change: &Change<'_>) -> Result<JobId, LedgerError> {
+    let id = change.first("SELECT max(id) FROM jobs", [], |row| row.get(0))?;
+    id.ok_or_else(|| LedgerError::Unknown { what: "job", name: "the newest".to_owned() })
+}
+
+fn insert(change: &Change<'_>, note: &GithubNote<'_>) -> Result<JobId, LedgerError> {
+    change.execute(
+        "INSERT INTO jobs (source, state, github_id, attempt, repository, queued_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![
+            Source::Github,
+            JobState::Queued,
+            note.github_id,
+            note.attempt,
+            note.repository,
+            change.now
+        ],
+    )?;
+    let id = newest(change)?;
+    describe(change, note, id)?;
+    let detail = json!({
+        "source": "github",
+        "pool": note.pool,
+        "repository": note.repository,
+        "github_id": note.github_id,
+        "attempt": note.attempt,
+    });
+    change.audit("job.queued", &id.to_string(), &detail)?;
+    update(change, note, &Known { id, state: JobState::Queued })
+}
+
+fn update(change: &Change<'_>, note: &GithubNote<'_>, known: &Known) -> Result<JobId, LedgerError> {
+    let Known { id, state: before } = *known;
+    describe(change, note, id)?;
+    let to = state(note);
+    if rank(to) <= rank(before) {
+        return Ok(id);
+    }
+    let began = (to == JobState::Running).then_some(change.now);
+    let ended = to.is_over().then_some(change.now);
+    let result = note.conclusion.map(|conclusion| JobResult::Concluded(conclusion.to_owned()));
+    let result = result.map(|result| serde_json::to_string(&result)).transpose();
+    let result = result.map_err(|error| LedgerError::Json("a result", error))?;
+    change.execute(
+        "UPDATE jobs SET state = ?2, started_at = coalesce(started_at, ?3), ended_at = ?4,
+             result = coalesce(?5, result)
+         WHERE id = ?1",
+        params![id, to, began, ended, result],
+    )?;
+    let action = match to {
+        JobState::Running => "job.started",
+        JobState::Cancelled => "job.cancelled",
+        _ => "job.finished",
+    };
+    let detail = json!({ "conclusion": note.conclusion, "microvm": note.microvm });
+    change.audit(action, &id.to_string(), &detail)?;
+    Ok(id)
+}
+
+/// Takes down what describes a job; what is not told stays.
+fn describe(change: &Change<'_>, note: &GithubNote<'_>, id: JobId) -> Result<(), LedgerError> {
+    let labels = (!note.labels.is_empty()).then(|| json!(note.labels).to_string());
+    change.execute(
+        "UPDATE jobs SET name = coalesce(?2, name), labels = coalesce(?3, labels),
+             pool = coalesce(?4, pool), microvm = coalesce(?5, microvm)
+         WHERE id = ?1",
+        params![id, note.name, labels, note.pool, note.microvm],
+    )?;
+    Ok(())
+}

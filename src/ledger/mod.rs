@@ -1,0 +1,43 @@
+//! The ledger: what became of every job and every microVM, in one `SQLite` file.
+//!
+//! ```text
+//! jobs             what was queued, where it ran, how it ended
+//! microvms         what was booted, and how it ended
+//! transitions      the phases of each microVM
+//! registrations    runners at GitHub; a name is here *before* GitHub is asked for it
+//! deliveries       webhooks that were taken
+//! audit            every change of the above, each entry carrying the hash of the one before
+//! ```
+//!
+//! Each method is one transaction, and its audit entry is in the same one: after a SIGKILL at any
+//! moment a change is there with its entry, or neither is. One daemon has the ledger open
+//! ([`Ledger`]); anyone who may read the file may look at the same time ([`Reader`]).
+//!
+//! Owns the file and its schema. Knows nothing of pools, GitHub or shepherds beyond their names,
+//! and holds no secret: the environment of a command, which may hold some, goes when the job ends.
+
+pub mod audit;
+mod command;
+mod deliveries;
+mod error;
+mod instance;
+mod jobs;
+mod microvms;
+mod open;
+mod prune;
+mod read;
+mod registrations;
+mod schema;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+pub use command::{Bytes, Command};
+pub use error::LedgerError;
+pub use open::{Ledger, Reader};
+pub use prune::{Pruned, Retention};
+pub use types::{
+    Filter, GithubNote, GithubState, Job, JobId, JobResult, JobState, Microvm, Phase, Registration,
+    RegistrationState, Source, Time,
+};

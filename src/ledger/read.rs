@@ -1,0 +1,189 @@
+//! What can be read.
+
+use rusqlite::{OptionalExtension as _, Params, Row, params, types::Type};
+
+use super::{
+    Filter, Job, JobId, JobState, LedgerError, Microvm, Phase, Reader, Registration,
+    RegistrationState, Source,
+};
+
+const JOB: &str = "SELECT id, source, pool, state, command, github_id, attempt, repository,
+    name, labels, microvm, requeued, queued_at, claimed_at, started_at, ended_at, result,
+    exit_code, cause FROM jobs";
+const MICROVM: &str =
+    "SELECT id, pool, image, phase, planned_at, ended_at, outcome, cause, black_box FROM microvms";
+const REGISTRATION: &str =
+    "SELECT name, pool, microvm, runner_id, state, job, intended_at, deleted_at FROM registrations";
+
+impl Reader {
+    /// A job.
+    pub fn job(&self, id: JobId) -> Result<Option<Job>, LedgerError> {
+        let jobs = self.all("read a job", &format!("{JOB} WHERE id = ?1"), [id], job);
+        Ok(jobs?.pop())
+    }
+
+    /// The job that a microVM was given.
+    pub fn job_of(&self, microvm: &str) -> Result<Option<Job>, LedgerError> {
+        let sql = format!("{JOB} WHERE microvm = ?1 ORDER BY id DESC LIMIT 1");
+        Ok(self.all("read a job", &sql, [microvm], job)?.pop())
+    }
+
+    /// The newest jobs, the newest first.
+    pub fn jobs(&self, filter: &Filter, limit: u32) -> Result<Vec<Job>, LedgerError> {
+        let sql = format!(
+            "{JOB} WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR pool = ?2)
+             AND (?3 IS NULL OR source = ?3) ORDER BY id DESC LIMIT ?4"
+        );
+        let values = params![filter.state, filter.pool, filter.source, limit];
+        self.all("list jobs", &sql, values, job)
+    }
+
+    /// The local jobs that wait, the oldest first.
+    pub fn queued_local(&self) -> Result<Vec<Job>, LedgerError> {
+        let sql = format!("{JOB} WHERE state = ?1 AND source = ?2 ORDER BY id");
+        self.all("list waiting jobs", &sql, params![JobState::Queued, Source::Local], job)
+    }
+
+    /// The newest attempt of a job of GitHub's, by GitHub's id.
+    pub fn github_job(&self, github_id: u64) -> Result<Option<Job>, LedgerError> {
+        let sql = format!("{JOB} WHERE github_id = ?1 ORDER BY attempt");
+        Ok(self.all("read a job", &sql, [github_id], job)?.pop())
+    }
+
+    /// The jobs of GitHub's that are not over, the oldest first.
+    pub fn open_github(&self) -> Result<Vec<Job>, LedgerError> {
+        let sql = format!("{JOB} WHERE state IN (?1, ?2) AND source = ?3 ORDER BY id");
+        let values = params![JobState::Queued, JobState::Running, Source::Github];
+        self.all("list jobs of GitHub's", &sql, values, job)
+    }
+
+    /// The jobs that are claimed or run, the oldest first: what an adopting daemon asks for.
+    pub fn unfinished(&self) -> Result<Vec<Job>, LedgerError> {
+        let sql = format!("{JOB} WHERE state IN (?1, ?2) ORDER BY id");
+        self.all("list unfinished jobs", &sql, params![JobState::Claimed, JobState::Running], job)
+    }
+
+    /// A microVM.
+    pub fn microvm(&self, id: &str) -> Result<Option<Microvm>, LedgerError> {
+        let sql = format!("{MICROVM} WHERE id = ?1");
+        Ok(self.all("read a microVM", &sql, [id], microvm)?.pop())
+    }
+
+    /// The microVMs that have not ended by what the ledger knows, the oldest first.
+    pub fn living(&self) -> Result<Vec<Microvm>, LedgerError> {
+        let sql = format!("{MICROVM} WHERE ended_at IS NULL ORDER BY planned_at, id");
+        self.all("list living microVMs", &sql, [], microvm)
+    }
+
+    /// The phases of a microVM, in their order.
+    pub fn phases(&self, id: &str) -> Result<Vec<Phase>, LedgerError> {
+        let sql = "SELECT event, phase, elapsed_ms, at FROM transitions
+            WHERE microvm = ?1 ORDER BY event";
+        self.all("list the phases of a microVM", sql, [id], |row| {
+            Ok(Phase {
+                event: row.get(0)?,
+                phase: row.get(1)?,
+                elapsed_ms: row.get(2)?,
+                at: row.get(3)?,
+            })
+        })
+    }
+
+    /// A registration, by the runner's name.
+    pub fn registration(&self, name: &str) -> Result<Option<Registration>, LedgerError> {
+        let sql = format!("{REGISTRATION} WHERE name = ?1");
+        Ok(self.all("read a registration", &sql, [name], registration)?.pop())
+    }
+
+    /// The registrations that may be at GitHub, the oldest first.
+    pub fn open_registrations(&self) -> Result<Vec<Registration>, LedgerError> {
+        let sql = format!("{REGISTRATION} WHERE state <> ?1 ORDER BY intended_at, name");
+        self.all("list registrations", &sql, [RegistrationState::Deleted], registration)
+    }
+
+    /// What `SQLite` finds wrong with the file; nothing where it is whole.
+    pub fn damage(&self) -> Result<Option<String>, LedgerError> {
+        let found: Option<String> = self
+            .connection
+            .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+            .optional()
+            .map_err(LedgerError::refused("check the file"))?;
+        Ok(found.filter(|found| found != "ok"))
+    }
+
+    fn all<T>(
+        &self,
+        doing: &'static str,
+        sql: &str,
+        values: impl Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, LedgerError> {
+        let run = || -> rusqlite::Result<Vec<T>> {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            statement.query_map(values, read)?.collect()
+        };
+        run().map_err(LedgerError::refused(doing))
+    }
+}
+
+fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
+    Ok(Job {
+        id: row.get(0)?,
+        source: row.get(1)?,
+        pool: row.get(2)?,
+        state: row.get(3)?,
+        command: json(row, 4)?,
+        github_id: row.get(5)?,
+        attempt: row.get(6)?,
+        repository: row.get(7)?,
+        name: row.get(8)?,
+        labels: json(row, 9)?.unwrap_or_default(),
+        microvm: row.get(10)?,
+        requeued: row.get(11)?,
+        queued_at: row.get(12)?,
+        claimed_at: row.get(13)?,
+        started_at: row.get(14)?,
+        ended_at: row.get(15)?,
+        result: json(row, 16)?,
+        exit_code: row.get(17)?,
+        cause: row.get(18)?,
+    })
+}
+
+fn microvm(row: &Row<'_>) -> rusqlite::Result<Microvm> {
+    Ok(Microvm {
+        id: row.get(0)?,
+        pool: row.get(1)?,
+        image: row.get(2)?,
+        phase: row.get(3)?,
+        planned_at: row.get(4)?,
+        ended_at: row.get(5)?,
+        outcome: row.get(6)?,
+        cause: row.get(7)?,
+        black_box: row.get(8)?,
+    })
+}
+
+fn registration(row: &Row<'_>) -> rusqlite::Result<Registration> {
+    Ok(Registration {
+        name: row.get(0)?,
+        pool: row.get(1)?,
+        microvm: row.get(2)?,
+        runner_id: row.get(3)?,
+        state: row.get(4)?,
+        job: row.get(5)?,
+        intended_at: row.get(6)?,
+        deleted_at: row.get(7)?,
+    })
+}
+
+/// A column of JSON, where there is something.
+fn json<T: serde::de::DeserializeOwned>(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<Option<T>> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| serde_json::from_str(&text)).transpose().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
+    })
+}

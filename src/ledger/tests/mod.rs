@@ -1,0 +1,41 @@
+//! Tests of the ledger.
+
+mod audit;
+mod changes;
+mod killed;
+
+use std::path::PathBuf;
+
+use super::{Command, JobId, Ledger};
+
+/// A ledger in a directory of its own.
+struct Bench {
+    directory: tempfile::TempDir,
+    ledger: Ledger,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(&directory.path().join("ledger")).unwrap();
+        Self { directory, ledger }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("ledger")
+    }
+
+    fn submit(&mut self) -> JobId {
+        self.ledger.submit_local("small", &command()).unwrap()
+    }
+}
+
+fn command() -> Command {
+    Command {
+        arguments: vec!["printf".into(), b"\xff\0"[..].into()],
+        environment: vec![("TOKEN".into(), "a-secret-value".into())],
+        directory: None,
+        user: Some("runner".to_owned()),
+        timeout: Some(std::time::Duration::from_secs(60)),
+    }
+}
