@@ -3,16 +3,21 @@
 //! A folder has one job, and imports run downwards:
 //!
 //! ```text
-//! cli ─▶ shepherd ─▶ { machine, channel, network, egress } ─▶ mayfly-protocol
-//!   └──▶ image, host                                   (know nothing of those above)
+//! cli ─▶ daemon ─▶ shepherd ─▶ { machine, channel, network, egress } ─▶ mayfly-protocol
+//!           └──▶ api, config, github, image, ledger, host      (know nothing of those above)
 //! ```
 
+pub mod api;
 pub mod channel;
 pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod egress;
 pub mod failure;
+pub mod github;
 pub mod host;
 pub mod image;
+pub mod ledger;
 pub mod machine;
 pub mod network;
 pub mod shepherd;

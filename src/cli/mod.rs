@@ -6,12 +6,20 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing belongs")]
 
+mod audit;
+mod config;
+mod daemon;
 mod doctor;
 mod egress;
 mod image;
+mod microvm;
+mod once;
 mod ps;
 mod report;
 mod run;
+mod serve;
+mod table;
+mod telemetry;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,16 +43,26 @@ struct Arguments {
 
 const EXAMPLES: &str = "\
 Examples:
-  mayfly doctor                         what this host lacks, and what to do about it
+  mayfly doctor                             what this host lacks, and what to do about it
   mayfly image build images/base/image.toml
-  mayfly run -- uname -a                a command in a microVM of its own
-  mayfly run -i -t -- bash              a shell in one
-  mayfly ps                             the microVMs that live";
+  mayfly run -- uname -a                    a command in a microVM of its own
+  mayfly run -it -- bash                    a shell in one
+  mayfly serve --config mayfly.toml         the daemon: jobs of GitHub Actions, and local ones
+  mayfly submit --pool ci --wait -- make    a job for the daemon's pool of that name
+  mayfly explain 7                          why job 7 waits, or how long its steps took
 
+The daemon's verbs (submit to reload) find it by its socket in the state directory, or by
+--socket. Settings, exit codes and the API: docs/reference/.";
+
+// What has no words here has them in its own file.
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run a command in a throwaway microVM
     Run(Box<run::RunArguments>),
+    Once(Box<once::OnceArguments>),
+    Serve(serve::ServeArguments),
+    /// What the daemon is asked.
+    #[command(flatten)]
+    Daemon(daemon::Verb),
     /// List the living microVMs
     Ps(ps::PsArguments),
     /// Build, show, check and remove images
@@ -52,6 +70,12 @@ enum Verb {
     /// Show and explain egress policies
     #[command(subcommand)]
     Egress(egress::Verb),
+    /// Check and show the daemon's settings
+    #[command(subcommand)]
+    Config(config::Verb),
+    /// Verify and show the audit log of the daemon
+    #[command(subcommand)]
+    Audit(audit::Verb),
     /// Check what this host offers, and say what to do about what it lacks
     Doctor(doctor::DoctorArguments),
     /// A shepherd's process; started by the other verbs only
@@ -71,12 +95,17 @@ pub fn main() -> ExitCode {
     let result = match verb {
         Verb::Shepherd => return crate::shepherd::process::run(),
         Verb::Run(arguments) => open().and_then(|state| run::run(&arguments, &state, asked)),
+        Verb::Once(arguments) => open().and_then(|state| once::run(&arguments, &state, asked)),
         Verb::Ps(arguments) => open().and_then(|state| ps::run(&arguments, &state)),
         Verb::Image(arguments) => open().and_then(|state| {
             image::run(arguments, &state.images())?;
             Ok(ExitCode::SUCCESS)
         }),
         Verb::Egress(verb) => egress_verb(&verb),
+        Verb::Serve(arguments) => serve::run(arguments, state_dir),
+        Verb::Audit(verb) => open().and_then(|state| audit::run(&verb, &state)),
+        Verb::Daemon(verb) => daemon::run(&verb, state_dir.as_deref()),
+        Verb::Config(verb) => config::run(&verb),
         Verb::Doctor(arguments) => doctor::run(&arguments, open),
     };
     result.unwrap_or_else(|problem| report::problem(&problem))
@@ -100,5 +129,22 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_is_in_the_reference() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/commands.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let command = Arguments::command();
+        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let row = page.lines().find(|line| {
+                let text = line.strip_prefix(&format!("| `mayfly {}", verb.get_name()));
+                text.is_some_and(|rest| rest.starts_with([' ', '`']))
+            });
+            let row = row.unwrap_or_else(|| panic!("{} is missing", verb.get_name()));
+            for below in verb.get_subcommands() {
+                assert!(row.contains(below.get_name()), "{} is not in {row}", below.get_name());
+            }
+        }
     }
 }

@@ -4,15 +4,16 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
+use mayfly_protocol::frame;
 use mayfly_protocol::message::{Job, JobStatus, NotStarted};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::arguments::RunArguments;
+use super::arguments::CopyOut;
 use super::copy::{self, Copying};
-use super::plan;
 use super::progress::Progress;
 use super::terminal::{self, RawMode};
 use super::timings::Timings;
+use crate::cli::microvm::MicrovmArguments;
 use crate::cli::report::{self, Problem};
 use crate::failure::Code;
 use crate::host::state::StateDirectory;
@@ -24,43 +25,54 @@ use crate::shepherd::{Descriptors, Handle, HandleError, record};
 /// Lines of the console that are shown after a failure.
 const CONSOLE_LINES: usize = 8;
 
-/// Runs one command in one microVM.
-pub(crate) fn run(
-    arguments: &RunArguments,
-    state: &StateDirectory,
-    asked: u64,
-) -> Result<ExitCode, Problem> {
-    let plan = plan::plan(arguments, state, asked)?;
-    let job = plan::job(arguments)?;
-    let copies = Copies::begin(arguments, plan.disk.0)?;
+/// One job in one microVM, as a verb wants it.
+pub(crate) struct Errand<'a> {
+    /// The microVM.
+    pub(crate) plan: Plan,
+    /// The job.
+    pub(crate) job: Job,
+    /// What a person calls the job's program.
+    pub(crate) command: String,
+    /// The arguments that are common to all verbs.
+    pub(crate) microvm: &'a MicrovmArguments,
+    /// Where the trees go that the job has copied out, in its order.
+    pub(crate) copy_out: &'a [CopyOut],
+    /// Whether a tree that is not copied out fails it.
+    pub(crate) must_copy: bool,
+    /// What there is to say about an exit status.
+    pub(crate) explain: fn(u8) -> Option<String>,
+}
+
+/// Carries it out, from the start of a shepherd to its end.
+pub(crate) fn carry_out(errand: &Errand<'_>, state: &StateDirectory) -> Result<ExitCode, Problem> {
+    // What does not fit is found out before anything is started.
+    let start = Order::Start(Box::new(errand.job.clone()));
+    frame::encode(&start).map_err(HandleError::TooLong)?;
+    let copies = Copies::begin(errand)?;
     // Old evidence makes room for new; that it could not is no reason not to run.
     let _ = record::prune(&state.microvms());
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
             Problem::file(format!("can't wait for events: {error}"), Code::Internal)
         })?;
-    runtime.block_on(follow(arguments, plan, job, copies))
+    runtime.block_on(follow(errand, start, copies))
 }
 
 /// From the order to the end.
-async fn follow(
-    arguments: &RunArguments,
-    plan: Plan,
-    job: Job,
-    copies: Copies,
-) -> Result<ExitCode, Problem> {
+async fn follow(errand: &Errand<'_>, start: Order, copies: Copies) -> Result<ExitCode, Problem> {
     let refused = |error: io::Error| {
         Problem::file(format!("can't take the standard streams: {error}"), Code::Internal)
     };
+    let (plan, json) = (&errand.plan, errand.microvm.json);
     let mut signals = Signals::take().map_err(refused)?;
-    let descriptors = descriptors(arguments, copies.descriptors).map_err(refused)?;
+    let descriptors = descriptors(&errand.job, copies.descriptors).map_err(refused)?;
     let mut shepherd = Handle::spawn(&descriptors)?;
     // The ends are the shepherd's now; an archive ends when the last of its writers is gone.
     drop(descriptors);
     shepherd.order(&Order::Prepare(Box::new(plan.clone()))).await?;
-    shepherd.order(&Order::Start(Box::new(job))).await?;
+    shepherd.order(&start).await?;
 
-    let (mut timings, progress) = (Timings::default(), Progress::begin(arguments.json));
+    let (mut timings, progress) = (Timings::default(), Progress::begin(json));
     let (mut running, mut raw) = (false, None);
     let outcome = loop {
         tokio::select! {
@@ -72,9 +84,9 @@ async fn follow(
                     if event.happened == Happened::Phase(Phase::Running) {
                         running = true;
                         // Until now Ctrl-C was for this program; from here on it is a key.
-                        raw = raw_mode(arguments).map_err(refused)?;
+                        raw = raw_mode(&errand.job).map_err(refused)?;
                     }
-                    if let Some(outcome) = show(event, arguments.json) {
+                    if let Some(outcome) = show(event, json) {
                         break Some(outcome);
                     }
                 }
@@ -84,7 +96,7 @@ async fn follow(
     };
     let ended = shepherd.ended().await?;
     drop(raw);
-    if arguments.timings {
+    if errand.microvm.timings {
         eprint!("{}", timings.table());
     }
     let trees = copies.threads.into_iter().map(join).collect::<Result<Vec<()>, Problem>>();
@@ -97,12 +109,12 @@ async fn follow(
             let lines = console::tail(&plan.directory.join("console.log"), CONSOLE_LINES);
             Ok(report::failed(&failure, &lines))
         }
-        Some(Outcome::Job { status, not_copied }) => finish(&status, &not_copied, trees, arguments),
+        Some(Outcome::Job { status, not_copied }) => finish(&status, &not_copied, trees, errand),
     }
 }
 
-fn raw_mode(arguments: &RunArguments) -> io::Result<Option<RawMode>> {
-    if arguments.tty && arguments.interactive { RawMode::enter() } else { Ok(None) }
+fn raw_mode(job: &Job) -> io::Result<Option<RawMode>> {
+    if job.terminal.is_some() && job.stdin { RawMode::enter() } else { Ok(None) }
 }
 
 /// The command's own exit status, unless it is 0 and something else went wrong.
@@ -110,10 +122,10 @@ fn finish(
     status: &JobStatus,
     not_copied: &[String],
     copied: Result<Vec<()>, Problem>,
-    arguments: &RunArguments,
+    errand: &Errand<'_>,
 ) -> Result<ExitCode, Problem> {
     match status {
-        JobStatus::Code(0) => {
+        JobStatus::Code(0) if errand.must_copy => {
             if let Some(first) = not_copied.first() {
                 return Err(Problem::file(format!("can't copy out {first}"), Code::NotFound));
             }
@@ -123,22 +135,24 @@ fn finish(
             for what in not_copied {
                 report::warning(&format!("can't copy out {what}"));
             }
+            if let Some(meaning) = (errand.explain)(*code) {
+                report::warning(&meaning);
+            }
             Ok(ExitCode::from(*code))
         }
         JobStatus::Signal(number) => Ok(ExitCode::from(128_u8.saturating_add(*number))),
         // A tree that could not be unpacked is often one that could not be packed.
         JobStatus::NotStarted(NotStarted::CopyInFailed(index, why)) => {
             copied?;
-            let copy = arguments.copy_in.get(usize::from(*index));
+            let copy = errand.microvm.copy_in.get(usize::from(*index));
             let path = copy.map_or_else(String::new, |copy| copy.host.display().to_string());
             Err(Problem::file(format!("can't copy {path} in: {why}"), Code::CannotWrite))
         }
-        JobStatus::NotStarted(why) => Err(not_started(why, arguments)),
+        JobStatus::NotStarted(why) => Err(not_started(why, &errand.command)),
     }
 }
 
-fn not_started(why: &NotStarted, arguments: &RunArguments) -> Problem {
-    let command = arguments.command.first().map(|name| name.to_string_lossy()).unwrap_or_default();
+fn not_started(why: &NotStarted, command: &str) -> Problem {
     match why {
         NotStarted::CommandNotFound => {
             Problem::file(format!("{command}: no such command in the image"), Code::CommandNotFound)
@@ -169,8 +183,8 @@ fn show(event: Event, json: bool) -> Option<Outcome> {
     }
 }
 
-fn descriptors(arguments: &RunArguments, copies: Vec<OwnedFd>) -> io::Result<Descriptors> {
-    let stdin = if arguments.interactive {
+fn descriptors(job: &Job, copies: Vec<OwnedFd>) -> io::Result<Descriptors> {
+    let stdin = if job.stdin {
         io::stdin().as_fd().try_clone_to_owned()?
     } else {
         std::fs::File::open("/dev/null")?.into()
@@ -188,9 +202,10 @@ struct Copies {
 }
 
 impl Copies {
-    fn begin(arguments: &RunArguments, limit: u64) -> Result<Self, Problem> {
+    fn begin(errand: &Errand<'_>) -> Result<Self, Problem> {
+        let limit = errand.plan.disk.0;
         let mut copies = Self { descriptors: Vec::new(), threads: Vec::new() };
-        for copy in &arguments.copy_in {
+        for copy in &errand.microvm.copy_in {
             let what = format!("copy {} in", copy.host.display());
             let begun = copy::pack(&copy.host, &copy.guest);
             let (pipe, thread) = begun
@@ -198,7 +213,7 @@ impl Copies {
             copies.descriptors.push(pipe.into());
             copies.threads.push((what, thread));
         }
-        for copy in &arguments.copy_out {
+        for copy in errand.copy_out {
             let what = format!("copy out to {}", copy.host.display());
             let begun = copy::unpack(&copy.host, limit);
             let (pipe, thread) = begun.map_err(|error| {

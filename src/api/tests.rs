@@ -1,0 +1,344 @@
+//! Server and client against each other, with a scripted loop behind the server.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Client, ClientError};
+use super::types::*;
+use super::webhook::{self, Delivery};
+use super::{Call, Log, call, server};
+use crate::failure::{Code, Failure};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn job(id: JobId, state: JobState) -> JobView {
+    JobView {
+        id,
+        source: JobSource::Local,
+        pool: Some("ci".into()),
+        state,
+        name: "true".into(),
+        repository: None,
+        github_id: None,
+        microvm: None,
+        queued: Time(1_000),
+        started: None,
+        ended: None,
+        exit_code: None,
+        result: None,
+        cause: None,
+    }
+}
+
+fn submission() -> Submission {
+    Submission {
+        pool: "ci".into(),
+        command: vec!["make".into(), "test".into()],
+        environment: [("A".to_owned(), "b".to_owned())].into(),
+        timeout_ms: Some(5_000),
+        working_directory: None,
+        user: None,
+    }
+}
+
+fn unexpected(call: &Call) -> ! {
+    panic!("unexpected {call:?}")
+}
+
+/// Runs `client` against a server whose calls `script` answers.
+fn with_server<F: Future>(script: impl Fn(Call), client: impl FnOnce(Client, PathBuf) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    // Longer than `sun_path`.
+    let long = directory.path().join("x".repeat(120));
+    std::fs::create_dir(&long).unwrap();
+    let socket = long.join("api.sock");
+    let work = async {
+        let (calls, mut asked) = mpsc::channel(call::CAPACITY);
+        let stop = CancellationToken::new();
+        let listener = server::bind(&socket, 0o600).unwrap();
+        let serving = server::serve(listener, calls, stop.clone());
+        let answering = async {
+            while let Some(call) = asked.recv().await {
+                script(call);
+            }
+        };
+        let asking = async {
+            client(Client::new(&socket), long.clone()).await;
+            stop.cancel();
+        };
+        tokio::join!(serving, answering, asking);
+    };
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await.unwrap() });
+}
+
+#[test]
+fn a_submission_arrives_as_it_was_sent_and_its_job_comes_back() {
+    let script = |call| match call {
+        Call::Submit { submission: asked, answer } => {
+            assert_eq!(asked, submission());
+            answer.send(Ok(job(7, JobState::Queued))).unwrap();
+        }
+        other => unexpected(&other),
+    };
+    with_server(script, async |client, _| {
+        assert_eq!(client.submit(&submission()).await.unwrap(), job(7, JobState::Queued));
+    });
+}
+
+#[test]
+fn a_filter_arrives_and_a_list_comes_back() {
+    let script = |call| match call {
+        Call::Jobs { filter, answer } => {
+            assert_eq!(filter.state, Some(JobState::Running));
+            assert_eq!((filter.pool.as_deref(), filter.limit()), (Some("ci"), 3));
+            answer.send(Ok(vec![job(2, JobState::Running)])).unwrap();
+        }
+        other => unexpected(&other),
+    };
+    with_server(script, async |client, _| {
+        let filter =
+            JobFilter { state: Some(JobState::Running), pool: Some("ci".into()), limit: Some(3) };
+        assert_eq!(client.jobs(&filter).await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn a_refusal_comes_back_with_its_hint_and_code() {
+    let script = |call| match call {
+        Call::Cancel { job: 3, answer } => {
+            let problem = Problem::new(ProblemKind::Conflict, "job 3 is over").hint("too late");
+            answer.send(Err(problem)).unwrap();
+        }
+        Call::Explain { answer, .. } => {
+            answer.send(Err(Problem::new(ProblemKind::NotFound, "no job 4"))).unwrap();
+        }
+        other => unexpected(&other),
+    };
+    with_server(script, async |client, _| {
+        let error = client.cancel(3).await.unwrap_err();
+        assert_eq!(error.to_string(), "job 3 is over");
+        assert_eq!(error.hint().as_deref(), Some("too late"));
+        assert_eq!(client.explain(4).await.unwrap_err().code(), Code::NotFound);
+    });
+}
+
+#[test]
+fn a_loop_that_drops_a_call_is_told_as_ending() {
+    with_server(drop, async |client, _| {
+        let error = client.status().await.unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable);
+        assert!(error.to_string().contains("about to end"), "{error}");
+    });
+}
+
+#[test]
+fn a_job_without_a_command_never_reaches_the_loop() {
+    with_server(
+        |call| unexpected(&call),
+        async |client, _| {
+            for command in [vec![], vec![String::new()], vec!["a\0b".into()]] {
+                let submission = Submission { command, ..submission() };
+                let error = client.submit(&submission).await.unwrap_err();
+                assert_eq!(error.code(), Code::Usage, "{error}");
+            }
+            let command = vec!["x".repeat(2 << 20)];
+            let error = client.submit(&Submission { command, ..submission() }).await.unwrap_err();
+            // The server may hang up while the client still sends.
+            assert!(
+                matches!(error, ClientError::Refused { .. } | ClientError::Broken(_)),
+                "{error}"
+            );
+        },
+    );
+}
+
+#[test]
+fn a_log_is_followed_from_before_its_file_is_there_to_its_end() {
+    let asked = std::cell::Cell::new(0);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("output.log");
+    let script = |call| match call {
+        Call::Log { job: 1, answer } => {
+            let round = asked.replace(asked.get() + 1);
+            match round {
+                0 => {}
+                1 => std::fs::write(&path, "one ").unwrap(),
+                2 => std::fs::write(&path, "one two ").unwrap(),
+                _ => std::fs::write(&path, "one two three").unwrap(),
+            }
+            let known = (round > 0).then(|| path.clone());
+            answer.send(Ok(Log { path: known, growing: round < 3 })).unwrap();
+        }
+        other => unexpected(&other),
+    };
+    with_server(script, async |client, _| {
+        let mut text = Vec::new();
+        let sink = |piece: &[u8]| {
+            text.extend_from_slice(piece);
+            Ok(())
+        };
+        client.log(1, true, sink).await.unwrap();
+        assert_eq!(text, b"one two three");
+    });
+}
+
+#[test]
+fn a_log_that_is_not_followed_ends_where_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("output.log");
+    let content = vec![b'x'; 300 << 10];
+    std::fs::write(&path, &content).unwrap();
+    let script = |call| match call {
+        Call::Log { answer, .. } => {
+            answer.send(Ok(Log { path: Some(path.clone()), growing: true })).unwrap();
+        }
+        other => unexpected(&other),
+    };
+    with_server(script, async |client, _| {
+        let mut text = Vec::new();
+        let sink = |piece: &[u8]| {
+            text.extend_from_slice(piece);
+            Ok(())
+        };
+        client.log(1, false, sink).await.unwrap();
+        assert!(text == content);
+    });
+}
+
+#[test]
+fn the_socket_has_its_mode_and_nothing_else_is_left_beside_it() {
+    with_server(drop, async |_, directory| {
+        use std::os::unix::fs::PermissionsExt;
+        let entries: Vec<_> = std::fs::read_dir(directory).unwrap().map(Result::unwrap).collect();
+        assert_eq!(entries.len(), 1);
+        assert_eq!(entries[0].metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    });
+}
+
+#[test]
+fn where_nobody_listens_the_hint_is_to_start_one() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    for socket in [directory.path().join("api.sock"), "/nowhere/api.sock".into()] {
+        let error = runtime.block_on(Client::new(&socket).pools()).unwrap_err();
+        assert!(error.to_string().contains("api.sock"), "{error}");
+        assert!(error.hint().unwrap().contains("mayfly serve"));
+    }
+}
+
+/// Sends a request to a server on TCP and gives the first line of the response.
+async fn first_line(listener: std::net::SocketAddr, request: &[u8]) -> String {
+    let mut stream = TcpStream::connect(listener).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut response = Vec::new();
+    let mut piece = [0; 1024];
+    while !response.contains(&b'\n') {
+        let length = stream.read(&mut piece).await.unwrap();
+        assert!(length > 0, "no response");
+        response.extend_from_slice(&piece[..length]);
+    }
+    String::from_utf8_lossy(&response).lines().next().unwrap().to_owned()
+}
+
+async fn tcp() -> (TcpListener, std::net::SocketAddr) {
+    let listener = server::bind_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+#[tokio::test]
+async fn over_tcp_the_token_is_needed_and_nothing_can_be_changed() {
+    let (listener, address) = tcp().await;
+    let (calls, mut asked) = mpsc::channel(call::CAPACITY);
+    let stop = CancellationToken::new();
+    let serving = server::serve_tcp(listener, "right".into(), calls, stop.clone());
+    let answering = async {
+        while let Some(call) = asked.recv().await {
+            match call {
+                Call::Pools { answer } => answer.send(Ok(vec![])).unwrap(),
+                other => unexpected(&other),
+            }
+        }
+    };
+    let asking = async {
+        for (method, path, token, status) in [
+            ("GET", "/v1/pools", "Bearer right", "200"),
+            ("GET", "/v1/pools", "Bearer wrong", "401"),
+            ("GET", "/v1/pools", "right", "401"),
+            ("GET", "/nothing", "Bearer wrong", "401"),
+            ("GET", "/nothing", "Bearer right", "404"),
+            ("POST", "/v1/jobs", "Bearer right", "405"),
+            ("POST", "/v1/drain", "Bearer right", "404"),
+            ("POST", "/v1/jobs/1/cancel", "Bearer right", "404"),
+        ] {
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: {token}\r\n\
+                 content-length: 0\r\n\r\n"
+            );
+            let line = first_line(address, request.as_bytes()).await;
+            assert!(line.contains(status), "{method} {path} {token}: {line}");
+        }
+        stop.cancel();
+    };
+    let all = async { tokio::join!(serving, answering, asking) };
+    tokio::time::timeout(PATIENCE, all).await.unwrap();
+}
+
+fn delivery(signature: &str, length: usize, body: &str) -> Vec<u8> {
+    format!(
+        "POST /webhook HTTP/1.1\r\nhost: x\r\nx-github-delivery: d-1\r\n\
+         x-github-event: workflow_job\r\n{signature}content-length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+#[tokio::test]
+async fn deliveries_are_taken_checked_and_bounded() {
+    let (listener, address) = tcp().await;
+    let (deliveries, mut taken) = mpsc::channel(1);
+    let stop = CancellationToken::new();
+    let verify: webhook::Verify =
+        Arc::new(|body, signature| signature == format!("sha256={}", body.len()));
+    let serving = webhook::serve(listener, verify, deliveries, stop.clone());
+    let asking = async {
+        let good = "x-hub-signature-256: sha256=2\r\n";
+        let wrong = "x-hub-signature-256: sha256=3\r\n";
+        for (request, status) in [
+            (delivery(wrong, 2, "{}"), "401"),
+            (delivery("", 2, "{}"), "401"),
+            (delivery(good, 26 << 20, ""), "413"),
+            (b"POST /webhook HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n".to_vec(), "400"),
+            (b"GET /webhook HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), "405"),
+            (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), "404"),
+            (delivery(good, 2, "{}"), "202"),
+            // Nobody has taken the first one yet.
+            (delivery(good, 2, "{}"), "429"),
+        ] {
+            let line = first_line(address, &request).await;
+            assert!(line.contains(status), "{}: {line}", String::from_utf8_lossy(&request));
+        }
+        stop.cancel();
+    };
+    let all = async { tokio::join!(serving, asking) };
+    tokio::time::timeout(PATIENCE, all).await.unwrap();
+    let expected = Delivery { id: "d-1".into(), event: "workflow_job".into(), body: "{}".into() };
+    assert_eq!(taken.recv().await, Some(expected));
+}
+
+#[test]
+fn times_are_rfc_3339_and_survive_the_way() {
+    let time = Time(1_700_000_000_123);
+    let text = serde_json::to_string(&time).unwrap();
+    assert_eq!(text, "\"2023-11-14T22:13:20.123Z\"");
+    assert_eq!(serde_json::from_str::<Time>(&text).unwrap(), time);
+    assert_eq!(Time(u64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
+    assert_eq!(Time(5).since(Time(9)), Duration::ZERO);
+}

@@ -1,0 +1,55 @@
+//! `mayfly audit`: whether the daemon's audit log is whole, and what is in it.
+
+use std::process::ExitCode;
+
+use super::report::Problem;
+use crate::host::state::StateDirectory;
+use crate::ledger::Reader;
+use crate::ledger::audit::Head;
+
+/// The verbs of `mayfly audit`.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Verb {
+    /// Say whether each entry follows from the one before, and none was changed or removed
+    ///
+    /// Prints the head: the last entry's number and hash. Kept elsewhere, it shows with --contains
+    /// whether the log was rewritten since. Exit code 65 where the chain is broken.
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify {
+        /// A head that was printed earlier, which the log must contain
+        #[arg(long, value_name = "NUMBER:HASH")]
+        contains: Option<Head>,
+    },
+    /// Print the entries as JSON lines, the oldest first
+    Show {
+        /// Only those after this number
+        #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+        after: u64,
+    },
+}
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  mayfly audit verify | tee head         keep the head where the daemon can't write
+  mayfly audit verify --contains $(cat head)";
+
+pub(super) fn run(verb: &Verb, state: &StateDirectory) -> Result<ExitCode, Problem> {
+    let reader = Reader::open(&state.ledger())?;
+    match verb {
+        Verb::Verify { contains } => {
+            let head = reader.verify_audit(*contains)?;
+            println!("{head}");
+        }
+        Verb::Show { after } => {
+            reader.audit_lines(*after, |line| {
+                let text = serde_json::to_string(line);
+                println!(
+                    "{}",
+                    text.map_err(|error| crate::ledger::LedgerError::Json("an entry", error))?
+                );
+                Ok::<_, crate::ledger::LedgerError>(())
+            })?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,198 @@
+//! `mayfly jobs`, `logs`, `explain` and `cancel`.
+
+use std::io::Write;
+use std::path::Path;
+
+use super::super::report::Problem;
+use super::super::table::{self, brief, optional, plain};
+use super::{Connection, wait};
+use crate::api::types::{Blocker, Explanation, JobFilter, JobId, JobState, JobView, Time};
+
+/// List the daemon's jobs, the newest first.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  mayfly jobs --state queued
+  mayfly jobs --pool ci --limit 5 --json")]
+pub(in crate::cli) struct JobsArguments {
+    /// Only those in this state: queued, claimed, running, finished, failed, cancelled
+    #[arg(long, value_name = "STATE", value_parser = state)]
+    state: Option<JobState>,
+    /// Only those of this pool
+    #[arg(long, value_name = "NAME")]
+    pool: Option<String>,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = JobFilter::DEFAULT_LIMIT,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(JobFilter::MAX_LIMIT)))]
+    limit: u32,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// One job.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct JobArguments {
+    /// The job's number
+    job: JobId,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Print what a job has written.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct LogsArguments {
+    /// The job's number
+    job: JobId,
+    /// Go on until the job is over
+    #[arg(long, short = 'f')]
+    follow: bool,
+    /// The daemon's socket [default: `api.sock` in the state directory]
+    #[arg(long, value_name = "PATH", env = "MAYFLY_SOCKET")]
+    socket: Option<std::path::PathBuf>,
+}
+
+fn state(text: &str) -> Result<JobState, String> {
+    serde_json::from_value(text.into())
+        .map_err(|_| "one of queued, claimed, running, finished, failed, cancelled".to_owned())
+}
+
+pub(super) fn jobs(arguments: &JobsArguments, state: Option<&Path>) -> Result<(), Problem> {
+    let filter = JobFilter {
+        state: arguments.state,
+        pool: arguments.pool.clone(),
+        limit: Some(arguments.limit),
+    };
+    let jobs = wait(arguments.connection.client(state)?.jobs(&filter))?;
+    arguments.connection.print(&jobs, |jobs| {
+        let now = Time::now();
+        let rows: Vec<_> = jobs.iter().map(|job| row(job, now)).collect();
+        table::print(["JOB", "STATE", "POOL", "QUEUED", "WAITED", "RAN", "RESULT", "NAME"], &rows);
+    })
+}
+
+fn row(job: &JobView, now: Time) -> [String; 8] {
+    let waited = job.started.or(job.ended).unwrap_or(now).since(job.queued);
+    let ran = job.started.map(|started| brief(job.ended.unwrap_or(now).since(started)));
+    let name = match &job.repository {
+        Some(repository) => format!("{repository}: {}", job.name),
+        None => job.name.clone(),
+    };
+    [
+        job.id.to_string(),
+        job.state.to_string(),
+        optional(job.pool.as_ref()),
+        format!("{} ago", brief(now.since(job.queued))),
+        brief(waited),
+        optional(ran),
+        optional(job.result.as_ref()),
+        name,
+    ]
+}
+
+pub(super) fn logs(arguments: &LogsArguments, state: Option<&Path>) -> Result<(), Problem> {
+    let connection = Connection { socket: arguments.socket.clone(), json: false };
+    let client = connection.client(state)?;
+    wait(client.log(arguments.job, arguments.follow, |piece| {
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(piece)?;
+        stdout.flush()
+    }))
+}
+
+pub(super) fn cancel(arguments: &JobArguments, state: Option<&Path>) -> Result<(), Problem> {
+    let job = wait(arguments.connection.client(state)?.cancel(arguments.job))?;
+    arguments.connection.print(&job, |job| println!("job {} is {}", job.id, job.state))
+}
+
+pub(super) fn explain(arguments: &JobArguments, state: Option<&Path>) -> Result<(), Problem> {
+    let explanation = wait(arguments.connection.client(state)?.explain(arguments.job))?;
+    arguments.connection.print(&explanation, |explanation| {
+        for line in story(explanation, Time::now()) {
+            println!("{line}");
+        }
+        let rows: Vec<_> = explanation
+            .phases
+            .iter()
+            .map(|phase| {
+                let lasted = phase.lasted_ms.map(std::time::Duration::from_millis);
+                let lasted = lasted.unwrap_or_else(|| Time::now().since(phase.at));
+                let detail = phase.detail.clone().unwrap_or_default();
+                [phase.phase.clone(), phase.at.to_string(), brief(lasted), detail]
+            })
+            .collect();
+        if !rows.is_empty() {
+            println!();
+            table::print(["STEP", "BEGAN", "LASTED", ""], &rows);
+        }
+    })
+}
+
+/// The sentences about a job.
+fn story(explanation: &Explanation, now: Time) -> Vec<String> {
+    let Explanation { job, blocker, black_box, .. } = explanation;
+    let mut lines = vec![format!("job {} is {}: {}", job.id, job.state, plain(&job.name))];
+    let mut fact = |name: &str, value: Option<&str>| {
+        lines.extend(value.map(|value| format!("  {name:<9} {}", plain(value))));
+    };
+    fact("pool", job.pool.as_deref());
+    fact("from", job.repository.as_deref());
+    fact("microVM", job.microvm.as_deref());
+    fact("result", job.result.as_deref());
+    fact("cause", job.cause.as_deref());
+    fact("evidence", black_box.as_deref());
+    fact("waits for", blocker.as_ref().map(|blocker| blocked(blocker, now)).as_deref());
+    lines
+}
+
+/// Why something waits, and how much longer.
+pub(super) fn blocked(blocker: &Blocker, now: Time) -> String {
+    let until = blocker.until.filter(|until| *until > now);
+    let until = until.map(|until| format!(" (for {} more)", brief(until.since(now))));
+    format!("{}{}", blocker.message, until.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_story_names_the_blocker_and_how_long_it_lasts() {
+        let explanation: Explanation = serde_json::from_value(serde_json::json!({
+            "job": {
+                "id": 4, "source": "github", "pool": "ci", "state": "queued", "name": "build\u{1b}",
+                "repository": "acme/site", "queued": "2026-01-01T00:00:00Z",
+            },
+            "phases": [],
+            "blocker": {
+                "code": "rate_limit", "message": "GitHub's rate limit",
+                "until": "2026-01-01T00:01:00Z",
+            },
+        }))
+        .unwrap();
+        let now = Time(explanation.job.queued.0 + 15_000);
+        assert_eq!(
+            story(&explanation, now),
+            [
+                "job 4 is queued: build?",
+                "  pool      ci",
+                "  from      acme/site",
+                "  waits for GitHub's rate limit (for 45s more)",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_row_tells_waiting_and_running_apart() {
+        let job: JobView = serde_json::from_value(serde_json::json!({
+            "id": 4, "source": "local", "pool": "ci", "state": "finished", "name": "true",
+            "queued": "2026-01-01T00:00:00Z", "started": "2026-01-01T00:00:03Z",
+            "ended": "2026-01-01T00:01:03Z", "exit_code": 0, "result": "exit 0",
+        }))
+        .unwrap();
+        let now = Time(job.queued.0 + 120_000);
+        assert_eq!(
+            row(&job, now),
+            ["4", "finished", "ci", "2m ago", "3.0s", "1m", "exit 0", "true"]
+        );
+    }
+}

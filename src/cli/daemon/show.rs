@@ -1,0 +1,91 @@
+//! `mayfly pools`, `status`, `drain` and `reload`.
+
+use std::path::Path;
+
+use super::super::report::{self, Problem};
+use super::super::table::{self, brief, optional};
+use super::jobs::blocked;
+use super::{Connection, wait};
+use crate::api::types::{Status, Time};
+
+pub(super) fn pools(connection: &Connection, state: Option<&Path>) -> Result<(), Problem> {
+    let pools = wait(connection.client(state)?.pools())?;
+    connection.print(&pools, |pools| {
+        let now = Time::now();
+        let rows: Vec<_> = pools
+            .iter()
+            .map(|pool| {
+                [
+                    pool.name.clone(),
+                    pool.trigger.clone(),
+                    format!("{}..{}", pool.min_idle, pool.max),
+                    pool.booting.to_string(),
+                    pool.warm.to_string(),
+                    pool.registered.to_string(),
+                    pool.busy.to_string(),
+                    pool.waiting.to_string(),
+                    pool.labels.join(","),
+                    optional(pool.blocker.as_ref().map(|blocker| blocked(blocker, now))),
+                ]
+            })
+            .collect();
+        let heading = [
+            "POOL",
+            "TRIGGER",
+            "SIZE",
+            "BOOTING",
+            "WARM",
+            "REGISTERED",
+            "BUSY",
+            "WAITING",
+            "LABELS",
+            "BLOCKED BY",
+        ];
+        table::print(heading, &rows);
+    })
+}
+
+pub(super) fn status(connection: &Connection, state: Option<&Path>) -> Result<(), Problem> {
+    let status = wait(connection.client(state)?.status())?;
+    connection.print(&status, |status| {
+        for (name, value) in facts(status) {
+            println!("{name:<10}{value}");
+        }
+    })
+}
+
+fn facts(status: &Status) -> Vec<(&'static str, String)> {
+    let state = if status.draining { "draining: takes no more jobs" } else { "running" };
+    vec![
+        ("daemon", format!("{} ({state}), process {}", status.version, status.pid)),
+        ("since", format!("{} ({})", status.started, brief(Time::now().since(status.started)))),
+        ("settings", optional(status.settings.as_ref())),
+        ("github", optional(status.github.as_ref())),
+        ("jobs", format!("{} waiting, {} running", status.waiting, status.running)),
+        ("microVMs", status.microvms.to_string()),
+    ]
+}
+
+pub(super) fn drain(connection: &Connection, state: Option<&Path>) -> Result<(), Problem> {
+    let report = wait(connection.client(state)?.drain())?;
+    connection.print(&report, |report| {
+        println!(
+            "the daemon takes no more jobs; {} run, {} stay queued; it ends within {}",
+            report.running,
+            report.queued,
+            brief(report.until.since(Time::now()))
+        );
+    })
+}
+
+pub(super) fn reload(connection: &Connection, state: Option<&Path>) -> Result<(), Problem> {
+    let report = wait(connection.client(state)?.reload())?;
+    report.warnings.iter().for_each(|warning| report::warning(warning));
+    connection.print(&report, |report| {
+        if report.applied.is_empty() && report.needs_restart.is_empty() {
+            println!("nothing has changed");
+        }
+        report.applied.iter().for_each(|key| println!("applied        {key}"));
+        report.needs_restart.iter().for_each(|key| println!("needs restart  {key}"));
+    })
+}

@@ -1,0 +1,167 @@
+//! The verbs against a server whose calls a script answers.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Verb, run};
+use crate::api::types::{JobState, JobView, Problem, ProblemKind, Submission};
+use crate::api::{Call, Log, call, server};
+use crate::config::Api;
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+fn job(state: JobState, exit_code: Option<u8>) -> JobView {
+    serde_json::from_value(json!({
+        "id": 7, "source": "local", "pool": "ci", "state": state, "name": "make",
+        "queued": "2026-01-01T00:00:00Z", "exit_code": exit_code,
+    }))
+    .unwrap()
+}
+
+/// Runs a command line against a server of its own.
+fn with_daemon(line: &[&str], script: impl Fn(Call) + Send) -> Result<ExitCode, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let state: &Path = directory.path();
+    let verb = Line::try_parse_from([&["mayfly"], line].concat()).unwrap().verb;
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let stop = CancellationToken::new();
+    std::thread::scope(|scope| {
+        let ending = stop.clone();
+        let daemon = scope.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let listener = server::bind(&state.join(Api::DEFAULT_SOCKET), 0o600).unwrap();
+                ready.send(()).unwrap();
+                let (calls, mut asked) = mpsc::channel(call::CAPACITY);
+                let answering = async {
+                    while let Some(call) = asked.recv().await {
+                        script(call);
+                    }
+                };
+                tokio::join!(server::serve(listener, calls, ending), answering);
+            });
+        });
+        is_ready.recv().unwrap();
+        let result = run(&verb, Some(state)).map_err(|problem| format!("{problem:?}"));
+        stop.cancel();
+        daemon.join().unwrap();
+        result
+    })
+}
+
+fn unexpected(call: &Call) -> ! {
+    panic!("unexpected {call:?}")
+}
+
+#[test]
+fn waiting_for_a_submitted_job_ends_with_its_exit_code() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let line = ["submit", "--pool", "ci", "-e", "A=b", "--timeout", "2s", "--wait", "--", "make"];
+    let code = with_daemon(&line, |call| match call {
+        Call::Submit { submission, answer } => {
+            let expected = Submission {
+                pool: "ci".into(),
+                command: vec!["make".into()],
+                environment: [("A".to_owned(), "b".to_owned())].into(),
+                timeout_ms: Some(2_000),
+                working_directory: None,
+                user: None,
+            };
+            assert_eq!(submission, expected);
+            answer.send(Ok(job(JobState::Queued, None))).unwrap();
+        }
+        Call::Log { job: 7, answer } => {
+            let log = Log { path: Some(log.path().to_owned()), growing: false };
+            answer.send(Ok(log)).unwrap();
+        }
+        Call::Job { job: 7, answer } => {
+            answer.send(Ok(job(JobState::Finished, Some(42)))).unwrap();
+        }
+        other => unexpected(&other),
+    });
+    assert_eq!(code, Ok(ExitCode::from(42)));
+}
+
+#[test]
+fn each_verb_asks_what_it_is_called() {
+    let time = "2026-01-01T00:00:00Z";
+    let script = |call| match call {
+        Call::Jobs { filter, answer } => {
+            assert_eq!((filter.state, filter.limit()), (Some(JobState::Running), 50));
+            answer.send(Ok(vec![job(JobState::Running, None)])).unwrap();
+        }
+        Call::Explain { job: 7, answer } => {
+            let story = json!({ "job": job(JobState::Queued, None), "phases": [
+                { "phase": "queued", "at": time, "lasted_ms": 3 },
+            ]});
+            answer.send(Ok(serde_json::from_value(story).unwrap())).unwrap();
+        }
+        Call::Cancel { job: 7, answer } => {
+            answer.send(Ok(job(JobState::Cancelled, None))).unwrap();
+        }
+        Call::Pools { answer } => {
+            let pools = json!([{
+                "name": "ci", "labels": ["x"], "image": "base", "trigger": "none", "min_idle": 1,
+                "max": 2, "booting": 0, "warm": 1, "registered": 0, "busy": 0, "ending": 0,
+                "waiting": 1, "blocker": { "code": "max", "message": "the pool is at its max" },
+            }]);
+            answer.send(Ok(serde_json::from_value(pools).unwrap())).unwrap();
+        }
+        Call::Status { answer } => {
+            let status = json!({
+                "version": "1", "pid": 1, "started": time, "draining": false, "waiting": 0,
+                "running": 0, "microvms": 0,
+            });
+            answer.send(Ok(serde_json::from_value(status).unwrap())).unwrap();
+        }
+        Call::Drain { answer } => {
+            let report = json!({ "running": 1, "queued": 0, "until": time });
+            answer.send(Ok(serde_json::from_value(report).unwrap())).unwrap();
+        }
+        Call::Reload { answer } => {
+            let report = json!({ "applied": ["a"], "needs_restart": ["b"], "warnings": ["c"] });
+            answer.send(Ok(serde_json::from_value(report).unwrap())).unwrap();
+        }
+        other => unexpected(&other),
+    };
+    for line in [
+        &["jobs", "--state", "running"][..],
+        &["explain", "7"],
+        &["cancel", "7"],
+        &["pools"],
+        &["status"],
+        &["drain"],
+        &["reload"],
+    ] {
+        assert_eq!(with_daemon(line, script), Ok(ExitCode::SUCCESS), "{line:?}");
+        let json = [line, &["--json"]].concat();
+        assert_eq!(with_daemon(&json, script), Ok(ExitCode::SUCCESS), "{json:?}");
+    }
+}
+
+#[test]
+fn what_the_daemon_refuses_reaches_the_person() {
+    let problem = with_daemon(&["logs", "9", "-f"], |call| match call {
+        Call::Log { answer, .. } => {
+            answer.send(Err(Problem::new(ProblemKind::NotFound, "there is no job 9"))).unwrap();
+        }
+        other => unexpected(&other),
+    });
+    let problem = problem.unwrap_err();
+    assert!(problem.contains("there is no job 9") && problem.contains("NotFound"), "{problem}");
+}
+
+#[test]
+fn a_state_that_there_is_not_is_refused_at_once() {
+    assert!(Line::try_parse_from(["mayfly", "jobs", "--state", "gone"]).is_err());
+    assert!(Line::try_parse_from(["mayfly", "cancel", "x"]).is_err());
+}

@@ -1,0 +1,156 @@
+//! `mayfly once`: one microVM through one just-in-time configuration, for a scheduler that starts
+//! a process for each runner.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use secrecy::SecretString;
+
+use super::microvm::MicrovmArguments;
+use super::report::Problem;
+use super::run::{CopyOut, Errand, carry_out};
+use crate::failure::Code;
+use crate::host::state::StateDirectory;
+use crate::shepherd::runner::{self, Meaning};
+
+/// Run one GitHub Actions runner, for its one job, in a throwaway microVM.
+///
+/// The just-in-time configuration comes from `ACTIONS_RUNNER_INPUT_JITCONFIG`, from a file or from
+/// standard input. The exit status is the runner's. SIGTERM lets the runner end in an orderly way;
+/// a second one ends the microVM.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct OnceArguments {
+    #[command(flatten)]
+    microvm: MicrovmArguments,
+    /// Read the just-in-time configuration from this file; - is standard input
+    #[arg(long, value_name = "FILE")]
+    jitconfig_file: Option<PathBuf>,
+    /// Where the runner lies in the image
+    #[arg(long, value_name = "DIR", default_value = runner::DIRECTORY, value_parser = directory)]
+    runner_dir: String,
+    /// Copy the runner's logs (`_diag`) into this directory at the end
+    #[arg(long, value_name = "DIR")]
+    diag: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  mayfly once --image runner --jitconfig-file jit.txt
+  mint-a-configuration | mayfly once --image runner --jitconfig-file - --diag logs
+
+The variable stays visible in the environment of the process that started Mayfly; a file or
+standard input does not.";
+
+/// A configuration is some 4,000 bytes long.
+const LONGEST: u64 = 256 * 1024;
+
+pub(super) fn run(
+    arguments: &OnceArguments,
+    state: &StateDirectory,
+    asked: u64,
+) -> Result<ExitCode, Problem> {
+    // In any case: nobody is to find it here, whether it is used or not.
+    let variable = take_variable();
+    let secret = match &arguments.jitconfig_file {
+        Some(path) => read(path)?,
+        None => variable.ok_or_else(|| {
+            let name = runner::JIT_CONFIG;
+            Problem::usage(format!("no configuration: neither ${name} nor --jitconfig-file"))
+        })?,
+    };
+    let secret = check(&secret)?;
+    let MicrovmArguments { copy_in, .. } = &arguments.microvm;
+    let plan = arguments.microvm.plan("github", state, asked)?;
+    let environment = arguments.microvm.environment();
+    let mut job = runner::job(&secret, environment, &arguments.runner_dir);
+    job.copy_in = copy_in.iter().map(|copy| copy.guest.clone().into()).collect();
+    let copy = |host: &PathBuf| {
+        let guest = job.copy_out.first().map(|path| path.to_vec()).unwrap_or_default();
+        CopyOut { guest, host: host.clone() }
+    };
+    let copy_out: Vec<CopyOut> = arguments.diag.iter().map(copy).collect();
+    job.copy_out.truncate(copy_out.len());
+    let errand = Errand {
+        plan,
+        job,
+        command: "the runner".to_owned(),
+        microvm: &arguments.microvm,
+        copy_out: &copy_out,
+        // A runner that never began has no logs.
+        must_copy: false,
+        explain: |status| {
+            let meaning = Meaning::of(status);
+            (!meaning.is_regular()).then(|| meaning.to_string())
+        },
+    };
+    carry_out(&errand, state)
+}
+
+fn directory(text: &str) -> Result<String, String> {
+    if text.starts_with('/') {
+        Ok(text.trim_end_matches('/').to_owned())
+    } else {
+        Err("the path in the microVM must be absolute".to_owned())
+    }
+}
+
+fn read(path: &Path) -> Result<String, Problem> {
+    let unreadable = |error: io::Error| {
+        let path = path.display();
+        Problem::file(format!("--jitconfig-file {path}: {error}"), Code::NotFound)
+    };
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        io::stdin().lock().take(LONGEST).read_to_string(&mut text)
+    } else {
+        let file = File::open(path).map_err(unreadable)?;
+        file.take(LONGEST).read_to_string(&mut text)
+    };
+    read.map_err(unreadable)?;
+    Ok(text)
+}
+
+/// The configuration without the white space around it. The error shows nothing of it.
+fn check(text: &str) -> Result<SecretString, Problem> {
+    let text = text.trim();
+    let base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
+    if text.is_empty() || !text.bytes().all(base64) {
+        let message = "the just-in-time configuration is empty or not the base64 text that GitHub \
+                       gives (`encoded_jit_config`)";
+        return Err(Problem::file(message, Code::BadData));
+    }
+    Ok(text.into())
+}
+
+/// Takes the variable's value, and wipes it out of what `/proc/PID/environ` shows of this process.
+fn take_variable() -> Option<String> {
+    let value = std::env::var_os(runner::JIT_CONFIG)?;
+    let name = CString::new(runner::JIT_CONFIG).ok()?;
+    // SAFETY: the name is terminated, and this process has one thread yet.
+    let found = unsafe { libc::getenv(name.as_ptr()) };
+    if !found.is_null() {
+        // SAFETY: nothing has changed a variable, so this is the value as the kernel put it on the
+        // stack, writable and as long as the copy; there is no other thread to read it.
+        unsafe { std::ptr::write_bytes(found, 0, value.len()) };
+    }
+    value.into_string().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret;
+
+    #[test]
+    fn a_configuration_is_trimmed_and_one_that_is_none_is_not_shown() {
+        assert_eq!(check(" c2VjcmV0Cg==\n").unwrap().expose_secret(), "c2VjcmV0Cg==");
+        for wrong in ["", "  \n", "{\"not\": \"encoded\"}", "two words"] {
+            let shown = format!("{:?}", check(wrong).unwrap_err());
+            assert!(wrong.trim().is_empty() || !shown.contains(wrong), "{shown}");
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Carrying out what was decided. What waits for anything is a task that reports back.
+
+use mayfly_protocol::message::{Bytes, Job};
+use secrecy::SecretString;
+
+use super::decide::{Action, JobKey, MachineKey, Retirement, Stage};
+use super::error::DaemonError;
+use super::following::{self, ORDERS};
+use super::happening::{Happening, NotPlanned};
+use super::microvm::{Microvm, Runner, Work};
+use super::millis::Millis;
+use super::world::{Held, Queued, World};
+use crate::config::Trigger;
+use crate::failure::{Failure, chain};
+use crate::ledger::Command;
+use crate::shepherd::plan::{Deadlines, Order, Plan, monotonic};
+use crate::shepherd::planner::{self, PlanError, Wanted};
+use crate::shepherd::{Detached, runner};
+
+/// How long an order to end may take before it is given up.
+const REGISTERING: std::time::Duration = std::time::Duration::from_secs(5 * 60);
+
+impl World {
+    pub(super) fn act(&mut self, action: Action) -> Result<(), DaemonError> {
+        match action {
+            Action::Boot { pool } => self.boot(pool),
+            Action::Assign { machine, job } => self.assign(machine, job)?,
+            Action::Register { machine } => self.register(machine)?,
+            Action::Retire { machine, why } => self.retire(machine, why),
+        }
+        Ok(())
+    }
+
+    /// Plans a microVM; it is booted once it is planned and in the ledger.
+    fn boot(&mut self, pool: usize) {
+        let (key, now) = (self.key(), self.now());
+        let Some(chosen) = self.pools.get(pool) else { return };
+        let settings = &chosen.settings;
+        let microvm = Microvm::new(key, Some(pool), settings.name.as_str(), chosen.load(), now);
+        let wanted = Wanted {
+            asked: monotonic(),
+            image: settings.image.clone(),
+            accelerator: self.settings.host.accelerator,
+            processors: settings.cpus,
+            memory: settings.memory,
+            disk: settings.disk,
+            egress: settings.egress.clone(),
+            egress_record: None,
+            boot: settings.deadlines.boot,
+            deadlines: Deadlines { job: settings.deadlines.job, ..Deadlines::default() },
+            detached: Some(Detached::default()),
+        };
+        self.microvms.insert(key, Held { microvm, orders: None });
+        let (state, to) = (self.state.clone(), self.happenings.clone());
+        self.tasks.spawn(async move {
+            // It reads files, and hashes an image that was not verified yet.
+            let planned = tokio::task::spawn_blocking(move || planner::plan(wanted, &state)).await;
+            let planned = match planned {
+                Ok(Ok((plan, _))) => Ok(Box::new(plan)),
+                Ok(Err(error)) => Err(NotPlanned {
+                    image: matches!(error, PlanError::Image(_)),
+                    why: with_hint(&error),
+                }),
+                Err(error) => Err(NotPlanned { image: false, why: chain(&error) }),
+            };
+            let _ = to.send(Happening::Planned(key, planned)).await;
+        });
+    }
+
+    /// Starts the shepherd of a planned microVM.
+    pub(super) fn start(&mut self, key: MachineKey, plan: Plan) -> Result<(), DaemonError> {
+        let Some(held) = self.microvms.get_mut(&key) else { return Ok(()) };
+        if held.microvm.stage == Stage::Ending {
+            // It was retired before it began.
+            self.microvms.remove(&key);
+            return Ok(());
+        }
+        self.ledger.planned(plan.id.as_str(), &held.microvm.pool_name, &plan.image)?;
+        held.microvm.id = Some(plan.id.clone());
+        let (orders, received) = tokio::sync::mpsc::channel(ORDERS);
+        held.orders = Some(orders);
+        let (program, to) = (self.program.clone(), self.happenings.clone());
+        self.tasks.spawn(following::boot(program, plan, key, received, to));
+        Ok(())
+    }
+
+    /// Gives a local job to a warm microVM.
+    fn assign(&mut self, key: MachineKey, job: JobKey) -> Result<(), DaemonError> {
+        let now = self.now();
+        let Some(id) = self.microvm(key).and_then(|microvm| microvm.id.clone()) else {
+            return Ok(());
+        };
+        self.queue.retain(|queued| queued.job != job);
+        let Some(known) = self.known(job)? else { return Ok(()) };
+        // It is given away in the ledger first: it can't be given twice.
+        self.ledger.claim(known.id, id.as_str())?;
+        if let Some(microvm) = self.microvm(key) {
+            microvm.work = Work::Local(job);
+            microvm.enter(Stage::Assigned, now);
+        }
+        self.hand_over(key, job)
+    }
+
+    /// Sends a local job to its microVM; a second time has no effect there.
+    pub(super) fn hand_over(&mut self, key: MachineKey, job: JobKey) -> Result<(), DaemonError> {
+        let Some(command) = self.known(job)?.and_then(|job| job.command) else {
+            return Ok(());
+        };
+        let now = self.now();
+        let pool = self.microvm(key).and_then(|microvm| microvm.pool);
+        let pool = pool.and_then(|pool| self.pools.get(pool));
+        let variables = pool.map(|pool| pool.settings.environment.clone()).unwrap_or_default();
+        let variables = variables.into_iter().map(|(name, value)| (bytes(name), bytes(value)));
+        let timeout = command.timeout;
+        let job = local_job(command, variables.collect());
+        self.order(key, Order::Start(Box::new(job)));
+        if let Some(microvm) = self.microvm(key) {
+            microvm.deadline = timeout.map(|timeout| now + timeout);
+        }
+        Ok(())
+    }
+
+    /// Makes a warm microVM a runner: a name is recorded, then GitHub is asked.
+    fn register(&mut self, key: MachineKey) -> Result<(), DaemonError> {
+        let now = self.now();
+        let Some(microvm) = self.microvms.get_mut(&key).map(|held| &mut held.microvm) else {
+            return Ok(());
+        };
+        let pool = microvm.pool.and_then(|pool| self.pools.get(pool));
+        let Some((pool, id)) = pool.zip(microvm.id.clone()) else { return Ok(()) };
+        let Some(registrar) = pool.registrar.clone() else { return Ok(()) };
+        let random = crate::host::random::<8>().map_err(DaemonError::Random)?;
+        let random = data_encoding::BASE32_DNSSEC.encode(&random);
+        let name = format!("{}{}-{}", self.prefix, microvm.pool_name, &random[..10]);
+        self.ledger.intend(&name, &microvm.pool_name, id.as_str())?;
+        let runner = Runner { name: name.clone(), id: None, job: None, result: None };
+        microvm.work = Work::Runner(runner);
+        microvm.enter(Stage::Registering, now);
+        let (settings, to) = (pool.settings.clone(), self.happenings.clone());
+        self.tasks.spawn(async move {
+            let minted = registrar.mint(&name, &settings).await;
+            let _ = to.send(Happening::Minted(key, name, minted)).await;
+        });
+        Ok(())
+    }
+
+    /// Gives a runner what starts it.
+    pub(super) fn hand_over_runner(&self, key: MachineKey, pool: usize, jit_config: &SecretString) {
+        let Some(pool) = self.pools.get(pool) else { return };
+        let hooks =
+            pool.settings.hooks.variables().map(|(name, value)| (bytes(name), bytes(value)));
+        let own = pool.settings.environment.iter();
+        let own = own.map(|(name, value)| (bytes(name), bytes(value)));
+        let job = runner::job(jit_config, hooks.chain(own), &pool.settings.runner_directory);
+        self.order(key, Order::Start(Box::new(job)));
+    }
+
+    /// Ends a microVM that has no job; at GitHub first where it is known there.
+    fn retire(&mut self, key: MachineKey, why: Retirement) {
+        let now = self.now();
+        let Some(microvm) = self.microvm(key) else { return };
+        let was = microvm.stage;
+        microvm.enter(Stage::Ending, now);
+        microvm.ended_for.get_or_insert_with(|| format!("retired: {why:?}").to_lowercase());
+        tracing::debug!(microvm = ?microvm.id, ?was, ?why, "retiring");
+        match &microvm.work {
+            Work::Runner(runner) => {
+                let (name, number) = (runner.name.clone(), runner.id);
+                let pool = microvm.pool;
+                self.removals.add(&name, pool, number, now);
+            }
+            _ => self.order(key, Order::End),
+        }
+    }
+
+    /// Ends local jobs that took too long, and runners that never came up.
+    pub(super) fn end_overdue(&mut self, now: Millis) {
+        let overdue = |microvm: &Microvm| overdue_at(microvm).is_some_and(|at| at <= now);
+        let keys: Vec<_> = self.microvms.values().filter(|held| overdue(&held.microvm)).collect();
+        let keys: Vec<_> = keys.into_iter().map(|held| held.microvm.key).collect();
+        for key in keys {
+            if let Some(microvm) = self.microvm(key) {
+                microvm.deadline = None;
+                let why = match microvm.work {
+                    Work::Local(_) => "the job did not end in time",
+                    _ => "the runner did not come up in time",
+                };
+                microvm.ended_for = Some(why.to_owned());
+                microvm.enter(Stage::Ending, now);
+            }
+            self.order(key, Order::End);
+        }
+    }
+
+    /// When the next microVM is overdue.
+    pub(super) fn overdue_wake(&self) -> Option<Millis> {
+        self.microvms.values().filter_map(|held| overdue_at(&held.microvm)).min()
+    }
+
+    /// Deletes runners at GitHub that have to go.
+    pub(super) fn remove_due(&mut self, now: Millis) {
+        for due in self.removals.due(now) {
+            let pool = due.pool.and_then(|pool| self.pools.get(pool));
+            let registrar = pool.and_then(|pool| pool.registrar.clone());
+            // Where the pool is gone, the scope knows the runner.
+            let registrar = registrar.or_else(|| self.registrar(Trigger::Always));
+            let Some(registrar) = registrar else {
+                self.removals.again(&due.name, now);
+                continue;
+            };
+            let to = self.happenings.clone();
+            self.tasks.spawn(async move {
+                let removed = registrar.remove(&due.name, due.number).await;
+                let _ = to.send(Happening::Removed(due.name, removed)).await;
+            });
+        }
+    }
+
+    /// Lists the runners of the scope, where it is time.
+    pub(super) fn list_due(&mut self, now: Millis) {
+        if self.next_list.is_none_or(|at| at > now) {
+            return;
+        }
+        let Some(github) = self.github.clone() else { return };
+        self.next_list = None;
+        let to = self.happenings.clone();
+        self.tasks.spawn(async move {
+            let listed = github.client.runners().await;
+            let _ = to.send(Happening::Listed(now, listed)).await;
+        });
+    }
+
+    /// Puts a local job (back) into the queue, at its place.
+    pub(super) fn enqueue(&mut self, queued: Queued) {
+        let place = self.queue.partition_point(|other| other.since <= queued.since);
+        self.queue.insert(place, queued);
+    }
+}
+
+fn overdue_at(microvm: &Microvm) -> Option<Millis> {
+    match microvm.stage {
+        Stage::Registering => Some(microvm.since + REGISTERING),
+        Stage::Assigned | Stage::Busy => microvm.deadline,
+        _ => None,
+    }
+}
+
+fn with_hint(error: &impl Failure) -> String {
+    let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    format!("{}{hint}", chain(error))
+}
+
+pub(super) fn bytes(text: impl AsRef<[u8]>) -> Bytes {
+    Bytes::from(text.as_ref().to_vec())
+}
+
+/// The job that a shepherd is given; what the command's own variables say comes later and wins.
+fn local_job(command: Command, pool: Vec<(Bytes, Bytes)>) -> Job {
+    let own = command.environment.into_iter().map(|(name, value)| (bytes(name.0), bytes(value.0)));
+    Job {
+        arguments: command.arguments.into_iter().map(|argument| bytes(argument.0)).collect(),
+        environment: pool.into_iter().chain(own).collect(),
+        directory: command.directory.map(|directory| bytes(directory.0)),
+        user: command.user,
+        terminal: None,
+        stdin: false,
+        copy_in: Vec::new(),
+        copy_out: Vec::new(),
+    }
+}

@@ -1,0 +1,243 @@
+//! Coming back: what a daemon that was killed, or ended, left running and half done.
+//!
+//! What a microVM did is in its record, what it was meant for in the ledger; where both are read,
+//! nothing has to be guessed:
+//!
+//! - a job that was claimed and whose microVM is still ready was not handed over, or the order was
+//!   lost: it is handed over (again), which has no effect on a shepherd that has it;
+//! - a runner whose microVM is still ready may have lost its JIT configuration with the daemon, or
+//!   be about to start: the registration has to go, then the microVM;
+//! - a microVM that was claimed and has no open work has lost it to the end of the daemon, between
+//!   the ledger and the order to end: it is ended;
+//! - a microVM without any event got no plan, or is about to: it is ended;
+//! - a microVM that is no more is settled as if it had ended now;
+//! - a microVM, a job or a registration that only the ledger knows never came to be, or is gone.
+
+use super::decide::{JobKey, Load, MachineKey, Stage};
+use super::error::DaemonError;
+use super::following::{self, ORDERS};
+use super::microvm::{Microvm, Runner, Work};
+use super::world::{Held, Queued, World};
+use crate::failure::Code;
+use crate::ledger::{self, JobState, RegistrationState, Source};
+use crate::shepherd::event::{Happened, Phase};
+use crate::shepherd::plan::Order;
+use crate::shepherd::record::{self, Found};
+
+/// Why a local job can't be served any more.
+pub(super) const NO_POOL: &str = "its pool is no longer configured";
+
+/// What the ledger knows of unfinished work.
+struct Unfinished {
+    jobs: Vec<ledger::Job>,
+    registrations: Vec<ledger::Registration>,
+}
+
+impl World {
+    /// Takes back what lives, settles what does not. To be called once, before anything is decided.
+    pub(super) fn adopt(&mut self) -> Result<(), DaemonError> {
+        let microvms = self.state.microvms();
+        let found = record::owned(&microvms)
+            .map_err(|error| DaemonError::Microvms(microvms.clone(), error))?;
+        let unfinished = Unfinished {
+            jobs: self.ledger.reader().unfinished()?,
+            registrations: self.ledger.reader().open_registrations()?,
+        };
+        let known = self.ledger.reader().living()?;
+        for row in &known {
+            let found = found.iter().find(|found| found.id.as_str() == row.id);
+            if found.is_none_or(|found| !found.living && found.events.is_empty()) {
+                self.ledger.ended(&row.id, "failed", Some("it never came to be"), None)?;
+                // There is none where the daemon did not come so far.
+                let _ = record::collect(&microvms.join(&row.id));
+            }
+        }
+        let mut adopted = 0;
+        for found in found {
+            let row = self.ledger.reader().microvm(found.id.as_str())?;
+            if let Some(row) = row.as_ref().filter(|row| row.ended_at.is_some()) {
+                put_away(&found, row);
+            }
+            let Some(row) = row.filter(|row| row.ended_at.is_none()) else {
+                // Only its directory is left, if that.
+                continue;
+            };
+            adopted += usize::from(found.living);
+            self.adopt_one(&found, &row, &unfinished)?;
+        }
+        self.forget_registrations(&unfinished)?;
+        self.requeue_lost(&unfinished)?;
+        for job in self.ledger.reader().queued_local()? {
+            let Some(pool) = job.pool.as_deref().and_then(|pool| self.pool_named(pool)) else {
+                self.ledger.fail(job.id, NO_POOL, Some(Code::BadConfiguration as u8))?;
+                continue;
+            };
+            let since = self.clock.at(job.queued_at.into());
+            self.enqueue(Queued { job: JobKey(job.id.0), pool, since });
+        }
+        if adopted > 0 || !self.queue.is_empty() {
+            tracing::info!(microvms = adopted, queued = self.queue.len(), "taken back");
+        }
+        Ok(())
+    }
+
+    fn adopt_one(
+        &mut self,
+        found: &Found,
+        row: &ledger::Microvm,
+        unfinished: &Unfinished,
+    ) -> Result<(), DaemonError> {
+        let (key, now) = (self.key(), self.now());
+        let pool = self.pool_named(&row.pool);
+        let load = pool
+            .and_then(|pool| self.pools.get(pool))
+            .map_or(Load { processors: 1, memory: 1 << 30 }, super::pools::Pool::load);
+        let mut microvm = Microvm::new(key, pool, &row.pool, load, now);
+        microvm.id = Some(found.id.clone());
+        microvm.work = work(found.id.as_str(), unfinished);
+        let (orders, received) = tokio::sync::mpsc::channel(ORDERS);
+        self.microvms.insert(key, Held { microvm, orders: Some(orders) });
+        for (number, event) in found.events.iter().enumerate() {
+            // The end counts once nothing is left, which is waited for elsewhere.
+            if found.living && matches!(event.happened, Happened::Ended(_)) {
+                break;
+            }
+            self.event(key, number + 1, event)?;
+        }
+        if self.microvms.contains_key(&key) {
+            let to = self.happenings.clone();
+            self.tasks.spawn(following::adopt(found.directory.clone(), key, received, to));
+            if found.living {
+                self.resume(key, found)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with a living microVM where the daemon before left it.
+    fn resume(&mut self, key: MachineKey, found: &Found) -> Result<(), DaemonError> {
+        let now = self.now();
+        let Some(microvm) = self.microvm(key) else { return Ok(()) };
+        let claimed = microvm.phase > Phase::Ready;
+        let is_ready = microvm.phase == Phase::Ready;
+        tracing::info!(microvm = %found.id, phase = %microvm.phase, "taken back");
+        match microvm.work.clone() {
+            _ if found.events.is_empty() => self.end(key, "the daemon ended before it had a plan"),
+            Work::None if claimed && microvm.stage == Stage::Warm => {
+                self.end(key, "it has no job any more");
+            }
+            Work::Local(job) if is_ready => {
+                microvm.enter(Stage::Assigned, now);
+                self.hand_over(key, job)?;
+            }
+            Work::Local(job) if claimed => {
+                if microvm.stage == Stage::Booting {
+                    microvm.enter(Stage::Assigned, now);
+                }
+                self.renew_deadline(key, job)?;
+            }
+            Work::Runner(runner) if is_ready => {
+                microvm.ended_for = Some("its runner was lost with the daemon".to_owned());
+                microvm.enter(Stage::Ending, now);
+                let pool = microvm.pool;
+                self.removals.add(&runner.name, pool, runner.id, now);
+            }
+            Work::Runner(_) if claimed && microvm.stage == Stage::Booting => {
+                microvm.enter(Stage::Registering, now);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Ends a microVM.
+    fn end(&mut self, key: MachineKey, why: &str) {
+        let now = self.now();
+        if let Some(microvm) = self.microvm(key) {
+            microvm.ended_for = Some(why.to_owned());
+            microvm.enter(Stage::Ending, now);
+        }
+        self.order(key, Order::End);
+    }
+
+    fn renew_deadline(&mut self, key: MachineKey, job: JobKey) -> Result<(), DaemonError> {
+        let known = self.known(job)?;
+        let timeout = known.as_ref().and_then(|job| job.command.as_ref()?.timeout);
+        let begun = known.and_then(|job| job.started_at.or(job.claimed_at));
+        let since = begun.map_or(self.now(), |begun| self.clock.at(begun.into()));
+        if let Some(microvm) = self.microvm(key) {
+            microvm.deadline = timeout.map(|timeout| since + timeout);
+        }
+        Ok(())
+    }
+
+    /// Registrations whose microVM is gone have to go.
+    fn forget_registrations(&mut self, unfinished: &Unfinished) -> Result<(), DaemonError> {
+        let now = self.now();
+        for registration in &unfinished.registrations {
+            let known = self.ledger.reader().registration(&registration.name)?;
+            let open = known.is_some_and(|known| known.state != RegistrationState::Deleted);
+            if open && self.with_runner(&registration.name).is_none() {
+                let pool = self.pool_named(&registration.pool);
+                self.removals.add(&registration.name, pool, registration.runner_id, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Jobs that were claimed for a microVM that nobody knows any more.
+    fn requeue_lost(&mut self, unfinished: &Unfinished) -> Result<(), DaemonError> {
+        for job in &unfinished.jobs {
+            if job.source != Source::Local || self.with_job(JobKey(job.id.0)).is_some() {
+                continue;
+            }
+            // What was settled in the meantime is no longer claimed or running.
+            let Some(job) = self.ledger.reader().job(job.id)? else { continue };
+            match job.state {
+                JobState::Claimed => {
+                    self.ledger.requeue(job.id, "its microVM never came to be")?;
+                }
+                JobState::Running => {
+                    let code = Some(Code::MachineFailed as u8);
+                    self.ledger.fail(job.id, "its microVM is gone", code)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a daemon that was killed had settled, but not put away.
+fn put_away(found: &Found, row: &ledger::Microvm) {
+    if found.living {
+        return;
+    }
+    let done = match row.black_box {
+        Some(_) => record::keep(&found.directory),
+        None => record::collect(&found.directory),
+    };
+    if let Err(error) = done {
+        tracing::warn!(microvm = %found.id, "can't put away its directory: {error}");
+    }
+}
+
+fn work(microvm: &str, unfinished: &Unfinished) -> Work {
+    let job = unfinished
+        .jobs
+        .iter()
+        .find(|job| job.source == Source::Local && job.microvm.as_deref() == Some(microvm));
+    if let Some(job) = job {
+        return Work::Local(JobKey(job.id.0));
+    }
+    let open = unfinished.registrations.iter().rev();
+    let mut open = open.filter(|registration| registration.microvm == microvm);
+    open.next().map_or(Work::None, |registration| {
+        Work::Runner(Runner {
+            name: registration.name.clone(),
+            id: registration.runner_id,
+            job: None,
+            result: None,
+        })
+    })
+}

@@ -1,0 +1,186 @@
+//! What holds whatever happens. Limits, reasons and untouched jobs are checked by the world at
+//! each decision.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::fleet::{host, pool};
+use super::world::{Manners, World};
+use super::{Blocker, Millis, Obstacle, Pool, Registers, Stage};
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Submit(usize),
+    Queue(usize),
+    Believe(usize, u32),
+    Wait(u64),
+    NoBoots(usize, Option<u64>),
+    NoGithub(usize, Option<u64>),
+    Over(usize),
+}
+
+const POOLS: usize = 3;
+
+fn pools() -> impl Strategy<Value = Vec<Pool>> {
+    let registers =
+        prop_oneof![Just(Registers::Late), Just(Registers::Always), Just(Registers::Never)];
+    let one = (1..9_u32, 0..4_u32, 0..7_u32, registers)
+        .prop_map(|(processors, idle, max, registers)| pool(processors, idle, max, registers));
+    prop::collection::vec(one, POOLS)
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let until = prop::option::of(1..600_000_u64);
+    let step = prop_oneof![
+        4 => (0..POOLS).prop_map(Step::Submit),
+        4 => (0..POOLS).prop_map(Step::Queue),
+        1 => (0..POOLS, 0..20_u32).prop_map(|(pool, count)| Step::Believe(pool, count)),
+        6 => (1..200_000_u64).prop_map(Step::Wait),
+        1 => (0..POOLS, until.clone()).prop_map(|(pool, until)| Step::NoBoots(pool, until)),
+        1 => (0..POOLS, until).prop_map(|(pool, until)| Step::NoGithub(pool, until)),
+        2 => (0..POOLS).prop_map(Step::Over),
+    ];
+    prop::collection::vec(step, 0..60)
+}
+
+fn manners() -> impl Strategy<Value = Manners> {
+    (0..400_u64, 0..400_u64).prop_map(|(boot_failures, registration_failures)| Manners {
+        boot: (500, 20_000),
+        job: (100, 300_000),
+        boot_failures,
+        registration_failures,
+    })
+}
+
+fn world() -> impl Strategy<Value = World> {
+    (pools(), 4..30_u32, manners(), any::<u64>())
+        .prop_map(|(pools, processors, manners, seed)| {
+            World::new(pools, host(processors), manners, seed)
+        })
+        .no_shrink()
+}
+
+fn take(world: &mut World, step: Step) {
+    let obstacle = |world: &World, until: Option<u64>, why| {
+        Some(Obstacle { until: until.map(|after| Millis(world.now.0 + after)), why })
+    };
+    match step {
+        Step::Submit(pool) => world.submit(pool),
+        Step::Queue(pool) => world.queue(pool),
+        Step::Believe(pool, count) => world.phantoms[pool] = count,
+        Step::Wait(time) => {
+            let end = world.now + Duration::from_millis(time);
+            world.run_until(end, Duration::ZERO);
+        }
+        Step::NoBoots(pool, until) => {
+            world.pools[pool].boot_obstacle =
+                obstacle(world, until, Blocker::Image("gone".to_owned()));
+        }
+        Step::NoGithub(pool, until) => {
+            world.pools[pool].github_obstacle = obstacle(world, until, Blocker::RateLimited);
+        }
+        Step::Over(pool) => {
+            world.pools[pool].boot_obstacle = None;
+            world.pools[pool].github_obstacle = None;
+        }
+    }
+    world.decide();
+}
+
+/// Ends what stands in the way for ever, and lets hours go by.
+fn settle(world: &mut World) {
+    for index in 0..POOLS {
+        world.phantoms[index] = 0;
+        take(world, Step::Over(index));
+    }
+    let end = world.now + Duration::from_secs(48 * 3600);
+    world.run_until(end, Duration::ZERO);
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{:?} {:?}", self.pools, self.budget)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn every_job_that_can_be_served_is_served(mut world in world(), steps in steps()) {
+        for step in steps {
+            take(&mut world, step);
+        }
+        settle(&mut world);
+        let decision = world.decide();
+        for waiting in world.demand() {
+            let pool = &world.pools[waiting.pool()];
+            let impossible = pool.max == 0
+                || world.budget.fits(pool.load) == 0
+                || runners_hold_the_room(&world, waiting.pool());
+            prop_assert!(impossible, "{waiting:?} waits: {:?} {:?}", decision, world.machines);
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_where_nothing_waits(mut world in world(), steps in steps()) {
+        for pool in &mut world.pools {
+            pool.min_idle = 0;
+        }
+        for step in steps {
+            take(&mut world, step);
+        }
+        settle(&mut world);
+        // What still waits has no machine that could ever be.
+        prop_assert_eq!(&world.machines, &[]);
+    }
+
+    #[test]
+    fn draining_ends_everything_but_what_has_a_job(mut world in world(), steps in steps()) {
+        for step in steps {
+            take(&mut world, step);
+        }
+        let boots = world.tally.boots;
+        world.draining = true;
+        world.decide();
+        for machine in &world.machines {
+            prop_assert!(!matches!(machine.stage, Stage::Warm | Stage::Booting | Stage::Registered));
+        }
+        let end = world.now + Duration::from_secs(3600);
+        world.run_until(end, Duration::ZERO);
+        prop_assert_eq!(&world.machines, &[]);
+        prop_assert_eq!(world.tally.boots, boots);
+    }
+
+    #[test]
+    fn demand_that_flaps_boots_little(
+        pools in pools(),
+        processors in 4..300_u32,
+        flaps in prop::collection::vec((0..POOLS, 0..20_u32, 1..3000_u64), 200..400),
+    ) {
+        let manners =
+            Manners { boot: (500, 2000), job: (1, 1), boot_failures: 0, registration_failures: 0 };
+        let places: u64 = pools.iter().map(|pool| u64::from(pool.max)).sum();
+        let room = pools.iter().map(|pool| pool.load.processors * pool.max).sum::<u32>();
+        let mut world = World::new(pools, host(processors), manners, 1);
+        world.decide();
+        let begin = world.now;
+        for (pool, count, time) in flaps {
+            take(&mut world, Step::Believe(pool, count));
+            take(&mut world, Step::Wait(time));
+        }
+        // With room for all, a place changes hands once in the time that a runner waits for a job;
+        // where pools compete for the room, once in the time that a spare is left alone.
+        let turn = if room <= processors { 120 } else { 10 };
+        let turns = world.now.since(begin).as_secs() / turn + 1;
+        prop_assert!(world.tally.boots <= places * turns, "{:?}", world.tally);
+    }
+}
+
+/// Whether runners that are to stay (`Always`) leave no room for one more of a pool.
+fn runners_hold_the_room(world: &World, index: usize) -> bool {
+    let stay = |registers| registers == Registers::Always;
+    let local = world.demand().iter().any(|waiting| waiting.pool() == index);
+    local && world.pools.iter().any(|pool| stay(pool.registers) && pool.min_idle > 0)
+}

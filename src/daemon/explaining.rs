@@ -1,0 +1,125 @@
+//! "Why is my job waiting?": what happened to a job so far, and what it waits for.
+
+use super::clock::Clock;
+use super::decide::{JobKey, Obstacle};
+use super::error::DaemonError;
+use super::world::World;
+use crate::api::types::{
+    Blocker, Explanation, JobId, JobSource, JobState, JobView, PhaseView, Problem, Time,
+};
+use crate::ledger::{self, JobResult};
+
+impl World {
+    pub(super) fn explain(&self, id: JobId) -> Result<Result<Explanation, Problem>, DaemonError> {
+        let job = match self.job(id)? {
+            Ok(job) => job,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let reader = self.ledger.reader();
+        let mut phases = vec![began("queued", job.queued_at)];
+        let mut black_box = None;
+        if let Some(id) = &job.microvm {
+            phases.extend(job.claimed_at.map(|at| began("given a microVM", at)));
+            for phase in reader.phases(id)? {
+                let detail = Some(format!("microVM {id}"));
+                phases.push(PhaseView { detail, ..began(&phase.phase, phase.at) });
+            }
+            black_box = reader.microvm(id)?.and_then(|microvm| microvm.black_box);
+        }
+        phases.extend(
+            job.ended_at
+                .map(|at| PhaseView { detail: job.cause.clone(), ..began(job.state.as_str(), at) }),
+        );
+        phases.sort_by_key(|phase| phase.at);
+        for index in 1..phases.len() {
+            let lasted = phases[index].at.since(phases[index - 1].at);
+            phases[index - 1].lasted_ms = u64::try_from(lasted.as_millis()).ok();
+        }
+        let blocker = self.blocker(&job);
+        Ok(Ok(Explanation { job: job_view(&job), phases, blocker, black_box }))
+    }
+
+    /// What a job waits for; none where it does not wait.
+    fn blocker(&self, job: &ledger::Job) -> Option<Blocker> {
+        if job.state != ledger::JobState::Queued {
+            return None;
+        }
+        let say = |code: &str, message: String| {
+            Some(Blocker { code: code.to_owned(), message, until: None })
+        };
+        let Some(pool) = job.pool.as_deref().and_then(|pool| self.pool_named(pool)) else {
+            let labels = job.labels.join(", ");
+            return say("no_pool", format!("no pool has all of these labels: {labels}"));
+        };
+        if job.source == ledger::Source::Local {
+            let before = self.queue.iter().take_while(|queued| queued.job != JobKey(job.id.0));
+            let before = before.filter(|queued| queued.pool == pool).count();
+            if before > 0 && self.blockers.get(pool).and_then(Option::as_ref).is_none() {
+                return say("behind_others", format!("{before} jobs of its pool are before it"));
+            }
+        }
+        match self.blockers.get(pool).and_then(Option::as_ref) {
+            Some(obstacle) => Some(blocker_view(obstacle, self.clock)),
+            None => say("deciding", "it is about to be given a microVM".to_owned()),
+        }
+    }
+}
+
+fn began(phase: &str, at: ledger::Time) -> PhaseView {
+    PhaseView { phase: phase.to_owned(), at: time(at), lasted_ms: None, detail: None }
+}
+
+fn time(time: ledger::Time) -> Time {
+    Time(u64::try_from(time.0).unwrap_or_default())
+}
+
+/// An obstacle as the API shows it.
+pub(super) fn blocker_view(obstacle: &Obstacle, clock: Clock) -> Blocker {
+    let value = serde_json::to_value(&obstacle.why).unwrap_or_default();
+    let code = value.get("blocker").and_then(serde_json::Value::as_str).unwrap_or("unknown");
+    Blocker {
+        code: code.to_owned(),
+        message: obstacle.why.to_string(),
+        until: obstacle.until.map(|until| clock.wall(until)),
+    }
+}
+
+/// A job as the API shows it.
+pub(super) fn job_view(job: &ledger::Job) -> JobView {
+    let name = job.name.clone().or_else(|| {
+        let command = job.command.as_ref()?;
+        let words =
+            command.arguments.iter().map(|word| String::from_utf8_lossy(&word.0).into_owned());
+        Some(words.collect::<Vec<_>>().join(" "))
+    });
+    JobView {
+        id: job.id.0,
+        source: match job.source {
+            ledger::Source::Local => JobSource::Local,
+            ledger::Source::Github => JobSource::Github,
+        },
+        pool: job.pool.clone(),
+        state: match job.state {
+            ledger::JobState::Queued => JobState::Queued,
+            ledger::JobState::Claimed => JobState::Claimed,
+            ledger::JobState::Running => JobState::Running,
+            ledger::JobState::Finished => JobState::Finished,
+            ledger::JobState::Failed => JobState::Failed,
+            ledger::JobState::Cancelled => JobState::Cancelled,
+        },
+        name: name.unwrap_or_default(),
+        repository: job.repository.clone(),
+        github_id: job.github_id,
+        microvm: job.microvm.clone(),
+        queued: time(job.queued_at),
+        started: job.started_at.map(time),
+        ended: job.ended_at.map(time),
+        exit_code: job.exit_code,
+        result: job.result.as_ref().map(|result| match result {
+            JobResult::Exited(code) => format!("exit {code}"),
+            JobResult::Signalled(number) => format!("signal {number}"),
+            JobResult::Concluded(conclusion) => conclusion.clone(),
+        }),
+        cause: job.cause.clone(),
+    }
+}

@@ -1,0 +1,229 @@
+//! One microVM as the daemon knows it, and what an event of its shepherd changes. Pure.
+
+use mayfly_protocol::message::{JobStatus, NotStarted};
+
+use super::decide::{JobKey, Load, Machine, MachineKey, Stage};
+use super::millis::Millis;
+use crate::failure::Code;
+use crate::shepherd::event::{Event, FailureReport, Happened, Outcome, Phase};
+use crate::shepherd::plan::Id;
+use crate::shepherd::runner::{JobResult, RunnerMark};
+
+/// A microVM that is not gone.
+#[derive(Debug)]
+pub(super) struct Microvm {
+    pub(super) key: MachineKey,
+    /// Its name; none until it is planned.
+    pub(super) id: Option<Id>,
+    /// The pool's place in the settings; none where the settings no longer have it.
+    pub(super) pool: Option<usize>,
+    pub(super) pool_name: String,
+    pub(super) load: Load,
+    pub(super) stage: Stage,
+    pub(super) since: Millis,
+    pub(super) work: Work,
+    /// Events that were taken in; those that a re-attached shepherd tells again are fewer.
+    pub(super) heard: usize,
+    /// The last phase that the shepherd told.
+    pub(super) phase: Phase,
+    /// When its local job is to be ended.
+    pub(super) deadline: Option<Millis>,
+    /// Why the daemon ends it, where it does.
+    pub(super) ended_for: Option<String>,
+}
+
+/// What a microVM is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Nothing yet.
+    None,
+    /// A job of the daemon's own queue.
+    Local(JobKey),
+    /// A runner of GitHub's.
+    Runner(Runner),
+}
+
+/// A runner in a microVM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Runner {
+    /// Its name at GitHub.
+    pub(super) name: String,
+    /// Its number at GitHub, once it has one.
+    pub(super) id: Option<u64>,
+    /// The job that it took, as it calls it.
+    pub(super) job: Option<String>,
+    /// What came of that job, as it says.
+    pub(super) result: Option<JobResult>,
+}
+
+/// What an event means to the daemon.
+#[derive(Debug, PartialEq)]
+pub(super) enum News {
+    /// Nothing that is acted upon.
+    Nothing,
+    /// It can be given work.
+    Warm,
+    /// Its job, or its runner, runs.
+    Started,
+    /// Its runner waits for a job.
+    Listening,
+    /// Its runner took a job.
+    TookJob(String),
+    /// It is over.
+    Ended(Box<Outcome>),
+}
+
+impl Microvm {
+    /// One that is to be booted.
+    pub(super) fn new(
+        key: MachineKey,
+        pool: Option<usize>,
+        pool_name: &str,
+        load: Load,
+        now: Millis,
+    ) -> Self {
+        Self {
+            key,
+            id: None,
+            pool,
+            pool_name: pool_name.to_owned(),
+            load,
+            stage: Stage::Booting,
+            since: now,
+            work: Work::None,
+            heard: 0,
+            phase: Phase::Planned,
+            deadline: None,
+            ended_for: None,
+        }
+    }
+
+    /// What the decisions see of it.
+    pub(super) fn machine(&self) -> Machine {
+        Machine {
+            key: self.key,
+            pool: self.pool,
+            load: self.load,
+            stage: self.stage,
+            since: self.since,
+        }
+    }
+
+    pub(super) fn enter(&mut self, stage: Stage, now: Millis) {
+        if self.stage != stage {
+            self.stage = stage;
+            self.since = now;
+        }
+    }
+
+    /// Takes in an event.
+    pub(super) fn hear(&mut self, event: &Event, now: Millis) -> News {
+        self.heard += 1;
+        match &event.happened {
+            Happened::Phase(phase) => {
+                self.phase = *phase;
+                self.phase_began(*phase, now)
+            }
+            Happened::Runner(mark) => self.mark(mark, now),
+            Happened::Ended(outcome) => News::Ended(Box::new(outcome.clone())),
+            Happened::Greeted { .. } | Happened::Egress(_) => News::Nothing,
+        }
+    }
+
+    fn phase_began(&mut self, phase: Phase, now: Millis) -> News {
+        match (phase, &self.work) {
+            (Phase::Ready, Work::None) if self.stage == Stage::Booting => {
+                self.enter(Stage::Warm, now);
+                News::Warm
+            }
+            (Phase::Running, Work::Local(_)) => {
+                // One that was told to end may have begun before it heard that.
+                if self.stage != Stage::Ending {
+                    self.enter(Stage::Busy, now);
+                }
+                News::Started
+            }
+            (Phase::Running, Work::Runner(_)) => News::Started,
+            (Phase::Finished | Phase::Failed | Phase::Destroyed, _) => {
+                self.enter(Stage::Ending, now);
+                News::Nothing
+            }
+            _ => News::Nothing,
+        }
+    }
+
+    fn mark(&mut self, mark: &RunnerMark, now: Millis) -> News {
+        let over = self.phase > Phase::Running;
+        let Work::Runner(runner) = &mut self.work else { return News::Nothing };
+        match mark {
+            _ if over => News::Nothing,
+            RunnerMark::Listening if runner.job.is_none() => {
+                if self.stage == Stage::Registering {
+                    self.enter(Stage::Registered, now);
+                }
+                News::Listening
+            }
+            RunnerMark::Running { job } if runner.job.is_none() => {
+                runner.job = Some(job.clone());
+                // One that is being retired has won the race: GitHub says so, too.
+                self.enter(Stage::Busy, now);
+                News::TookJob(job.clone())
+            }
+            RunnerMark::Completed { result, .. } => {
+                runner.result = Some(*result);
+                News::Nothing
+            }
+            _ => News::Nothing,
+        }
+    }
+}
+
+/// How a local job came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It ended by itself.
+    Finished { exit_code: u8, result: String },
+    /// It never began, and can be given to another microVM.
+    Again { cause: String },
+    /// It began, or can't ever begin, and is lost.
+    Failed { exit_code: u8, cause: String },
+}
+
+/// What the end of a microVM means for the local job that it was given.
+pub(super) fn verdict(outcome: &Outcome, started: bool) -> Verdict {
+    match outcome {
+        Outcome::Job { status: JobStatus::Code(code), .. } => {
+            Verdict::Finished { exit_code: *code, result: format!("exit {code}") }
+        }
+        Outcome::Job { status: JobStatus::Signal(number), .. } => Verdict::Finished {
+            exit_code: 128_u8.saturating_add(*number),
+            result: format!("signal {number}"),
+        },
+        Outcome::Job { status: JobStatus::NotStarted(why), .. } => not_started(why),
+        Outcome::Failed(FailureReport { message, code, .. }) if started => {
+            Verdict::Failed { exit_code: *code, cause: message.clone() }
+        }
+        Outcome::Failed(FailureReport { message, .. }) => Verdict::Again { cause: message.clone() },
+    }
+}
+
+fn not_started(why: &NotStarted) -> Verdict {
+    let (code, cause) = match why {
+        NotStarted::CommandNotFound => {
+            (Code::CommandNotFound, "there is no such command in the image".to_owned())
+        }
+        NotStarted::CommandNotExecutable(why) => {
+            (Code::CommandNotExecutable, format!("the command can't be executed: {why}"))
+        }
+        NotStarted::UserNotFound(user) => {
+            (Code::NotFound, format!("there is no user {user:?} in the image"))
+        }
+        NotStarted::DirectoryNotEntered(why) => {
+            (Code::NotFound, format!("can't start in the working directory: {why}"))
+        }
+        NotStarted::CopyInFailed(_, why) | NotStarted::Other(why) => {
+            (Code::MachineFailed, format!("the command did not start: {why}"))
+        }
+    };
+    Verdict::Failed { exit_code: code as u8, cause }
+}

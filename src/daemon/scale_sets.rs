@@ -1,0 +1,219 @@
+//! The scale sets of pools: one task each, which makes the set, or finds it, and holds its session.
+//!
+//! Like every source of jobs it only says what it heard. It knows its pool by name: places change
+//! when settings are read again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::happening::{Happening, Hint};
+use super::registrar::{GitHub, Registrar};
+use super::world::World;
+use crate::config::{Pool, PoolName, Trigger};
+use crate::failure::chain;
+use crate::github::CallError;
+use crate::github::scale_set::{
+    ItemKind, Message, Polled, Session, Statistics, is_session_conflict,
+};
+
+/// Between the loss of a session and the next.
+const SESSION_AGAIN: Duration = Duration::from_secs(5);
+/// How long another's session may linger after its owner's death: it is about 50 s.
+const CONFLICT_AGAIN: Duration = Duration::from_secs(15);
+/// Between two tries to take offered jobs.
+const ACQUIRE_AGAIN: Duration = Duration::from_secs(1);
+
+/// The scale sets that are held, by their pools' names.
+pub(super) type Sets = BTreeMap<PoolName, Held>;
+
+/// The way to the task of a scale set, which ends with it.
+pub(super) struct Held {
+    /// The most runners that there may be; 0 while the daemon drains.
+    pub(super) capacity: watch::Sender<u32>,
+    _ends: DropGuard,
+}
+
+impl World {
+    /// Holds the scale sets of the pools that want one, and no others.
+    pub(super) fn hold_sets(&mut self) {
+        let Some(github) = self.github.clone() else { return };
+        let wanted: BTreeMap<PoolName, Pool> = self
+            .pools
+            .iter()
+            .map(|pool| &pool.settings)
+            .filter(|pool| matches!(pool.trigger, Trigger::ScaleSet | Trigger::Auto))
+            .map(|pool| (pool.name.clone(), pool.clone()))
+            .collect();
+        self.sets.retain(|name, _| wanted.contains_key(name));
+        for (name, pool) in wanted {
+            let max = if self.draining.is_some() { 0 } else { pool.max };
+            if let Some(held) = self.sets.get(&name) {
+                held.capacity.send_replace(max);
+                continue;
+            }
+            let (sender, capacity) = watch::channel(max);
+            let cancel = self.cancel.child_token();
+            let task = Task {
+                github: github.clone(),
+                pool,
+                owner: self.prefix.trim_end_matches('-').to_owned(),
+                capacity,
+                to: self.happenings.clone(),
+                cancel: cancel.clone(),
+            };
+            self.tasks.spawn(task.run());
+            self.sets.insert(name, Held { capacity: sender, _ends: cancel.drop_guard() });
+        }
+    }
+}
+
+struct Task {
+    github: GitHub,
+    pool: Pool,
+    /// Who has the session, for people at GitHub.
+    owner: String,
+    capacity: watch::Receiver<u32>,
+    to: mpsc::Sender<Happening>,
+    cancel: CancellationToken,
+}
+
+/// Nothing more is to be done: the task is cancelled.
+struct Cancelled;
+
+impl Task {
+    async fn run(self) {
+        // It ends by being cancelled, or where the pool falls back to polling.
+        let _ = self.hold().await;
+    }
+
+    /// Waits for work, unless the task is cancelled.
+    async fn unless<T>(&self, work: impl Future<Output = T>) -> Result<T, Cancelled> {
+        self.cancel.run_until_cancelled(work).await.ok_or(Cancelled)
+    }
+
+    async fn say(&self, happening: Happening) {
+        // The loop ends after its tasks; then nobody needs to know.
+        let _ = self.to.send(happening).await;
+    }
+
+    async fn fails(&self, error: CallError) {
+        self.say(Happening::Source(Some(self.pool.name.clone()), Some(error))).await;
+    }
+
+    async fn registers(&self, registrar: Registrar) {
+        self.say(Happening::ScaleSet(self.pool.name.clone(), registrar)).await;
+    }
+
+    /// Makes the set, or finds it, then holds its session; again where the set got lost.
+    async fn hold(&self) -> Result<(), Cancelled> {
+        let (pool, sets) = (&self.pool, &self.github.sets);
+        let group = pool.runner_group.as_deref();
+        loop {
+            let made = self.unless(sets.ensure(pool.name.as_str(), group, &pool.labels)).await?;
+            match made {
+                Ok(set) => {
+                    self.registers(Registrar::ScaleSet(sets.clone(), set.id)).await;
+                    self.sessions(set.id).await?;
+                }
+                // GitHub has no scale sets for this scope: the scope registers, and polls tell.
+                Err(error) if pool.trigger == Trigger::Auto && !error.is_transient() => {
+                    let why = chain(&error);
+                    tracing::info!(pool = %pool.name, "no scale set here, polling instead: {why}");
+                    self.registers(Registrar::Scope(self.github.client.clone())).await;
+                    return Ok(());
+                }
+                Err(error) => self.fails(error).await,
+            }
+            self.unless(tokio::time::sleep(SESSION_AGAIN)).await?;
+        }
+    }
+
+    /// Holds one session after another, until the set is gone.
+    async fn sessions(&self, set: u64) -> Result<(), Cancelled> {
+        loop {
+            let wait = match self.unless(self.github.sets.open(set, &self.owner)).await? {
+                Ok(session) => {
+                    self.say(Happening::Source(Some(self.pool.name.clone()), None)).await;
+                    match self.session(session).await? {
+                        Some(wait) => wait,
+                        None => return Ok(()),
+                    }
+                }
+                Err(CallError::NotFound { .. }) => return Ok(()),
+                Err(error) => {
+                    let conflict = is_session_conflict(&error);
+                    self.fails(error).await;
+                    if conflict { CONFLICT_AGAIN } else { SESSION_AGAIN }
+                }
+            };
+            self.unless(tokio::time::sleep(wait)).await?;
+        }
+    }
+
+    /// Listens to a session and ends it; gives how long to wait before the next, none where its
+    /// set is gone.
+    async fn session(&self, mut session: Session) -> Result<Option<Duration>, Cancelled> {
+        let ended = self.listen(&mut session).await;
+        if let Err(error) = session.close().await {
+            tracing::debug!("a session lingers: {}", chain(&error));
+        }
+        ended
+    }
+
+    async fn listen(&self, session: &mut Session) -> Result<Option<Duration>, Cancelled> {
+        self.count(session.statistics()).await;
+        loop {
+            let capacity = *self.capacity.borrow();
+            match self.unless(session.poll(capacity)).await? {
+                Ok(Polled::Nothing) => {}
+                Ok(Polled::Message(message)) => self.take(session, message).await?,
+                Ok(Polled::SessionLost(wait)) => return Ok(Some(wait)),
+                Ok(Polled::ScaleSetLost) => {
+                    tracing::error!(pool = %self.pool.name, "the scale set is gone at GitHub");
+                    return Ok(None);
+                }
+                Err(error) => {
+                    // What passes leaves the session as it is; its polls pause by themselves.
+                    let passes = error.is_transient();
+                    self.fails(error).await;
+                    if !passes {
+                        return Ok(Some(SESSION_AGAIN));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn take(&self, session: &mut Session, message: Message) -> Result<(), Cancelled> {
+        let offered = message.items.iter().filter(|item| item.kind == ItemKind::Available);
+        let offered: Vec<u64> = offered.map(|item| item.request_id).collect();
+        if !offered.is_empty()
+            && let Err(error) = session.acquire(&offered).await
+        {
+            // The offer is made once: not acknowledged, its message comes again.
+            tracing::warn!("can't acquire jobs of a scale set: {}", chain(&error));
+            return self.unless(tokio::time::sleep(ACQUIRE_AGAIN)).await;
+        }
+        for item in message.items {
+            let hint = Hint::Item(self.pool.name.clone(), Box::new(item));
+            self.say(Happening::Hint(hint)).await;
+        }
+        if let Some(statistics) = message.statistics {
+            self.count(statistics).await;
+        }
+        // It is with the loop; what is lost with this process comes again as statistics.
+        if let Err(error) = session.acknowledge(message.id).await {
+            tracing::debug!("a message comes again: {}", chain(&error));
+        }
+        Ok(())
+    }
+
+    async fn count(&self, counts: Statistics) {
+        let waiting = counts.assigned_jobs.saturating_sub(counts.running_jobs);
+        let hint = Hint::Statistics(self.pool.name.clone(), waiting);
+        self.say(Happening::Hint(hint)).await;
+    }
+}

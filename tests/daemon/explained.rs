@@ -1,0 +1,62 @@
+//! Jobs that wait, and what `mayfly explain` says of why.
+
+use mayfly_github_sim::{Settings, Status};
+
+use super::service::{JOB_PATIENCE, Pool, Service, Written};
+
+/// What a job does that holds its microVM until the test lets it go.
+const HOLD: &str = "sleep 3600";
+
+/// Waits until a job has begun.
+fn wait_for_start(service: &Service, job: u64) {
+    let started =
+        service.github.wait(JOB_PATIENCE, |state| !state.jobs[&job].started_runs.is_empty());
+    assert!(started, "{}", service.log());
+}
+
+/// Stops jobs, and waits for their end.
+fn cancel(service: &Service, jobs: &[u64]) {
+    for job in jobs {
+        assert!(service.github.with(|state, now| state.cancel(*job, now)));
+    }
+    let ended = service.github.wait(JOB_PATIENCE, |state| {
+        jobs.iter().all(|job| state.jobs[job].status == Status::Completed)
+    });
+    assert!(ended, "{}", service.log());
+}
+
+#[test]
+fn a_job_that_no_pool_matches_and_one_too_many_are_told_apart() {
+    let pool = Pool { trigger: "webhook", min_idle: 0, max: 1 };
+    let service = Service::start(Settings::default(), &pool);
+    let stranger = service.queue_for("nobody", &["true"]);
+    let blocker = service.wait_for_blocker(stranger, "no_pool");
+    assert!(blocker["message"].as_str().unwrap().contains("self-hosted, nobody"), "{blocker}");
+    let first = service.queue(&[HOLD]);
+    wait_for_start(&service, first);
+    let second = service.queue(&[HOLD]);
+    service.wait_for_blocker(second, "pool_at_max");
+    let job = service.github.job(stranger).unwrap();
+    assert_eq!((job.status, job.runner), (Status::Queued, None), "it was served");
+    cancel(&service, &[stranger, second, first]);
+    service.finish();
+}
+
+#[test]
+fn a_job_that_waits_for_the_hosts_budget_is_told_so() {
+    let pool = Pool { trigger: "poll", min_idle: 0, max: 2 };
+    let written = Written {
+        github: "poll = \"1s\"",
+        host: "cpus = 1",
+        pools: &[("test", &pool), ("other", &pool)],
+    };
+    let mut service = Service::configure(Settings::default(), &written);
+    service.serve();
+    let first = service.queue(&[HOLD]);
+    wait_for_start(&service, first);
+    let second = service.queue_for("other", &["true"]);
+    service.wait_for_blocker(second, "host_budget");
+    cancel(&service, &[first]);
+    service.wait_for_all(2);
+    service.finish();
+}

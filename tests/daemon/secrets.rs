@@ -1,0 +1,190 @@
+//! No secret is anywhere but where it is needed: not in the state directory, not in the log at its
+//! finest, not in the arguments or variables of a process, not on the guest's kernel command line.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER};
+use mayfly_github_sim::{Settings, Simulator};
+use nix::unistd::Pid;
+
+use super::service::{Pool, SECRET, Service};
+use super::support::processes;
+
+/// Between two looks at all processes: short beside the life of any that is given a secret.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Texts that must not be found, each with what it is.
+type Needles = BTreeMap<Vec<u8>, String>;
+
+/// What is sought, as it is and as it could be written by something that dumps bytes.
+fn needles(service: &Service) -> Needles {
+    let mut needles = Needles::new();
+    // How any JWT begins, by either order of its header.
+    for header in ["{\"alg\"", "{\"typ\""] {
+        needles.insert(BASE64_NOPAD.encode(header.as_bytes())[..8].into(), "a JWT".to_owned());
+    }
+    let mut add = |what: &str, secret: &[u8]| {
+        needles.insert(secret.to_vec(), what.to_owned());
+        needles.insert(BASE64_NOPAD.encode(secret).into_bytes(), format!("{what} in base64"));
+        needles.insert(BASE64URL_NOPAD.encode(secret).into_bytes(), format!("{what} in base64url"));
+        needles.insert(HEXLOWER.encode(secret).into_bytes(), format!("{what} in hexadecimal"));
+    };
+    add("the webhook's secret", SECRET.as_bytes());
+    let pem = fs::read_to_string(service.daemon.host.root().join("app.pem")).unwrap();
+    let lines: Vec<_> = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let der = BASE64.decode(lines.concat().as_bytes()).unwrap();
+    add("the App's key", &der);
+    // Whole lines of PEM: parts of the key in base64. The first has its algorithm only.
+    for line in lines.iter().skip(1).filter(|line| line.len() > 40) {
+        add("a part of the App's key", line.as_bytes());
+    }
+    service.github.with(|state, _| {
+        for token in state.tokens.keys() {
+            add("a token", token.as_bytes());
+        }
+        for jwt in &state.seen_jwts {
+            add("the id of a JWT", jwt.as_bytes());
+        }
+    });
+    for config in jit_configs(&service.github) {
+        // As it is, and the files in it, whose names come first.
+        let files = BASE64.decode(config.as_bytes()).unwrap();
+        let files: BTreeMap<String, String> = serde_json::from_slice(&files).unwrap();
+        add("a JIT configuration", config.as_bytes());
+        let parameters = &files[".credentials_rsaparams"];
+        add("a runner's key", parameters.as_bytes());
+        let parameters = BASE64.decode(parameters.as_bytes()).unwrap();
+        let parameters: BTreeMap<String, String> = serde_json::from_slice(&parameters).unwrap();
+        add("the credential of a runner", parameters["d"].as_bytes());
+    }
+    needles
+}
+
+/// The JIT configurations that this GitHub handed out.
+fn jit_configs(github: &Simulator) -> Vec<String> {
+    let answers = github.exchanges().into_iter().map(|exchange| exchange.answer);
+    let parsed = answers.filter_map(|answer| {
+        let answer: serde_json::Value = serde_json::from_str(&answer).ok()?;
+        Some(answer["encoded_jit_config"].as_str()?.to_owned())
+    });
+    parsed.collect()
+}
+
+/// Arguments and variables of all processes, each text once.
+#[derive(Default)]
+struct Seen(HashSet<(String, Vec<u8>)>);
+
+impl Seen {
+    fn look(&mut self) {
+        let own = Pid::this();
+        for pid in processes::all().into_iter().filter(|pid| *pid != own) {
+            for name in ["cmdline", "environ"] {
+                // One that has ended has neither.
+                let Ok(text) = fs::read(processes::file(pid, name)) else { continue };
+                if !text.is_empty() {
+                    self.0.insert((name.to_owned(), text));
+                }
+            }
+        }
+    }
+}
+
+/// All regular files below a directory.
+fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir(directory) else { return found };
+    for entry in entries.map_while(Result::ok) {
+        let Ok(kind) = entry.file_type() else { continue };
+        let path = entry.path();
+        if kind.is_dir() {
+            found.extend(files(&path));
+        } else if kind.is_file() {
+            // One that goes while it is looked at is gone.
+            let Ok(bytes) = fs::read(&path) else { continue };
+            found.push((path.display().to_string(), bytes));
+        }
+    }
+    found
+}
+
+/// What is found of the secrets in some places.
+fn found<'a>(
+    needles: &Needles,
+    places: impl IntoIterator<Item = (&'a String, &'a Vec<u8>)>,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    for (place, bytes) in places {
+        for (needle, what) in needles {
+            if bytes.windows(needle.len()).any(|window| window == needle.as_slice()) {
+                found.push(format!("{what} in {place}"));
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+#[test]
+fn no_secret_is_where_it_is_not_needed() {
+    let pool = Pool { trigger: "webhook", min_idle: 1, max: 2 };
+    let mut service = Service::prepare(Settings::default(), &pool);
+    service.daemon.environment.push(("MAYFLY_LOG", "trace"));
+    let done = AtomicBool::new(false);
+    let (mut processes, mut state) = (Seen::default(), Vec::new());
+    let directory = service.daemon.host.state();
+    let mut jobs = Vec::new();
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                processes.look();
+                std::thread::sleep(LOOK);
+            }
+        });
+        service.serve();
+        // What the guest's root could read is the job's to read: this user's own, and the kernel's.
+        let look = "cat /proc/cmdline; cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; env";
+        jobs.extend((0..2).map(|_| service.queue(&[look, "sleep 3"])));
+        let runs = service.github.wait(super::service::JOB_PATIENCE, |state| {
+            state.jobs.values().any(|job| !job.started_runs.is_empty())
+        });
+        assert!(runs, "{}", service.log());
+        // While a job runs.
+        state.extend(files(&directory));
+        service.wait_for_all(2);
+        done.store(true, Ordering::Relaxed);
+        watcher.join().unwrap();
+    });
+    state.extend(files(&directory));
+    assert!(service.daemon.stop().success());
+    state.extend(files(&directory));
+    state.push(("the log of serve".to_owned(), service.log().into_bytes()));
+    for job in jobs {
+        let log = service.github.job(job).unwrap().log;
+        assert!(log.contains("console="), "the kernel's command line: {log}");
+        state.push(("the log of a job".to_owned(), log.into_bytes()));
+    }
+
+    let needles = needles(&service);
+    assert!(needles.len() > 40, "there is something to be found: {}", needles.len());
+    let of_mayfly = |(_, text): &&(String, Vec<u8>)| text.windows(6).any(|part| part == b"mayfly");
+    assert!(processes.0.iter().filter(of_mayfly).count() > 4, "Mayfly's processes were seen");
+    assert!(service.log().contains("TRACE"), "the log is at its finest");
+    let places = state.iter().map(|(place, bytes)| (place, bytes));
+    let places = places.chain(processes.0.iter().map(|(place, bytes)| (place, bytes)));
+    let total: usize = state.iter().map(|(_, bytes)| bytes.len()).sum();
+    eprintln!(
+        "{} forms of secrets sought in {} files ({total} bytes) and {} texts of processes",
+        needles.len(),
+        state.len(),
+        processes.0.len()
+    );
+    assert_eq!(found(&needles, places), Vec::<String>::new());
+    // The search finds what is there.
+    let planted = ("planted".to_owned(), format!("x{SECRET}x").into_bytes());
+    assert_eq!(found(&needles, [(&planted.0, &planted.1)]), ["the webhook's secret in planted"]);
+}

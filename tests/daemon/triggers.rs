@@ -1,0 +1,99 @@
+//! Each way to learn of jobs, once from end to end. Webhooks and polls are in `jobs`.
+
+use mayfly_github_sim::{Conclusion, Settings};
+
+use super::service::{JOB_PATIENCE, Pool, Service};
+
+/// How often a call was made whose name has a part.
+fn calls(service: &Service, part: &str) -> u64 {
+    let summary = service.github.summary();
+    summary.calls.iter().filter(|(call, _)| call.contains(part)).map(|(_, count)| count).sum()
+}
+
+/// Fails unless a job has succeeded.
+fn assert_success(service: &Service, job: u64) {
+    let job = service.github.job(job).unwrap();
+    assert_eq!(job.conclusion, Some(Conclusion::Success), "{:?}\n{}", job.annotation, job.log);
+}
+
+const SCALE_SET: &str = "POST /_apis/runtime/runnerscalesets/{n}/generatejitconfig";
+const SCOPE: &str = "POST /orgs/octo/actions/runners/generate-jitconfig";
+const POLL: &str = "GET /repos/octo/hello/actions/runs";
+
+#[test]
+fn a_scale_set_hands_over_the_jobs_that_wait_and_those_that_come() {
+    let service = Service::prepare(
+        Settings { poll_hold: 5_000, ..Settings::default() },
+        &Pool { trigger: "scale-set", min_idle: 0, max: 1 },
+    );
+    let before = service.queue(&["echo before"]);
+    let mut service = service;
+    service.serve();
+    let has_session = service
+        .github
+        .wait(JOB_PATIENCE, |state| state.scale_sets.values().any(|set| set.session.is_some()));
+    assert!(has_session, "{}", service.log());
+    let after = service.queue(&["echo after"]);
+    service.wait_for_all(2);
+    assert_success(&service, before);
+    assert_success(&service, after);
+    assert_eq!((calls(&service, SCALE_SET), calls(&service, SCOPE)), (2, 0));
+    assert_eq!(calls(&service, POLL), 0, "a scale set needs no polls");
+    let shared = service.github.with(|state, _| {
+        state.scale_sets.values().map(|set| set.labels.clone()).collect::<Vec<_>>()
+    });
+    assert_eq!(shared.len(), 1, "{shared:?}");
+    service.finish_with(|github| {
+        let open = github
+            .with(|state, _| state.scale_sets.values().filter(|set| set.session.is_some()).count());
+        assert_eq!(open, 0, "a session is left");
+    });
+}
+
+#[test]
+fn a_pool_that_is_always_registered_waits_for_jobs_with_a_runner() {
+    let pool = Pool { trigger: "always", min_idle: 1, max: 1 };
+    let service = Service::start(Settings::default(), &pool);
+    let listens = service
+        .github
+        .wait(JOB_PATIENCE, |state| state.runners.values().any(|runner| runner.session.is_some()));
+    assert!(listens, "no runner listens\n{}", service.log());
+    let job = service.queue(&["echo ran"]);
+    service.wait_for_all(1);
+    assert_success(&service, job);
+    let job = service.github.job(job).unwrap();
+    assert!(job.connected_at.unwrap() <= job.queued_at, "the runner was there before its job");
+    // The next one is there for the next job, and goes with the daemon.
+    let again = service.github.wait(JOB_PATIENCE, |state| {
+        state.runners.values().any(|runner| runner.session.is_some() && runner.job.is_none())
+    });
+    assert!(again, "no second runner listens\n{}", service.log());
+    service.finish();
+}
+
+#[test]
+fn auto_is_a_scale_set_where_there_are_such() {
+    let service = Service::start(
+        Settings { poll_hold: 5_000, ..Settings::default() },
+        &Pool { trigger: "auto", min_idle: 1, max: 1 },
+    );
+    let job = service.queue(&["echo ran"]);
+    service.wait_for_all(1);
+    assert_success(&service, job);
+    assert_eq!((calls(&service, SCALE_SET), calls(&service, SCOPE)), (1, 0));
+    service.finish();
+}
+
+#[test]
+fn auto_polls_where_scale_sets_are_refused() {
+    let service = Service::start(
+        Settings { scale_sets: false, ..Settings::default() },
+        &Pool { trigger: "auto", min_idle: 0, max: 1 },
+    );
+    let job = service.queue(&["echo ran"]);
+    service.wait_for_all(1);
+    assert_success(&service, job);
+    assert_eq!((calls(&service, SCALE_SET), calls(&service, SCOPE)), (0, 1));
+    assert!(calls(&service, POLL) > 0);
+    service.finish();
+}
