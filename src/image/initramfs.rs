@@ -5,6 +5,7 @@
 //! - `/init` is the agent;
 //! - `/modules` has the absolute path of one module a line, in the order in which to load them;
 //! - the modules are uncompressed, for `finit_module(2)` without flags;
+//! - `/settings` is one frame with the [`Settings`] of the image;
 //! - `/dev/console` is there, because the kernel opens it before it starts `/init`.
 //!
 //! The archive is not compressed: the kernel's unpacking of so little costs less than any
@@ -13,6 +14,8 @@
 use std::io::{self, Write};
 
 use cpio::newc::{Builder, ModeFileType, trailer};
+use mayfly_protocol::frame;
+use mayfly_protocol::settings::Settings;
 
 /// A module to be loaded in stage one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +35,12 @@ impl Module {
 /// Writes the archive with `agent` as `/init` and `modules` in load order.
 ///
 /// All entries have the time 0 and belong to root, so that the same parts give the same bytes.
-pub(super) fn write<W: Write>(output: W, agent: &[u8], modules: &[Module]) -> io::Result<()> {
+pub(super) fn write<W: Write>(
+    output: W,
+    agent: &[u8],
+    settings: &Settings,
+    modules: &[Module],
+) -> io::Result<()> {
     let mut archive = Archive { output, inode: 0 };
     for directory in ["dev", "lib", "lib/modules"] {
         archive.add(directory, ModeFileType::Directory, 0o755, &[])?;
@@ -46,6 +54,8 @@ pub(super) fn write<W: Write>(output: W, agent: &[u8], modules: &[Module]) -> io
         writeln!(list, "/{}", module.path())?;
     }
     archive.add("modules", ModeFileType::Regular, 0o644, &list)?;
+    let settings = frame::encode(settings).map_err(io::Error::other)?;
+    archive.add("settings", ModeFileType::Regular, 0o600, &settings)?;
     archive.add("init", ModeFileType::Regular, 0o755, agent)?;
     trailer(archive.output)?.flush()
 }
@@ -109,7 +119,7 @@ mod tests {
     fn directories_come_before_what_is_in_them() {
         let modules = [Module { name: "a".to_owned(), bytes: vec![1] }];
         let mut archive = Vec::new();
-        write(&mut archive, b"agent", &modules).unwrap();
+        write(&mut archive, b"agent", &Settings::default(), &modules).unwrap();
         let names: Vec<_> =
             entries(&archive).into_iter().map(|(name, mode, _)| (name, mode)).collect();
         let expected = [
@@ -119,6 +129,7 @@ mod tests {
             ("dev/console", 0o020_600),
             ("lib/modules/a.ko", 0o100_644),
             ("modules", 0o100_644),
+            ("settings", 0o100_600),
             ("init", 0o100_755),
         ];
         assert_eq!(names, expected.map(|(name, mode)| (name.to_owned(), mode)));
@@ -133,7 +144,7 @@ mod tests {
             let modules: Vec<Module> = modules.into_iter()
                 .map(|(name, bytes)| Module { name, bytes }).collect();
             let mut archive = Vec::new();
-            write(&mut archive, &agent, &modules).unwrap();
+            write(&mut archive, &agent, &Settings::default(), &modules).unwrap();
             let entries = entries(&archive);
             let content = |path: &str| {
                 entries.iter().find(|(name, ..)| name == path).map(|(.., bytes)| bytes.clone())

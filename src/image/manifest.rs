@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use mayfly_protocol::settings::Settings;
 use serde::{Deserialize, Serialize};
 
 use super::name::{Digest, ImageName};
 
 /// The version of the manifest's own shape. A manifest of another is not understood.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// The manifest of an image. Its bytes' SHA-256 is the image's digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// The version of this shape, 1.
+    /// The version of this shape, 2.
     pub format: Format,
     /// The image's name.
     pub name: ImageName,
@@ -30,8 +31,46 @@ pub struct Manifest {
     pub parts: Parts,
     /// The packages in its root file system, sorted by name.
     pub packages: Vec<Package>,
+    /// The runner in it, if there is one.
+    pub runner: Option<Runner>,
+    /// The pinned downloads in it, sorted by name.
+    pub downloads: Vec<Download>,
+    /// How the agent in it sets a guest up.
+    pub settings: Settings,
+    /// Each hardening control by its name, and whether it is on.
+    pub hardening: BTreeMap<String, bool>,
     /// What else went into it.
     pub inputs: Inputs,
+}
+
+/// The GitHub Actions runner in an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runner {
+    /// Its version, e.g. `2.335.1`.
+    pub version: String,
+    /// The digest of the archive that it was unpacked from.
+    pub sha256: Digest,
+    /// When it was made, in seconds since 1970: the time of the newest file in the archive.
+    pub released: u64,
+    /// The directory that it is in.
+    pub directory: String,
+}
+
+/// A program that was downloaded by its digest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Download {
+    /// What it is called.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Where it is in the image.
+    pub path: String,
+    /// Where it was downloaded from.
+    pub url: String,
+    /// The digest of what was downloaded.
+    pub sha256: Digest,
 }
 
 /// The version of the manifest's shape, checked when it is read.

@@ -30,6 +30,6 @@ mod store;
 mod verify;
 
 pub use error::ImageError;
-pub use manifest::{Agent, Inputs, Kernel, Manifest, Package, Part, Parts};
+pub use manifest::{Agent, Download, Inputs, Kernel, Manifest, Package, Part, Parts, Runner};
 pub use name::{Digest, ImageName, InvalidName, Reference};
 pub use store::{Image, Listing, Store};

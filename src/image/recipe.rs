@@ -64,9 +64,24 @@ pub struct Content {
     /// Files that are written.
     #[serde(default)]
     pub files: Vec<File>,
+    /// What is kept from a job.
+    #[serde(default)]
+    pub hardening: Hardening,
     /// Seconds since 1970 that stand for "now" in everything that is made. Without it:
     /// `SOURCE_DATE_EPOCH`, else the date of the newest package list.
     pub source_date_epoch: Option<u64>,
+}
+
+/// What is kept from a job: every control that fits the image, but for those that are named here.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hardening {
+    /// Users of the recipe may become root by `sudo`, without a password.
+    #[serde(default)]
+    pub sudo: bool,
+    /// The names of controls that are switched off.
+    #[serde(default)]
+    pub off: Vec<String>,
 }
 
 /// The kernel that an image boots.

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{BufWriter, Read};
 use std::path::{Path, PathBuf};
 
+use mayfly_protocol::settings::Settings;
+
 use super::enclosure::outside;
 use super::process::Runner;
 use crate::image::error::ImageError;
@@ -65,6 +67,7 @@ impl KernelPackage {
     pub(super) fn write_initramfs(
         &self,
         agent: &[u8],
+        settings: &Settings,
         wanted: &[ModuleName],
         path: &Path,
     ) -> Result<Vec<String>, ImageError> {
@@ -79,7 +82,7 @@ impl KernelPackage {
         let modules =
             order.into_iter().map(|path| self.module(path)).collect::<Result<Vec<_>, _>>()?;
         let output = fs::File::create_new(path).map_err(ImageError::write(path))?;
-        initramfs::write(BufWriter::new(output), agent, &modules)
+        initramfs::write(BufWriter::new(output), agent, settings, &modules)
             .map_err(ImageError::write(path))?;
         Ok(modules.into_iter().map(|module| module.name).collect())
     }

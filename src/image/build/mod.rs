@@ -22,6 +22,8 @@ use std::time::Duration;
 pub use agent::find_agent;
 pub(super) use workspace::doomed_directory;
 
+use mayfly_protocol::settings::Settings;
+
 use boot::KernelPackage;
 use enclosure::{Enclosure, outside};
 use process::{Deadline, Runner};
@@ -111,7 +113,9 @@ impl Build<'_> {
         let package = KernelPackage::unpack(&system.kernel(), self.runner)?;
         package.write_kernel(&path(PartName::Kernel))?;
         let wanted = &recipe.content.modules;
-        let modules = package.write_initramfs(&self.agent, wanted, &path(PartName::Initramfs))?;
+        let settings = Settings::default();
+        let initramfs = path(PartName::Initramfs);
+        let modules = package.write_initramfs(&self.agent, &settings, wanted, &initramfs)?;
 
         self.step("making the file system")?;
         let files = system.finish(recipe, installed.date, self.enclosure, self.runner)?;
@@ -134,6 +138,10 @@ impl Build<'_> {
             kernel: self.kernel(package, modules),
             parts: parts(&image)?,
             packages: installed.packages,
+            runner: None,
+            downloads: Vec::new(),
+            settings,
+            hardening: BTreeMap::new(),
             inputs: self.inputs(files)?,
         };
         let digest = write_manifest(&manifest, &image)?;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use mayfly_protocol::settings::Settings;
+
 use super::*;
 use crate::image::manifest::{Agent, Format, Inputs, Kernel, Part, Parts};
 
@@ -43,6 +45,10 @@ impl Fixture {
                 rootfs: part(PartName::Rootfs),
             },
             packages: Vec::new(),
+            runner: None,
+            downloads: Vec::new(),
+            settings: Settings::default(),
+            hardening: BTreeMap::new(),
             inputs: Inputs {
                 recipe: hash::of_bytes(b""),
                 files: BTreeMap::new(),

@@ -1,0 +1,51 @@
+//! `mayfly image build`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::say;
+use super::steps::Steps;
+use crate::image::build::{Builder, find_agent};
+use crate::image::recipe::Recipe;
+use crate::image::{ImageError, Store};
+
+/// What a build can be told beside its recipe.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct BuildArguments {
+    /// The recipe, a TOML file
+    recipe: PathBuf,
+    /// The guest agent, a static program [default: beside `mayfly`, else in ../libexec/mayfly]
+    #[arg(long, env = "MAYFLY_GUEST", value_name = "PATH")]
+    agent: Option<PathBuf>,
+    /// How long the build may take
+    #[arg(long, default_value = "20min", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Seconds since 1970 that stand for the time of the build
+    #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS", hide = true)]
+    date: Option<u64>,
+}
+
+pub(super) fn build(
+    arguments: &BuildArguments,
+    store: &Store,
+    output: &mut dyn Write,
+) -> Result<(), ImageError> {
+    let recipe = Recipe::load(&arguments.recipe)?;
+    let agent = find_agent(arguments.agent.as_deref())?;
+    let progress = Steps::new();
+    let builder = Builder {
+        store,
+        recipe: &recipe,
+        agent: &agent,
+        date: arguments.date,
+        timeout: arguments.timeout,
+        progress: &progress,
+    };
+    let result = builder.build();
+    progress.finish(result.is_ok());
+    let image = result?;
+    say(output, &format!("{}@{}", image.name, image.digest))
+}

@@ -1,0 +1,87 @@
+//! `mayfly image list` and `mayfly image inspect`.
+
+use std::io::Write;
+use std::time::Duration;
+
+use super::say;
+use crate::host::size::Size;
+use crate::image::{Image, ImageError, Manifest, Store};
+
+pub(super) fn list(store: &Store, json: bool, output: &mut dyn Write) -> Result<(), ImageError> {
+    let listing = store.list()?;
+    for error in &listing.broken {
+        eprintln!("warning: {}", crate::failure::chain(error));
+    }
+    if json {
+        let images: Vec<_> = listing
+            .images
+            .iter()
+            .map(|(image, newest)| {
+                serde_json::json!({
+                    "name": image.name,
+                    "digest": image.digest,
+                    "newest": newest,
+                    "directory": image.directory,
+                    "created": image.manifest.created,
+                    "bytes": total(&image.manifest),
+                })
+            })
+            .collect();
+        return say(output, &serde_json::Value::from(images).to_string());
+    }
+    if listing.images.is_empty() {
+        eprintln!("no images in {}", store.path().display());
+        return Ok(());
+    }
+    say(output, &format!("{:<20} {:<12} {:<20} {:>10}", "NAME", "DIGEST", "PACKAGES OF", "SIZE"))?;
+    for (image, newest) in &listing.images {
+        let name = if *newest { image.name.to_string() } else { format!("{} (old)", image.name) };
+        let size = Size(total(&image.manifest)).to_string();
+        let digest = image.digest.short();
+        say(output, &format!("{name:<20} {digest:<12} {:<20} {size:>10}", date(&image.manifest)))?;
+    }
+    Ok(())
+}
+
+pub(super) fn inspect(image: &Image, json: bool, output: &mut dyn Write) -> Result<(), ImageError> {
+    let manifest = &image.manifest;
+    if json {
+        let text = serde_json::to_string_pretty(manifest).unwrap_or_default();
+        return say(output, &text);
+    }
+    let mut line = |key: &str, value: &str| say(output, &format!("{key:<14}{value}"));
+    line("name", image.name.as_str())?;
+    line("digest", image.digest.as_str())?;
+    line("directory", &image.directory.display().to_string())?;
+    line("packages of", &date(manifest))?;
+    line("architecture", &manifest.architecture)?;
+    line("protocol", &manifest.protocol.to_string())?;
+    let kernel = &manifest.kernel;
+    line("kernel", &format!("{} ({} {})", kernel.release, kernel.package, kernel.version))?;
+    line("arguments", &kernel.command_line)?;
+    line("modules", &kernel.modules.join(" "))?;
+    for part in manifest.parts.all() {
+        let size = Size(part.bytes);
+        line(part.file.as_str(), &format!("{size:>10}  sha256:{}", part.sha256))?;
+    }
+    line("suite", &manifest.inputs.suite)?;
+    let agent = &manifest.inputs.agent;
+    line("agent", &format!("{}  sha256:{}", agent.version, agent.sha256))?;
+    for (tool, version) in &manifest.inputs.tools {
+        line("made with", &format!("{tool}: {version}"))?;
+    }
+    line("packages", &manifest.packages.len().to_string())?;
+    for package in &manifest.packages {
+        line("", &format!("{} {}", package.name, package.version))?;
+    }
+    Ok(())
+}
+
+fn total(manifest: &Manifest) -> u64 {
+    manifest.parts.all().iter().map(|part| part.bytes).sum()
+}
+
+fn date(manifest: &Manifest) -> String {
+    let time = std::time::UNIX_EPOCH + Duration::from_secs(manifest.created);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
