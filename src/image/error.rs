@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::kernel::KernelError;
 use super::modules::UnknownModule;
-use super::name::{Digest, InvalidName, Reference};
+use super::name::{Digest, ImageName, InvalidName, Reference};
 use crate::failure::{Code, Failure};
 
 /// Why an image can't be made, found or trusted.
@@ -125,6 +125,12 @@ pub enum ImageError {
         /// The digests that begin so.
         matches: Vec<Digest>,
     },
+    /// A name has meant one build only, or the one before is gone.
+    #[error("`{name}` has meant no other build that is still there")]
+    NoPrevious {
+        /// The name.
+        name: ImageName,
+    },
     /// A manifest that does not say what a manifest says.
     #[error("can't understand the manifest {path}")]
     Manifest {
@@ -203,6 +209,7 @@ impl Failure for ImageError {
             Self::RecipeUnreadable { .. }
             | Self::AgentMissing { .. }
             | Self::Unknown { .. }
+            | Self::NoPrevious { .. }
             | Self::Read { .. } => Code::NotFound,
             Self::ProgramMissing { .. } | Self::Tool { .. } | Self::StoreBusy { .. } => {
                 Code::Unavailable
@@ -241,6 +248,10 @@ impl Failure for ImageError {
                 .to_owned(),
             Self::Unknown { .. } => {
                 "`mayfly image list` shows what is there; `mayfly image build` makes one."
+                    .to_owned()
+            }
+            Self::NoPrevious { .. } => {
+                "`mayfly image list` shows its builds; NAME@DIGEST-PREFIX means a certain one."
                     .to_owned()
             }
             Self::Ambiguous { .. } => "Give more digits.".to_owned(),

@@ -3,7 +3,8 @@
 //! A [`recipe`] is built by [`build::Builder`] into a directory of the [`store`]:
 //!
 //! ```text
-//! <store>/<name>/latest -> <digest>     the newest build of that name
+//! <store>/<name>/latest -> <digest>     the build that the name means
+//! <store>/<name>/previous -> <digest>   the one that it meant before, for a rollback
 //! <store>/<name>/<digest>/
 //!     kernel          uncompressed ELF kernel
 //!     initramfs       newc archive: the agent as /init, modules, their load order in /modules

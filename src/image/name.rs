@@ -69,8 +69,11 @@ impl fmt::Display for ImageName {
     }
 }
 
-/// The name of the symbolic link beside the builds of a name that points to the newest.
+/// The name of the symbolic link beside the builds of a name that points to the one it means.
 pub(super) const LATEST: &str = "latest";
+
+/// The name of the symbolic link that points to the one it meant before.
+pub(super) const PREVIOUS: &str = "previous";
 
 /// A SHA-256, as 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -135,6 +138,13 @@ pub struct Reference {
     pub name: ImageName,
     /// The first digits of the build's digest, if a certain build is meant.
     pub digest_prefix: Option<String>,
+}
+
+impl Reference {
+    /// A certain build of a name.
+    pub fn exactly(name: &ImageName, digest: &Digest) -> Self {
+        Self { name: name.clone(), digest_prefix: Some(digest.as_str().to_owned()) }
+    }
 }
 
 impl FromStr for Reference {

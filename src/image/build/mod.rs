@@ -33,7 +33,7 @@ use workspace::Workspace;
 use super::error::ImageError;
 use super::hash;
 use super::manifest::{Agent, Format, Inputs, Kernel, Manifest, Part, PartName, Parts};
-use super::name::Digest;
+use super::name::{Digest, Reference};
 use super::recipe::{KernelArgument, Recipe};
 use super::store::{Image, MANIFEST, Store};
 
@@ -63,13 +63,23 @@ pub struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Makes the image and lets its name mean it. Must be called from a thread that lives until
-    /// it returns; if the process ends before, the kernel ends what the build started.
+    /// Makes the image and lets its name mean it; see [`Self::build_candidate`].
     ///
     /// # Errors
     ///
     /// The host lacks something, a program failed, or time ran out; the store is as before.
     pub fn build(&self) -> Result<Image, ImageError> {
+        let image = self.build_candidate()?;
+        self.store.point(&Reference::exactly(&image.name, &image.digest))
+    }
+
+    /// Makes the image; its name means what it meant before. Must be called from a thread that
+    /// lives until it returns; if the process ends before, the kernel ends what the build started.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::build`].
+    pub fn build_candidate(&self) -> Result<Image, ImageError> {
         let runner = Runner { deadline: Deadline::after(self.timeout), progress: self.progress };
         self.progress.step("checking the host");
         enclosure::check_programs()?;

@@ -19,7 +19,7 @@ impl Fixture {
     }
 
     /// Publishes an image called `name` whose parts are `text`.
-    fn publish(&self, name: &str, text: &str, protocol: u16) -> Image {
+    fn candidate(&self, name: &str, text: &str, protocol: u16) -> Image {
         let finished = self.directory.path().join("finished");
         fs::create_dir(&finished).unwrap();
         let part = |file: PartName| {
@@ -62,6 +62,12 @@ impl Fixture {
         let image = self.store.publish(&finished, &manifest.name, hash::of_bytes(&bytes)).unwrap();
         let _ = fs::remove_dir_all(&finished);
         image
+    }
+
+    /// The same, and lets the name mean it.
+    fn publish(&self, name: &str, text: &str, protocol: u16) -> Image {
+        let image = self.candidate(name, text, protocol);
+        self.store.point(&Reference::exactly(&image.name, &image.digest)).unwrap()
     }
 
     fn find(&self, reference: &str) -> Result<Image, ImageError> {
@@ -163,6 +169,65 @@ fn removing_the_newest_brings_back_the_one_before() {
     assert!(matches!(fixture.store.remove(&base), Err(ImageError::Unknown { .. })));
     let left = names_in(fixture.store.path()).unwrap();
     assert_eq!(left, [".lock"]);
+}
+
+#[test]
+fn a_candidate_is_nothing_that_its_name_means() {
+    let fixture = Fixture::new();
+    let only = fixture.candidate("base", "zero", 1);
+    assert!(matches!(fixture.find("base"), Err(ImageError::Unknown { .. })));
+    let meant = fixture.publish("base", "one", 1);
+    let candidate = fixture.candidate("base", "two", 1);
+    assert_eq!(fixture.find("base").unwrap().digest, meant.digest);
+    let reference = Reference::exactly(&candidate.name, &candidate.digest);
+    assert_eq!(fixture.store.find(&reference).unwrap().digest, candidate.digest);
+    // Nor does it become that when another candidate goes.
+    fixture.store.remove(&Reference::exactly(&only.name, &only.digest)).unwrap();
+    assert_eq!(fixture.find("base").unwrap().digest, meant.digest);
+    fixture.store.point(&reference).unwrap();
+    assert_eq!(fixture.find("base").unwrap().digest, candidate.digest);
+}
+
+#[test]
+fn a_rollback_goes_back_and_another_forward_again() {
+    let fixture = Fixture::new();
+    let base = "base".parse().unwrap();
+    assert!(matches!(fixture.store.rollback(&base), Err(ImageError::Unknown { .. })));
+    let oldest = fixture.publish("base", "one", 1);
+    assert!(matches!(fixture.store.rollback(&base), Err(ImageError::NoPrevious { .. })));
+    let old = fixture.publish("base", "two", 1);
+    let new = fixture.publish("base", "three", 1);
+    // Published again, it means what it meant: nothing is forgotten.
+    fixture.publish("base", "three", 1);
+    for expected in [&old, &new, &old] {
+        assert_eq!(fixture.store.rollback(&base).unwrap().digest, expected.digest);
+        assert_eq!(fixture.find("base").unwrap().digest, expected.digest);
+    }
+    fixture.store.remove(&Reference::exactly(&base, &new.digest)).unwrap();
+    assert!(matches!(fixture.store.rollback(&base), Err(ImageError::NoPrevious { .. })));
+    assert_eq!(fixture.find("base").unwrap().digest, old.digest);
+    assert!(oldest.directory.is_dir());
+}
+
+#[test]
+fn a_changed_build_is_not_rolled_back_to() {
+    let fixture = Fixture::new();
+    let old = fixture.publish("base", "one", 1);
+    let new = fixture.publish("base", "two", 1);
+    fs::write(old.directory.join(MANIFEST), "{}").unwrap();
+    let error = fixture.store.rollback(&new.name).unwrap_err();
+    assert!(matches!(error, ImageError::Changed { .. }));
+    assert_eq!(fixture.find("base").unwrap().digest, new.digest);
+}
+
+#[test]
+fn removing_what_a_name_means_brings_back_what_it_meant_not_what_is_newest() {
+    let fixture = Fixture::new();
+    let old = fixture.publish("base", "one", 1);
+    fixture.publish("base", "two", 1);
+    fixture.candidate("base", "three", 1);
+    fixture.store.remove(&"base".parse().unwrap()).unwrap();
+    assert_eq!(fixture.find("base").unwrap().digest, old.digest);
 }
 
 #[test]

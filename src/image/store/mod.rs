@@ -6,7 +6,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,9 @@ use nix::fcntl::{Flock, FlockArg};
 use super::error::ImageError;
 use super::hash;
 use super::manifest::{Manifest, PartName};
-use super::name::{Digest, ImageName, LATEST, Reference};
+use super::name::{Digest, ImageName, Reference};
+
+mod meaning;
 
 /// The manifest's file name.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -160,7 +161,7 @@ impl Store {
     }
 
     /// Removes an image, broken or not, at once for whoever looks for it. Who has its files open
-    /// keeps them. If it was the newest of its name, the one built before it becomes that.
+    /// keeps them. If its name meant it, the name means what it meant before.
     ///
     /// # Errors
     ///
@@ -169,11 +170,12 @@ impl Store {
         let lock = self.lock()?;
         let digest = self.resolve(reference)?;
         let (name, directory) = (&reference.name, self.directory(&reference.name, &digest));
+        let meant = self.newest(name)?.as_ref() == Some(&digest);
         // In a directory that no build holds: should this stop half-way, the next build removes it.
         let doomed = super::build::doomed_directory(&self.path)?;
         let aside = doomed.join(digest.as_str());
         fs::rename(&directory, &aside).map_err(ImageError::write(&directory))?;
-        if self.newest(name)?.is_none() {
+        if meant {
             self.repoint(name)?;
         }
         drop(lock);
@@ -182,27 +184,9 @@ impl Store {
         Ok(digest)
     }
 
-    /// Lets a name mean its most recent build after the newest was removed.
-    fn repoint(&self, name: &ImageName) -> Result<(), ImageError> {
-        let mut builds = Vec::new();
-        for digest in self.digests(name)? {
-            let directory = self.directory(name, &digest);
-            let modified = fs::metadata(&directory).and_then(|metadata| metadata.modified());
-            builds.push((modified.map_err(ImageError::read(directory))?, digest));
-        }
-        let parent = self.path.join(name.as_str());
-        if let Some((_, digest)) = builds.into_iter().max() {
-            return self.point(name, &digest);
-        }
-        let link = parent.join(LATEST);
-        fs::remove_file(&link).or_else(absent_is_fine).map_err(ImageError::write(link))?;
-        // What else somebody put there stays.
-        let _ = fs::remove_dir(&parent);
-        Ok(())
-    }
-
-    /// Puts a finished image in its place and lets its name mean it. The same image may be there
-    /// already, from another build: then that one stays if it is whole, and `finished` is left.
+    /// Puts a finished image in its place; its name means what it meant until [`Store::point`]. The
+    /// same image may be there already, from another build: then that one stays if it is whole,
+    /// and `finished` is left.
     pub(super) fn publish(
         &self,
         finished: &Path,
@@ -223,23 +207,11 @@ impl Store {
                 .map_err(ImageError::write(&target))?;
             fs::rename(finished, &target).map_err(ImageError::write(&target))?;
         }
-        self.point(name, &digest)?;
         for directory in [&parent, &self.path] {
             let synced = File::open(directory).and_then(|directory| directory.sync_all());
             synced.map_err(ImageError::write(directory))?;
         }
         Image::read(name, digest, target)
-    }
-
-    /// Lets a name mean a build, in one step.
-    fn point(&self, name: &ImageName, digest: &Digest) -> Result<(), ImageError> {
-        let parent = self.path.join(name.as_str());
-        let new = parent.join(".latest");
-        let link = parent.join(LATEST);
-        // A link that was left half-way is in the way; the store's lock keeps others out.
-        fs::remove_file(&new).or_else(absent_is_fine).map_err(ImageError::write(&new))?;
-        symlink(digest.as_str(), &new).map_err(ImageError::write(&new))?;
-        fs::rename(&new, &link).map_err(ImageError::write(link))
     }
 
     /// Orders those who change names in the store. Held for as long as the value lives.
@@ -267,18 +239,6 @@ impl Store {
 
     fn directory(&self, name: &ImageName, digest: &Digest) -> PathBuf {
         self.path.join(name.as_str()).join(digest.as_str())
-    }
-
-    /// The newest build of a name, if it is there.
-    fn newest(&self, name: &ImageName) -> Result<Option<Digest>, ImageError> {
-        let link = self.path.join(name.as_str()).join(LATEST);
-        let target = match fs::read_link(&link) {
-            Ok(target) => target,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(ImageError::read(link)(error)),
-        };
-        let digest = target.to_str().and_then(|target| Digest::try_from(target.to_owned()).ok());
-        Ok(digest.filter(|digest| self.directory(name, digest).is_dir()))
     }
 
     /// The digests of a name's builds, sorted.
