@@ -3,7 +3,7 @@
 //! A folder has one job, and imports run downwards:
 //!
 //! ```text
-//! cli ─▶ daemon ─▶ shepherd ─▶ { machine, channel, network, egress } ─▶ mayfly-protocol
+//! cli ─▶ { daemon, trial } ─▶ shepherd ─▶ { machine, channel, network, egress } ─▶ mayfly-protocol
 //!           └──▶ api, config, github, image, ledger, host      (know nothing of those above)
 //! ```
 
@@ -21,3 +21,4 @@ pub mod ledger;
 pub mod machine;
 pub mod network;
 pub mod shepherd;
+pub mod trial;

@@ -215,3 +215,43 @@ impl Manifest {
         Ok(bytes)
     }
 }
+
+#[cfg(test)]
+impl Manifest {
+    /// One with parts of no bytes and no packages, for tests to fill in.
+    pub(crate) fn sample(name: &str) -> Self {
+        let nothing = super::hash::of_bytes(b"");
+        let part = |file| Part { file, bytes: 0, sha256: nothing.clone() };
+        Self {
+            format: Format,
+            name: name.parse().unwrap(),
+            architecture: "x86_64".to_owned(),
+            protocol: mayfly_protocol::VERSION,
+            created: 1,
+            kernel: Kernel {
+                package: "linux-image".to_owned(),
+                version: "6".to_owned(),
+                release: "6-cloud".to_owned(),
+                command_line: String::new(),
+                modules: Vec::new(),
+            },
+            parts: Parts {
+                kernel: part(PartName::Kernel),
+                initramfs: part(PartName::Initramfs),
+                rootfs: part(PartName::Rootfs),
+            },
+            packages: Vec::new(),
+            runner: None,
+            downloads: Vec::new(),
+            settings: Settings::default(),
+            hardening: BTreeMap::new(),
+            inputs: Inputs {
+                recipe: nothing.clone(),
+                files: BTreeMap::new(),
+                suite: "trixie".to_owned(),
+                agent: Agent { version: "0".to_owned(), sha256: nothing },
+                tools: BTreeMap::new(),
+            },
+        }
+    }
+}

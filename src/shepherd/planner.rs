@@ -110,7 +110,15 @@ impl Failure for PlanError {
 /// Reads files, and hashes those of an image that was not verified yet: not for the thread of an
 /// event loop.
 pub fn plan(wanted: Wanted, state: &StateDirectory) -> Result<(Plan, Option<String>), PlanError> {
-    let store = Store::open(state.images());
+    plan_from(wanted, &Store::open(state.images()), state)
+}
+
+/// The same, with an image of another store than that of the state directory.
+pub fn plan_from(
+    wanted: Wanted,
+    store: &Store,
+    state: &StateDirectory,
+) -> Result<(Plan, Option<String>), PlanError> {
     let image = store.find(&wanted.image)?;
     store.ensure_verified(&image, &state.verified())?;
     let disk = disk(wanted.disk, &image)?;

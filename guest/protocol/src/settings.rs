@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// How the guest is set up before there is a job. The default is a guest with nothing special.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Settings {
     /// Kernel parameters by their path below `/proc/sys`, e.g. `kernel/kptr_restrict`, in the
     /// order in which they are set.

@@ -8,6 +8,7 @@ mod agent;
 mod boot;
 mod disk;
 mod enclosure;
+pub mod newer;
 mod process;
 mod sources;
 mod system;

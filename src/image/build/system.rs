@@ -201,15 +201,15 @@ fn content(recipe: &Recipe, file: &File) -> Result<Vec<u8>, ImageError> {
     }
 }
 
-fn read(path: &Path) -> Result<String, ImageError> {
+pub(super) fn read(path: &Path) -> Result<String, ImageError> {
     fs::read_to_string(path).map_err(ImageError::read(path))
 }
 
-fn write(path: &Path, text: &str) -> Result<(), ImageError> {
+pub(super) fn write(path: &Path, text: &str) -> Result<(), ImageError> {
     fs::write(path, text).map_err(ImageError::write(path))
 }
 
-fn make_executable(path: &Path) -> Result<(), ImageError> {
+pub(super) fn make_executable(path: &Path) -> Result<(), ImageError> {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(ImageError::write(path))
 }
