@@ -18,11 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 const RECIPE: &str = r#"
 name = "tiny"
+profiles = ["profiles/kernel.toml"]
 suite = "trixie"
 size = "512M"
-modules = ["virtio_blk", "ext4"]
 [kernel]
-package = "linux-image-cloud-amd64"
 arguments = ["audit=0"]
 [[users]]
 name = "runner"
@@ -30,9 +29,15 @@ uid = 1001
 home = "/home/runner"
 shell = "/bin/bash"
 [[files]]
-path = "/home/runner/greeting"
+path = "/home/runner/deep/greeting"
 owner = "runner"
 content = "hello\n"
+"#;
+
+const PROFILE: &str = r#"
+modules = ["virtio_blk", "ext4"]
+[kernel]
+package = "linux-image-cloud-amd64"
 "#;
 
 struct Fixture {
@@ -43,6 +48,8 @@ impl Fixture {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("tiny.toml"), RECIPE).unwrap();
+        fs::create_dir(directory.path().join("profiles")).unwrap();
+        fs::write(directory.path().join("profiles/kernel.toml"), PROFILE).unwrap();
         fs::write(directory.path().join("agent"), static_program()).unwrap();
         Self { directory }
     }
@@ -132,7 +139,8 @@ fn inside(rootfs: &Path, request: &str) -> String {
 #[test]
 fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
     let fixture = Fixture::new();
-    let output = fixture.build().output().unwrap();
+    let setting = "kernel.guest_modules+=br_netfilter";
+    let output = fixture.build().args(["--set", setting]).output().unwrap();
     let reference = built(&output);
     assert!(text(&output.stderr).contains("installing packages"), "progress in plain lines");
     assert!(fixture.workspaces().is_empty());
@@ -148,6 +156,12 @@ fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
     assert_eq!(manifest["kernel"]["command_line"], "audit=0");
     let modules = manifest["kernel"]["modules"].as_array().unwrap();
     assert!(modules.iter().any(|module| module == "virtio_blk"), "{modules:?}");
+    assert_eq!(manifest["inputs"]["settings"][0], setting);
+    assert_eq!(
+        manifest["inputs"]["effective"]["modules"],
+        serde_json::json!(["virtio_blk", "ext4"])
+    );
+    let guest_modules = manifest["settings"]["modules"].as_array().unwrap();
     let packages = manifest["packages"].as_array().unwrap();
     assert!(packages.iter().any(|package| package["name"] == "base-files"));
     assert!(!packages.iter().any(|package| package["name"] == "initramfs-tools"));
@@ -157,9 +171,12 @@ fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
     assert_eq!(bytes_at(&directory.join("initramfs"), 0, 6), b"070701");
     assert_eq!(bytes_at(&rootfs, 0x438, 2), [0x53, 0xef], "the magic of ext4");
     assert_eq!(fs::metadata(&rootfs).unwrap().len(), 512 << 20);
-    assert_eq!(inside(&rootfs, "cat /home/runner/greeting"), "hello\n");
-    let owner = inside(&rootfs, "stat /home/runner/greeting");
-    assert!(owner.contains("User:  1001   Group:  1001"), "{owner}");
+    assert_eq!(inside(&rootfs, "cat /home/runner/deep/greeting"), "hello\n");
+    for path in ["/home/runner/deep", "/home/runner/deep/greeting"] {
+        let owner = inside(&rootfs, &format!("stat {path}"));
+        assert!(owner.contains("User:  1001   Group:  1001"), "{path}: {owner}");
+    }
+    assert_modules_are_there(&rootfs, guest_modules);
     assert!(inside(&rootfs, "stat /usr/bin/su").contains("Mode:  04755"), "setuid is kept");
 
     assert!(fixture.run(["verify", &reference]).status.success());
@@ -176,6 +193,21 @@ fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
     assert_eq!(gone.status.code(), Some(66));
     assert!(text(&gone.stderr).contains("`tiny`"));
     assert_eq!(fixture.store(), [".lock"]);
+}
+
+/// Each in the file system, after what it needs, and known to `modprobe`.
+fn assert_modules_are_there(rootfs: &Path, modules: &[serde_json::Value]) {
+    let names: Vec<&str> =
+        modules.iter().map(|path| path.as_str().unwrap().rsplit_once('/').unwrap().1).collect();
+    assert_eq!(names, ["llc.ko", "stp.ko", "bridge.ko", "br_netfilter.ko"]);
+    let (directory, _) = modules[0].as_str().unwrap().split_once("/kernel/").unwrap();
+    let known = inside(rootfs, &format!("cat {directory}/modules.dep"));
+    for path in modules {
+        let path = path.as_str().unwrap();
+        assert!(inside(rootfs, &format!("stat {path}")).contains("Type: regular"), "{path}");
+        let relative = path.strip_prefix(directory).unwrap().trim_start_matches('/');
+        assert!(known.contains(&format!("{relative}:")), "{relative} in {known}");
+    }
 }
 
 #[test]
@@ -240,7 +272,7 @@ fn a_wrong_recipe_is_refused_before_anything_is_made() {
     let output = fixture.build().output().unwrap();
     assert_eq!(output.status.code(), Some(78));
     let message = text(&output.stderr);
-    for part in ["tiny.toml", "line 3", "sweet"] {
+    for part in ["tiny.toml", "line 4", "sweet"] {
         assert!(message.contains(part), "{part} in {message}");
     }
     assert!(fixture.store().is_empty());
@@ -266,9 +298,8 @@ fn packages_and_modules_that_are_not_there_are_named() {
     assert!(text(&output.stderr).contains("no-such-package"), "{}", text(&output.stderr));
     assert!(fixture.workspaces().is_empty());
 
-    let wrong = RECIPE.replace("virtio_blk", "no_such_module");
-    fs::write(fixture.path("tiny.toml"), wrong).unwrap();
-    let output = fixture.build().output().unwrap();
+    fs::write(fixture.path("tiny.toml"), RECIPE).unwrap();
+    let output = fixture.build().args(["--set", "modules+=no_such_module"]).output().unwrap();
     assert_eq!(output.status.code(), Some(78));
     assert!(text(&output.stderr).contains("no_such_module"), "{}", text(&output.stderr));
     assert_eq!(fixture.store(), [".lock"]);

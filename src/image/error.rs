@@ -30,6 +30,23 @@ pub enum ImageError {
         #[source]
         source: Box<toml::de::Error>,
     },
+    /// Neither the recipe nor its profiles say what every recipe must.
+    #[error("the recipe {path} says no `{key}`, nor do its profiles")]
+    RecipeIncomplete {
+        /// The recipe.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+    },
+    /// A key or value that was set on the command line.
+    #[error("--set {setting} is wrong")]
+    SettingInvalid {
+        /// What was set.
+        setting: String,
+        /// Why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
     /// Values of the recipe that contradict each other or the machine.
     #[error("the recipe {path} is wrong: {key} = {value:?}: {problem}")]
     RecipeValue {
@@ -203,9 +220,11 @@ impl ImageError {
 impl Failure for ImageError {
     fn code(&self) -> Code {
         match self {
-            Self::RecipeInvalid { .. } | Self::RecipeValue { .. } | Self::Modules { .. } => {
-                Code::BadConfiguration
-            }
+            Self::RecipeInvalid { .. }
+            | Self::RecipeIncomplete { .. }
+            | Self::SettingInvalid { .. }
+            | Self::RecipeValue { .. }
+            | Self::Modules { .. } => Code::BadConfiguration,
             Self::RecipeUnreadable { .. }
             | Self::AgentMissing { .. }
             | Self::Unknown { .. }

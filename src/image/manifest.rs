@@ -186,6 +186,12 @@ pub struct Package {
 pub struct Inputs {
     /// The digest of the recipe's text.
     pub recipe: Digest,
+    /// The digests of the recipe's profiles, by their paths as it has them.
+    pub profiles: BTreeMap<String, Digest>,
+    /// What was set on the command line, in order.
+    pub settings: Vec<String>,
+    /// What the recipe says with its profiles and settings, in the words of a recipe.
+    pub effective: serde_json::Value,
     /// The digests of the files that the recipe takes from beside itself, by their path in the
     /// image.
     pub files: BTreeMap<String, Digest>,

@@ -9,7 +9,7 @@ use clap::Args;
 use super::say;
 use super::steps::Steps;
 use crate::image::build::{Builder, find_agent};
-use crate::image::recipe::Recipe;
+use crate::image::recipe::{Recipe, Setting};
 use crate::image::{ImageError, Store};
 
 /// What a build can be told beside its recipe.
@@ -17,6 +17,11 @@ use crate::image::{ImageError, Store};
 pub(in crate::cli) struct BuildArguments {
     /// The recipe, a TOML file
     recipe: PathBuf,
+    /// Set a key of the recipe, or add to a list of it with `+=`; a value is TOML or plain text
+    ///
+    /// For example: --set size=4G --set packages+=jq --set kernel.guest_modules+=overlay
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    settings: Vec<Setting>,
     /// The guest agent, a static program [default: beside `mayfly`, else in ../libexec/mayfly]
     #[arg(long, env = "MAYFLY_GUEST", value_name = "PATH")]
     agent: Option<PathBuf>,
@@ -28,12 +33,16 @@ pub(in crate::cli) struct BuildArguments {
     date: Option<u64>,
 }
 
+fn setting(text: &str) -> Result<Setting, String> {
+    text.parse().map_err(|error: crate::image::InvalidName| error.to_string())
+}
+
 pub(super) fn build(
     arguments: &BuildArguments,
     store: &Store,
     output: &mut dyn Write,
 ) -> Result<(), ImageError> {
-    let recipe = Recipe::load(&arguments.recipe)?;
+    let recipe = Recipe::load(&arguments.recipe, &arguments.settings)?;
     let agent = find_agent(arguments.agent.as_deref())?;
     let progress = Steps::new();
     let builder = Builder {

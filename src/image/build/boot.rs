@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use mayfly_protocol::settings::Settings;
 
 use super::enclosure::outside;
+use super::layer::Layer;
 use super::process::Runner;
 use crate::image::error::ImageError;
 use crate::image::initramfs::{self, Module};
@@ -71,20 +72,81 @@ impl KernelPackage {
         wanted: &[ModuleName],
         path: &Path,
     ) -> Result<Vec<String>, ImageError> {
-        let text = |file: &str| {
-            let path = self.modules.join(file);
-            fs::read_to_string(&path).map_err(ImageError::read(path))
-        };
-        let catalogue = Catalogue::parse(&text("modules.dep")?, &text("modules.builtin")?);
-        let order = catalogue
-            .load_order(wanted.iter().map(ModuleName::as_str))
-            .map_err(|source| ImageError::Modules { release: self.release.clone(), source })?;
+        let catalogue = self.catalogue()?;
+        let order = self.load_order(&catalogue, wanted)?;
         let modules =
             order.into_iter().map(|path| self.module(path)).collect::<Result<Vec<_>, _>>()?;
         let output = fs::File::create_new(path).map_err(ImageError::write(path))?;
         initramfs::write(BufWriter::new(output), agent, settings, &modules)
             .map_err(ImageError::write(path))?;
         Ok(modules.into_iter().map(|module| module.name).collect())
+    }
+
+    /// The files of the modules that `wanted` needs in the root file system beyond those of the
+    /// initramfs, in load order: paths in the guest.
+    pub(super) fn guest_modules(
+        &self,
+        wanted: &[ModuleName],
+        loaded: &[ModuleName],
+    ) -> Result<Vec<String>, ImageError> {
+        let catalogue = self.catalogue()?;
+        let loaded = self.load_order(&catalogue, loaded)?;
+        let mut order = self.load_order(&catalogue, wanted)?;
+        order.retain(|path| !loaded.contains(path));
+        Ok(order.into_iter().map(|path| self.guest_path(path)).collect())
+    }
+
+    /// Puts the modules that `wanted` needs where `modprobe(8)` of the guest looks for them, with
+    /// its indexes: uncompressed, so that the agent can load them, too, and none else, so that it
+    /// is this list that says what a guest can load.
+    pub(super) fn write_guest_modules(
+        &self,
+        wanted: &[ModuleName],
+        stage: &Path,
+        layer: &mut Layer,
+        runner: &Runner<'_>,
+    ) -> Result<(), ImageError> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let directory = stage.join("lib/modules").join(&self.release);
+        let catalogue = self.catalogue()?;
+        for relative in self.load_order(&catalogue, wanted)? {
+            let path = directory.join(uncompressed_name(relative));
+            let parent = path.parent().unwrap_or(&directory);
+            fs::create_dir_all(parent).map_err(ImageError::write(parent))?;
+            fs::write(&path, self.module(relative)?.bytes).map_err(ImageError::write(&path))?;
+        }
+        fs::create_dir_all(&directory).map_err(ImageError::write(&directory))?;
+        // What the kernel has in itself, so that to ask for it is no failure.
+        for file in ["modules.builtin", "modules.builtin.modinfo"] {
+            let from = self.modules.join(file);
+            fs::copy(&from, directory.join(file)).map_err(ImageError::read(from))?;
+        }
+        runner.run(outside("depmod").arg("--basedir").arg(stage).arg(&self.release))?;
+        layer.tree(&directory, &format!("/usr/lib/modules/{}", self.release))
+    }
+
+    fn guest_path(&self, relative: &str) -> String {
+        format!("/usr/lib/modules/{}/{}", self.release, uncompressed_name(relative))
+    }
+
+    fn catalogue(&self) -> Result<Catalogue, ImageError> {
+        let text = |file: &str| {
+            let path = self.modules.join(file);
+            fs::read_to_string(&path).map_err(ImageError::read(path))
+        };
+        Ok(Catalogue::parse(&text("modules.dep")?, &text("modules.builtin")?))
+    }
+
+    fn load_order<'c>(
+        &self,
+        catalogue: &'c Catalogue,
+        wanted: &[ModuleName],
+    ) -> Result<Vec<&'c str>, ImageError> {
+        catalogue
+            .load_order(wanted.iter().map(ModuleName::as_str))
+            .map_err(|source| ImageError::Modules { release: self.release.clone(), source })
     }
 
     fn module(&self, relative: &str) -> Result<Module, ImageError> {
@@ -97,6 +159,11 @@ impl KernelPackage {
         };
         Ok(Module { name: name_of(relative), bytes })
     }
+}
+
+/// The path of a module without what says how it is compressed.
+fn uncompressed_name(path: &str) -> &str {
+    path.find(".ko.").map_or(path, |end| &path[..end + ".ko".len()])
 }
 
 fn decompressed(compressed: &[u8]) -> Result<Vec<u8>, KernelError> {

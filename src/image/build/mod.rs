@@ -9,6 +9,7 @@ mod boot;
 mod disk;
 mod enclosure;
 pub mod newer;
+mod layer;
 mod process;
 mod sources;
 mod system;
@@ -27,6 +28,7 @@ use mayfly_protocol::settings::Settings;
 
 use boot::KernelPackage;
 use enclosure::{Enclosure, outside};
+use layer::Layer;
 use process::{Deadline, Runner};
 use system::System;
 use workspace::Workspace;
@@ -113,27 +115,37 @@ struct Build<'a> {
 impl Build<'_> {
     fn make(&self, workspace: &Workspace) -> Result<Image, ImageError> {
         let (store, recipe) = (self.builder.store, self.builder.recipe);
+        let content = &recipe.content;
         let (image, system) = (workspace.image(), System::new(workspace.work()));
         let path = |part: PartName| image.join(part.as_str());
 
         self.step("installing packages")?;
-        let date = recipe.content.source_date_epoch.or(self.builder.date);
-        let installed = system.install(recipe, date, self.enclosure, self.runner)?;
+        let date = content.source_date_epoch.or(self.builder.date);
+        let installed = system.install(recipe, content, date, self.enclosure, self.runner)?;
 
         self.step("unpacking the kernel")?;
         let package = KernelPackage::unpack(&system.kernel(), self.runner)?;
         package.write_kernel(&path(PartName::Kernel))?;
-        let wanted = &recipe.content.modules;
-        let settings = Settings::default();
+        let wanted = &content.kernel.guest_modules;
+        let settings = Settings {
+            modules: package.guest_modules(wanted, &content.modules)?,
+            services: content.services.clone(),
+            ..Settings::default()
+        };
         let initramfs = path(PartName::Initramfs);
-        let modules = package.write_initramfs(&self.agent, &settings, wanted, &initramfs)?;
+        let modules =
+            package.write_initramfs(&self.agent, &settings, &content.modules, &initramfs)?;
 
         self.step("making the file system")?;
-        let files = system.finish(recipe, installed.date, self.enclosure, self.runner)?;
+        let mut layer = Layer::create(system.layer(), installed.date)?;
+        package.write_guest_modules(wanted, &system.modules(), &mut layer, self.runner)?;
+        let files = system::write_files(recipe, content, &mut layer)?;
+        layer.finish()?;
+        system.finish(installed.date, self.enclosure, self.runner)?;
         disk::make(
             &system.root(),
             &path(PartName::Rootfs),
-            recipe.content.size,
+            recipe.size,
             installed.date,
             self.enclosure,
             self.runner,
@@ -142,7 +154,7 @@ impl Build<'_> {
         self.step("writing the manifest")?;
         let manifest = Manifest {
             format: Format,
-            name: recipe.content.name.clone(),
+            name: recipe.name.clone(),
             architecture: std::env::consts::ARCH.to_owned(),
             protocol: mayfly_protocol::VERSION,
             created: installed.date,
@@ -181,8 +193,11 @@ impl Build<'_> {
         let recipe = self.builder.recipe;
         Ok(Inputs {
             recipe: recipe.digest.clone(),
+            profiles: recipe.profiles.clone(),
+            settings: recipe.settings.clone(),
+            effective: recipe.effective.clone(),
             files: files.into_iter().collect(),
-            suite: recipe.content.suite.to_string(),
+            suite: recipe.suite.to_string(),
             agent: Agent {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 sha256: hash::of_bytes(&self.agent),

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::enclosure::Enclosure;
+use super::layer::{Access, Layer, directories_between};
 use super::process::Runner;
 use super::sources;
 use crate::image::error::ImageError;
 use crate::image::hash;
 use crate::image::manifest::Package;
 use crate::image::name::Digest;
-use crate::image::recipe::{File, PackageName, Recipe, User, UserName};
+use crate::image::recipe::{Content, File, PackageName, Recipe, User, UserName};
 
 const CUSTOMIZE: &str = include_str!("customize.sh");
 const FINISH: &str = include_str!("finish.sh");
@@ -59,6 +60,11 @@ impl System {
         self.work.join("kernel")
     }
 
+    /// A directory to put the guest's modules together in.
+    pub(super) fn modules(&self) -> PathBuf {
+        self.work.join("modules")
+    }
+
     fn hook(&self) -> PathBuf {
         self.work.join("customize.sh")
     }
@@ -67,6 +73,7 @@ impl System {
     pub(super) fn install(
         &self,
         recipe: &Recipe,
+        content: &Content,
         date: Option<u64>,
         enclosure: Enclosure,
         runner: &Runner<'_>,
@@ -74,19 +81,19 @@ impl System {
         for directory in [self.kernel(), self.work.join("temporary")] {
             fs::create_dir(&directory).map_err(ImageError::write(directory))?;
         }
-        write(&self.work.join("users"), &user_lines(&recipe.content.users))?;
+        write(&self.work.join("users"), &user_lines(&content.users))?;
         write(&self.hook(), CUSTOMIZE)?;
         make_executable(&self.hook())?;
-        let sources = match &recipe.content.mirror {
+        let sources = match &content.mirror {
             Some(mirror) => vec![mirror.to_string()],
-            None => sources::of_this_machine(runner, &recipe.content.suite),
+            None => sources::of_this_machine(runner, &recipe.suite),
         };
         let mut command = enclosure.command("mmdebstrap");
         command
-            .args(self.arguments(recipe, sources))
+            .args(self.arguments(recipe, content, sources))
             .env("TMPDIR", self.work.join("temporary"))
             .env("MAYFLY_WORK", &self.work)
-            .env("MAYFLY_KERNEL", recipe.content.kernel.package.as_str())
+            .env("MAYFLY_KERNEL", recipe.kernel.as_str())
             .env("MAYFLY_DATE", date.map(|date| date.to_string()).unwrap_or_default());
         runner.run_as("mmdebstrap", &mut command)?;
         self.installed()
@@ -94,8 +101,7 @@ impl System {
 
     /// mmdebstrap's arguments. In its words this is mode "root", because the enclosure has made
     /// this process root of its namespaces already.
-    fn arguments(&self, recipe: &Recipe, sources: Vec<String>) -> Vec<String> {
-        let content = &recipe.content;
+    fn arguments(&self, recipe: &Recipe, content: &Content, sources: Vec<String>) -> Vec<String> {
         let packages: Vec<&str> = content.packages.iter().map(PackageName::as_str).collect();
         let mut arguments: Vec<String> =
             ["--mode=root", "--format=directory", "--variant=minbase"].map(str::to_owned).into();
@@ -104,7 +110,7 @@ impl System {
             arguments.push(format!("--include={}", packages.join(",")));
         }
         arguments.push(format!("--customize-hook={}", self.hook().display()));
-        arguments.push(content.suite.to_string());
+        arguments.push(recipe.suite.to_string());
         arguments.push(self.root().display().to_string());
         arguments.extend(sources);
         arguments
@@ -119,21 +125,22 @@ impl System {
         Ok(Installed { date, packages: parse_packages(&read(&self.work.join("packages"))?) })
     }
 
-    /// Writes the recipe's files and takes out what differs from one build to the next. Returns
-    /// the digests of the files that are from beside the recipe.
+    /// Where the archive of what is put on top of the packages is written.
+    pub(super) fn layer(&self) -> PathBuf {
+        self.work.join("files.tar")
+    }
+
+    /// Unpacks the [`layer`](Self::layer) and takes out what differs from one build to the next.
     pub(super) fn finish(
         &self,
-        recipe: &Recipe,
         date: u64,
         enclosure: Enclosure,
         runner: &Runner<'_>,
-    ) -> Result<Vec<(String, Digest)>, ImageError> {
-        let archive = self.work.join("files.tar");
-        let digests = write_files(recipe, date, &archive)?;
+    ) -> Result<(), ImageError> {
         let mut command: Command = enclosure.command("sh");
-        command.args(["-c", FINISH, "finish"]).arg(self.root()).arg(archive).arg(date.to_string());
-        runner.run_as("the script that finishes the system", &mut command)?;
-        Ok(digests)
+        command.args(["-c", FINISH, "finish"]);
+        command.arg(self.root()).arg(self.layer()).arg(date.to_string());
+        runner.run_as("the script that finishes the system", &mut command).map(drop)
     }
 }
 
@@ -160,38 +167,35 @@ fn parse_packages(text: &str) -> Vec<Package> {
     packages
 }
 
-/// Writes the recipe's files as an archive that is unpacked in the new system.
-fn write_files(
+/// Writes the recipe's files. Returns the digests of those that are from beside the recipe.
+pub(super) fn write_files(
     recipe: &Recipe,
-    date: u64,
-    archive: &Path,
+    content: &Content,
+    layer: &mut Layer,
 ) -> Result<Vec<(String, Digest)>, ImageError> {
-    let output = fs::File::create(archive).map_err(ImageError::write(archive))?;
-    let mut builder = tar::Builder::new(io::BufWriter::new(output));
     let mut digests = Vec::new();
-    for file in &recipe.content.files {
-        let bytes = content(recipe, file)?;
+    for file in &content.files {
+        let bytes = bytes_of(recipe, file)?;
         if file.source.is_some() {
             digests.push((file.path.to_string(), hash::of_bytes(&bytes)));
         }
-        let uid = file.owner.as_ref().and_then(|owner| recipe.content.uid_of(owner)).unwrap_or(0);
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(file.mode.0);
-        header.set_uid(u64::from(uid));
-        header.set_gid(u64::from(uid));
-        header.set_mtime(date);
-        let path = file.path.as_str().trim_start_matches('/');
-        builder
-            .append_data(&mut header, path, bytes.as_slice())
-            .map_err(ImageError::write(archive))?;
+        let path = file.path.as_str();
+        let owner = match content.user(file.owner.as_ref()) {
+            Some(user) => {
+                for directory in directories_between(&user.home, path) {
+                    layer.directory(directory, Access { owner: user.uid, mode: 0o755 })?;
+                }
+                user.uid
+            }
+            None => 0,
+        };
+        let access = Access { owner, mode: file.mode.0 };
+        layer.file(path, access, bytes.len() as u64, bytes.as_slice())?;
     }
-    let flushed = builder.into_inner().and_then(|output| Ok(output.into_inner()?));
-    flushed.map_err(ImageError::write(archive))?;
     Ok(digests)
 }
 
-fn content(recipe: &Recipe, file: &File) -> Result<Vec<u8>, ImageError> {
+fn bytes_of(recipe: &Recipe, file: &File) -> Result<Vec<u8>, ImageError> {
     match (&file.content, &file.source) {
         (_, Some(source)) => {
             let path = recipe.beside(source);
@@ -243,7 +247,7 @@ mod tests {
             home = "/home/runner"
             shell = "/bin/sh"
             [[files]]
-            path = "/usr/local/bin/tool"
+            path = "/home/runner/bin/tool"
             mode = "0755"
             owner = "runner"
             source = "tool.sh"
@@ -252,12 +256,14 @@ mod tests {
             content = "x"
         "#;
         fs::write(&path, text).unwrap();
-        let recipe = Recipe::load(&path).unwrap();
+        let recipe = Recipe::load(&path, &[]).unwrap();
         assert_eq!(user_lines(&recipe.content.users), "runner:1001:/home/runner:/bin/sh:\n");
 
         let archive = directory.path().join("files.tar");
-        let digests = write_files(&recipe, 7, &archive).unwrap();
-        let expected = ("/usr/local/bin/tool".to_owned(), hash::of_bytes(b"#!/bin/sh\n"));
+        let mut layer = Layer::create(archive.clone(), 7).unwrap();
+        let digests = write_files(&recipe, &recipe.content, &mut layer).unwrap();
+        layer.finish().unwrap();
+        let expected = ("/home/runner/bin/tool".to_owned(), hash::of_bytes(b"#!/bin/sh\n"));
         assert_eq!(digests, [expected]);
         let mut archive = tar::Archive::new(fs::File::open(archive).unwrap());
         let entries: Vec<_> = archive
@@ -269,8 +275,12 @@ mod tests {
                 (path, header.mode().unwrap(), header.uid().unwrap(), header.mtime().unwrap())
             })
             .collect();
-        let expected = [("usr/local/bin/tool", 0o755, 1001, 7), ("etc/x", 0o644, 0, 7)]
-            .map(|(path, mode, uid, date)| (path.to_owned(), mode, uid, date));
+        let expected = [
+            ("home/runner/bin", 0o755, 1001, 7),
+            ("home/runner/bin/tool", 0o755, 1001, 7),
+            ("etc/x", 0o644, 0, 7),
+        ]
+        .map(|(path, mode, uid, date)| (path.to_owned(), mode, uid, date));
         assert_eq!(entries, expected);
     }
 }

@@ -51,6 +51,9 @@ impl Fixture {
             hardening: BTreeMap::new(),
             inputs: Inputs {
                 recipe: hash::of_bytes(b""),
+                profiles: BTreeMap::new(),
+                settings: Vec::new(),
+                effective: serde_json::Value::Null,
                 files: BTreeMap::new(),
                 suite: "trixie".to_owned(),
                 agent: Agent { version: "0".to_owned(), sha256: hash::of_bytes(b"") },

@@ -1,0 +1,207 @@
+//! How a recipe is put together: its profiles, itself, and what the command line sets (pure).
+//!
+//! Everything is merged as TOML, the way a person would by hand: lists are joined, tables are
+//! merged, and any other value replaces the one before. What comes out is the *effective* recipe.
+//! It is what the manifest keeps, so an image can be built again without knowing how its recipe
+//! was written.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use toml::{Table, Value};
+
+use crate::image::name::InvalidName;
+
+/// The lists whose entries name a file relative to the text that they are in.
+const WITH_SOURCES: [&str; 2] = ["files", "hooks"];
+
+/// A key of the recipe that is set from outside: `KEY=VALUE` or, for lists, `KEY+=VALUE`. A key of
+/// a table is written with dots; a value is TOML, and what is not TOML is taken for text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Setting {
+    written: String,
+    key: Vec<String>,
+    joins: bool,
+    value: Value,
+}
+
+impl Setting {
+    /// The first part of its key.
+    pub(super) fn begins_with(&self, key: &str) -> bool {
+        self.key.first().is_some_and(|first| first == key)
+    }
+
+    /// A recipe that says nothing but this.
+    pub(super) fn alone(&self) -> Table {
+        let mut value = self.value.clone();
+        for key in self.key.iter().rev() {
+            value = Value::Table(Table::from_iter([(key.clone(), value)]));
+        }
+        if let Value::Table(table) = value { table } else { Table::new() }
+    }
+
+    /// Sets it in a recipe.
+    pub(super) fn apply(&self, recipe: &mut Table) {
+        if !self.joins {
+            let (last, above) = self.key.split_last().unwrap_or((&self.written, &[]));
+            if let Some(table) = table_at(recipe, above) {
+                table.remove(last);
+            }
+        }
+        merge(recipe, self.alone());
+    }
+}
+
+/// The table that the keys lead to, if it is there.
+fn table_at<'t>(mut table: &'t mut Table, keys: &[String]) -> Option<&'t mut Table> {
+    for key in keys {
+        table = table.get_mut(key)?.as_table_mut()?;
+    }
+    Some(table)
+}
+
+impl FromStr for Setting {
+    type Err = InvalidName;
+
+    fn from_str(written: &str) -> Result<Self, InvalidName> {
+        let refuse = || InvalidName {
+            value: written.to_owned(),
+            expected: "a setting (KEY=VALUE or KEY+=VALUE, e.g. `packages+=jq`)",
+        };
+        let (key, value) = written.split_once('=').ok_or_else(refuse)?;
+        let (key, joins) = key.strip_suffix('+').map_or((key, false), |key| (key, true));
+        let plain = |part: &str| {
+            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        };
+        if !key.split('.').all(plain) {
+            return Err(refuse());
+        }
+        let value = match toml::from_str::<Table>(&format!("value = {value}")) {
+            // Something that ends the line would be a second key.
+            Ok(mut table) if table.len() == 1 => table.remove("value").ok_or_else(refuse)?,
+            _ => Value::String(value.to_owned()),
+        };
+        let value = match value {
+            Value::Array(_) => value,
+            one if joins => Value::Array(vec![one]),
+            one => one,
+        };
+        let key = key.split('.').map(str::to_owned).collect();
+        Ok(Self { written: written.to_owned(), key, joins, value })
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.written)
+    }
+}
+
+/// Puts `over` on top of `base`.
+pub(super) fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            (Some(Value::Array(base)), Value::Array(over)) => base.extend(over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Lets the files that a profile names be relative to the recipe, as its own are. `directory` is
+/// the profile's, relative to the recipe's.
+pub(super) fn rebase(profile: &mut Table, directory: &Path) {
+    let entries = WITH_SOURCES
+        .iter()
+        .filter_map(|key| profile.get(*key)?.as_array().map(|_| *key))
+        .collect::<Vec<_>>();
+    for key in entries {
+        let Some(Value::Array(entries)) = profile.get_mut(key) else { continue };
+        for entry in entries {
+            if let Some(Value::String(source)) = entry.get_mut("source") {
+                *source = directory.join(&*source).to_string_lossy().into_owned();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn table(text: &str) -> Table {
+        toml::from_str(text).unwrap()
+    }
+
+    fn set(recipe: &str, settings: &[&str]) -> Table {
+        let mut recipe = table(recipe);
+        for setting in settings {
+            setting.parse::<Setting>().unwrap().apply(&mut recipe);
+        }
+        recipe
+    }
+
+    #[test]
+    fn lists_are_joined_tables_merged_and_the_rest_is_replaced() {
+        let mut base = table("size = '1G'\nlist = [1]\n[kernel]\npackage = 'a'\nlist = [1]");
+        merge(&mut base, table("size = '2G'\nlist = [2]\n[kernel]\nlist = [2]\n[new]\nx = 1"));
+        let expected = table(
+            "size = '2G'\nlist = [1, 2]\n[kernel]\npackage = 'a'\nlist = [1, 2]\n[new]\nx = 1",
+        );
+        assert_eq!(base, expected);
+    }
+
+    #[test]
+    fn a_setting_replaces_or_joins() {
+        let recipe = "packages = ['git']\n[kernel]\npackage = 'a'";
+        for (setting, expected) in [
+            ("packages+=jq", "packages = ['git', 'jq']\n[kernel]\npackage = 'a'"),
+            ("packages+=['jq']", "packages = ['git', 'jq']\n[kernel]\npackage = 'a'"),
+            ("packages=[]", "packages = []\n[kernel]\npackage = 'a'"),
+            ("kernel.package=b", "packages = ['git']\n[kernel]\npackage = 'b'"),
+            ("hardening.sudo=true", &format!("{recipe}\n[hardening]\nsudo = true")),
+            ("runner.version=2.335.1", &format!("{recipe}\n[runner]\nversion = '2.335.1'")),
+        ] {
+            assert_eq!(set(recipe, &[setting]), table(expected), "{setting}");
+        }
+        let text = set(recipe, &["size=2G\nname='x'"]);
+        assert_eq!(text["size"].as_str(), Some("2G\nname='x'"), "a value is no second key");
+    }
+
+    #[test]
+    fn what_is_no_setting_is_refused() {
+        for text in ["packages", "=x", "a..b=1", "Packages=1", "+=1", "a b=1", "a.=1"] {
+            assert!(text.parse::<Setting>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_profiles_files_are_beside_the_profile() {
+        let mut profile = table("[[files]]\npath = '/x'\nsource = 'x'\n[[files]]\npath = '/y'");
+        rebase(&mut profile, Path::new("../profiles"));
+        assert_eq!(profile["files"][0]["source"].as_str(), Some("../profiles/x"));
+        assert!(profile["files"][1].get("source").is_none());
+    }
+
+    proptest! {
+        /// Whatever a setting says, the rest of the recipe stays.
+        #[test]
+        fn a_setting_changes_nothing_else(
+            key in "[a-z_]{1,5}(\\.[a-z_]{1,5}){0,2}", joins: bool, value in "\\PC{0,20}",
+        ) {
+            let before = table("untouched_key = 1\n[other_table]\nx = [1]");
+            let mut after = before.clone();
+            let text = format!("{key}{}={value}", if joins { "+" } else { "" });
+            text.parse::<Setting>().unwrap().apply(&mut after);
+            for (key, value) in &before {
+                prop_assert_eq!(&after[key], value);
+            }
+            prop_assert_eq!(after.len(), before.len() + 1);
+        }
+    }
+}
