@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use mayfly_protocol::flow::{FlowError, MAX_CHUNK, ReceiveWindow};
 use mayfly_protocol::frame::FrameError;
 use mayfly_protocol::message::{
-    GuestMessage, Hello, HostMessage, InputStream, Job, JobStatus, NotStarted, OutputStream,
-    Statistics,
+    GuestMessage, Hello, HostMessage, InputStream, Job, JobStatus, MAX_PROGRAM_PATH, MAX_PROGRAMS,
+    NotStarted, OutputStream, Program, Statistics,
 };
 
 /// Characters of a text from the guest that are kept.
@@ -76,6 +76,14 @@ pub enum Violation {
     /// The job ended, but some of its streams did not.
     #[error("the guest reported the job's end before the end of {0}")]
     Unended(String),
+    /// More programs, or a longer path of one, than a message may tell of.
+    #[error("the guest told of {programs} programs at once, with a path of {path} bytes")]
+    Programs {
+        /// Programs in the message.
+        programs: usize,
+        /// The longest of their paths.
+        path: usize,
+    },
     /// It does not take what it is sent.
     #[error("the guest does not read its channel")]
     NotReading,
@@ -107,6 +115,8 @@ pub enum Heard {
         /// Why it failed.
         error: String,
     },
+    /// The job has executed programs, and more that are not told.
+    Programs(Vec<Program>, u32),
 }
 
 /// The state of one conversation.
@@ -183,6 +193,10 @@ impl Conversation {
                 Connected | Greeted | Preparing | Prepared | Starting | Running,
                 GuestMessage::Failed { step, error },
             ) => Ok(Heard::Failed { step: clean(&step), error: clean(&error) }),
+            (Starting | Running, GuestMessage::Programs { programs, left_out }) => {
+                check_programs(&programs)?;
+                Ok(Heard::Programs(programs, left_out))
+            }
             (stage, _) => Err(Violation::OutOfOrder { message: name, stage }),
         }
     }
@@ -230,6 +244,14 @@ impl Conversation {
     }
 }
 
+fn check_programs(programs: &[Program]) -> Result<(), Violation> {
+    let path = programs.iter().map(|program| program.path.len()).max().unwrap_or_default();
+    if programs.len() > MAX_PROGRAMS || path > MAX_PROGRAM_PATH {
+        return Err(Violation::Programs { programs: programs.len(), path });
+    }
+    Ok(())
+}
+
 /// The output streams of a job.
 pub fn outputs(job: &Job) -> impl Iterator<Item = OutputStream> {
     let copies = (0..).zip(&job.copy_out).map(|(index, _)| OutputStream::CopyOut(index));
@@ -253,6 +275,7 @@ fn name(message: &GuestMessage) -> &'static str {
         GuestMessage::Heartbeat(_) => "Heartbeat",
         GuestMessage::Exited(_) => "Exited",
         GuestMessage::Failed { .. } => "Failed",
+        GuestMessage::Programs { .. } => "Programs",
     }
 }
 

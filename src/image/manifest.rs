@@ -253,6 +253,9 @@ impl Manifest {
             hardening: BTreeMap::new(),
             inputs: Inputs {
                 recipe: nothing.clone(),
+                profiles: BTreeMap::new(),
+                settings: Vec::new(),
+                effective: serde_json::Value::Null,
                 files: BTreeMap::new(),
                 suite: "trixie".to_owned(),
                 agent: Agent { version: "0".to_owned(), sha256: nothing },

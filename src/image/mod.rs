@@ -20,6 +20,7 @@
 
 pub mod build;
 mod error;
+pub mod hardening;
 mod hash;
 mod initramfs;
 mod kernel;

@@ -23,6 +23,7 @@ pub use values::{
 };
 
 use super::error::ImageError;
+use super::hardening;
 use super::hash;
 use super::name::{Digest, ImageName};
 use crate::host::size::Size;
@@ -349,6 +350,12 @@ impl Content {
                 return wrong("files.owner", owner, "it is neither root nor one of `users`");
             }
         }
+        for name in &self.hardening.off {
+            if hardening::find(name).is_none() {
+                let problem = "there is no such control (see docs/reference/hardening.md)";
+                return wrong("hardening.off", name, problem);
+            }
+        }
         Ok(())
     }
 
@@ -487,6 +494,7 @@ mod tests {
             (format!("{file}content=''\nsource='y'"), "files.path", "/etc/x"),
             (format!("{file}content=''\n{file}content=''"), "files.path", "/etc/x"),
             (format!("{file}content=''\nowner='b'"), "files.owner", "b"),
+            ("[hardening]\noff=['no.such']".to_owned(), "hardening.off", "no.such"),
         ] {
             let message = refusal(&addition);
             assert!(message.contains(&format!("{key} = {value:?}")), "{message}");

@@ -10,6 +10,7 @@ use super::egress::Egress;
 use super::event::{Event, Happened, Phase};
 use super::front::Front;
 use super::plan::Plan;
+use super::programs::Programs;
 use super::record::Record;
 
 /// What every phase has.
@@ -20,6 +21,7 @@ pub(super) struct Context {
     pub(super) phase: Phase,
     pub(super) statistics: Option<Statistics>,
     pub(super) egress: Option<Egress>,
+    pub(super) programs: Programs,
 }
 
 impl Context {

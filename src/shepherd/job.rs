@@ -251,6 +251,7 @@ impl Streams {
                 })?;
             }
             Heard::Heartbeat(statistics) => context.statistics = Some(statistics),
+            Heard::Programs(programs, left_out) => context.programs.add(&programs, left_out),
             Heard::Exited(status) => {
                 // A job that never ran has streams that never end by themselves.
                 self.outputs.clear();

@@ -18,6 +18,7 @@ use super::front::Front;
 use super::greeting::{explain, greet};
 use super::job::Streams;
 use super::plan::Plan;
+use super::programs::Programs;
 use super::record::Record;
 use super::renounce::renounce;
 use crate::channel::{Heard, Link};
@@ -99,7 +100,9 @@ impl Planned {
             Err(cause) => return Err(Box::new((cause, front))),
         };
         let phase = Phase::Planned;
-        let mut context = Context { plan, front, record, phase, statistics: None, egress: None };
+        let programs = Programs::new(&plan.directory);
+        let mut context =
+            Context { plan, front, record, phase, statistics: None, egress: None, programs };
         match context.enter(phase) {
             Ok(()) => Ok(Self(context)),
             Err(cause) => Err(Box::new((cause, context.front))),
@@ -288,6 +291,7 @@ impl Finished {
         let limit = context.plan.deadlines.destroy;
         // What does not end now ends with this process.
         let _ = tokio::time::timeout(limit, machine.destroy()).await;
+        context.programs.end();
         let told = context.close_egress().await;
         let told = told.and(context.enter(Phase::Destroyed));
         let told = told.and(context.tell(Happened::Ended(outcome)));
@@ -317,6 +321,7 @@ impl Failed {
             statistics: context.statistics,
             black_box: context.plan.directory.clone(),
         };
+        context.programs.end();
         // The record may be what failed; the front end is told all the same.
         let _ = context.close_egress().await;
         let _ = context.enter(Phase::Failed);

@@ -30,6 +30,7 @@ pub mod output;
 pub mod plan;
 pub mod planner;
 pub mod process;
+pub mod programs;
 pub mod record;
 mod renounce;
 pub mod runner;

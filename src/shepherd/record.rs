@@ -10,6 +10,7 @@
 //! ```text
 //! microvm.json           what it is
 //! events.jsonl           what happened, a line each
+//! programs.jsonl         what the job executed, up to a bound, where the image's agent tells
 //! console.log            the end of the serial console (and console.previous)
 //! qemu.log, vsock.log    what the programs complained of
 //! front-…                detached: the socket for front ends

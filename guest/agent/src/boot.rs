@@ -7,12 +7,13 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use mayfly_protocol::settings::Settings;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 
 use crate::error::{During, StepError};
-use crate::{grow, modules};
+use crate::{grow, modules, settings};
 
 /// The device that the root file system is on: the machine's first virtio disk.
 const ROOT_DEVICE: &str = "/dev/vda";
@@ -27,15 +28,26 @@ const DEVICE_DEADLINE: Duration = Duration::from_secs(5);
 /// A disk that is thrown away with the machine needs no write barriers.
 const ROOT_OPTIONS: &str = "nobarrier";
 
-/// Loads the drivers and makes `/dev/vda` the root of this process, with `/dev` in it.
-pub fn enter_root() -> Result<(), StepError> {
+/// Loads the drivers and makes `/dev/vda` the root of this process, with `/dev` in it. Gives what
+/// the image says of the rest.
+pub fn enter_root() -> Result<Settings, StepError> {
     load_drivers()?;
+    let settings = settings::take(Path::new("/settings"))?;
     create_directory(NEW_ROOT)?;
-    mount(Some(ROOT_DEVICE), NEW_ROOT, Some("ext4"), MsFlags::MS_NOATIME, Some(ROOT_OPTIONS))
+    let flags = root_flags(&settings);
+    mount(Some(ROOT_DEVICE), NEW_ROOT, Some("ext4"), flags, Some(ROOT_OPTIONS))
         .during(|| format!("mount the root file system {ROOT_DEVICE}"))?;
     grow::to_device(Path::new(ROOT_DEVICE), Path::new(NEW_ROOT))?;
     fs::remove_file("/init").during(|| "remove /init")?;
-    switch()
+    switch()?;
+    Ok(settings)
+}
+
+fn root_flags(settings: &Settings) -> MsFlags {
+    let mut flags = MsFlags::MS_NOATIME;
+    flags.set(MsFlags::MS_NODEV, settings.root_nodev);
+    flags.set(MsFlags::MS_NOSUID, settings.root_nosuid);
+    flags
 }
 
 /// Loads the modules of the initramfs and waits for the root device.

@@ -3,10 +3,12 @@
 //! ```text
 //! boot     initramfs → drivers → root file system           stage one
 //! mounts   the file systems around it                       stage two
+//! harden   the kernel's parameters and modules, in the background
 //! channel  vsock to the shepherd
 //! session  the conversation: Prepare, Start …
 //!   prepare  randomness, clock, name, network
 //!   job      the one job
+//!   programs what it executes, for the host
 //! power    the end of the machine
 //! ```
 //!
@@ -19,34 +21,42 @@ pub mod boot;
 pub mod channel;
 pub mod error;
 mod grow;
+pub mod harden;
 pub mod job;
 mod modules;
 pub mod mounts;
 mod network;
 pub mod power;
 pub mod prepare;
+mod programs;
 pub mod session;
+mod settings;
 mod statistics;
 
 use std::fs::{self, File};
 
 use channel::Sender;
 use error::{During, StepError};
-use job::Place;
+use harden::Hardening;
+use job::{Place, Rules};
+use mayfly_protocol::settings::Settings;
 use power::Ending;
 use session::{Outcome, Session};
 
 /// The agent's whole life. To be called as PID 1, before there is any other thread.
 pub fn run() -> Result<Ending, StepError> {
-    let connection = start()?;
+    let Guest { connection, settings } = start()?;
+    let hardening = Hardening::begin(&settings)?;
     let writer = connection.try_clone().during(|| "duplicate the connection")?;
     let place = Place {
         passwd: "/etc/passwd".into(),
         groups: "/etc/group".into(),
         control_group: Some(mounts::JOB_GROUP.into()),
         is_init: true,
+        rules: Rules::of(&settings),
     };
-    match Session::new(Sender::new(writer), place, prepare::carry_out).serve(&connection) {
+    let session = Session::new(Sender::new(writer), place, prepare::carry_out);
+    match session.waiting_for(hardening).serve(&connection) {
         Outcome::Shutdown | Outcome::HostGone => Ok(Ending::PowerOff),
         Outcome::Failed(error) => {
             channel::linger(&connection);
@@ -55,12 +65,20 @@ pub fn run() -> Result<Ending, StepError> {
     }
 }
 
+/// A guest that has found its host.
+pub struct Guest {
+    /// The connection to it.
+    pub connection: File,
+    /// What the image says of the rest.
+    pub settings: Settings,
+}
+
 /// From the kernel's first call to a connection with the host.
-pub fn start() -> Result<File, StepError> {
+pub fn start() -> Result<Guest, StepError> {
     power::obey_requests()?;
-    boot::enter_root()?;
-    mounts::mount_all()?;
+    let settings = boot::enter_root()?;
+    mounts::mount_all(&settings)?;
     fs::write("/proc/self/oom_score_adj", "-1000").during(|| "ask never to be killed")?;
     network::bring_loopback_up()?;
-    channel::connect_to_host()
+    Ok(Guest { connection: channel::connect_to_host()?, settings })
 }

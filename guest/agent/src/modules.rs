@@ -1,4 +1,4 @@
-//! Kernel modules of the initramfs.
+//! Kernel modules.
 
 use std::fs;
 use std::fs::File;
@@ -14,13 +14,18 @@ use crate::error::{During, StepError};
 pub(crate) fn load_listed(list: &Path) -> Result<(), StepError> {
     let text = fs::read_to_string(list).during(|| format!("read {}", list.display()))?;
     for path in text.lines().filter(|line| !line.is_empty()) {
-        let module = File::open(path).during(|| format!("open the module {path}"))?;
-        match finit_module(&module, c"", ModuleInitFlags::empty()) {
-            // The kernel has it already, or built in.
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(error) => return Err(error).during(|| format!("load the module {path}")),
-        }
+        load(path)?;
         fs::remove_file(path).during(|| format!("remove {path}"))?;
     }
     fs::remove_file(list).during(|| format!("remove {}", list.display()))
+}
+
+/// Loads a module, unless the kernel has it.
+pub(crate) fn load(path: &str) -> Result<(), StepError> {
+    let module = File::open(path).during(|| format!("open the module {path}"))?;
+    match finit_module(&module, c"", ModuleInitFlags::empty()) {
+        // The kernel has it already, or built in.
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(error) => Err(error).during(|| format!("load the module {path}")),
+    }
 }

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use mayfly_protocol::settings::Settings;
 use nix::mount::{MsFlags, mount};
 
 use crate::boot::create_directory;
@@ -54,11 +55,16 @@ const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd/2", "/dev/stderr"),
 ];
 
+/// For `/proc`: a process sees only those of its own user.
+const HIDE_PROCESSES: &str = "hidepid=2";
+
 /// Mounts all of it. `/dev` is there already.
-pub fn mount_all() -> Result<(), StepError> {
+pub fn mount_all(settings: &Settings) -> Result<(), StepError> {
     for FileSystem { kind, target, flags, options } in &FILE_SYSTEMS {
         create_directory_unless_of_kernel(target)?;
-        mount(Some(*kind), *target, Some(*kind), *flags, Some(*options))
+        let hide = *kind == "proc" && settings.hide_processes;
+        let options = if hide { HIDE_PROCESSES } else { options };
+        mount(Some(*kind), *target, Some(*kind), *flags, Some(options))
             .during(|| format!("mount {kind} on {target}"))?;
     }
     for (target, link) in LINKS {
@@ -66,7 +72,8 @@ pub fn mount_all() -> Result<(), StepError> {
     }
     create_directory(JOB_GROUP)?;
     make_public("/run/lock")?;
-    restrict_temporary_files()
+    restrict_temporary_files("/tmp")?;
+    restrict_temporary_files("/var/tmp")
 }
 
 /// Makes a mount point. `/sys/fs/cgroup` is the kernel's own.
@@ -90,12 +97,13 @@ fn make_public(path: &str) -> Result<(), StepError> {
         .during(|| format!("make {path} writable for everybody"))
 }
 
-/// `/tmp` stays on the disk, where there is more room than in memory and nothing is kept either,
-/// but neither set-user-id bits nor device nodes count in it.
-fn restrict_temporary_files() -> Result<(), StepError> {
+/// Temporary files stay on the disk, where there is more room than in memory and nothing is kept
+/// either, but neither set-user-id bits nor device nodes count there.
+fn restrict_temporary_files(path: &str) -> Result<(), StepError> {
     const NONE: Option<&str> = None;
-    make_public("/tmp")?;
-    mount(Some("/tmp"), "/tmp", NONE, MsFlags::MS_BIND, NONE).during(|| "mount /tmp on itself")?;
+    make_public(path)?;
+    mount(Some(path), path, NONE, MsFlags::MS_BIND, NONE)
+        .during(|| format!("mount {path} on itself"))?;
     let flags = NO_PRIVILEGES | MsFlags::MS_NOATIME | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
-    mount(NONE, "/tmp", NONE, flags, NONE).during(|| "restrict /tmp")
+    mount(NONE, path, NONE, flags, NONE).during(|| format!("restrict {path}"))
 }

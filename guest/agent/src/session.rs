@@ -13,6 +13,7 @@ use mayfly_protocol::message::{GuestMessage, Hello, HostMessage, Job, Prepare};
 
 use crate::channel::Sender;
 use crate::error::{During, StepError};
+use crate::harden::Hardening;
 use crate::job::{Place, Running};
 use crate::statistics;
 
@@ -38,6 +39,8 @@ pub struct Session {
     sender: Arc<Sender>,
     place: Place,
     prepare: Preparer,
+    /// What the job waits for.
+    hardening: Option<Hardening>,
     stage: Stage,
 }
 
@@ -51,7 +54,14 @@ enum Stage {
 impl Session {
     /// A conversation whose answers go through `sender`.
     pub fn new(sender: Sender, place: Place, prepare: Preparer) -> Self {
-        Self { sender: Arc::new(sender), place, prepare, stage: Stage::Greeted }
+        Self { sender: Arc::new(sender), place, prepare, hardening: None, stage: Stage::Greeted }
+    }
+
+    /// The same, whose job starts when this is done.
+    #[must_use]
+    pub fn waiting_for(mut self, hardening: Hardening) -> Self {
+        self.hardening = Some(hardening);
+        self
     }
 
     /// Says hello and does what the messages from `reader` ask, until there is a reason to end.
@@ -92,7 +102,8 @@ impl Session {
     }
 
     fn start(&mut self, job: Job) -> Result<(), StepError> {
-        let running = Running::start(job, &self.place, &self.sender)?;
+        let hardening = self.hardening.take();
+        let running = Running::start(job, &self.place, &self.sender, hardening)?;
         self.stage = match std::mem::replace(&mut self.stage, Stage::Greeted) {
             Stage::Prepared(heart) => Stage::Started { running, _heart: heart },
             other => other,

@@ -48,6 +48,36 @@ pub enum GuestMessage {
         /// Why it failed.
         error: String,
     },
+    /// Programs that were executed since the last such message, at most [`MAX_PROGRAMS`], in order.
+    /// Comes between the host's `Start` and `Exited`, where the image's settings ask for it.
+    Programs {
+        /// The programs.
+        programs: Vec<Program>,
+        /// How many more there were at the least.
+        left_out: u32,
+    },
+}
+
+/// Programs that one message tells of.
+pub const MAX_PROGRAMS: usize = 512;
+
+/// Bytes of a program's path that are told.
+pub const MAX_PROGRAM_PATH: usize = 512;
+
+/// A program that was executed. Its arguments are not told: they may hold secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// When, by the guest's clock: nanoseconds since the Unix epoch.
+    pub time: u64,
+    /// Its process.
+    pub process: u32,
+    /// That process's parent; 0 where it was gone before it could be looked at.
+    pub parent: u32,
+    /// The user that it runs as.
+    pub user: u32,
+    /// Its file, at most [`MAX_PROGRAM_PATH`] bytes; empty where it was gone before it could be
+    /// looked at.
+    pub path: Bytes,
 }
 
 /// What the host says to the guest.

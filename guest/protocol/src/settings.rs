@@ -24,7 +24,7 @@ pub struct Settings {
     pub root_nosuid: bool,
     /// A process sees only those of its own user in `/proc`.
     pub hide_processes: bool,
-    /// No program can give a job that is not root's more rights than it was started with.
+    /// No program can give a job more rights than it was started with.
     pub no_new_privileges: bool,
     /// The job's file mode creation mask.
     pub umask: Option<u32>,

@@ -79,6 +79,7 @@ fn nothing_is_heard_before_its_time() {
         end(OutputStream::Stdout),
         GuestMessage::Exited(JobStatus::Code(0)),
         GuestMessage::Heartbeat(Statistics::default()),
+        GuestMessage::Programs { programs: Vec::new(), left_out: 0 },
     ] {
         let error = Conversation::default().hear(message).unwrap_err();
         assert!(matches!(error, Violation::OutOfOrder { stage: Stage::Connected, .. }), "{error}");
@@ -110,6 +111,25 @@ fn a_stream_is_bounded_and_ends_once() {
     assert!(running().hear(output(OutputStream::CopyOut(1), 1)).is_err());
     assert!(running().hear(output(OutputStream::Stdout, 0)).is_err());
     assert!(running().hear(output(OutputStream::Stdout, MAX_CHUNK + 1)).is_err());
+}
+
+#[test]
+fn programs_are_told_while_the_job_runs_and_within_bounds() {
+    let program = |bytes: usize| Program {
+        time: 0,
+        process: 2,
+        parent: 1,
+        user: 0,
+        path: vec![b'a'; bytes].into(),
+    };
+    let told = |programs| GuestMessage::Programs { programs, left_out: 3 };
+    let most = vec![program(MAX_PROGRAM_PATH); MAX_PROGRAMS];
+    let heard = running().hear(told(most.clone())).unwrap();
+    assert_eq!(heard, Heard::Programs(most, 3));
+    for programs in [vec![program(1); MAX_PROGRAMS + 1], vec![program(MAX_PROGRAM_PATH + 1)]] {
+        let error = running().hear(told(programs)).unwrap_err();
+        assert!(matches!(error, Violation::Programs { .. }), "{error}");
+    }
 }
 
 #[test]

@@ -4,8 +4,9 @@
 # $1  the new system's root directory
 # $2  tar archive of the recipe's files
 # $3  the time that stands for now, in seconds since 1970
+# $4  script that hardens the system (src/image/hardening)
 set -eu
-root=$1 files=$2 date=$3
+root=$1 files=$2 date=$3 harden=$4
 
 # Device nodes that root can make and others can't; a guest mounts a devtmpfs there.
 find "$root/dev" "$root/run" "$root/tmp" "$root/var/tmp" "$root/var/log" -mindepth 1 -delete
@@ -24,5 +25,8 @@ sed -i -E "s/^([^:]*:[^:]*):[0-9]+:/\1:$((date / 86400)):/" "$root/etc/shadow"
 
 # In a root of its own, so that no symbolic link of the new system leads out of it.
 chroot "$root" tar --extract --numeric-owner --same-permissions --overwrite <"$files"
+
+# The last to change anything, so that it finds whatever the others have put there.
+chroot "$root" /bin/sh -s <"$harden"
 
 find "$root" -xdev -newermt "@$date" -exec touch --no-dereference --date="@$date" {} +

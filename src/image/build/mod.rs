@@ -8,8 +8,8 @@ mod agent;
 mod boot;
 mod disk;
 mod enclosure;
-pub mod newer;
 mod layer;
+pub mod newer;
 mod process;
 mod sources;
 mod system;
@@ -34,6 +34,7 @@ use system::System;
 use workspace::Workspace;
 
 use super::error::ImageError;
+use super::hardening;
 use super::hash;
 use super::manifest::{Agent, Format, Inputs, Kernel, Manifest, Part, PartName, Parts};
 use super::name::{Digest, Reference};
@@ -127,10 +128,11 @@ impl Build<'_> {
         let package = KernelPackage::unpack(&system.kernel(), self.runner)?;
         package.write_kernel(&path(PartName::Kernel))?;
         let wanted = &content.kernel.guest_modules;
+        let hardening = hardening::plan(content);
         let settings = Settings {
             modules: package.guest_modules(wanted, &content.modules)?,
             services: content.services.clone(),
-            ..Settings::default()
+            ..hardening.settings.clone()
         };
         let initramfs = path(PartName::Initramfs);
         let modules =
@@ -141,7 +143,7 @@ impl Build<'_> {
         package.write_guest_modules(wanted, &system.modules(), &mut layer, self.runner)?;
         let files = system::write_files(recipe, content, &mut layer)?;
         layer.finish()?;
-        system.finish(installed.date, self.enclosure, self.runner)?;
+        system.finish(&hardening.script, installed.date, self.enclosure, self.runner)?;
         disk::make(
             &system.root(),
             &path(PartName::Rootfs),
@@ -158,13 +160,13 @@ impl Build<'_> {
             architecture: std::env::consts::ARCH.to_owned(),
             protocol: mayfly_protocol::VERSION,
             created: installed.date,
-            kernel: self.kernel(package, modules),
+            kernel: self.kernel(package, modules, &hardening.kernel_arguments),
             parts: parts(&image)?,
             packages: installed.packages,
             runner: None,
             downloads: Vec::new(),
             settings,
-            hardening: BTreeMap::new(),
+            hardening: hardening.controls,
             inputs: self.inputs(files)?,
         };
         let digest = write_manifest(&manifest, &image)?;
@@ -177,9 +179,16 @@ impl Build<'_> {
         self.runner.deadline.check()
     }
 
-    fn kernel(&self, package: KernelPackage, modules: Vec<String>) -> Kernel {
+    fn kernel(
+        &self,
+        package: KernelPackage,
+        modules: Vec<String>,
+        hardening: &[&'static str],
+    ) -> Kernel {
         let arguments = &self.builder.recipe.content.kernel.arguments;
-        let arguments: Vec<&str> = arguments.iter().map(KernelArgument::as_str).collect();
+        let arguments = arguments.iter().map(KernelArgument::as_str);
+        // The recipe's own come last: of two with one name the kernel takes the later.
+        let arguments: Vec<&str> = hardening.iter().copied().chain(arguments).collect();
         Kernel {
             package: package.name,
             version: package.version,

@@ -102,7 +102,10 @@ impl System {
     /// mmdebstrap's arguments. In its words this is mode "root", because the enclosure has made
     /// this process root of its namespaces already.
     fn arguments(&self, recipe: &Recipe, content: &Content, sources: Vec<String>) -> Vec<String> {
-        let packages: Vec<&str> = content.packages.iter().map(PackageName::as_str).collect();
+        let mut packages: Vec<&str> = content.packages.iter().map(PackageName::as_str).collect();
+        if content.hardening.sudo {
+            packages.push("sudo");
+        }
         let mut arguments: Vec<String> =
             ["--mode=root", "--format=directory", "--variant=minbase"].map(str::to_owned).into();
         arguments.extend(LEFT_OUT.iter().map(|option| format!("--dpkgopt={option}")));
@@ -130,16 +133,20 @@ impl System {
         self.work.join("files.tar")
     }
 
-    /// Unpacks the [`layer`](Self::layer) and takes out what differs from one build to the next.
+    /// Unpacks the [`layer`](Self::layer), hardens the system by a script that runs in it, and takes
+    /// out what differs from one build to the next.
     pub(super) fn finish(
         &self,
+        hardening: &str,
         date: u64,
         enclosure: Enclosure,
         runner: &Runner<'_>,
     ) -> Result<(), ImageError> {
         let mut command: Command = enclosure.command("sh");
+        let harden = self.work.join("harden.sh");
+        write(&harden, hardening)?;
         command.args(["-c", FINISH, "finish"]);
-        command.arg(self.root()).arg(self.layer()).arg(date.to_string());
+        command.arg(self.root()).arg(self.layer()).arg(date.to_string()).arg(harden);
         runner.run_as("the script that finishes the system", &mut command).map(drop)
     }
 }

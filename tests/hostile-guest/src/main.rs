@@ -22,8 +22,8 @@ const ESCAPES: &str = "\x1b[2J\x1b]0;owned\x07\x1b[31m";
 
 fn main() {
     match mayfly_guest::start() {
-        Ok(channel) => {
-            let mut guest = Guest { channel };
+        Ok(started) => {
+            let mut guest = Guest { channel: started.connection };
             // Where the host has hung up there is nobody left to attack.
             let _gone = misbehave(&mut guest);
             // With the channel open.

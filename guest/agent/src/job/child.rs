@@ -27,17 +27,19 @@ pub(super) enum Step {
     Group,
     Limits,
     User,
+    Privileges,
     Directory,
     Execute,
 }
 
 impl Step {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Session,
         Self::Streams,
         Self::Group,
         Self::Limits,
         Self::User,
+        Self::Privileges,
         Self::Directory,
         Self::Execute,
     ];
@@ -49,6 +51,7 @@ impl Step {
             Self::Group => "join the control group",
             Self::Limits => "set the limits",
             Self::User => "become the user",
+            Self::Privileges => "give up new privileges",
             Self::Directory => "enter the directory",
             Self::Execute => "execute the program",
         }
@@ -98,7 +101,10 @@ fn become_job(plan: &Plan) -> Result<std::convert::Infallible, Report> {
         let written = group.write(b"0").map(drop);
         written.map_err(|error| errno(&error)).map_err(at(Step::Group))?;
     }
-    umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    umask(Mode::from_bits_truncate(plan.rules.umask));
+    if plan.rules.no_core_dumps {
+        setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(at(Step::Limits))?;
+    }
     if plan.user.is_some() {
         // Only what has privileges can set these.
         let (soft, hard) = OPEN_FILES;
@@ -106,6 +112,9 @@ fn become_job(plan: &Plan) -> Result<std::convert::Infallible, Report> {
         be_killable().map_err(at(Step::Limits))?;
     }
     become_user(plan).map_err(at(Step::User))?;
+    if plan.rules.no_new_privileges {
+        nix::sys::prctl::set_no_new_privs().map_err(at(Step::Privileges))?;
+    }
     enter_directory(plan).map_err(at(Step::Directory))?;
     Err(Report { step: Step::Execute, error: execute(plan) })
 }

@@ -32,9 +32,12 @@ use mayfly_protocol::frame::FrameError;
 use mayfly_protocol::message::{
     GuestMessage, InputStream, Job, JobStatus, NotStarted, OutputStream, TerminalSize,
 };
+use mayfly_protocol::settings::Settings;
 
 use crate::channel::Sender;
 use crate::error::{During, StepError};
+use crate::harden::Hardening;
+use crate::programs::ProgramLog;
 use control::Control;
 use input::Input;
 use output::Output;
@@ -42,6 +45,9 @@ use user::User;
 
 /// Whose job it is where the host names nobody.
 const DEFAULT_USER: &str = "runner";
+
+/// Files are written by their owner only, unless the image says otherwise.
+const DEFAULT_UMASK: u32 = 0o022;
 
 /// What a job finds around it.
 #[derive(Debug, Clone)]
@@ -55,6 +61,39 @@ pub struct Place {
     /// Whether this process is PID 1 of the machine: it then becomes the job's user, reaps
     /// orphans, and every other process is the job's.
     pub is_init: bool,
+    /// What its processes may do.
+    pub rules: Rules,
+}
+
+/// What the processes of a job may do, and what the host is told of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// The mode creation mask that they start with.
+    pub umask: u32,
+    /// They leave no core dumps.
+    pub no_core_dumps: bool,
+    /// No program gives them more rights.
+    pub no_new_privileges: bool,
+    /// The host is told of each program that they execute.
+    pub log_programs: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self::of(&Settings::default())
+    }
+}
+
+impl Rules {
+    /// Those of an image.
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            umask: settings.umask.unwrap_or(DEFAULT_UMASK),
+            no_core_dumps: settings.no_core_dumps,
+            no_new_privileges: settings.no_new_privileges,
+            log_programs: settings.log_programs,
+        }
+    }
 }
 
 /// A job that was started.
@@ -71,7 +110,14 @@ struct Streams {
 
 impl Running {
     /// Lets the job begin. What comes of it, failures included, the host hears through `sender`.
-    pub(crate) fn start(job: Job, place: &Place, sender: &Arc<Sender>) -> Result<Self, StepError> {
+    ///
+    /// It waits until `hardening` is done.
+    pub(crate) fn start(
+        job: Job,
+        place: &Place,
+        sender: &Arc<Sender>,
+        hardening: Option<Hardening>,
+    ) -> Result<Self, StepError> {
         let streams = Arc::new(Streams::new(&job, sender));
         let control = Arc::new(Control::new(job.terminal));
         let conductor = Conductor {
@@ -83,7 +129,10 @@ impl Running {
         };
         let conduct = move || {
             // It fails where the host is gone, which whoever reads from it finds, too.
-            let _gone = conductor.conduct();
+            let _gone = match conductor.get_ready(hardening) {
+                Ok(log) => conductor.conduct(log.as_ref()),
+                Err(failure) => conductor.sender.send(&failure.to_message()),
+            };
         };
         let thread = std::thread::Builder::new().name("job".into());
         thread.spawn(conduct).during(|| "start the job's thread")?;
@@ -147,8 +196,15 @@ struct Conductor {
 }
 
 impl Conductor {
+    /// What must be before any program of the job's.
+    fn get_ready(&self, hardening: Option<Hardening>) -> Result<Option<ProgramLog>, StepError> {
+        hardening.map_or(Ok(()), Hardening::finish)?;
+        let log = self.place.rules.log_programs.then(|| ProgramLog::start(&self.sender));
+        log.transpose()
+    }
+
     /// Takes the job from its beginning to its report.
-    fn conduct(&self) -> Result<(), FrameError> {
+    fn conduct(&self, log: Option<&ProgramLog>) -> Result<(), FrameError> {
         // Asked once: the job may change what the files say.
         let user = self.find_user();
         let begun = user.clone().and_then(|user| self.begin(&user));
@@ -175,6 +231,8 @@ impl Conductor {
                 (OutputStream::Stdout | OutputStream::Stderr, None) => output.end(None)?,
             }
         }
+        // Nothing of the job's runs any more.
+        log.map_or(Ok(()), ProgramLog::finish)?;
         self.sender.send(&GuestMessage::Exited(status))
     }
 
@@ -191,7 +249,8 @@ impl Conductor {
             }
         }
         let group = self.place.control_group.as_deref();
-        let process = spawn::spawn(&self.job, user, self.place.is_init, group)?;
+        let (is_init, rules) = (self.place.is_init, self.place.rules);
+        let process = spawn::spawn(&self.job, user, is_init, rules, group)?;
         self.control.attach(&process);
         Ok(process)
     }

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fchown, fork, pipe2};
 
+use super::Rules;
 use super::child::{self, Report, Step};
 use super::environment::{assignments, candidates, terminated, variables};
 use super::reap::{self, Leave, Whom};
@@ -28,6 +29,7 @@ pub(super) struct Plan {
     pub(super) directory_is_home: bool,
     /// Whom to become; none leaves the child as it is.
     pub(super) user: Option<User>,
+    pub(super) rules: Rules,
     /// `cgroup.procs` of the job's group.
     pub(super) group: Option<File>,
     /// The job's standard input, output and error.
@@ -76,6 +78,7 @@ pub(crate) fn spawn(
     job: &Job,
     user: &User,
     privileged: bool,
+    rules: Rules,
     group: Option<&Path>,
 ) -> Result<Process, NotStarted> {
     let failed = |what: &str| {
@@ -94,7 +97,9 @@ pub(crate) fn spawn(
         .map_err(|error| failed("open a pipe")(error.into()))?;
     let group = group.map(|group| File::options().write(true).open(group.join("cgroup.procs")));
     let group = group.transpose().map_err(failed("open the job's control group"))?;
-    let plan = plan(job, user, privileged, group, streams, report_of_child)?;
+    let become_user = privileged.then(|| user.clone());
+    let prepared = Prepared { become_user, rules, group, streams, report: report_of_child };
+    let plan = plan(job, user, prepared)?;
     // SAFETY: the child makes system calls only, on memory that was made ready before.
     match unsafe { fork() }.map_err(|error| failed("fork")(error.into()))? {
         ForkResult::Child => child::run(&plan),
@@ -115,14 +120,17 @@ pub(crate) fn spawn(
     }
 }
 
-fn plan(
-    job: &Job,
-    user: &User,
-    privileged: bool,
+/// What a plan takes over as it is.
+struct Prepared {
+    become_user: Option<User>,
+    rules: Rules,
     group: Option<File>,
     streams: [OwnedFd; 3],
     report: OwnedFd,
-) -> Result<Plan, NotStarted> {
+}
+
+fn plan(job: &Job, user: &User, prepared: Prepared) -> Result<Plan, NotStarted> {
+    let Prepared { become_user, rules, group, streams, report } = prepared;
     let variables = variables(user, job.terminal.is_some(), &job.environment);
     let program = job.arguments.first().ok_or(NotStarted::CommandNotFound)?;
     let arguments =
@@ -133,7 +141,8 @@ fn plan(
         environment: Pointers::new(assignments(&variables)?),
         directory: terminated(directory(job, user), "the directory's name")?,
         directory_is_home: job.directory.is_none(),
-        user: privileged.then(|| user.clone()),
+        user: become_user,
+        rules,
         group,
         streams,
         has_terminal: job.terminal.is_some(),

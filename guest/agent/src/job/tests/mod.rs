@@ -23,7 +23,7 @@ use mayfly_protocol::message::{
 };
 use tempfile::TempDir;
 
-use super::Place;
+use super::{Place, Rules};
 use super::{copy_in, copy_out};
 use crate::channel::Sender;
 use crate::session::{Outcome, Session};
@@ -74,7 +74,8 @@ impl Host {
         let (passwd, groups) = (home.path().join(".passwd"), home.path().join(".group"));
         fs::write(&passwd, entry).unwrap();
         fs::write(&groups, "").unwrap();
-        let place = Place { passwd, groups, control_group: None, is_init: false };
+        let place =
+            Place { passwd, groups, control_group: None, is_init: false, rules: Rules::default() };
         let (connection, guest) = UnixStream::pair().unwrap();
         connection.set_read_timeout(Some(PATIENCE)).unwrap();
         let sender = Sender::new(guest.try_clone().unwrap());

@@ -1,0 +1,286 @@
+//! The audit: one script with every probe of an image's controls, and the judgement of its output.
+//!
+//! The script runs once, as root, in a guest of the image, and prints blocks:
+//!
+//! ```text
+//! probe accounts.root-locked probe     the control and which of its looks
+//!  root:*                              what the look printed, a space before each line
+//! end
+//! ```
+//!
+//! An audit is of an image that was just built: root of the guest may print what it likes, so an
+//! image whose builder is the enemy can't be found out from inside.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+use super::expect::{self, Verdict};
+use super::{By, CONTROLS, Control, JOB_USER, Measure};
+use crate::image::hash;
+use crate::image::manifest::Manifest;
+
+/// Bytes of one probe's output that are looked at.
+const PROBE_OUTPUT: usize = 16 * 1024;
+
+/// Seconds that a probe may take.
+const PROBE_SECONDS: u32 = 60;
+
+/// The most bytes that the script prints: whoever runs it need not keep more.
+pub const MOST_OUTPUT: usize = 4 << 20;
+
+/// What an audit found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// A row for each control, in the order of the table.
+    pub rows: Vec<Row>,
+}
+
+/// How one control fares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// The control's name.
+    pub control: Cow<'static, str>,
+    /// What it does.
+    pub title: Cow<'static, str>,
+    /// Where others ask for the same.
+    pub reference: Cow<'static, str>,
+    /// How it fares.
+    pub result: Outcome,
+    /// What was seen.
+    pub evidence: String,
+}
+
+/// How a control fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// As it should be.
+    Pass,
+    /// Not as it should be, or nothing was seen of it.
+    Fail,
+    /// The recipe has switched it off, or it does not fit.
+    Off,
+}
+
+impl Report {
+    /// Whether no control failed.
+    pub fn passed(&self) -> bool {
+        self.rows.iter().all(|row| row.result != Outcome::Fail)
+    }
+
+    /// How many controls fared so.
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.rows.iter().filter(|row| row.result == outcome).count()
+    }
+}
+
+/// One look at the guest.
+struct Look {
+    /// Which of its control's.
+    kind: &'static str,
+    by: By,
+    script: String,
+    judge: Box<dyn Fn(&Manifest, &str) -> Verdict>,
+}
+
+/// The script that looks at everything that is on in the image. To be run by `sh` as root.
+pub fn script(manifest: &Manifest) -> Vec<u8> {
+    let mut script = format!(
+        "look() {{\n\
+         echo \"probe $1 $2\"\n\
+         {{ timeout {PROBE_SECONDS} $3 sh -c \"$4\" </dev/null 2>&1 || :; }} | \
+         head -c {PROBE_OUTPUT} | sed 's/^/ /'\n\
+         printf '\\nend\\n'\n\
+         }}\n\
+         job='setpriv --reuid {JOB_USER} --regid {JOB_USER} --init-groups env HOME=/home/{JOB_USER}'\n\
+         cd /\n"
+    );
+    for control in on(manifest) {
+        for look in looks(control) {
+            let by = if look.by == By::Job { "$job" } else { "" };
+            // Writing to a string can't fail.
+            let _ = writeln!(
+                script,
+                "look '{}' '{}' \"{by}\" {}",
+                control.name,
+                look.kind,
+                quote(&look.script)
+            );
+        }
+    }
+    script.into_bytes()
+}
+
+/// What the script's output says of the image.
+pub fn judge(manifest: &Manifest, output: &[u8]) -> Report {
+    let blocks = blocks(output);
+    let row = |control: &&Control| {
+        let (result, evidence) = if is_on(manifest, control) {
+            let verdict = verdict(control, manifest, &blocks);
+            (if verdict.pass { Outcome::Pass } else { Outcome::Fail }, verdict.evidence)
+        } else {
+            (Outcome::Off, "switched off".to_owned())
+        };
+        Row {
+            control: control.name.into(),
+            title: control.title.into(),
+            reference: control.reference.into(),
+            result,
+            evidence,
+        }
+    };
+    Report { rows: CONTROLS.iter().copied().flatten().map(|control| row(&control)).collect() }
+}
+
+fn verdict(
+    control: &Control,
+    manifest: &Manifest,
+    blocks: &BTreeMap<(String, String), String>,
+) -> Verdict {
+    let verdicts = looks(control).into_iter().map(|look| {
+        match blocks.get(&(control.name.to_owned(), look.kind.to_owned())) {
+            Some(output) => (look.judge)(manifest, output),
+            None => Verdict::fail("the probe did not run"),
+        }
+    });
+    verdicts.reduce(Verdict::and).unwrap_or_else(|| Verdict::fail("there is no probe"))
+}
+
+/// Everything by which one sees whether a control is in place.
+fn looks(control: &Control) -> Vec<Look> {
+    let mut looks = Vec::new();
+    let collect = |of: fn(&'static Measure) -> Option<(&'static str, &'static str)>,
+                   measures: &'static [Measure]|
+     -> Vec<_> { measures.iter().filter_map(of).collect() };
+    let parameters = collect(Measure::parameter, control.measures);
+    if !parameters.is_empty() {
+        looks.push(parameters_look(&parameters));
+    }
+    let arguments = collect(Measure::argument, control.measures);
+    if !arguments.is_empty() {
+        looks.push(arguments_look(&arguments));
+    }
+    let files = collect(Measure::file, control.measures);
+    if !files.is_empty() {
+        looks.push(files_look(&files));
+    }
+    if let Some(probe) = &control.probe {
+        let expect = probe.expect;
+        looks.push(Look {
+            kind: "probe",
+            by: probe.by,
+            script: probe.script.to_owned(),
+            judge: Box::new(move |manifest, output| expect.judge(manifest, output)),
+        });
+    }
+    looks
+}
+
+fn parameters_look(parameters: &[(&'static str, &'static str)]) -> Look {
+    let paths: Vec<&str> = parameters.iter().map(|(path, _)| *path).collect();
+    let wanted: Vec<String> =
+        parameters.iter().map(|(path, value)| format!("{path} = {value}")).collect();
+    Look {
+        kind: "parameters",
+        by: By::Root,
+        // Unquoted: tabs between numbers become spaces.
+        script: format!(
+            "for path in {}; do echo \"$path =\" $(cat /proc/sys/$path); done",
+            paths.join(" ")
+        ),
+        judge: Box::new(move |_, output| expect::equal(&wanted, &expect::lines(output))),
+    }
+}
+
+fn arguments_look(arguments: &[(&'static str, &'static str)]) -> Look {
+    let wanted: Vec<&str> = arguments.iter().map(|(argument, _)| *argument).collect();
+    Look {
+        kind: "arguments",
+        by: By::Root,
+        script: "cat /proc/cmdline".to_owned(),
+        judge: Box::new(move |_, output| {
+            let given: Vec<&str> = output.split_whitespace().collect();
+            match wanted.iter().find(|argument| !given.contains(argument)) {
+                None => Verdict::pass(wanted.join(" ")),
+                Some(missing) => Verdict::fail(format!("the kernel was not given {missing}")),
+            }
+        }),
+    }
+}
+
+fn files_look(files: &[(&'static str, &'static str)]) -> Look {
+    let paths: Vec<&str> = files.iter().map(|(path, _)| *path).collect();
+    let wanted: Vec<String> = files
+        .iter()
+        .map(|(path, content)| format!("{} {path} 644 root", hash::of_bytes(content.as_bytes())))
+        .collect();
+    let found = paths.join(", ");
+    Look {
+        kind: "files",
+        by: By::Root,
+        script: format!(
+            "for path in {}; do echo $(sha256sum $path) $(stat -c '%a %U' $path); done",
+            paths.join(" ")
+        ),
+        judge: Box::new(move |_, output| {
+            let verdict = expect::equal(&wanted, &expect::lines(output));
+            if verdict.pass { Verdict::pass(&found) } else { verdict }
+        }),
+    }
+}
+
+impl Measure {
+    fn parameter(&'static self) -> Option<(&'static str, &'static str)> {
+        if let Self::Parameter(path, value) = self { Some((path, value)) } else { None }
+    }
+
+    fn argument(&'static self) -> Option<(&'static str, &'static str)> {
+        if let Self::Argument(argument) = self { Some((argument, "")) } else { None }
+    }
+
+    fn file(&'static self) -> Option<(&'static str, &'static str)> {
+        if let Self::File(path, content) = self { Some((path, content)) } else { None }
+    }
+}
+
+fn on(manifest: &Manifest) -> impl Iterator<Item = &'static Control> {
+    CONTROLS.iter().copied().flatten().filter(|control| is_on(manifest, control))
+}
+
+fn is_on(manifest: &Manifest, control: &Control) -> bool {
+    manifest.hardening.get(control.name) == Some(&true)
+}
+
+/// A script as one word of another.
+fn quote(script: &str) -> String {
+    format!("'{}'", script.replace('\'', "'\\''"))
+}
+
+/// The blocks of an output, by control and kind. What is in none is passed over; of two with one
+/// name the first counts; one without an end is none.
+fn blocks(output: &[u8]) -> BTreeMap<(String, String), String> {
+    let output = &output[..output.len().min(MOST_OUTPUT)];
+    let text = String::from_utf8_lossy(output);
+    let mut blocks = BTreeMap::new();
+    let mut open: Option<((String, String), String)> = None;
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("probe ") {
+            let key = rest.split_once(' ').map(|(name, kind)| (name.to_owned(), kind.to_owned()));
+            open = key.map(|key| (key, String::new()));
+        } else if line == "end" {
+            if let Some((key, body)) = open.take() {
+                blocks.entry(key).or_insert(body);
+            }
+        } else if let (Some((_, body)), Some(printed)) = (&mut open, line.strip_prefix(' ')) {
+            body.push_str(printed);
+            body.push('\n');
+        }
+    }
+    blocks
+}
+
+#[cfg(test)]
+mod tests;
