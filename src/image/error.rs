@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::kernel::KernelError;
 use super::modules::UnknownModule;
 use super::name::{Digest, ImageName, InvalidName, Reference};
+use super::signature::{KeyError, SignatureError};
 use crate::failure::{Code, Failure};
 
 /// Why an image can't be made, found or trusted.
@@ -148,6 +149,24 @@ pub enum ImageError {
         /// The name.
         name: ImageName,
     },
+    /// An image that is not signed as this host wants it.
+    #[error("image `{image}` is not to be trusted")]
+    Untrusted {
+        /// The image's name and digest.
+        image: String,
+        /// Why not.
+        #[source]
+        source: SignatureError,
+    },
+    /// A key for signatures that can't be used.
+    #[error("can't use the key {key}")]
+    Key {
+        /// The key, or the file that it is in.
+        key: String,
+        /// Why not.
+        #[source]
+        source: KeyError,
+    },
     /// A manifest that does not say what a manifest says.
     #[error("can't understand the manifest {path}")]
     Manifest {
@@ -233,12 +252,13 @@ impl Failure for ImageError {
             Self::ProgramMissing { .. } | Self::Tool { .. } | Self::StoreBusy { .. } => {
                 Code::Unavailable
             }
-            Self::NamespacesRefused { .. } => Code::Forbidden,
+            Self::NamespacesRefused { .. } | Self::Untrusted { .. } => Code::Forbidden,
             Self::TimedOut { .. } => Code::TimedOut,
             Self::AgentUnfit { .. }
             | Self::Kernel { .. }
             | Self::Manifest { .. }
             | Self::Changed { .. }
+            | Self::Key { .. }
             | Self::Protocol { .. } => Code::BadData,
             Self::Name(_) | Self::Ambiguous { .. } => Code::Usage,
             Self::Write { .. } => Code::CannotWrite,
@@ -271,6 +291,16 @@ impl Failure for ImageError {
             }
             Self::NoPrevious { .. } => {
                 "`mayfly image list` shows its builds; NAME@DIGEST-PREFIX means a certain one."
+                    .to_owned()
+            }
+            Self::Untrusted { source: SignatureError::Missing, .. } => {
+                "Sign it with a key that this \
+                 host trusts: mayfly image sign NAME --key FILE"
+                    .to_owned()
+            }
+            Self::Untrusted { .. } => {
+                "Trusted keys are in host.image_keys of the settings file, or \
+                 --image-key and MAYFLY_IMAGE_KEYS."
                     .to_owned()
             }
             Self::Ambiguous { .. } => "Give more digits.".to_owned(),

@@ -10,6 +10,7 @@
 //!     initramfs       newc archive: the agent as /init, modules, their load order in /modules
 //!     rootfs.img      raw ext4, sparse, only ever a read-only base
 //!     manifest.json   digests of the three, and everything that went into them
+//!     manifest.json.minisig   who vouches for it, if anybody does; the one file that may change
 //! ```
 //!
 //! The digest is that of the manifest, so it stands for every byte of the image. A directory
@@ -28,10 +29,12 @@ mod manifest;
 mod modules;
 mod name;
 pub mod recipe;
+mod signature;
 mod store;
 mod verify;
 
 pub use error::ImageError;
 pub use manifest::{Agent, Download, Inputs, Kernel, Manifest, Package, Part, Parts, Runner};
 pub use name::{Digest, ImageName, InvalidName, Reference};
+pub use signature::{KeyError, KeyId, PublicKey, SecretKey, SignatureError, Signed, Trust};
 pub use store::{Image, Listing, Store};
