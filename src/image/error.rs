@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::build::ArchiveError;
 use super::kernel::KernelError;
 use super::modules::UnknownModule;
 use super::name::{Digest, ImageName, InvalidName, Reference};
@@ -124,6 +125,45 @@ pub enum ImageError {
         #[source]
         source: UnknownModule,
     },
+    /// The recipe wants a runner and does not say which.
+    #[error("the recipe {path} leaves open which runner the image is to have")]
+    RunnerUnnamed {
+        /// The recipe.
+        path: PathBuf,
+    },
+    /// A runner was given to a recipe that wants none.
+    #[error("the recipe {path} has no [runner]")]
+    RunnerUnwanted {
+        /// The recipe.
+        path: PathBuf,
+    },
+    /// The runner is another one than it should be.
+    #[error("the runner says that it is {found:?}, and it should be {expected}")]
+    RunnerVersion {
+        /// What it says.
+        found: String,
+        /// What it should say.
+        expected: String,
+    },
+    /// Something is not what its digest says.
+    #[error("{from} has SHA-256 {found} instead of {expected}")]
+    WrongDigest {
+        /// Where it is from.
+        from: String,
+        /// The digest that it should have.
+        expected: Digest,
+        /// The digest that it has.
+        found: Digest,
+    },
+    /// An archive that can't be unpacked.
+    #[error("can't use the archive {path}")]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: ArchiveError,
+    },
     /// A name, digest or reference that is none.
     #[error("not an image's name")]
     Name(#[source] InvalidName),
@@ -243,6 +283,8 @@ impl Failure for ImageError {
             | Self::RecipeIncomplete { .. }
             | Self::SettingInvalid { .. }
             | Self::RecipeValue { .. }
+            | Self::RunnerUnnamed { .. }
+            | Self::RunnerUnwanted { .. }
             | Self::Modules { .. } => Code::BadConfiguration,
             Self::RecipeUnreadable { .. }
             | Self::AgentMissing { .. }
@@ -259,6 +301,9 @@ impl Failure for ImageError {
             | Self::Manifest { .. }
             | Self::Changed { .. }
             | Self::Key { .. }
+            | Self::WrongDigest { .. }
+            | Self::RunnerVersion { .. }
+            | Self::Archive { .. }
             | Self::Protocol { .. } => Code::BadData,
             Self::Name(_) | Self::Ambiguous { .. } => Code::Usage,
             Self::Write { .. } => Code::CannotWrite,
@@ -284,6 +329,10 @@ impl Failure for ImageError {
             Self::AgentMissing { .. } => "Name it with --agent or MAYFLY_GUEST.".to_owned(),
             Self::AgentUnfit { .. } => "Build it with \
                  RUSTFLAGS='-C target-feature=+crt-static' and an explicit --target."
+                .to_owned(),
+            Self::RunnerUnnamed { .. } => "Name an archive with --runner-archive, or set \
+                 runner.version and runner.sha256; for `latest`, name with --config the settings \
+                 of the GitHub account that is asked."
                 .to_owned(),
             Self::Unknown { .. } => {
                 "`mayfly image list` shows what is there; `mayfly image build` makes one."

@@ -192,8 +192,8 @@ pub struct Inputs {
     pub settings: Vec<String>,
     /// What the recipe says with its profiles and settings, in the words of a recipe.
     pub effective: serde_json::Value,
-    /// The digests of the files that the recipe takes from beside itself, by their path in the
-    /// image.
+    /// The digests of the files that the recipe takes from beside itself, by their paths as it has
+    /// them.
     pub files: BTreeMap<String, Digest>,
     /// The distribution's release.
     pub suite: String,

@@ -7,6 +7,7 @@
 //! may set keys of it.
 
 mod assemble;
+mod extras;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +19,9 @@ use serde::Deserialize;
 use toml::Table;
 
 pub use assemble::Setting;
+pub use extras::{Download, Hook, Release, Runner, RunnerVersion};
 pub use values::{
-    AbsolutePath, KernelArgument, Mode, ModuleName, PackageName, Suite, Uri, UserName,
+    AbsolutePath, KernelArgument, Mode, ModuleName, PackageName, Suite, Uri, Url, UserName, Word,
 };
 
 use super::error::ImageError;
@@ -88,6 +90,14 @@ pub struct Content {
     /// Files that are written.
     #[serde(default)]
     pub files: Vec<File>,
+    /// GitHub's runner.
+    pub runner: Option<Runner>,
+    /// Files that are downloaded by their digest.
+    #[serde(default)]
+    pub downloads: Vec<Download>,
+    /// Scripts that are run in the new system at the end, in order.
+    #[serde(default)]
+    pub hooks: Vec<Hook>,
     /// Docker's engine, for jobs that use containers.
     #[serde(default)]
     pub docker: bool,
@@ -312,7 +322,9 @@ impl Recipe {
             return wrong("docker", &true, "this Mayfly can't put Docker into an image yet");
         }
         self.content.check_users()?;
-        self.content.check_files()
+        self.content.check_files()?;
+        self.content.check_hooks()?;
+        self.content.check_runner()
     }
 }
 
@@ -343,11 +355,11 @@ impl Content {
                 let problem = "it needs either `content` or `source`";
                 return wrong("files.path", &file.path, problem);
             }
-            if let Some(owner) = &file.owner
-                && owner.as_str() != "root"
-                && self.user(Some(owner)).is_none()
-            {
-                return wrong("files.owner", owner, "it is neither root nor one of `users`");
+            self.check_user("files.owner", file.owner.as_ref())?;
+        }
+        for download in &self.downloads {
+            if !paths.insert(&download.path) {
+                return wrong("downloads.path", &download.path, "another file has it");
             }
         }
         for name in &self.hardening.off {
@@ -357,6 +369,51 @@ impl Content {
             }
         }
         Ok(())
+    }
+
+    fn check_hooks(&self) -> Result<(), Contradiction> {
+        for hook in &self.hooks {
+            if hook.content.is_some() == hook.source.is_some() {
+                let source = hook.source.clone().unwrap_or_default();
+                let problem = "it needs either `content` or `source`";
+                return wrong("hooks.source", &source.display(), problem);
+            }
+            self.check_user("hooks.user", hook.user.as_ref())?;
+        }
+        Ok(())
+    }
+
+    fn check_runner(&self) -> Result<(), Contradiction> {
+        let Some(runner) = &self.runner else { return Ok(()) };
+        let Some(user) = self.user(Some(&runner.user)) else {
+            return wrong("runner.user", &runner.user, "it is none of `users`");
+        };
+        // The runner writes beside its programs.
+        if !runner.directory.is_below(&user.home) {
+            return wrong("runner.directory", &runner.directory, "it is not below its user's home");
+        }
+        match runner.version {
+            Some(RunnerVersion::Release(release)) if release < Release::OLDEST => {
+                wrong("runner.version", &release, "GitHub registers none that is so old")
+            }
+            Some(RunnerVersion::Latest) if runner.sha256.is_some() => {
+                wrong("runner.version", &"latest", "what `sha256` it will have can't be known")
+            }
+            Some(RunnerVersion::Latest) if runner.archive.is_some() => {
+                wrong("runner.version", &"latest", "an `archive` is what it is")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether somebody is root or one of the recipe's users.
+    fn check_user(&self, key: &'static str, name: Option<&UserName>) -> Result<(), Contradiction> {
+        match name {
+            Some(name) if name.as_str() != "root" && self.user(Some(name)).is_none() => {
+                wrong(key, name, "it is neither root nor one of `users`")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A user of the recipe by its name; none for root, which is not one of them.

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::say;
 use super::steps::Steps;
-use crate::image::build::{Builder, find_agent};
+use crate::image::build::{Builder, RunnerSource, find_agent};
 use crate::image::recipe::{Recipe, Setting};
 use crate::image::{ImageError, Store};
 
@@ -22,6 +22,9 @@ pub(in crate::cli) struct BuildArguments {
     /// For example: --set size=4G --set packages+=jq --set kernel.guest_modules+=overlay
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<Setting>,
+    /// The archive of GitHub's runner that is put into the image, for a recipe with a runner
+    #[arg(long, value_name = "FILE")]
+    runner_archive: Option<PathBuf>,
     /// The guest agent, a static program [default: beside `mayfly`, else in ../libexec/mayfly]
     #[arg(long, env = "MAYFLY_GUEST", value_name = "PATH")]
     agent: Option<PathBuf>,
@@ -44,11 +47,13 @@ pub(super) fn build(
 ) -> Result<(), ImageError> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.settings)?;
     let agent = find_agent(arguments.agent.as_deref())?;
+    let runner = arguments.runner_archive.clone().map(RunnerSource::Archive);
     let progress = Steps::new();
     let builder = Builder {
         store,
         recipe: &recipe,
         agent: &agent,
+        runner: runner.as_ref(),
         date: arguments.date,
         timeout: arguments.timeout,
         progress: &progress,

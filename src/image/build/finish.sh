@@ -1,32 +1,15 @@
-# Runs in the enclosure when mmdebstrap is done and nothing is mounted in the new system any more:
-# takes out what belongs to the machine that built it, or to the time at which it did.
+# Runs in the enclosure when nothing is added to the new system any more: takes out what programs
+# left that ran in it, and lets nothing in it be younger than its packages.
 #
 # $1  the new system's root directory
-# $2  tar archive of the recipe's files
-# $3  the time that stands for now, in seconds since 1970
-# $4  script that hardens the system (src/image/hardening)
+# $2  the time that stands for now, in seconds since 1970
+# $3  script that hardens the system (src/image/hardening)
 set -eu
-root=$1 files=$2 date=$3 harden=$4
-
-# Device nodes that root can make and others can't; a guest mounts a devtmpfs there.
-find "$root/dev" "$root/run" "$root/tmp" "$root/var/tmp" "$root/var/log" -mindepth 1 -delete
-rm -rf "$root/var/cache/apt" "$root/var/cache/debconf"/*-old "$root/var/cache/ldconfig" \
-    "$root/var/lib/apt/lists" "$root/var/lib/dpkg"/*-old "$root/etc"/*- "$root/.dockerenv"
-mkdir -p "$root/var/cache/apt/archives/partial" "$root/var/lib/apt/lists/partial"
-
-# The builder's name and name servers, which mmdebstrap lends to the packages' scripts.
-rm -f "$root/etc/hostname" "$root/etc/resolv.conf"
-: >"$root/etc/resolv.conf"
-# Empty: every guest is a new machine.
-: >"$root/etc/machine-id"
-
-# The day on which packages made their users, none of whom has a password.
-sed -i -E "s/^([^:]*:[^:]*):[0-9]+:/\1:$((date / 86400)):/" "$root/etc/shadow"
-
-# In a root of its own, so that no symbolic link of the new system leads out of it.
-chroot "$root" tar --extract --numeric-owner --same-permissions --overwrite <"$files"
+root=$1 date=$2 harden=$3
 
 # The last to change anything, so that it finds whatever the others have put there.
 chroot "$root" /bin/sh -s <"$harden"
 
+find "$root/dev" "$root/run" "$root/tmp" "$root/var/tmp" -mindepth 1 -delete
+rm -f "$root/etc"/*-
 find "$root" -xdev -newermt "@$date" -exec touch --no-dereference --date="@$date" {} +

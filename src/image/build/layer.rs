@@ -65,6 +65,20 @@ impl Layer {
         added.map_err(ImageError::write(&self.path))
     }
 
+    /// Adds a symbolic link.
+    pub(super) fn symlink(&mut self, path: &str, owner: u32, to: &str) -> Result<(), ImageError> {
+        let mut header = self.header(EntryType::Symlink, Access { owner, mode: 0o777 });
+        let added = self.archive.append_link(&mut header, relative(path), to);
+        added.map_err(ImageError::write(&self.path))
+    }
+
+    /// Adds another name of a file that was added.
+    pub(super) fn hard_link(&mut self, path: &str, owner: u32, of: &str) -> Result<(), ImageError> {
+        let mut header = self.header(EntryType::Link, Access { owner, mode: 0o644 });
+        let added = self.archive.append_link(&mut header, relative(path), relative(of));
+        added.map_err(ImageError::write(&self.path))
+    }
+
     /// Adds what is below the directory `from` as root's, below `to`.
     pub(super) fn tree(&mut self, from: &Path, to: &str) -> Result<(), ImageError> {
         self.directory(to, Access::PUBLIC_DIRECTORY)?;

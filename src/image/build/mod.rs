@@ -5,12 +5,15 @@
 //! ends, is no image. This folder must not know how images are found or checked afterwards.
 
 mod agent;
+mod archive;
 mod boot;
 mod disk;
 mod enclosure;
+mod fill;
 mod layer;
 pub mod newer;
 mod process;
+mod runner;
 mod sources;
 mod system;
 mod workspace;
@@ -22,14 +25,17 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use agent::find_agent;
+pub use archive::ArchiveError;
+pub use runner::{RunnerRelease, RunnerSource};
 pub(super) use workspace::doomed_directory;
 
 use mayfly_protocol::settings::Settings;
 
 use boot::KernelPackage;
 use enclosure::{Enclosure, outside};
-use layer::Layer;
+use fill::{Fetched, Filling};
 use process::{Deadline, Runner};
+use runner::Wanted;
 use system::System;
 use workspace::Workspace;
 
@@ -38,7 +44,7 @@ use super::hardening;
 use super::hash;
 use super::manifest::{Agent, Format, Inputs, Kernel, Manifest, Part, PartName, Parts};
 use super::name::{Digest, Reference};
-use super::recipe::{KernelArgument, Recipe};
+use super::recipe::{Content, KernelArgument, Recipe};
 use super::store::{Image, MANIFEST, Store};
 
 /// Is told how a build goes on, to show it to somebody.
@@ -58,6 +64,8 @@ pub struct Builder<'a> {
     pub recipe: &'a Recipe,
     /// The guest agent, a static program; see [`find_agent`].
     pub agent: &'a Path,
+    /// Where the runner comes from, if not from where the recipe says.
+    pub runner: Option<&'a RunnerSource>,
     /// Seconds since 1970 that stand for "now" if the recipe says none (`SOURCE_DATE_EPOCH`).
     pub date: Option<u64>,
     /// How long it may take.
@@ -88,11 +96,13 @@ impl Builder<'_> {
         self.progress.step("checking the host");
         enclosure::check_programs()?;
         let agent = agent::read_agent(self.agent)?;
+        let wanted = runner::wanted(self.recipe, self.runner)?;
         // Makes the store, so that what is in the way is known now.
         drop(self.store.lock()?);
         let enclosure = Enclosure::new(&runner)?;
         let workspace = Workspace::create(self.store, enclosure, &runner)?;
-        let result = Build { builder: self, runner: &runner, enclosure, agent }.make(&workspace);
+        let build = Build { builder: self, runner: &runner, enclosure, agent };
+        let result = build.make(wanted, &workspace);
         // Also after the deadline: a build that failed leaves nothing.
         let cleaner = Runner { deadline: Deadline::after(CLEANING), progress: self.progress };
         let removed = workspace.remove(enclosure, &cleaner);
@@ -114,11 +124,12 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
-    fn make(&self, workspace: &Workspace) -> Result<Image, ImageError> {
-        let (store, recipe) = (self.builder.store, self.builder.recipe);
+    fn make(&self, wanted: Option<Wanted>, workspace: &Workspace) -> Result<Image, ImageError> {
+        let recipe = self.builder.recipe;
         let content = &recipe.content;
         let (image, system) = (workspace.image(), System::new(workspace.work()));
-        let path = |part: PartName| image.join(part.as_str());
+
+        let fetched = self.fetch(wanted, content)?;
 
         self.step("installing packages")?;
         let date = content.source_date_epoch.or(self.builder.date);
@@ -126,27 +137,25 @@ impl Build<'_> {
 
         self.step("unpacking the kernel")?;
         let package = KernelPackage::unpack(&system.kernel(), self.runner)?;
-        package.write_kernel(&path(PartName::Kernel))?;
-        let wanted = &content.kernel.guest_modules;
+        package.write_kernel(&image.join(PartName::Kernel.as_str()))?;
         let hardening = hardening::plan(content);
         let settings = Settings {
-            modules: package.guest_modules(wanted, &content.modules)?,
+            modules: package.guest_modules(&content.kernel.guest_modules, &content.modules)?,
             services: content.services.clone(),
             ..hardening.settings.clone()
         };
-        let initramfs = path(PartName::Initramfs);
+        let initramfs = image.join(PartName::Initramfs.as_str());
         let modules =
             package.write_initramfs(&self.agent, &settings, &content.modules, &initramfs)?;
 
+        let (script, date) = (&hardening.script, installed.date);
+        let filling = Filling { build: self, content, system: &system, hardening: script, date };
+        let filled = filling.fill(&package, fetched)?;
+
         self.step("making the file system")?;
-        let mut layer = Layer::create(system.layer(), installed.date)?;
-        package.write_guest_modules(wanted, &system.modules(), &mut layer, self.runner)?;
-        let files = system::write_files(recipe, content, &mut layer)?;
-        layer.finish()?;
-        system.finish(&hardening.script, installed.date, self.enclosure, self.runner)?;
         disk::make(
             &system.root(),
-            &path(PartName::Rootfs),
+            &image.join(PartName::Rootfs.as_str()),
             recipe.size,
             installed.date,
             self.enclosure,
@@ -163,15 +172,34 @@ impl Build<'_> {
             kernel: self.kernel(package, modules, &hardening.kernel_arguments),
             parts: parts(&image)?,
             packages: installed.packages,
-            runner: None,
-            downloads: Vec::new(),
+            runner: filled.runner,
+            downloads: filled.downloads,
             settings,
             hardening: hardening.controls,
-            inputs: self.inputs(files)?,
+            inputs: self.inputs(filled.sources)?,
         };
         let digest = write_manifest(&manifest, &image)?;
         self.runner.deadline.check()?;
-        store.publish(&image, &manifest.name, digest)
+        self.builder.store.publish(&image, &manifest.name, digest)
+    }
+
+    /// Gets what comes from elsewhere than the distribution, before anything long is begun.
+    fn fetch<'c>(
+        &self,
+        wanted: Option<Wanted>,
+        content: &'c Content,
+    ) -> Result<Fetched<'c>, ImageError> {
+        let runner = match wanted {
+            Some(wanted) => {
+                let path = match &wanted.source {
+                    RunnerSource::Archive(path) => path.clone(),
+                    RunnerSource::Release(_) => unreachable!(),
+                };
+                wanted.open(path, content)?
+            }
+            None => None,
+        };
+        Ok(Fetched { runner })
     }
 
     fn step(&self, step: &str) -> Result<(), ImageError> {
@@ -198,14 +226,14 @@ impl Build<'_> {
         }
     }
 
-    fn inputs(&self, files: Vec<(String, Digest)>) -> Result<Inputs, ImageError> {
+    fn inputs(&self, files: BTreeMap<String, Digest>) -> Result<Inputs, ImageError> {
         let recipe = self.builder.recipe;
         Ok(Inputs {
             recipe: recipe.digest.clone(),
             profiles: recipe.profiles.clone(),
             settings: recipe.settings.clone(),
             effective: recipe.effective.clone(),
-            files: files.into_iter().collect(),
+            files,
             suite: recipe.suite.to_string(),
             agent: Agent {
                 version: env!("CARGO_PKG_VERSION").to_owned(),

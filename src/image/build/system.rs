@@ -1,5 +1,6 @@
 //! The root file system's content: mmdebstrap and the two scripts around it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,9 +14,11 @@ use crate::image::error::ImageError;
 use crate::image::hash;
 use crate::image::manifest::Package;
 use crate::image::name::Digest;
-use crate::image::recipe::{Content, File, PackageName, Recipe, User, UserName};
+use crate::image::recipe::{Content, PackageName, Recipe, User, UserName};
 
 const CUSTOMIZE: &str = include_str!("customize.sh");
+const CLEAN: &str = include_str!("clean.sh");
+const INSIDE: &str = include_str!("inside.sh");
 const FINISH: &str = include_str!("finish.sh");
 
 /// What dpkg leaves out when it unpacks a package, now and in the guest: nobody reads manual
@@ -133,8 +136,41 @@ impl System {
         self.work.join("files.tar")
     }
 
-    /// Unpacks the [`layer`](Self::layer), hardens the system by a script that runs in it, and takes
-    /// out what differs from one build to the next.
+    /// Takes out what differs from one build to the next, and unpacks the
+    /// [`layer`](Self::layer).
+    pub(super) fn unpack_layer(
+        &self,
+        date: u64,
+        enclosure: Enclosure,
+        runner: &Runner<'_>,
+    ) -> Result<(), ImageError> {
+        self.script("clean.sh", (CLEAN, None), date, enclosure, runner)?;
+        // In a root of its own, so that no symbolic link of the new system leads out of it.
+        let script = "exec chroot \"$1\" tar --extract --numeric-owner --same-permissions \
+                      --overwrite <\"$2\"";
+        let mut command = enclosure.command("sh");
+        command.args(["-c", script, "unpack"]).arg(self.root()).arg(self.layer());
+        runner.run_as("tar", &mut command).map(drop)
+    }
+
+    /// Runs a program in the new system as `user`, else as root, and returns what it prints.
+    pub(super) fn inside(
+        &self,
+        user: Option<&User>,
+        command: &[&str],
+        date: u64,
+        enclosure: Enclosure,
+        runner: &Runner<'_>,
+    ) -> Result<Vec<u8>, ImageError> {
+        let (id, home) = user.map_or((0, "/root"), |user| (user.uid, user.home.as_str()));
+        let mut script = enclosure.command("sh");
+        script.args(["-c", INSIDE, "inside"]).arg(self.root());
+        script.arg(format!("{id}:{id}")).arg(home).args(command);
+        script.env("SOURCE_DATE_EPOCH", date.to_string());
+        runner.run_as(&format!("{} in the new system", command.join(" ")), &mut script)
+    }
+
+    /// Completes the system: hardens it by a script that runs in it, after which nothing does.
     pub(super) fn finish(
         &self,
         hardening: &str,
@@ -142,12 +178,22 @@ impl System {
         enclosure: Enclosure,
         runner: &Runner<'_>,
     ) -> Result<(), ImageError> {
-        let mut command: Command = enclosure.command("sh");
         let harden = self.work.join("harden.sh");
         write(&harden, hardening)?;
-        command.args(["-c", FINISH, "finish"]);
-        command.arg(self.root()).arg(self.layer()).arg(date.to_string()).arg(harden);
-        runner.run_as("the script that finishes the system", &mut command).map(drop)
+        self.script("finish.sh", (FINISH, Some(&harden)), date, enclosure, runner)
+    }
+
+    fn script(
+        &self,
+        name: &str,
+        (text, more): (&str, Option<&PathBuf>),
+        date: u64,
+        enclosure: Enclosure,
+        runner: &Runner<'_>,
+    ) -> Result<(), ImageError> {
+        let mut command: Command = enclosure.command("sh");
+        command.args(["-c", text, name]).arg(self.root()).arg(date.to_string()).args(more);
+        runner.run_as(name, &mut command).map(drop)
     }
 }
 
@@ -174,18 +220,16 @@ fn parse_packages(text: &str) -> Vec<Package> {
     packages
 }
 
-/// Writes the recipe's files. Returns the digests of those that are from beside the recipe.
+/// Adds the recipe's files to the layer. Notes in `sources` the digests of those that are from
+/// beside the recipe.
 pub(super) fn write_files(
     recipe: &Recipe,
     content: &Content,
     layer: &mut Layer,
-) -> Result<Vec<(String, Digest)>, ImageError> {
-    let mut digests = Vec::new();
+    sources: &mut Sources,
+) -> Result<(), ImageError> {
     for file in &content.files {
-        let bytes = bytes_of(recipe, file)?;
-        if file.source.is_some() {
-            digests.push((file.path.to_string(), hash::of_bytes(&bytes)));
-        }
+        let bytes = sources.bytes(recipe, file.content.as_deref(), file.source.as_deref())?;
         let path = file.path.as_str();
         let owner = match content.user(file.owner.as_ref()) {
             Some(user) => {
@@ -199,16 +243,31 @@ pub(super) fn write_files(
         let access = Access { owner, mode: file.mode.0 };
         layer.file(path, access, bytes.len() as u64, bytes.as_slice())?;
     }
-    Ok(digests)
+    Ok(())
 }
 
-fn bytes_of(recipe: &Recipe, file: &File) -> Result<Vec<u8>, ImageError> {
-    match (&file.content, &file.source) {
-        (_, Some(source)) => {
-            let path = recipe.beside(source);
-            fs::read(&path).map_err(ImageError::read(path))
-        }
-        (content, None) => Ok(content.clone().unwrap_or_default().into_bytes()),
+/// Reads what a recipe takes from beside itself, and keeps account of it.
+#[derive(Default)]
+pub(super) struct Sources {
+    /// The digests of the files, by their paths as the recipe has them.
+    pub(super) digests: BTreeMap<String, Digest>,
+}
+
+impl Sources {
+    /// What is given as `content`, else in the file `source`.
+    pub(super) fn bytes(
+        &mut self,
+        recipe: &Recipe,
+        content: Option<&str>,
+        source: Option<&Path>,
+    ) -> Result<Vec<u8>, ImageError> {
+        let Some(source) = source else {
+            return Ok(content.unwrap_or_default().as_bytes().to_vec());
+        };
+        let path = recipe.beside(source);
+        let bytes = fs::read(&path).map_err(ImageError::read(path))?;
+        self.digests.insert(source.display().to_string(), hash::of_bytes(&bytes));
+        Ok(bytes)
     }
 }
 
@@ -268,10 +327,11 @@ mod tests {
 
         let archive = directory.path().join("files.tar");
         let mut layer = Layer::create(archive.clone(), 7).unwrap();
-        let digests = write_files(&recipe, &recipe.content, &mut layer).unwrap();
+        let mut sources = Sources::default();
+        write_files(&recipe, &recipe.content, &mut layer, &mut sources).unwrap();
         layer.finish().unwrap();
-        let expected = ("/home/runner/bin/tool".to_owned(), hash::of_bytes(b"#!/bin/sh\n"));
-        assert_eq!(digests, [expected]);
+        let expected = ("tool.sh".to_owned(), hash::of_bytes(b"#!/bin/sh\n"));
+        assert_eq!(sources.digests, [expected].into());
         let mut archive = tar::Archive::new(fs::File::open(archive).unwrap());
         let entries: Vec<_> = archive
             .entries()

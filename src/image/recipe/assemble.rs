@@ -126,6 +126,11 @@ pub(super) fn rebase(profile: &mut Table, directory: &Path) {
             }
         }
     }
+    if let Some(Value::String(archive)) =
+        profile.get_mut("runner").and_then(|r| r.get_mut("archive"))
+    {
+        *archive = directory.join(&*archive).to_string_lossy().into_owned();
+    }
 }
 
 #[cfg(test)]

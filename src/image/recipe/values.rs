@@ -127,6 +127,49 @@ checked_text! {
     }
 }
 
+checked_text! {
+    /// Where something is downloaded from. It ends up in the manifest, so it can't hold a password.
+    Url,
+    "an http or https address without spaces, user name and password",
+    |text| {
+        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        rest.is_some_and(|rest| {
+            starts(rest, |byte| byte.is_ascii_alphanumeric() || byte == b'[')
+                && rest.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@')
+        })
+    }
+}
+
+checked_text! {
+    /// A name or a version of something that is no package.
+    Word,
+    "a name or version (letters, digits, `.`, `_`, `+`, `-`; 64 at most)",
+    |text| {
+        text.len() <= 64
+            && starts(text, |byte| byte.is_ascii_alphanumeric())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte))
+    }
+}
+
+impl UserName {
+    /// Who runs GitHub's runner where the recipe names nobody.
+    pub(super) fn of_the_runner() -> Self {
+        Self("runner".to_owned())
+    }
+}
+
+impl AbsolutePath {
+    /// Where GitHub's runner is unpacked where the recipe does not say.
+    pub(super) fn of_the_runner() -> Self {
+        Self("/home/runner/actions-runner".to_owned())
+    }
+
+    /// Whether it is in a directory, at any depth.
+    pub fn is_below(&self, directory: &Self) -> bool {
+        self.0.strip_prefix(&directory.0).is_some_and(|rest| rest.starts_with('/'))
+    }
+}
+
 fn is_lower(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit()
 }
@@ -204,6 +247,15 @@ mod tests {
         assert!(accepts::<Uri>("file:/srv/debian"));
         assert!(!accepts::<Uri>("https://user:secret@packages.example.com/debian"));
         assert!(!accepts::<Uri>("deb https://packages.example.com/debian trixie main"));
+    }
+
+    #[test]
+    fn an_address_of_a_download_is_one_of_the_web_and_holds_no_password() {
+        assert!(accepts::<Url>("https://downloads.example.com/tool?x=1"));
+        assert!(accepts::<Url>("http://[::1]:8080/tool"));
+        for text in ["ftp://a/b", "file:///etc/passwd", "https://", "https://u:p@a/b", "/x"] {
+            assert!(!accepts::<Url>(text), "{text}");
+        }
     }
 
     #[test]

@@ -1,0 +1,22 @@
+# Runs in the enclosure when mmdebstrap is done and nothing is mounted in the new system any more:
+# takes out what belongs to the machine that built it, or to the time at which it did.
+#
+# $1  the new system's root directory
+# $2  the time that stands for now, in seconds since 1970
+set -eu
+root=$1 date=$2
+
+# Device nodes that root can make and others can't; a guest mounts a devtmpfs there.
+find "$root/dev" "$root/run" "$root/tmp" "$root/var/tmp" "$root/var/log" -mindepth 1 -delete
+rm -rf "$root/var/cache/apt" "$root/var/cache/debconf"/*-old "$root/var/cache/ldconfig" \
+    "$root/var/lib/apt/lists" "$root/var/lib/dpkg"/*-old "$root/etc"/*- "$root/.dockerenv"
+mkdir -p "$root/var/cache/apt/archives/partial" "$root/var/lib/apt/lists/partial"
+
+# The builder's name and name servers, which mmdebstrap lends to the packages' scripts.
+rm -f "$root/etc/hostname" "$root/etc/resolv.conf"
+: >"$root/etc/resolv.conf"
+# Empty: every guest is a new machine.
+: >"$root/etc/machine-id"
+
+# The day on which packages made their users, none of whom has a password.
+sed -i -E "s/^([^:]*:[^:]*):[0-9]+:/\1:$((date / 86400)):/" "$root/etc/shadow"
