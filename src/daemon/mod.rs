@@ -41,5 +41,5 @@ mod triggers;
 mod world;
 
 pub use error::DaemonError;
-pub use registrar::GitHubError;
+pub use registrar::{GitHubError, github_client};
 pub use serving::{Reread, serve};

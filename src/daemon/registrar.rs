@@ -43,28 +43,37 @@ pub enum GitHubError {
 
 impl GitHub {
     pub(super) fn new(settings: &config::GitHub) -> Result<Self, GitHubError> {
-        let mut client = Settings::new(settings.url().parse()?, credentials(settings));
-        if !client.target.is_hosted() {
-            // The advice is for GitHub's own service; others have the limits that they set.
-            client.mutation_gap = Duration::ZERO;
-        }
-        client.api = Some(settings.api.parse()?);
-        client.hook = settings.webhook.as_ref().map(|webhook| match webhook.hook {
-            Some(number) => Hook::Id(number),
-            None => Hook::App,
-        });
-        if matches!((&client.hook, &client.credentials), (Some(Hook::App), Credentials::Token(_))) {
-            // A hook whose number is not known can't be asked for what was missed; polls reconcile.
-            client.hook = None;
-        }
         let repositories = settings.repositories.iter().map(|repository| Repository {
             owner: repository.owner.clone(),
             name: repository.name.clone(),
         });
         let repositories = repositories.collect();
-        let client = Client::new(&client)?;
+        let client = github_client(settings)?;
         Ok(Self { sets: scale_set::Client::new(&client), client, repositories })
     }
+}
+
+/// A client for the account of the settings. To be called within a tokio runtime.
+///
+/// # Errors
+///
+/// An address or the credentials are none.
+pub fn github_client(settings: &config::GitHub) -> Result<Client, GitHubError> {
+    let mut client = Settings::new(settings.url().parse()?, credentials(settings));
+    if !client.target.is_hosted() {
+        // The advice is for GitHub's own service; others have the limits that they set.
+        client.mutation_gap = Duration::ZERO;
+    }
+    client.api = Some(settings.api.parse()?);
+    client.hook = settings.webhook.as_ref().map(|webhook| match webhook.hook {
+        Some(number) => Hook::Id(number),
+        None => Hook::App,
+    });
+    if matches!((&client.hook, &client.credentials), (Some(Hook::App), Credentials::Token(_))) {
+        // A hook whose number is not known can't be asked for what was missed; polls reconcile.
+        client.hook = None;
+    }
+    Ok(Client::new(&client)?)
 }
 
 fn credentials(settings: &config::GitHub) -> Credentials {

@@ -7,7 +7,7 @@
 //! answer ([`CallError`]).
 //!
 //! ```text
-//! runners, groups, poll, deliveries ─▶ client ─▶ auth ─▶ wire ─▶ transport ─▶ GitHub
+//! runners, groups, poll, deliveries, downloads ─▶ client ─▶ auth ─▶ wire ─▶ transport ─▶ GitHub
 //! scale_set ──────────────────────────┘              └▶ budget, classify  (pure)
 //! webhook, job, labels                                                   (pure)
 //! ```
@@ -20,6 +20,7 @@ pub mod budget;
 pub mod classify;
 mod client;
 mod deliveries;
+mod downloads;
 mod error;
 mod groups;
 pub mod job;
@@ -42,9 +43,10 @@ mod tests;
 pub use budget::Rate;
 pub use client::{Checked, Client};
 pub use deliveries::Delivery;
+pub use downloads::RunnerDownload;
 pub use error::{CallError, Cause, SetupError};
 pub use job::{Job, Status};
 pub use poll::Snapshot;
 pub use runners::{Minted, Removal, Runner};
-pub use settings::{Credentials, Hook, Proxies, Settings};
+pub use settings::{Credentials, Hook, Settings};
 pub use target::{ApiBase, Repository, Target, TargetError};

@@ -1,12 +1,11 @@
 //! What the client is told: where, as whom, and through which proxy.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::client::proxy::matcher::Matcher;
 use secrecy::SecretString;
 
 use super::target::{ApiBase, Target};
+use crate::host::web::Proxies;
 
 /// How to reach GitHub, and as whom.
 #[derive(Debug, Clone)]
@@ -50,10 +49,6 @@ pub enum Hook {
     Id(u64),
 }
 
-/// The proxies between here and GitHub; plain-http (loopback) addresses never go through one.
-#[derive(Debug, Clone)]
-pub struct Proxies(pub(super) Arc<Matcher>);
-
 impl Settings {
     /// Settings with everything else as a person expects it.
     pub fn new(target: Target, credentials: Credentials) -> Self {
@@ -65,23 +60,6 @@ impl Settings {
             proxies: Proxies::from_environment(),
             mutation_gap: Duration::from_secs(1),
         }
-    }
-}
-
-impl Proxies {
-    /// What `https_proxy`, `all_proxy` and `no_proxy` say, in lower or upper case, as for curl.
-    pub fn from_environment() -> Self {
-        Self(Arc::new(Matcher::from_env()))
-    }
-
-    /// A proxy for everything but the hosts in `no_proxy` (names, suffixes, addresses, networks).
-    pub fn new(https_proxy: &str, no_proxy: &str) -> Self {
-        Self(Arc::new(Matcher::builder().https(https_proxy).no(no_proxy).build()))
-    }
-
-    /// No proxy at all.
-    pub fn none() -> Self {
-        Self(Arc::new(Matcher::builder().build()))
     }
 }
 

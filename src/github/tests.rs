@@ -8,6 +8,7 @@ use serde_json::json as value;
 use super::testing::{Reply, Server, empty, json};
 use super::*;
 use crate::failure::Failure;
+use crate::host::web::Proxies;
 
 const JIT: &str = "eyJzZWNyZXQiOiJqaXQifQ==";
 
@@ -305,6 +306,24 @@ async fn one_repository_that_fails_hides_no_other() {
     assert_eq!(repository.to_string(), "octo/gone");
     assert!(error.hint().unwrap().contains("Actions: read"));
     server.seen().await;
+}
+
+#[tokio::test]
+async fn the_runner_for_this_machine_is_picked() {
+    let listed = |os: &str, name: &str| value!({ "os": os, "architecture": "x64", "filename": name, "download_url": format!("https://example.com/{name}"), "temp_download_token": "secret" });
+    let page = value!([
+        listed("win", "actions-runner-win-x64-2.335.1.zip"),
+        listed("linux", "actions-runner-linux-x64-2.335.1.tar.gz")
+    ]);
+    let server = Server::start(vec![json(200, page), json(200, value!([]))]).await;
+    let client = server.client("octo/hello");
+    let found = client.runner_download().await.unwrap().unwrap();
+    assert_eq!(found.version, "2.335.1");
+    assert_eq!(found.url, "https://example.com/actions-runner-linux-x64-2.335.1.tar.gz");
+    assert_eq!(found.token.as_ref().map(ExposeSecret::expose_secret), Some("secret"));
+    assert!(!format!("{found:?}").contains("secret"));
+    assert!(client.runner_download().await.unwrap().is_none());
+    assert_eq!(server.seen().await[0].line, "GET /repos/octo/hello/actions/runners/downloads");
 }
 
 #[tokio::test]

@@ -3,27 +3,18 @@
 //! octocrab carries the requests over a hyper client of ours: its own can use no proxy. Nothing is
 //! sent twice here.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use hyper::{Method, Request, Uri};
-use hyper_rustls::HttpsConnectorBuilder;
+use hyper::{Method, Request};
 use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioExecutor;
 use octocrab::{AuthState, OctoBody, Octocrab, OctocrabBuilder};
-use tokio::net::TcpStream;
-use tower_service::Service;
 
 use super::error::{Cause, SetupError};
-use super::settings::Proxies;
+use crate::host::web::{self, Proxies};
 
 /// The deadline of a call. GitHub cuts one off after about 10 s.
 pub(super) const DEADLINE: Duration = Duration::from_secs(15);
@@ -70,17 +61,8 @@ pub(super) struct Transport(Octocrab);
 
 impl Transport {
     pub(super) fn new(proxies: &Proxies) -> Result<Self, SetupError> {
-        let mut direct = HttpConnector::new();
-        direct.enforce_http(false);
-        direct.set_connect_timeout(Some(CONNECT_DEADLINE));
-        direct.set_nodelay(true);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(provider)
-            .map_err(SetupError::Certificates)?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(Connector { direct, proxies: proxies.clone() });
+        let connector =
+            web::connector(proxies, CONNECT_DEADLINE).map_err(SetupError::Certificates)?;
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(IDLE)
             .pool_timer(hyper_util::rt::TokioTimer::new())
@@ -147,42 +129,4 @@ pub(super) fn secret_header(text: &str) -> Option<HeaderValue> {
 /// A header whose value is known to be right, or none.
 pub(super) fn header(name: &'static str, value: &str) -> Option<(HeaderName, HeaderValue)> {
     Some((HeaderName::from_static(name), HeaderValue::from_str(value).ok()?))
-}
-
-/// Connects directly, or through the proxy that the address calls for.
-#[derive(Clone)]
-struct Connector {
-    direct: HttpConnector,
-    proxies: Proxies,
-}
-
-impl Service<Uri> for Connector {
-    type Response = TokioIo<TcpStream>;
-    type Error = Cause;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Cause>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Cause>> {
-        self.direct.poll_ready(context).map_err(Into::into)
-    }
-
-    fn call(&mut self, address: Uri) -> Self::Future {
-        let secure = address.scheme_str() == Some("https");
-        let Some(proxy) = self.proxies.0.intercept(&address).filter(|_| secure) else {
-            let connecting = self.direct.call(address);
-            return Box::pin(async move { Ok(connecting.await?) });
-        };
-        if proxy.uri().scheme_str() != Some("http") {
-            let kind = proxy.uri().scheme_str().unwrap_or("none").to_owned();
-            return Box::pin(async move {
-                Err(format!("the proxy's scheme is {kind}; only http:// proxies can be used")
-                    .into())
-            });
-        }
-        let mut tunnel = Tunnel::new(proxy.uri().clone(), self.direct.clone());
-        if let Some(authorization) = proxy.basic_auth() {
-            tunnel = tunnel.with_auth(authorization.clone());
-        }
-        let connecting = tunnel.call(address);
-        Box::pin(async move { Ok(connecting.await?) })
-    }
 }

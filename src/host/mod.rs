@@ -9,6 +9,7 @@ pub mod check;
 pub mod programs;
 pub mod size;
 pub mod state;
+pub mod web;
 
 use std::fs::File;
 use std::io::Read;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::build::ArchiveError;
+use super::download::DownloadError;
 use super::kernel::KernelError;
 use super::modules::UnknownModule;
 use super::name::{Digest, ImageName, InvalidName, Reference};
@@ -155,6 +156,15 @@ pub enum ImageError {
         /// The digest that it has.
         found: Digest,
     },
+    /// A download that did not come.
+    #[error("can't download {url}")]
+    Download {
+        /// From where.
+        url: String,
+        /// Why not.
+        #[source]
+        source: DownloadError,
+    },
     /// An archive that can't be unpacked.
     #[error("can't use the archive {path}")]
     Archive {
@@ -291,9 +301,10 @@ impl Failure for ImageError {
             | Self::Unknown { .. }
             | Self::NoPrevious { .. }
             | Self::Read { .. } => Code::NotFound,
-            Self::ProgramMissing { .. } | Self::Tool { .. } | Self::StoreBusy { .. } => {
-                Code::Unavailable
-            }
+            Self::ProgramMissing { .. }
+            | Self::Tool { .. }
+            | Self::Download { .. }
+            | Self::StoreBusy { .. } => Code::Unavailable,
             Self::NamespacesRefused { .. } | Self::Untrusted { .. } => Code::Forbidden,
             Self::TimedOut { .. } => Code::TimedOut,
             Self::AgentUnfit { .. }

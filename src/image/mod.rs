@@ -11,6 +11,7 @@
 //!     rootfs.img      raw ext4, sparse, only ever a read-only base
 //!     manifest.json   digests of the three, and everything that went into them
 //!     manifest.json.minisig   who vouches for it, if anybody does; the one file that may change
+//! <store>/.downloads/<sha256>   what builds have downloaded
 //! ```
 //!
 //! The digest is that of the manifest, so it stands for every byte of the image. A directory
@@ -20,6 +21,7 @@
 //! not know how a microVM is run, nor print anything.
 
 pub mod build;
+mod download;
 mod error;
 pub mod hardening;
 mod hash;
@@ -33,6 +35,7 @@ mod signature;
 mod store;
 mod verify;
 
+pub use download::DownloadError;
 pub use error::ImageError;
 pub use manifest::{Agent, Download, Inputs, Kernel, Manifest, Package, Part, Parts, Runner};
 pub use name::{Digest, ImageName, InvalidName, Reference};

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::say;
 use super::steps::Steps;
+use super::{newest, say};
+use crate::cli::report::Problem;
+use crate::image::Store;
 use crate::image::build::{Builder, RunnerSource, find_agent};
-use crate::image::recipe::{Recipe, Setting};
-use crate::image::{ImageError, Store};
+use crate::image::recipe::{Recipe, RunnerVersion, Setting};
 
 /// What a build can be told beside its recipe.
 #[derive(Debug, Args)]
@@ -25,6 +26,9 @@ pub(in crate::cli) struct BuildArguments {
     /// The archive of GitHub's runner that is put into the image, for a recipe with a runner
     #[arg(long, value_name = "FILE")]
     runner_archive: Option<PathBuf>,
+    /// The settings whose GitHub account is asked for the newest runner, where the recipe wants it
+    #[arg(long, env = "MAYFLY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The guest agent, a static program [default: beside `mayfly`, else in ../libexec/mayfly]
     #[arg(long, env = "MAYFLY_GUEST", value_name = "PATH")]
     agent: Option<PathBuf>,
@@ -44,10 +48,10 @@ pub(super) fn build(
     arguments: &BuildArguments,
     store: &Store,
     output: &mut dyn Write,
-) -> Result<(), ImageError> {
+) -> Result<(), Problem> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.settings)?;
     let agent = find_agent(arguments.agent.as_deref())?;
-    let runner = arguments.runner_archive.clone().map(RunnerSource::Archive);
+    let runner = runner_source(arguments, &recipe)?;
     let progress = Steps::new();
     let builder = Builder {
         store,
@@ -61,5 +65,20 @@ pub(super) fn build(
     let result = builder.build();
     progress.finish(result.is_ok());
     let image = result?;
-    say(output, &format!("{}@{}", image.name, image.digest))
+    Ok(say(output, &format!("{}@{}", image.name, image.digest))?)
+}
+
+/// Where the runner comes from, if not from where the recipe says.
+fn runner_source(
+    arguments: &BuildArguments,
+    recipe: &Recipe,
+) -> Result<Option<RunnerSource>, Problem> {
+    if let Some(archive) = &arguments.runner_archive {
+        return Ok(Some(RunnerSource::Archive(archive.clone())));
+    }
+    let runner = recipe.content.runner.as_ref();
+    match (runner.and_then(|runner| runner.version), &arguments.config) {
+        (Some(RunnerVersion::Latest), Some(config)) => newest::runner(config).map(Some),
+        _ => Ok(None),
+    }
 }

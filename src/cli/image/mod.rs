@@ -1,6 +1,7 @@
 //! `mayfly image …`: builds, shows, checks and removes images.
 
 mod build;
+mod newest;
 mod show;
 mod steps;
 
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use super::report::Problem;
 use crate::image::{ImageError, Reference, Store};
 
 /// `mayfly image`.
@@ -68,11 +70,11 @@ fn reference(text: &str) -> Result<Reference, String> {
 /// # Errors
 ///
 /// What the image folder says, or standard output can't be written.
-pub(super) fn run(arguments: ImageArguments, default_store: &Path) -> Result<(), ImageError> {
+pub(super) fn run(arguments: ImageArguments, default_store: &Path) -> Result<(), Problem> {
     let store = &Store::open(arguments.store.as_deref().unwrap_or(default_store));
     let mut output = io::stdout().lock();
-    match arguments.command {
-        ImageCommand::Build(arguments) => build::build(&arguments, store, &mut output),
+    let done = match arguments.command {
+        ImageCommand::Build(arguments) => return build::build(&arguments, store, &mut output),
         ImageCommand::List { json } => show::list(store, json, &mut output),
         ImageCommand::Inspect { image, json } => {
             show::inspect(&store.find(&image)?, json, &mut output)
@@ -84,7 +86,8 @@ pub(super) fn run(arguments: ImageArguments, default_store: &Path) -> Result<(),
             let digest = store.remove(image)?;
             say(&mut output, &format!("{}@{digest}", image.name))
         }),
-    }
+    };
+    Ok(done?)
 }
 
 fn verify(

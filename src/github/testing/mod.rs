@@ -8,7 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::{Client, Credentials, Proxies, Settings};
+use super::{Client, Credentials, Settings};
+use crate::host::web::Proxies;
 
 /// A key that was made for these tests and is no App's.
 pub(super) fn private_key() -> SecretString {

@@ -29,8 +29,8 @@ pub enum ArchiveError {
         problem: &'static str,
     },
     /// It lacks what it is wanted for.
-    #[error("there is no program {0} in it")]
-    Lacks(&'static str),
+    #[error("there is no file {0} in it")]
+    Lacks(String),
     /// It is too large.
     #[error("it holds more than {MOST_ENTRIES} files or {} GiB", MOST_BYTES >> 30)]
     TooLarge,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Build;
 use super::boot::KernelPackage;
+use super::fetch::{self, Fetched};
 use super::layer::{Access, Layer};
 use super::runner::ActionsRunner;
 use super::system::{Sources, System, write_files};
@@ -12,12 +13,6 @@ use crate::image::error::ImageError;
 use crate::image::manifest;
 use crate::image::name::Digest;
 use crate::image::recipe::Content;
-
-/// What was fetched before the build began.
-pub(super) struct Fetched<'c> {
-    /// GitHub's runner.
-    pub(super) runner: Option<ActionsRunner<'c>>,
-}
 
 /// What there is to say of what was put in.
 pub(super) struct Filled {
@@ -52,6 +47,10 @@ impl Filling<'_> {
         kernel.write_guest_modules(modules, &self.system.modules(), &mut layer, process)?;
         let released =
             fetched.runner.as_ref().map(|runner| runner.unpack(&mut layer)).transpose()?;
+        let downloads = fetched.downloads.iter();
+        let added = downloads.map(|(download, path)| fetch::add(download, path, &mut layer));
+        let mut downloads = added.collect::<Result<Vec<_>, _>>()?;
+        downloads.sort();
         write_files(builder.recipe, content, &mut layer, &mut sources)?;
         self.write_hooks(&mut layer, &mut sources)?;
         layer.finish()?;
@@ -63,7 +62,7 @@ impl Filling<'_> {
         };
         self.run_hooks()?;
         self.system.finish(self.hardening, self.date, *enclosure, process)?;
-        Ok(Filled { runner, downloads: Vec::new(), sources: sources.digests })
+        Ok(Filled { runner, downloads, sources: sources.digests })
     }
 
     /// Lets the runner say its version and load all of itself, which it can't where a library is

@@ -9,6 +9,7 @@ mod archive;
 mod boot;
 mod disk;
 mod enclosure;
+mod fetch;
 mod fill;
 mod layer;
 pub mod newer;
@@ -33,7 +34,7 @@ use mayfly_protocol::settings::Settings;
 
 use boot::KernelPackage;
 use enclosure::{Enclosure, outside};
-use fill::{Fetched, Filling};
+use fill::Filling;
 use process::{Deadline, Runner};
 use runner::Wanted;
 use system::System;
@@ -44,7 +45,7 @@ use super::hardening;
 use super::hash;
 use super::manifest::{Agent, Format, Inputs, Kernel, Manifest, Part, PartName, Parts};
 use super::name::{Digest, Reference};
-use super::recipe::{Content, KernelArgument, Recipe};
+use super::recipe::{KernelArgument, Recipe};
 use super::store::{Image, MANIFEST, Store};
 
 /// Is told how a build goes on, to show it to somebody.
@@ -181,25 +182,6 @@ impl Build<'_> {
         let digest = write_manifest(&manifest, &image)?;
         self.runner.deadline.check()?;
         self.builder.store.publish(&image, &manifest.name, digest)
-    }
-
-    /// Gets what comes from elsewhere than the distribution, before anything long is begun.
-    fn fetch<'c>(
-        &self,
-        wanted: Option<Wanted>,
-        content: &'c Content,
-    ) -> Result<Fetched<'c>, ImageError> {
-        let runner = match wanted {
-            Some(wanted) => {
-                let path = match &wanted.source {
-                    RunnerSource::Archive(path) => path.clone(),
-                    RunnerSource::Release(_) => unreachable!(),
-                };
-                wanted.open(path, content)?
-            }
-            None => None,
-        };
-        Ok(Fetched { runner })
     }
 
     fn step(&self, step: &str) -> Result<(), ImageError> {

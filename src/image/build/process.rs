@@ -42,6 +42,11 @@ impl Deadline {
         Self { at: Instant::now() + limit, limit }
     }
 
+    /// When it passes.
+    pub(super) fn at(self) -> Instant {
+        self.at
+    }
+
     fn left(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }

@@ -177,7 +177,11 @@ impl ActionsRunner<'_> {
             Trouble::Archive(source) => self.unfit(source),
             Trouble::Layer(error) => error,
         })?;
-        if listener { Ok(released) } else { Err(self.unfit(ArchiveError::Lacks(LISTENER))) }
+        if listener {
+            Ok(released)
+        } else {
+            Err(self.unfit(ArchiveError::Lacks(LISTENER.to_owned())))
+        }
     }
 
     /// The program that takes jobs.

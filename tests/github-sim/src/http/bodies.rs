@@ -252,10 +252,21 @@ pub(super) fn delivery(delivery: &Delivery, installation: u64) -> Value {
     })
 }
 
-/// The runner releases that can be downloaded: none that could really be.
-pub(super) fn downloads() -> Value {
-    json!([{
-        "os": "linux", "architecture": "x64", "filename": "actions-runner-linux-x64.tar.gz",
-        "download_url": "https://example.com/actions-runner-linux-x64.tar.gz",
+/// Where the runner's archive is downloaded from.
+pub const DOWNLOADS: &str = "/_sim/downloads/";
+
+/// The runner releases that can be downloaded.
+pub(super) fn downloads(state: &State) -> Value {
+    let name = |kind: &str, version: &str| format!("actions-runner-{kind}-{version}.tar.gz");
+    let other = json!({
+        "os": "osx", "architecture": "arm64", "filename": name("osx-arm64", "2.335.1"),
+        "download_url": format!("https://example.com/{}", name("osx-arm64", "2.335.1")),
+    });
+    let Some(runner) = &state.settings.runner else { return json!([other]) };
+    let name = name("linux-x64", &runner.version);
+    json!([other, {
+        "os": "linux", "architecture": "x64", "filename": name,
+        "download_url": format!("{}{DOWNLOADS}{name}", state.url),
+        "temp_download_token": runner.token, "sha256_checksum": runner.sha256,
     }])
 }

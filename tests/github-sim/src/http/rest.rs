@@ -38,7 +38,7 @@ pub(super) fn answer(
             Reply::json(201, &bodies::token(&token, expires_at))
         }
         ("GET", ["actions", "runners"]) => list(state, request, &scope, now),
-        ("GET", ["actions", "runners", "downloads"]) => Reply::json(200, &bodies::downloads()),
+        ("GET", ["actions", "runners", "downloads"]) => Reply::json(200, &bodies::downloads(state)),
         ("GET", ["actions", "runners", id]) => match find(state, &scope, id) {
             Some(id) => Reply::json(200, &bodies::runner(state, id, now)),
             None => Reply::not_found(),

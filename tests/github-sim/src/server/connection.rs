@@ -7,12 +7,13 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State as Extracted;
 use axum::http::{Request as HttpRequest, Response};
+use axum::routing::get;
 use futures_util::stream;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Shared;
 use crate::faults::Fault;
-use crate::http::{self, Answer, Asking, Outcome, Reply, Request};
+use crate::http::{self, Answer, Asking, Outcome, Reply, Request, bodies};
 use crate::state::State;
 use crate::time;
 
@@ -21,7 +22,24 @@ const LARGEST_BODY: usize = 8 << 20;
 
 /// Everything goes to one place: which call it is, is the state's business.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
-    Router::new().fallback(serve).with_state(shared)
+    let downloads = format!("{}{{file}}", bodies::DOWNLOADS);
+    Router::new().route(&downloads, get(download)).fallback(serve).with_state(shared)
+}
+
+/// The runner's archive, for those who have the token that was given with its address. Not part of
+/// the API, so neither counted nor recorded.
+async fn download(
+    Extracted(shared): Extracted<Arc<Shared>>,
+    request: HttpRequest<Body>,
+) -> Response<Body> {
+    let runner = shared.change_quietly(|state, _| state.settings.runner.clone());
+    let header = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+    match runner {
+        Some(runner) if header == Some(&format!("Bearer {}", runner.token)) => {
+            Response::new(Body::from(runner.bytes))
+        }
+        _ => respond(&shared, Reply::error(404, "Not Found"), None),
+    }
 }
 
 async fn serve(

@@ -51,6 +51,19 @@ pub struct Hook {
     pub secret: String,
 }
 
+/// The archive of the runner that accounts are given.
+#[derive(Debug, Clone)]
+pub struct RunnerArchive {
+    /// Its version.
+    pub version: String,
+    /// What is downloaded.
+    pub bytes: Vec<u8>,
+    /// What its digest is said to be.
+    pub sha256: String,
+    /// The bearer token that it is given for.
+    pub token: String,
+}
+
 /// How this GitHub is.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -60,6 +73,8 @@ pub struct Settings {
     pub tokens: Vec<String>,
     /// Where webhooks go, if anywhere.
     pub hook: Option<Hook>,
+    /// The runner that is given, if any.
+    pub runner: Option<RunnerArchive>,
     /// How runners reach this GitHub, where that differs from how supervisors do.
     pub runner_url: Option<String>,
     /// How long an installation token lives: an hour at GitHub.
@@ -96,6 +111,7 @@ impl Default for Settings {
             app: None,
             tokens: Vec::new(),
             hook: None,
+            runner: None,
             runner_url: None,
             token_life: 3_600 * SECOND,
             queue_token_life: 3_600 * SECOND,
