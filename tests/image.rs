@@ -153,7 +153,9 @@ fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
 
     let manifest = fixture.run(["inspect", "tiny", "--json"]);
     let manifest: serde_json::Value = serde_json::from_slice(&manifest.stdout).unwrap();
-    assert_eq!(manifest["kernel"]["command_line"], "audit=0");
+    let arguments = manifest["kernel"]["command_line"].as_str().unwrap();
+    assert!(arguments.starts_with("init_on_alloc=1 "), "hardened: {arguments}");
+    assert!(arguments.ends_with(" audit=0"), "the recipe's own come last: {arguments}");
     let modules = manifest["kernel"]["modules"].as_array().unwrap();
     assert!(modules.iter().any(|module| module == "virtio_blk"), "{modules:?}");
     assert_eq!(manifest["inputs"]["settings"][0], setting);
@@ -177,7 +179,7 @@ fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
         assert!(owner.contains("User:  1001   Group:  1001"), "{path}: {owner}");
     }
     assert_modules_are_there(&rootfs, guest_modules);
-    assert!(inside(&rootfs, "stat /usr/bin/su").contains("Mode:  04755"), "setuid is kept");
+    assert!(inside(&rootfs, "stat /usr/bin/su").contains("Mode:  0755"), "no set-user-id");
 
     assert!(fixture.run(["verify", &reference]).status.success());
     fs::set_permissions(&rootfs, fs::Permissions::from_mode(0o644)).unwrap();

@@ -26,6 +26,7 @@ mod detached;
 mod egress;
 mod failures;
 mod gone;
+mod hardened;
 mod hostile;
 mod isolation;
 mod lacking;

@@ -15,6 +15,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use mayfly_protocol::settings::Settings;
 use serde::{Deserialize, Serialize};
 
 use super::expect::{self, Verdict};
@@ -83,11 +84,32 @@ struct Look {
     kind: &'static str,
     by: By,
     script: String,
-    judge: Box<dyn Fn(&Manifest, &str) -> Verdict>,
+    judge: Box<dyn Fn(&Settings, &str) -> Verdict>,
+}
+
+/// What an audit goes by.
+#[derive(Debug, Clone, Copy)]
+struct Subject<'a> {
+    controls: &'a BTreeMap<String, bool>,
+    settings: &'a Settings,
+}
+
+impl<'a> Subject<'a> {
+    fn of(manifest: &'a Manifest) -> Self {
+        Self { controls: &manifest.hardening, settings: &manifest.settings }
+    }
+
+    fn has(self, control: &Control) -> bool {
+        self.controls.get(control.name) == Some(&true)
+    }
 }
 
 /// The script that looks at everything that is on in the image. To be run by `sh` as root.
 pub fn script(manifest: &Manifest) -> Vec<u8> {
+    script_of(Subject::of(manifest))
+}
+
+fn script_of(subject: Subject<'_>) -> Vec<u8> {
     let mut script = format!(
         "look() {{\n\
          echo \"probe $1 $2\"\n\
@@ -98,7 +120,8 @@ pub fn script(manifest: &Manifest) -> Vec<u8> {
          job='setpriv --reuid {JOB_USER} --regid {JOB_USER} --init-groups env HOME=/home/{JOB_USER}'\n\
          cd /\n"
     );
-    for control in on(manifest) {
+    let all = CONTROLS.iter().copied().flatten();
+    for control in all.filter(|control| subject.has(control)) {
         for look in looks(control) {
             let by = if look.by == By::Job { "$job" } else { "" };
             // Writing to a string can't fail.
@@ -116,10 +139,14 @@ pub fn script(manifest: &Manifest) -> Vec<u8> {
 
 /// What the script's output says of the image.
 pub fn judge(manifest: &Manifest, output: &[u8]) -> Report {
+    judge_by(Subject::of(manifest), output)
+}
+
+fn judge_by(subject: Subject<'_>, output: &[u8]) -> Report {
     let blocks = blocks(output);
     let row = |control: &&Control| {
-        let (result, evidence) = if is_on(manifest, control) {
-            let verdict = verdict(control, manifest, &blocks);
+        let (result, evidence) = if subject.has(control) {
+            let verdict = verdict(control, subject.settings, &blocks);
             (if verdict.pass { Outcome::Pass } else { Outcome::Fail }, verdict.evidence)
         } else {
             (Outcome::Off, "switched off".to_owned())
@@ -137,12 +164,12 @@ pub fn judge(manifest: &Manifest, output: &[u8]) -> Report {
 
 fn verdict(
     control: &Control,
-    manifest: &Manifest,
+    settings: &Settings,
     blocks: &BTreeMap<(String, String), String>,
 ) -> Verdict {
     let verdicts = looks(control).into_iter().map(|look| {
         match blocks.get(&(control.name.to_owned(), look.kind.to_owned())) {
-            Some(output) => (look.judge)(manifest, output),
+            Some(output) => (look.judge)(settings, output),
             None => Verdict::fail("the probe did not run"),
         }
     });
@@ -173,7 +200,7 @@ fn looks(control: &Control) -> Vec<Look> {
             kind: "probe",
             by: probe.by,
             script: probe.script.to_owned(),
-            judge: Box::new(move |manifest, output| expect.judge(manifest, output)),
+            judge: Box::new(move |settings, output| expect.judge(settings, output)),
         });
     }
     looks
@@ -244,14 +271,6 @@ impl Measure {
     fn file(&'static self) -> Option<(&'static str, &'static str)> {
         if let Self::File(path, content) = self { Some((path, content)) } else { None }
     }
-}
-
-fn on(manifest: &Manifest) -> impl Iterator<Item = &'static Control> {
-    CONTROLS.iter().copied().flatten().filter(|control| is_on(manifest, control))
-}
-
-fn is_on(manifest: &Manifest, control: &Control) -> bool {
-    manifest.hardening.get(control.name) == Some(&true)
 }
 
 /// A script as one word of another.

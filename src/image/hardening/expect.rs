@@ -1,6 +1,6 @@
 //! What a probe should print, and the judgement of what it did.
 
-use crate::image::manifest::Manifest;
+use mayfly_protocol::settings::Settings;
 
 /// Characters of evidence that are kept.
 const EVIDENCE: usize = 240;
@@ -16,8 +16,8 @@ pub enum Expect {
     Among(&'static [&'static str]),
     /// No other lines than these.
     Only(&'static [&'static str]),
-    /// What a function of the image's manifest and the lines says.
-    Judged(fn(&Manifest, &[&str]) -> Verdict),
+    /// What a function of the image's settings and the lines says.
+    Judged(fn(&Settings, &[&str]) -> Verdict),
 }
 
 /// How a control fares, and what shows it.
@@ -52,7 +52,7 @@ impl Verdict {
 
 impl Expect {
     /// Judges what a probe printed.
-    pub(super) fn judge(&self, manifest: &Manifest, output: &str) -> Verdict {
+    pub(super) fn judge(&self, settings: &Settings, output: &str) -> Verdict {
         let lines = lines(output);
         let printed = || if lines.is_empty() { "nothing".to_owned() } else { lines.join(", ") };
         match self {
@@ -75,7 +75,7 @@ impl Expect {
                     Verdict::fail(others.join(", "))
                 }
             }
-            Self::Judged(judge) => judge(manifest, &lines),
+            Self::Judged(judge) => judge(settings, &lines),
         }
     }
 }

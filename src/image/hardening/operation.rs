@@ -59,6 +59,32 @@ impl Operation {
     }
 }
 
+#[cfg(test)]
+impl Operation {
+    /// For the page of the reference.
+    pub(super) fn title(&self) -> String {
+        let list = |paths: &[&str]| format!("`{}`", paths.join("`, `"));
+        match self {
+            Self::LockPasswords => "passwords in `/etc/shadow` are replaced by `*`".to_owned(),
+            Self::NoSystemShells => "shells in `/etc/passwd` become `nologin`".to_owned(),
+            Self::ClearSetIds(kept) => {
+                format!("set-user-id and set-group-id bits are cleared, but for {}", list(kept))
+            }
+            Self::PrivateHomes => "directories in `/home` get the mode 0700".to_owned(),
+            Self::RemoveHistories => "files `.*_history` are removed".to_owned(),
+            Self::RemoveHostKeys => "host keys in `/etc/ssh` are removed".to_owned(),
+            Self::Remove(paths) => format!("removed: {}", list(paths)),
+            Self::Mode(mode, paths) => format!("mode {mode}: {}", list(paths)),
+            Self::Keys(file, keys) => {
+                let keys: Vec<_> =
+                    keys.iter().map(|(key, value)| format!("{key} {value}")).collect();
+                format!("in `{file}`: `{}`", keys.join("`, `"))
+            }
+            Self::Lines(file, lines) => format!("in `{file}`: {}", list(lines)),
+        }
+    }
+}
+
 fn quoted(paths: &[&str]) -> String {
     paths.iter().map(|path| format!(" '{path}'")).collect()
 }
@@ -76,4 +102,67 @@ pub(super) fn write(path: &str, content: &str) -> String {
     format!(
         "mkdir -p '{directory}'\ncat >'{path}' <<'END-OF-FILE'\n{content}END-OF-FILE\nchmod 0644 '{path}'\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use super::*;
+
+    /// What a file of `/etc` is after an operation.
+    fn after(operation: &Operation, file: &str, before: &str) -> String {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("etc")).unwrap();
+        let path = root.path().join(file.trim_start_matches('/'));
+        fs::write(&path, before).unwrap();
+        let etc = root.path().join("etc");
+        let script = operation.script().replace(" /etc", &format!(" {}", etc.display()));
+        let script = script.replace("'/etc", &format!("'{}", etc.display()));
+        let run = Command::new("sh").args(["-euc", &script]).output().unwrap();
+        assert!(run.status.success(), "{script}\n{run:?}");
+        fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn whatever_was_a_password_is_none_afterwards() {
+        let before = "root:$y$j9T$x:1::::::\ndaemon:*:1::::::\nopen::1::::::\nrunner:!:1::::::\n";
+        let expected = "root:*:1::::::\ndaemon:*:1::::::\nopen:*:1::::::\nrunner:!:1::::::\n";
+        assert_eq!(after(&Operation::LockPasswords, "/etc/shadow", before), expected);
+        let locked = "root:!:1::::::\n";
+        assert_eq!(after(&Operation::LockPasswords, "/etc/shadow", locked), "root:*:1::::::\n");
+    }
+
+    #[test]
+    fn only_people_and_root_keep_their_shell() {
+        let before = "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1:d:/usr/sbin:/bin/sh\n\
+                      sync:x:4:65534:sync:/bin:/bin/sync\nnobody:x:65534:65534:n:/none:/bin/sh\n\
+                      runner:x:1001:1001::/home/runner:/bin/bash\n";
+        let shells: Vec<String> = after(&Operation::NoSystemShells, "/etc/passwd", before)
+            .lines()
+            .map(|line| line.rsplit(':').next().unwrap_or_default().to_owned())
+            .collect();
+        let none = "/usr/sbin/nologin";
+        assert_eq!(shells, ["/bin/bash", none, none, none, "/bin/bash"]);
+    }
+
+    #[test]
+    fn a_key_has_one_value_and_a_line_is_there_once() {
+        let keys = Operation::Keys("/etc/login.defs", &[("UMASK", "027"), ("NEW", "1")]);
+        let before = "#UMASK 022\nUMASK\t\t022\nUMASKED 1\n";
+        assert_eq!(after(&keys, "/etc/login.defs", before), "UMASKED 1\nUMASK 027\nNEW 1\n");
+        let lines = Operation::Lines("/etc/x", &["a", "b"]);
+        assert_eq!(after(&lines, "/etc/x", "b\n"), "b\na\n");
+    }
+
+    #[test]
+    fn a_file_is_written_as_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b");
+        let script = write(path.to_str().unwrap(), "$x `y` \\z\n");
+        let run = Command::new("sh").args(["-euc", &script]).output().unwrap();
+        assert!(run.status.success(), "{run:?}");
+        assert_eq!(fs::read_to_string(path).unwrap(), "$x `y` \\z\n");
+    }
 }

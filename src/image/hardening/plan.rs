@@ -75,3 +75,67 @@ fn sudoers(content: &Content) -> String {
     let path = "/etc/sudoers.d/mayfly";
     format!("{}chmod 0440 '{path}'\n", operation::write(path, &lines))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::image::recipe::Recipe;
+
+    fn plan_of(hardening: &str) -> Plan {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("recipe.toml");
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/base/image.toml");
+        let text = std::fs::read_to_string(base).unwrap();
+        std::fs::write(&path, format!("{text}\n{hardening}")).unwrap();
+        plan(&Recipe::load(&path).unwrap().content)
+    }
+
+    fn is_shell(script: &[u8]) {
+        let mut check = Command::new("sh");
+        let mut check = check.arg("-n").stdin(Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut check.stdin.take().unwrap(), script).unwrap();
+        assert!(check.wait().unwrap().success());
+    }
+
+    #[test]
+    fn every_control_has_a_name_of_its_own_and_is_on_by_itself() {
+        let plan = plan_of("");
+        let names: BTreeSet<_> = CONTROLS.iter().copied().flatten().map(|one| one.name).collect();
+        assert_eq!(names.len(), CONTROLS.iter().map(|part| part.len()).sum::<usize>());
+        assert_eq!(plan.controls.len(), names.len());
+        assert!(plan.controls.values().all(|on| *on), "{:?}", plan.controls);
+        is_shell(plan.script.as_bytes());
+    }
+
+    #[test]
+    fn what_is_off_is_not_done() {
+        let plan =
+            plan_of("[hardening]\noff = [\"kernel.lockdown\", \"kernel.bpf\", \"files.banners\"]");
+        assert!(!plan.controls["kernel.lockdown"] && plan.controls["kernel.pointers"]);
+        assert!(!plan.kernel_arguments.contains(&"lockdown=integrity"));
+        assert!(!plan.settings.parameters.iter().any(|(name, _)| name.contains("bpf")));
+        assert!(!plan.script.contains("/etc/issue"));
+    }
+
+    #[test]
+    fn sudo_switches_off_what_would_break_it() {
+        let plan = plan_of("[hardening]\nsudo = true");
+        assert!(!plan.settings.no_new_privileges && !plan.settings.root_nosuid);
+        assert!(plan.settings.root_nodev);
+        assert!(!plan.controls["job.no-new-privileges"] && plan.controls["files.no-set-id"]);
+        assert!(plan.script.contains("runner ALL=(ALL:ALL) NOPASSWD: ALL"));
+        is_shell(plan.script.as_bytes());
+        assert!(!plan_of("").script.contains("sudoers"));
+    }
+
+    #[test]
+    fn a_file_of_the_recipe_goes_before_a_controls() {
+        let plan = plan_of("[[files]]\npath = \"/etc/issue\"\ncontent = \"\"\n");
+        assert!(!plan.script.contains("'/etc/issue'"), "{}", plan.script);
+        assert!(plan.script.contains("'/etc/issue.net'"));
+    }
+}

@@ -1,8 +1,9 @@
 //! The file systems of a guest.
 
+use mayfly_protocol::settings::Settings;
+
 use crate::image::hardening::expect::Verdict;
 use crate::image::hardening::{By, Control, Expect, Measure, Probe, Unless};
-use crate::image::manifest::Manifest;
 
 pub(super) const CONTROLS: &[Control] = &[
     Control {
@@ -91,7 +92,7 @@ pub(in crate::image::hardening) const DOCUMENTED: [&str; 10] = [
     "ext4 /var/tmp",
 ];
 
-fn only_documented(_: &Manifest, lines: &[&str]) -> Verdict {
+fn only_documented(_: &Settings, lines: &[&str]) -> Verdict {
     let others: Vec<&str> =
         lines.iter().copied().filter(|line| !DOCUMENTED.contains(line)).collect();
     match (lines.is_empty(), others.is_empty()) {

@@ -1,8 +1,9 @@
 //! What runs in a guest beside the job.
 
+use mayfly_protocol::settings::Settings;
+
 use crate::image::hardening::expect::Verdict;
 use crate::image::hardening::{By, Control, Expect, Probe, Unless};
-use crate::image::manifest::Manifest;
 
 pub(super) const CONTROLS: &[Control] = &[
     Control {
@@ -58,8 +59,8 @@ pub(super) const CONTROLS: &[Control] = &[
     },
 ];
 
-fn only_services_listen(manifest: &Manifest, lines: &[&str]) -> Verdict {
-    let services = &manifest.settings.services;
+fn only_services_listen(settings: &Settings, lines: &[&str]) -> Verdict {
+    let services = &settings.services;
     let is_service = |line: &str| {
         line.strip_prefix("unix ")
             .is_some_and(|path| services.iter().any(|service| service.socket == path))
