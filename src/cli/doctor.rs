@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use super::report::{self, Problem};
-use crate::failure::{self, Code};
+use super::trust::TrustArguments;
+use crate::failure::{self, Code, Failure};
 use crate::host::capacity::{Capacity, disk_available};
 use crate::host::check::{Check, Outcome};
 use crate::host::programs::{Program, QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK};
 use crate::host::size::Size;
 use crate::host::state::StateDirectory;
-use crate::image::Store;
+use crate::image::{Store, Trust};
 use crate::machine::accelerator::Facts;
 use crate::shepherd::enclosure;
 
@@ -24,6 +25,8 @@ pub(super) struct DoctorArguments {
     /// Print a JSON array
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    trust: TrustArguments,
 }
 
 pub(super) fn run(
@@ -36,7 +39,7 @@ pub(super) fn run(
     match open_state() {
         Ok(state) => {
             checks.push(disk(&state));
-            checks.push(images(&state));
+            checks.push(images(&state, &arguments.trust.trust()));
         }
         Err(problem) => checks.push(problem.as_check("state directory")),
     }
@@ -111,15 +114,30 @@ fn disk(state: &StateDirectory) -> Check {
     }
 }
 
-fn images(state: &StateDirectory) -> Check {
+fn images(state: &StateDirectory, trust: &Trust) -> Check {
     let subject = "images";
-    match Store::open(state.images()).list() {
+    let store = Store::open(state.images());
+    match store.list() {
         Ok(listing) if listing.images.is_empty() => Check::warning(
             subject,
             "there are none",
             "build one: mayfly image build images/base/image.toml",
         ),
-        Ok(listing) => Check::good(subject, format!("{} in the store", listing.images.len())),
+        Ok(listing) => {
+            let refused = listing.images.iter().find_map(|(image, newest)| {
+                match store.check_signature(image, trust) {
+                    Err(error) if *newest => Some(error),
+                    _ => None,
+                }
+            });
+            match refused {
+                Some(error) => {
+                    let remedy = error.hint().unwrap_or_default();
+                    Check::bad(subject, failure::chain(&error), &remedy)
+                }
+                None => Check::good(subject, format!("{} in the store", listing.images.len())),
+            }
+        }
         Err(error) => Check::bad(subject, failure::chain(&error), "run mayfly image list"),
     }
 }

@@ -9,6 +9,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use mayfly_protocol::message::Bytes;
 
 use super::report::{self, Problem};
+use super::trust::TrustArguments;
 use crate::egress::policy::Policies;
 use crate::failure::Code;
 use crate::host::size::Size;
@@ -55,6 +56,8 @@ pub(super) struct MicrovmArguments {
     /// Keep the record of what it reached, and was refused, in this directory
     #[arg(long, value_name = "DIR")]
     pub(super) egress_record: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) trust: TrustArguments,
     /// The settings file
     #[arg(long, value_name = "FILE", env = "MAYFLY_CONFIG")]
     pub(super) config: Option<PathBuf>,
@@ -87,6 +90,7 @@ impl MicrovmArguments {
             asked,
             image: image
                 .map_err(|error| Problem::usage(format!("--image {}: {error}", self.image)))?,
+            trust: self.trust.trust(),
             accelerator: self.accel,
             processors: self.cpus,
             memory: self.memory,

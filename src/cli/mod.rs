@@ -20,6 +20,7 @@ mod run;
 mod serve;
 mod table;
 mod telemetry;
+mod trust;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

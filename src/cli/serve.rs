@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::report::Problem;
+use super::trust::TrustArguments;
 use super::{config, open_state, telemetry};
 use crate::api::types as api;
 use crate::config::{Environment, Settings};
@@ -23,6 +24,8 @@ pub(super) struct ServeArguments {
     /// The settings file
     #[arg(long, env = "MAYFLY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArguments,
     /// How the log on stderr is written; `MAYFLY_LOG` says what is in it
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: telemetry::Format,
@@ -53,10 +56,17 @@ pub(super) fn run(
     let reread = move || {
         let environment = Environment::of_process().map_err(|error| unreadable(&error))?;
         Settings::load(arguments.config.as_deref(), &environment)
+            .map(|settings| trusting(settings, &arguments.trust))
             .map_err(|error| unreadable(&error))
     };
     runtime.block_on(daemon::serve(settings, state, Box::new(reread)))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The keys of the command line count beside those of the settings.
+fn trusting(mut settings: Settings, arguments: &TrustArguments) -> Settings {
+    settings.host.image_keys = settings.host.image_keys.and(arguments.trust().keys());
+    settings
 }
 
 fn unreadable(error: &(dyn std::error::Error + 'static)) -> api::Problem {
@@ -72,6 +82,7 @@ fn prepare(
 ) -> Result<(Settings, StateDirectory), Problem> {
     telemetry::start(arguments.log_format)?;
     let settings = config::load(arguments.config.as_deref())?;
+    let settings = trusting(settings, &arguments.trust);
     let chosen = state_directory.or_else(|| settings.host.state_directory.clone());
     let state = open_state(chosen)?;
     Ok((settings, state))

@@ -12,6 +12,7 @@ use super::secrets::{Wanted, absolute};
 use super::sources::Sources;
 use super::types::{Api, Host, Secret};
 use crate::host::size::Size;
+use crate::image::Trust;
 use crate::machine::accelerator::{Accelerator, Wish};
 
 /// What is left to the host itself where nothing is said: for the daemon, shepherds and page cache.
@@ -65,6 +66,7 @@ pub(super) fn host(
         },
         accelerator,
         allow_emulation: draft.allow_emulation,
+        image_keys: image_keys(draft, sources)?,
         drain,
     })
 }
@@ -80,6 +82,14 @@ fn mode(draft: &HostDraft, sources: &Sources) -> Result<u32, ConfigError> {
         .ok()
         .filter(|mode| mode & !0o660 == 0 && mode & 0o600 == 0o600)
         .ok_or_else(|| sources.error("host.socket_mode", text, Problem::Mode))
+}
+
+fn image_keys(draft: &HostDraft, sources: &Sources) -> Result<Trust, ConfigError> {
+    let key = |(index, text): (usize, &String)| {
+        let place = format!("host.image_keys[{index}]");
+        text.parse().map_err(|_| sources.error(place, text, Problem::NoImageKey))
+    };
+    draft.image_keys.iter().enumerate().map(key).collect::<Result<_, _>>().map(Trust::new)
 }
 
 fn tcp(

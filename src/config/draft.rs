@@ -124,6 +124,7 @@ pub(super) struct HostDraft {
     #[serde(deserialize_with = "optional_text")]
     pub(super) accel: Option<Wish>,
     pub(super) allow_emulation: bool,
+    pub(super) image_keys: Vec<String>,
     #[serde(deserialize_with = "optional_duration")]
     pub(super) drain: Option<Duration>,
 }

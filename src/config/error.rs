@@ -119,6 +119,9 @@ pub enum Problem {
     /// A key that is none.
     #[error("it is no private key in PEM")]
     NoKey,
+    /// A key for images that is none.
+    #[error("it is no public key of minisign's, 56 characters that begin with RW")]
+    NoImageKey,
     /// A token that can be guessed.
     #[error("it must have 16 characters at least")]
     TooShort,

@@ -123,6 +123,7 @@ fn show_host(host: &Host, hide: Hide) -> Value {
             Wish::Exactly(accelerator) => accelerator.to_string(),
         },
         "allow_emulation": host.allow_emulation,
+        "image_keys": host.image_keys.keys().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "drain": duration(host.drain),
     });
     if let Some((listen, token)) = &host.api.tcp {

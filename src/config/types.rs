@@ -10,7 +10,7 @@ use secrecy::SecretString;
 
 use crate::egress::policy::{Policies, Policy};
 use crate::host::size::Size;
-use crate::image::Reference;
+use crate::image::{Reference, Trust};
 use crate::machine::accelerator::Wish;
 
 /// Everything that `mayfly serve` is told.
@@ -291,6 +291,8 @@ pub struct Host {
     pub accelerator: Wish,
     /// Whether software emulation, which is no isolation boundary, will do.
     pub allow_emulation: bool,
+    /// Whose signature an image needs before it is booted.
+    pub image_keys: Trust,
     /// How long running jobs are waited for at the end (SIGTERM, `mayfly drain`).
     pub drain: Duration,
 }

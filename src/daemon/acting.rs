@@ -40,6 +40,7 @@ impl World {
         let wanted = Wanted {
             asked: monotonic(),
             image: settings.image.clone(),
+            trust: self.settings.host.image_keys.clone(),
             accelerator: self.settings.host.accelerator,
             processors: settings.cpus,
             memory: settings.memory,

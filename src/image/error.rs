@@ -4,7 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::build::ArchiveError;
+use super::archive::ArchiveError;
+use super::build::TarballError;
 use super::download::DownloadError;
 use super::kernel::KernelError;
 use super::modules::UnknownModule;
@@ -167,12 +168,12 @@ pub enum ImageError {
     },
     /// An archive that can't be unpacked.
     #[error("can't use the archive {path}")]
-    Archive {
+    Tarball {
         /// The archive.
         path: PathBuf,
         /// Why not.
         #[source]
-        source: ArchiveError,
+        source: TarballError,
     },
     /// A name, digest or reference that is none.
     #[error("not an image's name")]
@@ -207,6 +208,15 @@ pub enum ImageError {
         /// Why not.
         #[source]
         source: SignatureError,
+    },
+    /// An archive that is no image's.
+    #[error("can't import {path}")]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: ArchiveError,
     },
     /// A key for signatures that can't be used.
     #[error("can't use the key {key}")]
@@ -311,10 +321,11 @@ impl Failure for ImageError {
             | Self::Kernel { .. }
             | Self::Manifest { .. }
             | Self::Changed { .. }
+            | Self::Archive { .. }
             | Self::Key { .. }
             | Self::WrongDigest { .. }
             | Self::RunnerVersion { .. }
-            | Self::Archive { .. }
+            | Self::Tarball { .. }
             | Self::Protocol { .. } => Code::BadData,
             Self::Name(_) | Self::Ambiguous { .. } => Code::Usage,
             Self::Write { .. } => Code::CannotWrite,

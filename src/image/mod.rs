@@ -20,6 +20,7 @@
 //! This folder owns the store's layout and the contract with the agent in the initramfs. It must
 //! not know how a microVM is run, nor print anything.
 
+mod archive;
 pub mod build;
 mod download;
 mod error;
@@ -36,8 +37,9 @@ mod store;
 mod verify;
 
 pub use download::DownloadError;
+pub use archive::{ArchiveError, Moved, check as check_archive};
 pub use error::ImageError;
 pub use manifest::{Agent, Download, Inputs, Kernel, Manifest, Package, Part, Parts, Runner};
 pub use name::{Digest, ImageName, InvalidName, Reference};
 pub use signature::{KeyError, KeyId, PublicKey, SecretKey, SignatureError, Signed, Trust};
-pub use store::{Image, Listing, Store};
+pub use store::{Build, Candidate, Collection, Hold, Image, Kept, Listing, Retention, Store};

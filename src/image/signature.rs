@@ -10,13 +10,17 @@ use std::io::Cursor;
 use std::str::FromStr;
 
 use data_encoding::BASE64;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
 /// The file of an image's signature, beside its manifest.
 pub(super) const SIGNATURE: &str = "manifest.json.minisig";
 
 /// The most bytes of a signature or key file; a usual one has 300.
 pub(super) const LONGEST: u64 = 8 << 10;
+
+/// The bytes of a secret key: three algorithms, how the password becomes a key, the key's id, the
+/// key and a checksum.
+const SECRET_KEY: usize = 3 * 2 + (32 + 8 + 8) + 8 + 64 + 32;
 
 /// Why a signature is none of those that are trusted.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +120,13 @@ impl Trust {
         Self(keys)
     }
 
+    /// The same, and these keys as well.
+    #[must_use]
+    pub fn and(mut self, keys: &[PublicKey]) -> Self {
+        self.0.extend_from_slice(keys);
+        self
+    }
+
     /// The keys, if a signature is needed.
     pub fn keys(&self) -> &[PublicKey] {
         &self.0
@@ -184,6 +195,11 @@ impl Signature {
     }
 }
 
+/// The id of the key that a signature says to be made with.
+pub(super) fn key_id(signature: &[u8]) -> Option<KeyId> {
+    Signature::parse(signature).ok().map(|signature| signature.id())
+}
+
 /// A secret key that can sign.
 pub struct SecretKey(minisign::SecretKey);
 
@@ -194,22 +210,35 @@ impl fmt::Debug for SecretKey {
 }
 
 impl SecretKey {
-    /// The key of a file's text, with the password that it is protected with, if it is.
+    /// Whether a key's file is protected with a password.
     ///
     /// # Errors
     ///
-    /// It is no key, the password is wrong, or there is none to be had.
-    pub fn unlock<E: From<KeyError>>(
-        file: &SecretString,
-        password: impl FnOnce() -> Result<SecretString, E>,
-    ) -> Result<Self, E> {
-        let file = file.expose_secret();
-        let boxed = minisign::SecretKeyBox::from(file.to_owned());
-        let key = if is_protected(file)? {
-            let password = password()?.expose_secret().to_owned();
+    /// It is no key.
+    pub fn is_protected(file: &SecretString) -> Result<bool, KeyError> {
+        // The signature's algorithm, two bytes, then that of the protection.
+        match decode(file)?.expose_secret().get(..4) {
+            Some(b"EdSc") => Ok(true),
+            Some(b"Ed\0\0") => Ok(false),
+            _ => Err(KeyError::NotSecret),
+        }
+    }
+
+    /// The key of a file, with the password that it is protected with, if it is.
+    ///
+    /// # Errors
+    ///
+    /// It is no key, or the password is another or missing.
+    pub fn unlock(file: &SecretString, password: Option<&SecretString>) -> Result<Self, KeyError> {
+        let key = if Self::is_protected(file)? {
+            let password = password.ok_or(KeyError::WrongPassword)?.expose_secret().to_owned();
+            let boxed = minisign::SecretKeyBox::from(file.expose_secret().to_owned());
             boxed.into_secret_key(Some(password)).map_err(|_| KeyError::WrongPassword)?
         } else {
-            boxed.into_unencrypted_secret_key().map_err(|_| KeyError::NotSecret)?
+            // Not as a box: the library wants a checksum, which `minisign -W` does not make.
+            let bytes = decode(file)?;
+            minisign::SecretKey::from_bytes(bytes.expose_secret())
+                .map_err(|_| KeyError::NotSecret)?
         };
         Ok(Self(key))
     }
@@ -236,16 +265,11 @@ impl SecretKey {
     }
 }
 
-/// Whether a secret key's file is protected with a password. Its second line says so: the
-/// signature's algorithm, two bytes, then that of the protection.
-fn is_protected(file: &str) -> Result<bool, KeyError> {
-    let line = file.lines().nth(1).ok_or(KeyError::NotSecret)?;
+/// The bytes of a secret key's file, which are in its second line.
+fn decode(file: &SecretString) -> Result<SecretSlice<u8>, KeyError> {
+    let line = file.expose_secret().lines().nth(1).ok_or(KeyError::NotSecret)?;
     let bytes = BASE64.decode(line.trim().as_bytes()).map_err(|_| KeyError::NotSecret)?;
-    match bytes.get(..4) {
-        Some(b"EdSc") => Ok(true),
-        Some(b"Ed\0\0") => Ok(false),
-        _ => Err(KeyError::NotSecret),
-    }
+    if bytes.len() == SECRET_KEY { Ok(bytes.into()) } else { Err(KeyError::NotSecret) }
 }
 
 #[cfg(test)]
@@ -304,13 +328,28 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_secret_key_asks_for_no_password() {
+    fn a_file_that_is_no_secret_key_has_no_password() {
         let (_, public) = pair();
         for text in ["", "untrusted comment: x\n", &format!("untrusted comment: x\n{public}\n")] {
-            let asked = || -> Result<SecretString, KeyError> { panic!("asked for a password") };
-            let error = SecretKey::unlock(&text.into(), asked).unwrap_err();
+            let error = SecretKey::is_protected(&text.into()).unwrap_err();
             assert!(matches!(error, KeyError::NotSecret), "{text}");
         }
+    }
+
+    #[test]
+    fn a_secret_key_whose_halves_do_not_fit_signs_nothing() {
+        let pair = minisign::KeyPair::generate_unencrypted_keypair().unwrap();
+        let mut bytes = pair.sk.to_bytes();
+        let file = |bytes: &[u8]| {
+            SecretString::from(format!("untrusted comment: x\n{}\n", BASE64.encode(bytes)))
+        };
+        let good = SecretKey::unlock(&file(&bytes), None).unwrap();
+        assert!(good.sign(b"manifest", "comment").is_ok());
+        // The first byte of the key itself.
+        bytes[SECRET_KEY - 32 - 64] ^= 1;
+        let bad = SecretKey::unlock(&file(&bytes), None).unwrap();
+        assert!(matches!(bad.sign(b"manifest", "comment"), Err(KeyError::CannotSign(_))));
+        assert!(SecretKey::unlock(&file(&bytes[1..]), None).is_err());
     }
 
     proptest! {

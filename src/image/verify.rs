@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::error::ImageError;
 use super::hash;
 use super::manifest::Part;
+use super::signature::Trust;
 use super::store::{Image, Store};
 
 /// What tells one state of a file from another without a look into it.
@@ -57,16 +58,22 @@ impl Store {
     }
 
     /// What must be true before an image is booted: its agent speaks this version of the
-    /// protocol, and its parts are what was built. They are hashed only if they are not the files
+    /// protocol, who has to has signed it, and its parts are what was built. They are hashed only if they are not the files
     /// of the stamp that the last hashing left in `stamps`, a directory that is made if need be
     /// and that only this user must be able to write to.
     ///
     /// # Errors
     ///
-    /// [`ImageError::Protocol`], [`ImageError::Changed`], or a part can't be read or the stamp
-    /// not written.
-    pub fn ensure_verified(&self, image: &Image, stamps: &Path) -> Result<(), ImageError> {
+    /// [`ImageError::Protocol`], [`ImageError::Untrusted`], [`ImageError::Changed`], or a part
+    /// can't be read or the stamp not written.
+    pub fn ensure_verified(
+        &self,
+        image: &Image,
+        stamps: &Path,
+        trust: &Trust,
+    ) -> Result<(), ImageError> {
         check_protocol(image)?;
+        self.check_signature(image, trust)?;
         let path = stamps.join(format!("{}.json", image.digest));
         // Taken before hashing: a change in the meantime is found the next time.
         let now = stamp(image)?;
@@ -85,8 +92,7 @@ fn check_protocol(image: &Image) -> Result<(), ImageError> {
     if found == expected {
         return Ok(());
     }
-    let image = format!("{}@{}", image.name, image.digest.short());
-    Err(ImageError::Protocol { image, found, expected })
+    Err(ImageError::Protocol { image: image.shown(), found, expected })
 }
 
 fn verify_part(image: &Image, part: &Part) -> Result<(), ImageError> {

@@ -12,12 +12,15 @@ use super::front::Front;
 use super::plan::Plan;
 use super::programs::Programs;
 use super::record::Record;
+use crate::image::Hold;
 
 /// What every phase has.
 pub(super) struct Context {
     pub(super) plan: Plan,
     pub(super) front: Front,
     pub(super) record: Record,
+    /// The image can't be collected before the microVM is gone.
+    pub(super) _image: Hold,
     pub(super) phase: Phase,
     pub(super) statistics: Option<Statistics>,
     pub(super) egress: Option<Egress>,

@@ -23,6 +23,7 @@ use super::record::Record;
 use super::renounce::renounce;
 use crate::channel::{Heard, Link};
 use crate::failure::{self, Failure};
+use crate::image::Hold;
 use crate::machine::arguments::Specification;
 use crate::machine::{self, Machine, Parts, Places};
 use crate::network::{GATEWAY, Namespace};
@@ -99,10 +100,22 @@ impl Planned {
             Ok(record) => record,
             Err(cause) => return Err(Box::new((cause, front))),
         };
+        let image = match Hold::take(&plan.boot.directory) {
+            Ok(hold) => hold,
+            Err(error) => return Err(Box::new((Cause::Shepherd("hold the image", error), front))),
+        };
         let phase = Phase::Planned;
         let programs = Programs::new(&plan.directory);
-        let mut context =
-            Context { plan, front, record, phase, statistics: None, egress: None, programs };
+        let mut context = Context {
+            plan,
+            front,
+            record,
+            _image: image,
+            phase,
+            statistics: None,
+            egress: None,
+            programs,
+        };
         match context.enter(phase) {
             Ok(()) => Ok(Self(context)),
             Err(cause) => Err(Box::new((cause, context.front))),

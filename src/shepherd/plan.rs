@@ -50,6 +50,8 @@ pub struct Plan {
 /// What is booted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Boot {
+    /// The image's directory, which is held for as long as the microVM lives.
+    pub directory: PathBuf,
     /// The uncompressed kernel.
     pub kernel: PathBuf,
     /// The initial file system.

@@ -12,7 +12,7 @@ use crate::host::capacity::{Capacity, Exceeded};
 use crate::host::programs::{ProgramError, QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK};
 use crate::host::size::Size;
 use crate::host::state::StateDirectory;
-use crate::image::{Image, ImageError, Reference, Store};
+use crate::image::{Image, ImageError, Reference, Store, Trust};
 use crate::machine::Programs;
 use crate::machine::accelerator::{self, Facts, Unusable, Wish};
 use crate::network::NetworkError;
@@ -24,6 +24,8 @@ pub struct Wanted {
     pub asked: u64,
     /// The image, by name and perhaps digest.
     pub image: Reference,
+    /// Whose signature the image needs.
+    pub trust: Trust,
     /// What is to execute the guest's instructions.
     pub accelerator: Wish,
     /// Virtual processors.
@@ -120,7 +122,7 @@ pub fn plan_from(
     state: &StateDirectory,
 ) -> Result<(Plan, Option<String>), PlanError> {
     let image = store.find(&wanted.image)?;
-    store.ensure_verified(&image, &state.verified())?;
+    store.ensure_verified(&image, &state.verified(), &wanted.trust)?;
     let disk = disk(wanted.disk, &image)?;
     let (accelerator, why) = accelerator::choose(wanted.accelerator, &Facts::gather())?;
     let warning = why.map(|why| format!("{why}; using {accelerator}"));
@@ -140,6 +142,7 @@ pub fn plan_from(
         asked: wanted.asked,
         image: format!("{}@{}", image.name, image.digest.short()),
         boot: Boot {
+            directory: image.directory.clone(),
             kernel: image.kernel(),
             initramfs: image.initramfs(),
             rootfs: image.rootfs(),

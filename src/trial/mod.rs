@@ -23,7 +23,7 @@ use crate::egress::policy::Policy;
 use crate::failure::{Code, Failure};
 use crate::host::size::Size;
 use crate::host::state::StateDirectory;
-use crate::image::{Reference, Store};
+use crate::image::{Reference, Store, Trust};
 use crate::machine::accelerator::Wish;
 use crate::shepherd::event::{FailureReport, Happened, Outcome};
 use crate::shepherd::plan::{Deadlines, Order, Plan, monotonic};
@@ -113,6 +113,8 @@ impl Bench<'_> {
         let wanted = Wanted {
             asked: monotonic(),
             image: image.clone(),
+            // It was built here, and may be signed once it has passed.
+            trust: Trust::default(),
             accelerator: self.accelerator,
             processors: PROCESSORS,
             memory: MEMORY,

@@ -85,6 +85,7 @@ fn front_end() {
     let task = std::env::var(FRONT_END).expect("it is started by the other tests only");
     let task: Task = serde_json::from_str(&task).unwrap();
     let wanted = Wanted {
+        trust: mayfly::image::Trust::default(),
         asked: monotonic(),
         image: "base".parse().unwrap(),
         accelerator: Wish::Auto,

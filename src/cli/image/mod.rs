@@ -2,7 +2,12 @@
 
 mod build;
 mod newest;
+mod bytes;
+mod export;
+mod gc;
+mod import;
 mod show;
+mod sign;
 mod steps;
 
 use std::io::{self, Write};
@@ -11,7 +16,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 
 use super::report::Problem;
-use crate::image::{ImageError, Reference, Store};
+use super::trust::public_key;
+use crate::image::{ImageError, ImageName, PublicKey, Reference, Store, Trust};
 
 /// `mayfly image`.
 #[derive(Debug, Args)]
@@ -43,11 +49,25 @@ enum ImageCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Hash every part of an image and compare with what was built
+    Export(export::ExportArguments),
+    Import(import::ImportArguments),
+    Sign(sign::SignArguments),
+    /// Let a name mean the build that it meant before; done again, what it means now
+    Rollback {
+        /// The name
+        #[arg(value_parser = name)]
+        name: ImageName,
+    },
+    Gc(gc::GcArguments),
+    /// Hash every part of an image and compare with what was built; with a key, check who signed it
     Verify {
         /// NAME, the newest build, or NAME@DIGEST-PREFIX
         #[arg(required = true, value_parser = reference)]
         images: Vec<Reference>,
+        /// Refuse an image that is signed with none of these keys: public keys of minisign's, or
+        /// files with one
+        #[arg(long = "key", value_name = "KEY", value_parser = public_key)]
+        keys: Vec<PublicKey>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -60,6 +80,10 @@ enum ImageCommand {
     },
 }
 
+fn name(text: &str) -> Result<ImageName, String> {
+    text.parse().map_err(|error: crate::image::InvalidName| error.to_string())
+}
+
 fn reference(text: &str) -> Result<Reference, String> {
     text.parse().map_err(|error: crate::image::InvalidName| error.to_string())
 }
@@ -69,42 +93,63 @@ fn reference(text: &str) -> Result<Reference, String> {
 ///
 /// # Errors
 ///
-/// What the image folder says, or standard output can't be written.
+/// What the image folder or the settings say, or standard output can't be written.
 pub(super) fn run(arguments: ImageArguments, default_store: &Path) -> Result<(), Problem> {
     let store = &Store::open(arguments.store.as_deref().unwrap_or(default_store));
     let mut output = io::stdout().lock();
-    let done = match arguments.command {
-        ImageCommand::Build(arguments) => return build::build(&arguments, store, &mut output),
-        ImageCommand::List { json } => show::list(store, json, &mut output),
+    match arguments.command {
+        ImageCommand::Build(arguments) => build::build(&arguments, store, &mut output)?,
+        ImageCommand::List { json } => show::list(store, json, &mut output)?,
         ImageCommand::Inspect { image, json } => {
-            show::inspect(&store.find(&image)?, json, &mut output)
+            show::inspect(&store.find(&image)?, json, &mut output)?;
         }
-        ImageCommand::Verify { images, json } => {
-            images.iter().try_for_each(|image| verify(store, image, json, &mut output))
+        // It may write to standard output itself.
+        ImageCommand::Export(arguments) => {
+            drop(output);
+            export::export(&arguments, store)?;
+        }
+        ImageCommand::Import(arguments) => import::import(&arguments, store, &mut output)?,
+        ImageCommand::Sign(arguments) => sign::sign(&arguments, store, &mut output)?,
+        ImageCommand::Rollback { name } => {
+            let image = store.rollback(&name)?;
+            say(&mut output, &format!("{}@{}", image.name, image.digest))?;
+        }
+        ImageCommand::Gc(arguments) => gc::gc(&arguments, store, &mut output)?,
+        ImageCommand::Verify { images, keys, json } => {
+            let trust = Trust::new(keys);
+            images.iter().try_for_each(|image| verify(store, image, &trust, json, &mut output))?;
         }
         ImageCommand::Remove { images } => images.iter().try_for_each(|image| {
             let digest = store.remove(image)?;
             say(&mut output, &format!("{}@{digest}", image.name))
-        }),
-    };
-    Ok(done?)
+        })?,
+    }
+    Ok(())
 }
 
 fn verify(
     store: &Store,
     reference: &Reference,
+    trust: &Trust,
     json: bool,
     output: &mut dyn Write,
 ) -> Result<(), ImageError> {
     let image = store.find(reference)?;
+    let signed = store.check_signature(&image, trust)?;
     store.verify(&image)?;
     if json {
         let answer = serde_json::json!({
-            "name": image.name, "digest": image.digest, "verified": true,
+            "name": image.name,
+            "digest": image.digest,
+            "verified": true,
+            "signed_with": signed.as_ref().map(|signed| signed.key.to_string()),
+            "comment": signed.as_ref().map(|signed| &signed.comment),
         });
         return say(output, &answer.to_string());
     }
-    say(output, &format!("{}@{} is what was built", image.name, image.digest))
+    let signed = signed.map(|signed| format!(", and signed with {}", signed.key));
+    let signed = signed.unwrap_or_default();
+    say(output, &format!("{}@{} is what was built{signed}", image.name, image.digest))
 }
 
 fn say(output: &mut dyn Write, line: &str) -> Result<(), ImageError> {

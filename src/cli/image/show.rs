@@ -12,6 +12,9 @@ pub(super) fn list(store: &Store, json: bool, output: &mut dyn Write) -> Result<
     for error in &listing.broken {
         eprintln!("warning: {}", crate::failure::chain(error));
     }
+    let is_previous = |image: &Image| {
+        store.previous(&image.name).is_ok_and(|previous| previous.as_ref() == Some(&image.digest))
+    };
     if json {
         let images: Vec<_> = listing
             .images
@@ -21,6 +24,7 @@ pub(super) fn list(store: &Store, json: bool, output: &mut dyn Write) -> Result<
                     "name": image.name,
                     "digest": image.digest,
                     "newest": newest,
+                    "previous": is_previous(image),
                     "directory": image.directory,
                     "created": image.manifest.created,
                     "bytes": total(&image.manifest),
@@ -35,7 +39,11 @@ pub(super) fn list(store: &Store, json: bool, output: &mut dyn Write) -> Result<
     }
     say(output, &format!("{:<20} {:<12} {:<20} {:>10}", "NAME", "DIGEST", "PACKAGES OF", "SIZE"))?;
     for (image, newest) in &listing.images {
-        let name = if *newest { image.name.to_string() } else { format!("{} (old)", image.name) };
+        let name = match newest {
+            true => image.name.to_string(),
+            false if is_previous(image) => format!("{} (previous)", image.name),
+            false => format!("{} (old)", image.name),
+        };
         let size = Size(total(&image.manifest)).to_string();
         let digest = image.digest.short();
         say(output, &format!("{name:<20} {digest:<12} {:<20} {size:>10}", date(&image.manifest)))?;
@@ -53,6 +61,9 @@ pub(super) fn inspect(image: &Image, json: bool, output: &mut dyn Write) -> Resu
     line("name", image.name.as_str())?;
     line("digest", image.digest.as_str())?;
     line("directory", &image.directory.display().to_string())?;
+    if let Some(key) = image.signature_key() {
+        line("signed with", &format!("key {key}; mayfly image verify --key checks it"))?;
+    }
     line("packages of", &date(manifest))?;
     line("architecture", &manifest.architecture)?;
     line("protocol", &manifest.protocol.to_string())?;

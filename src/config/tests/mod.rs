@@ -280,3 +280,20 @@ fn the_intervals_of_asking_github_can_be_set_within_reason() {
         assert!(error.contains(&format!("github.{key} = \"2h\"")), "{error}");
     }
 }
+
+/// A public key of minisign's; nobody has the secret one.
+const KEY: &str = "RWSIPwTv4NbEoGZVonMjyW9g1VuMX7uFpeIqefdxY+U85ndNdoszfDZl";
+
+#[test]
+fn keys_for_images_are_keys() {
+    let place = Place::new();
+    let settings = place.load(&format!("[host]\nimage_keys = [\"{KEY}\"]")).unwrap();
+    assert_eq!(settings.host.image_keys.keys().len(), 1);
+    let shown = settings.lines().into_iter().find(|line| line.starts_with("host.image_keys"));
+    assert_eq!(shown.unwrap(), format!("host.image_keys = [\"{KEY}\"]"));
+    let refusal = place.refusal(&format!("[host]\nimage_keys = [\"{KEY}\", \"RWnonsense\"]"));
+    assert!(
+        refusal.contains("host.image_keys[1] = \"RWnonsense\": it is no public key"),
+        "{refusal}"
+    );
+}

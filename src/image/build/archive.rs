@@ -16,7 +16,7 @@ const LONGEST_PATH: usize = 1024;
 
 /// Why an archive can't be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
+pub enum TarballError {
     /// It is damaged or no such archive.
     #[error("it is no gzipped tar archive, or damaged")]
     Damaged(#[from] io::Error),
@@ -58,20 +58,20 @@ pub(super) enum Member<'r> {
 }
 
 /// Calls `take` with each entry's path.
-pub(super) fn read<E: From<ArchiveError>>(
+pub(super) fn read<E: From<TarballError>>(
     file: File,
     mut take: impl FnMut(&str, Member<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut archive = tar::Archive::new(MultiGzDecoder::new(file).take(MOST_BYTES));
     let (mut seen, mut links) = (BTreeSet::new(), BTreeSet::new());
-    let entries = archive.entries().map_err(ArchiveError::Damaged)?;
+    let entries = archive.entries().map_err(TarballError::Damaged)?;
     for (index, entry) in entries.enumerate() {
         if index == MOST_ENTRIES {
-            return Err(ArchiveError::TooLarge.into());
+            return Err(TarballError::TooLarge.into());
         }
-        let mut entry = entry.map_err(ArchiveError::Damaged)?;
+        let mut entry = entry.map_err(TarballError::Damaged)?;
         let Some(path) = checked_path(&entry.path_bytes())? else { continue };
-        let refused = |problem| E::from(ArchiveError::Entry { path: path.clone(), problem });
+        let refused = |problem| E::from(TarballError::Entry { path: path.clone(), problem });
         if parents(&path).any(|parent| links.contains(parent)) {
             return Err(refused("is behind a link"));
         }
@@ -110,14 +110,14 @@ pub(super) fn read<E: From<ArchiveError>>(
         }
     }
     // Damage behind the last entry is damage.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(ArchiveError::Damaged)?;
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(TarballError::Damaged)?;
     Ok(())
 }
 
 /// An entry's path without `.`; none for the archive's own root.
-fn checked_path(bytes: &[u8]) -> Result<Option<String>, ArchiveError> {
+fn checked_path(bytes: &[u8]) -> Result<Option<String>, TarballError> {
     let lossy = String::from_utf8_lossy(bytes);
-    let refused = |problem| ArchiveError::Entry { path: lossy.clone().into_owned(), problem };
+    let refused = |problem| TarballError::Entry { path: lossy.clone().into_owned(), problem };
     let text = std::str::from_utf8(bytes).map_err(|_| refused("has a name that is no text"))?;
     if text.len() > LONGEST_PATH || text.chars().any(char::is_control) {
         return Err(refused("has no usable name"));
@@ -196,12 +196,12 @@ mod tests {
         gzip.finish().unwrap()
     }
 
-    fn unpack(bytes: &[u8]) -> Result<Vec<String>, ArchiveError> {
+    fn unpack(bytes: &[u8]) -> Result<Vec<String>, TarballError> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         io::Seek::rewind(&mut file).unwrap();
         let mut taken = Vec::new();
-        read::<ArchiveError>(file, |path, member| {
+        read::<TarballError>(file, |path, member| {
             taken.push(match member {
                 Member::Directory => format!("{path}/"),
                 Member::File { bytes, executable, content, .. } => {
@@ -247,7 +247,7 @@ mod tests {
             &[("a", EntryType::Char, "")],
         ] {
             let error = unpack(&archive(entries)).unwrap_err();
-            assert!(matches!(error, ArchiveError::Entry { .. }), "{entries:?}: {error}");
+            assert!(matches!(error, TarballError::Entry { .. }), "{entries:?}: {error}");
         }
     }
 
@@ -255,7 +255,7 @@ mod tests {
     fn what_is_damaged_is_refused() {
         let whole = archive(&[("a", EntryType::Regular, "hello")]);
         for bytes in [&b"hello"[..], &whole[..whole.len() / 2], &whole[..whole.len() - 4]] {
-            assert!(matches!(unpack(bytes), Err(ArchiveError::Damaged(_))), "{}", bytes.len());
+            assert!(matches!(unpack(bytes), Err(TarballError::Damaged(_))), "{}", bytes.len());
         }
     }
 

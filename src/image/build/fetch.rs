@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::Build;
-use super::archive::{self, ArchiveError, Member};
+use super::archive::{self, TarballError, Member};
 use super::layer::{Access, Layer};
 use super::runner::{ActionsRunner, RunnerSource, Wanted};
 use crate::image::download::{self, Downloader};
@@ -66,7 +66,7 @@ pub(super) fn add(
         }
         Some(member) => {
             let unfit =
-                |source| ImageError::Archive { path: download.url.to_string().into(), source };
+                |source| ImageError::Tarball { path: download.url.to_string().into(), source };
             let (bytes, content) = member_of(file, member).map_err(unfit)?;
             layer.file(to, access, bytes, content.as_slice())?;
         }
@@ -84,14 +84,14 @@ pub(super) fn add(
 const MEMBER_LIMIT: u64 = 512 << 20;
 
 /// One file of an archive.
-fn member_of(file: File, wanted: &str) -> Result<(u64, Vec<u8>), ArchiveError> {
+fn member_of(file: File, wanted: &str) -> Result<(u64, Vec<u8>), TarballError> {
     let mut found = None;
-    archive::read::<ArchiveError>(file, |path, member| {
+    archive::read::<TarballError>(file, |path, member| {
         if let Member::File { bytes, content, .. } = member
             && path == wanted
         {
             if bytes > MEMBER_LIMIT {
-                return Err(ArchiveError::TooLarge);
+                return Err(TarballError::TooLarge);
             }
             let mut whole = Vec::new();
             content.read_to_end(&mut whole)?;
@@ -99,5 +99,5 @@ fn member_of(file: File, wanted: &str) -> Result<(u64, Vec<u8>), ArchiveError> {
         }
         Ok(())
     })?;
-    found.ok_or_else(|| ArchiveError::Lacks(wanted.to_owned()))
+    found.ok_or_else(|| TarballError::Lacks(wanted.to_owned()))
 }

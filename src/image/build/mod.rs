@@ -26,9 +26,9 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use agent::find_agent;
-pub use archive::ArchiveError;
+pub use archive::TarballError;
 pub use runner::{RunnerRelease, RunnerSource};
-pub(super) use workspace::doomed_directory;
+pub(super) use workspace::{DeadBuild, Workspace, dead_builds, doomed_directory};
 
 use mayfly_protocol::settings::Settings;
 
@@ -38,15 +38,14 @@ use fill::Filling;
 use process::{Deadline, Runner};
 use runner::Wanted;
 use system::System;
-use workspace::Workspace;
 
 use super::error::ImageError;
 use super::hardening;
 use super::hash;
 use super::manifest::{Agent, Format, Inputs, Kernel, Manifest, Part, PartName, Parts};
-use super::name::{Digest, Reference};
+use super::name::Digest;
 use super::recipe::{KernelArgument, Recipe};
-use super::store::{Image, MANIFEST, Store};
+use super::store::{Candidate, Image, MANIFEST, Store};
 
 /// Is told how a build goes on, to show it to somebody.
 pub trait Progress {
@@ -82,8 +81,7 @@ impl Builder<'_> {
     ///
     /// The host lacks something, a program failed, or time ran out; the store is as before.
     pub fn build(&self) -> Result<Image, ImageError> {
-        let image = self.build_candidate()?;
-        self.store.point(&Reference::exactly(&image.name, &image.digest))
+        self.store.adopt(&self.build_candidate()?)
     }
 
     /// Makes the image; its name means what it meant before. Must be called from a thread that
@@ -92,7 +90,7 @@ impl Builder<'_> {
     /// # Errors
     ///
     /// Those of [`Self::build`].
-    pub fn build_candidate(&self) -> Result<Image, ImageError> {
+    pub fn build_candidate(&self) -> Result<Candidate, ImageError> {
         let runner = Runner { deadline: Deadline::after(self.timeout), progress: self.progress };
         self.progress.step("checking the host");
         enclosure::check_programs()?;
@@ -107,9 +105,9 @@ impl Builder<'_> {
         // Also after the deadline: a build that failed leaves nothing.
         let cleaner = Runner { deadline: Deadline::after(CLEANING), progress: self.progress };
         let removed = workspace.remove(enclosure, &cleaner);
-        let image = result?;
+        let candidate = result?;
         removed?;
-        Ok(image)
+        Ok(candidate)
     }
 }
 
@@ -125,8 +123,8 @@ struct Build<'a> {
 }
 
 impl Build<'_> {
-    fn make(&self, wanted: Option<Wanted>, workspace: &Workspace) -> Result<Image, ImageError> {
-        let recipe = self.builder.recipe;
+    fn make(&self, wanted: Option<Wanted>, workspace: &Workspace) -> Result<Candidate, ImageError> {
+        let (store, recipe) = (self.builder.store, self.builder.recipe);
         let content = &recipe.content;
         let (image, system) = (workspace.image(), System::new(workspace.work()));
 
@@ -181,7 +179,7 @@ impl Build<'_> {
         };
         let digest = write_manifest(&manifest, &image)?;
         self.runner.deadline.check()?;
-        self.builder.store.publish(&image, &manifest.name, digest)
+        store.publish(&image, &manifest.name, digest)
     }
 
     fn step(&self, step: &str) -> Result<(), ImageError> {

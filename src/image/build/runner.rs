@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 
-use super::archive::{self, ArchiveError, Member};
+use super::archive::{self, TarballError, Member};
 use super::layer::{Access, Layer, directories_between};
 use crate::image::error::ImageError;
 use crate::image::hash;
@@ -180,7 +180,7 @@ impl ActionsRunner<'_> {
         if listener {
             Ok(released)
         } else {
-            Err(self.unfit(ArchiveError::Lacks(LISTENER.to_owned())))
+            Err(self.unfit(TarballError::Lacks(LISTENER.to_owned())))
         }
     }
 
@@ -222,19 +222,19 @@ impl ActionsRunner<'_> {
         Err(ImageError::RunnerVersion { found: found.to_string(), expected })
     }
 
-    fn unfit(&self, source: ArchiveError) -> ImageError {
-        ImageError::Archive { path: self.path.clone(), source }
+    fn unfit(&self, source: TarballError) -> ImageError {
+        ImageError::Tarball { path: self.path.clone(), source }
     }
 }
 
 /// What can go wrong with each entry.
 enum Trouble {
-    Archive(ArchiveError),
+    Archive(TarballError),
     Layer(ImageError),
 }
 
-impl From<ArchiveError> for Trouble {
-    fn from(error: ArchiveError) -> Self {
+impl From<TarballError> for Trouble {
+    fn from(error: TarballError) -> Self {
         Self::Archive(error)
     }
 }

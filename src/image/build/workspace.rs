@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::enclosure::Enclosure;
-use super::process::Runner;
+use super::process::{Deadline, Runner};
+use super::{CLEANING, Progress};
 use crate::image::error::ImageError;
 use crate::image::store::Store;
 
 const PREFIX: &str = ".building-";
 
 /// A build's directory, held for as long as the value lives.
-pub(super) struct Workspace {
+pub(in crate::image) struct Workspace {
     path: PathBuf,
     _lock: Flock<File>,
 }
@@ -29,33 +30,44 @@ impl Workspace {
         enclosure: Enclosure,
         runner: &Runner<'_>,
     ) -> Result<Self, ImageError> {
+        for dead in dead_builds(store)? {
+            // What can't be removed now, e.g. because the last process in it is about to end,
+            // waits for the next build.
+            let _ = enclosure.remove(runner, &dead.path);
+        }
+        let workspace = Self::claim(store)?;
+        let work = workspace.work();
+        fs::create_dir(&work).map_err(ImageError::write(work))?;
+        Ok(workspace)
+    }
+
+    /// Makes a directory in the store with nothing but room for the image's files.
+    pub(in crate::image) fn claim(store: &Store) -> Result<Self, ImageError> {
         // The store's lock, so that nobody takes a directory for dead that was just made.
         let store_lock = store.lock()?;
-        let dead = dead_workspaces(store.path())?;
         let path = doomed_directory(store.path())?;
         let lock = try_lock(&path)?
             .ok_or_else(|| ImageError::StoreBusy { store: store.path().to_owned() })?;
         drop(store_lock);
         let workspace = Self { path, _lock: lock };
-        for (directory, _lock) in dead {
-            // What can't be removed now, e.g. because the last process in it is about to end,
-            // waits for the next build.
-            let _ = enclosure.remove(runner, &directory);
-        }
-        for directory in [workspace.image(), workspace.work()] {
-            fs::create_dir(&directory).map_err(ImageError::write(directory))?;
-        }
+        let image = workspace.image();
+        fs::create_dir(&image).map_err(ImageError::write(image))?;
         Ok(workspace)
     }
 
     /// Where the image's files are made.
-    pub(super) fn image(&self) -> PathBuf {
+    pub(in crate::image) fn image(&self) -> PathBuf {
         self.path.join("image")
     }
 
     /// Where everything else is made.
     pub(super) fn work(&self) -> PathBuf {
         self.path.join("work")
+    }
+
+    /// Removes it, if there is nothing in it but the user's own files.
+    pub(in crate::image) fn discard(self) -> Result<(), ImageError> {
+        fs::remove_dir_all(&self.path).map_err(ImageError::write(&self.path))
     }
 
     /// Removes it, with whatever the build left there.
@@ -76,18 +88,51 @@ pub(in crate::image) fn doomed_directory(store: &Path) -> Result<PathBuf, ImageE
     Ok(directory)
 }
 
-/// The directories of builds that are no more, each with its lock, so that nobody else removes
-/// them as well.
-fn dead_workspaces(store: &Path) -> Result<Vec<(PathBuf, Flock<File>)>, ImageError> {
+/// What a build left that ended in the middle, locked so that nobody else removes it as well.
+pub(in crate::image) struct DeadBuild {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl DeadBuild {
+    /// Where it is.
+    pub(in crate::image) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes it, also what belongs to other ids of the user's range.
+    pub(in crate::image) fn remove(self) -> Result<(), ImageError> {
+        // Most have nothing that needs an enclosure, and not every host lets everybody have one.
+        if fs::remove_dir_all(&self.path).is_ok() {
+            return Ok(());
+        }
+        let runner = Runner { deadline: Deadline::after(CLEANING), progress: &Silent };
+        Enclosure::new(&runner)?.remove(&runner, &self.path)
+    }
+}
+
+/// A removal has nothing to tell.
+struct Silent;
+
+impl Progress for Silent {
+    fn step(&self, _: &str) {}
+
+    fn detail(&self, _: &str) {}
+}
+
+/// What dead builds left in a store.
+pub(in crate::image) fn dead_builds(store: &Store) -> Result<Vec<DeadBuild>, ImageError> {
+    let _lock = store.lock()?;
+    let path = store.path();
     let mut dead = Vec::new();
-    for entry in fs::read_dir(store).map_err(ImageError::read(store))? {
-        let entry = entry.map_err(ImageError::read(store))?;
+    for entry in fs::read_dir(path).map_err(ImageError::read(path))? {
+        let entry = entry.map_err(ImageError::read(path))?;
         if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
             continue;
         }
         // One that vanished in the meantime, or that can't be opened, is none of ours to remove.
         if let Ok(Some(lock)) = try_lock(&entry.path()) {
-            dead.push((entry.path(), lock));
+            dead.push(DeadBuild { path: entry.path(), _lock: lock });
         }
     }
     Ok(dead)

@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::time::SystemTime;
 
-use super::{Image, MANIFEST, Store, absent_is_fine};
+use super::{Candidate, Image, MANIFEST, Store, absent_is_fine};
 use crate::image::error::ImageError;
 use crate::image::name::{Digest, ImageName, LATEST, PREVIOUS, Reference};
 
@@ -24,6 +24,15 @@ impl Store {
         let image = self.find(reference)?;
         self.let_mean(&image.name, &image.digest)?;
         Ok(image)
+    }
+
+    /// Lets the name of a finished image mean it.
+    ///
+    /// # Errors
+    ///
+    /// The links can't be changed.
+    pub fn adopt(&self, candidate: &Candidate) -> Result<Image, ImageError> {
+        self.point(&Reference::exactly(&candidate.image.name, &candidate.image.digest))
     }
 
     /// Lets a name mean the build that it meant before; done again, what it means now.
@@ -50,7 +59,11 @@ impl Store {
     }
 
     /// The build that a name meant before the one that it means, if it is there.
-    pub(super) fn previous(&self, name: &ImageName) -> Result<Option<Digest>, ImageError> {
+    ///
+    /// # Errors
+    ///
+    /// The link can't be read.
+    pub fn previous(&self, name: &ImageName) -> Result<Option<Digest>, ImageError> {
         let newest = self.newest(name)?;
         Ok(self.target(name, PREVIOUS)?.filter(|previous| newest.as_ref() != Some(previous)))
     }

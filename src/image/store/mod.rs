@@ -1,7 +1,7 @@
 //! Where images are kept: finding, listing, publishing and removing them.
 //!
 //! An image's directory is called by the digest of its manifest, is put there by one rename and
-//! never changes afterwards. Whatever else is in the store begins with a dot: builds under way
+//! never changes afterwards, but for the signature of the manifest. Whatever else is in the store begins with a dot: builds under way
 //! (`.building-*`) and the lock that orders the short steps that change names.
 
 use std::fs::{self, File};
@@ -16,7 +16,14 @@ use super::hash;
 use super::manifest::{Manifest, PartName};
 use super::name::{Digest, ImageName, Reference};
 
+mod collect;
+mod hold;
 mod meaning;
+mod signing;
+
+pub use collect::{Build, Collection, Kept, Retention};
+pub use hold::{Candidate, Hold};
+pub(super) use signing::write_sealed;
 
 /// The manifest's file name.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -73,6 +80,11 @@ impl Image {
     /// The path of the root file system, raw ext4.
     pub fn rootfs(&self) -> PathBuf {
         self.part(PartName::Rootfs)
+    }
+
+    /// How messages call it.
+    pub(super) fn shown(&self) -> String {
+        format!("{}@{}", self.name, self.digest.short())
     }
 
     /// The image in a directory, if its manifest is the one that `digest` stands for.
@@ -184,7 +196,7 @@ impl Store {
         Ok(digest)
     }
 
-    /// Puts a finished image in its place; its name means what it meant until [`Store::point`]. The
+    /// Puts a finished image in its place; its name means what it meant until [`Store::adopt`]. The
     /// same image may be there already, from another build: then that one stays if it is whole,
     /// and `finished` is left.
     pub(super) fn publish(
@@ -192,7 +204,7 @@ impl Store {
         finished: &Path,
         name: &ImageName,
         digest: Digest,
-    ) -> Result<Image, ImageError> {
+    ) -> Result<Candidate, ImageError> {
         let _lock = self.lock()?;
         let target = self.directory(name, &digest);
         let parent = self.path.join(name.as_str());
@@ -211,7 +223,9 @@ impl Store {
             let synced = File::open(directory).and_then(|directory| directory.sync_all());
             synced.map_err(ImageError::write(directory))?;
         }
-        Image::read(name, digest, target)
+        // Before the store's lock is let go: a collection comes too late for it.
+        let hold = Hold::take(&target).map_err(ImageError::read(&target))?;
+        Ok(Candidate { image: Image::read(name, digest, target)?, _hold: hold })
     }
 
     /// Orders those who change names in the store. Held for as long as the value lives.
@@ -270,4 +284,4 @@ fn absent_is_fine(error: io::Error) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

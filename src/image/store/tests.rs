@@ -6,20 +6,21 @@ use mayfly_protocol::settings::Settings;
 
 use super::*;
 use crate::image::manifest::{Agent, Format, Inputs, Kernel, Part, Parts};
+use crate::image::signature::Trust;
 
-struct Fixture {
-    store: Store,
-    directory: tempfile::TempDir,
+pub(in crate::image) struct Fixture {
+    pub(in crate::image) store: Store,
+    pub(in crate::image) directory: tempfile::TempDir,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(in crate::image) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         Self { store: Store::open(directory.path().join("images")), directory }
     }
 
     /// Publishes an image called `name` whose parts are `text`.
-    fn candidate(&self, name: &str, text: &str, protocol: u16) -> Image {
+    pub(in crate::image) fn candidate(&self, name: &str, text: &str, protocol: u16) -> Candidate {
         let finished = self.directory.path().join("finished");
         fs::create_dir(&finished).unwrap();
         let part = |file: PartName| {
@@ -68,12 +69,12 @@ impl Fixture {
     }
 
     /// The same, and lets the name mean it.
-    fn publish(&self, name: &str, text: &str, protocol: u16) -> Image {
+    pub(in crate::image) fn publish(&self, name: &str, text: &str, protocol: u16) -> Image {
         let image = self.candidate(name, text, protocol);
-        self.store.point(&Reference::exactly(&image.name, &image.digest)).unwrap()
+        self.store.adopt(&image).unwrap()
     }
 
-    fn find(&self, reference: &str) -> Result<Image, ImageError> {
+    pub(in crate::image) fn find(&self, reference: &str) -> Result<Image, ImageError> {
         self.store.find(&reference.parse().unwrap())
     }
 }
@@ -177,10 +178,10 @@ fn removing_the_newest_brings_back_the_one_before() {
 #[test]
 fn a_candidate_is_nothing_that_its_name_means() {
     let fixture = Fixture::new();
-    let only = fixture.candidate("base", "zero", 1);
+    let only = fixture.candidate("base", "zero", 1).image;
     assert!(matches!(fixture.find("base"), Err(ImageError::Unknown { .. })));
     let meant = fixture.publish("base", "one", 1);
-    let candidate = fixture.candidate("base", "two", 1);
+    let candidate = fixture.candidate("base", "two", 1).image;
     assert_eq!(fixture.find("base").unwrap().digest, meant.digest);
     let reference = Reference::exactly(&candidate.name, &candidate.digest);
     assert_eq!(fixture.store.find(&reference).unwrap().digest, candidate.digest);
@@ -238,7 +239,7 @@ fn an_image_of_another_protocol_is_not_booted() {
     let fixture = Fixture::new();
     let image = fixture.publish("base", "one", mayfly_protocol::VERSION + 1);
     let stamps = fixture.directory.path().join("stamps");
-    let error = fixture.store.ensure_verified(&image, &stamps).unwrap_err();
+    let error = fixture.store.ensure_verified(&image, &stamps, &Trust::default()).unwrap_err();
     assert!(matches!(error, ImageError::Protocol { .. }));
     assert!(crate::failure::Failure::hint(&error).unwrap().contains("image build"));
 }
@@ -248,13 +249,13 @@ fn a_change_after_verification_is_found() {
     let fixture = Fixture::new();
     let image = fixture.publish("base", "one", mayfly_protocol::VERSION);
     let stamps = fixture.directory.path().join("stamps");
-    fixture.store.ensure_verified(&image, &stamps).unwrap();
-    fixture.store.ensure_verified(&image, &stamps).unwrap();
+    fixture.store.ensure_verified(&image, &stamps, &Trust::default()).unwrap();
+    fixture.store.ensure_verified(&image, &stamps, &Trust::default()).unwrap();
     // Same length, same modification time: only the change time tells.
     let modified = fs::metadata(image.rootfs()).unwrap().modified().unwrap();
     fs::write(image.rootfs(), "two").unwrap();
     File::options().write(true).open(image.rootfs()).unwrap().set_modified(modified).unwrap();
-    let error = fixture.store.ensure_verified(&image, &stamps).unwrap_err();
+    let error = fixture.store.ensure_verified(&image, &stamps, &Trust::default()).unwrap_err();
     assert!(matches!(error, ImageError::Changed { part, .. } if part == image.rootfs()));
 }
 
@@ -263,11 +264,143 @@ fn what_was_verified_is_not_read_again() {
     let fixture = Fixture::new();
     let image = fixture.publish("base", "one", mayfly_protocol::VERSION);
     let stamps = fixture.directory.path().join("stamps");
-    fixture.store.ensure_verified(&image, &stamps).unwrap();
+    fixture.store.ensure_verified(&image, &stamps, &Trust::default()).unwrap();
     // A manifest that no file can satisfy: hashing would fail.
     let mut impossible = image.clone();
     impossible.manifest.parts.rootfs.sha256 = hash::of_bytes(b"something else");
-    fixture.store.ensure_verified(&impossible, &stamps).unwrap();
+    fixture.store.ensure_verified(&impossible, &stamps, &Trust::default()).unwrap();
     fs::remove_dir_all(&stamps).unwrap();
-    assert!(fixture.store.ensure_verified(&impossible, &stamps).is_err());
+    assert!(fixture.store.ensure_verified(&impossible, &stamps, &Trust::default()).is_err());
+}
+
+/// What a collection says of each build, by the text that it was made of.
+fn kept(fixture: &Fixture, retention: &Retention, dry_run: bool) -> Vec<(String, Option<Kept>)> {
+    let collection = fixture.store.collect(retention, dry_run).unwrap();
+    let mut kept: Vec<_> = collection
+        .images
+        .into_iter()
+        .map(|build| (format!("{}@{}", build.name, build.digest), build.kept))
+        .collect();
+    kept.sort();
+    kept
+}
+
+fn said(image: &Image, kept: Option<Kept>) -> (String, Option<Kept>) {
+    (format!("{}@{}", image.name, image.digest), kept)
+}
+
+#[test]
+fn a_collection_removes_what_nobody_can_mean() {
+    let fixture = Fixture::new();
+    let [first, pinned, old, new] =
+        ["one", "two", "three", "four"].map(|text| fixture.publish("base", text, 1));
+    let other = fixture.publish("other", "one", 1);
+    let prefix = format!("base@{}", pinned.digest.short());
+    let retention = Retention {
+        pinned: vec![prefix.parse().unwrap(), "absent@00".parse().unwrap()],
+        recent: 0,
+    };
+    let mut expected = vec![
+        said(&first, None),
+        said(&pinned, Some(Kept::Pinned)),
+        said(&old, Some(Kept::Previous)),
+        said(&new, Some(Kept::Meant)),
+        said(&other, Some(Kept::Meant)),
+    ];
+    expected.sort();
+    assert_eq!(kept(&fixture, &retention, true), expected);
+    assert!(first.directory.is_dir(), "a dry run removes nothing");
+    assert_eq!(kept(&fixture, &retention, false), expected);
+    assert!(!first.directory.exists());
+    // After a rollback the same two are kept, each for the other's reason.
+    fixture.store.rollback(&old.name).unwrap();
+    let after = kept(&fixture, &Retention::default(), false);
+    assert!(after.contains(&said(&old, Some(Kept::Meant))));
+    assert!(after.contains(&said(&new, Some(Kept::Previous))));
+    assert!(after.contains(&said(&pinned, None)));
+    assert_eq!(fixture.store.list().unwrap().images.len(), 3);
+    assert_eq!(names_in(fixture.store.path()).unwrap(), [".lock", "base", "other"]);
+}
+
+#[test]
+fn a_collection_leaves_what_is_in_use() {
+    let fixture = Fixture::new();
+    let used = fixture.publish("base", "one", 1);
+    for text in ["two", "three"] {
+        fixture.publish("base", text, 1);
+    }
+    let candidate = fixture.candidate("base", "four", 1);
+    let one = Hold::take(&used.directory).unwrap();
+    let other = Hold::take(&used.directory).unwrap();
+    drop(one);
+    let said_of = |image: &Image| {
+        let all = kept(&fixture, &Retention::default(), false);
+        let name = said(image, None).0;
+        all.into_iter().find(|(other, _)| *other == name).map(|(_, kept)| kept)
+    };
+    assert_eq!(said_of(&used), Some(Some(Kept::InUse)));
+    assert_eq!(said_of(&candidate.image), Some(Some(Kept::InUse)));
+    drop(other);
+    assert_eq!(said_of(&used), Some(None));
+    assert_eq!(said_of(&used), None);
+    assert_eq!(Hold::take(&used.directory).unwrap_err().kind(), io::ErrorKind::NotFound);
+    let image = candidate.image.clone();
+    drop(candidate);
+    assert_eq!(said_of(&image), Some(None));
+}
+
+#[test]
+fn a_collection_keeps_as_many_of_the_last_as_it_is_told() {
+    let fixture = Fixture::new();
+    let images =
+        ["one", "two", "three", "four", "five"].map(|text| fixture.publish("base", text, 1));
+    for (age, image) in images.iter().rev().enumerate() {
+        let manifest = File::open(image.directory.join(MANIFEST)).unwrap();
+        let time = std::time::SystemTime::now() - Duration::from_secs(60 * age as u64);
+        manifest.set_modified(time).unwrap();
+    }
+    let retention = Retention { pinned: Vec::new(), recent: 3 };
+    let went: Vec<_> = kept(&fixture, &retention, false)
+        .into_iter()
+        .filter(|(_, kept)| kept.is_none())
+        .map(|(name, _)| name)
+        .collect();
+    let mut expected = [&images[0], &images[1]].map(|image| said(image, None).0);
+    expected.sort();
+    assert_eq!(went, expected);
+}
+
+#[test]
+fn a_collection_removes_what_dead_builds_left_and_not_what_live_ones_make() {
+    let fixture = Fixture::new();
+    let image = fixture.publish("base", "one", 1);
+    let dead = crate::image::build::doomed_directory(fixture.store.path()).unwrap();
+    fs::create_dir(dead.join("work")).unwrap();
+    fs::write(dead.join("work/file"), "something").unwrap();
+    let live = crate::image::build::Workspace::claim(&fixture.store).unwrap();
+    assert_eq!(fixture.store.collect(&Retention::default(), true).unwrap().dead_builds, 1);
+    assert!(dead.is_dir());
+    let collection = fixture.store.collect(&Retention::default(), false).unwrap();
+    assert_eq!(collection.dead_builds, 1);
+    assert!(collection.freed > 0);
+    assert!(!dead.exists() && live.image().is_dir() && image.directory.is_dir());
+    live.discard().unwrap();
+}
+
+#[test]
+fn a_collection_removes_old_downloads_of_which_no_image_is_made() {
+    let fixture = Fixture::new();
+    fixture.publish("base", "one", 1);
+    let directory = fixture.store.path().join(".downloads");
+    fs::create_dir(&directory).unwrap();
+    let file = |name: &str, days: u64| {
+        let path = directory.join(name);
+        fs::write(&path, "archive").unwrap();
+        let time = std::time::SystemTime::now() - Duration::from_secs(days * 86_400);
+        File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        path
+    };
+    let (young, old) = (file("young", 0), file("old", 2));
+    assert_eq!(fixture.store.collect(&Retention::default(), false).unwrap().downloads, 1);
+    assert!(young.exists() && !old.exists());
 }
