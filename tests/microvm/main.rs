@@ -28,6 +28,7 @@ mod failures;
 mod gone;
 mod hardened;
 mod hostile;
+mod images;
 mod isolation;
 mod lacking;
 mod once;

@@ -1,0 +1,239 @@
+//! Images on their way: signed here, carried there, refused where something is wrong, collected
+//! when nobody can mean them any more. The signatures are minisign's own program's, too.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::support::host::{Devices, ORDINARY_USER};
+use crate::support::image::Forgery;
+use crate::support::{Ending, Host, PATIENCE, Running, until};
+
+/// `mayfly image` with these arguments, to its end.
+fn image(host: &Host, arguments: &[&str]) -> Ending {
+    Running::start(&mut host.mayfly(["image"].iter().chain(arguments))).finish(PATIENCE)
+}
+
+/// A pair of keys that minisign made: the secret one, the public one's file, the public one.
+fn keys(host: &Host, name: &str, password: Option<&str>) -> (String, String, String) {
+    let [secret, public] = ["key", "pub"].map(|end| host.root().join(format!("{name}.{end}")));
+    let mut command = Command::new("minisign");
+    command.arg("-G").arg("-s").arg(&secret).arg("-p").arg(&public);
+    let input = host.root().join("input");
+    let typed = password.map(|password| format!("{password}\n{password}\n"));
+    if typed.is_none() {
+        command.arg("-W");
+    }
+    fs::write(&input, typed.unwrap_or_default()).unwrap();
+    let made = command.stdin(fs::File::open(input).unwrap()).output();
+    let made = made.expect("minisign is not installed: run scripts/test");
+    assert!(made.status.success(), "{made:?}");
+    let key = fs::read_to_string(&public).unwrap().lines().nth(1).unwrap().to_owned();
+    (text(&secret), text(&public), key)
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+/// A host with an image that can't boot, called `name`, of which `byte` is a part.
+fn install(host: &Host, name: &'static str, byte: u8) -> PathBuf {
+    let mut image = Forgery::hollow();
+    image.name = name;
+    image.kernel = vec![byte; 3];
+    image.install(host)
+}
+
+#[test]
+fn what_is_signed_here_is_known_there_and_nothing_else() {
+    let here = Host::bare();
+    let directory = install(&here, "hollow", b'a');
+    let (secret, public, key) = keys(&here, "good", None);
+    let (_, other, _) = keys(&here, "other", None);
+    image(&here, &["verify", "hollow", "--key", &public]).assert_code(77).assert_says("not signed");
+    image(&here, &["sign", "hollow", "--key", &secret]).assert_code(0);
+    let verified = image(&here, &["verify", "hollow", "--key", &public, "--json"]);
+    let verified: Value = serde_json::from_str(&verified.assert_code(0).text()).unwrap();
+    assert_eq!(verified["signed_with"], key);
+    image(&here, &["verify", "hollow", "--key", &other])
+        .assert_code(77)
+        .assert_says("is signed with key");
+
+    // minisign itself thinks so, too, and the other way round.
+    let minisign = |arguments: &[&str]| {
+        let run = Command::new("minisign").args(arguments).current_dir(&directory).output();
+        run.unwrap().status.success()
+    };
+    assert!(minisign(&["-V", "-q", "-m", "manifest.json", "-P", &key]));
+    fs::remove_file(directory.join("manifest.json.minisig")).unwrap();
+    assert!(minisign(&["-S", "-W", "-s", &secret, "-m", "manifest.json"]));
+    image(&here, &["verify", "hollow", "--key", &key]).assert_code(0).assert_output("signed with");
+
+    let doctor = |key: &str| {
+        let run = Running::start(&mut here.mayfly(["doctor", "--json", "--image-key", key]));
+        let checks: Value = serde_json::from_str(&run.finish(PATIENCE).text()).unwrap();
+        let check = checks.as_array().unwrap().iter().find(|check| check["subject"] == "images");
+        check.unwrap()["outcome"].clone()
+    };
+    assert_eq!((doctor(&public), doctor(&other)), ("good".into(), "bad".into()));
+
+    // A host that wants a signature boots nothing else, and begins nothing.
+    let run = |keys: &str, options: &[&str]| {
+        let mut command = here.command(options.iter().chain(&["--image", "hollow", "--", "true"]));
+        Running::start(command.env("MAYFLY_IMAGE_KEYS", keys)).finish(PATIENCE)
+    };
+    run(&other, &[]).assert_code(77).assert_says("is not to be trusted");
+    run("", &["--image-key", &other]).assert_code(77);
+    run(&format!("{other},nonsense"), &[]).assert_code(64).assert_says("no public key");
+    here.assert_clean();
+    // It gets past the signature: this image can't boot.
+    let failed = run(&format!("{other},{key}"), &["--boot-timeout", "1s"]);
+    assert!(!failed.stderr.contains("trusted"), "{}", failed.stderr);
+    assert_ne!(failed.code(), 77);
+}
+
+#[test]
+fn a_protected_key_signs_with_its_password_only() {
+    let host = Host::bare();
+    install(&host, "hollow", b'a');
+    let (secret, public, _) = keys(&host, "protected", Some("right"));
+    let sign = |password: Option<&str>| {
+        let mut command = host.mayfly(["image", "sign", "hollow", "--key", &secret]);
+        if let Some(password) = password {
+            command.env("MAYFLY_SIGNING_PASSWORD", password);
+        }
+        Running::start(&mut command).finish(PATIENCE)
+    };
+    sign(Some("wrong")).assert_code(65).assert_says("the password is wrong");
+    image(&host, &["verify", "hollow", "--key", &public]).assert_code(77);
+    let ending = sign(Some("right"));
+    ending.assert_code(0);
+    assert!(!ending.stderr.contains("right") && !ending.text().contains("right"));
+    image(&host, &["verify", "hollow", "--key", &public]).assert_code(0);
+}
+
+#[test]
+fn an_archive_carries_an_image_and_a_damaged_one_nothing_also_for_an_ordinary_user() {
+    let here = Host::bare();
+    let mut there = Host::bare();
+    let directory = install(&here, "hollow", b'a');
+    let (secret, _, key) = keys(&here, "good", None);
+    image(&here, &["sign", "hollow", "--key", &secret]).assert_code(0);
+    let file = there.root().join("hollow.tar.zst");
+    image(&here, &["export", "hollow", &text(&file)]).assert_code(0);
+    image(&here, &["export", "hollow", &text(&file)]).assert_code(73).assert_says("exists");
+    let archive = fs::read(&file).unwrap();
+    assert!(archive.len() < 64 << 10, "a megabyte of nothing is small: {}", archive.len());
+
+    there.become_ordinary(&Devices::default());
+    let bad = there.root().join("bad.tar.zst");
+    for at in [3, archive.len() / 2, archive.len() - 1] {
+        let mut damaged = archive.clone();
+        damaged[at] ^= 0x10;
+        fs::write(&bad, damaged).unwrap();
+        image(&there, &["import", &text(&bad)]).assert_code(65).assert_says("can't import");
+    }
+    fs::write(&bad, &archive[..archive.len() - 1]).unwrap();
+    image(&there, &["import", &text(&bad)]).assert_code(65).assert_says("not whole");
+    assert_eq!(image(&there, &["list", "--json"]).text().trim(), "[]");
+
+    let (_, _, other) = keys(&here, "other", None);
+    image(&there, &["import", "--image-key", &other, &text(&file)]).assert_code(77);
+    image(&there, &["import", "--image-key", &key, &text(&file), "--image-key", &other])
+        .assert_code(0);
+    let digest = directory.file_name().unwrap().to_str().unwrap();
+    let image_there = there.images().join("hollow").join(digest);
+    assert_eq!(fs::metadata(&image_there).unwrap().uid(), ORDINARY_USER);
+    image(&there, &["verify", "hollow", "--key", &key]).assert_code(0);
+
+    // A changed part is found where it lies, and does not travel on.
+    let kernel = image_there.join("kernel");
+    fs::remove_file(&kernel).unwrap();
+    fs::write(&kernel, "bad").unwrap();
+    chown(&kernel, Some(ORDINARY_USER), Some(ORDINARY_USER)).unwrap();
+    image(&there, &["verify", "hollow"]).assert_code(65).assert_says("kernel");
+    let further = there.root().join("state/further.tar.zst");
+    image(&there, &["export", "hollow", &text(&further)]).assert_code(65);
+    assert!(!further.exists());
+}
+
+#[test]
+fn an_import_that_is_killed_leaves_nothing() {
+    let (here, there) = (Host::bare(), Host::bare());
+    let mut image_here = Forgery::hollow();
+    // What can't be compressed, so that a half of the archive is half of the image.
+    image_here.rootfs = (0..1u64 << 17).flat_map(|n| Sha256::digest(n.to_le_bytes())).collect();
+    image_here.install(&here);
+    let file = here.root().join("hollow.tar.zst");
+    image(&here, &["export", "hollow", &text(&file)]).assert_code(0);
+    let archive = fs::read(file).unwrap();
+    let mut import = there.mayfly(["image", "import", "-"]);
+    let mut import = Running::start_with(&mut import, Stdio::piped());
+    let mut stdin = import.stdin();
+    stdin.write_all(&archive[..archive.len() / 2]).unwrap();
+    let written = || {
+        let files = fs::read_dir(format!("/proc/{}/fd", import.pid())).unwrap();
+        let mut files = files.filter_map(|file| fs::metadata(file.unwrap().path()).ok());
+        files.any(|file| file.nlink() == 0 && file.len() == 4 << 20 && file.blocks() > 0)
+    };
+    until("the import writes", PATIENCE, || written().then_some(()));
+    import.signal(Signal::SIGKILL);
+    import.finish(PATIENCE);
+    let left: Vec<_> = fs::read_dir(there.images()).unwrap().collect();
+    assert_eq!(left.len(), 1, "nothing but the lock: {left:?}");
+}
+
+#[test]
+fn an_image_runs_where_it_was_carried_and_stays_while_it_does() {
+    let (here, there) = (Host::new(), Host::bare());
+    let file = text(&there.root().join("base.tar.zst"));
+    image(&here, &["export", "base", &file]).assert_code(0);
+    let imported = image(&there, &["import", &file]);
+    let imported = imported.assert_code(0).text().trim().to_owned();
+    assert_eq!(
+        fs::canonicalize(there.images().join("base/latest")).unwrap().file_name(),
+        fs::canonicalize(here.images().join("base/latest")).unwrap().file_name()
+    );
+    let (secret, public, _) = keys(&there, "good", None);
+    image(&there, &["sign", "base", "--key", &secret]).assert_code(0);
+    let script = "echo up; read end";
+    let options = ["--image-key", &public, "-i", "--", "sh", "-c", script];
+    let mut running = Running::start_with(&mut there.command(options), Stdio::piped());
+    running.wait_for_output("up");
+
+    // Two more builds: its name means it no more, nor does a rollback go there.
+    for byte in [b'a', b'b'] {
+        let elsewhere = Host::bare();
+        install(&elsewhere, "base", byte);
+        let file = text(&elsewhere.root().join("base.tar.zst"));
+        image(&elsewhere, &["export", "base", &file]).assert_code(0);
+        image(&there, &["import", &file]).assert_code(0);
+    }
+    let kept = |options: &[&str]| {
+        let said = image(&there, &[&["gc", "--json"], options].concat());
+        let said: Value = serde_json::from_str(&said.assert_code(0).text()).unwrap();
+        let builds = said["images"].as_array().unwrap().clone();
+        let build = builds
+            .into_iter()
+            .find(|build| imported == format!("base@{}", build["digest"].as_str().unwrap()));
+        build.map(|build| build["kept"].clone())
+    };
+    assert_eq!(kept(&[]), Some("in-use".into()));
+    running.feed(b"\n".to_vec());
+    running.finish(PATIENCE).assert_code(0);
+    assert_eq!(kept(&["--dry-run"]), Some(Value::Null));
+    assert_eq!(kept(&["--keep", "3"]), Some("recent".into()));
+    assert_eq!(kept(&[]), Some(Value::Null));
+    assert_eq!(kept(&[]), None);
+    let before = fs::read_link(there.images().join("base/latest")).unwrap();
+    image(&there, &["rollback", "base"]).assert_code(0);
+    assert_ne!(fs::read_link(there.images().join("base/latest")).unwrap(), before);
+    image(&there, &["rollback", "base"]).assert_code(0);
+    assert_eq!(fs::read_link(there.images().join("base/latest")).unwrap(), before);
+}
