@@ -293,7 +293,7 @@ fn keys_for_images_are_keys() {
     assert_eq!(shown.unwrap(), format!("host.image_keys = [\"{KEY}\"]"));
     let refusal = place.refusal(&format!("[host]\nimage_keys = [\"{KEY}\", \"RWnonsense\"]"));
     assert!(
-        refusal.contains("host.image_keys[1] = \"RWnonsense\": it is no public key"),
+        refusal.contains("host.image_keys[1] = \"RWnonsense\" can't be used: it is no public key"),
         "{refusal}"
     );
 }
