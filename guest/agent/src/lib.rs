@@ -7,6 +7,7 @@
 //! channel  vsock to the shepherd
 //! session  the conversation: Prepare, Start …
 //!   prepare  randomness, clock, name, network
+//!   services programs that wait for their first connection
 //!   job      the one job
 //!   programs what it executes, for the host
 //! power    the end of the machine
@@ -29,6 +30,7 @@ mod network;
 pub mod power;
 pub mod prepare;
 mod programs;
+pub mod services;
 pub mod session;
 mod settings;
 mod statistics;
@@ -41,6 +43,7 @@ use harden::Hardening;
 use job::{Place, Rules};
 use mayfly_protocol::settings::Settings;
 use power::Ending;
+use services::Services;
 use session::{Outcome, Session};
 
 /// The agent's whole life. To be called as PID 1, before there is any other thread.
@@ -54,6 +57,7 @@ pub fn run() -> Result<Ending, StepError> {
         control_group: Some(mounts::JOB_GROUP.into()),
         is_init: true,
         rules: Rules::of(&settings),
+        services: Services::new(settings.services),
     };
     let session = Session::new(Sender::new(writer), place, prepare::carry_out);
     match session.waiting_for(hardening).serve(&connection) {

@@ -95,6 +95,8 @@ impl Session {
 
     fn get_ready(&mut self, prepare: &Prepare) -> Result<(), StepError> {
         (self.prepare)(prepare)?;
+        let mtu = prepare.network.as_ref().map(|network| network.mtu);
+        self.place.services.offer(&self.place.groups, mtu)?;
         self.say(&GuestMessage::Prepared);
         let interval = Duration::from_millis(u64::from(prepare.heartbeat_interval.max(1)));
         self.stage = Stage::Prepared(Heart::start(Arc::clone(&self.sender), interval)?);

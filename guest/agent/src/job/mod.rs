@@ -14,10 +14,10 @@ mod environment;
 mod input;
 mod output;
 mod process;
-mod reap;
+pub(crate) mod reap;
 mod spawn;
 mod terminal;
-mod user;
+pub(crate) mod user;
 
 #[cfg(test)]
 mod tests;
@@ -38,6 +38,7 @@ use crate::channel::Sender;
 use crate::error::{During, StepError};
 use crate::harden::Hardening;
 use crate::programs::ProgramLog;
+use crate::services::Services;
 use control::Control;
 use input::Input;
 use output::Output;
@@ -61,6 +62,8 @@ pub struct Place {
     /// Whether this process is PID 1 of the machine: it then becomes the job's user, reaps
     /// orphans, and every other process is the job's.
     pub is_init: bool,
+    /// Programs that it can connect to.
+    pub services: Services,
     /// What its processes may do.
     pub rules: Rules,
 }
@@ -211,7 +214,7 @@ impl Conductor {
         let status = match begun {
             Ok(process) => {
                 self.sender.send(&GuestMessage::Started)?;
-                process::attend(process, &self.streams, &self.control, self.place.is_init)?
+                process::attend(process, &self.streams, &self.control, &self.place)?
             }
             Err(reason) => JobStatus::NotStarted(reason),
         };

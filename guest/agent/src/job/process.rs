@@ -12,12 +12,12 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Streams;
 use super::control::Control;
 use super::input::Input;
 use super::reap::{self, Leave, Whom};
 use super::spawn::{Ends, Process};
 use super::terminal;
+use super::{Place, Streams};
 
 /// How long processes that were killed may take to end. Only one that waits for a device takes
 /// longer than an instant, and such a one does no more harm.
@@ -28,13 +28,15 @@ pub(super) fn attend(
     process: Process,
     streams: &Streams,
     control: &Control,
-    is_init: bool,
+    place: &Place,
 ) -> Result<JobStatus, FrameError> {
     let leader = process.pid;
     thread::scope(|scope| {
         let pumps = connect(scope, process.ends, streams);
-        let status = wait(leader, control, is_init);
-        kill_rest(leader, is_init);
+        let status = wait(leader, control, place.is_init);
+        // Before: a service that is killed must not be started again.
+        place.services.withdraw();
+        kill_rest(leader, place.is_init);
         // Wakes the thread that feeds the job, if it still waits for the host.
         if let Some(input) = streams.inputs.get(&InputStream::Stdin) {
             input.close();

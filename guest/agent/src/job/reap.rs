@@ -9,14 +9,14 @@ use nix::unistd::Pid;
 
 /// A process that ended, and how.
 #[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) pid: Pid,
-    pub(super) status: JobStatus,
+pub(crate) struct Ended {
+    pub(crate) pid: Pid,
+    pub(crate) status: JobStatus,
 }
 
 /// Which processes to wait for.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Whom {
+pub(crate) enum Whom {
     /// This child.
     One(Pid),
     /// Any child.
@@ -25,7 +25,7 @@ pub(super) enum Whom {
 
 /// What is left of a process that was waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leave {
+pub(crate) enum Leave {
     /// It is reaped, and its number may soon be another's.
     Nothing,
     /// It can be waited for again.
@@ -33,7 +33,7 @@ pub(super) enum Leave {
 }
 
 /// Blocks until a process ends.
-pub(super) fn wait(whom: Whom, leave: Leave) -> Result<Ended, Errno> {
+pub(crate) fn wait(whom: Whom, leave: Leave) -> Result<Ended, Errno> {
     loop {
         match call(whom, leave, 0) {
             Ok(Some(ended)) => return Ok(ended),

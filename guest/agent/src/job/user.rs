@@ -42,6 +42,14 @@ pub(crate) fn find(wanted: &str, passwd: &[u8], groups: &[u8]) -> Option<User> {
     })
 }
 
+/// The number of a group, by its name.
+pub(crate) fn group_number(wanted: &str, groups: &[u8]) -> Option<u32> {
+    let mut groups = lines(groups);
+    let fields = groups.find(|fields| fields.first() == Some(&wanted.as_bytes()))?;
+    // name:password:gid:members
+    fields.get(2).and_then(|gid| parse(gid))
+}
+
 fn groups_of(name: &[u8], main: u32, groups: &[u8]) -> Vec<u32> {
     // name:password:gid:member,member
     let others = lines(groups).filter_map(|fields| match fields.as_slice() {
@@ -84,6 +92,12 @@ mod tests {
     fn a_name_goes_before_a_number() {
         assert_eq!(find("1001", PASSWD, GROUP).unwrap().uid, 7);
         assert_eq!(find("0", PASSWD, GROUP).unwrap().name, b"root");
+    }
+
+    #[test]
+    fn a_group_is_found_by_name() {
+        assert_eq!(group_number("video", GROUP), Some(44));
+        assert_eq!(group_number("44", GROUP), None);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use tempfile::TempDir;
 use super::{Place, Rules};
 use super::{copy_in, copy_out};
 use crate::channel::Sender;
+use crate::services::Services;
 use crate::session::{Outcome, Session};
 
 /// The longest that a test waits for one message.
@@ -74,8 +75,14 @@ impl Host {
         let (passwd, groups) = (home.path().join(".passwd"), home.path().join(".group"));
         fs::write(&passwd, entry).unwrap();
         fs::write(&groups, "").unwrap();
-        let place =
-            Place { passwd, groups, control_group: None, is_init: false, rules: Rules::default() };
+        let place = Place {
+            passwd,
+            groups,
+            control_group: None,
+            is_init: false,
+            rules: Rules::default(),
+            services: Services::default(),
+        };
         let (connection, guest) = UnixStream::pair().unwrap();
         connection.set_read_timeout(Some(PATIENCE)).unwrap();
         let sender = Sender::new(guest.try_clone().unwrap());
