@@ -23,6 +23,7 @@
 mod archive;
 pub mod build;
 mod download;
+mod docker;
 mod error;
 pub mod hardening;
 mod hash;

@@ -24,6 +24,7 @@ pub use values::{
     AbsolutePath, KernelArgument, Mode, ModuleName, PackageName, Suite, Uri, Url, UserName, Word,
 };
 
+use super::docker;
 use super::error::ImageError;
 use super::hardening;
 use super::hash;
@@ -208,7 +209,8 @@ impl Recipe {
     fn from_table(table: Table, path: &Path) -> Result<Self, ImageError> {
         let effective = serde_json::to_value(&table)
             .map_err(|source| ImageError::Manifest { path: path.to_owned(), source })?;
-        let content: Content = content_of(table, path)?;
+        let mut content: Content = content_of(table, path)?;
+        docker::expand(&mut content).map_err(|source| invalid(path, source))?;
         let missing = |key| ImageError::RecipeIncomplete { path: path.to_owned(), key };
         let recipe = Self {
             name: content.name.clone().ok_or_else(|| missing("name"))?,
@@ -317,9 +319,6 @@ impl Recipe {
         }
         if !self.size.0.is_multiple_of(4096) {
             return wrong("size", &self.size.0, "it must be a multiple of 4K");
-        }
-        if self.content.docker {
-            return wrong("docker", &true, "this Mayfly can't put Docker into an image yet");
         }
         self.content.check_users()?;
         self.content.check_files()?;
