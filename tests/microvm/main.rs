@@ -23,6 +23,7 @@
 
 mod copy;
 mod detached;
+mod docker;
 mod egress;
 mod failures;
 mod gone;

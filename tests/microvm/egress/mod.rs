@@ -15,7 +15,7 @@ mod rebinding;
 
 #[allow(unreachable_pub, reason = "the tests of egress have it in a module of their own")]
 #[path = "../../egress/support/servers.rs"]
-mod servers;
+pub(crate) mod servers;
 
 use std::collections::BTreeMap;
 use std::fs;

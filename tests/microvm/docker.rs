@@ -1,0 +1,90 @@
+//! Docker in the image `runner`, as the job's user: containers, builds, services, networks, and
+//! what they reach. All of it in one boot, of which the script tells.
+//!
+//! No registry can be reached here, so the containers' image is made from the guest's own files, and
+//! its server from a program that a job has just compiled.
+
+use std::fs;
+
+use crate::egress::servers::WebServer;
+use crate::support::{Ending, Host, PATIENCE};
+
+/// Prints a line for each thing that is tried: its name, a tab, what it said.
+const SCRIPT: &str = include_str!("docker.sh");
+
+/// What the guest may reach.
+fn policy(web: &WebServer) -> String {
+    format!(
+        "[egress.policy.ci]\nmode = \"enforce\"\nallow = [{{ host = \"web.test\" }}]\n\
+        [egress.policy.ci.resolve]\n\"web.test\" = \"{}\"\n",
+        web.address
+    )
+}
+
+fn run(host: &Host, web: &WebServer) -> Ending {
+    let settings = host.state().join("mayfly.toml");
+    fs::write(&settings, policy(web)).unwrap();
+    let record = host.state().join("record");
+    let command = host.start([
+        "--image=runner",
+        "--memory=2G",
+        "--egress=ci",
+        &format!("--config={}", settings.display()),
+        &format!("--egress-record={}", record.display()),
+        "--json",
+        "--",
+        "bash",
+        "-c",
+        SCRIPT,
+    ]);
+    command.finish(6 * PATIENCE)
+}
+
+/// What the script said of one thing.
+#[track_caller]
+fn said<'t>(text: &'t str, name: &str) -> &'t str {
+    let mut lines = text.lines().filter_map(|line| line.split_once('\t'));
+    let (_, said) = lines.find(|(found, _)| *found == name).unwrap_or_else(|| {
+        panic!("the script told nothing of {name}: {text}");
+    });
+    said
+}
+
+#[test]
+fn a_job_uses_containers_as_on_any_runner() {
+    let host = Host::with_image("runner");
+    let web = WebServer::new("from outside\n");
+    let ending = run(&host, &web);
+    let text = ending.assert_code(0).text();
+    eprintln!("`docker version` answered after {} ms", said(&text, "first-answer"));
+    for (name, expected) in [
+        ("user", "runner"),
+        // Its socket is there, and nothing behind it.
+        ("before", "waits"),
+        ("after", "runs"),
+        // Jobs without containers.
+        ("c", "hello from C"),
+        ("python", "0.1.2.3.4"),
+        ("git", "first"),
+        // `docker run`, with limits, on the default network.
+        ("default-network", "1500"),
+        ("limit", "67108864"),
+        // What `docker build` has run.
+        ("built", "built in a container"),
+        // The published port on the machine's loopback, the name on the workflow's network.
+        ("service-by-port", "hello from C"),
+        ("service-by-name", "hello from C"),
+        // A workflow's network: what the engine was told of it, and what came of that.
+        ("network-option", "1500"),
+        ("network", "1500"),
+        // The policy holds in containers, too.
+        ("allowed", "from outside"),
+        ("refused", "refused"),
+    ] {
+        assert_eq!(said(&text, name), expected, "{name}: {ending:?}");
+    }
+    let record = fs::read_to_string(host.state().join("record/egress.jsonl")).unwrap();
+    let refusal = record.lines().find(|line| line.contains("denied.test"));
+    assert!(refusal.is_some_and(|line| line.contains("refuse")), "{record}");
+    host.assert_clean();
+}
