@@ -122,11 +122,21 @@ pub struct Parts {
     pub initramfs: Part,
     /// The root file system.
     pub rootfs: Part,
+    /// The bill of materials as SPDX 2.3.
+    pub spdx: Part,
+    /// The bill of materials as `CycloneDX` 1.5.
+    pub cyclonedx: Part,
 }
 
 impl Parts {
     /// All of them.
-    pub fn all(&self) -> [&Part; 3] {
+    pub fn all(&self) -> [&Part; 5] {
+        let [kernel, initramfs, rootfs] = self.booted();
+        [kernel, initramfs, rootfs, &self.spdx, &self.cyclonedx]
+    }
+
+    /// Those that a machine boots.
+    pub fn booted(&self) -> [&Part; 3] {
         [&self.kernel, &self.initramfs, &self.rootfs]
     }
 }
@@ -155,6 +165,12 @@ pub enum PartName {
     /// See [`Parts::rootfs`].
     #[serde(rename = "rootfs.img")]
     Rootfs,
+    /// See [`Parts::spdx`].
+    #[serde(rename = "sbom.spdx.json")]
+    Spdx,
+    /// See [`Parts::cyclonedx`].
+    #[serde(rename = "sbom.cdx.json")]
+    CycloneDx,
 }
 
 impl PartName {
@@ -164,6 +180,8 @@ impl PartName {
             Self::Kernel => "kernel",
             Self::Initramfs => "initramfs",
             Self::Rootfs => "rootfs.img",
+            Self::Spdx => "sbom.spdx.json",
+            Self::CycloneDx => "sbom.cdx.json",
         }
     }
 }
@@ -245,6 +263,8 @@ impl Manifest {
                 kernel: part(PartName::Kernel),
                 initramfs: part(PartName::Initramfs),
                 rootfs: part(PartName::Rootfs),
+                spdx: part(PartName::Spdx),
+                cyclonedx: part(PartName::CycloneDx),
             },
             packages: Vec::new(),
             runner: None,

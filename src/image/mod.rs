@@ -9,7 +9,8 @@
 //!     kernel          uncompressed ELF kernel
 //!     initramfs       newc archive: the agent as /init, modules, their load order in /modules
 //!     rootfs.img      raw ext4, sparse, only ever a read-only base
-//!     manifest.json   digests of the three, and everything that went into them
+//!     sbom.spdx.json  what is in them, for scanners; sbom.cdx.json is the same in CycloneDX
+//!     manifest.json   digests of the five, and everything that went into them
 //!     manifest.json.minisig   who vouches for it, if anybody does; the one file that may change
 //! <store>/.downloads/<sha256>   what builds have downloaded
 //! ```
@@ -33,6 +34,7 @@ mod manifest;
 mod modules;
 mod name;
 pub mod recipe;
+mod sbom;
 mod signature;
 mod store;
 mod verify;

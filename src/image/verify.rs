@@ -5,7 +5,7 @@
 //! same, the file is; whoever can forge a change time can change the stamp as well.
 
 use std::fs::{self, File, Metadata};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -41,7 +41,8 @@ impl Identity {
     }
 }
 
-/// The identities of an image's parts, in the manifest's order, when they were last hashed.
+/// The identities of the parts that a machine boots, in the manifest's order, when they were last
+/// hashed.
 type Stamp = [Identity; 3];
 
 impl Store {
@@ -55,6 +56,24 @@ impl Store {
             verify_part(image, part)?;
         }
         Ok(())
+    }
+
+    /// The bytes of a part that is small, if they are what was built.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Changed`], or it can't be read.
+    pub fn read_verified(&self, image: &Image, part: &Part) -> Result<Vec<u8>, ImageError> {
+        let path = image.part(part.file);
+        let mut bytes = Vec::new();
+        File::open(&path)
+            .and_then(|file| file.take(part.bytes).read_to_end(&mut bytes))
+            .map_err(ImageError::read(&path))?;
+        let found = hash::of_bytes(&bytes);
+        if found == part.sha256 {
+            return Ok(bytes);
+        }
+        Err(ImageError::Changed { part: path, expected: part.sha256.clone(), found })
     }
 
     /// What must be true before an image is booted: its agent speaks this version of the
@@ -106,7 +125,7 @@ fn verify_part(image: &Image, part: &Part) -> Result<(), ImageError> {
 }
 
 fn stamp(image: &Image) -> Result<Stamp, ImageError> {
-    let [kernel, initramfs, rootfs] = image.manifest.parts.all().map(|part| {
+    let [kernel, initramfs, rootfs] = image.manifest.parts.booted().map(|part| {
         let path = image.part(part.file);
         let metadata = fs::metadata(&path).map_err(ImageError::read(path))?;
         Ok(Identity::of(&metadata))

@@ -6,6 +6,7 @@ mod bytes;
 mod export;
 mod gc;
 mod import;
+mod sbom;
 mod show;
 mod sign;
 mod steps;
@@ -72,6 +73,8 @@ enum ImageCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Print an image's bill of materials, for scanners
+    Sbom(sbom::SbomArguments),
     /// Remove an image; what runs from it goes on
     Remove {
         /// NAME, the newest build, or NAME@DIGEST-PREFIX
@@ -119,6 +122,7 @@ pub(super) fn run(arguments: ImageArguments, default_store: &Path) -> Result<(),
             let trust = Trust::new(keys);
             images.iter().try_for_each(|image| verify(store, image, &trust, json, &mut output))?;
         }
+        ImageCommand::Sbom(arguments) => sbom::run(&arguments, store, &mut output)?,
         ImageCommand::Remove { images } => images.iter().try_for_each(|image| {
             let digest = store.remove(image)?;
             say(&mut output, &format!("{}@{digest}", image.name))

@@ -14,22 +14,23 @@ use crate::image::initramfs::{self, Module};
 use crate::image::kernel::{self, KernelError};
 use crate::image::modules::{Catalogue, name_of};
 use crate::image::recipe::ModuleName;
+use crate::image::sbom::{DebianPackage, Facts, PACKAGE_FORMAT};
 
 /// The most that one module may be after decompression, in bytes.
 const MODULE_LIMIT: u64 = 64 << 20;
 
 /// The kernel's package, unpacked.
 pub(super) struct KernelPackage {
-    /// Its name.
-    pub(super) name: String,
-    /// Its version.
-    pub(super) version: String,
+    /// What it says of itself.
+    pub(super) described: DebianPackage,
     /// What `uname -r` will say.
     pub(super) release: String,
     /// The compressed kernel.
     bz_image: PathBuf,
     /// The directory with `modules.dep`.
     modules: PathBuf,
+    /// Its copyright file.
+    copyright: PathBuf,
 }
 
 impl KernelPackage {
@@ -37,13 +38,15 @@ impl KernelPackage {
     pub(super) fn unpack(directory: &Path, runner: &Runner<'_>) -> Result<Self, ImageError> {
         let package = only(directory, "package", |name| has_extension(name, "deb"))?;
         let mut show = outside("dpkg-deb");
-        show.args(["--show", "--showformat=${Package}\\t${Version}"]).arg(&package);
+        show.arg("--show").arg(format!("--showformat={PACKAGE_FORMAT}")).arg(&package);
         let shown = String::from_utf8_lossy(&runner.run(&mut show)?).into_owned();
-        let (name, version) = shown.trim().split_once('\t').unwrap_or((&shown, ""));
+        let described = DebianPackage::parse(shown.trim_end_matches('\n'))
+            .ok_or_else(|| not_one(directory, "described package"))?;
 
         let unpacked = directory.join("unpacked");
         runner.run(outside("dpkg-deb").arg("--extract").arg(&package).arg(&unpacked))?;
         let bz_image = only(&unpacked.join("boot"), "kernel", |name| name.starts_with("vmlinuz-"))?;
+        let copyright = unpacked.join(copyright_of(&described.package.name));
         // Debian moved it below /usr in 2024.
         let base = [unpacked.join("usr"), unpacked]
             .into_iter()
@@ -52,7 +55,15 @@ impl KernelPackage {
         let modules = only(&base.join("lib/modules"), "directory of modules", |_| true)?;
         let release = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
         runner.run(outside("depmod").arg("--basedir").arg(&base).arg(&release))?;
-        Ok(Self { name: name.to_owned(), version: version.to_owned(), release, bz_image, modules })
+        Ok(Self { described, release, bz_image, modules, copyright })
+    }
+
+    /// Adds to `facts` the package's licence.
+    pub(super) fn describe(&self, facts: &mut Facts) {
+        // Without a copyright file its licence is not known.
+        if let Ok(text) = fs::read_to_string(&self.copyright) {
+            facts.take(&copyright_of(&self.described.package.name), &text);
+        }
     }
 
     /// Writes the uncompressed kernel.
@@ -171,6 +182,10 @@ fn decompressed(compressed: &[u8]) -> Result<Vec<u8>, KernelError> {
     let mut limited = kernel::decompressor(compressed)?.take(MODULE_LIMIT);
     limited.read_to_end(&mut bytes).map_err(KernelError::Damaged)?;
     Ok(bytes)
+}
+
+fn copyright_of(package: &str) -> String {
+    format!("usr/share/doc/{package}/copyright")
 }
 
 fn has_extension(path: &str, extension: &str) -> bool {

@@ -5,6 +5,7 @@
 # MAYFLY_WORK    directory for what the builder wants to know
 # MAYFLY_KERNEL  kernel package, or one that depends on it
 # MAYFLY_DATE    the time that stands for now; empty: the date of the newest package list
+# MAYFLY_FORMAT  what dpkg is to tell of each package
 set -eu
 root=$1
 
@@ -29,7 +30,7 @@ done <"$MAYFLY_WORK/users"
 
 # --- what is installed -------------------------------------------------------------------------
 dpkg-query --admindir="$root/var/lib/dpkg" --show \
-    --showformat='${Package}\t${Version}\t${Architecture}\n' >"$MAYFLY_WORK/packages"
+    --showformat="$MAYFLY_FORMAT" >"$MAYFLY_WORK/packages"
 
 # --- the kernel --------------------------------------------------------------------------------
 # Fetched, not installed: installing it would bring in programs that make initramfs images and

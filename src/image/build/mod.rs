@@ -21,6 +21,7 @@ mod workspace;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -42,9 +43,11 @@ use system::System;
 use super::error::ImageError;
 use super::hardening;
 use super::hash;
+use super::manifest;
 use super::manifest::{Agent, Format, Inputs, Kernel, Manifest, Part, PartName, Parts};
 use super::name::Digest;
 use super::recipe::{KernelArgument, Recipe};
+use super::sbom::{Bill, DebianPackage, Facts, Subject};
 use super::store::{Candidate, Image, MANIFEST, Store};
 
 /// Is told how a build goes on, to show it to somebody.
@@ -161,7 +164,25 @@ impl Build<'_> {
             self.runner,
         )?;
 
+        self.step("writing the bills of materials")?;
+        let kernel = finished(&image, PartName::Kernel)?;
+        let initramfs = finished(&image, PartName::Initramfs)?;
+        let rootfs = finished(&image, PartName::Rootfs)?;
+        let agent = self.agent();
+        let facts = self.facts(installed.packages, &package, &system, filled.runner.as_ref())?;
+        let subject = Subject {
+            name: &recipe.name,
+            suite: recipe.suite.as_str(),
+            created: installed.date,
+            parts: [&kernel, &initramfs, &rootfs],
+            agent: &agent,
+            runner: filled.runner.as_ref(),
+            downloads: &filled.downloads,
+        };
+        let [spdx, cyclonedx] = write_bills(&Bill::of(&subject, &facts), &image)?;
+
         self.step("writing the manifest")?;
+        let packages = facts.packages.into_iter().map(|described| described.package).collect();
         let manifest = Manifest {
             format: Format,
             name: recipe.name.clone(),
@@ -169,13 +190,13 @@ impl Build<'_> {
             protocol: mayfly_protocol::VERSION,
             created: installed.date,
             kernel: self.kernel(package, modules, &hardening.kernel_arguments),
-            parts: parts(&image)?,
-            packages: installed.packages,
+            parts: Parts { kernel, initramfs, rootfs, spdx, cyclonedx },
+            packages,
             runner: filled.runner,
             downloads: filled.downloads,
             settings,
             hardening: hardening.controls,
-            inputs: self.inputs(filled.sources)?,
+            inputs: self.inputs(filled.sources, agent)?,
         };
         let digest = write_manifest(&manifest, &image)?;
         self.runner.deadline.check()?;
@@ -185,6 +206,21 @@ impl Build<'_> {
     fn step(&self, step: &str) -> Result<(), ImageError> {
         self.builder.progress.step(step);
         self.runner.deadline.check()
+    }
+
+    /// What the packages, the kernel and the runner say of themselves.
+    fn facts(
+        &self,
+        packages: Vec<DebianPackage>,
+        kernel: &KernelPackage,
+        system: &System,
+        runner: Option<&manifest::Runner>,
+    ) -> Result<Facts, ImageError> {
+        let mut facts = Facts::new(packages, kernel.described.clone());
+        kernel.describe(&mut facts);
+        let directory = runner.map(|runner| runner.directory.as_str());
+        system.describe(&mut facts, directory, self.enclosure, self.runner)?;
+        Ok(facts)
     }
 
     fn kernel(
@@ -198,15 +234,23 @@ impl Build<'_> {
         // The recipe's own come last: of two with one name the kernel takes the later.
         let arguments: Vec<&str> = hardening.iter().copied().chain(arguments).collect();
         Kernel {
-            package: package.name,
-            version: package.version,
+            package: package.described.package.name,
+            version: package.described.package.version,
             release: package.release,
             command_line: arguments.join(" "),
             modules,
         }
     }
 
-    fn inputs(&self, files: BTreeMap<String, Digest>) -> Result<Inputs, ImageError> {
+    fn agent(&self) -> Agent {
+        Agent { version: env!("CARGO_PKG_VERSION").to_owned(), sha256: hash::of_bytes(&self.agent) }
+    }
+
+    fn inputs(
+        &self,
+        files: BTreeMap<String, Digest>,
+        agent: Agent,
+    ) -> Result<Inputs, ImageError> {
         let recipe = self.builder.recipe;
         Ok(Inputs {
             recipe: recipe.digest.clone(),
@@ -215,29 +259,29 @@ impl Build<'_> {
             effective: recipe.effective.clone(),
             files,
             suite: recipe.suite.to_string(),
-            agent: Agent {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                sha256: hash::of_bytes(&self.agent),
-            },
+            agent,
             tools: tool_versions(self.runner)?,
         })
     }
 }
 
-/// Measures the finished parts, makes them read-only and waits until they are on the disk.
-fn parts(directory: &Path) -> Result<Parts, ImageError> {
-    let part = |name: PartName| {
+/// Measures a finished part, makes it read-only and waits until it is on the disk.
+fn finished(directory: &Path, name: PartName) -> Result<Part, ImageError> {
+    let path = directory.join(name.as_str());
+    let mut file = File::open(&path).map_err(ImageError::read(&path))?;
+    let (sha256, bytes) = hash::of_file(&mut file).map_err(ImageError::read(&path))?;
+    seal(&file, &path)?;
+    Ok(Part { file: name, bytes, sha256 })
+}
+
+fn write_bills(bill: &Bill, directory: &Path) -> Result<[Part; 2], ImageError> {
+    let write = |name: PartName, bytes: serde_json::Result<Vec<u8>>| {
         let path = directory.join(name.as_str());
-        let mut file = File::open(&path).map_err(ImageError::read(&path))?;
-        let (sha256, bytes) = hash::of_file(&mut file).map_err(ImageError::read(&path))?;
-        seal(&file, &path)?;
-        Ok(Part { file: name, bytes, sha256 })
+        let written = bytes.map_err(io::Error::from).and_then(|bytes| fs::write(&path, bytes));
+        written.map_err(ImageError::write(path))?;
+        finished(directory, name)
     };
-    Ok(Parts {
-        kernel: part(PartName::Kernel)?,
-        initramfs: part(PartName::Initramfs)?,
-        rootfs: part(PartName::Rootfs)?,
-    })
+    Ok([write(PartName::Spdx, bill.to_spdx())?, write(PartName::CycloneDx, bill.to_cyclonedx())?])
 }
 
 fn write_manifest(manifest: &Manifest, directory: &Path) -> Result<Digest, ImageError> {

@@ -12,14 +12,15 @@ use super::process::Runner;
 use super::sources;
 use crate::image::error::ImageError;
 use crate::image::hash;
-use crate::image::manifest::Package;
 use crate::image::name::Digest;
 use crate::image::recipe::{Content, PackageName, Recipe, User, UserName};
+use crate::image::sbom::{DebianPackage, Facts, PACKAGE_FORMAT};
 
 const CUSTOMIZE: &str = include_str!("customize.sh");
 const CLEAN: &str = include_str!("clean.sh");
 const INSIDE: &str = include_str!("inside.sh");
 const FINISH: &str = include_str!("finish.sh");
+const DESCRIBE: &str = include_str!("describe.sh");
 
 /// What dpkg leaves out when it unpacks a package, now and in the guest: nobody reads manual
 /// pages there, and its only locale is the C library's own C.UTF-8. Copyright files stay.
@@ -45,7 +46,7 @@ pub(super) struct Installed {
     /// The time that stands for now, in seconds since 1970.
     pub(super) date: u64,
     /// The packages in it, sorted.
-    pub(super) packages: Vec<Package>,
+    pub(super) packages: Vec<DebianPackage>,
 }
 
 impl System {
@@ -97,7 +98,8 @@ impl System {
             .env("TMPDIR", self.work.join("temporary"))
             .env("MAYFLY_WORK", &self.work)
             .env("MAYFLY_KERNEL", recipe.kernel.as_str())
-            .env("MAYFLY_DATE", date.map(|date| date.to_string()).unwrap_or_default());
+            .env("MAYFLY_DATE", date.map(|date| date.to_string()).unwrap_or_default())
+            .env("MAYFLY_FORMAT", PACKAGE_FORMAT);
         runner.run_as("mmdebstrap", &mut command)?;
         self.installed()
     }
@@ -195,6 +197,24 @@ impl System {
         command.args(["-c", text, name]).arg(self.root()).arg(date.to_string()).args(more);
         runner.run_as(name, &mut command).map(drop)
     }
+
+    /// Adds to `facts` what the finished system says of its packages, and of the runner that is
+    /// in a directory of it.
+    pub(super) fn describe(
+        &self,
+        facts: &mut Facts,
+        directory: Option<&str>,
+        enclosure: Enclosure,
+        runner: &Runner<'_>,
+    ) -> Result<(), ImageError> {
+        let archive = self.work.join("facts.tar");
+        let mut command = enclosure.command("sh");
+        command.args(["-c", DESCRIBE, "describe"]).arg(self.root());
+        command.arg(directory.unwrap_or_default()).arg(&archive);
+        runner.run_as("the script that describes the system", &mut command)?;
+        let file = fs::File::open(&archive).map_err(ImageError::read(&archive))?;
+        facts.read(io::BufReader::new(file)).map_err(ImageError::read(&archive))
+    }
 }
 
 /// A line for each user, for the hook. No field can hold a colon or a line's end (`recipe`).
@@ -207,15 +227,8 @@ fn user_lines(users: &[User]) -> String {
     users.iter().map(line).collect()
 }
 
-fn parse_packages(text: &str) -> Vec<Package> {
-    let mut packages: Vec<Package> = text
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split('\t').map(str::to_owned);
-            let (name, version) = (fields.next()?, fields.next()?);
-            Some(Package { name, version, architecture: fields.next()? })
-        })
-        .collect();
+fn parse_packages(text: &str) -> Vec<DebianPackage> {
+    let mut packages: Vec<_> = text.lines().filter_map(DebianPackage::parse).collect();
     packages.sort();
     packages
 }
@@ -290,10 +303,12 @@ mod tests {
 
     #[test]
     fn packages_are_sorted_by_name() {
-        let packages = parse_packages("zlib1g\t1:1.3\tamd64\napt\t3.0\tamd64\n");
-        let names: Vec<_> = packages.iter().map(|package| package.name.as_str()).collect();
+        let packages = parse_packages(
+            "zlib1g\t1:1.3\tamd64\tzlib\t1:1.3\tA\t\napt\t3.0\tamd64\tapt\t3.0\tB\t\n",
+        );
+        let names: Vec<_> = packages.iter().map(|found| found.package.name.as_str()).collect();
         assert_eq!(names, ["apt", "zlib1g"]);
-        assert_eq!(packages[1].version, "1:1.3");
+        assert_eq!(packages[1].package.version, "1:1.3");
     }
 
     #[test]

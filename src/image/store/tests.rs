@@ -44,6 +44,8 @@ impl Fixture {
                 kernel: part(PartName::Kernel),
                 initramfs: part(PartName::Initramfs),
                 rootfs: part(PartName::Rootfs),
+                spdx: part(PartName::Spdx),
+                cyclonedx: part(PartName::CycloneDx),
             },
             packages: Vec::new(),
             runner: None,

@@ -1,0 +1,44 @@
+//! `mayfly image sbom`.
+
+use std::io::Write;
+use std::path::Path;
+
+use clap::{Args, ValueEnum};
+
+use super::reference;
+use crate::image::{ImageError, Reference, Store};
+
+/// Which bill of materials.
+#[derive(Debug, Args)]
+pub(super) struct SbomArguments {
+    /// NAME, the newest build, or NAME@DIGEST-PREFIX
+    #[arg(value_parser = reference)]
+    image: Reference,
+    /// In which format: SPDX 2.3 or CycloneDX 1.5, both as JSON
+    #[arg(long, value_enum, default_value_t = Format::Spdx)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Spdx,
+    Cyclonedx,
+}
+
+pub(super) fn run(
+    arguments: &SbomArguments,
+    store: &Store,
+    output: &mut dyn Write,
+) -> Result<(), ImageError> {
+    let image = store.find(&arguments.image)?;
+    let parts = &image.manifest.parts;
+    let part = match arguments.format {
+        Format::Spdx => &parts.spdx,
+        Format::Cyclonedx => &parts.cyclonedx,
+    };
+    let bytes = store.read_verified(&image, part)?;
+    output.write_all(&bytes).map_err(|source| ImageError::Write {
+        path: Path::new("standard output").to_owned(),
+        source,
+    })
+}

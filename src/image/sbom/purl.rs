@@ -1,0 +1,50 @@
+//! Package URLs, by which scanners know a package (<https://github.com/package-url/purl-spec>).
+
+/// `pkg:KIND/PATH@VERSION?QUALIFIERS`. The parts of `path`, what stands between its slashes, and
+/// everything else are encoded here; `qualifiers` must be sorted by key.
+pub(super) fn purl(
+    kind: &str,
+    path: &str,
+    version: Option<&str>,
+    qualifiers: &[(&str, &str)],
+) -> String {
+    let path: Vec<String> = path.split('/').map(encoded).collect();
+    let mut purl = format!("pkg:{kind}/{}", path.join("/"));
+    if let Some(version) = version {
+        purl.push('@');
+        purl.push_str(&encoded(version));
+    }
+    for (index, (key, value)) in qualifiers.iter().enumerate() {
+        purl.push(if index == 0 { '?' } else { '&' });
+        purl.push_str(&format!("{key}={}", encoded(value)));
+    }
+    purl
+}
+
+/// Percent-encoded but for what a package URL leaves as it is.
+fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_a_meaning_in_a_url_is_encoded() {
+        let qualifiers = [("arch", "amd64"), ("upstream", "gcc@14/x&y")];
+        assert_eq!(
+            purl("deb", "debian/libstdc++6", Some("1:14.2.0-19+b1~x"), &qualifiers),
+            "pkg:deb/debian/libstdc%2B%2B6@1:14.2.0-19%2Bb1~x?arch=amd64&upstream=gcc%4014%2Fx%26y",
+        );
+        assert_eq!(purl("cargo", "nix", None, &[]), "pkg:cargo/nix");
+    }
+}
