@@ -246,6 +246,37 @@ pub enum ImageError {
         /// The digest that it has.
         found: Digest,
     },
+    /// What an image is to be built again from is not what it was built from.
+    #[error(
+        "{path} is not what image `{image}` was built from: SHA-256 {found} instead of {expected}"
+    )]
+    OtherInput {
+        /// The recipe or the agent.
+        path: PathBuf,
+        /// The image's name and digest.
+        image: String,
+        /// The digest of what it was built from.
+        expected: Digest,
+        /// The digest that the file has.
+        found: Digest,
+    },
+    /// An image that was built again is not the same.
+    #[error("image `{image}` built again is another: {rebuilt}")]
+    NotTheSame {
+        /// The image's name and digest.
+        image: String,
+        /// The digest of the second one.
+        rebuilt: Digest,
+    },
+    /// A root file system is none that can be read.
+    #[error("can't read the file system in {path}")]
+    FileSystem {
+        /// The part.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: ext4_view::Ext4Error,
+    },
     /// The image's agent speaks another version of the protocol.
     #[error("the agent in image `{image}` speaks protocol {found}, this Mayfly speaks {expected}")]
     Protocol {
@@ -326,6 +357,9 @@ impl Failure for ImageError {
             | Self::WrongDigest { .. }
             | Self::RunnerVersion { .. }
             | Self::Tarball { .. }
+            | Self::OtherInput { .. }
+            | Self::NotTheSame { .. }
+            | Self::FileSystem { .. }
             | Self::Protocol { .. } => Code::BadData,
             Self::Name(_) | Self::Ambiguous { .. } => Code::Usage,
             Self::Write { .. } => Code::CannotWrite,
@@ -375,6 +409,14 @@ impl Failure for ImageError {
                     .to_owned()
             }
             Self::Ambiguous { .. } => "Give more digits.".to_owned(),
+            Self::OtherInput { .. } => {
+                "Name the recipe with --recipe and the agent with --agent, as they were then."
+                    .to_owned()
+            }
+            Self::NotTheSame { .. } => "What differs is listed above. Packages that have moved \
+                 on since then make another image; a mirror of their state then \
+                 (`mirror` in the recipe) brings them back."
+                .to_owned(),
             Self::Changed { .. } | Self::Manifest { .. } | Self::Protocol { .. } => {
                 "Build the image again: mayfly image build RECIPE".to_owned()
             }

@@ -23,9 +23,11 @@
 
 mod archive;
 pub mod build;
-mod download;
+pub mod diff;
 mod docker;
+mod download;
 mod error;
+pub mod files;
 pub mod hardening;
 mod hash;
 mod initramfs;

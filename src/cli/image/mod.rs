@@ -6,6 +6,8 @@ mod bytes;
 mod export;
 mod gc;
 mod import;
+mod diff;
+mod rebuild;
 mod sbom;
 mod show;
 mod sign;
@@ -75,6 +77,10 @@ enum ImageCommand {
     },
     /// Print an image's bill of materials, for scanners
     Sbom(sbom::SbomArguments),
+    /// Show what is different in another image: packages, kernel, settings, sizes
+    Diff(diff::DiffArguments),
+    /// Build an image again from what it was built from, and say whether it is the same
+    RebuildCheck(rebuild::RebuildArguments),
     /// Remove an image; what runs from it goes on
     Remove {
         /// NAME, the newest build, or NAME@DIGEST-PREFIX
@@ -123,6 +129,8 @@ pub(super) fn run(arguments: ImageArguments, default_store: &Path) -> Result<(),
             images.iter().try_for_each(|image| verify(store, image, &trust, json, &mut output))?;
         }
         ImageCommand::Sbom(arguments) => sbom::run(&arguments, store, &mut output)?,
+        ImageCommand::Diff(arguments) => diff::run(&arguments, store, &mut output)?,
+        ImageCommand::RebuildCheck(arguments) => rebuild::run(&arguments, store, &mut output)?,
         ImageCommand::Remove { images } => images.iter().try_for_each(|image| {
             let digest = store.remove(image)?;
             say(&mut output, &format!("{}@{digest}", image.name))

@@ -15,6 +15,7 @@ mod layer;
 pub mod newer;
 mod process;
 mod runner;
+mod rebuild;
 mod sources;
 mod system;
 mod workspace;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 pub use agent::find_agent;
 pub use archive::TarballError;
+pub use rebuild::Rebuilt;
 pub use runner::{RunnerRelease, RunnerSource};
 pub(super) use workspace::{DeadBuild, Workspace, dead_builds, doomed_directory};
 
@@ -94,23 +96,32 @@ impl Builder<'_> {
     ///
     /// Those of [`Self::build`].
     pub fn build_candidate(&self) -> Result<Candidate, ImageError> {
+        let agent = agent::read_agent(self.agent)?;
+        let wanted = runner::wanted(self.recipe, self.runner)?;
+        self.in_workspace(|workspace, enclosure, runner| {
+            Build { builder: self, runner, enclosure, agent }.make(wanted, workspace)
+        })
+    }
+
+    /// Does some work in a directory of the store that is gone afterwards, however it ends.
+    fn in_workspace<T>(
+        &self,
+        work: impl FnOnce(&Workspace, Enclosure, &Runner<'_>) -> Result<T, ImageError>,
+    ) -> Result<T, ImageError> {
         let runner = Runner { deadline: Deadline::after(self.timeout), progress: self.progress };
         self.progress.step("checking the host");
         enclosure::check_programs()?;
-        let agent = agent::read_agent(self.agent)?;
-        let wanted = runner::wanted(self.recipe, self.runner)?;
         // Makes the store, so that what is in the way is known now.
         drop(self.store.lock()?);
         let enclosure = Enclosure::new(&runner)?;
         let workspace = Workspace::create(self.store, enclosure, &runner)?;
-        let build = Build { builder: self, runner: &runner, enclosure, agent };
-        let result = build.make(wanted, &workspace);
+        let result = work(&workspace, enclosure, &runner);
         // Also after the deadline: a build that failed leaves nothing.
         let cleaner = Runner { deadline: Deadline::after(CLEANING), progress: self.progress };
         let removed = workspace.remove(enclosure, &cleaner);
-        let candidate = result?;
+        let done = result?;
         removed?;
-        Ok(candidate)
+        Ok(done)
     }
 }
 
