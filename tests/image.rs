@@ -167,6 +167,7 @@ fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
     let packages = manifest["packages"].as_array().unwrap();
     assert!(packages.iter().any(|package| package["name"] == "base-files"));
     assert!(!packages.iter().any(|package| package["name"] == "initramfs-tools"));
+    assert_bills_have(&fixture, packages.len());
 
     let rootfs = directory.join("rootfs.img");
     assert_eq!(bytes_at(&directory.join("kernel"), 0, 4), b"\x7fELF");
@@ -181,7 +182,20 @@ fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
     assert_modules_are_there(&rootfs, guest_modules);
     assert!(inside(&rootfs, "stat /usr/bin/su").contains("Mode:  0755"), "no set-user-id");
 
+    let difference = fixture.run(["diff", "tiny", &reference, "--json"]);
+    let difference: serde_json::Value = serde_json::from_slice(&difference.stdout).unwrap();
+    assert_eq!(difference["changes"], serde_json::json!([]));
+
     assert!(fixture.run(["verify", &reference]).status.success());
+    let bill = directory.join("sbom.spdx.json");
+    let kept = fs::read_to_string(&bill).unwrap();
+    fs::set_permissions(&bill, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&bill, kept.replace("GPL", "MIT")).unwrap();
+    let refused = fixture.run(["sbom", "tiny"]);
+    assert_eq!(refused.status.code(), Some(65));
+    assert!(refused.stdout.is_empty() && text(&refused.stderr).contains("sbom.spdx.json"));
+    fs::write(&bill, kept).unwrap();
+
     fs::set_permissions(&rootfs, fs::Permissions::from_mode(0o644)).unwrap();
     let mut changed = fs::File::options().write(true).open(&rootfs).unwrap();
     changed.seek(SeekFrom::Start(300 << 20)).unwrap();
@@ -210,6 +224,80 @@ fn assert_modules_are_there(rootfs: &Path, modules: &[serde_json::Value]) {
         let relative = path.strip_prefix(directory).unwrap().trim_start_matches('/');
         assert!(known.contains(&format!("{relative}:")), "{relative} in {known}");
     }
+}
+
+/// Both bills of the image have its packages, the kernel's, and what the agent is made of.
+fn assert_bills_have(fixture: &Fixture, packages: usize) {
+    let bill = |format| -> serde_json::Value {
+        let output = fixture.run(["sbom", "tiny", "--format", format]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let purls = |list: &serde_json::Value, purl: fn(&serde_json::Value) -> &serde_json::Value| {
+        let list = list.as_array().unwrap().iter();
+        list.filter_map(|entry| purl(entry).as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let spdx =
+        purls(&bill("spdx")["packages"], |package| &package["externalRefs"][0]["referenceLocator"]);
+    let cyclonedx = purls(&bill("cyclonedx")["components"], |component| &component["purl"]);
+    assert_eq!(spdx, cyclonedx);
+    let debian: Vec<_> = spdx.iter().filter(|purl| purl.starts_with("pkg:deb/debian/")).collect();
+    assert_eq!(debian.len(), packages + 1);
+    assert!(debian.iter().any(|purl| purl.contains("/linux-image-")), "{debian:?}");
+    assert!(spdx.iter().any(|purl| purl.starts_with("pkg:cargo/nix@")), "{spdx:?}");
+    let licences = bill("spdx")["packages"].to_string();
+    assert!(licences.contains("GPL-2.0-or-later"), "no licence was understood");
+}
+
+#[test]
+fn an_image_that_is_built_again_is_the_same_or_tells_what_differs() {
+    let fixture = Fixture::new();
+    let recipe = RECIPE.replace(r#"content = "hello\n""#, r#"source = "greeting""#);
+    fs::write(fixture.path("tiny.toml"), recipe).unwrap();
+    fs::write(fixture.path("greeting"), "hello\n").unwrap();
+    let first = built(&fixture.build().output().unwrap());
+    let check = || {
+        let recipe = fixture.path("tiny.toml");
+        let mut command = fixture.mayfly();
+        command.args(["rebuild-check", "tiny", "--json", "--recipe"]).arg(recipe);
+        let output = command.output().unwrap();
+        let answer: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        (output.status.code(), answer)
+    };
+    let (code, answer) = check();
+    assert_eq!((code, &answer["same"]), (Some(0), &true.into()), "{answer}");
+
+    // The recipe is the same, a file that it takes from beside itself is not.
+    fs::write(fixture.path("greeting"), "hallo\n").unwrap();
+    let (code, answer) = check();
+    assert_eq!((code, &answer["same"]), (Some(65), &false.into()), "{answer}");
+    let files = serde_json::json!([{ "path": "/home/runner/deep/greeting", "difference": "content" }]);
+    assert_eq!(answer["files"], files);
+    let changes = answer["changes"].as_array().unwrap();
+    let changed = |section: &str, key: &str| {
+        changes.iter().any(|change| {
+            change["section"] == section && change["key"].as_str().unwrap().starts_with(key)
+        })
+    };
+    assert!(changed("inputs", "files.") && changed("parts", "rootfs.sha256"), "{answer}");
+    assert!(!changed("packages", "") && !changed("parts", "kernel."), "{answer}");
+
+    // Neither is kept, nor anything of how they were made.
+    assert_eq!(fixture.workspaces(), Vec::<String>::new());
+    let listed = fixture.run(["list", "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    let digest = listed[0]["digest"].as_str().unwrap();
+    assert_eq!(format!("tiny@{digest}"), first);
+
+    // What can't give the same image is refused before it is built.
+    fs::write(fixture.path("tiny.toml"), RECIPE).unwrap();
+    let mut command = fixture.mayfly();
+    command.args(["rebuild-check", "tiny", "--recipe"]).arg(fixture.path("tiny.toml"));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(65));
+    assert!(text(&output.stderr).contains("tiny.toml is not what image `tiny@"), "{output:?}");
 }
 
 #[test]

@@ -13,6 +13,11 @@ use crate::image::{ImageError, Reference, Store};
 
 /// Two images.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mayfly image diff base runner             two images
+  mayfly image diff base@0a1b2c base        an older build and the newest
+  mayfly image diff base@0a1b2c base --json | jq '.changes[] | select(.section == \"packages\")'")]
 pub(super) struct DiffArguments {
     /// NAME, the newest build, or NAME@DIGEST-PREFIX
     #[arg(value_parser = reference)]

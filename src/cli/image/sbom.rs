@@ -10,6 +10,10 @@ use crate::image::{ImageError, Reference, Store};
 
 /// Which bill of materials.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mayfly image sbom base | jq '.packages[].name'
+  mayfly image sbom runner --format cyclonedx > runner.cdx.json")]
 pub(super) struct SbomArguments {
     /// NAME, the newest build, or NAME@DIGEST-PREFIX
     #[arg(value_parser = reference)]

@@ -75,6 +75,7 @@ pub(super) fn inspect(image: &Image, json: bool, output: &mut dyn Write) -> Resu
         let size = Size(part.bytes);
         line(part.file.as_str(), &format!("{size:>10}  sha256:{}", part.sha256))?;
     }
+    made_of(manifest, &mut line)?;
     line("suite", &manifest.inputs.suite)?;
     let agent = &manifest.inputs.agent;
     line("agent", &format!("{}  sha256:{}", agent.version, agent.sha256))?;
@@ -88,11 +89,45 @@ pub(super) fn inspect(image: &Image, json: bool, output: &mut dyn Write) -> Resu
     Ok(())
 }
 
+/// What is in an image beside its packages, and how its agent sets a guest up.
+fn made_of(
+    manifest: &Manifest,
+    line: &mut impl FnMut(&str, &str) -> Result<(), ImageError>,
+) -> Result<(), ImageError> {
+    if let Some(runner) = &manifest.runner {
+        let released = rfc3339(runner.released);
+        line("runner", &format!("{} of {released} in {}", runner.version, runner.directory))?;
+    }
+    for download in &manifest.downloads {
+        line("download", &format!("{} {} as {}", download.name, download.version, download.path))?;
+    }
+    let settings = &manifest.settings;
+    for (parameter, value) in &settings.parameters {
+        line("parameter", &format!("{parameter} = {value}"))?;
+    }
+    if !settings.modules.is_empty() {
+        let names: Vec<&str> =
+            settings.modules.iter().filter_map(|path| path.rsplit('/').next()).collect();
+        line("loaded", &names.join(" "))?;
+    }
+    for service in &settings.services {
+        line("service", &format!("{} at {}", service.name, service.socket))?;
+    }
+    for (control, on) in &manifest.hardening {
+        line("hardening", &format!("{} {control}", if *on { "on " } else { "off" }))?;
+    }
+    Ok(())
+}
+
 fn total(manifest: &Manifest) -> u64 {
     manifest.parts.all().iter().map(|part| part.bytes).sum()
 }
 
 fn date(manifest: &Manifest) -> String {
-    let time = std::time::UNIX_EPOCH + Duration::from_secs(manifest.created);
+    rfc3339(manifest.created)
+}
+
+fn rfc3339(seconds: u64) -> String {
+    let time = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
     humantime::format_rfc3339_seconds(time).to_string()
 }
