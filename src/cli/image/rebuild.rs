@@ -48,7 +48,6 @@ pub(super) fn run(
     output: &mut dyn Write,
 ) -> Result<(), ImageError> {
     let image = store.find(&arguments.image)?;
-    store.verify(&image)?;
     let recipe = Recipe::load(&arguments.recipe)?;
     let agent = find_agent(arguments.agent.as_deref())?;
     let progress = Steps::new();

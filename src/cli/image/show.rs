@@ -57,7 +57,7 @@ pub(super) fn inspect(image: &Image, json: bool, output: &mut dyn Write) -> Resu
         let text = serde_json::to_string_pretty(manifest).unwrap_or_default();
         return say(output, &text);
     }
-    let mut line = |key: &str, value: &str| say(output, &format!("{key:<14}{value}"));
+    let mut line = |key: &str, value: &str| say(output, &format!("{key:<16}{value}"));
     line("name", image.name.as_str())?;
     line("digest", image.digest.as_str())?;
     line("directory", &image.directory.display().to_string())?;
