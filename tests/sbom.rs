@@ -4,7 +4,7 @@
 //! `scripts/test` installs them into a virtual environment, names it in `MAYFLY_SBOM_VALIDATORS`,
 //! and runs this; or says that it could not.
 //!
-//! MAYFLY_TEST_IMAGES   an image store that has `base`
+//! `MAYFLY_TEST_IMAGES` names an image store that has `base`.
 
 use std::path::PathBuf;
 use std::process::Command;

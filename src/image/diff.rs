@@ -30,12 +30,8 @@ pub fn between(from: &Manifest, to: &Manifest) -> Vec<Change> {
     let (from, to) = (comparable(from), comparable(to));
     let mut changes = Vec::new();
     for section in union(&from, &to) {
-        compare(
-            Place { section, key: String::new() },
-            from.get(section),
-            to.get(section),
-            &mut changes,
-        );
+        let place = Place { section, key: String::new() };
+        compare(&place, from.get(section), to.get(section), &mut changes);
     }
     changes
 }
@@ -82,7 +78,7 @@ impl Place<'_> {
 
 /// Objects are compared key by key, lists as sets, and a list of objects that have names as an
 /// object. What is not there is as good as null.
-fn compare(place: Place<'_>, from: Option<&Value>, to: Option<&Value>, changes: &mut Vec<Change>) {
+fn compare(place: &Place<'_>, from: Option<&Value>, to: Option<&Value>, changes: &mut Vec<Change>) {
     let (from, to) = (present(from), present(to));
     if from == to {
         return;
@@ -90,12 +86,12 @@ fn compare(place: Place<'_>, from: Option<&Value>, to: Option<&Value>, changes: 
     match (from.and_then(keyed), to.and_then(keyed)) {
         (Some(old), Some(new)) => {
             for key in union(&old, &new) {
-                compare(place.below(key), old.get(key), new.get(key), changes);
+                compare(&place.below(key), old.get(key), new.get(key), changes);
             }
         }
         _ => match (from, to) {
             (Some(Value::Array(old)), Some(Value::Array(new))) => {
-                compare_lists(&place, old, new, changes);
+                compare_lists(place, old, new, changes);
             }
             _ => changes.push(place.change(from, to)),
         },
@@ -151,7 +147,7 @@ mod tests {
     fn changes(from: &Value, to: &Value) -> Vec<(String, Option<Value>, Option<Value>)> {
         let mut changes = Vec::new();
         let place = Place { section: "x", key: String::new() };
-        compare(place, Some(from), Some(to), &mut changes);
+        compare(&place, Some(from), Some(to), &mut changes);
         changes.into_iter().map(|change| (change.key, change.from, change.to)).collect()
     }
 

@@ -75,7 +75,8 @@ fn line(change: &Change) -> String {
 
 /// A value without quotes, in a line; numbers of bytes as people write them.
 fn shown(key: &str, value: &Value) -> String {
-    let bytes = key.ends_with(".bytes").then(|| value.as_u64()).flatten();
+    let is_length = key.rsplit('.').next() == Some("bytes");
+    let bytes = is_length.then(|| value.as_u64()).flatten();
     match (bytes, value) {
         (Some(bytes), _) => Size(bytes).to_string(),
         (None, Value::String(text)) => plain(text),

@@ -18,7 +18,7 @@ pub(super) struct SbomArguments {
     /// NAME, the newest build, or NAME@DIGEST-PREFIX
     #[arg(value_parser = reference)]
     image: Reference,
-    /// In which format: SPDX 2.3 or CycloneDX 1.5, both as JSON
+    /// SPDX 2.3 or `CycloneDX` 1.5, both as JSON
     #[arg(long, value_enum, default_value_t = Format::Spdx)]
     format: Format,
 }

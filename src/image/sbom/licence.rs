@@ -103,7 +103,8 @@ fn expression(synopsis: &str) -> String {
             expression.push_str(connector);
         }
         let bracketed = many && group.contains(" OR ");
-        expression.push_str(&if bracketed { format!("({group})") } else { group });
+        let group = if bracketed { format!("({group})") } else { group };
+        expression.push_str(&group);
     }
     expression
 }

@@ -9,29 +9,23 @@ pub(super) fn purl(
     qualifiers: &[(&str, &str)],
 ) -> String {
     let path: Vec<String> = path.split('/').map(encoded).collect();
-    let mut purl = format!("pkg:{kind}/{}", path.join("/"));
-    if let Some(version) = version {
-        purl.push('@');
-        purl.push_str(&encoded(version));
-    }
-    for (index, (key, value)) in qualifiers.iter().enumerate() {
-        purl.push(if index == 0 { '?' } else { '&' });
-        purl.push_str(&format!("{key}={}", encoded(value)));
-    }
-    purl
+    let version = version.map(|version| format!("@{}", encoded(version))).unwrap_or_default();
+    let pairs: Vec<String> =
+        qualifiers.iter().map(|(key, value)| format!("{key}={}", encoded(value))).collect();
+    let mark = if pairs.is_empty() { "" } else { "?" };
+    format!("pkg:{kind}/{}{version}{mark}{}", path.join("/"), pairs.join("&"))
 }
 
 /// Percent-encoded but for what a package URL leaves as it is.
 fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
+    let byte = |byte: u8| {
         if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
-            encoded.push(char::from(byte));
+            char::from(byte).to_string()
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            format!("%{byte:02X}")
         }
-    }
-    encoded
+    };
+    text.bytes().map(byte).collect()
 }
 
 #[cfg(test)]
