@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use tokio::sync::oneshot;
 
 use super::types::{
-    DrainReport, Explanation, JobFilter, JobId, JobView, MicrovmView, PoolView, Problem,
-    ReloadReport, Status, Submission,
+    DrainReport, Explanation, JobFilter, JobId, JobView, MicrovmView, Overview, PoolView, Problem,
+    Readiness, ReloadReport, Status, Submission,
 };
 
 /// Where the loop puts its answer. That nobody waits for it any more is no error.
@@ -84,6 +84,16 @@ pub enum Call {
     Status {
         /// That.
         answer: Answer<Status>,
+    },
+    /// Everything at once, as of one moment.
+    Overview {
+        /// That.
+        answer: Answer<Box<Overview>>,
+    },
+    /// Whether the daemon can do its work.
+    Ready {
+        /// Whether, and why not.
+        answer: Answer<Readiness>,
     },
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The server turns each request into a [`Call`] on a channel to the daemon's loop and sends back
 //! what the loop answers; it keeps no state and decides nothing. The client is what the command
-//! line uses. Here is also the listener for GitHub's webhooks, an HTTP server like the other.
+//! line uses. Here are also the listener for GitHub's webhooks and the
+//! status page, HTTP servers like the other.
 //! Owns the shapes of requests and answers ([`types`]); knows nothing of how the daemon works, of
 //! the ledger or of GitHub.
 
@@ -12,6 +13,7 @@ mod log;
 mod path;
 mod serve;
 pub mod server;
+pub mod status;
 mod token;
 pub mod types;
 pub mod webhook;

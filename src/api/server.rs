@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::call::{Answer, Call};
 use super::path::reachable;
+use super::status::{self, Pages};
 use super::types::{JobFilter, JobId, Problem, ProblemKind, Submission};
 use super::{log, serve, token};
 
@@ -32,7 +33,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// Where calls go.
 #[derive(Debug, Clone)]
-pub(super) struct Calls(mpsc::Sender<Call>);
+pub(super) struct Calls(pub(super) mpsc::Sender<Call>);
 
 impl Calls {
     /// Makes a call and waits for its answer.
@@ -70,9 +71,14 @@ pub fn bind(socket: &Path, mode: u32) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves the whole API on a unix socket until `stop`.
-pub async fn serve(listener: UnixListener, calls: mpsc::Sender<Call>, stop: CancellationToken) {
-    let router = reading().merge(writing()).with_state(Calls(calls));
+/// Serves the whole API, and the status page beside it, on a unix socket until `stop`.
+pub async fn serve(
+    listener: UnixListener,
+    calls: mpsc::Sender<Call>,
+    pages: Pages,
+    stop: CancellationToken,
+) {
+    let router = reading().merge(writing()).with_state(Calls(calls)).merge(status::routes(pages));
     serve::serve(listener, finish(router), CONNECTIONS, stop).await;
 }
 
@@ -95,7 +101,8 @@ pub async fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn reading() -> Router<Calls> {
     Router::new()
-        .route("/v1/status", get(status))
+        .route("/v1/status", get(daemon_status))
+        .route("/v1/overview", get(overview))
         .route("/v1/jobs", get(jobs))
         .route("/v1/jobs/{job}", get(job))
         .route("/v1/jobs/{job}/log", get(log::log))
@@ -112,7 +119,7 @@ fn writing() -> Router<Calls> {
         .route("/v1/reload", post(reload))
 }
 
-fn finish(router: Router) -> Router {
+pub(super) fn finish(router: Router) -> Router {
     let not_found = || async { Problem::new(ProblemKind::NotFound, "there is no such path") };
     let not_allowed =
         || async { Problem::new(ProblemKind::NotAllowed, "this can't be done here, or not so") };
@@ -207,8 +214,12 @@ async fn pools(State(calls): State<Calls>) -> Reply<impl Serialize> {
     calls.ask(|answer| Call::Pools { answer }).await.map(Json)
 }
 
-async fn status(State(calls): State<Calls>) -> Reply<impl Serialize> {
+async fn daemon_status(State(calls): State<Calls>) -> Reply<impl Serialize> {
     calls.ask(|answer| Call::Status { answer }).await.map(Json)
+}
+
+async fn overview(State(calls): State<Calls>) -> Reply<impl Serialize> {
+    calls.ask(|answer| Call::Overview { answer }).await.map(Json)
 }
 
 async fn drain(State(calls): State<Calls>) -> Reply<impl Serialize> {

@@ -64,7 +64,9 @@ fn with_server<F: Future>(script: impl Fn(Call), client: impl FnOnce(Client, Pat
         let (calls, mut asked) = mpsc::channel(call::CAPACITY);
         let stop = CancellationToken::new();
         let listener = server::bind(&socket, 0o600).unwrap();
-        let serving = server::serve(listener, calls, stop.clone());
+        let (_, changes) = tokio::sync::watch::channel(0);
+        let pages = super::status::Pages::new(calls.clone(), changes, None, stop.clone());
+        let serving = server::serve(listener, calls, pages, stop.clone());
         let answering = async {
             while let Some(call) = asked.recv().await {
                 script(call);

@@ -21,9 +21,17 @@ impl Token {
         Self(token)
     }
 
+    /// Another secret that follows from this one, and from which this one does not follow.
+    pub(super) fn derive(&self, purpose: &[u8]) -> String {
+        let code = Hmac::<Sha256>::new_from_slice(self.0.expose_secret().as_bytes());
+        // Keys of any length do.
+        let code = code.map(|mac| mac.chain_update(purpose).finalize().into_bytes());
+        code.map_or_else(|_| String::new(), |code| data_encoding::HEXLOWER.encode(&code))
+    }
+
     /// Compares codes made with the tokens as keys: how long that takes says nothing about how
     /// much of the token is right.
-    fn is(&self, given: &[u8]) -> bool {
+    pub(super) fn is(&self, given: &[u8]) -> bool {
         let code =
             |key: &[u8]| Hmac::<Sha256>::new_from_slice(key).map(|mac| mac.chain_update(SUBJECT));
         let (Ok(own), Ok(given)) = (code(self.0.expose_secret().as_bytes()), code(given)) else {

@@ -268,6 +268,44 @@ pub struct Explanation {
     /// Where the evidence of an abnormal end is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub black_box: Option<String>,
+    /// What its microVM reached and was refused; known once that has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressView>,
+}
+
+/// What a microVM reached, and what it was refused. What is counted are connections, requests,
+/// lookups and packets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EgressView {
+    /// How many passed.
+    pub allowed: u64,
+    /// How many did not.
+    pub refused: u64,
+    /// How many passed as the policy only watches.
+    pub would_refuse: u64,
+    /// A row per destination and verdict; left out in an overview.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub destinations: Vec<DestinationView>,
+}
+
+/// One destination of a microVM, with one verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationView {
+    /// The name or address, as the guest said it.
+    pub host: String,
+    /// The port; 0 where there is none.
+    pub port: u16,
+    /// `allowed`, `refused` or `would-refuse`.
+    pub verdict: String,
+    /// Why not, in a word (docs/guide/egress.md).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// How many connections, requests, lookups or packets.
+    pub connections: u64,
+    /// Bytes from the guest.
+    pub up: u64,
+    /// Bytes to the guest.
+    pub down: u64,
 }
 
 /// Something that happened to a job, or to its microVM.
@@ -330,6 +368,67 @@ pub struct Status {
     pub running: u32,
     /// How many microVMs there are.
     pub microvms: u32,
+}
+
+/// Everything that the status page shows, as of one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overview {
+    /// The moment.
+    pub at: Time,
+    /// How the daemon is.
+    pub status: Status,
+    /// Whether it can do its work.
+    pub readiness: Readiness,
+    /// What of the host is in use.
+    pub budget: Budget,
+    /// The pools.
+    pub pools: Vec<PoolView>,
+    /// Jobs that wait, the oldest first, [`Overview::JOBS`] at most.
+    pub waiting: Vec<Explanation>,
+    /// Jobs that have a microVM, the oldest first.
+    pub active: Vec<Explanation>,
+    /// Jobs that ended, the last first, [`Overview::JOBS`] at most.
+    pub ended: Vec<Explanation>,
+    /// The microVMs.
+    pub microvms: Vec<MicrovmView>,
+}
+
+impl Overview {
+    /// How many waiting jobs, and how many ended ones, there are at most.
+    pub const JOBS: u32 = 50;
+}
+
+/// What all microVMs together use of the host, and may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// Processors in use.
+    pub cpus_used: u32,
+    /// Processors that may be used.
+    pub cpus: u32,
+    /// Bytes of memory in use.
+    pub memory_used: u64,
+    /// Bytes of memory that may be used.
+    pub memory: u64,
+}
+
+/// Whether the daemon can do its work, and what it is that it can't.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether all checks are well.
+    pub ready: bool,
+    /// The checks: `settings`, `jobs`, `github` (where it is configured), `pools`.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that work depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What.
+    pub name: String,
+    /// Whether it is well.
+    pub ok: bool,
+    /// How it is, in words.
+    pub message: String,
 }
 
 /// Why a request could not be served.

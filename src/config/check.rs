@@ -10,7 +10,7 @@ use super::environment::Environment;
 use super::error::{ConfigError, Problem};
 use super::sources::{self, Sources};
 use super::types::{GitHub, Pool, Scope, Settings, Trigger};
-use super::{check_github, labels};
+use super::{check_github, check_status, labels};
 use crate::egress::policy::Policies;
 
 /// The most pools.
@@ -34,6 +34,9 @@ impl Settings {
         let github = github.map(|draft| check_github::check(draft, &sources, environment));
         let github = github.transpose()?;
         let host = host(&draft.host, &sources, environment)?;
+        let status = draft.status.as_ref();
+        let status =
+            status.map(|draft| check_status::status(draft, &sources, environment)).transpose()?;
         let surroundings = Surroundings {
             sources: &sources,
             host: &host,
@@ -47,7 +50,7 @@ impl Settings {
             let has = environment.memory;
             warnings.push(format!("host.memory is {}, and this host has {has}", host.memory));
         }
-        Ok(Self { file: file.map(Path::to_owned), github, pools, host, policies, warnings })
+        Ok(Self { file: file.map(Path::to_owned), github, pools, host, status, policies, warnings })
     }
 }
 

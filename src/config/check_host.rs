@@ -24,7 +24,7 @@ const DRAIN: Duration = Duration::from_secs(90);
 const MAX_DRAIN: Duration = Duration::from_secs(7 * 86_400);
 /// Who may submit jobs may use the host: the owner, unless a mode says more.
 const SOCKET_MODE: u32 = 0o600;
-/// The fewest characters of the API's token.
+/// The fewest characters of a token for a listener.
 const LEAST_TOKEN: usize = 16;
 
 pub(super) fn host(
@@ -115,9 +115,15 @@ fn tcp(
         key: "host.token_file".into(),
         why: "whoever reaches host.listen could read everything",
     })?;
+    strong("host.token", &token, sources)?;
+    Ok(Some((listen, token)))
+}
+
+/// Refuses a token that can be guessed, or can't be sent in a header.
+pub(super) fn strong(key: &str, token: &Secret, sources: &Sources) -> Result<(), ConfigError> {
     let text = token.value.expose_secret();
     if text.len() < LEAST_TOKEN || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(sources.error("host.token", "…", Problem::TooShort));
+        return Err(sources.error(key, "…", Problem::TooShort));
     }
-    Ok(Some((listen, token)))
+    Ok(())
 }

@@ -22,6 +22,7 @@ pub(super) struct Draft {
     pub(super) github: Option<GitHubDraft>,
     pub(super) pool: Option<Vec<PoolDraft>>,
     pub(super) host: HostDraft,
+    pub(super) status: Option<StatusDraft>,
     pub(super) egress: EgressDraft,
 }
 
@@ -127,6 +128,15 @@ pub(super) struct HostDraft {
     pub(super) image_keys: Vec<String>,
     #[serde(deserialize_with = "optional_duration")]
     pub(super) drain: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct StatusDraft {
+    pub(super) listen: Option<SocketAddr>,
+    pub(super) token: Option<SecretText>,
+    pub(super) token_file: Option<PathBuf>,
+    pub(super) allow_unauthenticated: bool,
 }
 
 /// A secret that is written out. What is no text is refused without being repeated.

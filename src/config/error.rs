@@ -202,6 +202,9 @@ pub enum Problem {
     /// Not a mode for the socket.
     #[error("it must be an octal mode such as \"0600\", for the owner and a group only")]
     Mode,
+    /// A page for everyone.
+    #[error("whoever reaches it from another machine could read everything")]
+    Open,
     /// Mode for emulation.
     #[error("software emulation is no isolation boundary")]
     Emulation,
@@ -217,6 +220,9 @@ impl Problem {
             Self::Address => "http is for 127.0.0.1 only.".into(),
             Self::NoPolicy(known) => format!("There are {}.", known.join(", ")),
             Self::Hosted => "Choose another, e.g. the name of the pool.".into(),
+            Self::Open => "Use 127.0.0.1, name a token with status.token_file, or say \
+                           allow_unauthenticated = true."
+                .into(),
             Self::Emulation => "Say allow_emulation = true if it will do, for trying.".into(),
             _ => return None,
         })

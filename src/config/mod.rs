@@ -10,6 +10,7 @@ mod check;
 mod check_github;
 mod check_host;
 mod check_pool;
+mod check_status;
 mod container;
 mod draft;
 mod environment;
@@ -25,8 +26,8 @@ pub use environment::Environment;
 pub use error::{ConfigError, Problem};
 pub use reload::{Changes, diff};
 pub use types::{
-    Api, App, Credentials, Deadlines, GitHub, Hooks, Host, Pool, PoolName, Repository, Scope,
-    Secret, Settings, Trigger, Webhook,
+    Access, Api, App, Credentials, Deadlines, GitHub, Hooks, Host, Pool, PoolName, Repository,
+    Scope, Secret, Settings, StatusPage, Trigger, Webhook,
 };
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ pub fn diff(old: &Settings, new: &Settings) -> Changes {
     let mut changes = Changes::default();
     for key in changed {
         let restart = NEEDS_RESTART.contains(&key.as_str())
+            || key.starts_with("status.")
             || is_built_into_github(key, old, new)
             || is_unheard(key, old, new);
         let list = if restart { &mut changes.needs_restart } else { &mut changes.applied };
@@ -78,6 +79,7 @@ impl Settings {
                 pool.trigger = old.trigger;
             }
         }
+        self.status.clone_from(&old.status);
         self.host.accelerator = old.host.accelerator;
         self.host.allow_emulation = old.host.allow_emulation;
         self.host.api = old.host.api.clone();

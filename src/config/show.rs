@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::types::{Credentials, GitHub, Host, Pool, Secret, Settings};
+use super::types::{Access, Credentials, GitHub, Host, Pool, Secret, Settings, StatusPage};
 use crate::machine::accelerator::Wish;
 
 /// What stands where a secret would.
@@ -48,6 +48,9 @@ impl Settings {
         }
         tree.insert("host".into(), show_host(&self.host, hide));
         tree.insert("pool".into(), pools.into());
+        if let Some(status) = &self.status {
+            tree.insert("status".into(), show_status(status, hide));
+        }
         Value::Object(tree)
     }
 }
@@ -129,6 +132,16 @@ fn show_host(host: &Host, hide: Hide) -> Value {
     if let Some((listen, token)) = &host.api.tcp {
         shown["listen"] = json!(listen);
         shown["token"] = hide(token).into();
+    }
+    shown
+}
+
+fn show_status(status: &StatusPage, hide: Hide) -> Value {
+    let mut shown = json!({ "listen": status.listen });
+    match &status.access {
+        Access::Host => {}
+        Access::Token(token) => shown["token"] = hide(token).into(),
+        Access::Anyone => shown["allow_unauthenticated"] = true.into(),
     }
     shown
 }

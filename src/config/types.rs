@@ -24,6 +24,8 @@ pub struct Settings {
     pub pools: Vec<Pool>,
     /// What of the host is used, and how the daemon is reached.
     pub host: Host,
+    /// Where the status page is offered; `None` is on the unix socket only.
+    pub status: Option<StatusPage>,
     /// All egress policies, those of the pools among them.
     pub policies: Policies,
     /// What is allowed but likely not meant, for a person.
@@ -316,4 +318,24 @@ impl Api {
     pub fn socket(&self, state: &Path) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| state.join(Self::DEFAULT_SOCKET))
     }
+}
+
+/// `[status]`: the status page, health and metrics over TCP.
+#[derive(Debug, Clone)]
+pub struct StatusPage {
+    /// Where it is listened.
+    pub listen: SocketAddr,
+    /// Who may look.
+    pub access: Access,
+}
+
+/// Who may look at the status page.
+#[derive(Debug, Clone)]
+pub enum Access {
+    /// Who is on this host.
+    Host,
+    /// Who knows the token.
+    Token(Secret),
+    /// Who reaches the address.
+    Anyone,
 }

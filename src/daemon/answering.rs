@@ -49,6 +49,8 @@ impl World {
                 );
             }
             Call::Status { answer } => give(answer, Ok(self.status())),
+            Call::Overview { answer } => give(answer, Ok(Box::new(self.overview()?))),
+            Call::Ready { answer } => give(answer, Ok(self.readiness())),
             Call::Reload { answer } => {
                 give(answer, Err(Problem::new(ProblemKind::Internal, "nobody reads the settings")));
             }
@@ -85,6 +87,7 @@ impl World {
         };
         let since = self.now();
         self.enqueue(Queued { job: JobKey(job.id.0), pool, since });
+        self.changed = true;
         Ok(Ok(job_view(&job)))
     }
 
@@ -125,6 +128,7 @@ impl World {
         }
         let code = Some(Code::Interrupted as u8);
         self.ledger.cancel(job.id, "cancelled by a person", code)?;
+        self.changed = true;
         self.queue.retain(|queued| queued.job != JobKey(id));
         let key = self.with_job(JobKey(id)).map(|microvm| microvm.key);
         if let Some(key) = key {
@@ -138,7 +142,7 @@ impl World {
         Ok(self.job(id)?.map(|job| job_view(&job)))
     }
 
-    fn microvm_views(&self) -> Vec<MicrovmView> {
+    pub(super) fn microvm_views(&self) -> Vec<MicrovmView> {
         let view = |held: &super::world::Held| {
             let microvm = &held.microvm;
             let (runner, job) = match &microvm.work {
@@ -158,7 +162,7 @@ impl World {
         self.microvms.values().map(view).collect()
     }
 
-    fn pool_views(&self) -> Vec<PoolView> {
+    pub(super) fn pool_views(&self) -> Vec<PoolView> {
         let waiting = self.waiting();
         let view = |(index, pool): (usize, &super::pools::Pool)| {
             let stages = |wanted: &[Stage]| {
@@ -190,7 +194,7 @@ impl World {
         self.pools.iter().enumerate().map(view).collect()
     }
 
-    fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         let waiting: u32 = self.waiting().iter().map(super::decide::Waiting::count).sum();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -5,9 +5,10 @@ use super::decide::{JobKey, Obstacle};
 use super::error::DaemonError;
 use super::world::World;
 use crate::api::types::{
-    Blocker, Explanation, JobId, JobSource, JobState, JobView, PhaseView, Problem, Time,
+    Blocker, DestinationView, EgressView, Explanation, JobId, JobSource, JobState, JobView,
+    PhaseView, Problem, Time,
 };
-use crate::ledger::{self, JobResult};
+use crate::ledger::{self, Destination, JobResult, Verdicts};
 
 impl World {
     pub(super) fn explain(&self, id: JobId) -> Result<Result<Explanation, Problem>, DaemonError> {
@@ -15,6 +16,21 @@ impl World {
             Ok(job) => job,
             Err(problem) => return Ok(Err(problem)),
         };
+        let egress = match &job.microvm {
+            Some(microvm) => {
+                let destinations = self.ledger.reader().egress(microvm)?;
+                (!destinations.is_empty()).then(|| EgressView {
+                    destinations: destinations.iter().map(destination_view).collect(),
+                    ..egress_view(Verdicts::of(&destinations))
+                })
+            }
+            None => None,
+        };
+        Ok(Ok(Explanation { egress, ..self.story(&job)? }))
+    }
+
+    /// The same without what its microVM reached.
+    fn story(&self, job: &ledger::Job) -> Result<Explanation, DaemonError> {
         let reader = self.ledger.reader();
         let mut phases = vec![began("queued", job.queued_at)];
         let mut black_box = None;
@@ -26,6 +42,10 @@ impl World {
             }
             black_box = reader.microvm(id)?.and_then(|microvm| microvm.black_box);
         }
+        if job.source == ledger::Source::Github {
+            // Its runner was there before it, and its microVM tells of that one.
+            phases.extend(job.started_at.map(|at| began("started", at)));
+        }
         phases.extend(
             job.ended_at
                 .map(|at| PhaseView { detail: job.cause.clone(), ..began(job.state.as_str(), at) }),
@@ -35,8 +55,17 @@ impl World {
             let lasted = phases[index].at.since(phases[index - 1].at);
             phases[index - 1].lasted_ms = u64::try_from(lasted.as_millis()).ok();
         }
-        let blocker = self.blocker(&job);
-        Ok(Ok(Explanation { job: job_view(&job), phases, blocker, black_box }))
+        let blocker = self.blocker(job);
+        Ok(Explanation { job: job_view(job), phases, blocker, black_box, egress: None })
+    }
+
+    /// The same with what its microVM reached in numbers only.
+    pub(super) fn brief(&self, job: &ledger::Job) -> Result<Explanation, DaemonError> {
+        let verdicts = match &job.microvm {
+            Some(microvm) => self.ledger.reader().verdicts(microvm)?,
+            None => None,
+        };
+        Ok(Explanation { egress: verdicts.map(egress_view), ..self.story(job)? })
     }
 
     /// What a job waits for; none where it does not wait.
@@ -62,6 +91,23 @@ impl World {
             Some(obstacle) => Some(blocker_view(obstacle, self.clock)),
             None => say("deciding", "it is about to be given a microVM".to_owned()),
         }
+    }
+}
+
+fn egress_view(verdicts: Verdicts) -> EgressView {
+    let Verdicts { allowed, refused, would_refuse } = verdicts;
+    EgressView { allowed, refused, would_refuse, destinations: Vec::new() }
+}
+
+fn destination_view(destination: &Destination) -> DestinationView {
+    DestinationView {
+        host: destination.host.clone(),
+        port: destination.port,
+        verdict: destination.verdict.clone(),
+        cause: destination.cause.clone(),
+        connections: destination.connections,
+        up: destination.up,
+        down: destination.down,
     }
 }
 

@@ -9,9 +9,10 @@ use super::millis::Millis;
 use super::pools::from_now;
 use super::registrations::orphans;
 use super::world::World;
+use crate::egress::record::{Report, Row};
 use crate::failure::chain;
 use crate::github::{CallError, Minted, Removal, Runner};
-use crate::ledger::{Phase, RegistrationState};
+use crate::ledger::{Destination, Phase, RegistrationState};
 use crate::shepherd::event::{Event, Happened};
 use crate::shepherd::plan::Order;
 
@@ -23,6 +24,9 @@ const SOON: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl World {
     pub(super) fn hear(&mut self, happening: Happening) -> Result<(), DaemonError> {
+        self.changed = true;
+        let now = self.now();
+        self.github_heard.take(&happening, now);
         match happening {
             Happening::Planned(key, Ok(plan)) => self.start(key, *plan),
             Happening::Planned(key, Err(why)) => {
@@ -95,6 +99,9 @@ impl World {
                 at: at.into(),
             };
             self.ledger.transition(id, &phase)?;
+        }
+        if let Happened::Egress(report) = &event.happened {
+            self.ledger.note_egress(id, &destinations(report))?;
         }
         match (news, work) {
             (News::Warm, _) => {
@@ -337,4 +344,17 @@ impl World {
             (None, Some(error)) => tracing::warn!("can't poll: {}", chain(error)),
         }
     }
+}
+
+fn destinations(report: &Report) -> Vec<Destination> {
+    let destination = |row: &Row| Destination {
+        host: row.host.clone(),
+        port: row.port,
+        verdict: row.verdict.clone(),
+        cause: row.cause.clone(),
+        connections: row.connections,
+        up: row.up,
+        down: row.down,
+    };
+    report.rows.iter().map(destination).collect()
 }

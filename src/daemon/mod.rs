@@ -29,9 +29,11 @@ mod microvm;
 #[cfg(test)]
 mod microvm_tests;
 pub mod millis;
+mod overview;
 mod pools;
 #[cfg(test)]
 mod pools_tests;
+mod readiness;
 mod registrar;
 mod registrations;
 mod reloading;

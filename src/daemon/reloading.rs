@@ -71,6 +71,7 @@ impl World {
             held.microvm.pool = held.microvm.pool.and_then(place);
         }
         self.settings = new;
+        self.changed = true;
         self.hold_sets();
         Ok(())
     }

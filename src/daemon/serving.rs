@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 
 use secrecy::SecretString;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -16,14 +16,15 @@ use super::error::DaemonError;
 use super::happening::Happening;
 use super::millis::Millis;
 use super::pools::Pool;
+use super::readiness::Heard;
 use super::registrar::{GitHub, Registrar};
 use super::registrations::Removals;
 use super::scale_sets::Sets;
 use super::triggers;
 use super::world::World;
 use crate::api::types::Problem;
-use crate::api::{Call, call, server, webhook};
-use crate::config::{Settings, Trigger};
+use crate::api::{Call, call, server, status, webhook};
+use crate::config::{Access, Settings, StatusPage, Trigger};
 use crate::github;
 use crate::host::state::StateDirectory;
 use crate::ledger::Ledger;
@@ -50,9 +51,13 @@ pub async fn serve(
     let mut signals = Signals::take()?;
     let (happenings, mut heard) = mpsc::channel(HAPPENINGS);
     let (calls, mut asked) = mpsc::channel(call::CAPACITY);
-    let mut world = World::open(settings, state, happenings)?;
+    let (changes, changed) = watch::channel(0);
+    let mut world = World::open(settings, state, happenings, changes)?;
     world.adopt()?;
-    world.listen(calls).await?;
+    let stop = world.cancel.clone();
+    let pages = status::Pages::new(calls.clone(), changed, None, stop);
+    world.listen(calls, &pages).await?;
+    world.show(pages).await?;
     world.begin_triggers().await?;
     tracing::info!(pools = world.pools.len(), "serving");
     loop {
@@ -128,6 +133,7 @@ impl World {
         settings: Settings,
         state: StateDirectory,
         happenings: mpsc::Sender<Happening>,
+        changes: watch::Sender<u64>,
     ) -> Result<Self, DaemonError> {
         let mut ledger = Ledger::open(&state.ledger())?;
         let instance = ledger.instance()?;
@@ -160,6 +166,9 @@ impl World {
             blockers: Vec::new(),
             draining: None,
             sets: Sets::new(),
+            github_heard: Heard::default(),
+            changed: true,
+            changes,
             happenings,
             tasks: JoinSet::new(),
             cancel: CancellationToken::new(),
@@ -170,12 +179,17 @@ impl World {
     }
 
     /// Opens the API.
-    async fn listen(&mut self, calls: mpsc::Sender<Call>) -> Result<(), DaemonError> {
+    async fn listen(
+        &mut self,
+        calls: mpsc::Sender<Call>,
+        pages: &status::Pages,
+    ) -> Result<(), DaemonError> {
         let api = &self.settings.host.api;
         let path = api.socket(self.state.root());
         let socket = server::bind(&path, api.mode)
             .map_err(|error| DaemonError::Socket(path.clone(), error))?;
-        self.tasks.spawn(server::serve(socket, calls.clone(), self.cancel.clone()));
+        let serving = server::serve(socket, calls.clone(), pages.clone(), self.cancel.clone());
+        self.tasks.spawn(serving);
         if let Some((address, token)) = &api.tcp {
             let listener = server::bind_tcp(*address)
                 .await
@@ -185,6 +199,21 @@ impl World {
             tracing::info!(%address, "the API can be read here");
         }
         tracing::info!(socket = %path.display(), "the API is here");
+        Ok(())
+    }
+
+    /// Opens the status page, where the settings want it.
+    async fn show(&mut self, pages: status::Pages) -> Result<(), DaemonError> {
+        let Some(StatusPage { listen, access }) = &self.settings.status else { return Ok(()) };
+        let listener =
+            status::bind(*listen).await.map_err(|error| DaemonError::Listen(*listen, error))?;
+        let access = match access {
+            Access::Host => status::Access::Host,
+            Access::Token(token) => status::Access::token(token.value.clone()),
+            Access::Anyone => status::Access::Anyone,
+        };
+        self.tasks.spawn(status::serve(listener, access, pages));
+        tracing::info!("the status page is here: http://{listen}/");
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +15,7 @@ use super::happening::Happening;
 use super::microvm::{Microvm, Work};
 use super::millis::Millis;
 use super::pools::Pool;
+use super::readiness::Heard;
 use super::registrar::GitHub;
 use super::registrations::Removals;
 use super::scale_sets::Sets;
@@ -51,6 +52,12 @@ pub(super) struct World {
     pub(super) draining: Option<Drain>,
     /// The scale sets of pools that have one.
     pub(super) sets: Sets,
+    /// When GitHub last answered, and last did not.
+    pub(super) github_heard: Heard,
+    /// Whether anything that the API shows has changed since that was last told.
+    pub(super) changed: bool,
+    /// Counts such changes, for those who look on.
+    pub(super) changes: watch::Sender<u64>,
     pub(super) happenings: mpsc::Sender<Happening>,
     pub(super) tasks: JoinSet<()>,
     pub(super) cancel: CancellationToken,
@@ -127,6 +134,7 @@ impl World {
         let now = self.now();
         self.demand.expire(now);
         let decided = self.decide(now);
+        self.changed |= !decided.actions.is_empty() || decided.blockers != self.blockers;
         self.blockers = decided.blockers;
         for action in decided.actions {
             self.act(action)?;
@@ -135,6 +143,9 @@ impl World {
         self.remove_due(now);
         self.list_due(now);
         self.forget_due(now)?;
+        if std::mem::take(&mut self.changed) {
+            self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        }
         let wakes = [
             decided.wake,
             self.removals.wake(),
@@ -186,6 +197,7 @@ impl World {
         for set in self.sets.values() {
             set.capacity.send_replace(0);
         }
+        self.changed = true;
         *self.draining.get_or_insert_with(|| {
             tracing::info!("draining: no new work is taken, running jobs are waited for");
             Drain { until }

@@ -4,6 +4,7 @@
 //! jobs             what was queued, where it ran, how it ended
 //! microvms         what was booted, and how it ended
 //! transitions      the phases of each microVM
+//! egress           what each microVM reached and was refused, in sums
 //! registrations    runners at GitHub; a name is here *before* GitHub is asked for it
 //! deliveries       webhooks that were taken
 //! audit            every change of the above, each entry carrying the hash of the one before
@@ -19,6 +20,7 @@
 pub mod audit;
 mod command;
 mod deliveries;
+mod egress;
 mod error;
 mod instance;
 mod jobs;
@@ -34,6 +36,7 @@ mod types;
 mod tests;
 
 pub use command::{Bytes, Command};
+pub use egress::{Destination, Verdicts};
 pub use error::LedgerError;
 pub use open::{Ledger, Reader};
 pub use prune::{Pruned, Retention};

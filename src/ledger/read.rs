@@ -38,6 +38,19 @@ impl Reader {
         self.all("list jobs", &sql, values, job)
     }
 
+    /// The jobs that wait, the oldest first.
+    pub fn queued(&self, limit: u32) -> Result<Vec<Job>, LedgerError> {
+        let sql = format!("{JOB} WHERE state = ?1 ORDER BY id LIMIT ?2");
+        self.all("list waiting jobs", &sql, params![JobState::Queued, limit], job)
+    }
+
+    /// The jobs that ended last, the last first.
+    pub fn ended_jobs(&self, limit: u32) -> Result<Vec<Job>, LedgerError> {
+        let sql =
+            format!("{JOB} WHERE ended_at IS NOT NULL ORDER BY ended_at DESC, id DESC LIMIT ?1");
+        self.all("list ended jobs", &sql, [limit], job)
+    }
+
     /// The local jobs that wait, the oldest first.
     pub fn queued_local(&self) -> Result<Vec<Job>, LedgerError> {
         let sql = format!("{JOB} WHERE state = ?1 AND source = ?2 ORDER BY id");
@@ -111,7 +124,7 @@ impl Reader {
         Ok(found.filter(|found| found != "ok"))
     }
 
-    fn all<T>(
+    pub(super) fn all<T>(
         &self,
         doing: &'static str,
         sql: &str,

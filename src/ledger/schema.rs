@@ -3,11 +3,11 @@
 use rusqlite_migration::{M, Migrations};
 
 /// The version that this program reads and writes: `SQLite`'s `user_version`.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// One step per version. What was released is never changed.
 pub(super) fn migrations() -> Migrations<'static> {
-    Migrations::new(vec![M::up(FIRST)])
+    Migrations::new(vec![M::up(FIRST), M::up(EGRESS)])
 }
 
 const FIRST: &str = "
@@ -102,6 +102,21 @@ CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
 BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 CREATE TRIGGER audit_is_not_cut BEFORE DELETE ON audit
 BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+";
+
+const EGRESS: &str = "
+CREATE TABLE egress (
+    microvm TEXT NOT NULL REFERENCES microvms (id) ON DELETE CASCADE,
+    row INTEGER NOT NULL,
+    host TEXT NOT NULL,
+    port INTEGER NOT NULL,
+    verdict TEXT NOT NULL,
+    cause TEXT,
+    connections INTEGER NOT NULL,
+    up INTEGER NOT NULL,
+    down INTEGER NOT NULL,
+    PRIMARY KEY (microvm, row)
+) STRICT, WITHOUT ROWID;
 ";
 
 #[cfg(test)]

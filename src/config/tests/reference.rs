@@ -30,7 +30,7 @@ fn every_key_is_in_the_reference() {
             assert!(text.contains(&format!("\n| `{key}` |")), "{key} of {table} is missing");
         }
     }
-    assert_eq!(keys_of(""), ["github", "pool", "host", "egress"]);
+    assert_eq!(keys_of(""), ["github", "pool", "host", "status", "egress"]);
 }
 
 #[test]

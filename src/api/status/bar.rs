@@ -1,0 +1,183 @@
+//! Where the time of a job went, as a bar: from the moment it was queued to its end, or to now.
+
+use maud::{Markup, html};
+
+use super::words;
+use crate::api::types::{Explanation, JobState, Time};
+
+/// The length of a bar, in units of its picture.
+const LENGTH: u64 = 1000;
+/// The least length of what took any time at all: as much as can be seen.
+const LEAST: u64 = 8;
+
+/// What a job, or its microVM, was at for some time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// As the explanation calls it.
+    pub(super) phase: String,
+    /// How it is drawn.
+    pub(super) kind: Kind,
+    /// How long, in milliseconds.
+    pub(super) millis: u64,
+}
+
+/// What kinds of time there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Waiting,
+    Booting,
+    Ready,
+    Running,
+    Ending,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Waiting, Self::Booting, Self::Ready, Self::Running, Self::Ending];
+
+    /// What begins with a phase of that name. Phases are the daemon's to name: what is not known
+    /// here is shown, too.
+    pub(super) fn of(phase: &str) -> Self {
+        match phase {
+            "queued" => Self::Waiting,
+            "planned" | "prepared" | "booting" => Self::Booting,
+            "running" | "started" => Self::Running,
+            "finished" | "failed" | "cancelled" | "destroyed" => Self::Ending,
+            _ => Self::Ready,
+        }
+    }
+
+    /// The class in the style sheet.
+    pub(super) fn class(self) -> &'static str {
+        match self {
+            Self::Waiting => "k-waiting",
+            Self::Booting => "k-booting",
+            Self::Ready => "k-ready",
+            Self::Running => "k-running",
+            Self::Ending => "k-ending",
+        }
+    }
+
+    /// Its word in the legend.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Booting => "booting",
+            Self::Ready => "handing over",
+            Self::Running => "running",
+            Self::Ending => "ending",
+        }
+    }
+}
+
+/// The segments of a job. What its microVM did before the job was there, e.g. its boot, is not the
+/// job's time.
+pub(super) fn segments(story: &Explanation, now: Time) -> Vec<Segment> {
+    let mut own = story.phases.iter().skip_while(|phase| phase.phase != "queued").peekable();
+    let mut segments = Vec::new();
+    while let Some(phase) = own.next() {
+        let until = match own.peek() {
+            Some(next) => next.at,
+            None if story.job.state.is_over() => phase.at,
+            None => now,
+        };
+        let millis = u64::try_from(until.since(phase.at).as_millis()).unwrap_or(u64::MAX);
+        segments.push(Segment { phase: phase.phase.clone(), kind: Kind::of(&phase.phase), millis });
+    }
+    segments
+}
+
+/// How much of each kind there is, in words: what took no time is left out.
+pub(super) fn sums(segments: &[Segment]) -> Vec<(Kind, u64)> {
+    let sum = |kind| {
+        let its = segments.iter().filter(|segment| segment.kind == kind);
+        its.fold(0_u64, |sum, segment| sum.saturating_add(segment.millis))
+    };
+    Kind::ALL.into_iter().map(|kind| (kind, sum(kind))).filter(|(_, millis)| *millis > 0).collect()
+}
+
+/// The lengths in the picture: in proportion, each that is not nothing to be seen, none beyond the
+/// end.
+fn lengths(segments: &[Segment]) -> Vec<u64> {
+    let visible = segments.iter().filter(|segment| segment.millis > 0).count() as u64;
+    let total: u128 = segments.iter().map(|segment| u128::from(segment.millis)).sum();
+    let shared = u128::from(LENGTH.saturating_sub(visible * LEAST));
+    let length = |segment: &Segment| match segment.millis {
+        0 => 0,
+        // A share of the rest is never more than the rest.
+        millis => LEAST + u64::try_from(u128::from(millis) * shared / total.max(1)).unwrap_or(0),
+    };
+    segments.iter().map(length).collect()
+}
+
+/// The bar, as a picture with a text that says the same.
+pub(super) fn bar(story: &Explanation, now: Time) -> Markup {
+    let segments = segments(story, now);
+    let said: Vec<_> = segments
+        .iter()
+        .filter(|segment| segment.millis > 0)
+        .map(|segment| format!("{} {}", segment.phase, words::millis(segment.millis)))
+        .collect();
+    let said = if said.is_empty() { "nothing yet".to_owned() } else { said.join(", ") };
+    let mut at = 0;
+    let drawn: Vec<_> = segments
+        .iter()
+        .zip(lengths(&segments))
+        .filter(|(_, length)| *length > 0)
+        .map(|(segment, length)| {
+            let from = at;
+            at += length;
+            (segment, from, length)
+        })
+        .collect();
+    let failed = matches!(story.job.state, JobState::Failed);
+    html! {
+        svg.bar role="img" aria-label=(words::text(&said, words::PARAGRAPH))
+            viewBox={ "0 0 " (LENGTH) " 10" } preserveAspectRatio="none" {
+            @for (segment, from, length) in drawn {
+                rect.(segment.kind.class()) x=(from) y="0" width=(length) height="10" {
+                    title { (words::text(&segment.phase, words::LINE)) " " (words::millis(segment.millis)) }
+                }
+            }
+            @if failed { rect.k-failed x=(LENGTH - 12) y="0" width="12" height="10" {} }
+        }
+    }
+}
+
+/// What the colours of the bars mean.
+pub(super) fn legend() -> Markup {
+    html! {
+        p.legend aria-hidden="true" {
+            @for kind in Kind::ALL {
+                span { svg.swatch viewBox="0 0 10 10" { rect.(kind.class()) width="10" height="10" {} } (kind.word()) }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn segment(millis: u64) -> Segment {
+        Segment { phase: "running".to_owned(), kind: Kind::Running, millis }
+    }
+
+    proptest! {
+        #[test]
+        fn a_bar_shows_each_time_and_ends_where_it_ends(
+            times in prop::collection::vec(prop_oneof![Just(0), 0..5000_u64, any::<u64>()], 0..20)
+        ) {
+            let segments: Vec<_> = times.iter().map(|millis| segment(*millis)).collect();
+            let lengths = lengths(&segments);
+            prop_assert!(lengths.iter().sum::<u64>() <= LENGTH);
+            for (segment, length) in segments.iter().zip(&lengths) {
+                prop_assert_eq!(*length == 0, segment.millis == 0);
+            }
+            for (one, other) in segments.iter().zip(&lengths).zip(segments.iter().zip(&lengths).skip(1)) {
+                prop_assert!((one.0.millis >= other.0.millis) == (one.1 >= other.1) || one.1 == other.1);
+            }
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! The page of everything: how the daemon is, what waits and why, what runs, what ran.
+
+use maud::{DOCTYPE, Markup, html};
+
+use super::Part;
+use super::bar::{bar, legend, segments, sums};
+use super::words::{self, LINE, PARAGRAPH, ago, since, text};
+use crate::api::types::{
+    Blocker, Budget, Explanation, JobSource, JobState, JobView, MicrovmView, Overview, PoolView,
+    Problem, Status, Time,
+};
+
+/// How often the page is loaded again where no script does better, in seconds.
+const RELOAD: u32 = 10;
+
+/// What is around every page. `live` is where the script hears what changes.
+pub(super) fn frame(title: &str, live: Option<&str>, at: Time, content: &Markup) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (text(title, LINE)) }
+                link rel="icon" type="image/svg+xml" href="/icon.svg";
+                link rel="stylesheet" href="/style.css";
+                @if live.is_some() {
+                    noscript { meta http-equiv="refresh" content=(RELOAD); }
+                    script src="/live.js" defer {}
+                }
+            }
+            body data-events=[live] {
+                header {
+                    a.brand href="/" { img src="/icon.svg" alt="" width="28" height="28"; "Mayfly" }
+                    p #live role="status" { "as of " time datetime=(at) { (words::moment(at)) } }
+                }
+                main { (content) }
+            }
+        }
+    };
+    page.into_string()
+}
+
+pub(super) fn whole(overview: &Overview, metrics: bool) -> String {
+    let content = html! {
+        @for (name, part) in parts(overview) { section id=(name) { (part) } }
+        (footer(&overview.status, metrics))
+    };
+    frame("Mayfly", Some("/events"), overview.at, &content)
+}
+
+/// The parts, by the ids of their sections.
+pub(super) fn parts(overview: &Overview) -> Vec<Part> {
+    let now = overview.at;
+    vec![
+        ("summary", summary(overview)),
+        ("waiting", waiting(overview, now)),
+        ("active", active(&overview.active, now)),
+        ("pools", pools(&overview.pools, now)),
+        ("microvms", microvms(&overview.microvms, now)),
+        ("ended", ended(&overview.ended, now)),
+    ]
+}
+
+/// A problem instead of a page.
+pub(super) fn problem(problem: &Problem) -> String {
+    let content = html! {
+        section {
+            h1 { "This can't be shown" }
+            p.callout.bad { (text(&problem.message, PARAGRAPH)) }
+            @if let Some(hint) = &problem.hint { p { (text(hint, PARAGRAPH)) } }
+            p { a href="/" { "All jobs" } }
+        }
+    };
+    frame("Mayfly", None, Time::now(), &content)
+}
+
+fn summary(overview: &Overview) -> Markup {
+    let Overview { status, readiness, budget, .. } = overview;
+    let (class, word) = match (readiness.ready, status.draining) {
+        (_, true) => ("warn", "Draining"),
+        (true, _) => ("good", "Ready"),
+        (false, _) => ("bad", "Not ready"),
+    };
+    html! {
+        h1.hidden { "Status" }
+        div.health.(class) {
+            strong { (word) }
+            ul {
+                @for check in &readiness.checks {
+                    li.failing[!check.ok] {
+                        span.name { (text(&check.name, LINE)) } " "
+                        span { (text(&check.message, PARAGRAPH)) }
+                    }
+                }
+            }
+        }
+        dl.tiles {
+            (tile("running", &status.running.to_string(), status.running > 0, None))
+            (tile("waiting", &status.waiting.to_string(), status.waiting > 0, None))
+            (tile("microVMs", &status.microvms.to_string(), status.microvms > 0, None))
+            (budgets(budget))
+        }
+    }
+}
+
+fn budgets(budget: &Budget) -> Markup {
+    let cpus = format!("{} of {}", budget.cpus_used, budget.cpus);
+    let memory = format!("{} of {}", words::bytes(budget.memory_used), words::bytes(budget.memory));
+    html! {
+        (tile("processors", &cpus, budget.cpus_used > 0,
+            Some((budget.cpus_used.into(), budget.cpus.into()))))
+        (tile("memory", &memory, budget.memory_used > 0, Some((budget.memory_used, budget.memory))))
+    }
+}
+
+fn tile(name: &str, value: &str, is_used: bool, gauge: Option<(u64, u64)>) -> Markup {
+    html! {
+        div.tile.gauged[gauge.is_some()].used[is_used] {
+            dt { (name) }
+            dd {
+                (value)
+                @if let Some((used, all)) = gauge { (meter(used, all)) }
+            }
+        }
+    }
+}
+
+/// A share as a picture; the text beside it says the same.
+fn meter(used: u64, all: u64) -> Markup {
+    let width = u128::from(used.min(all)) * 1000 / u128::from(all.max(1));
+    html! {
+        svg.meter.full[used >= all] viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true" {
+            rect width=(width) height="10" {}
+        }
+    }
+}
+
+fn waiting(overview: &Overview, now: Time) -> Markup {
+    let shown = overview.waiting.len();
+    let more = usize::try_from(overview.status.waiting).unwrap_or(usize::MAX);
+    html! {
+        h2 #waiting-h { "Waiting" }
+        @if overview.waiting.is_empty() {
+            p.none { "No job waits." }
+        } @else {
+            table aria-labelledby="waiting-h" {
+                thead { tr { th { "Job" } th { "Pool" } th { "Waits" } th { "Why" } } }
+                tbody {
+                    @for story in &overview.waiting {
+                        tr {
+                            td.job { (job(&story.job)) }
+                            td data-label="Pool" { (pool(&story.job)) }
+                            td.number data-label="Waits" { (since(story.job.queued, now)) }
+                            td data-label="Why" { (reason(story.blocker.as_ref(), now)) }
+                        }
+                    }
+                }
+            }
+            @if more > shown { p.none { "and more: " code { "mayfly jobs --state queued" } } }
+        }
+    }
+}
+
+fn active(stories: &[Explanation], now: Time) -> Markup {
+    html! {
+        h2 #active-h { "Running" }
+        @if stories.is_empty() {
+            p.none { "No job runs." }
+        } @else {
+            table aria-labelledby="active-h" {
+                thead { tr { th { "Job" } th { "Pool" } th { "State" } th.wide { "Time" } th { "Since queued" } } }
+                tbody {
+                    @for story in stories {
+                        tr {
+                            td.job { (job(&story.job)) }
+                            td data-label="Pool" { (pool(&story.job)) }
+                            td data-label="State" { (outcome(&story.job)) }
+                            td.wide data-label="Time" { (times(story, now)) }
+                            td.number data-label="Since queued" { (since(story.job.queued, now)) }
+                        }
+                    }
+                }
+            }
+            (legend())
+        }
+    }
+}
+
+fn ended(stories: &[Explanation], now: Time) -> Markup {
+    html! {
+        h2 #ended-h { "Ended" }
+        @if stories.is_empty() {
+            p.none { "No job has ended yet. " code { "mayfly submit --pool NAME --wait -- true" } " runs one." }
+        } @else {
+            table aria-labelledby="ended-h" {
+                thead { tr { th { "Job" } th { "Pool" } th { "Result" } th.wide { "Time" } th { "Egress" } th { "Ended" } } }
+                tbody {
+                    @for story in stories {
+                        tr {
+                            td.job { (job(&story.job)) }
+                            td data-label="Pool" { (pool(&story.job)) }
+                            td data-label="Result" {
+                                (outcome(&story.job))
+                                @if let Some(cause) = &story.job.cause {
+                                    p.cause { (text(cause, LINE)) }
+                                }
+                            }
+                            td.wide data-label="Time" { (times(story, now)) }
+                            td data-label="Egress" { (egress(story)) }
+                            td.number data-label="Ended" {
+                                @if let Some(at) = story.job.ended { (ago(at, now)) }
+                            }
+                        }
+                    }
+                }
+            }
+            (legend())
+        }
+    }
+}
+
+fn pools(pools: &[PoolView], now: Time) -> Markup {
+    html! {
+        h2 #pools-h { "Pools" }
+        @if pools.is_empty() {
+            p.none { "There is no pool, so no job can run." }
+        } @else {
+            table aria-labelledby="pools-h" {
+                thead { tr {
+                    th { "Pool" } th { "Trigger" } th.wide { "microVMs" } th { "Keeps warm" }
+                    th { "Waiting" } th { "Why not more" }
+                } }
+                tbody { @for pool in pools { (pool_row(pool, now)) } }
+            }
+        }
+    }
+}
+
+fn pool_row(pool: &PoolView, now: Time) -> Markup {
+    let kinds = [
+        ("busy", pool.busy, "k-running"),
+        ("registered", pool.registered, "k-ready"),
+        ("warm", pool.warm, "k-warm"),
+        ("booting", pool.booting, "k-booting"),
+        ("ending", pool.ending, "k-ending"),
+    ];
+    let used: u32 = kinds.iter().map(|(_, count, _)| *count).sum();
+    let said: Vec<_> = kinds
+        .iter()
+        .filter(|(_, count, _)| *count > 0)
+        .map(|(name, count, _)| format!("{count} {name}"))
+        .collect();
+    let said = if said.is_empty() { "none".to_owned() } else { said.join(", ") };
+    // A pool that was made smaller has more for a while.
+    let all = u64::from(pool.max.max(used).max(1));
+    let mut at = 0;
+    let drawn = kinds.map(|(_, count, class)| {
+        let from = at;
+        at += u64::from(count);
+        (class, from * 1000 / all, u64::from(count) * 1000 / all)
+    });
+    html! {
+        tr {
+            td.job {
+                strong { (text(&pool.name, LINE)) }
+                p.below {
+                    (text(&pool.image, LINE))
+                    @for label in &pool.labels { " " span.label { (text(label, LINE)) } }
+                }
+            }
+            td data-label="Trigger" { (text(&pool.trigger, LINE)) }
+            td.wide data-label="microVMs" {
+                svg.bar role="img" aria-label=(said) viewBox="0 0 1000 10" preserveAspectRatio="none" {
+                    @for (class, from, width) in drawn {
+                        @if width > 0 { rect.(class) x=(from) y="0" width=(width) height="10" {} }
+                    }
+                }
+                p.below { (used) " of " (pool.max) ": " (said) }
+            }
+            td.number data-label="Keeps warm" { (pool.min_idle) }
+            td.number data-label="Waiting" { (pool.waiting) }
+            td data-label="Why not more" {
+                @match &pool.blocker {
+                    Some(blocker) => (reason(Some(blocker), now)),
+                    None => span.none { "nothing waits" },
+                }
+            }
+        }
+    }
+}
+
+fn microvms(microvms: &[MicrovmView], now: Time) -> Markup {
+    html! {
+        h2 #microvms-h { "microVMs" }
+        @if microvms.is_empty() {
+            p.none { "There is none." }
+        } @else {
+            table aria-labelledby="microvms-h" {
+                thead { tr { th { "microVM" } th { "Pool" } th { "Stage" } th { "For" } th { "Work" } } }
+                tbody {
+                    @for microvm in microvms {
+                        tr {
+                            td.job { code { (text(&microvm.id, LINE)) } }
+                            td data-label="Pool" { (text(&microvm.pool, LINE)) }
+                            td data-label="Stage" {
+                                span.badge.(stage_class(&microvm.stage)) { (text(&microvm.stage, LINE)) }
+                            }
+                            td.number data-label="For" { (since(microvm.since, now)) }
+                            td data-label="Work" {
+                                @if let Some(job) = microvm.job {
+                                    a href={ "/jobs/" (job) } { "job " (job) }
+                                } @else if let Some(runner) = &microvm.runner {
+                                    "runner " code { (text(runner, LINE)) }
+                                } @else {
+                                    span.none { "none" }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn stage_class(stage: &str) -> &'static str {
+    match stage {
+        "busy" | "assigned" => "active",
+        "warm" | "registered" => "good",
+        _ => "",
+    }
+}
+
+fn footer(status: &Status, metrics: bool) -> Markup {
+    html! {
+        footer {
+            p {
+                "Mayfly " (text(&status.version, LINE)) ", process " (status.pid)
+                ", started " (ago(status.started, Time::now()))
+                @if let Some(github) = &status.github { ", " (text(github, LINE)) }
+            }
+            p {
+                a href="/healthz" { "healthz" } " " a href="/readyz" { "readyz" } " "
+                @if metrics { a href="/metrics" { "metrics" } }
+            }
+        }
+    }
+}
+
+/// A job by its number, its name and where it is from.
+fn job(job: &JobView) -> Markup {
+    html! {
+        a href={ "/jobs/" (job.id) } { span.id { (job.id) } " " (name(job)) }
+        p.below { (origin(job)) }
+    }
+}
+
+/// What a job is called.
+pub(super) fn name(job: &JobView) -> String {
+    let name = text(&job.name, LINE);
+    if name.trim().is_empty() { "(no name)".to_owned() } else { name }
+}
+
+/// Where a job is from.
+pub(super) fn origin(job: &JobView) -> String {
+    match (&job.repository, job.source) {
+        (Some(repository), _) => text(repository, LINE),
+        (None, JobSource::Local) => "submitted here".to_owned(),
+        (None, JobSource::Github) => "GitHub".to_owned(),
+    }
+}
+
+fn pool(job: &JobView) -> Markup {
+    html! {
+        @match &job.pool {
+            Some(pool) => (text(pool, LINE)),
+            None => span.none { "none" },
+        }
+    }
+}
+
+/// How far a job is, or how it ended.
+pub(super) fn outcome(job: &JobView) -> Markup {
+    let success = job.exit_code == Some(0) || job.result.as_deref() == Some("success");
+    let class = match job.state {
+        JobState::Queued => "",
+        JobState::Claimed | JobState::Running => "active",
+        JobState::Finished if success => "good",
+        JobState::Finished | JobState::Failed => "bad",
+        JobState::Cancelled => "warn",
+    };
+    let word = match (job.state, &job.result) {
+        (JobState::Finished, Some(result)) => text(result, LINE),
+        (state, _) => state.to_string(),
+    };
+    html! { span.badge.(class) { (word) } }
+}
+
+/// Why something waits.
+pub(super) fn reason(blocker: Option<&Blocker>, now: Time) -> Markup {
+    html! {
+        @if let Some(blocker) = blocker {
+            (text(&blocker.message, PARAGRAPH))
+            @if let Some(until) = blocker.until && until > now {
+                p.below { "tried again in " (words::brief(until.since(now))) }
+            }
+        }
+    }
+}
+
+/// The bar, and its sums in words.
+pub(super) fn times(story: &Explanation, now: Time) -> Markup {
+    let sums = sums(&segments(story, now));
+    html! {
+        (bar(story, now))
+        p.below {
+            @for (index, (kind, millis)) in sums.iter().enumerate() {
+                @if index > 0 { " · " }
+                (kind.word()) " " (words::millis(*millis))
+            }
+        }
+    }
+}
+
+fn egress(story: &Explanation) -> Markup {
+    html! {
+        @match &story.egress {
+            Some(egress) => {
+                span.refusals[egress.refused > 0] { (egress.refused) " refused" }
+                p.below {
+                    (egress.allowed) " allowed"
+                    @if egress.would_refuse > 0 { ", " (egress.would_refuse) " would be refused" }
+                }
+            }
+            None => span.none { "nothing" },
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Times, sizes and other people's texts, as a page shows them.
+
+use std::time::Duration;
+
+use maud::{Markup, html};
+
+use crate::api::types::Time;
+
+/// The most characters of a text where there is a line for it.
+pub(super) const LINE: usize = 160;
+/// The most characters of a text where there is room.
+pub(super) const PARAGRAPH: usize = 2000;
+
+/// A text of somebody else's: cut, and with what can't be seen or would change how its
+/// surroundings are read (control characters, those that turn the direction of writing) made
+/// visible. Escaping is the templates' work.
+pub(super) fn text(text: &str, most: usize) -> String {
+    let mut shown = String::with_capacity(text.len().min(most * 4));
+    let mut rest = text.chars();
+    for character in rest.by_ref().take(most) {
+        match character {
+            '\n' | '\t' => shown.push(' '),
+            _ if is_deceptive(character) => shown.extend(character.escape_unicode()),
+            _ => shown.push(character),
+        }
+    }
+    if rest.next().is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// Characters that show nothing, or show others elsewhere than they are (Unicode, Bidi_Control and
+/// Default_Ignorable_Code_Point, as far as they matter in a line of text).
+fn is_deceptive(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// A duration in the one or two units that matter.
+pub(super) fn brief(duration: Duration) -> String {
+    let (millis, seconds) = (duration.as_millis(), duration.as_secs());
+    match seconds {
+        _ if millis < 1000 => format!("{millis} ms"),
+        0..10 => format!("{seconds}.{} s", (millis % 1000) / 100),
+        10..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// Milliseconds as a duration.
+pub(super) fn millis(millis: u64) -> String {
+    brief(Duration::from_millis(millis))
+}
+
+/// How long ago a moment was, with the moment itself behind it; the script lets it go on.
+pub(super) fn ago(at: Time, now: Time) -> Markup {
+    let past = now.since(at);
+    html! {
+        time datetime=(at) title=(moment(at)) data-ago {
+            @if past < Duration::from_secs(1) { "now" } @else { (brief(whole(past))) " ago" }
+        }
+    }
+}
+
+/// For how long something has lasted that goes on; the script lets it go on.
+pub(super) fn since(at: Time, now: Time) -> Markup {
+    html! { time datetime=(at) title=(moment(at)) data-since { (brief(whole(now.since(at)))) } }
+}
+
+/// Whole seconds: what goes on changes them once a second.
+fn whole(duration: Duration) -> Duration {
+    if duration < Duration::from_secs(10) {
+        // So that nothing says "0 ms" that is about to say "1 s".
+        Duration::from_millis(u64::from(duration.subsec_millis() / 100) * 100)
+            + Duration::from_secs(duration.as_secs())
+    } else {
+        Duration::from_secs(duration.as_secs())
+    }
+}
+
+/// A moment for people: `2026-03-01 12:00:05 UTC`.
+pub(super) fn moment(at: Time) -> String {
+    let text = at.to_string();
+    let seconds = text.split('.').next().unwrap_or_default();
+    format!("{} UTC", seconds.replace('T', " "))
+}
+
+/// A time of day: `12:00:05.123`.
+pub(super) fn clock(at: Time) -> String {
+    let text = at.to_string();
+    text.split('T').nth(1).unwrap_or_default().trim_end_matches('Z').to_owned()
+}
+
+/// Bytes in the unit that fits, of 1024.
+pub(super) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut tenths = u128::from(bytes) * 10 / 1024;
+    let mut unit = 0;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    if tenths >= 1000 || tenths % 10 == 0 {
+        format!("{} {}", tenths / 10, UNITS[unit])
+    } else {
+        format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+    }
+}
+
+/// `1 job`, `2 jobs`.
+pub(super) fn count(number: u64, one: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn durations_and_sizes_have_the_unit_that_fits() {
+        for (given, expected) in [
+            (0, "0 ms"),
+            (999, "999 ms"),
+            (1_850, "1.8 s"),
+            (42_900, "42 s"),
+            (192_000, "3 min 12 s"),
+            (7_500_000, "2 h 5 min"),
+            (273_600_000, "3 d 4 h"),
+        ] {
+            assert_eq!(millis(given), expected);
+        }
+        for (given, expected) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1 KiB"),
+            (1536, "1.5 KiB"),
+            (200 << 10, "200 KiB"),
+            (3 << 30, "3 GiB"),
+            (u64::MAX, "16383 PiB"),
+        ] {
+            assert_eq!(bytes(given), expected);
+        }
+    }
+
+    #[test]
+    fn what_would_deceive_is_made_visible() {
+        assert_eq!(text("a\u{202e}b\0c\nd", 99), "a\\u{202e}b\\u{0}c d");
+        assert_eq!(text("abcdef", 3), "abc…");
+        assert_eq!(text("äöü", 3), "äöü");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_is_short_and_visible(said in any::<String>(), most in 0_usize..200) {
+            let shown = text(&said, most);
+            // An escape has ten characters at most.
+            prop_assert!(shown.chars().count() <= most * 10 + 1);
+            prop_assert!(!shown.chars().any(is_deceptive));
+        }
+    }
+}
