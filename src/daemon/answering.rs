@@ -187,8 +187,10 @@ impl World {
                 blocker: self
                     .blockers
                     .get(index)
-                    .and_then(Option::as_ref)
-                    .map(|obstacle| blocker_view(obstacle, self.clock)),
+                    .cloned()
+                    .flatten()
+                    .or_else(|| pool.obstacle())
+                    .map(|obstacle| blocker_view(&obstacle, self.clock)),
             }
         };
         self.pools.iter().enumerate().map(view).collect()

@@ -68,6 +68,12 @@ impl Pool {
         }
     }
 
+    /// What keeps it from serving anything at all.
+    pub(super) fn obstacle(&self) -> Option<Obstacle> {
+        let decided = self.decided();
+        decided.boot_obstacle.or(decided.github_obstacle)
+    }
+
     /// A microVM of it did not come up.
     pub(super) fn boot_failed(&mut self, why: Blocker, now: Millis) {
         self.boots.failed(now);

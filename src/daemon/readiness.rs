@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::decide::{Load, Registers};
+use super::decide::{Blocker, Load};
 use super::happening::Happening;
 use super::millis::Millis;
 use super::pools::Pool;
@@ -74,8 +74,8 @@ impl World {
         let check = |name: &str, ok, message: String| Check { name: name.to_owned(), ok, message };
         let file = self.settings.file.as_ref();
         let read = file.map_or_else(
-            || "from the environment".to_owned(),
-            |file| format!("from {}", file.display()),
+            || "settings from variables".to_owned(),
+            |file| format!("settings from {}", file.display()),
         );
         let takes = match self.draining {
             Some(_) => "the daemon drains: it takes no new jobs",
@@ -102,31 +102,30 @@ fn name(pool: &Pool) -> &str {
 
 /// Why a pool can serve nothing, if it can't.
 fn unusable(pool: &Pool, budget: Load) -> Option<String> {
-    let decided = pool.decided();
-    if budget.fits(decided.load) == 0 {
-        return Some("one microVM is larger than the host's budget".to_owned());
+    if budget.fits(pool.load()) == 0 {
+        return Some(Blocker::LargerThanHost.to_string());
     }
-    let obstacle = decided.boot_obstacle.or(match decided.registers {
-        Registers::Never => None,
-        Registers::Late | Registers::Always => decided.github_obstacle,
-    });
-    obstacle.map(|obstacle| obstacle.why.to_string())
+    pool.obstacle().map(|obstacle| obstacle.why.to_string())
 }
 
-/// One pool that works is enough.
+/// One pool that works is enough; why each of the others does not is told where it is asked for.
 fn pools_check(pools: &[(&str, Option<String>)]) -> Check {
-    let reasons: Vec<_> = pools
-        .iter()
-        .filter_map(|(name, why)| why.as_ref().map(|why| format!("{name}: {why}")))
-        .collect();
-    let usable = pools.len() - reasons.len();
-    let mut message = match pools.len() {
-        0 => "there is no pool".to_owned(),
-        all => format!("{usable} of {all} can be used"),
+    let unusable: Vec<_> =
+        pools.iter().filter_map(|(name, why)| Some((*name, why.as_ref()?))).collect();
+    let usable = pools.len() - unusable.len();
+    let message = match (pools.len(), usable) {
+        (0, _) => "there is no pool".to_owned(),
+        (all, 0) => {
+            let reasons = unusable.iter().map(|(name, why)| format!("{name}: {why}"));
+            let reasons: Vec<_> = reasons.collect();
+            format!("none of {all} pools can be used; {}", reasons.join("; "))
+        }
+        (all, usable) if all == usable => format!("{all} of {all} pools can be used"),
+        (all, usable) => {
+            let names: Vec<_> = unusable.iter().map(|(name, _)| *name).collect();
+            format!("{usable} of {all} pools can be used, not {}", names.join(", "))
+        }
     };
-    if !reasons.is_empty() {
-        message = format!("{message}; {}", reasons.join("; "));
-    }
     Check { name: "pools".to_owned(), ok: usable > 0, message }
 }
 
@@ -172,8 +171,10 @@ mod tests {
     fn one_pool_that_works_is_enough() {
         let check = pools_check(&[("a", None), ("b", Some("no image".to_owned()))]);
         assert!(check.ok);
-        assert_eq!(check.message, "1 of 2 can be used; b: no image");
-        assert!(!pools_check(&[("b", Some("no image".to_owned()))]).ok);
+        assert_eq!(check.message, "1 of 2 pools can be used, not b");
+        let check = pools_check(&[("b", Some("no image".to_owned()))]);
+        assert!(!check.ok);
+        assert_eq!(check.message, "none of 1 pools can be used; b: no image");
         assert!(!pools_check(&[]).ok);
     }
 }

@@ -8,7 +8,9 @@ use crate::api::types::{Explanation, JobState, Time};
 /// The length of a bar, in units of its picture.
 const LENGTH: u64 = 1000;
 /// The least length of what took any time at all: as much as can be seen.
-const LEAST: u64 = 8;
+const LEAST: u64 = 14;
+/// What is left free between two segments.
+const GAP: u64 = 4;
 
 /// What a job, or its microVM, was at for some time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,11 +63,11 @@ impl Kind {
     /// Its word in the legend.
     pub(super) fn word(self) -> &'static str {
         match self {
-            Self::Waiting => "waiting",
-            Self::Booting => "booting",
-            Self::Ready => "handing over",
-            Self::Running => "running",
-            Self::Ending => "ending",
+            Self::Waiting => "wait",
+            Self::Booting => "boot",
+            Self::Ready => "start",
+            Self::Running => "run",
+            Self::Ending => "end",
         }
     }
 }
@@ -87,13 +89,15 @@ pub(super) fn segments(story: &Explanation, now: Time) -> Vec<Segment> {
     segments
 }
 
-/// How much of each kind there is, in words: what took no time is left out.
+/// How much of each kind there is; what is less than a hundredth of all is left out.
 pub(super) fn sums(segments: &[Segment]) -> Vec<(Kind, u64)> {
     let sum = |kind| {
         let its = segments.iter().filter(|segment| segment.kind == kind);
         its.fold(0_u64, |sum, segment| sum.saturating_add(segment.millis))
     };
-    Kind::ALL.into_iter().map(|kind| (kind, sum(kind))).filter(|(_, millis)| *millis > 0).collect()
+    let sums = Kind::ALL.map(|kind| (kind, sum(kind)));
+    let all = sums.iter().fold(0_u64, |all, (_, millis)| all.saturating_add(*millis));
+    sums.into_iter().filter(|(_, millis)| *millis > all / 100).collect()
 }
 
 /// The lengths in the picture: in proportion, each that is not nothing to be seen, none beyond the
@@ -135,7 +139,7 @@ pub(super) fn bar(story: &Explanation, now: Time) -> Markup {
         svg.bar role="img" aria-label=(words::text(&said, words::PARAGRAPH))
             viewBox={ "0 0 " (LENGTH) " 10" } preserveAspectRatio="none" {
             @for (segment, from, length) in drawn {
-                rect.(segment.kind.class()) x=(from) y="0" width=(length) height="10" {
+                rect.(segment.kind.class()) x=(from) y="0" width=(length - GAP) height="10" {
                     title { (words::text(&segment.phase, words::LINE)) " " (words::millis(segment.millis)) }
                 }
             }

@@ -73,9 +73,12 @@ fn facts(job: &JobView, now: Time) -> Markup {
 }
 
 fn timeline(phases: &[PhaseView], job: &JobView, now: Time) -> Markup {
+    // That it is the job's own microVM goes without saying.
+    let own = job.microvm.as_ref().map(|microvm| format!("microVM {microvm}"));
+    let is_own = |detail: &String| own.as_ref() == Some(detail);
     html! {
         table aria-label="Timeline" {
-            thead { tr { th { "What" } th { "When (UTC)" } th { "How long" } th { "Detail" } } }
+            thead { tr { th.job { "What" } th.when { "When (UTC)" } th.when { "How long" } th { "Detail" } } }
             tbody {
                 @for phase in phases {
                     tr {
@@ -90,8 +93,8 @@ fn timeline(phases: &[PhaseView], job: &JobView, now: Time) -> Markup {
                                 None => (words::since(phase.at, now)),
                             }
                         }
-                        td data-label="Detail" {
-                            @if let Some(detail) = &phase.detail { (text(detail, PARAGRAPH)) }
+                        td.full data-label="Detail" {
+                            @if let Some(detail) = phase.detail.as_ref().filter(|detail| !is_own(detail)) { (text(detail, PARAGRAPH)) }
                         }
                     }
                 }
@@ -121,7 +124,7 @@ fn egress(egress: Option<&EgressView>, job: &JobView) -> Markup {
         }
         table aria-label="Egress" {
             thead { tr {
-                th { "Destination" } th { "Port" } th { "Verdict" } th { "Tries" } th { "Sent" } th { "Received" }
+                th.wide { "Destination" } th.short { "Port" } th { "Verdict" } th.short { "Tries" } th.short { "Sent" } th.short { "Received" }
             } }
             tbody { @for one in destinations.into_iter().take(DESTINATIONS) { (destination(one)) } }
         }

@@ -10,13 +10,21 @@ let heard = Date.now(); // by this machine's clock
 let offset = null; // the daemon's clock less this one's
 let told = live.textContent.replace(/^as of /, "");
 
-// As the daemon's words: the one or two units that matter.
+// As the daemon's words: two units for what goes on, one for what is over.
 function brief(seconds) {
   const s = Math.floor(seconds);
   if (s < 60) return `${s} s`;
   if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
   if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
   return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+}
+
+function roughly(seconds) {
+  const s = Math.floor(seconds);
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h`;
+  return `${Math.floor(s / 86400)} d`;
 }
 
 function tick() {
@@ -31,7 +39,7 @@ function tick() {
   for (const time of document.querySelectorAll("time[data-ago], time[data-since]")) {
     const past = Math.max(0, now - Date.parse(time.dateTime)) / 1000;
     const since = "since" in time.dataset;
-    const text = since ? brief(past) : past < 1 ? "now" : `${brief(past)} ago`;
+    const text = since ? brief(past) : past < 1 ? "now" : `${roughly(past)} ago`;
     if (time.textContent !== text) time.textContent = text;
   }
 }

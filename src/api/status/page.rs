@@ -58,7 +58,7 @@ pub(super) fn parts(overview: &Overview) -> Vec<Part> {
         ("waiting", waiting(overview, now)),
         ("active", active(&overview.active, now)),
         ("pools", pools(&overview.pools, now)),
-        ("microvms", microvms(&overview.microvms, now)),
+        ("microvms", microvms(overview, now)),
         ("ended", ended(&overview.ended, now)),
     ]
 }
@@ -83,22 +83,21 @@ fn summary(overview: &Overview) -> Markup {
         (true, _) => ("good", "Ready"),
         (false, _) => ("bad", "Not ready"),
     };
+    // Those that no pool takes are listed, and not among the daemon's.
+    let waiting = overview.waiting.len().max(status.waiting as usize);
     html! {
         h1.hidden { "Status" }
         div.health.(class) {
             strong { (word) }
             ul {
                 @for check in &readiness.checks {
-                    li.failing[!check.ok] {
-                        span.name { (text(&check.name, LINE)) } " "
-                        span { (text(&check.message, PARAGRAPH)) }
-                    }
+                    li.failing[!check.ok] { (text(&check.message, PARAGRAPH)) }
                 }
             }
         }
         dl.tiles {
             (tile("running", &status.running.to_string(), status.running > 0, None))
-            (tile("waiting", &status.waiting.to_string(), status.waiting > 0, None))
+            (tile("waiting", &waiting.to_string(), waiting > 0, None))
             (tile("microVMs", &status.microvms.to_string(), status.microvms > 0, None))
             (budgets(budget))
         }
@@ -146,14 +145,14 @@ fn waiting(overview: &Overview, now: Time) -> Markup {
             p.none { "No job waits." }
         } @else {
             table aria-labelledby="waiting-h" {
-                thead { tr { th { "Job" } th { "Pool" } th { "Waits" } th { "Why" } } }
+                thead { tr { th.job { "Job" } th.short { "Pool" } th.when { "Waits" } th { "Why" } } }
                 tbody {
                     @for story in &overview.waiting {
                         tr {
                             td.job { (job(&story.job)) }
                             td data-label="Pool" { (pool(&story.job)) }
                             td.number data-label="Waits" { (since(story.job.queued, now)) }
-                            td data-label="Why" { (reason(story.blocker.as_ref(), now)) }
+                            td.full data-label="Why" { (reason(story.blocker.as_ref(), now)) }
                         }
                     }
                 }
@@ -170,7 +169,7 @@ fn active(stories: &[Explanation], now: Time) -> Markup {
             p.none { "No job runs." }
         } @else {
             table aria-labelledby="active-h" {
-                thead { tr { th { "Job" } th { "Pool" } th { "State" } th.wide { "Time" } th { "Since queued" } } }
+                thead { tr { th.job { "Job" } th.short { "Pool" } th.short { "State" } th.wide { "Time" } th.when { "Since queued" } } }
                 tbody {
                     @for story in stories {
                         tr {
@@ -195,7 +194,7 @@ fn ended(stories: &[Explanation], now: Time) -> Markup {
             p.none { "No job has ended yet. " code { "mayfly submit --pool NAME --wait -- true" } " runs one." }
         } @else {
             table aria-labelledby="ended-h" {
-                thead { tr { th { "Job" } th { "Pool" } th { "Result" } th.wide { "Time" } th { "Egress" } th { "Ended" } } }
+                thead { tr { th.job { "Job" } th.short { "Pool" } th { "Result" } th.wide { "Time" } th.egress { "Egress" } th.when { "Ended" } } }
                 tbody {
                     @for story in stories {
                         tr {
@@ -229,8 +228,8 @@ fn pools(pools: &[PoolView], now: Time) -> Markup {
         } @else {
             table aria-labelledby="pools-h" {
                 thead { tr {
-                    th { "Pool" } th { "Trigger" } th.wide { "microVMs" } th { "Keeps warm" }
-                    th { "Waiting" } th { "Why not more" }
+                    th.pool { "Pool" } th.slots { "microVMs" } th.short { "Keeps warm" }
+                    th.short { "Waiting" } th { "Why not more" }
                 } }
                 tbody { @for pool in pools { (pool_row(pool, now)) } }
             }
@@ -252,7 +251,10 @@ fn pool_row(pool: &PoolView, now: Time) -> Markup {
         .filter(|(_, count, _)| *count > 0)
         .map(|(name, count, _)| format!("{count} {name}"))
         .collect();
-    let said = if said.is_empty() { "none".to_owned() } else { said.join(", ") };
+    let said = match used {
+        0 => format!("none of {}", pool.max),
+        used => format!("{used} of {}: {}", pool.max, said.join(", ")),
+    };
     // A pool that was made smaller has more for a while.
     let all = u64::from(pool.max.max(used).max(1));
     let mut at = 0;
@@ -266,22 +268,21 @@ fn pool_row(pool: &PoolView, now: Time) -> Markup {
             td.job {
                 strong { (text(&pool.name, LINE)) }
                 p.below {
-                    (text(&pool.image, LINE))
+                    (text(&pool.image, LINE)) ", trigger " (text(&pool.trigger, LINE))
                     @for label in &pool.labels { " " span.label { (text(label, LINE)) } }
                 }
             }
-            td data-label="Trigger" { (text(&pool.trigger, LINE)) }
             td.wide data-label="microVMs" {
-                svg.bar role="img" aria-label=(said) viewBox="0 0 1000 10" preserveAspectRatio="none" {
+                svg.bar role="img" aria-label=(&said) viewBox="0 0 1000 10" preserveAspectRatio="none" {
                     @for (class, from, width) in drawn {
                         @if width > 0 { rect.(class) x=(from) y="0" width=(width) height="10" {} }
                     }
                 }
-                p.below { (used) " of " (pool.max) ": " (said) }
+                p.below { (said) }
             }
             td.number data-label="Keeps warm" { (pool.min_idle) }
             td.number data-label="Waiting" { (pool.waiting) }
-            td data-label="Why not more" {
+            td.full data-label="Why not more" {
                 @match &pool.blocker {
                     Some(blocker) => (reason(Some(blocker), now)),
                     None => span.none { "nothing waits" },
@@ -291,14 +292,19 @@ fn pool_row(pool: &PoolView, now: Time) -> Markup {
     }
 }
 
-fn microvms(microvms: &[MicrovmView], now: Time) -> Markup {
+fn microvms(overview: &Overview, now: Time) -> Markup {
+    let Overview { microvms, active, .. } = overview;
+    let job_of = |microvm: &MicrovmView| {
+        let its = active.iter().find(|story| story.job.microvm.as_ref() == Some(&microvm.id));
+        microvm.job.or(its.map(|story| story.job.id))
+    };
     html! {
         h2 #microvms-h { "microVMs" }
         @if microvms.is_empty() {
             p.none { "There is none." }
         } @else {
             table aria-labelledby="microvms-h" {
-                thead { tr { th { "microVM" } th { "Pool" } th { "Stage" } th { "For" } th { "Work" } } }
+                thead { tr { th.job { "microVM" } th.short { "Pool" } th.when { "Stage" } th.when { "For" } th { "Work" } } }
                 tbody {
                     @for microvm in microvms {
                         tr {
@@ -309,7 +315,7 @@ fn microvms(microvms: &[MicrovmView], now: Time) -> Markup {
                             }
                             td.number data-label="For" { (since(microvm.since, now)) }
                             td data-label="Work" {
-                                @if let Some(job) = microvm.job {
+                                @if let Some(job) = job_of(microvm) {
                                     a href={ "/jobs/" (job) } { "job " (job) }
                                 } @else if let Some(runner) = &microvm.runner {
                                     "runner " code { (text(runner, LINE)) }
@@ -352,7 +358,7 @@ fn footer(status: &Status, metrics: bool) -> Markup {
 /// A job by its number, its name and where it is from.
 fn job(job: &JobView) -> Markup {
     html! {
-        a href={ "/jobs/" (job.id) } { span.id { (job.id) } " " (name(job)) }
+        a.name href={ "/jobs/" (job.id) } title=(name(job)) { span.id { (job.id) } " " (name(job)) }
         p.below { (origin(job)) }
     }
 }
@@ -428,11 +434,9 @@ fn egress(story: &Explanation) -> Markup {
     html! {
         @match &story.egress {
             Some(egress) => {
-                span.refusals[egress.refused > 0] { (egress.refused) " refused" }
-                p.below {
-                    (egress.allowed) " allowed"
-                    @if egress.would_refuse > 0 { ", " (egress.would_refuse) " would be refused" }
-                }
+                @if egress.refused > 0 { p.refusals { (egress.refused) " refused" } }
+                @if egress.would_refuse > 0 { p { (egress.would_refuse) " would be refused" } }
+                p { (egress.allowed) " allowed" }
             }
             None => span.none { "nothing" },
         }

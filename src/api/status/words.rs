@@ -60,28 +60,33 @@ pub(super) fn millis(millis: u64) -> String {
 
 /// How long ago a moment was, with the moment itself behind it; the script lets it go on.
 pub(super) fn ago(at: Time, now: Time) -> Markup {
-    let past = now.since(at);
+    let past = now.since(at).as_secs();
     html! {
         time datetime=(at) title=(moment(at)) data-ago {
-            @if past < Duration::from_secs(1) { "now" } @else { (brief(whole(past))) " ago" }
+            @if past == 0 { "now" } @else { (roughly(past)) " ago" }
         }
     }
 }
 
 /// For how long something has lasted that goes on; the script lets it go on.
 pub(super) fn since(at: Time, now: Time) -> Markup {
-    html! { time datetime=(at) title=(moment(at)) data-since { (brief(whole(now.since(at)))) } }
+    let lasted = now.since(at).as_secs();
+    html! { time datetime=(at) title=(moment(at)) data-since { (seconds(lasted)) } }
 }
 
-/// Whole seconds: what goes on changes them once a second.
-fn whole(duration: Duration) -> Duration {
-    if duration < Duration::from_secs(10) {
-        // So that nothing says "0 ms" that is about to say "1 s".
-        Duration::from_millis(u64::from(duration.subsec_millis() / 100) * 100)
-            + Duration::from_secs(duration.as_secs())
-    } else {
-        Duration::from_secs(duration.as_secs())
+/// What is over, in the one unit that matters.
+fn roughly(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
     }
+}
+
+/// What goes on, in whole seconds.
+fn seconds(seconds: u64) -> String {
+    if seconds < 10 { format!("{seconds} s") } else { brief(Duration::from_secs(seconds)) }
 }
 
 /// A moment for people: `2026-03-01 12:00:05 UTC`.

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Verb, run};
+use crate::api::status::Pages;
 use crate::api::types::{JobState, JobView, Problem, ProblemKind, Submission};
 use crate::api::{Call, Log, call, server};
 use crate::config::Api;
@@ -47,7 +48,9 @@ fn with_daemon(line: &[&str], script: impl Fn(Call) + Send) -> Result<ExitCode, 
                         script(call);
                     }
                 };
-                tokio::join!(server::serve(listener, calls, ending), answering);
+                let (_, changes) = tokio::sync::watch::channel(0);
+                let pages = Pages::new(calls.clone(), changes, None, ending.clone());
+                tokio::join!(server::serve(listener, calls, pages, ending), answering);
             });
         });
         is_ready.recv().unwrap();
