@@ -1,7 +1,7 @@
 //! `mayfly serve` end to end: a simulated GitHub, the daemon as a process, jobs in real microVMs.
 //!
 //! Needs what tests/microvm needs, and the image `runner-sim` (tests/github-sim/image) in
-//! `MAYFLY_TEST_IMAGES`. With `MAYFLY_GITHUB_CONTRACT` every exchange is checked against GitHub's
+//! `MAYFLY_TEST_IMAGES`; the status page is looked at with Chromium. With `MAYFLY_GITHUB_CONTRACT` every exchange is checked against GitHub's
 //! own description of its calls.
 
 #![allow(
@@ -13,12 +13,14 @@
 )]
 
 mod alone;
+mod browser;
 mod daemon;
 mod drained;
 mod explained;
 mod jobs;
 mod killed;
 mod local;
+mod page;
 mod secrets;
 mod service;
 mod storm;

@@ -114,6 +114,18 @@ fn lengths(segments: &[Segment]) -> Vec<u64> {
     segments.iter().map(length).collect()
 }
 
+/// Neighbours of one kind as one.
+fn merged(segments: &[Segment]) -> Vec<Segment> {
+    let mut merged: Vec<Segment> = Vec::new();
+    for segment in segments.iter().filter(|segment| segment.millis > 0) {
+        match merged.last_mut().filter(|last| last.kind == segment.kind) {
+            Some(last) => last.millis = last.millis.saturating_add(segment.millis),
+            None => merged.push(segment.clone()),
+        }
+    }
+    merged
+}
+
 /// The bar, as a picture with a text that says the same.
 pub(super) fn bar(story: &Explanation, now: Time) -> Markup {
     let segments = segments(story, now);
@@ -123,25 +135,24 @@ pub(super) fn bar(story: &Explanation, now: Time) -> Markup {
         .map(|segment| format!("{} {}", segment.phase, words::millis(segment.millis)))
         .collect();
     let said = if said.is_empty() { "nothing yet".to_owned() } else { said.join(", ") };
+    let merged = merged(&segments);
+    let lengths = lengths(&merged);
     let mut at = 0;
-    let drawn: Vec<_> = segments
-        .iter()
-        .zip(lengths(&segments))
-        .filter(|(_, length)| *length > 0)
-        .map(|(segment, length)| {
-            let from = at;
-            at += length;
-            (segment, from, length)
-        })
-        .collect();
+    let drawn = merged.iter().zip(lengths).enumerate().map(|(index, (segment, length))| {
+        let from = at;
+        at += length;
+        // What rounding leaves is the last one's.
+        let is_last = index + 1 == merged.len();
+        (segment, from, if is_last { LENGTH - from } else { length - GAP })
+    });
+    let drawn: Vec<_> = drawn.collect();
     let failed = matches!(story.job.state, JobState::Failed);
     html! {
         svg.bar role="img" aria-label=(words::text(&said, words::PARAGRAPH))
             viewBox={ "0 0 " (LENGTH) " 10" } preserveAspectRatio="none" {
-            @for (segment, from, length) in drawn {
-                rect.(segment.kind.class()) x=(from) y="0" width=(length - GAP) height="10" {
-                    title { (words::text(&segment.phase, words::LINE)) " " (words::millis(segment.millis)) }
-                }
+            title { (words::text(&said, words::PARAGRAPH)) }
+            @for (segment, from, width) in drawn {
+                rect.(segment.kind.class()) x=(from) y="0" width=(width) height="10" {}
             }
             @if failed { rect.k-failed x=(LENGTH - 12) y="0" width="12" height="10" {} }
         }

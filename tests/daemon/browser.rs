@@ -1,0 +1,161 @@
+//! A headless Chromium, driven by the WebDriver protocol (<https://www.w3.org/TR/webdriver2/>) over
+//! plain HTTP.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::support::{PATIENCE, until};
+
+/// A browser with one window. It resolves no name, so that it can reach nothing but this host.
+pub(crate) struct Browser {
+    driver: Child,
+    address: SocketAddr,
+    session: String,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    pub(crate) fn start() -> Self {
+        let address = free_address();
+        let driver = Command::new("chromedriver")
+            .arg(format!("--port={}", address.port()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromedriver is there: scripts/test installs it");
+        let profile = tempfile::tempdir().unwrap();
+        let mut browser = Self { driver, address, session: String::new(), _profile: profile };
+        until("chromedriver", PATIENCE, || TcpStream::connect(address).ok());
+        let data = format!("--user-data-dir={}", browser._profile.path().display());
+        let arguments = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--window-size=1200,900",
+            &data,
+        ];
+        let wanted = json!({ "capabilities": { "alwaysMatch":
+            { "goog:chromeOptions": { "args": arguments } } } });
+        let session = browser.call("POST", "/session", &wanted);
+        browser.session = session["sessionId"].as_str().unwrap().to_owned();
+        browser
+    }
+
+    /// Loads a page.
+    pub(crate) fn open(&self, url: &str) {
+        self.in_session("/url", &json!({ "url": url }));
+    }
+
+    /// What a script returns in the page.
+    pub(crate) fn run(&self, script: &str) -> Value {
+        self.in_session("/execute/sync", &json!({ "script": script, "args": [] }))
+    }
+
+    /// The text of an element as a person sees it.
+    pub(crate) fn text(&self, selector: &str) -> String {
+        let script = format!("return document.querySelector({selector:?})?.innerText ?? ''");
+        self.run(&script).as_str().unwrap().to_owned()
+    }
+
+    /// Waits until an element says something.
+    pub(crate) fn wait_for(&self, selector: &str, text: &str, within: Duration) {
+        until(&format!("{text:?} in {selector}"), within, || {
+            self.text(selector).contains(text).then_some(())
+        });
+    }
+
+    /// A command of Chromium's own protocol.
+    pub(crate) fn command(&self, name: &str, parameters: &Value) -> Value {
+        self.in_session("/goog/cdp/execute", &json!({ "cmd": name, "params": parameters }))
+    }
+
+    /// Looks through a window of that width, by day or by night.
+    pub(crate) fn look(&self, width: u32, is_dark: bool) {
+        let scheme = if is_dark { "dark" } else { "light" };
+        let feature = json!({ "name": "prefers-color-scheme", "value": scheme });
+        self.command("Emulation.setEmulatedMedia", &json!({ "features": [feature] }));
+        let metrics = json!({ "width": width, "height": 844, "deviceScaleFactor": 1,
+            "mobile": width < 600 });
+        self.command("Emulation.setDeviceMetricsOverride", &metrics);
+    }
+
+    /// The document as it is now, also where no script runs.
+    pub(crate) fn document(&self) -> String {
+        let root = self.command("DOM.getDocument", &json!({}))["root"]["nodeId"].clone();
+        let html = self.command("DOM.getOuterHTML", &json!({ "nodeId": root }));
+        html["outerHTML"].as_str().unwrap().to_owned()
+    }
+
+    fn in_session(&self, path: &str, body: &Value) -> Value {
+        self.call("POST", &format!("/session/{}{path}", self.session), body)
+    }
+
+    fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+        let answer = exchange(self.address, method, path, &body.to_string());
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {body}");
+        let mut answer: Value = serde_json::from_str(body).unwrap();
+        answer["value"].take()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Ends the browser, which would outlive its driver.
+        if !std::thread::panicking() {
+            self.call("DELETE", &format!("/session/{}", self.session), &json!({}));
+        }
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+/// One request, and all that comes back.
+pub(crate) fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
+         connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    // Chromium's driver keeps the connection whatever it is told, so the length counts.
+    let mut answer = Vec::new();
+    let mut piece = [0; 16 << 10];
+    loop {
+        let read = stream.read(&mut piece).unwrap();
+        answer.extend_from_slice(&piece[..read]);
+        let text = String::from_utf8_lossy(&answer);
+        let Some((head, _)) = text.split_once("\r\n\r\n") else {
+            assert!(read > 0, "no answer to {method} {path}: {text}");
+            continue;
+        };
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().unwrap())
+        });
+        let length: usize = length.expect("the answer has a length");
+        if read == 0 || answer.len() >= head.len() + 4 + length {
+            return text.into_owned();
+        }
+    }
+}
+
+/// An address that nobody listens at now.
+pub(crate) fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
