@@ -244,6 +244,37 @@ fn the_socket_is_for_owner_and_group_only_and_tcp_needs_a_token() {
 }
 
 #[test]
+fn the_status_page_is_for_this_host_unless_more_is_said() {
+    let place = Place::new();
+    let status = |text: &str| place.load(&format!("[status]\n{text}")).unwrap().status.unwrap();
+    assert!(place.load("").unwrap().status.is_none());
+    for address in ["127.0.0.1:9180", "[::1]:9180"] {
+        assert!(matches!(status(&format!("listen = '{address}'")).access, Access::Host));
+    }
+    let file = place.file("status-token", "0123456789abcdef", 0o600);
+    let text = format!("listen = '0.0.0.0:9180'\ntoken_file = {:?}", file.display());
+    assert!(matches!(status(&text).access, Access::Token(_)));
+    let everyone = "listen = '0.0.0.0:9180'\nallow_unauthenticated = true";
+    assert!(matches!(status(everyone).access, Access::Anyone));
+    let weak = place.file("weak", "short", 0o600);
+    for (text, expected) in [
+        (String::new(), "status.listen is missing"),
+        ("listen = '0.0.0.0:9180'".to_owned(), "status.listen = \"0.0.0.0:9180\""),
+        ("listen = '9180'".to_owned(), "status.listen: "),
+        (format!("{text}\nallow_unauthenticated = true"), "there is a token, too"),
+        (
+            format!("listen = '127.0.0.1:1'\ntoken_file = {:?}", weak.display()),
+            "16 characters at least",
+        ),
+    ] {
+        let error = place.refusal(&format!("[status]\n{text}"));
+        assert!(error.contains(expected), "{error}");
+    }
+    let shown = place.load(&format!("[status]\n{text}")).unwrap().lines().join("\n");
+    assert!(shown.contains("status.token") && !shown.contains("0123456789abcdef"), "{shown}");
+}
+
+#[test]
 fn a_variable_with_one_underscore_too_few_is_warned_about() {
     let place = Place::with(&[
         ("MAYFLY_GITHUB_TOKEN", "x"),

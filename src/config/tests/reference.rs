@@ -22,6 +22,7 @@ fn every_key_is_in_the_reference() {
         ("[[pool]]\nname='a'\n[pool.deadlines]\n", "`[[pool]]`"),
         ("[[pool]]\nname='a'\n[pool.hooks]\n", "`[[pool]]`"),
         ("[host]\n", "`[host]`"),
+        ("[status]\n", "`[status]`"),
     ] {
         let text = sections.iter().find(|text| text.starts_with(section)).unwrap();
         let keys = keys_of(table);

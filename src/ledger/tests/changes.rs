@@ -12,6 +12,40 @@ fn state(bench: &Bench, job: JobId) -> JobState {
 }
 
 #[test]
+fn what_a_microvm_reached_is_noted_once_and_goes_with_it() {
+    let mut bench = Bench::new();
+    let row = |host: &str, verdict: &str, connections| Destination {
+        host: host.to_owned(),
+        port: 443,
+        verdict: verdict.to_owned(),
+        cause: None,
+        connections,
+        up: u64::MAX,
+        down: 1,
+    };
+    let rows = [row("a.example", "allowed", 2), row("b.example", "refused", 3)];
+    assert!(bench.ledger.note_egress("m-1", &rows).is_err(), "nobody knows that microVM");
+    bench.ledger.planned("m-1", "small", "base").unwrap();
+    assert_eq!(bench.ledger.reader().verdicts("m-1").unwrap(), None);
+    bench.ledger.note_egress("m-1", &rows).unwrap();
+    bench.ledger.note_egress("m-1", &rows[..1]).unwrap();
+    let reader = bench.ledger.reader();
+    let noted = reader.egress("m-1").unwrap();
+    assert_eq!(
+        noted.iter().map(|one| one.host.as_str()).collect::<Vec<_>>(),
+        ["a.example", "b.example"]
+    );
+    assert_eq!((noted[0].up, noted[0].down), (i64::MAX as u64, 1));
+    let verdicts = Verdicts { allowed: 2, refused: 3, would_refuse: 0 };
+    assert_eq!((reader.verdicts("m-1").unwrap(), Verdicts::of(&noted)), (Some(verdicts), verdicts));
+    bench.ledger.ended("m-1", "ended", None, None).unwrap();
+    let all = Retention { count: 0, ..Retention::default() };
+    bench.ledger.prune(&all).unwrap();
+    assert_eq!(bench.ledger.reader().egress("m-1").unwrap(), []);
+    bench.ledger.reader().verify_audit(None).unwrap();
+}
+
+#[test]
 fn a_local_job_goes_its_way_and_keeps_what_it_was() {
     let mut bench = Bench::new();
     let id = bench.submit();
