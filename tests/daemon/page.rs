@@ -83,7 +83,7 @@ fn the_page_shows_what_happens_as_it_happens_and_nothing_else() {
     assert!(browser.text("#ended").contains("<script>"), "{}", browser.text("#ended"));
     let bar =
         browser.run("return document.querySelector('#ended .bar').getAttribute('aria-label')");
-    assert!(bar.as_str().unwrap().contains("booting "), "{bar}");
+    assert!(bar.as_str().unwrap().contains("running "), "{bar}");
 
     // What changes is there without the page's being loaded again.
     browser.run("window.same = true");

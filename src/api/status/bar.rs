@@ -73,18 +73,22 @@ impl Kind {
 }
 
 /// The segments of a job. What its microVM did before the job was there, e.g. its boot, is not the
-/// job's time.
+/// job's time; a boot that goes on then is what the job waits for.
 pub(super) fn segments(story: &Explanation, now: Time) -> Vec<Segment> {
-    let mut own = story.phases.iter().skip_while(|phase| phase.phase != "queued").peekable();
+    let queued = story.phases.iter().position(|phase| phase.phase == "queued");
+    let (before, own) = story.phases.split_at(queued.unwrap_or_default());
+    let boot = before.last().filter(|phase| Kind::of(&phase.phase) == Kind::Booting);
     let mut segments = Vec::new();
-    while let Some(phase) = own.next() {
-        let until = match own.peek() {
+    for (index, phase) in own.iter().enumerate() {
+        let until = match own.get(index + 1) {
             Some(next) => next.at,
             None if story.job.state.is_over() => phase.at,
             None => now,
         };
         let millis = u64::try_from(until.since(phase.at).as_millis()).unwrap_or(u64::MAX);
-        segments.push(Segment { phase: phase.phase.clone(), kind: Kind::of(&phase.phase), millis });
+        let called = boot.filter(|_| index == 0).unwrap_or(phase);
+        let kind = Kind::of(&called.phase);
+        segments.push(Segment { phase: called.phase.clone(), kind, millis });
     }
     segments
 }
@@ -173,10 +177,41 @@ pub(super) fn legend() -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::types::{JobView, PhaseView};
     use proptest::prelude::*;
 
     fn segment(millis: u64) -> Segment {
         Segment { phase: "running".to_owned(), kind: Kind::Running, millis }
+    }
+
+    #[test]
+    fn a_boot_that_goes_on_is_the_jobs_and_one_that_is_over_is_not() {
+        let phase = |phase: &str, at| PhaseView {
+            phase: phase.to_owned(),
+            at: Time(at),
+            lasted_ms: None,
+            detail: None,
+        };
+        let of = |phases: Vec<PhaseView>| {
+            let job = JobView { state: JobState::Running, ..super::super::tests::some_job() };
+            let story = Explanation { job, phases, blocker: None, black_box: None, egress: None };
+            let segments = segments(&story, Time(100));
+            segments.into_iter().map(|one| (one.kind, one.millis)).collect::<Vec<_>>()
+        };
+        let warm = of(vec![
+            phase("booting", 1),
+            phase("ready", 5),
+            phase("queued", 20),
+            phase("running", 30),
+        ]);
+        assert_eq!(warm, [(Kind::Waiting, 10), (Kind::Running, 70)]);
+        let late = of(vec![
+            phase("booting", 1),
+            phase("queued", 20),
+            phase("ready", 30),
+            phase("running", 40),
+        ]);
+        assert_eq!(late, [(Kind::Booting, 10), (Kind::Ready, 10), (Kind::Running, 60)]);
     }
 
     proptest! {

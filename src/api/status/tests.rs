@@ -13,6 +13,11 @@ use crate::api::types::*;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A job of which nothing is known.
+pub(super) fn some_job() -> JobView {
+    overview("").active[0].job.clone()
+}
+
 /// An overview in which every text is `said`.
 fn overview(said: &str) -> Overview {
     let text = || said.to_owned();

@@ -3,8 +3,8 @@ use std::time::Duration;
 use super::{Bench, command};
 use crate::failure::{Code, Failure};
 use crate::ledger::{
-    Filter, GithubNote, GithubState, JobId, JobResult, JobState, Ledger, LedgerError, Phase,
-    Pruned, Reader, RegistrationState, Retention, Source, Time,
+    Destination, Filter, GithubNote, GithubState, JobId, JobResult, JobState, Ledger, LedgerError,
+    Phase, Pruned, Reader, RegistrationState, Retention, Source, Time, Verdicts,
 };
 
 fn state(bench: &Bench, job: JobId) -> JobState {
