@@ -38,17 +38,17 @@ impl Heard {
             | Happening::Source(_, Some(error)) => Some(error),
             _ => return,
         };
-        match error {
+        if let Some(
+            error @ (CallError::NotSent { .. }
+            | CallError::Ambiguous { .. }
+            | CallError::Unauthorized { .. }),
+        ) = error
+        {
             // It can't be spoken to, or doesn't know who speaks.
-            Some(
-                error @ (CallError::NotSent { .. }
-                | CallError::Ambiguous { .. }
-                | CallError::Unauthorized { .. }),
-            ) => {
-                self.failed = Some((now, chain(error)));
-            }
+            self.failed = Some((now, chain(error)));
+        } else {
             // Whatever else it says, it answers.
-            _ => (self.answered, self.failed) = (Some(now), None),
+            (self.answered, self.failed) = (Some(now), None);
         }
     }
 

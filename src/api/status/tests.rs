@@ -18,11 +18,11 @@ pub(super) fn some_job() -> JobView {
     overview("").active[0].job.clone()
 }
 
-/// An overview in which every text is `said`.
-fn overview(said: &str) -> Overview {
+/// A job, and all that is told of it, in which every text is `said`.
+fn story(said: &str, id: JobId, state: JobState) -> Explanation {
     let text = || said.to_owned();
-    let blocker = || Some(Blocker { code: text(), message: text(), until: Some(Time(99_000)) });
-    let story = |id, state| Explanation {
+    let blocker = Some(Blocker { code: text(), message: text(), until: Some(Time(99_000)) });
+    Explanation {
         job: JobView {
             id,
             source: JobSource::Github,
@@ -48,7 +48,7 @@ fn overview(said: &str) -> Overview {
             },
             PhaseView { phase: text(), at: Time(1_500), lasted_ms: None, detail: Some(text()) },
         ],
-        blocker: blocker(),
+        blocker,
         black_box: Some(text()),
         egress: Some(EgressView {
             allowed: 1,
@@ -64,7 +64,14 @@ fn overview(said: &str) -> Overview {
                 down: 4,
             }],
         }),
-    };
+    }
+}
+
+/// An overview in which every text is `said`.
+fn overview(said: &str) -> Overview {
+    let text = || said.to_owned();
+    let blocker = || Some(Blocker { code: text(), message: text(), until: Some(Time(99_000)) });
+    let story = |id, state| story(said, id, state);
     Overview {
         at: Time(9_000),
         status: Status {

@@ -30,8 +30,8 @@ pub(super) fn text(text: &str, most: usize) -> String {
     shown
 }
 
-/// Characters that show nothing, or show others elsewhere than they are (Unicode, Bidi_Control and
-/// Default_Ignorable_Code_Point, as far as they matter in a line of text).
+/// Characters that show nothing, or show others elsewhere than they are (Unicode, `Bidi_Control`
+/// and `Default_Ignorable_Code_Point`, as far as they matter in a line of text).
 fn is_deceptive(character: char) -> bool {
     character.is_control()
         || matches!(character,
