@@ -11,8 +11,9 @@ use crate::support::{Host, PATIENCE, images, until};
 
 /// As root: what `modules_disabled` refuses it refuses before it looks at the file (1, EPERM); what
 /// is no module it would refuse otherwise (8, ENOEXEC).
-const LOAD_A_MODULE: &str = "perl -e 'open F, \"/bin/true\"; syscall(313, fileno(F), \"\", 0); \
-                             print $!+0, \"\\n\"'";
+const LOAD_A_MODULE: &str = r#"
+    perl -e 'open F, "/bin/true"; $a = ""; syscall(313, fileno(F), $a, 0); print $!+0, "\n"'
+"#;
 
 #[test]
 fn every_control_is_in_place_and_root_loads_no_module() {

@@ -30,9 +30,6 @@ pub use expect::Expect;
 pub use operation::Operation;
 pub use plan::{Plan, plan};
 
-/// The user whose jobs are meant: the one that the agent takes where nobody else is named.
-pub const JOB_USER: &str = "runner";
-
 /// Something that is kept from a job.
 #[derive(Debug)]
 pub struct Control {
@@ -93,7 +90,7 @@ pub struct Probe {
 pub enum By {
     /// Root.
     Root,
-    /// The [`JOB_USER`].
+    /// The user `runner`, whose jobs are meant: the agent takes it where nobody else is named.
     Job,
 }
 

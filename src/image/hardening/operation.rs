@@ -33,24 +33,36 @@ impl Operation {
         match self {
             // `*` and `!` match no password's hash; an empty field would be a password.
             Self::LockPasswords => {
-                "sed -i -E 's/^([^:]*):[^:*!]*:/\\1:*:/; s/^root:[^:]*:/root:*:/' /etc/shadow\n".to_owned()
+                let any = r"s/^([^:]*):[^:*!]*:/\1:*:/";
+                format!("sed -i -E '{any}; s/^root:[^:]*:/root:*:/' /etc/shadow\n")
             }
-            Self::NoSystemShells => "\
-                sed -i -E '/^(root|sync):/! s/^(([^:]*:){2}[0-9]{1,3}:.*:)[^:]*$/\\1\\/usr\\/sbin\\/nologin/; \
-                s/^((sync|nobody):.*:)[^:]*$/\\1\\/usr\\/sbin\\/nologin/' /etc/passwd\n"
-                .to_owned(),
+            // Numbers of up to three digits are the system's own, beside root's.
+            Self::NoSystemShells => {
+                let nologin = r"\1\/usr\/sbin\/nologin/";
+                let system =
+                    format!("/^root:/! s/^(([^:]*:){{2}}[0-9]{{1,3}}:.*:)[^:]*$/{nologin}");
+                let nobody = format!("s/^(nobody:.*:)[^:]*$/{nologin}");
+                format!("sed -i -E '{system}; {nobody}' /etc/passwd\n")
+            }
             Self::ClearSetIds(kept) => {
                 let kept: String = kept.iter().map(|path| format!("! -path '{path}' ")).collect();
                 format!("find / -xdev -type f -perm /6000 {kept}-exec chmod ug-s '{{}}' +\n")
             }
-            Self::PrivateHomes => "find /home -mindepth 1 -maxdepth 1 -type d -exec chmod 0700 '{}' +\n".to_owned(),
+            Self::PrivateHomes => {
+                "find /home -mindepth 1 -maxdepth 1 -type d -exec chmod 0700 '{}' +\n".to_owned()
+            }
             Self::RemoveHistories => "find / -xdev -name '.*_history' -type f -delete\n".to_owned(),
             Self::RemoveHostKeys => "rm -f -- /etc/ssh/ssh_host_*\n".to_owned(),
             Self::Remove(paths) => format!("rm -rf --{}\n", quoted(paths)),
             Self::Mode(mode, paths) => {
-                format!("for path in{}; do [ ! -e \"$path\" ] || chmod {mode} \"$path\"; done\n", quoted(paths))
+                format!(
+                    "for path in{}; do [ ! -e \"$path\" ] || chmod {mode} \"$path\"; done\n",
+                    quoted(paths)
+                )
             }
-            Self::Keys(file, keys) => keys.iter().map(|(key, value)| set_key(file, key, value)).collect(),
+            Self::Keys(file, keys) => {
+                keys.iter().map(|(key, value)| set_key(file, key, value)).collect()
+            }
             Self::Lines(file, lines) => lines
                 .iter()
                 .map(|line| format!("grep -qsxF '{line}' '{file}' || echo '{line}' >>'{file}'\n"))

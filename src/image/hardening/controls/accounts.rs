@@ -60,9 +60,10 @@ pub(super) const CONTROLS: &[Control] = &[
     },
     Control {
         name: "accounts.no-privileges",
-        title: "The job's user is in no group that is as good as root, and has no way to become root.",
-        why: "`sudo = true` in the recipe is for jobs that need it. The group `docker`, where an image \
-              has the engine, is as good as root of the microVM, and is not looked at here.",
+        title: "The job's user is in no group that is as good as root, and has no way to become \
+                root.",
+        why: "`sudo = true` in the recipe is for jobs that need it. The group `docker`, where an \
+              image has the engine, is as good as root of the microVM, and is not looked at here.",
         reference: "CIS Debian 12, 5.2",
         unless: Unless::Sudo,
         measures: &[],
@@ -92,8 +93,9 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         name: "accounts.login-defaults",
         title: "Accounts that a job makes get the usual strict defaults.",
-        why: "It costs nothing and spares a reader of another auditor's report the question: nobody logs \
-              in to a microVM. Sessions of a login, which a job is not, get the umask 027.",
+        why: "It costs nothing and spares a reader of another auditor's report the question: \
+              nobody logs in to a microVM. Sessions of a login, which a job is not, get the umask \
+              027.",
         reference: "CIS Debian 12, 5.4.1; Lynis AUTH-9230, AUTH-9286, AUTH-9328",
         unless: Unless::Never,
         measures: &[Measure::Operation(Operation::Keys(

@@ -8,9 +8,10 @@ const SUDO: &[&str] = &["/usr/bin/sudo"];
 pub(super) const CONTROLS: &[Control] = &[
     Control {
         name: "files.no-set-id",
-        title: "No program runs with the rights of its owner or group, but for sudo where the recipe has it.",
-        why: "Each is a way to root for whoever finds a mistake in it. A job that is root needs none of \
-              them; `su`, `mount`, `passwd` and their like work for root only.",
+        title: "No program runs with the rights of its owner or group, but for sudo where the \
+                recipe has it.",
+        why: "Each is a way to root for whoever finds a mistake in it. A job that is root needs \
+              none of them; `su`, `mount`, `passwd` and their like work for root only.",
         reference: "CIS Debian 12, 7.1.13",
         unless: Unless::Never,
         measures: &[Measure::Operation(Operation::ClearSetIds(SUDO))],
@@ -22,7 +23,8 @@ pub(super) const CONTROLS: &[Control] = &[
     },
     Control {
         name: "files.no-world-writable",
-        title: "No file can be written by everybody, and a directory only where none removes another's files.",
+        title: "No file can be written by everybody, and a directory only where none removes \
+                another's files.",
         why: "Whatever everybody may change, nobody can trust.",
         reference: "CIS Debian 12, 7.1.11",
         unless: Unless::Never,
@@ -61,7 +63,8 @@ pub(super) const CONTROLS: &[Control] = &[
     },
     Control {
         name: "files.account-files",
-        title: "The files of accounts can be changed by root only, and those with secrets read by root only.",
+        title: "The files of accounts can be changed by root only, and those with secrets read by \
+                root only.",
         why: "They say who is who.",
         reference: "CIS Debian 12, 7.1.1 to 7.1.8",
         unless: Unless::Never,
@@ -118,8 +121,8 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         name: "files.no-identity",
         title: "The image has no identity: no machine id, no random seed, no host key.",
-        why: "What every microVM shares is no secret, and what stands for one machine must not stand for \
-              all. Each gets its randomness from the host.",
+        why: "What every microVM shares is no secret, and what stands for one machine must not \
+              stand for all. Each gets its randomness from the host.",
         reference: "",
         unless: Unless::Never,
         measures: &[

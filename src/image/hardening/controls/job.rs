@@ -6,8 +6,8 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         name: "job.no-new-privileges",
         title: "No program gives a job more rights than it was started with.",
-        why: "Neither a set-user-id bit nor a file capability counts, in whatever file system it is, a \
-              container's that the job mounts itself included.",
+        why: "Neither a set-user-id bit nor a file capability counts, in whatever file system it \
+              is, a container's that the job mounts itself included.",
         reference: "prctl(2), PR_SET_NO_NEW_PRIVS",
         unless: Unless::Sudo,
         measures: &[Measure::Setting(|settings| settings.no_new_privileges = true)],
@@ -20,8 +20,8 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         name: "job.umask",
         title: "What a job makes can be changed by its user only.",
-        why: "022 and not 027: what a job builds goes into containers and archives where others read it, \
-              and there is nobody else in the microVM to read it here.",
+        why: "022 and not 027: what a job builds goes into containers and archives where others \
+              read it, and there is nobody else in the microVM to read it here.",
         reference: "CIS Debian 12, 5.4.3.3",
         unless: Unless::Never,
         measures: &[Measure::Setting(|settings| settings.umask = Some(0o022))],
@@ -49,7 +49,8 @@ pub(super) const CONTROLS: &[Control] = &[
     },
     Control {
         name: "job.agent-out-of-reach",
-        title: "A job can read nothing of the agent: not its memory, its variables, its files or its binary.",
+        title: "A job can read nothing of the agent: not its memory, its variables, its files or \
+                its binary.",
         why: "The agent has held the job's secrets, and it is root.",
         reference: "",
         unless: Unless::Never,
@@ -65,10 +66,11 @@ pub(super) const CONTROLS: &[Control] = &[
     },
     Control {
         name: "job.programs-logged",
-        title: "Every program that a job executes is told to the host, which writes it to the black box.",
+        title: "Every program that a job executes is told to the host, which writes it to the \
+                black box.",
         why: "Time, process, parent, user and the program's path; never arguments, which may hold \
-              secrets. The log is bounded, and what did not fit is counted. A job that is root can \
-              blind it from then on, but not take back what was sent.",
+              secrets. The log is bounded, and what did not fit is counted. A job that is root \
+              can blind it from then on, but not take back what was sent.",
         reference: "CIS Debian 12, 6.3.3; Lynis ACCT-9628",
         unless: Unless::Never,
         measures: &[Measure::Setting(|settings| settings.log_programs = true)],

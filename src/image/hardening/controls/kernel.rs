@@ -32,8 +32,8 @@ pub(super) const CONTROLS: &[Control] = &[
     parameters(
         "kernel.tracing",
         "A process is traced only by its parent, and performance events are root's.",
-        "A debugger that a job starts works; one that takes up a process that it did not start does \
-         not, so that a step of a job can't look into the runner's memory for its secrets.",
+        "A debugger that a job starts works; one that takes up a process that it did not start \
+         does not, so that a step of a job can't look into the runner's memory for its secrets.",
         "CIS Debian 12, 1.5.2; Lynis KRNL-6000",
         &[
             Measure::Parameter("kernel/yama/ptrace_scope", "1"),
@@ -66,8 +66,8 @@ pub(super) const CONTROLS: &[Control] = &[
     ),
     parameters(
         "kernel.links",
-        "Links, pipes and files in directories that everybody may write to are followed and opened by \
-         their owners only.",
+        "Links, pipes and files in directories that everybody may write to are followed and \
+         opened by their owners only.",
         "It ends the races in which a privileged program is led to another's file.",
         "CIS Debian 12, 1.5; Lynis KRNL-6000",
         &[
@@ -92,15 +92,16 @@ pub(super) const CONTROLS: &[Control] = &[
     parameters(
         "kernel.user-namespaces",
         "Only root makes user namespaces.",
-        "They open the kernel's interfaces for root to everybody. Off for jobs that run Docker without \
-         root, Bazel's sandbox or a browser's.",
+        "They open the kernel's interfaces for root to everybody. Off for jobs that run Docker \
+         without root, Bazel's sandbox or a browser's.",
         "Debian, kernel.unprivileged_userns_clone",
         &[Measure::Parameter("kernel/unprivileged_userns_clone", "0")],
     ),
     parameters(
         "kernel.io-uring",
         "Only root uses io_uring.",
-        "A large and young interface, which programs of jobs do without. Off for jobs that test it.",
+        "A large and young interface, which programs of jobs do without. Off for jobs that test \
+         it.",
         "kernel.org, sysctl/kernel",
         &[Measure::Parameter("kernel/io_uring_disabled", "1")],
     ),
@@ -118,8 +119,8 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         name: "kernel.modules-listed",
         title: "Modules of file systems and protocols that no job needs can't be loaded.",
-        why: "The kernel loads them for whoever asks. The image has no such files in the first place; \
-              this holds for those that a job installs, too.",
+        why: "The kernel loads them for whoever asks. The image has no such files in the first \
+              place; this holds for those that a job installs, too.",
         reference: "CIS Debian 12, 1.1.1 and 3.2; Lynis FILE-6430, NETW-3200, USB-1000, STRG-1846",
         unless: Unless::Never,
         measures: &[Measure::File("/etc/modprobe.d/mayfly.conf", UNLOADABLE)],
@@ -154,7 +155,8 @@ pub(super) const CONTROLS: &[Control] = &[
     },
     Control {
         name: "kernel.slabs-apart",
-        title: "Kinds of the kernel's objects share no memory, and pages are handed out in a random order.",
+        title: "Kinds of the kernel's objects share no memory, and pages are handed out in a \
+                random order.",
         why: "An overflow in one kind does not reach the next.",
         reference: "KSPP, kernel self-protection",
         unless: Unless::Never,
@@ -186,7 +188,8 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         name: "kernel.lockdown",
         title: "Not even root reads or changes the running kernel.",
-        why: "Neither /dev/mem nor unsigned modules nor kprobes: with it, root of a guest is not its kernel.",
+        why: "Neither /dev/mem nor unsigned modules nor kprobes: with it, root of a guest is not \
+              its kernel.",
         reference: "kernel_lockdown(7)",
         unless: Unless::Never,
         measures: &[Measure::Argument("lockdown=integrity")],

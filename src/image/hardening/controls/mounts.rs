@@ -62,8 +62,8 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         name: "mounts.documented",
         title: "There are no other mounts than the documented ones.",
-        why: "A job sees its disk, memory and the kernel's own file systems; nothing of the host, no \
-              initramfs.",
+        why: "A job sees its disk, memory and the kernel's own file systems; nothing of the host, \
+              no initramfs.",
         reference: "",
         unless: Unless::Never,
         measures: &[],

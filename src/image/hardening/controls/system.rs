@@ -32,9 +32,8 @@ pub(super) const CONTROLS: &[Control] = &[
         measures: &[],
         probe: Some(Probe {
             by: By::Root,
-            script:
-                "for name in sshd dropbear telnetd in.telnetd rlogind in.rlogind rshd in.rshd; do
-                command -v $name; done",
+            script: "for name in sshd dropbear telnetd in.telnetd rlogind in.rlogind rshd in.rshd; do \
+                 command -v $name; done",
             expect: Expect::Nothing,
         }),
     },
