@@ -40,8 +40,8 @@ const WAYS_UP: &str = r#"
         path=$(command -v $program) || continue
         [ ! -u $path ] && [ ! -g $path ] || worked "a set-user-id $program"
     done
-    su -c true </dev/null 2>/dev/null && worked su
-    newgrp root -c true </dev/null 2>/dev/null && worked newgrp
+    su -c true </dev/null >/dev/null 2>&1 && worked su
+    newgrp root -c true </dev/null >/dev/null 2>&1 && worked newgrp
     mount -t tmpfs none /mnt 2>/dev/null && worked mount
     unshare --user --map-root-user true 2>/dev/null && worked 'a user namespace'
     cat /etc/shadow 2>/dev/null | grep -q . && worked 'reading shadow'
@@ -53,7 +53,7 @@ const WAYS_UP: &str = r#"
         head -c 1 $device 2>/dev/null | grep -q . && worked "reading $device"
     done
     perl -e 'exit !(syscall(101, 16, 1, 0, 0) == 0)' && worked 'tracing the agent'
-    perl -e 'exit !(syscall(321, 5, 0, 0) != -1)' && worked BPF
+    perl -e '$map = pack "L4", 2, 4, 4, 1; exit !(syscall(321, 0, $map, 16) >= 0)' && worked BPF
     echo 1 2>/dev/null >/proc/sys/kernel/sysrq && worked 'setting a parameter'
     cp /usr/bin/id /home/runner/own && chmod u+s /home/runner/own && \
         [ "$(/home/runner/own -u)" = "$(id -u)" ] || worked 'a set-user-id program of its own'
