@@ -23,11 +23,11 @@ use super::{By, CONTROLS, Control, Measure};
 use crate::image::hash;
 use crate::image::manifest::Manifest;
 
-/// Prints what a look prints, as a block of a bounded number of bounded lines. In a subshell, so
+/// Prints what a look prints, as a block of a bounded length. In a subshell, so
 /// that none changes the next one's world; with few programs, because each costs time.
 const LOOK: &str = "look() {
     echo \"probe $1 $2\"
-    ( $3 \"$4\" </dev/null 2>&1 ) | sed -E 's/^(.{0,400}).*/ \\1/; 500q'
+    ( $3 \"$4\" </dev/null 2>&1 ) | head -c 16384 | sed 's/^/ /'
     printf '\\nend\\n'
 }
 ";
