@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+#[path = "image/runner.rs"]
+mod runner;
+
 /// The longest that any wait of these tests lasts.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -338,6 +341,39 @@ fn a_build_that_is_killed_leaves_nothing_that_runs_and_nothing_that_stays() {
     assert_eq!(output.status.code(), Some(124), "{}", text(&output.stderr));
     assert_eq!(fixture.workspaces(), Vec::<String>::new());
     assert!(processes_below(fixture.directory.path()).is_empty());
+}
+
+/// Minutes: with `scripts/test --long`.
+#[test]
+#[ignore = "takes minutes"]
+fn ten_builds_killed_at_any_moment_leave_the_store_whole() {
+    let fixture = Fixture::new();
+    let begun = Instant::now();
+    let reference = built(&fixture.build().output().unwrap());
+    let whole = begun.elapsed();
+    for kill in 0..10 {
+        // Another image each time, killed later each time, up to when it is published.
+        let mut build = fixture.build();
+        build.args(["--set", &format!("kernel.arguments+=kill={kill}")]);
+        let mut build = build.spawn().unwrap();
+        std::thread::sleep(whole.mul_f64(f64::from(kill) / 9.0));
+        build.kill().unwrap();
+        build.wait().unwrap();
+        wait_until("its processes are gone", || {
+            processes_below(fixture.directory.path()).is_empty()
+        });
+        let listed = fixture.run(["list", "--json"]);
+        assert_eq!(text(&listed.stderr), "", "no image is broken");
+        let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+        for image in listed.as_array().unwrap() {
+            let image = format!("tiny@{}", image["digest"].as_str().unwrap());
+            assert!(fixture.run(["verify", &image]).status.success(), "{image}");
+        }
+        assert!(fixture.run(["verify", &reference]).status.success());
+        assert!(fixture.run(["inspect", "tiny"]).status.success(), "the name means an image");
+    }
+    built(&fixture.build().output().unwrap());
+    assert_eq!(fixture.workspaces(), Vec::<String>::new());
 }
 
 /// The processes whose arguments or environment name something below `directory`.

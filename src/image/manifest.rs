@@ -57,6 +57,18 @@ pub struct Runner {
     pub directory: String,
 }
 
+impl Runner {
+    /// Days from which a runner is called old: ten before GitHub's rule can bite.
+    const OLD: u64 = 20;
+
+    /// How many days old it is at `now`, in seconds since 1970, if that is a reason to build the
+    /// image anew: GitHub sends no jobs to a runner whose successor is out for 30 days.
+    pub fn too_many_days(&self, now: u64) -> Option<u64> {
+        let days = now.saturating_sub(self.released) / 86_400;
+        Some(days).filter(|days| *days > Self::OLD)
+    }
+}
+
 /// A program that was downloaded by its digest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -282,5 +294,24 @@ impl Manifest {
                 tools: BTreeMap::new(),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::hash;
+
+    #[test]
+    fn a_runner_is_old_after_twenty_days() {
+        let runner = Runner {
+            version: "2.335.1".to_owned(),
+            sha256: hash::of_bytes(b""),
+            released: 1_000_000,
+            directory: "/home/runner/actions-runner".to_owned(),
+        };
+        let after = |days: u64| runner.too_many_days(1_000_000 + days * 86_400);
+        assert_eq!((after(0), after(20), after(21)), (None, None, Some(21)));
+        assert_eq!(runner.too_many_days(0), None, "a clock that is behind");
     }
 }

@@ -1,11 +1,12 @@
 //! `mayfly image list` and `mayfly image inspect`.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::say;
+use crate::cli::report;
 use crate::host::size::Size;
-use crate::image::{Image, ImageError, Manifest, Store};
+use crate::image::{Download, Image, ImageError, Manifest, Runner, Store};
 
 pub(super) fn list(store: &Store, json: bool, output: &mut dyn Write) -> Result<(), ImageError> {
     let listing = store.list()?;
@@ -53,6 +54,9 @@ pub(super) fn list(store: &Store, json: bool, output: &mut dyn Write) -> Result<
 
 pub(super) fn inspect(image: &Image, json: bool, output: &mut dyn Write) -> Result<(), ImageError> {
     let manifest = &image.manifest;
+    if let Some(runner) = &manifest.runner {
+        warn_of_age(runner);
+    }
     if json {
         let text = serde_json::to_string_pretty(manifest).unwrap_or_default();
         return say(output, &text);
@@ -95,7 +99,7 @@ fn made_of(
     line: &mut impl FnMut(&str, &str) -> Result<(), ImageError>,
 ) -> Result<(), ImageError> {
     if let Some(runner) = &manifest.runner {
-        let released = rfc3339(runner.released);
+        let released = time(runner.released);
         line("runner", &format!("{} of {released} in {}", runner.version, runner.directory))?;
     }
     for download in &manifest.downloads {
@@ -119,15 +123,25 @@ fn made_of(
     Ok(())
 }
 
+fn warn_of_age(runner: &Runner) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    if let Some(days) = runner.too_many_days(now) {
+        report::warning(&format!(
+            "the runner {} in it is {days} days old, and GitHub sends no jobs to a runner 30 days \
+             after the next is released; build the image anew",
+            runner.version
+        ));
+    }
+}
+
 fn total(manifest: &Manifest) -> u64 {
     manifest.parts.all().iter().map(|part| part.bytes).sum()
 }
 
 fn date(manifest: &Manifest) -> String {
-    rfc3339(manifest.created)
+    time(manifest.created)
 }
 
-fn rfc3339(seconds: u64) -> String {
-    let time = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
-    humantime::format_rfc3339_seconds(time).to_string()
+fn time(seconds: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
 }

@@ -45,8 +45,9 @@ impl Filling<'_> {
         let mut layer = Layer::create(self.system.layer(), self.date)?;
         let modules = &content.kernel.guest_modules;
         kernel.write_guest_modules(modules, &self.system.modules(), &mut layer, process)?;
-        let released =
-            fetched.runner.as_ref().map(|runner| runner.unpack(&mut layer)).transpose()?;
+        if let Some(runner) = &fetched.runner {
+            runner.unpack(&mut layer)?;
+        }
         let downloads = fetched.downloads.iter();
         let added = downloads.map(|(download, path)| fetch::add(download, path, &mut layer));
         let mut downloads = added.collect::<Result<Vec<_>, _>>()?;
@@ -56,10 +57,7 @@ impl Filling<'_> {
         layer.finish()?;
         self.system.unpack_layer(self.date, *enclosure, process)?;
 
-        let runner = match fetched.runner {
-            Some(runner) => Some(self.try_runner(runner, released.unwrap_or_default())?),
-            None => None,
-        };
+        let runner = fetched.runner.map(|runner| self.try_runner(runner)).transpose()?;
         self.run_hooks()?;
         self.system.finish(self.hardening, self.date, *enclosure, process)?;
         Ok(Filled { runner, downloads, sources: sources.digests })
@@ -67,11 +65,7 @@ impl Filling<'_> {
 
     /// Lets the runner say its version and load all of itself, which it can't where a library is
     /// missing.
-    fn try_runner(
-        &self,
-        runner: ActionsRunner<'_>,
-        released: u64,
-    ) -> Result<manifest::Runner, ImageError> {
+    fn try_runner(&self, runner: ActionsRunner<'_>) -> Result<manifest::Runner, ImageError> {
         self.build.step("trying the runner")?;
         let (user, listener) = (Some(runner.user), runner.listener());
         let inside = |command: &[&str]| {
@@ -81,7 +75,7 @@ impl Filling<'_> {
         let version = inside(&[&listener, "--version"])?;
         inside(&[&listener, "warmup"])?;
         inside(&["rm", "-rf", &runner.diagnostics()])?;
-        runner.described(&version, released)
+        runner.described(&version)
     }
 
     /// Puts the recipe's scripts where nothing of a build stays.

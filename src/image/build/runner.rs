@@ -111,6 +111,8 @@ pub(super) struct ActionsRunner<'c> {
     path: PathBuf,
     sha256: Digest,
     version: Option<Release>,
+    /// The time of its newest file, in seconds since 1970.
+    released: u64,
     directory: &'c str,
     pub(super) user: &'c User,
 }
@@ -133,55 +135,43 @@ impl Wanted {
                 Err(ImageError::WrongDigest { from, expected, found: sha256 })
             }
             _ => {
+                let unfit = |source| ImageError::Tarball { path: path.clone(), source };
+                let released = look_through(&mut file).map_err(unfit)?;
                 let directory = runner.directory.as_str();
-                Ok(Some(ActionsRunner {
-                    file,
-                    path,
-                    sha256,
-                    version: self.version,
-                    directory,
-                    user,
-                }))
+                let version = self.version;
+                Ok(Some(ActionsRunner { file, path, sha256, version, released, directory, user }))
             }
         }
     }
 }
 
 impl ActionsRunner<'_> {
-    /// Adds the runner as its user's. Returns when it was made, as its newest file tells.
-    pub(super) fn unpack(&self, layer: &mut Layer) -> Result<u64, ImageError> {
+    /// Adds the runner as its user's.
+    pub(super) fn unpack(&self, layer: &mut Layer) -> Result<(), ImageError> {
         let owner = self.user.uid;
         let directory = Access { owner, mode: 0o755 };
         for above in directories_between(&self.user.home, self.directory) {
             layer.directory(above, directory)?;
         }
         layer.directory(self.directory, directory)?;
-        let (mut released, mut listener) = (0, false);
         let file = self.file.try_clone().map_err(ImageError::read(&self.path))?;
-        archive::read(file, |path, member| {
+        let unpacked = archive::read(file, |path, member| {
             let inside = |path: &str| format!("{}/{path}", self.directory);
-            match member {
+            let added = match member {
                 Member::Directory => layer.directory(&inside(path), directory),
-                Member::File { bytes, modified, executable, content } => {
-                    released = released.max(modified);
-                    listener |= path == LISTENER && executable;
+                Member::File { bytes, executable, content, .. } => {
                     let mode = if executable { 0o755 } else { 0o644 };
                     layer.file(&inside(path), Access { owner, mode }, bytes, content)
                 }
                 Member::Link(target) => layer.symlink(&inside(path), owner, &target),
                 Member::SameAs(other) => layer.hard_link(&inside(path), owner, &inside(&other)),
-            }
-            .map_err(Trouble::Layer)
-        })
-        .map_err(|trouble| match trouble {
-            Trouble::Archive(source) => self.unfit(source),
+            };
+            added.map_err(Trouble::Layer)
+        });
+        unpacked.map_err(|trouble| match trouble {
+            Trouble::Archive(source) => ImageError::Tarball { path: self.path.clone(), source },
             Trouble::Layer(error) => error,
-        })?;
-        if listener {
-            Ok(released)
-        } else {
-            Err(self.unfit(TarballError::Lacks(LISTENER.to_owned())))
-        }
+        })
     }
 
     /// The program that takes jobs.
@@ -196,11 +186,7 @@ impl ActionsRunner<'_> {
 
     /// What the manifest says of it, if it is the version that was wanted. `answer` is what it
     /// says itself.
-    pub(super) fn described(
-        self,
-        answer: &[u8],
-        released: u64,
-    ) -> Result<manifest::Runner, ImageError> {
+    pub(super) fn described(self, answer: &[u8]) -> Result<manifest::Runner, ImageError> {
         let said = String::from_utf8_lossy(answer);
         let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
         let found: Release = last.parse().map_err(|_| ImageError::RunnerVersion {
@@ -214,17 +200,28 @@ impl ActionsRunner<'_> {
                 return Ok(manifest::Runner {
                     version: found.to_string(),
                     sha256: self.sha256,
-                    released,
+                    released: self.released,
                     directory: self.directory.to_owned(),
                 });
             }
         };
         Err(ImageError::RunnerVersion { found: found.to_string(), expected })
     }
+}
 
-    fn unfit(&self, source: TarballError) -> ImageError {
-        ImageError::Tarball { path: self.path.clone(), source }
-    }
+/// Reads the whole archive, so that what is wrong with it is known before anything long is begun.
+/// Returns the time of its newest file.
+fn look_through(file: &mut File) -> Result<u64, TarballError> {
+    let (mut released, mut listener) = (0, false);
+    archive::read::<TarballError>(file.try_clone()?, |path, member| {
+        if let Member::File { modified, executable, .. } = member {
+            released = released.max(modified);
+            listener |= path == LISTENER && executable;
+        }
+        Ok(())
+    })?;
+    file.rewind()?;
+    if listener { Ok(released) } else { Err(TarballError::Lacks(LISTENER.to_owned())) }
 }
 
 /// What can go wrong with each entry.
@@ -236,5 +233,120 @@ enum Trouble {
 impl From<TarballError> for Trouble {
     fn from(error: TarballError) -> Self {
         Self::Archive(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::image::recipe::Setting;
+
+    const RECIPE: &str = r#"
+        name = "x"
+        suite = "trixie"
+        size = "512M"
+        [kernel]
+        package = "linux-image-cloud-amd64"
+        [[users]]
+        name = "runner"
+        uid = 1001
+        home = "/home/runner"
+        shell = "/bin/sh"
+        [runner]
+    "#;
+
+    fn recipe(text: &str, settings: &[&str]) -> Result<Recipe, ImageError> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let settings: Vec<Setting> = settings.iter().map(|text| text.parse().unwrap()).collect();
+        Recipe::load(file.path(), &settings)
+    }
+
+    fn release(version: &str) -> RunnerSource {
+        RunnerSource::Release(RunnerRelease {
+            version: version.parse().unwrap(),
+            url: "https://example.com/runner".to_owned(),
+            sha256: hash::of_bytes(b"newest"),
+            token: None,
+        })
+    }
+
+    #[test]
+    fn what_is_given_comes_before_what_the_recipe_names() {
+        let archive = RunnerSource::Archive("given".into());
+        let sha256 = format!("runner.sha256={}", hash::of_bytes(b"x"));
+        let pinned = recipe(RECIPE, &["runner.version=2.335.1", &sha256]).unwrap();
+        let wanted = |recipe: &Recipe, given| super::wanted(recipe, given).unwrap().unwrap();
+
+        let RunnerSource::Release(download) = wanted(&pinned, None).source else { panic!() };
+        assert!(download.url.ends_with("/v2.335.1/actions-runner-linux-x64-2.335.1.tar.gz"));
+        let local = wanted(&pinned, Some(&archive));
+        assert!(matches!(local.source, RunnerSource::Archive(path) if path == *"given"));
+        assert_eq!(local.sha256, Some(hash::of_bytes(b"x")), "the archive must be that one");
+
+        let latest = recipe(RECIPE, &["runner.version=latest"]).unwrap();
+        let newest = wanted(&latest, Some(&release("2.340.0")));
+        assert_eq!(newest.sha256, Some(hash::of_bytes(b"newest")));
+        assert_eq!(newest.version, Some("2.340.0".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_runner_that_is_not_named_or_not_wanted_is_an_error() {
+        let none = recipe(&RECIPE.replace("[runner]", ""), &[]).unwrap();
+        assert!(wanted(&none, None).unwrap().is_none());
+        let error = wanted(&none, Some(&release("2.335.1"))).unwrap_err();
+        assert!(matches!(error, ImageError::RunnerUnwanted { .. }));
+        for settings in [&[][..], &["runner.version=latest"]] {
+            let error = wanted(&recipe(RECIPE, settings).unwrap(), None).unwrap_err();
+            assert!(matches!(error, ImageError::RunnerUnnamed { .. }), "{error}");
+        }
+        let error = wanted(&recipe(RECIPE, &["runner.version=2.335.1"]).unwrap(), None);
+        assert!(error.unwrap_err().to_string().contains("sha256"));
+    }
+
+    #[test]
+    fn what_can_not_be_is_refused_with_the_recipe() {
+        let digest = format!("runner.sha256={}", hash::of_bytes(b""));
+        for (settings, key) in [
+            (&["runner.version=2.328.9"][..], "runner.version"),
+            (&["runner.version=latest", &digest], "runner.version"),
+            (&["runner.version=latest", "runner.archive=x"], "runner.version"),
+            (&["runner.user=nobody"], "runner.user"),
+            (&["runner.directory=/opt/runner"], "runner.directory"),
+        ] {
+            let error = recipe(RECIPE, settings).unwrap_err().to_string();
+            assert!(error.contains(key), "{settings:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_runner_must_be_the_one_that_was_wanted() {
+        let recipe = recipe(RECIPE, &[]).unwrap();
+        let said = |version: Option<&str>, answer: &str| {
+            let user = &recipe.content.users[0];
+            let runner = ActionsRunner {
+                file: tempfile::tempfile().unwrap(),
+                path: PathBuf::new(),
+                sha256: hash::of_bytes(b""),
+                version: version.map(|version| version.parse().unwrap()),
+                released: 7,
+                directory: "/home/runner/actions-runner",
+                user,
+            };
+            runner.described(answer.as_bytes()).map(|runner| runner.version)
+        };
+        assert_eq!(said(None, "2.335.1\n").unwrap(), "2.335.1");
+        assert_eq!(said(Some("2.335.1"), "noise\n2.335.1\n\n").unwrap(), "2.335.1");
+        for (version, answer) in [
+            (Some("2.335.0"), "2.335.1"),
+            (None, "2.328.0"),
+            (None, ""),
+            (None, "Segmentation fault"),
+        ] {
+            let error = said(version, answer).unwrap_err();
+            assert!(matches!(error, ImageError::RunnerVersion { .. }), "{error}");
+        }
     }
 }
