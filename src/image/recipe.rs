@@ -475,6 +475,9 @@ mod tests {
         let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("images");
         let recipe = Recipe::load(&images.join("base/image.toml"), &[]).unwrap();
         assert_eq!(recipe.name.as_str(), "base");
+        let without = ["docker=false".parse().unwrap()];
+        let recipe = Recipe::load(&images.join("runner/image.toml"), &without).unwrap();
+        assert_eq!(recipe.content.runner.unwrap().version, Some(RunnerVersion::Latest));
     }
 
     #[test]
