@@ -11,9 +11,13 @@ use mayfly_github_sim::{RunnerArchive, Settings, Simulator};
 
 use super::{Fixture, RECIPE, built, inside, text};
 
-const RUNNER: &str = r#"
+const RUNNER: &str = r##"
 [runner]
 version = "latest"
+[[files]]
+path = "/etc/mayfly/job-started.d/10-note"
+mode = "0755"
+content = "#!/bin/sh\n"
 [[hooks]]
 content = """
 #!/bin/sh
@@ -29,7 +33,7 @@ content = """
 #!/bin/sh
 id -un >hooked
 """
-"#;
+"##;
 
 /// The stand-in's archive and its digest.
 fn archive(directory: &Path) -> (Vec<u8>, String) {
@@ -132,6 +136,12 @@ fn the_newest_runner_is_downloaded_tried_and_described() {
     assert!(!inside(&rootfs, "ls /run").contains("hook"));
     assert_eq!(inside(&rootfs, "cat /etc/hooked"), "root\n");
     assert_eq!(inside(&rootfs, "cat /home/runner/hooked"), "runner\n");
+    let hook = "/usr/local/libexec/mayfly/job-started.sh";
+    assert_eq!(
+        inside(&rootfs, "cat /home/runner/actions-runner/.env"),
+        format!("ACTIONS_RUNNER_HOOK_JOB_STARTED={hook}\n")
+    );
+    assert!(inside(&rootfs, &format!("cat {hook}")).contains("/etc/mayfly/job-started.d/*"));
     assert!(inside(&rootfs, "stat /usr/local/bin/tool").contains("Mode:  0755"));
 }
 

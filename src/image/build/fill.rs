@@ -47,6 +47,7 @@ impl Filling<'_> {
         kernel.write_guest_modules(modules, &self.system.modules(), &mut layer, process)?;
         if let Some(runner) = &fetched.runner {
             runner.unpack(&mut layer)?;
+            runner.add_job_hooks(content, &mut layer)?;
         }
         let downloads = fetched.downloads.iter();
         let added = downloads.map(|(download, path)| fetch::add(download, path, &mut layer));

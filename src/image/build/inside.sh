@@ -19,6 +19,7 @@ done
 ln -s /proc/self/fd "$root/dev/fd"
 mkdir -m 1777 "$root/dev/shm"
 
+# shellcheck disable=SC2016 # expanded by the shell of the new system
 exec env --ignore-environment LC_ALL=C.UTF-8 HOME="$home" \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     DEBIAN_FRONTEND=noninteractive SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" \

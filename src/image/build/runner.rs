@@ -19,6 +19,21 @@ const LISTENER: &str = "bin/Runner.Listener";
 /// Where GitHub publishes the archives of releases.
 const PUBLISHED: &str = "https://github.com/actions/runner/releases/download";
 
+/// Where a recipe's files are scripts that the runner runs before and after each job; the variable
+/// by which the runner is told; and what runs them, in the order of their names.
+const JOB_HOOKS: [(&str, &str, &str); 2] = [
+    (
+        "/etc/mayfly/job-started.d",
+        "ACTIONS_RUNNER_HOOK_JOB_STARTED",
+        "/usr/local/libexec/mayfly/job-started.sh",
+    ),
+    (
+        "/etc/mayfly/job-completed.d",
+        "ACTIONS_RUNNER_HOOK_JOB_COMPLETED",
+        "/usr/local/libexec/mayfly/job-completed.sh",
+    ),
+];
+
 /// Where the runner comes from, if not from where the recipe says.
 #[derive(Debug, Clone)]
 pub enum RunnerSource {
@@ -172,6 +187,36 @@ impl ActionsRunner<'_> {
             Trouble::Archive(source) => ImageError::Tarball { path: self.path.clone(), source },
             Trouble::Layer(error) => error,
         })
+    }
+
+    /// Lets the runner run the recipe's scripts around each job, where there are any: a hook is a
+    /// step of every job's log, so none is named without need.
+    pub(super) fn add_job_hooks(
+        &self,
+        content: &Content,
+        layer: &mut Layer,
+    ) -> Result<(), ImageError> {
+        let mut environment = String::new();
+        for (directory, variable, script) in JOB_HOOKS {
+            let is_there = |file: &recipe::File| {
+                file.path.as_str().strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
+            };
+            if !content.files.iter().any(is_there) {
+                continue;
+            }
+            let text =
+                format!("#!/bin/sh\nset -e\nfor hook in {directory}/*; do\n    \"$hook\"\ndone\n");
+            let access = Access { owner: 0, mode: 0o755 };
+            layer.file(script, access, text.len() as u64, text.as_bytes())?;
+            environment.push_str(&format!("{variable}={script}\n"));
+        }
+        if environment.is_empty() {
+            return Ok(());
+        }
+        // Read by the runner when it starts.
+        let path = format!("{}/.env", self.directory);
+        let access = Access { owner: self.user.uid, mode: 0o644 };
+        layer.file(&path, access, environment.len() as u64, environment.as_bytes())
     }
 
     /// The program that takes jobs.
