@@ -72,7 +72,8 @@ impl FromStr for Setting {
         let (key, value) = written.split_once('=').ok_or_else(refuse)?;
         let (key, joins) = key.strip_suffix('+').map_or((key, false), |key| (key, true));
         let plain = |part: &str| {
-            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
+            !part.is_empty() && part.bytes().all(fits)
         };
         if !key.split('.').all(plain) {
             return Err(refuse());
@@ -170,6 +171,7 @@ mod tests {
             ("packages=[]", "packages = []\n[kernel]\npackage = 'a'"),
             ("kernel.package=b", "packages = ['git']\n[kernel]\npackage = 'b'"),
             ("hardening.sudo=true", &format!("{recipe}\n[hardening]\nsudo = true")),
+            ("runner.sha256=0a", &format!("{recipe}\n[runner]\nsha256 = '0a'")),
             ("runner.version=2.335.1", &format!("{recipe}\n[runner]\nversion = '2.335.1'")),
         ] {
             assert_eq!(set(recipe, &[setting]), table(expected), "{setting}");
