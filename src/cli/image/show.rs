@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::say;
 use crate::cli::report;
 use crate::host::size::Size;
-use crate::image::{Download, Image, ImageError, Manifest, Runner, Store};
+use crate::image::{Image, ImageError, Manifest, Runner, Store};
 
 pub(super) fn list(store: &Store, json: bool, output: &mut dyn Write) -> Result<(), ImageError> {
     let listing = store.list()?;
