@@ -5,6 +5,8 @@
 //! ```text
 //! cli ─▶ { daemon, trial } ─▶ shepherd ─▶ { machine, channel, network, egress } ─▶ mayfly-protocol
 //!           └──▶ api, config, github, image, ledger, host      (know nothing of those above)
+//! cli ─▶ daemon ─▶ shepherd ─▶ { machine, channel, network, egress } ─▶ mayfly-protocol
+//!           └──▶ api, config, github, image, ledger, host, telemetry      (know nothing of those above)
 //! ```
 
 pub mod api;
@@ -22,3 +24,4 @@ pub mod machine;
 pub mod network;
 pub mod shepherd;
 pub mod trial;
+pub mod telemetry;

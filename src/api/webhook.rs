@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::serve;
+use crate::telemetry::metrics::DELIVERIES;
 
 /// The path that is listened on.
 pub const PATH: &str = "/webhook";
@@ -70,7 +71,25 @@ pub async fn serve(
     serve::serve(listener, router, CONNECTIONS, stop).await;
 }
 
-async fn receive(State(receiver): State<Receiver>, request: Request) -> StatusCode {
+async fn receive(receiver: State<Receiver>, request: Request) -> StatusCode {
+    let status = take(receiver, request).await;
+    DELIVERIES.add([outcome(status)], 1);
+    status
+}
+
+/// What an answer means, in a word.
+fn outcome(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::ACCEPTED => "accepted",
+        StatusCode::UNAUTHORIZED => "wrong_signature",
+        StatusCode::PAYLOAD_TOO_LARGE => "too_large",
+        StatusCode::REQUEST_TIMEOUT => "too_slow",
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => "busy",
+        _ => "malformed",
+    }
+}
+
+async fn take(State(receiver): State<Receiver>, request: Request) -> StatusCode {
     let (head, body) = request.into_parts();
     let text = |name| header(&head.headers, name);
     let (Some(id), Some(event)) = (text("x-github-delivery"), text("x-github-event")) else {

@@ -11,6 +11,7 @@ use crate::config::{Environment, Settings};
 use crate::daemon;
 use crate::failure::{Code, chain};
 use crate::host::state::StateDirectory;
+use crate::telemetry::log;
 
 /// Run jobs of GitHub Actions, and local ones, each in a microVM of its own.
 ///
@@ -26,9 +27,10 @@ pub(super) struct ServeArguments {
     config: Option<PathBuf>,
     #[command(flatten)]
     trust: TrustArguments,
-    /// How the log on stderr is written; `MAYFLY_LOG` says what is in it
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    log_format: telemetry::Format,
+    /// How the log is written [default: the journal where stderr leads there, else text];
+    /// `MAYFLY_LOG` says what is in it
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<log::Format>,
 }
 
 const EXAMPLES: &str = "\

@@ -1,37 +1,25 @@
-//! What the daemon says about what it does: lines for a person, or JSON for a collector.
-
-use std::io::IsTerminal;
+//! What the daemon says about what it does: how it is written, and how much of it.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
 use super::report::Problem;
-use crate::failure::Code;
+use crate::failure::{Code, chain};
+use crate::telemetry::log::{self, Format, LogError};
 
 /// The variable that says what is told, e.g. `debug` or `mayfly::github=debug,info`.
 const VARIABLE: &str = "MAYFLY_LOG";
 
-/// How it is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Format {
-    /// Lines for a person.
-    Text,
-    /// A JSON object in each line.
-    Json,
-}
-
 /// Sets it up for the whole process; to be called once.
-pub(super) fn start(format: Format) -> Result<(), Problem> {
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter(std::env::var(VARIABLE).ok().as_deref())?)
-        .with_writer(std::io::stderr);
-    let set = match format {
-        Format::Text => {
-            subscriber.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init()
-        }
-        Format::Json => subscriber.json().flatten_event(true).try_init(),
-    };
-    set.map_err(|error| Problem::file(format!("can't set up the log: {error}"), Code::Internal))
+pub(super) fn start(format: Option<Format>) -> Result<(), Problem> {
+    let filter = filter(std::env::var(VARIABLE).ok().as_deref())?;
+    log::start(format.unwrap_or_else(Format::of_process), filter).map_err(|error| {
+        let code = match error {
+            LogError::Journal(_) => Code::Unavailable,
+            LogError::Twice(_) => Code::Internal,
+        };
+        Problem::file(chain(&error), code)
+    })
 }
 
 fn filter(wanted: Option<&str>) -> Result<EnvFilter, Problem> {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::check_host::host;
 use super::check_pool::{Surroundings, pool};
+use super::check_telemetry::telemetry;
 use super::container;
 use super::draft::Draft;
 use super::environment::Environment;
@@ -37,6 +38,7 @@ impl Settings {
         let status = draft.status.as_ref();
         let status =
             status.map(|draft| check_status::status(draft, &sources, environment)).transpose()?;
+        let telemetry = telemetry(&draft.telemetry, &sources, environment)?;
         let surroundings = Surroundings {
             sources: &sources,
             host: &host,
@@ -50,7 +52,16 @@ impl Settings {
             let has = environment.memory;
             warnings.push(format!("host.memory is {}, and this host has {has}", host.memory));
         }
-        Ok(Self { file: file.map(Path::to_owned), github, pools, host, status, policies, warnings })
+        Ok(Self {
+            file: file.map(Path::to_owned),
+            github,
+            pools,
+            host,
+            status,
+            telemetry,
+            policies,
+            warnings,
+        })
     }
 }
 

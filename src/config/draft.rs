@@ -24,6 +24,7 @@ pub(super) struct Draft {
     pub(super) host: HostDraft,
     pub(super) status: Option<StatusDraft>,
     pub(super) egress: EgressDraft,
+    pub(super) telemetry: TelemetryDraft,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -137,6 +138,12 @@ pub(super) struct StatusDraft {
     pub(super) token: Option<SecretText>,
     pub(super) token_file: Option<PathBuf>,
     pub(super) allow_unauthenticated: bool,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TelemetryDraft {
+    pub(super) otlp_endpoint: Option<String>,
 }
 
 /// A secret that is written out. What is no text is refused without being repeated.

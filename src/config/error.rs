@@ -7,6 +7,7 @@ use super::types::PoolName;
 use crate::egress::policy::PolicyError;
 use crate::failure::{Code, Failure};
 use crate::host::size::Size;
+use crate::telemetry::otlp::NoCollector;
 
 /// Why settings can't be used: where, which key, which value, and what is wrong with it.
 #[derive(Debug, thiserror::Error)]
@@ -205,6 +206,9 @@ pub enum Problem {
     /// A page for everyone.
     #[error("whoever reaches it from another machine could read everything")]
     Open,
+    /// No collector of traces.
+    #[error(transparent)]
+    Collector(NoCollector),
     /// Mode for emulation.
     #[error("software emulation is no isolation boundary")]
     Emulation,

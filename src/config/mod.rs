@@ -11,6 +11,7 @@ mod check_github;
 mod check_host;
 mod check_pool;
 mod check_status;
+mod check_telemetry;
 mod container;
 mod draft;
 mod environment;
@@ -26,8 +27,8 @@ pub use environment::Environment;
 pub use error::{ConfigError, Problem};
 pub use reload::{Changes, diff};
 pub use types::{
-    Access, Api, App, Credentials, Deadlines, GitHub, Hooks, Host, Pool, PoolName, Repository,
-    Scope, Secret, Settings, StatusPage, Trigger, Webhook,
+    Access, Api, App, Credentials, Deadlines, GitHub, Hooks, Host, Otlp, Pool, PoolName, Repository,
+    Scope, Secret, Settings, StatusPage, Telemetry, Trigger, Webhook,
 };
 
 #[cfg(test)]

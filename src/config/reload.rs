@@ -14,7 +14,7 @@ pub struct Changes {
 }
 
 /// The keys that are built into what the daemon has open: sockets, directories, sessions.
-const NEEDS_RESTART: [&str; 7] = [
+const NEEDS_RESTART: [&str; 9] = [
     "host.accel",
     "host.allow_emulation",
     "host.listen",
@@ -22,6 +22,8 @@ const NEEDS_RESTART: [&str; 7] = [
     "host.socket_mode",
     "host.state_directory",
     "host.token",
+    "telemetry.otlp_endpoint",
+    "telemetry.otlp_headers",
 ];
 
 /// The keys that differ, and what becomes of each. Pure.
@@ -84,6 +86,7 @@ impl Settings {
         self.host.allow_emulation = old.host.allow_emulation;
         self.host.api = old.host.api.clone();
         self.host.state_directory.clone_from(&old.host.state_directory);
+        self.telemetry.clone_from(&old.telemetry);
         (self, changes)
     }
 }

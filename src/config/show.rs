@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::types::{Access, Credentials, GitHub, Host, Pool, Secret, Settings, StatusPage};
+use super::types::{Access, Credentials, GitHub, Host, Pool, Secret, Settings, StatusPage, Telemetry};
 use crate::machine::accelerator::Wish;
 
 /// What stands where a secret would.
@@ -47,6 +47,7 @@ impl Settings {
             tree.insert("github".into(), show_github(github, hide));
         }
         tree.insert("host".into(), show_host(&self.host, hide));
+        tree.insert("telemetry".into(), show_telemetry(&self.telemetry, hide));
         tree.insert("pool".into(), pools.into());
         if let Some(status) = &self.status {
             tree.insert("status".into(), show_status(status, hide));
@@ -144,6 +145,14 @@ fn show_status(status: &StatusPage, hide: Hide) -> Value {
         Access::Anyone => shown["allow_unauthenticated"] = true.into(),
     }
     shown
+}
+
+fn show_telemetry(telemetry: &Telemetry, hide: Hide) -> Value {
+    let otlp = telemetry.otlp.as_ref();
+    json!({
+        "otlp_endpoint": otlp.map(|otlp| &otlp.endpoint),
+        "otlp_headers": otlp.and_then(|otlp| otlp.headers.as_ref()).map(hide),
+    })
 }
 
 /// Dotted keys and what is no table; what is not set is left out.

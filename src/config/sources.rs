@@ -173,7 +173,7 @@ fn settings(variables: &BTreeMap<String, String>) -> impl Iterator<Item = (&str,
 
 /// What looks like a setting and is none.
 pub(super) fn strays(environment: &Environment) -> Vec<String> {
-    let tables = ["GITHUB_", "POOL_", "HOST_", "EGRESS_"];
+    let tables = ["GITHUB_", "POOL_", "HOST_", "EGRESS_", "TELEMETRY_"];
     let looks = |name: &&String| {
         let rest = name.strip_prefix("MAYFLY_");
         rest.is_some_and(|rest| tables.iter().any(|table| rest.starts_with(table)))

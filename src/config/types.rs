@@ -12,6 +12,7 @@ use crate::egress::policy::{Policies, Policy};
 use crate::host::size::Size;
 use crate::image::{Reference, Trust};
 use crate::machine::accelerator::Wish;
+use crate::telemetry::otlp::Collector;
 
 /// Everything that `mayfly serve` is told.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct Settings {
     pub host: Host,
     /// Where the status page is offered; `None` is on the unix socket only.
     pub status: Option<StatusPage>,
+    /// What is told to whom, beside the log.
+    pub telemetry: Telemetry,
     /// All egress policies, those of the pools among them.
     pub policies: Policies,
     /// What is allowed but likely not meant, for a person.
@@ -297,6 +300,24 @@ pub struct Host {
     pub image_keys: Trust,
     /// How long running jobs are waited for at the end (SIGTERM, `mayfly drain`).
     pub drain: Duration,
+}
+
+/// `[telemetry]`.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    /// Where traces go; `None` is nowhere.
+    pub otlp: Option<Otlp>,
+}
+
+/// A collector of traces.
+#[derive(Debug, Clone)]
+pub struct Otlp {
+    /// Its address as it is written.
+    pub endpoint: String,
+    /// What it is told beside the traces, e.g. a key.
+    pub headers: Option<Secret>,
+    /// Both, ready to be used.
+    pub collector: Collector,
 }
 
 /// How the daemon is reached.

@@ -22,6 +22,13 @@ const REGISTERING: std::time::Duration = std::time::Duration::from_secs(5 * 60);
 
 impl World {
     pub(super) fn act(&mut self, action: Action) -> Result<(), DaemonError> {
+        let machine = match action {
+            Action::Boot { .. } => None,
+            Action::Assign { machine, .. }
+            | Action::Register { machine }
+            | Action::Retire { machine, .. } => Some(machine),
+        };
+        let _about = self.about(machine);
         match action {
             Action::Boot { pool } => self.boot(pool),
             Action::Assign { machine, job } => self.assign(machine, job)?,
@@ -95,6 +102,7 @@ impl World {
         let Some(known) = self.known(job)? else { return Ok(()) };
         // It is given away in the ledger first: it can't be given twice.
         self.ledger.claim(known.id, id.as_str())?;
+        tracing::info!(job = job.0, "the job is given its microVM");
         if let Some(microvm) = self.microvm(key) {
             microvm.work = Work::Local(job);
             microvm.enter(Stage::Assigned, now);
@@ -163,7 +171,7 @@ impl World {
         let was = microvm.stage;
         microvm.enter(Stage::Ending, now);
         microvm.ended_for.get_or_insert_with(|| format!("retired: {why:?}").to_lowercase());
-        tracing::debug!(microvm = ?microvm.id, ?was, ?why, "retiring");
+        tracing::debug!(?was, ?why, "retiring");
         match &microvm.work {
             Work::Runner(runner) => {
                 let (name, number) = (runner.name.clone(), runner.id);

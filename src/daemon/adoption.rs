@@ -97,6 +97,7 @@ impl World {
         microvm.work = work(found.id.as_str(), unfinished);
         let (orders, received) = tokio::sync::mpsc::channel(ORDERS);
         self.microvms.insert(key, Held { microvm, orders: Some(orders) });
+        let _about = self.about(Some(key));
         for (number, event) in found.events.iter().enumerate() {
             // The end counts once nothing is left, which is waited for elsewhere.
             if found.living && matches!(event.happened, Happened::Ended(_)) {
@@ -120,7 +121,7 @@ impl World {
         let Some(microvm) = self.microvm(key) else { return Ok(()) };
         let claimed = microvm.phase > Phase::Ready;
         let is_ready = microvm.phase == Phase::Ready;
-        tracing::info!(microvm = %found.id, phase = %microvm.phase, "taken back");
+        tracing::info!(phase = %microvm.phase, "taken back");
         match microvm.work.clone() {
             _ if found.events.is_empty() => self.end(key, "the daemon ended before it had a plan"),
             Work::None if claimed && microvm.stage == Stage::Warm => {

@@ -230,7 +230,7 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn stage(stage: Stage) -> &'static str {
+pub(super) fn stage(stage: Stage) -> &'static str {
     match stage {
         Stage::Booting => "booting",
         Stage::Warm => "warm",

@@ -47,12 +47,12 @@ impl World {
             if abnormal.is_some() && microvm.ended_for.is_none() { "failed" } else { "ended" };
         let black_box = keep.then(|| directory.display().to_string());
         self.ledger.ended(id.as_str(), word, cause, black_box.as_deref())?;
-        tracing::info!(microvm = %id, pool = microvm.pool_name, cause, "the microVM is gone");
+        tracing::info!(cause, "the microVM is gone");
         let put_away = if keep { record::keep(&directory) } else { record::collect(&directory) };
         if let Err(error) = put_away
             && error.kind() != io::ErrorKind::NotFound
         {
-            tracing::warn!(microvm = %id, "can't put away its directory: {error}");
+            tracing::warn!("can't put away its directory: {error}");
         }
         if keep && let Err(error) = record::prune(&self.state.microvms()) {
             tracing::warn!("can't remove old black boxes: {error}");
@@ -69,7 +69,7 @@ impl World {
             && microvm.ended_for.is_none()
             && microvm.work == Work::None
         {
-            tracing::warn!(pool = microvm.pool_name, "a boot failed: {}", report.message);
+            tracing::warn!("a boot failed: {}", report.message);
             let why = super::decide::Blocker::BootsFail(report.message.clone());
             pool.boot_failed(why, now);
         }
@@ -91,14 +91,14 @@ impl World {
                 if !started {
                     self.ledger.start(job.id)?;
                 }
-                tracing::info!(job = key.0, result, "the job ended");
+                tracing::info!(result, "the job ended");
                 self.ledger.finish(job.id, &finished(exit_code, outcome))?;
             }
             // A job is ended with its microVM when it is cancelled, and is over then, or when it
             // took too long.
             (_, Some(why)) => self.ledger.fail(job.id, why, Some(Code::TimedOut as u8))?,
             (Verdict::Again { cause }, None) if job.requeued < TRIES => {
-                tracing::warn!(job = key.0, "the job waits again: {cause}");
+                tracing::warn!("the job waits again: {cause}");
                 self.ledger.requeue(job.id, &cause)?;
                 let now = self.now();
                 let pool = job.pool.as_deref().and_then(|pool| self.pool_named(pool));
@@ -108,11 +108,11 @@ impl World {
                 return Ok(());
             }
             (Verdict::Again { cause }, None) => {
-                tracing::warn!(job = key.0, "the job failed for the last time: {cause}");
+                tracing::warn!("the job failed for the last time: {cause}");
                 self.ledger.fail(job.id, &cause, Some(Code::MachineFailed as u8))?;
             }
             (Verdict::Failed { exit_code, cause }, None) => {
-                tracing::warn!(job = key.0, "the job failed: {cause}");
+                tracing::warn!("the job failed: {cause}");
                 self.ledger.fail(job.id, &cause, Some(exit_code))?;
             }
         }
@@ -144,7 +144,7 @@ impl World {
         if let (true, Some(why), Some(pool)) =
             (failed, regular, microvm.pool.and_then(|pool| self.pools.get_mut(pool)))
         {
-            tracing::warn!(runner = runner.name, "{why}");
+            tracing::warn!("{why}");
             pool.runner_failed(why, now);
         }
         Ok(())

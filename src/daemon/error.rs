@@ -36,6 +36,9 @@ pub enum DaemonError {
     /// An address can't be listened at.
     #[error("can't listen at {0}")]
     Listen(SocketAddr, #[source] io::Error),
+    /// Traces can't be sent.
+    #[error("can't set up what sends traces")]
+    Collector(#[source] io::Error),
     /// Signals can't be taken.
     #[error("can't wait for signals")]
     Signals(#[source] io::Error),
@@ -56,9 +59,11 @@ impl Failure for DaemonError {
             Self::Accelerator(error) => error.code(),
             Self::Emulation(_) => Code::Unavailable,
             Self::Microvms(..) | Self::Directory(..) | Self::Socket(..) => Code::CannotWrite,
-            Self::Listen(..) | Self::Signals(_) | Self::Random(_) | Self::Executable(_) => {
-                Code::Unavailable
-            }
+            Self::Listen(..)
+            | Self::Collector(_)
+            | Self::Signals(_)
+            | Self::Random(_)
+            | Self::Executable(_) => Code::Unavailable,
         }
     }
 

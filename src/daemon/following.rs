@@ -93,7 +93,8 @@ async fn gone(handle: Handle, directory: &Path) {
     let kill = async {
         tokio::time::sleep(LAST).await;
         if let Err(error) = handle.kill() {
-            tracing::warn!(directory = %directory.display(), "{}", chain(&error));
+            let microvm = directory.file_name().and_then(|name| name.to_str());
+            tracing::warn!(microvm, "it can't be killed: {}", chain(&error));
         }
     };
     let free = async {

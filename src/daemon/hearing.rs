@@ -6,6 +6,7 @@ use super::error::DaemonError;
 use super::happening::Happening;
 use super::microvm::{News, Work};
 use super::millis::Millis;
+use super::observing::not_started;
 use super::pools::from_now;
 use super::registrations::orphans;
 use super::world::World;
@@ -27,6 +28,7 @@ impl World {
         self.changed = true;
         let now = self.now();
         self.github_heard.take(&happening, now);
+        let _about = self.about(self.subject(&happening));
         match happening {
             Happening::Planned(key, Ok(plan)) => self.start(key, *plan),
             Happening::Planned(key, Err(why)) => {
@@ -64,7 +66,8 @@ impl World {
     fn not_booted(&mut self, key: MachineKey, why: Blocker) -> Result<(), DaemonError> {
         let now = self.now();
         let Some(held) = self.microvms.remove(&key) else { return Ok(()) };
-        tracing::warn!(pool = held.microvm.pool_name, "{why}");
+        tracing::warn!("{why}");
+        not_started(&held.microvm.pool_name, &why);
         if let Some(id) = &held.microvm.id {
             self.ledger.ended(id.as_str(), "failed", Some(&why.to_string()), None)?;
         }
@@ -86,6 +89,8 @@ impl World {
         if number <= microvm.heard {
             return Ok(());
         }
+        self.observe_event(key, event);
+        let Some(microvm) = self.microvm(key) else { return Ok(()) };
         let news = microvm.hear(event, now);
         let (pool, work) = (microvm.pool, microvm.work.clone());
         let id = event.microvm.as_str();
@@ -111,13 +116,13 @@ impl World {
             }
             (News::Started, Work::Local(job)) => self.job_started(job)?,
             (News::Listening, Work::Runner(runner)) => {
-                tracing::info!(microvm = id, runner = runner.name, "the runner listens");
+                tracing::info!("the runner listens");
                 if let Some(pool) = pool.and_then(|pool| self.pools.get_mut(pool)) {
                     pool.call_worked();
                 }
             }
             (News::TookJob(job), Work::Runner(runner)) => {
-                tracing::info!(microvm = id, runner = runner.name, job, "the runner took a job");
+                tracing::info!(name = job, "the runner took a job");
                 // One that was taken back tells it again.
                 if self.is_open(&runner.name)? {
                     self.ledger.job_taken(&runner.name, &job)?;
@@ -303,7 +308,8 @@ impl World {
             .collect();
         for (key, name) in missing {
             if before.contains(&name) {
-                tracing::warn!(runner = name, "GitHub dropped the runner; its microVM ends");
+                let _about = self.about(Some(key));
+                tracing::warn!("GitHub dropped the runner; its microVM ends");
                 if let Some(microvm) = self.microvm(key) {
                     microvm.ended_for = Some("GitHub dropped its runner".to_owned());
                     microvm.enter(Stage::Ending, now);
@@ -333,7 +339,8 @@ impl World {
         match (pool, error) {
             (_, None) => {}
             (Some(pool), Some(error)) => {
-                tracing::warn!(pool, "the scale set can't be heard: {}", chain(error));
+                let name = self.pools.get(pool).map(|pool| pool.settings.name.as_str());
+                tracing::warn!(pool = name, "the scale set can't be heard: {}", chain(error));
                 let clock = self.clock;
                 if let Some(pool) = self.pools.get_mut(pool)
                     && pool.registrar.is_none()

@@ -59,7 +59,7 @@ impl World {
         match state {
             GithubState::Queued => {
                 let Some(pool) = pool else {
-                    tracing::debug!(job = job.id, labels = ?job.labels, "no pool has these labels");
+                    tracing::debug!(github_job = job.id, labels = ?job.labels, "no pool has these labels");
                     return self.note(job, state);
                 };
                 let repository = job.repository.clone();
@@ -142,7 +142,9 @@ impl World {
     /// A scale set's job: statistics count; this is for the log.
     fn item(&mut self, pool: usize, item: &Item) {
         let runner = item.runner_name.as_deref().unwrap_or_default();
-        tracing::info!(pool, job = item.name, run = item.run_id, runner, kind = ?item.kind);
+        let its = self.pools.get(pool).map(|pool| pool.settings.name.as_str());
+        let (name, run, kind) = (&item.name, item.run_id, &item.kind);
+        tracing::info!(pool = its, name, run, runner, ?kind, "a job of the scale set");
         if let (ItemKind::Started, Some(name)) = (&item.kind, &item.runner_name) {
             let now = self.now();
             self.demand.hear(Heard::Taken { runner: name.clone(), pool }, now);

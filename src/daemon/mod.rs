@@ -29,6 +29,7 @@ mod microvm;
 #[cfg(test)]
 mod microvm_tests;
 pub mod millis;
+mod observing;
 mod overview;
 mod pools;
 #[cfg(test)]
@@ -39,6 +40,7 @@ mod registrations;
 mod reloading;
 mod scale_sets;
 mod serving;
+mod spans;
 mod triggers;
 mod world;
 

@@ -15,6 +15,7 @@ use super::demand::{self, Demand};
 use super::error::DaemonError;
 use super::happening::Happening;
 use super::millis::Millis;
+use super::observing::Observer;
 use super::pools::Pool;
 use super::readiness::Heard;
 use super::registrar::{GitHub, Registrar};
@@ -55,7 +56,9 @@ pub async fn serve(
     let mut world = World::open(settings, state, happenings, changes)?;
     world.adopt()?;
     let stop = world.cancel.clone();
-    let pages = status::Pages::new(calls.clone(), changed, None, stop);
+    let metrics = telemetry::install();
+    let metrics = Arc::new(move || metrics.render());
+    let pages = status::Pages::new(calls.clone(), changed, Some(metrics), stop);
     world.listen(calls, &pages).await?;
     world.show(pages).await?;
     world.begin_triggers().await?;
@@ -137,6 +140,7 @@ impl World {
     ) -> Result<Self, DaemonError> {
         let mut ledger = Ledger::open(&state.ledger())?;
         let instance = ledger.instance()?;
+        let (observer, exporter) = Observer::new(&settings.telemetry, &ledger, &instance)?;
         let logs = state.logs();
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&logs);
         made.map_err(|error| DaemonError::Directory(logs, error))?;
@@ -149,6 +153,10 @@ impl World {
             Pool::new(pool.clone(), registrar)
         });
         let program = std::env::current_exe().map_err(DaemonError::Executable)?;
+        let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        if let Some(exporter) = exporter {
+            tasks.spawn(exporter.run(cancel.clone()));
+        }
         Ok(Self {
             pools: pools.collect(),
             program,
@@ -170,9 +178,10 @@ impl World {
             changed: true,
             changes,
             happenings,
-            tasks: JoinSet::new(),
-            cancel: CancellationToken::new(),
+            tasks,
+            cancel,
             keys: 0,
+            observer,
             settings,
             state,
         })

@@ -14,6 +14,7 @@ use super::error::DaemonError;
 use super::happening::Happening;
 use super::microvm::{Microvm, Work};
 use super::millis::Millis;
+use super::observing::Observer;
 use super::pools::Pool;
 use super::readiness::Heard;
 use super::registrar::GitHub;
@@ -58,6 +59,8 @@ pub(super) struct World {
     pub(super) changed: bool,
     /// Counts such changes, for those who look on.
     pub(super) changes: watch::Sender<u64>,
+    /// What measures.
+    pub(super) observer: Observer,
     pub(super) happenings: mpsc::Sender<Happening>,
     pub(super) tasks: JoinSet<()>,
     pub(super) cancel: CancellationToken,
@@ -125,7 +128,8 @@ impl World {
         if let Some(orders) = self.microvms.get(&key).and_then(|held| held.orders.as_ref())
             && orders.try_send(order).is_err()
         {
-            tracing::warn!(microvm = key.0, "an order to a shepherd found nobody");
+            let _about = self.about(Some(key));
+            tracing::warn!("an order to a shepherd found nobody");
         }
     }
 
@@ -146,12 +150,14 @@ impl World {
         if std::mem::take(&mut self.changed) {
             self.changes.send_modify(|count| *count = count.wrapping_add(1));
         }
+        let observed = self.observe(now)?;
         let wakes = [
             decided.wake,
             self.removals.wake(),
             self.next_list,
             self.overdue_wake(),
             Some(self.next_forgetting),
+            observed,
         ];
         Ok(wakes.into_iter().chain([self.draining.map(|drain| drain.until)]).flatten().min())
     }

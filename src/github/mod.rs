@@ -26,6 +26,7 @@ mod groups;
 pub mod job;
 mod jwt;
 pub mod labels;
+mod measure;
 mod poll;
 mod runners;
 pub mod scale_set;

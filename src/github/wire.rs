@@ -12,7 +12,9 @@ use serde_json::Value;
 use super::budget::Budget;
 use super::classify::{Class, classify, is_core, is_of_one_kind, message, rate};
 use super::error::CallError;
+use super::measure::{outcome, purpose, show_rate};
 use super::transport::{Answer, DEADLINE, Question, Silence, Transport, header};
+use crate::telemetry::metrics::GITHUB_CALLS;
 
 /// A difference of clocks that is not worth correcting: the `Date` header has whole seconds, and
 /// an answer takes a while.
@@ -123,6 +125,17 @@ impl Wire {
         call: &str,
         needs: Option<&'static str>,
     ) -> Result<Answer, CallError> {
+        let answered = self.send(question, call, needs).await;
+        GITHUB_CALLS.add([purpose(call), outcome(&answered)], 1);
+        answered
+    }
+
+    async fn send(
+        &self,
+        question: Question,
+        call: &str,
+        needs: Option<&'static str>,
+    ) -> Result<Answer, CallError> {
         let call = call.to_owned();
         let answer = match self.transport.send(question).await {
             Ok(answer) => answer,
@@ -152,8 +165,11 @@ impl Wire {
     fn note(&self, answer: &Answer, now: SystemTime) -> Class {
         let mut budget = self.budget();
         let class = classify(answer.status, &answer.headers, &answer.body, now, budget.strikes());
-        if let Some(rate) = rate(&answer.headers).filter(|_| is_core(&answer.headers)) {
-            budget.learn(rate);
+        if let Some(rate) = rate(&answer.headers) {
+            if is_core(&answer.headers) {
+                budget.learn(rate);
+            }
+            show_rate(&answer.headers, rate);
         }
         match class {
             Class::RateLimited(until) if !is_of_one_kind(&answer.headers) => budget.block(until),

@@ -289,6 +289,13 @@ impl Reader {
         Ok((checked, head))
     }
 
+    /// The place of the last entry; 0 where there is none.
+    pub fn audit_end(&self) -> Result<u64, LedgerError> {
+        self.connection
+            .query_row("SELECT coalesce(max(sequence), 0) FROM audit", [], |row| row.get(0))
+            .map_err(LedgerError::refused("read the audit log"))
+    }
+
     /// Gives each entry after that place to `take`, in order, until it fails.
     pub fn audit_lines<E: From<LedgerError>>(
         &self,
@@ -296,7 +303,8 @@ impl Reader {
         mut take: impl FnMut(&Line) -> Result<(), E>,
     ) -> Result<(), E> {
         const DOING: &str = "read the audit log";
-        let mut statement = self.connection.prepare(SELECT).map_err(LedgerError::refused(DOING))?;
+        let mut statement =
+            self.connection.prepare_cached(SELECT).map_err(LedgerError::refused(DOING))?;
         let mut rows = statement.query([after]).map_err(LedgerError::refused(DOING))?;
         while let Some(row) = rows.next().map_err(LedgerError::refused(DOING))? {
             take(&Line::read(row).map_err(LedgerError::refused(DOING))?)?;

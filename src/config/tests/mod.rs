@@ -328,3 +328,28 @@ fn keys_for_images_are_keys() {
         "{refusal}"
     );
 }
+
+#[test]
+fn a_collector_is_the_settings_or_else_the_variable_of_opentelemetry() {
+    const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
+    let endpoint = |place: &Place, text: &str| {
+        place.load(text).unwrap().telemetry.otlp.map(|otlp| otlp.endpoint)
+    };
+    let mut place = Place::new();
+    assert_eq!(endpoint(&place, ""), None);
+    place.set(&[(ENDPOINT, "http://b:4318"), (HEADERS, "x-key=hunter2")]);
+    let text = "[telemetry]\notlp_endpoint = 'http://a:4318'";
+    assert_eq!(endpoint(&place, text).as_deref(), Some("http://a:4318"));
+    assert_eq!(endpoint(&place, "").as_deref(), Some("http://b:4318"));
+    let shown = place.load(text).unwrap().lines().join("\n");
+    assert!(shown.contains("telemetry.otlp_endpoint = \"http://a:4318\""), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+    let wrong = place.refusal("[telemetry]\notlp_endpoint = 'a:4318'");
+    assert!(wrong.starts_with("mayfly.toml: telemetry.otlp_endpoint = \"a:4318\""), "{wrong}");
+    place.set(&[(HEADERS, "hunter2")]);
+    let wrong = place.refusal(text);
+    assert!(wrong.starts_with(HEADERS) && !wrong.contains("hunter2"), "{wrong}");
+    place.set(&[(ENDPOINT, "collector")]);
+    assert!(place.refusal("").starts_with(ENDPOINT));
+}

@@ -1,0 +1,122 @@
+//! The pages and examples that speak of metrics say what the table says.
+//!
+//! `MAYFLY_WRITE_REFERENCE=1 cargo test --lib telemetry::reference` writes the page anew.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::metrics::{Kind, TABLE};
+
+fn page() -> String {
+    let mut page = String::from(
+        "<!-- Made from src/telemetry/metrics.rs: MAYFLY_WRITE_REFERENCE=1 cargo test --lib telemetry::reference -->\n\n\
+         # Metrics\n\n\
+         `/metrics` has them in Prometheus' text format; [the guide](../guide/operating.md) says where it is and \
+         how to use it. Labels have few values: a pool's name, or a word from a short list.\n\n\
+         | metric | type | labels | what it tells |\n|---|---|---|---|\n",
+    );
+    for row in TABLE {
+        let kind = match row.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram(_) => "histogram",
+        };
+        let labels: Vec<_> = row.labels.iter().map(|label| format!("`{label}`")).collect();
+        let _ =
+            writeln!(page, "| `{}` | {kind} | {} | {} |", row.name, labels.join(", "), row.help);
+    }
+    page.push_str("\n## Buckets\n\nIn seconds.\n\n| metric | upper bounds |\n|---|---|\n");
+    for row in TABLE {
+        if let Kind::Histogram(buckets) = row.kind {
+            let buckets: Vec<_> = buckets.iter().map(ToString::to_string).collect();
+            let _ = writeln!(page, "| `{}` | {} |", row.name, buckets.join(", "));
+        }
+    }
+    page
+}
+
+fn document(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(document(name)).unwrap()
+}
+
+#[test]
+fn the_page_is_made_from_the_table() {
+    let name = "reference/metrics.md";
+    if std::env::var_os("MAYFLY_WRITE_REFERENCE").is_some() {
+        std::fs::write(document(name), page()).unwrap();
+    }
+    assert!(page() == read(name), "docs/{name} is old; its first line says how to make it anew");
+}
+
+/// Every name in a text that looks like one of a metric of ours.
+fn names(text: &str) -> BTreeSet<&str> {
+    let part = |byte: char| byte.is_ascii_alphanumeric() || byte == '_';
+    text.split(|byte| !part(byte)).filter(|word| word.starts_with("mayfly_")).collect()
+}
+
+#[test]
+fn every_metric_of_the_examples_is_in_the_table() {
+    let mut used = BTreeSet::new();
+    for example in
+        ["examples/grafana-dashboard.json", "examples/alerts.yml", "examples/alerts-test.yml"]
+    {
+        let text = read(example);
+        let found = names(&text);
+        assert!(found.len() > 3, "{example} names {found:?}");
+        for name in found {
+            let row = TABLE.iter().find(|row| match row.kind {
+                Kind::Histogram(_) => ["_bucket", "_sum", "_count"]
+                    .iter()
+                    .any(|end| name.strip_suffix(end) == Some(row.name)),
+                _ => row.name == name,
+            });
+            let row = row.unwrap_or_else(|| panic!("{example} has {name}, which there is not"));
+            used.insert(row.name);
+        }
+    }
+    assert!(used.len() > 15, "the examples use {used:?} only");
+}
+
+#[test]
+fn every_label_of_the_examples_is_one_of_its_metrics() {
+    for example in ["examples/grafana-dashboard.json", "examples/alerts.yml"] {
+        let text = read(example).replace("\\\"", "\"");
+        for (at, _) in text.match_indices("mayfly_") {
+            let rest = &text[at..];
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap();
+            let (name, rest) = rest.split_at(end);
+            let Some(selector) = rest.strip_prefix('{') else { continue };
+            let row = TABLE.iter().find(|row| name.starts_with(row.name)).unwrap();
+            for matcher in selector.split('}').next().unwrap().split(',') {
+                let label = matcher.split(['=', '!']).next().unwrap().trim();
+                let known = row.labels.contains(&label) || label == "le" || label == "instance";
+                assert!(known, "{example}: {name} has no label {label:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_dashboard_is_one_that_grafana_takes() {
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&read("examples/grafana-dashboard.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    assert!(panels.len() >= 8);
+    let mut numbers = BTreeSet::new();
+    for panel in panels {
+        assert!(numbers.insert(panel["id"].as_u64().unwrap()), "{} is there twice", panel["id"]);
+        let place = &panel["gridPos"];
+        assert!(place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24, "{place}");
+        if panel["type"] == "row" {
+            continue;
+        }
+        assert!(!panel["title"].as_str().unwrap().is_empty());
+        let targets = panel["targets"].as_array().unwrap();
+        assert!(targets.iter().all(|target| target["expr"].is_string()), "{panel:#}");
+    }
+}
