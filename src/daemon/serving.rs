@@ -2,6 +2,7 @@
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
 
 use secrecy::SecretString;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,6 +31,7 @@ use crate::github;
 use crate::host::state::StateDirectory;
 use crate::ledger::Ledger;
 use crate::machine::accelerator::{self, Accelerator, Facts};
+use crate::telemetry;
 
 /// What the tasks tell the loop waits here; a task that finds it full waits, too.
 const HAPPENINGS: usize = 1024;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::metrics::{Kind, TABLE};
+use super::metrics::{Kind, Row, TABLE};
 
 fn page() -> String {
     let mut page = String::from(
@@ -59,6 +59,17 @@ fn names(text: &str) -> BTreeSet<&str> {
     text.split(|byte| !part(byte)).filter(|word| word.starts_with("mayfly_")).collect()
 }
 
+/// The metric that a series of that name is of.
+fn row_of(name: &str) -> Option<&'static Row> {
+    let is = |row: &&&Row| match row.kind {
+        Kind::Histogram(_) => {
+            ["_bucket", "_sum", "_count"].iter().any(|end| name.strip_suffix(end) == Some(row.name))
+        }
+        _ => row.name == name,
+    };
+    TABLE.iter().find(is).copied()
+}
+
 #[test]
 fn every_metric_of_the_examples_is_in_the_table() {
     let mut used = BTreeSet::new();
@@ -69,14 +80,8 @@ fn every_metric_of_the_examples_is_in_the_table() {
         let found = names(&text);
         assert!(found.len() > 3, "{example} names {found:?}");
         for name in found {
-            let row = TABLE.iter().find(|row| match row.kind {
-                Kind::Histogram(_) => ["_bucket", "_sum", "_count"]
-                    .iter()
-                    .any(|end| name.strip_suffix(end) == Some(row.name)),
-                _ => row.name == name,
-            });
-            let row = row.unwrap_or_else(|| panic!("{example} has {name}, which there is not"));
-            used.insert(row.name);
+            let row = row_of(name);
+            used.insert(row.unwrap_or_else(|| panic!("{example}: there is no {name}")).name);
         }
     }
     assert!(used.len() > 15, "the examples use {used:?} only");
@@ -91,7 +96,7 @@ fn every_label_of_the_examples_is_one_of_its_metrics() {
             let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap();
             let (name, rest) = rest.split_at(end);
             let Some(selector) = rest.strip_prefix('{') else { continue };
-            let row = TABLE.iter().find(|row| name.starts_with(row.name)).unwrap();
+            let row = row_of(name).unwrap();
             for matcher in selector.split('}').next().unwrap().split(',') {
                 let label = matcher.split(['=', '!']).next().unwrap().trim();
                 let known = row.labels.contains(&label) || label == "le" || label == "instance";

@@ -27,13 +27,20 @@ pub(crate) struct Daemon {
     pub(crate) host: Host,
     /// Variables beside those that say where things are.
     pub(crate) environment: Vec<(&'static str, &'static str)>,
+    /// Arguments of `serve`.
+    pub(crate) arguments: Vec<&'static str>,
     process: Option<Child>,
 }
 
 impl Daemon {
     /// One that has no settings yet and is not started.
     pub(crate) fn new() -> Self {
-        Self { host: Host::with_image(IMAGE), environment: Vec::new(), process: None }
+        Self {
+            host: Host::with_image(IMAGE),
+            environment: Vec::new(),
+            arguments: Vec::new(),
+            process: None,
+        }
     }
 
     /// One that has these settings and serves.
@@ -68,7 +75,7 @@ impl Daemon {
     pub(crate) fn launch(&mut self) {
         let log = self.host.root().join("serve.log");
         let log = fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
-        let mut command = self.verb(&["serve"]);
+        let mut command = self.verb(&[&["serve"], &self.arguments[..]].concat());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.process = Some(command.spawn().unwrap());
     }

@@ -27,4 +27,5 @@ mod storm;
 #[allow(dead_code, reason = "tests/microvm uses the rest of it")]
 #[path = "../microvm/support/mod.rs"]
 mod support;
+mod telemetry;
 mod triggers;
