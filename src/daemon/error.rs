@@ -57,9 +57,9 @@ impl Failure for DaemonError {
             Self::GitHub(GitHubError::Setup(error)) => error.code(),
             Self::GitHub(GitHubError::Address(_)) => Code::BadConfiguration,
             Self::Accelerator(error) => error.code(),
-            Self::Emulation(_) => Code::Unavailable,
             Self::Microvms(..) | Self::Directory(..) | Self::Socket(..) => Code::CannotWrite,
-            Self::Listen(..)
+            Self::Emulation(_)
+            | Self::Listen(..)
             | Self::Collector(_)
             | Self::Signals(_)
             | Self::Random(_)

@@ -115,7 +115,7 @@ impl World {
                 }
             }
             (News::Started, Work::Local(job)) => self.job_started(job)?,
-            (News::Listening, Work::Runner(runner)) => {
+            (News::Listening, Work::Runner(_)) => {
                 tracing::info!("the runner listens");
                 if let Some(pool) = pool.and_then(|pool| self.pools.get_mut(pool)) {
                     pool.call_worked();

@@ -20,6 +20,7 @@ fn each_job_runs_once_in_a_microvm_of_its_own_and_leaves_nothing() {
     boots.sort();
     boots.dedup();
     assert_eq!(boots.len(), 3, "{boots:?}");
+    super::telemetry::assert_served_github(&service.daemon, 3);
     service.finish();
 }
 

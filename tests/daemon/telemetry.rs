@@ -270,6 +270,28 @@ fn assert_metrics(daemon: &Daemon) {
     assert!(told.len() > 15, "{told:?}");
 }
 
+/// Fails unless the metrics say that so many jobs of GitHub's were served, and how.
+pub(crate) fn assert_served_github(daemon: &Daemon, jobs: u32) {
+    let jobs = f64::from(jobs);
+    let succeeded = r#"mayfly_jobs_total{pool="test",source="github",result="succeeded"}"#;
+    wait_for_series(daemon, succeeded, jobs);
+    wait_for_series(daemon, r#"mayfly_registrations_total{pool="test",step="taken"}"#, jobs);
+    let (text, series) = scrape(daemon);
+    promtool(&["check", "metrics"], &text);
+    for (name, least) in [
+        (r#"mayfly_job_wait_seconds_count{pool="test",source="github"}"#, jobs),
+        (r#"mayfly_registrations_total{pool="test",step="made"}"#, jobs),
+        (r#"mayfly_github_calls_total{call="mint",outcome="ok"}"#, jobs),
+        (r#"mayfly_github_calls_total{call="authenticate",outcome="ok"}"#, 1.0),
+        (r#"mayfly_webhook_deliveries_total{outcome="accepted"}"#, jobs),
+        (r#"mayfly_github_rate_remaining{resource="core"}"#, 1.0),
+        (r#"mayfly_github_rate_limit{resource="core"}"#, 1.0),
+    ] {
+        let is = series.get(name).copied().unwrap_or(-1.0);
+        assert!(is >= least, "{name} is {is}, not {least} at least, of\n{text}");
+    }
+}
+
 #[test]
 fn promtool_takes_the_alerts_and_every_question_of_the_dashboard() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples");

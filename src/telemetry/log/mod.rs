@@ -42,11 +42,16 @@ pub enum LogError {
 }
 
 impl Format {
-    /// The journal where stderr leads there, as systemd's services have it; else text.
+    /// The journal where stderr leads there, as systemd's services have it, and where it can be
+    /// reached; else text.
     pub fn of_process() -> Self {
         let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
         match nix::sys::stat::fstat(std::io::stderr().as_fd()) {
-            Ok(stderr) if is_stream(&stream, stderr.st_dev, stderr.st_ino) => Self::Journald,
+            Ok(stderr)
+                if is_stream(&stream, stderr.st_dev, stderr.st_ino) && Journal::open().is_ok() =>
+            {
+                Self::Journald
+            }
             _ => Self::Text,
         }
     }
@@ -88,7 +93,6 @@ pub struct Subject<'a> {
 }
 
 /// Every line is about this, until what is returned is dropped.
-#[must_use]
 pub fn about(subject: Subject<'_>) -> tracing::span::EnteredSpan {
     let Subject { microvm, job, pool, runner } = subject;
     // Of the highest level, so that no filter takes from a warning what it is about.
