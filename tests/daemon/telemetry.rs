@@ -164,7 +164,8 @@ fn lines(daemon: &Daemon) -> Vec<Value> {
 /// The one line that says that, of those about a job.
 fn line(daemon: &Daemon, job: &str, message: &str) -> Value {
     let lines = lines(daemon);
-    let said = |line: &&Value| line["message"] == message && line["job"].to_string() == job;
+    let number: u64 = job.parse().unwrap();
+    let said = |line: &&Value| line["message"] == message && line["job"] == number;
     let found: Vec<_> = lines.iter().filter(said).collect();
     assert_eq!(found.len(), 1, "{message:?} of job {job}: {lines:#?}");
     found[0].clone()
