@@ -33,7 +33,7 @@ const LOOK: &str = "look() {
 ";
 
 /// Executes a program as the job's user.
-const AS_JOB: &str = "setpriv --reuid runner --regid runner --init-groups env HOME=/home/runner --";
+const AS_JOB: &str = "setpriv --reuid runner --regid runner --init-groups env HOME=/home/runner";
 
 /// The most bytes that the script prints: whoever runs it need not keep more.
 pub const MOST_OUTPUT: usize = 4 << 20;
@@ -199,19 +199,29 @@ fn looks(control: &Control) -> Vec<Look> {
 }
 
 fn parameters_look(parameters: &[(&'static str, &'static str)]) -> Look {
-    let paths: Vec<&str> = parameters.iter().map(|(path, _)| *path).collect();
+    let paths: Vec<String> =
+        parameters.iter().map(|(path, _)| format!("/proc/sys/{path}")).collect();
     let wanted: Vec<String> =
         parameters.iter().map(|(path, value)| format!("{path} = {value}")).collect();
     Look {
         kind: "parameters",
         by: By::Root,
-        // Unquoted: tabs between numbers become spaces.
-        script: format!(
-            "for path in {}; do value=; read -r value </proc/sys/$path; echo $path = $value; done",
-            paths.join(" ")
-        ),
-        judge: Box::new(move |_, output| expect::equal(&wanted, &expect::lines(output))),
+        // A line `PATH:VALUE` for each; a shell's own `read` would take the first digit only.
+        script: format!("grep -H '' {}", paths.join(" ")),
+        judge: Box::new(move |_, output| {
+            let found: Vec<String> = expect::lines(output).into_iter().map(parameter).collect();
+            let found: Vec<&str> = found.iter().map(String::as_str).collect();
+            expect::equal(&wanted, &found)
+        }),
     }
+}
+
+/// A parameter's line, with one space where the kernel has tabs.
+fn parameter(line: &str) -> String {
+    let found = line.strip_prefix("/proc/sys/").and_then(|line| line.split_once(':'));
+    let Some((path, value)) = found else { return line.to_owned() };
+    let words: Vec<&str> = value.split_whitespace().collect();
+    format!("{path} = {}", words.join(" "))
 }
 
 fn arguments_look(arguments: &[(&'static str, &'static str)]) -> Look {

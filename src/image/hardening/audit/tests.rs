@@ -84,11 +84,19 @@ fn what_the_script_prints_is_what_is_judged() {
 #[test]
 fn a_parameter_has_the_value_or_fails_with_the_one_it_has() {
     let name = "kernel.pointers";
-    let output = block(name, "parameters", &["kernel/kptr_restrict = 2"]);
+    let output = block(name, "parameters", &["/proc/sys/kernel/kptr_restrict:2"]);
     assert_eq!(result(name, &output), (Outcome::Pass, "kernel/kptr_restrict = 2".to_owned()));
-    let output = block(name, "parameters", &["kernel/kptr_restrict = 0"]);
+    let output = block(name, "parameters", &["/proc/sys/kernel/kptr_restrict:0"]);
     let evidence = "`kernel/kptr_restrict = 0` where `kernel/kptr_restrict = 2` should be";
     assert_eq!(result(name, &output), (Outcome::Fail, evidence.to_owned()));
+}
+
+#[test]
+fn tabs_between_numbers_are_spaces() {
+    let output =
+        block("network.ping", "parameters", &["/proc/sys/net/ipv4/ping_group_range:0\t2147483647"]);
+    let evidence = "net/ipv4/ping_group_range = 0 2147483647";
+    assert_eq!(result("network.ping", &output), (Outcome::Pass, evidence.to_owned()));
 }
 
 #[test]
@@ -97,9 +105,9 @@ fn what_was_not_looked_at_fails() {
     for output in [
         String::new(),
         // Cut off: it has no end.
-        block(name, "parameters", &["kernel/kptr_restrict = 2"]).replace("\nend\n", ""),
-        block(name, "probe", &["kernel/kptr_restrict = 2"]),
-        block("kernel.log", "parameters", &["kernel/kptr_restrict = 2"]),
+        block(name, "parameters", &["/proc/sys/kernel/kptr_restrict:2"]).replace("\nend\n", ""),
+        block(name, "probe", &["/proc/sys/kernel/kptr_restrict:2"]),
+        block("kernel.log", "parameters", &["/proc/sys/kernel/kptr_restrict:2"]),
     ] {
         let expected = (Outcome::Fail, "the probe did not run".to_owned());
         assert_eq!(result(name, &output), expected, "{output}");
