@@ -23,5 +23,5 @@ pub mod ledger;
 pub mod machine;
 pub mod network;
 pub mod shepherd;
-pub mod trial;
 pub mod telemetry;
+pub mod trial;

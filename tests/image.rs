@@ -275,7 +275,8 @@ fn an_image_that_is_built_again_is_the_same_or_tells_what_differs() {
     fs::write(fixture.path("greeting"), "hallo\n").unwrap();
     let (code, answer) = check();
     assert_eq!((code, &answer["same"]), (Some(65), &false.into()), "{answer}");
-    let files = serde_json::json!([{ "path": "/home/runner/deep/greeting", "difference": "content" }]);
+    let files =
+        serde_json::json!([{ "path": "/home/runner/deep/greeting", "difference": "content" }]);
     assert_eq!(answer["files"], files);
     let changes = answer["changes"].as_array().unwrap();
     let changed = |section: &str, key: &str| {

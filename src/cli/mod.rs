@@ -98,10 +98,7 @@ pub fn main() -> ExitCode {
         Verb::Run(arguments) => open().and_then(|state| run::run(&arguments, &state, asked)),
         Verb::Once(arguments) => open().and_then(|state| once::run(&arguments, &state, asked)),
         Verb::Ps(arguments) => open().and_then(|state| ps::run(&arguments, &state)),
-        Verb::Image(arguments) => open().and_then(|state| {
-            image::run(arguments, &state.images())?;
-            Ok(ExitCode::SUCCESS)
-        }),
+        Verb::Image(arguments) => open().and_then(|state| image::run(arguments, &state)),
         Verb::Egress(verb) => egress_verb(&verb),
         Verb::Serve(arguments) => serve::run(arguments, state_dir),
         Verb::Audit(verb) => open().and_then(|state| audit::run(&verb, &state)),

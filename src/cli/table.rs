@@ -9,7 +9,7 @@ pub(super) fn print<const N: usize>(heading: [&str; N], rows: &[[String; N]]) {
     }
 }
 
-fn lines<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Vec<String> {
+pub(super) fn lines<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Vec<String> {
     let rows: Vec<[String; N]> = std::iter::once(heading.map(str::to_owned))
         .chain(rows.iter().map(|row| row.each_ref().map(|cell| plain(cell))))
         .collect();

@@ -27,8 +27,8 @@ pub use environment::Environment;
 pub use error::{ConfigError, Problem};
 pub use reload::{Changes, diff};
 pub use types::{
-    Access, Api, App, Credentials, Deadlines, GitHub, Hooks, Host, Otlp, Pool, PoolName, Repository,
-    Scope, Secret, Settings, StatusPage, Telemetry, Trigger, Webhook,
+    Access, Api, App, Credentials, Deadlines, GitHub, Hooks, Host, Otlp, Pool, PoolName,
+    Repository, Scope, Secret, Settings, StatusPage, Telemetry, Trigger, Webhook,
 };
 
 #[cfg(test)]

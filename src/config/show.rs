@@ -8,7 +8,9 @@ use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::types::{Access, Credentials, GitHub, Host, Pool, Secret, Settings, StatusPage, Telemetry};
+use super::types::{
+    Access, Credentials, GitHub, Host, Pool, Secret, Settings, StatusPage, Telemetry,
+};
 use crate::machine::accelerator::Wish;
 
 /// What stands where a secret would.

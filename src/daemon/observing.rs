@@ -104,7 +104,7 @@ impl World {
             return Ok(Some(self.observer.next_show));
         }
         self.observer.next_show = now + SHOW;
-        self.show(now);
+        self.show_gauges(now);
         self.observer.metrics.tidy();
         Ok(None)
     }
@@ -218,7 +218,7 @@ impl World {
         Ok(())
     }
 
-    fn show(&mut self, now: Millis) {
+    fn show_gauges(&mut self, now: Millis) {
         metrics::BUILD.set([env!("CARGO_PKG_VERSION")], 1.0);
         metrics::STARTED.set([], Duration::from_millis(self.clock.started().0).as_secs_f64());
         metrics::DRAINING.set([], f64::from(u8::from(self.draining.is_some())));

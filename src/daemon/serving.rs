@@ -240,9 +240,8 @@ impl World {
                 .await
                 .map_err(|error| DaemonError::Listen(hook.listen, error))?;
             let secret: SecretString = hook.secret.value.clone();
-            let verify: webhook::Verify = std::sync::Arc::new(move |body, signature| {
-                github::webhook::verify(&secret, body, signature)
-            });
+            let verify: webhook::Verify =
+                Arc::new(move |body, signature| github::webhook::verify(&secret, body, signature));
             let (to, from) = mpsc::channel(webhook::CAPACITY);
             self.tasks.spawn(webhook::serve(listener, verify, to, self.cancel.clone()));
             self.tasks.spawn(triggers::deliveries(from, self.happenings.clone()));

@@ -51,6 +51,15 @@ pub enum ImageError {
         #[source]
         source: Box<toml::de::Error>,
     },
+    /// A manifest whose recipe is none.
+    #[error("image `{image}` has no recipe to build it from again")]
+    RecipeOfManifest {
+        /// The image.
+        image: ImageName,
+        /// Why not.
+        #[source]
+        source: toml::ser::Error,
+    },
     /// Values of the recipe that contradict each other or the machine.
     #[error("the recipe {path} is wrong: {key} = {value:?}: {problem}")]
     RecipeValue {
@@ -355,6 +364,7 @@ impl Failure for ImageError {
             | Self::Archive { .. }
             | Self::Key { .. }
             | Self::WrongDigest { .. }
+            | Self::RecipeOfManifest { .. }
             | Self::RunnerVersion { .. }
             | Self::Tarball { .. }
             | Self::OtherInput { .. }

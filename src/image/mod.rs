@@ -41,8 +41,8 @@ mod signature;
 mod store;
 mod verify;
 
-pub use download::DownloadError;
 pub use archive::{ArchiveError, Moved, check as check_archive};
+pub use download::DownloadError;
 pub use error::ImageError;
 pub use manifest::{Agent, Download, Inputs, Kernel, Manifest, Package, Part, Parts, Runner};
 pub use name::{Digest, ImageName, InvalidName, Reference};

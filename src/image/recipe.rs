@@ -28,6 +28,7 @@ use super::docker;
 use super::error::ImageError;
 use super::hardening;
 use super::hash;
+use super::manifest::Manifest;
 use super::name::{Digest, ImageName};
 use crate::host::size::Size;
 
@@ -203,6 +204,23 @@ impl Recipe {
         recipe.profiles = profiles;
         recipe.settings = settings.iter().map(Setting::to_string).collect();
         Ok(recipe)
+    }
+
+    /// The recipe that an image was built from, as its manifest has it. What that took from beside
+    /// it is looked for in the current directory.
+    ///
+    /// # Errors
+    ///
+    /// The manifest's is none of this Mayfly.
+    pub fn of_manifest(manifest: &Manifest) -> Result<Self, ImageError> {
+        let path = Path::new("manifest.json");
+        let inputs = &manifest.inputs;
+        let table = Table::try_from(&inputs.effective).map_err(|source| {
+            ImageError::RecipeOfManifest { image: manifest.name.clone(), source }
+        })?;
+        let recipe = Self::from_table(table, path)?;
+        let (profiles, settings) = (inputs.profiles.clone(), inputs.settings.clone());
+        Ok(Self { digest: inputs.recipe.clone(), profiles, settings, ..recipe })
     }
 
     /// A recipe without profiles; `path` is for messages and for what is relative to it.

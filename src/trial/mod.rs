@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! audit    each hardening control looked at from inside
+//! audit    each hardening control, looked at from inside
 //! smoke    a job like those that the image is for
 //! refresh  why an image is to be built anew
 //! ```
@@ -10,6 +11,7 @@
 //! The image is one that was built here, not a hostile one; what it prints is bounded all the
 //! same. Owns the trials; knows nothing of people, of pools or of GitHub.
 
+pub mod audit;
 pub mod refresh;
 pub mod smoke;
 

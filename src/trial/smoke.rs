@@ -16,10 +16,7 @@ pub struct Smoke {
 
 /// Boots the image and runs the job.
 pub fn run(bench: &Bench<'_>, image: &Image) -> Result<Smoke, TrialError> {
-    let reference = Reference {
-        name: image.name.clone(),
-        digest_prefix: Some(image.digest.as_str().to_owned()),
-    };
+    let reference = Reference::exactly(&image.name, &image.digest);
     let tried = bench.run(&reference, "runner", script(image).as_bytes())?;
     Ok(judge(&tried))
 }

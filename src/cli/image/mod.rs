@@ -1,13 +1,16 @@
 //! `mayfly image …`: builds, shows, checks and removes images.
 
+mod audit;
 mod build;
-mod newest;
 mod bytes;
+mod diff;
 mod export;
 mod gc;
 mod import;
-mod diff;
+mod inputs;
+mod newest;
 mod rebuild;
+mod refresh;
 mod sbom;
 mod show;
 mod sign;
@@ -15,11 +18,13 @@ mod steps;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use super::report::Problem;
 use super::trust::public_key;
+use crate::host::state::StateDirectory;
 use crate::image::{ImageError, ImageName, PublicKey, Reference, Store, Trust};
 
 /// `mayfly image`.
@@ -81,6 +86,8 @@ enum ImageCommand {
     Diff(diff::DiffArguments),
     /// Build an image again from what it was built from, and say whether it is the same
     RebuildCheck(rebuild::RebuildArguments),
+    Audit(audit::AuditArguments),
+    Refresh(refresh::RefreshArguments),
     /// Remove an image; what runs from it goes on
     Remove {
         /// NAME, the newest build, or NAME@DIGEST-PREFIX
@@ -98,13 +105,13 @@ fn reference(text: &str) -> Result<Reference, String> {
 }
 
 /// Does what was asked for with the images of the store that the arguments name, else of
-/// `default_store`. Data goes to standard output, everything else to standard error.
+/// that of the state directory. Data goes to standard output, everything else to standard error.
 ///
 /// # Errors
 ///
 /// What the image folder or the settings say, or standard output can't be written.
-pub(super) fn run(arguments: ImageArguments, default_store: &Path) -> Result<(), Problem> {
-    let store = &Store::open(arguments.store.as_deref().unwrap_or(default_store));
+pub(super) fn run(arguments: ImageArguments, state: &StateDirectory) -> Result<ExitCode, Problem> {
+    let store = &Store::open(arguments.store.unwrap_or_else(|| state.images()));
     let mut output = io::stdout().lock();
     match arguments.command {
         ImageCommand::Build(arguments) => build::build(&arguments, store, &mut output)?,
@@ -131,12 +138,18 @@ pub(super) fn run(arguments: ImageArguments, default_store: &Path) -> Result<(),
         ImageCommand::Sbom(arguments) => sbom::run(&arguments, store, &mut output)?,
         ImageCommand::Diff(arguments) => diff::run(&arguments, store, &mut output)?,
         ImageCommand::RebuildCheck(arguments) => rebuild::run(&arguments, store, &mut output)?,
+        ImageCommand::Audit(arguments) => {
+            return audit::run(&arguments, store, state, &mut output);
+        }
+        ImageCommand::Refresh(arguments) => {
+            return refresh::run(&arguments, store, state, &mut output);
+        }
         ImageCommand::Remove { images } => images.iter().try_for_each(|image| {
             let digest = store.remove(image)?;
             say(&mut output, &format!("{}@{digest}", image.name))
         })?,
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn verify(

@@ -2,15 +2,15 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 
+use super::inputs::{InputArguments, recipe_of};
 use super::steps::Steps;
 use super::{diff, reference, say};
+use crate::cli::report::Problem;
 use crate::cli::table::plain;
-use crate::image::build::{Builder, Rebuilt, find_agent};
-use crate::image::recipe::Recipe;
+use crate::image::build::{Builder, Rebuilt};
 use crate::image::{Image, ImageError, Reference, Store};
 
 /// How many files that differ are shown to a person.
@@ -23,20 +23,17 @@ The store keeps nothing of it. The exit code is 0 if it is the same, 65 if it is
 differs is printed: packages, programs that made it, parts, and files of the root file system.
 
 Examples:
-  mayfly image rebuild-check base --recipe images/base/image.toml")]
+  mayfly image rebuild-check base
+  mayfly image rebuild-check runner --runner-archive actions-runner.tar.gz")]
 pub(super) struct RebuildArguments {
     /// NAME, the newest build, or NAME@DIGEST-PREFIX
     #[arg(value_parser = reference)]
     image: Reference,
-    /// The recipe that the image was built from
+    /// The recipe that the image was built from [default: as its manifest has it]
     #[arg(long, value_name = "FILE")]
-    recipe: PathBuf,
-    /// The guest agent that is in the image [default: as for `build`]
-    #[arg(long, env = "MAYFLY_GUEST", value_name = "PATH")]
-    agent: Option<PathBuf>,
-    /// How long the build may take
-    #[arg(long, default_value = "20min", value_parser = humantime::parse_duration)]
-    timeout: Duration,
+    recipe: Option<PathBuf>,
+    #[command(flatten)]
+    inputs: InputArguments,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -46,17 +43,19 @@ pub(super) fn run(
     arguments: &RebuildArguments,
     store: &Store,
     output: &mut dyn Write,
-) -> Result<(), ImageError> {
+) -> Result<(), Problem> {
     let image = store.find(&arguments.image)?;
-    let recipe = Recipe::load(&arguments.recipe)?;
-    let agent = find_agent(arguments.agent.as_deref())?;
+    let recipe = recipe_of(&image, arguments.recipe.as_deref())?;
+    let agent = arguments.inputs.agent()?;
+    let runner = arguments.inputs.runner(&recipe)?;
     let progress = Steps::new();
     let builder = Builder {
         store,
         recipe: &recipe,
         agent: &agent,
+        runner: runner.as_ref(),
         date: None,
-        timeout: arguments.timeout,
+        timeout: arguments.inputs.timeout,
         progress: &progress,
     };
     let result = builder.rebuild(&image);
@@ -74,7 +73,7 @@ pub(super) fn run(
         return Ok(());
     }
     let image = format!("{}@{}", image.name, image.digest.short());
-    Err(ImageError::NotTheSame { image, rebuilt: rebuilt.digest })
+    Err(ImageError::NotTheSame { image, rebuilt: rebuilt.digest }.into())
 }
 
 fn answer(image: &Image, rebuilt: &Rebuilt) -> serde_json::Value {

@@ -8,6 +8,8 @@ use object::elf;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 
 use crate::image::error::ImageError;
+use crate::image::hash;
+use crate::image::name::Digest;
 
 /// The agent's file name.
 const NAME: &str = "mayfly-guest";
@@ -34,6 +36,15 @@ fn usual_places(program: &Path) -> Vec<PathBuf> {
     let mut places = vec![directory.join(NAME)];
     places.extend(directory.parent().map(|prefix| prefix.join("libexec/mayfly").join(NAME)));
     places
+}
+
+/// What an image that was built with this agent says of it.
+///
+/// # Errors
+///
+/// It can't be read, or can't be an agent.
+pub fn digest_of_agent(path: &Path) -> Result<Digest, ImageError> {
+    Ok(hash::of_bytes(&read_agent(path)?))
 }
 
 /// The agent's bytes, if it is a static program for this machine's processor.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::Build;
-use super::archive::{self, TarballError, Member};
+use super::archive::{self, Member, TarballError};
 use super::layer::{Access, Layer};
 use super::runner::{ActionsRunner, RunnerSource, Wanted};
 use crate::image::download::{self, Downloader};

@@ -14,8 +14,8 @@ mod fill;
 mod layer;
 pub mod newer;
 mod process;
-mod runner;
 mod rebuild;
+mod runner;
 mod sources;
 mod system;
 mod workspace;
@@ -27,7 +27,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-pub use agent::find_agent;
+pub use agent::{digest_of_agent, find_agent};
 pub use archive::TarballError;
 pub use rebuild::Rebuilt;
 pub use runner::{RunnerRelease, RunnerSource};
@@ -257,11 +257,7 @@ impl Build<'_> {
         Agent { version: env!("CARGO_PKG_VERSION").to_owned(), sha256: hash::of_bytes(&self.agent) }
     }
 
-    fn inputs(
-        &self,
-        files: BTreeMap<String, Digest>,
-        agent: Agent,
-    ) -> Result<Inputs, ImageError> {
+    fn inputs(&self, files: BTreeMap<String, Digest>, agent: Agent) -> Result<Inputs, ImageError> {
         let recipe = self.builder.recipe;
         Ok(Inputs {
             recipe: recipe.digest.clone(),

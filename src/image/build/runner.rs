@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 
-use super::archive::{self, TarballError, Member};
+use super::archive::{self, Member, TarballError};
 use super::layer::{Access, Layer, directories_between};
 use crate::image::error::ImageError;
 use crate::image::hash;

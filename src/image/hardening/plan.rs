@@ -91,7 +91,7 @@ mod tests {
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/base/image.toml");
         let text = std::fs::read_to_string(base).unwrap();
         std::fs::write(&path, format!("{text}\n{hardening}")).unwrap();
-        plan(&Recipe::load(&path).unwrap().content)
+        plan(&Recipe::load(&path, &[]).unwrap().content)
     }
 
     fn is_shell(script: &[u8]) {
