@@ -20,7 +20,7 @@ pub(in crate::cli) struct BuildArguments {
     recipe: PathBuf,
     /// Set a key of the recipe, or add to a list of it with `+=`; a value is TOML or plain text
     ///
-    /// For example: --set size=4G --set packages+=jq --set kernel.guest_modules+=overlay
+    /// For example: `--set size=4G --set packages+=jq --set kernel.guest_modules+=overlay`
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<Setting>,
     #[command(flatten)]

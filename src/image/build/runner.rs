@@ -134,11 +134,11 @@ pub(super) struct ActionsRunner<'c> {
 
 impl Wanted {
     /// The archive at `path`, if it has the digest that it must have.
-    pub(super) fn open<'c>(
+    pub(super) fn open(
         self,
         path: PathBuf,
-        content: &'c Content,
-    ) -> Result<Option<ActionsRunner<'c>>, ImageError> {
+        content: &Content,
+    ) -> Result<Option<ActionsRunner<'_>>, ImageError> {
         let Some(runner) = &content.runner else { return Ok(None) };
         let Some(user) = content.user(Some(&runner.user)) else { return Ok(None) };
         let mut file = File::open(&path).map_err(ImageError::read(&path))?;
@@ -208,7 +208,7 @@ impl ActionsRunner<'_> {
                 format!("#!/bin/sh\nset -e\nfor hook in {directory}/*; do\n    \"$hook\"\ndone\n");
             let access = Access { owner: 0, mode: 0o755 };
             layer.file(script, access, text.len() as u64, text.as_bytes())?;
-            environment.push_str(&format!("{variable}={script}\n"));
+            environment += &[variable, "=", script, "\n"].concat();
         }
         if environment.is_empty() {
             return Ok(());
