@@ -84,13 +84,16 @@ impl Report {
     }
 }
 
+/// Says what a look's output means, in an image with these settings.
+type Judge = Box<dyn Fn(&Settings, &str) -> Verdict>;
+
 /// One look at the guest.
 struct Look {
     /// Which of its control's.
     kind: &'static str,
     by: By,
     script: String,
-    judge: Box<dyn Fn(&Settings, &str) -> Verdict>,
+    judge: Judge,
 }
 
 /// What an audit goes by.

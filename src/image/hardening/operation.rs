@@ -45,7 +45,8 @@ impl Operation {
                 format!("sed -i -E '{system}; {nobody}' /etc/passwd\n")
             }
             Self::ClearSetIds(kept) => {
-                let kept: String = kept.iter().map(|path| format!("! -path '{path}' ")).collect();
+                let kept: Vec<_> = kept.iter().map(|path| format!("! -path '{path}' ")).collect();
+                let kept = kept.concat();
                 format!("find / -xdev -type f -perm /6000 {kept}-exec chmod ug-s '{{}}' +\n")
             }
             Self::PrivateHomes => {
@@ -63,10 +64,11 @@ impl Operation {
             Self::Keys(file, keys) => {
                 keys.iter().map(|(key, value)| set_key(file, key, value)).collect()
             }
-            Self::Lines(file, lines) => lines
-                .iter()
-                .map(|line| format!("grep -qsxF '{line}' '{file}' || echo '{line}' >>'{file}'\n"))
-                .collect(),
+            Self::Lines(file, lines) => {
+                let add =
+                    |line| format!("grep -qsxF '{line}' '{file}' || echo '{line}' >>'{file}'\n");
+                lines.iter().map(add).collect::<Vec<_>>().concat()
+            }
         }
     }
 }
@@ -98,7 +100,7 @@ impl Operation {
 }
 
 fn quoted(paths: &[&str]) -> String {
-    paths.iter().map(|path| format!(" '{path}'")).collect()
+    paths.iter().map(|path| format!(" '{path}'")).collect::<Vec<_>>().concat()
 }
 
 fn set_key(file: &str, key: &str, value: &str) -> String {

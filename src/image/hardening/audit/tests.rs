@@ -38,7 +38,7 @@ fn row(report: &Report, name: &str) -> Row {
 }
 
 fn block(name: &str, kind: &str, lines: &[&str]) -> String {
-    let lines: String = lines.iter().map(|line| format!(" {line}\n")).collect();
+    let lines = lines.iter().map(|line| format!(" {line}\n")).collect::<Vec<_>>().concat();
     format!("probe {name} {kind}\n{lines}\nend\n")
 }
 
