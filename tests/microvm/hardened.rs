@@ -18,13 +18,13 @@ const LOAD_A_MODULE: &str = r#"
 #[test]
 fn every_control_is_in_place_and_root_loads_no_module() {
     let host = Host::new();
-    let image = Store::open(&images()).find(&"base".parse().unwrap()).unwrap();
+    let image = Store::open(images()).find(&"base".parse().unwrap()).unwrap();
     let mut script = audit::script(&image.manifest);
     script.extend(format!("echo module; {LOAD_A_MODULE}\n").bytes());
     let script = String::from_utf8(script).unwrap();
     let running = host.start(["--user", "root", "--", "sh", "-c", &script]);
     let ending = running.finish(4 * PATIENCE);
-    let text = ending.assert_code(0).text().to_owned();
+    let text = ending.assert_code(0).text();
     let report = audit::judge(&image.manifest, text.as_bytes());
     let failed: Vec<_> =
         report.rows.iter().filter(|row| row.result != audit::Outcome::Pass).collect();
