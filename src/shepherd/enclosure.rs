@@ -4,8 +4,10 @@
 //! it ends, the kernel ends every process that it had. Its mount namespace has a tmpfs that no
 //! other process sees. Its user namespace gives it the right to make both without being root.
 //!
-//! `clone3(2)` makes child and namespaces in one step, where `unshare` and `fork` would leave a
-//! process in between that had to be guarded.
+//! `clone(2)` makes child and namespaces in one step, where `unshare` and `fork` would leave a
+//! process in between that had to be guarded. Not `clone3(2)`: its flags are in memory, where no
+//! seccomp filter can look, so those of systemd (`RestrictNamespaces=`) and of container engines
+//! refuse it whatever it asks for.
 
 use std::ffi::{CStr, CString};
 use std::fs;
@@ -128,7 +130,7 @@ fn remedy() -> String {
         say("allow some: sudo sysctl user.max_user_namespaces=10000")
     } else {
         say(
-            "a container's seccomp profile may refuse them: allow clone, clone3 and unshare there, \
+            "a container's seccomp profile may refuse them: allow clone and unshare there, \
              or run Mayfly as root",
         )
     }
@@ -198,7 +200,7 @@ fn clone(program: &Program<'_>, user: CloneFlags) -> Result<Enclosed, EnclosureE
 
     let namespaces =
         CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | user;
-    let cloned = clone3(namespaces).map_err(|error| match error.raw_os_error() {
+    let cloned = fork_into(namespaces).map_err(|error| match error.raw_os_error() {
         // ENOSPC: the limit on user namespaces; EUSERS: the same on old kernels.
         Some(libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EUSERS) => {
             EnclosureError::Forbidden(error)
@@ -277,18 +279,22 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
 
 /// `fork(2)` into new namespaces. `None` in the child, which may do nothing but make system calls
 /// until it executes a program.
-fn clone3(namespaces: CloneFlags) -> io::Result<Option<Enclosed>> {
+fn fork_into(namespaces: CloneFlags) -> io::Result<Option<Enclosed>> {
     let mut pidfd: RawFd = -1;
-    // SAFETY: `clone_args` is plain old data, for which all zeroes is a value.
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = namespaces.bits().cast_unsigned().into();
-    arguments.flags |= u64::from(libc::CLONE_PIDFD.cast_unsigned());
-    arguments.pidfd = (&raw mut pidfd) as u64;
-    arguments.exit_signal = libc::SIGCHLD.cast_unsigned().into();
-    let size = size_of::<libc::clone_args>();
-    // SAFETY: the arguments are valid for the call; without `CLONE_VM` the child has its own copy
-    // of all memory, as after a fork.
-    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) };
+    let flags = namespaces.bits() | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let none = std::ptr::null::<libc::c_void>();
+    // SAFETY: where `pidfd` goes is valid for the call; without `CLONE_VM` the child has its own
+    // copy of all memory, and goes on with this stack, as after a fork.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            libc::c_long::from(flags),
+            none,
+            &raw mut pidfd,
+            none,
+            none,
+        )
+    };
     match result {
         0 => Ok(None),
         pid if pid > 0 => {
