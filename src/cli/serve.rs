@@ -16,9 +16,9 @@ use crate::telemetry::log;
 /// Run jobs of GitHub Actions, and local ones, each in a microVM of its own.
 ///
 /// Boots microVMs ahead and registers a runner only when a job waits for it. On SIGTERM it takes no
-/// more jobs and ends when the running ones have ended, or at `host.drain`; on SIGHUP it reads its
-/// settings again. Killed at any moment, it takes the living microVMs back when it is started
-/// again.
+/// more jobs and ends when the running ones have ended, or at `host.drain`; on SIGUSR2 it ends at
+/// once, for another to take over; on SIGHUP it reads its settings again. Killed at any moment, it
+/// takes the living microVMs back when it is started again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ServeArguments {

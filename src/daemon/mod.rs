@@ -25,6 +25,7 @@ mod happening;
 mod hearing;
 mod hints;
 mod keeping;
+mod manager;
 mod microvm;
 #[cfg(test)]
 mod microvm_tests;

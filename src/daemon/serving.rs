@@ -15,6 +15,7 @@ use super::clock::Clock;
 use super::demand::{self, Demand};
 use super::error::DaemonError;
 use super::happening::Happening;
+use super::manager::Manager;
 use super::millis::Millis;
 use super::observing::Observer;
 use super::pools::Pool;
@@ -65,8 +66,13 @@ pub async fn serve(
     world.show(pages).await?;
     world.begin_triggers().await?;
     tracing::info!(pools = world.pools.len(), "serving");
+    let (mut manager, mut pulses) = (Manager::new(), Manager::pulses());
+    manager.serving(&world);
     loop {
         let wake = world.round()?;
+        if world.draining.is_some() {
+            manager.ending();
+        }
         if world.is_drained() {
             break;
         }
@@ -80,16 +86,23 @@ pub async fn serve(
                 }
             }
             Some(call) = asked.recv() => match call {
-                Call::Reload { answer } => give(answer, world.reload(&mut reread)?),
+                Call::Reload { answer } => {
+                    let read = |world: &mut World| world.reload(&mut reread);
+                    give(answer, manager.while_reading(&mut world, read)?);
+                }
                 call => world.answer(call)?,
             },
             () = tokio::time::sleep_until(wake) => {}
+            _ = pulses.tick() => manager.pulse(&world),
             Some(_) = world.tasks.join_next() => {}
             signal = signals.next() => match signal {
                 Wish::Drain if world.draining.is_none() => _ = world.drain(),
                 // Asked twice.
                 Wish::Drain => break,
-                Wish::Reload => match world.reload(&mut reread)? {
+                Wish::HandOver => break,
+                Wish::Reload => match manager
+                    .while_reading(&mut world, |world| world.reload(&mut reread))?
+                {
                     Ok(report) => tracing::info!(applied = ?report.applied,
                         needs_restart = ?report.needs_restart, "settings read again"),
                     Err(problem) => tracing::error!("the settings stay as they are: {problem}"),
@@ -97,6 +110,7 @@ pub async fn serve(
             },
         }
     }
+    manager.ending();
     world.close().await;
     Ok(())
 }
@@ -281,6 +295,8 @@ impl World {
 /// What a signal asks for.
 enum Wish {
     Drain,
+    /// The next daemon is about to start.
+    HandOver,
     Reload,
 }
 
@@ -288,6 +304,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    user: Signal,
 }
 
 impl Signals {
@@ -297,6 +314,7 @@ impl Signals {
             terminate: take(SignalKind::terminate())?,
             interrupt: take(SignalKind::interrupt())?,
             hang_up: take(SignalKind::hangup())?,
+            user: take(SignalKind::user_defined2())?,
         })
     }
 
@@ -305,6 +323,7 @@ impl Signals {
             _ = self.terminate.recv() => Wish::Drain,
             _ = self.interrupt.recv() => Wish::Drain,
             _ = self.hang_up.recv() => Wish::Reload,
+            _ = self.user.recv() => Wish::HandOver,
         }
     }
 }

@@ -1,0 +1,178 @@
+//! What the service manager is told (`sd_notify(3)`): that the daemon serves, reads its settings or
+//! ends, what it is at, and that its loop still answers. Without a manager nobody is told anything.
+//!
+//! Only the loop tells: where it hangs, the manager hears nothing, and starts another daemon. The
+//! datagrams are for a socket that the manager empties before anything else.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+use super::error::DaemonError;
+use super::world::World;
+use crate::api::types::{PoolView, Status};
+
+/// How often the manager hears of the daemon, at the least.
+const PULSE: Duration = Duration::from_secs(5);
+/// A daemon that drains asks for this much more time with each pulse, in microseconds.
+const LONGER: u32 = 60_000_000;
+/// How many pools are told of; the line is for a person.
+const POOLS: usize = 8;
+
+/// The service manager, if there is one.
+pub(super) struct Manager {
+    /// What it last heard that the daemon is at.
+    status: String,
+    /// Whether it knows that the daemon ends.
+    ending: bool,
+    /// Whether it could not be told something.
+    deaf: bool,
+}
+
+impl Manager {
+    pub(super) fn new() -> Self {
+        Self { status: String::new(), ending: false, deaf: false }
+    }
+
+    /// When [`Manager::pulse`] is to be called: several times within what the manager waits for.
+    pub(super) fn pulses() -> tokio::time::Interval {
+        let mut pulses = tokio::time::interval(every(sd_notify::watchdog_enabled()));
+        pulses.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        pulses
+    }
+
+    /// The daemon serves.
+    pub(super) fn serving(&mut self, world: &World) {
+        self.status = status(&world.status(), &world.pool_views());
+        let text = self.status.clone();
+        self.tell(&[NotifyState::Ready, NotifyState::Status(&text)]);
+    }
+
+    /// The loop answers.
+    pub(super) fn pulse(&mut self, world: &World) {
+        let text = status(&world.status(), &world.pool_views());
+        let mut news = vec![NotifyState::Watchdog];
+        if text != self.status {
+            news.push(NotifyState::Status(&text));
+        }
+        if self.ending {
+            news.push(NotifyState::ExtendTimeoutUsec(LONGER));
+        }
+        self.tell(&news);
+        self.status = text;
+    }
+
+    /// Settings are read: tells before and after.
+    pub(super) fn while_reading<T>(
+        &mut self,
+        world: &mut World,
+        read: impl FnOnce(&mut World) -> Result<T, DaemonError>,
+    ) -> Result<T, DaemonError> {
+        // A reload that does not say when it began is none; there is always a clock.
+        if let Ok(now) = NotifyState::monotonic_usec_now() {
+            self.tell(&[NotifyState::Reloading, now]);
+        }
+        let result = read(world)?;
+        self.serving(world);
+        // What ends goes on ending.
+        self.ending = false;
+        Ok(result)
+    }
+
+    /// The daemon approaches its end; told once.
+    pub(super) fn ending(&mut self) {
+        if !std::mem::replace(&mut self.ending, true) {
+            self.tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(LONGER)]);
+        }
+    }
+
+    fn tell(&mut self, news: &[NotifyState<'_>]) {
+        match sd_notify::notify(news) {
+            Ok(()) => self.deaf = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.deaf, true) {
+                    tracing::warn!("the service manager can't be told anything: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// Between two pulses, where the manager takes the daemon for dead after a silence of `watchdog`.
+fn every(watchdog: Option<Duration>) -> Duration {
+    let third = watchdog.map_or(PULSE, |watchdog| watchdog / 3);
+    third.clamp(Duration::from_millis(1), PULSE)
+}
+
+/// The daemon on one line.
+fn status(status: &Status, pools: &[PoolView]) -> String {
+    let draining = if status.draining { "draining: " } else { "" };
+    let mut text = format!(
+        "{draining}{} jobs run, {} wait, {} microVMs",
+        status.running, status.waiting, status.microvms
+    );
+    for pool in pools.iter().take(POOLS) {
+        text.push_str(&format!(
+            "; {}: {} booting, {} warm, {} busy of {}",
+            pool.name,
+            pool.booting,
+            pool.warm,
+            pool.registered + pool.busy,
+            pool.max
+        ));
+    }
+    if pools.len() > POOLS {
+        text.push_str("; …");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pulses_come_well_within_what_the_manager_waits() {
+        let seconds = Duration::from_secs;
+        assert_eq!(every(None), PULSE);
+        assert_eq!(every(Some(seconds(60))), PULSE);
+        assert_eq!(every(Some(seconds(6))), seconds(2));
+        assert_eq!(every(Some(Duration::ZERO)), Duration::from_millis(1));
+    }
+
+    #[test]
+    fn the_status_is_one_line_however_many_pools_there_are() {
+        let pool = PoolView {
+            name: "small".to_owned(),
+            labels: Vec::new(),
+            image: "base".to_owned(),
+            trigger: "none".to_owned(),
+            min_idle: 1,
+            max: 4,
+            booting: 1,
+            warm: 2,
+            registered: 1,
+            busy: 1,
+            ending: 0,
+            waiting: 3,
+            blocker: None,
+        };
+        let daemon = Status {
+            version: String::new(),
+            pid: 1,
+            started: crate::api::types::Time::now(),
+            draining: true,
+            settings: None,
+            github: None,
+            waiting: 3,
+            running: 2,
+            microvms: 5,
+        };
+        assert_eq!(
+            status(&daemon, std::slice::from_ref(&pool)),
+            "draining: 2 jobs run, 3 wait, 5 microVMs; small: 1 booting, 2 warm, 2 busy of 4"
+        );
+        let many = status(&daemon, &vec![pool; 1000]);
+        assert!(many.len() < 1000 && !many.contains('\n') && many.ends_with('…'), "{many}");
+    }
+}
