@@ -11,6 +11,7 @@ mod config;
 mod daemon;
 mod doctor;
 mod egress;
+mod examples;
 mod image;
 mod microvm;
 mod once;
@@ -18,6 +19,7 @@ mod ps;
 mod report;
 mod run;
 mod serve;
+mod shell;
 mod table;
 mod telemetry;
 mod trust;
@@ -25,7 +27,7 @@ mod trust;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::host::state::{self, StateDirectory};
 use report::Problem;
@@ -65,23 +67,30 @@ enum Verb {
     #[command(flatten)]
     Daemon(daemon::Verb),
     /// List the living microVMs
+    #[command(after_help = examples::PS)]
     Ps(ps::PsArguments),
     /// Build, show, check and remove images
+    #[command(after_help = examples::IMAGE)]
     Image(image::ImageArguments),
     /// Show and explain egress policies
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::EGRESS)]
     Egress(egress::Verb),
     /// Check and show the daemon's settings
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::CONFIG)]
     Config(config::Verb),
     /// Verify and show the audit log of the daemon
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::AUDIT)]
     Audit(audit::Verb),
     /// Check what this host offers, and say what to do about what it lacks
+    #[command(after_help = examples::DOCTOR)]
     Doctor(doctor::DoctorArguments),
     /// A shepherd's process; started by the other verbs only
     #[command(hide = true)]
     Shepherd,
+    #[command(hide = true)]
+    Completions(shell::CompletionsArguments),
+    #[command(hide = true)]
+    Man(shell::ManArguments),
 }
 
 /// What `main` calls.
@@ -105,6 +114,8 @@ pub fn main() -> ExitCode {
         Verb::Daemon(verb) => daemon::run(&verb, state_dir.as_deref()),
         Verb::Config(verb) => config::run(&verb),
         Verb::Doctor(arguments) => doctor::run(&arguments, open),
+        Verb::Completions(arguments) => shell::completions(&arguments, &Arguments::command()),
+        Verb::Man(arguments) => shell::man(&arguments, Arguments::command()),
     };
     result.unwrap_or_else(|problem| report::problem(&problem))
 }
@@ -122,11 +133,37 @@ fn open_state(chosen: Option<PathBuf>) -> Result<StateDirectory, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+    use clap::Command;
 
     #[test]
     fn the_definitions_are_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// Fails unless whatever a person sees of a command is explained.
+    fn assert_explained(command: &Command, path: &str) {
+        assert!(command.get_about().is_some(), "{path} says nothing of itself");
+        for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+            let id = argument.get_id();
+            assert!(argument.get_help().is_some(), "{path}: {id} is not explained");
+        }
+        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            assert_explained(verb, &format!("{path} {}", verb.get_name()));
+        }
+    }
+
+    #[test]
+    fn every_verb_and_option_is_explained_and_every_verb_has_examples() {
+        let mut command = Arguments::command();
+        command.build();
+        assert_explained(&command, "mayfly");
+        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let name = verb.get_name();
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let call = format!("mayfly {name}");
+            let shown = help.starts_with("Examples:\n") && help.contains(&call);
+            assert!(shown, "`mayfly {name} --help` has no examples");
+        }
     }
 
     #[test]

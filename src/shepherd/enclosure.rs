@@ -129,10 +129,8 @@ fn remedy() -> String {
     } else if is("user/max_user_namespaces", "0") {
         say("allow some: sudo sysctl user.max_user_namespaces=10000")
     } else {
-        say(
-            "a container's seccomp profile may refuse them: allow clone and unshare there, \
-             or run Mayfly as root",
-        )
+        say("a container's seccomp profile may refuse them: allow clone and unshare there, \
+             or run Mayfly as root")
     }
 }
 
@@ -286,14 +284,7 @@ fn fork_into(namespaces: CloneFlags) -> io::Result<Option<Enclosed>> {
     // SAFETY: where `pidfd` goes is valid for the call; without `CLONE_VM` the child has its own
     // copy of all memory, and goes on with this stack, as after a fork.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_clone,
-            libc::c_long::from(flags),
-            none,
-            &raw mut pidfd,
-            none,
-            none,
-        )
+        libc::syscall(libc::SYS_clone, libc::c_long::from(flags), none, &raw mut pidfd, none, none)
     };
     match result {
         0 => Ok(None),

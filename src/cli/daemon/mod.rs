@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::examples;
 use super::report::Problem;
 use crate::api::client::{Client, ClientError};
 use crate::config::Api;
@@ -24,6 +25,7 @@ pub(super) enum Verb {
     /// List the daemon's jobs, the newest first
     Jobs(jobs::JobsArguments),
     /// Print what a job has written
+    #[command(after_help = examples::LOGS)]
     Logs(jobs::LogsArguments),
     /// Say why a job is where it is, and how long each step took
     ///
@@ -34,20 +36,25 @@ pub(super) enum Verb {
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(jobs::JobArguments),
     /// End a local job, whether it waits or runs
+    #[command(after_help = examples::CANCEL)]
     Cancel(jobs::JobArguments),
     /// List the daemon's pools and what each waits for
+    #[command(after_help = examples::POOLS)]
     Pools(Connection),
     /// Say how the daemon is
+    #[command(after_help = examples::STATUS)]
     Status(Connection),
     /// Let the daemon take no more jobs and end when the running ones have ended
     ///
     /// Answers at once. The daemon ends within `host.drain`; local jobs that are queued, and jobs
     /// that still run then, are the next daemon's.
+    #[command(after_help = examples::DRAIN)]
     Drain(Connection),
     /// Let the daemon read its settings again
     ///
     /// Prints which keys are in effect and which need a restart. Settings that are wrong change
     /// nothing.
+    #[command(after_help = examples::RELOAD)]
     Reload(Connection),
 }
 
