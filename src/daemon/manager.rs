@@ -4,6 +4,7 @@
 //! Only the loop tells: where it hangs, the manager hears nothing, and starts another daemon. The
 //! datagrams are for a socket that the manager empties before anything else.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -112,14 +113,13 @@ fn status(status: &Status, pools: &[PoolView]) -> String {
         status.running, status.waiting, status.microvms
     );
     for pool in pools.iter().take(POOLS) {
-        text.push_str(&format!(
-            "; {}: {} booting, {} warm, {} busy of {}",
-            pool.name,
-            pool.booting,
-            pool.warm,
-            pool.registered + pool.busy,
-            pool.max
-        ));
+        let busy = pool.registered + pool.busy;
+        // Writing to a text does not fail.
+        let _ = write!(
+            text,
+            "; {}: {} booting, {} warm, {busy} busy of {}",
+            pool.name, pool.booting, pool.warm, pool.max
+        );
     }
     if pools.len() > POOLS {
         text.push_str("; …");

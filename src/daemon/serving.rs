@@ -97,9 +97,8 @@ pub async fn serve(
             Some(_) = world.tasks.join_next() => {}
             signal = signals.next() => match signal {
                 Wish::Drain if world.draining.is_none() => _ = world.drain(),
-                // Asked twice.
-                Wish::Drain => break,
-                Wish::HandOver => break,
+                // Asked to drain twice, or not to wait at all.
+                Wish::Drain | Wish::HandOver => break,
                 Wish::Reload => match manager
                     .while_reading(&mut world, |world| world.reload(&mut reread))?
                 {
