@@ -20,6 +20,7 @@ mod explained;
 mod jobs;
 mod killed;
 mod local;
+mod managed;
 mod page;
 mod secrets;
 mod service;

@@ -1,0 +1,105 @@
+//! What a service manager hears, and how it exchanges the daemon.
+
+use std::collections::VecDeque;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::daemon::{DRAIN_PATIENCE, Daemon, JOB_PATIENCE, local};
+use super::support::{PATIENCE, until};
+
+/// The manager's end: what the daemon tells, line by line.
+struct Manager {
+    socket: UnixDatagram,
+    lines: VecDeque<String>,
+}
+
+impl Manager {
+    /// Has the daemon told of it as systemd does.
+    fn of(daemon: &mut Daemon) -> Self {
+        let path = daemon.host.root().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let path: &str = Box::leak(path.to_str().unwrap().to_owned().into_boxed_str());
+        daemon.environment.extend([("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "1500000")]);
+        Self { socket, lines: VecDeque::new() }
+    }
+
+    /// Waits for a line that begins so, past all others; gives the rest of it.
+    #[track_caller]
+    fn hears(&mut self, beginning: &str) -> String {
+        until(&format!("{beginning} for the manager"), PATIENCE, || {
+            while let Some(line) = self.lines.pop_front() {
+                if let Some(rest) = line.strip_prefix(beginning) {
+                    return Some(rest.to_owned());
+                }
+            }
+            let mut buffer = [0; 4096];
+            // Nothing yet is no error.
+            let length = self.socket.recv(&mut buffer).unwrap_or(0);
+            let text = std::str::from_utf8(&buffer[..length]).unwrap();
+            self.lines.extend(text.lines().map(str::to_owned));
+            None
+        })
+    }
+}
+
+#[test]
+fn a_service_manager_hears_how_the_daemon_is() {
+    let mut daemon = Daemon::new();
+    daemon.configure(&local("drain = '1h'", "max = 1"));
+    let mut manager = Manager::of(&mut daemon);
+    daemon.launch();
+    manager.hears("READY=1");
+    let status = manager.hears("STATUS=");
+    assert!(status.starts_with("0 jobs run, 0 wait") && status.contains("test: "), "{status}");
+    manager.hears("WATCHDOG=1");
+    manager.hears("WATCHDOG=1");
+
+    daemon.signal(Signal::SIGHUP);
+    manager.hears("RELOADING=1");
+    let at: u64 = manager.hears("MONOTONIC_USEC=").parse().unwrap();
+    assert!(at > 0);
+    manager.hears("READY=1");
+
+    let job = daemon.submit("echo begun; sleep 5; echo done");
+    daemon.wait_for(&job, &["running"]);
+    until("a status with a job", PATIENCE, || {
+        manager.hears("STATUS=").starts_with("1 jobs run").then_some(())
+    });
+    daemon.signal(Signal::SIGTERM);
+    manager.hears("STOPPING=1");
+    // It asks for more time for as long as it waits for the job.
+    manager.hears("EXTEND_TIMEOUT_USEC=");
+    manager.hears("EXTEND_TIMEOUT_USEC=");
+    assert!(daemon.ended(JOB_PATIENCE).success(), "{}", daemon.log());
+    daemon.host.assert_clean();
+}
+
+#[test]
+fn a_daemon_that_hands_over_leaves_jobs_and_warm_microvms_to_the_next() {
+    let mut daemon = Daemon::serving(&local("", "max = 2\nmin_idle = 1"));
+    let first = daemon.submit("echo begun; sleep 10; echo done");
+    daemon.wait_for(&first, &["running"]);
+    daemon.wait_for_pool("one that is warm", "test", |pool| pool["warm"] == 1);
+    let ids = |daemon: &Daemon| {
+        let microvms = daemon.ask(&["ps"]);
+        let ids = microvms.as_array().unwrap().iter().map(|one| one["id"].to_string());
+        ids.collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = ids(&daemon);
+    daemon.signal(Signal::SIGUSR2);
+    assert!(daemon.ended(DRAIN_PATIENCE).success(), "{}", daemon.log());
+    assert!(!daemon.log().contains("draining"), "{}", daemon.log());
+
+    daemon.serve();
+    assert_eq!(ids(&daemon), before);
+    let second = daemon.submit("echo begun; echo done");
+    for job in [&first, &second] {
+        let ended = daemon.wait_for(job, &["finished"]);
+        assert_eq!(ended["exit_code"], 0, "{ended:#}");
+        daemon.run(&["logs", job]).assert_output("begun\ndone\n");
+    }
+    daemon.finish();
+}

@@ -1,0 +1,169 @@
+//! `mayfly.service` under systemd, with every restriction of the unit in force.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::machine::Machine;
+use crate::support::{PATIENCE, images, until};
+use crate::tree::{built, script};
+
+/// What the daemon of the test is told beside the installed settings.
+const SETTINGS: &str = "\
+    sed -i 's/^# allow_emulation.*/allow_emulation = true\\nlisten = \"127.0.0.1:9180\"/; \
+    s/^cpus = 2.*/cpus = 1/; s/^memory.*/memory = \"384M\"/; s/^max.*/max = 2/; \
+    s/^egress.*/egress = \"none\"/' /etc/mayfly/mayfly.toml";
+
+/// Where the daemon's log is, which no journal takes here.
+const LOG: &str = "/run/mayfly.log";
+
+/// A machine that has what is to be installed, but not yet where it belongs.
+fn boot() -> Machine {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let [_, binaries] = built();
+    let libexec = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| project.join("target"), Into::into)
+        .join("libexec");
+    Machine::boot(&[project, Path::new(&binaries), &libexec, &image(), &verified()])
+}
+
+/// Installs Mayfly, with an image, and starts its service.
+fn install(machine: &Machine) {
+    let image = image();
+    let install = [vec![script("install").display().to_string()], built().to_vec()].concat();
+    machine.run(install).assert_code(0).assert_says("systemctl enable --now mayfly");
+    // As udev would.
+    machine.shell("chgrp kvm /dev/kvm");
+    machine.shell(SETTINGS);
+    machine.shell(&format!(
+        "mkdir -p /var/lib/mayfly/images/base /etc/credstore /run/systemd/system/mayfly.service.d; \
+         mount --bind {} /var/lib/mayfly/images/base; \
+         cp -a {} /var/lib/mayfly/verified; chown -R mayfly: /var/lib/mayfly/verified; \
+         echo 'a-token-of-the-test-alone' > /etc/credstore/mayfly.api-token; \
+         chmod 600 /etc/credstore/mayfly.api-token; \
+         printf '[Service]\\nStandardError=append:{LOG}\\n' \
+             > /run/systemd/system/mayfly.service.d/log.conf; systemctl daemon-reload",
+        image.display(),
+        verified().display()
+    ));
+    let started = machine.run(["systemctl", "start", "mayfly"]);
+    assert_eq!(started.code(), 0, "{started:?}\n{}", log(machine));
+}
+
+/// What differs from the machine that this one is a copy of: names and kinds of files that are not
+/// there, or are no more (`c`, as an overlay notes it).
+fn changes(machine: &Machine) -> Vec<String> {
+    let found = machine.shell("find /run/changed -mindepth 1 -printf '/%P %y\\n' | sort");
+    let differs = |line: &&str| {
+        let (path, kind) = line.rsplit_once(' ').unwrap();
+        // Locks and copies that tools for users make, and what is temporary.
+        let noise = path == "/etc/.pwd.lock" || path.ends_with('-') || path.contains("/tmp/");
+        !noise && (kind == "c" || !Path::new(path).exists())
+    };
+    found.lines().filter(differs).map(str::to_owned).collect()
+}
+
+fn image() -> PathBuf {
+    fs::canonicalize(images().join("base")).unwrap()
+}
+
+/// Stamps of images that other tests have verified already.
+fn verified() -> PathBuf {
+    let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("verified");
+    fs::create_dir_all(&shared).unwrap();
+    shared
+}
+
+fn log(machine: &Machine) -> String {
+    machine.shell(&format!("cat {LOG}"))
+}
+
+/// Queues a job that takes so many seconds; gives its number.
+#[track_caller]
+fn submit(machine: &Machine, seconds: u32) -> String {
+    let script = format!("echo begun; sleep {seconds}; echo done");
+    let submit = ["mayfly", "submit", "--", "sh", "-c", &script];
+    machine.run(submit).assert_code(0).text().trim().to_owned()
+}
+
+fn job(machine: &Machine, job: &str) -> Value {
+    let ending = machine.run(["mayfly", "explain", job, "--json"]);
+    let answer: Value = serde_json::from_slice(&ending.stdout).unwrap_or_default();
+    answer["job"].clone()
+}
+
+fn wait_for(machine: &Machine, number: &str, state: &str) {
+    until(&format!("job {number}, {state}"), PATIENCE * 2, || {
+        let found = job(machine, number);
+        assert_ne!(found["state"], "failed", "{found:#}\n{}", log(machine));
+        (found["state"] == state).then_some(())
+    });
+}
+
+/// Fails unless a job ran once, from its beginning to its end.
+#[track_caller]
+fn assert_done(machine: &Machine, number: &str) {
+    wait_for(machine, number, "finished");
+    assert_eq!(job(machine, number)["exit_code"], 0);
+    machine.run(["mayfly", "logs", number]).assert_output("begun\ndone\n");
+}
+
+#[test]
+fn the_service_runs_jobs_loses_none_when_restarted_and_leaves_nothing() {
+    let machine = boot();
+    let before = changes(&machine);
+    install(&machine);
+    assert_eq!(machine.property("mayfly", "ActiveState"), "active", "{}", log(&machine));
+    assert!(machine.property("mayfly", "StatusText").contains("jobs run"));
+    let pid = machine.property("mayfly", "MainPID");
+    let process = machine.shell(&format!("cat /proc/{pid}/status"));
+    for restriction in ["NoNewPrivs:\t1", "CapBnd:\t0000000000000000", "Seccomp:\t2"] {
+        assert!(process.contains(restriction), "{restriction}: {process}");
+    }
+    let devices = machine.shell(&format!("nsenter --target {pid} --mount ls /dev /dev/net"));
+    assert!(devices.contains("kvm") && devices.contains("tun"), "{devices}");
+
+    // Two run and one waits while the daemon is exchanged.
+    let jobs: Vec<_> = (0..3).map(|_| submit(&machine, 10)).collect();
+    wait_for(&machine, &jobs[0], "running");
+    machine.run(["systemctl", "restart", "mayfly"]).assert_code(0);
+    assert_ne!(machine.property("mayfly", "MainPID"), pid);
+    let said = log(&machine);
+    assert!(said.contains("taken back") && !said.contains("draining"), "{said}");
+    for number in &jobs {
+        assert_done(&machine, number);
+    }
+
+    machine.run(["systemctl", "reload", "mayfly"]).assert_code(0);
+    until("settings that were read again", PATIENCE, || {
+        log(&machine).contains("settings read again").then_some(())
+    });
+
+    // A daemon that hangs is exchanged, too, and its jobs don't notice.
+    machine.shell(
+        "printf '[Service]\\nWatchdogSec=5s\\nTimeoutAbortSec=1s\\n' \
+         > /run/systemd/system/mayfly.service.d/watchdog.conf; systemctl daemon-reload; \
+         systemctl restart mayfly",
+    );
+    let last = submit(&machine, 5);
+    wait_for(&machine, &last, "running");
+    let hangs = machine.property("mayfly", "MainPID");
+    machine.shell(&format!("kill -STOP {hangs}"));
+    until("another daemon", PATIENCE, || {
+        let now = machine.property("mayfly", "MainPID");
+        (now != hangs && now != "0").then_some(())
+    });
+    assert_done(&machine, &last);
+
+    machine.run(["systemctl", "stop", "mayfly"]).assert_code(0);
+    assert_eq!(machine.property("mayfly", "Result"), "success", "{}", log(&machine));
+    machine.shell("umount /var/lib/mayfly/images/base");
+    let uninstall = script("uninstall").display().to_string();
+    machine.run([&uninstall, "--purge"]).assert_code(0);
+    machine.shell("rmdir /etc/credstore");
+    assert_eq!(changes(&machine), before);
+    let users = machine.shell("cat /etc/passwd /etc/group /etc/subuid /etc/subgid");
+    assert!(!users.contains("mayfly"), "{users}");
+    assert!(machine.run(["systemctl", "cat", "mayfly"]).code() != 0, "systemd knows it no more");
+}
