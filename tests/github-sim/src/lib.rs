@@ -17,10 +17,12 @@
 //! | [`server`] | sockets, long polls, sending of webhooks |
 //! | [`record`] | every exchange, for the contract test |
 //! | [`contract`] | checks exchanges against GitHub's `OpenAPI` description |
+//! | [`demo`] | a few jobs to look at |
 //! | [`app_key`] | the RSA key of the GitHub App |
 
 pub mod app_key;
 pub mod contract;
+pub mod demo;
 pub mod faults;
 pub mod http;
 pub mod record;

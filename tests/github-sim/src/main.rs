@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use mayfly_github_sim::{App, Hook, Settings, Simulator, app_key};
+use mayfly_github_sim::{App, Hook, Settings, Simulator, app_key, demo};
 
 /// Stands in for GitHub Actions until it gets SIGTERM or SIGINT.
 #[derive(Parser)]
@@ -31,11 +31,21 @@ struct Arguments {
     /// The file with what webhooks are signed with; white space at its end doesn't count.
     #[arg(long, value_name = "FILE")]
     webhook_secret_file: Option<PathBuf>,
+    /// Queue so many jobs, tell how they go, and end when they have ended.
+    #[arg(long, value_name = "JOBS")]
+    demo: Option<usize>,
+    /// A label that runners must have for the jobs of --demo.
+    #[arg(long, value_name = "LABEL", default_value = "self-hosted")]
+    demo_label: Vec<String>,
+    /// How many seconds the jobs of --demo may take; emulation is slow.
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    demo_patience: u64,
 }
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             say(&format!("error: {error}"));
             ExitCode::FAILURE
@@ -48,7 +58,7 @@ fn say(text: &str) {
     eprintln!("{text}");
 }
 
-fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
+fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     let app = arguments.app_key.map(|path| -> Result<App, app_key::KeyError> {
         if !path.exists() {
             app_key::generate(&path)?;
@@ -66,6 +76,10 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     };
     let simulator = Simulator::start_at(arguments.listen, settings)?;
     say(&format!("listening on {}", simulator.url()));
+    if let Some(jobs) = arguments.demo {
+        let patience = std::time::Duration::from_secs(arguments.demo_patience);
+        return Ok(demo::run(&simulator, jobs, &arguments.demo_label, patience, say));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate =
@@ -76,5 +90,5 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         }
     })?;
     drop(simulator);
-    Ok(())
+    Ok(true)
 }
