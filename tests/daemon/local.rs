@@ -174,7 +174,7 @@ fn what_keeps_a_job_waiting_is_named_until_it_is_gone() {
 #[test]
 fn an_image_that_is_not_signed_as_the_settings_want_is_not_booted() {
     let keys = "image_keys = [\"RWSIPwTv4NbEoGZVonMjyW9g1VuMX7uFpeIqefdxY+U85ndNdoszfDZl\"]";
-    let mut daemon = Daemon::serving(&local(keys, "max = 1"));
+    let daemon = Daemon::serving(&local(keys, "max = 1"));
     let job = daemon.submit("true");
     let explanation = until("why the job waits", JOB_PATIENCE, || {
         let explanation = daemon.ask(&["explain", &job]);
