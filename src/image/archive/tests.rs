@@ -13,6 +13,9 @@ use crate::image::signature::{SIGNATURE, SecretKey, SignatureError, Trust};
 use crate::image::store::tests::Fixture;
 use crate::image::store::{Image, MANIFEST, Store};
 
+const SPDX: &str = "sbom.spdx.json";
+const CYCLONEDX: &str = "sbom.cdx.json";
+
 fn export(store: &Store, image: &Image) -> Result<Vec<u8>, ImageError> {
     let mut archive = Vec::new();
     store.export(image, &mut archive, Path::new("archive"), &mut |_, _| {})?;
@@ -75,7 +78,7 @@ fn an_image_arrives_as_it_was_with_its_signature() {
         .store
         .import(&*archive, Path::new("archive"), &trust, &mut |done, of| moved.push((done, of)))
         .unwrap();
-    assert_eq!(moved.last(), Some(&(9, 9)));
+    assert_eq!(moved.last(), Some(&(15, 15)));
     assert_eq!(imported.digest, image.digest);
     assert_eq!(there.find("base").unwrap().manifest, image.manifest);
     there.store.verify(&imported).unwrap();
@@ -96,7 +99,7 @@ fn any_tar_understands_it() {
         .unwrap()
         .map(|entry| entry.unwrap().path().unwrap().to_str().unwrap().to_owned())
         .collect();
-    assert_eq!(names, [MANIFEST, SIGNATURE, "kernel", "initramfs", "rootfs.img"]);
+    assert_eq!(names, [MANIFEST, SIGNATURE, "kernel", "initramfs", "rootfs.img", SPDX, CYCLONEDX]);
 }
 
 #[test]
@@ -242,8 +245,14 @@ fn entries_that_are_foreign_doubled_or_in_another_place_are_refused() {
     let (_fixture, image, tar) = tar_of(false);
     let manifest = fs::read(image.directory.join(MANIFEST)).unwrap();
     let text: &[u8] = b"text of a part";
-    let files =
-        [(MANIFEST, &*manifest), ("kernel", text), ("initramfs", text), ("rootfs.img", text)];
+    let files = [
+        (MANIFEST, &*manifest),
+        ("kernel", text),
+        ("initramfs", text),
+        ("rootfs.img", text),
+        (SPDX, text),
+        (CYCLONEDX, text),
+    ];
     assert_eq!(tar_with(&files), tar);
     let with = |at: usize, name, bytes| {
         let mut files = files.to_vec();
@@ -255,7 +264,7 @@ fn entries_that_are_foreign_doubled_or_in_another_place_are_refused() {
             let error = with(at, name, text);
             assert!(matches!(error, ArchiveError::Entry { .. }), "{at} {name}: {error:?}");
         }
-        assert!(matches!(with(4, name, text), ArchiveError::Trailing), "{name}");
+        assert!(matches!(with(files.len(), name, text), ArchiveError::Trailing), "{name}");
     }
     assert!(matches!(with(0, "kernel", text), ArchiveError::NoArchive));
     assert!(matches!(with(1, MANIFEST, &manifest), ArchiveError::Entry { .. }));

@@ -323,7 +323,7 @@ mod tests {
         let archive = RunnerSource::Archive("given".into());
         let sha256 = format!("runner.sha256={}", hash::of_bytes(b"x"));
         let pinned = recipe(RECIPE, &["runner.version=2.335.1", &sha256]).unwrap();
-        let wanted = |recipe: &Recipe, given| super::wanted(recipe, given).unwrap().unwrap();
+        let wanted = |recipe: &Recipe, given| wanted(recipe, given).unwrap().unwrap();
 
         let RunnerSource::Release(download) = wanted(&pinned, None).source else { panic!() };
         assert!(download.url.ends_with("/v2.335.1/actions-runner-linux-x64-2.335.1.tar.gz"));
