@@ -198,14 +198,7 @@ fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
     assert_eq!(difference["changes"], serde_json::json!([]));
 
     assert!(fixture.run(["verify", &reference]).status.success());
-    let bill = directory.join("sbom.spdx.json");
-    let kept = fs::read_to_string(&bill).unwrap();
-    fs::set_permissions(&bill, fs::Permissions::from_mode(0o644)).unwrap();
-    fs::write(&bill, kept.replace("GPL", "MIT")).unwrap();
-    let refused = fixture.run(["sbom", "tiny"]);
-    assert_eq!(refused.status.code(), Some(65));
-    assert!(refused.stdout.is_empty() && text(&refused.stderr).contains("sbom.spdx.json"));
-    fs::write(&bill, kept).unwrap();
+    assert_a_changed_bill_is_refused(&fixture, &directory);
 
     fs::set_permissions(&rootfs, fs::Permissions::from_mode(0o644)).unwrap();
     let mut changed = fs::File::options().write(true).open(&rootfs).unwrap();
@@ -220,6 +213,17 @@ fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
     assert_eq!(gone.status.code(), Some(66));
     assert!(text(&gone.stderr).contains("`tiny`"));
     fixture.assert_holds_nothing();
+}
+
+fn assert_a_changed_bill_is_refused(fixture: &Fixture, directory: &Path) {
+    let bill = directory.join("sbom.spdx.json");
+    let kept = fs::read_to_string(&bill).unwrap();
+    fs::set_permissions(&bill, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&bill, kept.replace("GPL", "MIT")).unwrap();
+    let refused = fixture.run(["sbom", "tiny"]);
+    assert_eq!(refused.status.code(), Some(65));
+    assert!(refused.stdout.is_empty() && text(&refused.stderr).contains("sbom.spdx.json"));
+    fs::write(&bill, kept).unwrap();
 }
 
 /// Each in the file system, after what it needs, and known to `modprobe`.

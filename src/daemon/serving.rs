@@ -44,6 +44,13 @@ const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
 /// Reads the settings again.
 pub type Reread = Box<dyn FnMut() -> Result<Settings, Problem> + Send>;
 
+/// What the status page is made of.
+fn pages(world: &World, calls: mpsc::Sender<Call>, changed: watch::Receiver<u64>) -> status::Pages {
+    let metrics = telemetry::install();
+    let metrics = Arc::new(move || metrics.render());
+    status::Pages::new(calls, changed, Some(metrics), world.cancel.clone())
+}
+
 /// Serves until it is drained or told to end. Jobs that still run then go on, and a later daemon
 /// takes them back.
 pub async fn serve(
@@ -58,10 +65,7 @@ pub async fn serve(
     let (changes, changed) = watch::channel(0);
     let mut world = World::open(settings, state, happenings, changes)?;
     world.adopt()?;
-    let stop = world.cancel.clone();
-    let metrics = telemetry::install();
-    let metrics = Arc::new(move || metrics.render());
-    let pages = status::Pages::new(calls.clone(), changed, Some(metrics), stop);
+    let pages = pages(&world, calls.clone(), changed);
     world.listen(calls, &pages).await?;
     world.show(pages).await?;
     world.begin_triggers().await?;

@@ -92,7 +92,7 @@ fn link_unless_there(target: &str, link: &str) -> Result<(), StepError> {
 
 /// A directory in which everybody may make files of their own.
 fn make_public(path: &str) -> Result<(), StepError> {
-    create_directory(path)?;
+    fs::create_dir_all(path).during(|| format!("make the directory {path}"))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o1777))
         .during(|| format!("make {path} writable for everybody"))
 }

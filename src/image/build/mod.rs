@@ -37,10 +37,10 @@ use mayfly_protocol::settings::Settings;
 
 use boot::KernelPackage;
 use enclosure::{Enclosure, outside};
-use fill::Filling;
+use fill::{Filled, Filling};
 use process::{Deadline, Runner};
 use runner::Wanted;
-use system::System;
+use system::{Installed, System};
 
 use super::error::ImageError;
 use super::hardening;
@@ -136,6 +136,12 @@ struct Build<'a> {
     agent: Vec<u8>,
 }
 
+/// What is known of an image when its parts are finished.
+struct Described {
+    parts: Parts,
+    packages: Vec<manifest::Package>,
+}
+
 impl Build<'_> {
     fn make(&self, wanted: Option<Wanted>, workspace: &Workspace) -> Result<Candidate, ImageError> {
         let (store, recipe) = (self.builder.store, self.builder.recipe);
@@ -175,43 +181,57 @@ impl Build<'_> {
             self.runner,
         )?;
 
-        self.step("writing the bills of materials")?;
-        let kernel = finished(&image, PartName::Kernel)?;
-        let initramfs = finished(&image, PartName::Initramfs)?;
-        let rootfs = finished(&image, PartName::Rootfs)?;
-        let agent = self.agent();
-        let facts = self.facts(installed.packages, &package, &system, filled.runner.as_ref())?;
-        let subject = Subject {
-            name: &recipe.name,
-            suite: recipe.suite.as_str(),
-            created: installed.date,
-            parts: [&kernel, &initramfs, &rootfs],
-            agent: &agent,
-            runner: filled.runner.as_ref(),
-            downloads: &filled.downloads,
-        };
-        let [spdx, cyclonedx] = write_bills(&Bill::of(&subject, &facts), &image)?;
+        let described = self.describe(&image, installed, &package, &system, &filled)?;
 
         self.step("writing the manifest")?;
-        let packages = facts.packages.into_iter().map(|described| described.package).collect();
         let manifest = Manifest {
             format: Format,
             name: recipe.name.clone(),
             architecture: std::env::consts::ARCH.to_owned(),
             protocol: mayfly_protocol::VERSION,
-            created: installed.date,
+            created: date,
             kernel: self.kernel(package, modules, &hardening.kernel_arguments),
-            parts: Parts { kernel, initramfs, rootfs, spdx, cyclonedx },
-            packages,
+            parts: described.parts,
+            packages: described.packages,
             runner: filled.runner,
             downloads: filled.downloads,
             settings,
             hardening: hardening.controls,
-            inputs: self.inputs(filled.sources, agent)?,
+            inputs: self.inputs(filled.sources, self.agent())?,
         };
         let digest = write_manifest(&manifest, &image)?;
         self.runner.deadline.check()?;
         store.publish(&image, &manifest.name, digest)
+    }
+
+    /// Measures the finished parts, and writes the bills of materials beside them.
+    fn describe(
+        &self,
+        image: &Path,
+        installed: Installed,
+        kernel_package: &KernelPackage,
+        system: &System,
+        filled: &Filled,
+    ) -> Result<Described, ImageError> {
+        self.step("writing the bills of materials")?;
+        let recipe = self.builder.recipe;
+        let kernel = finished(image, PartName::Kernel)?;
+        let initramfs = finished(image, PartName::Initramfs)?;
+        let rootfs = finished(image, PartName::Rootfs)?;
+        let facts =
+            self.facts(installed.packages, kernel_package, system, filled.runner.as_ref())?;
+        let subject = Subject {
+            name: &recipe.name,
+            suite: recipe.suite.as_str(),
+            created: installed.date,
+            parts: [&kernel, &initramfs, &rootfs],
+            agent: &self.agent(),
+            runner: filled.runner.as_ref(),
+            downloads: &filled.downloads,
+        };
+        let [spdx, cyclonedx] = write_bills(&Bill::of(&subject, &facts), image)?;
+        let packages = facts.packages.into_iter().map(|described| described.package).collect();
+        Ok(Described { parts: Parts { kernel, initramfs, rootfs, spdx, cyclonedx }, packages })
     }
 
     fn step(&self, step: &str) -> Result<(), ImageError> {

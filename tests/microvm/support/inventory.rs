@@ -109,7 +109,7 @@ impl Inventory {
 
 /// A directory of a microVM, or one of the files that a black box may have.
 fn is_black_box(line: &str) -> bool {
-    const FILES: [&str; 9] = [
+    const FILES: [&str; 10] = [
         "microvm.json",
         "events.jsonl",
         "console.log",
@@ -119,6 +119,7 @@ fn is_black_box(line: &str) -> bool {
         "vsock.previous",
         "egress.jsonl",
         "access.log",
+        "programs.jsonl",
     ];
     let Some((_, path)) = line.split_once("/state/microvms/m-") else { return false };
     match path.split_once('/') {

@@ -36,6 +36,11 @@ sub syn {
     return $build->(checksum($pseudo . $build->(0)));
 }
 
+# Or the kernel would drop the answers: by that rule nothing could be sent back to where they are from.
+for my $device ('all', 'eth0') {
+    open my $filter, '>', "/proc/sys/net/ipv4/conf/$device/rp_filter" or die "rp_filter: $!";
+    print $filter 0;
+}
 socket(my $raw, PF_INET, SOCK_RAW, 6) or die "raw: $!";
 setsockopt($raw, SOL_SOCKET, SO_RCVBUF, pack('i', 4 << 20));
 my %answers;
