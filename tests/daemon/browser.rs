@@ -1,4 +1,4 @@
-//! A headless Chromium, driven by the WebDriver protocol (<https://www.w3.org/TR/webdriver2/>) over
+//! A headless Chromium, driven by the `WebDriver` protocol (<https://www.w3.org/TR/webdriver2/>) over
 //! plain HTTP.
 
 use std::io::{Read, Write};
@@ -15,7 +15,8 @@ pub(crate) struct Browser {
     driver: Child,
     address: SocketAddr,
     session: String,
-    _profile: tempfile::TempDir,
+    // Removed with it.
+    profile: tempfile::TempDir,
 }
 
 impl Browser {
@@ -32,9 +33,9 @@ impl Browser {
             .spawn()
             .expect("chromedriver is there: scripts/test installs it");
         let profile = tempfile::tempdir().unwrap();
-        let mut browser = Self { driver, address, session: String::new(), _profile: profile };
+        let mut browser = Self { driver, address, session: String::new(), profile };
         until("chromedriver", PATIENCE, || TcpStream::connect(address).ok());
-        let data = format!("--user-data-dir={}", browser._profile.path().display());
+        let data = format!("--user-data-dir={}", browser.profile.path().display());
         let arguments = [
             "--headless",
             "--no-sandbox",
@@ -52,7 +53,7 @@ impl Browser {
         let wanted = json!({ "capabilities": { "alwaysMatch":
             { "goog:chromeOptions": { "args": arguments } } } });
         let session = browser.call("POST", "/session", &wanted);
-        browser.session = session["sessionId"].as_str().unwrap().to_owned();
+        session["sessionId"].as_str().unwrap().clone_into(&mut browser.session);
         browser
     }
 
