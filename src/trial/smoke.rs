@@ -52,7 +52,8 @@ fn script(image: &Image) -> String {
     if manifest.settings.services.iter().any(|service| service.name == "docker") {
         steps.push(("Docker", "docker info --format '{{.ServerVersion}}' >/dev/null".to_owned()));
     }
-    let step = |(name, command): (&str, String)| format!("echo {name:?}\n{{ {command}; }} || exit 1");
+    let step =
+        |(name, command): (&str, String)| format!("echo {name:?}\n{{ {command}; }} || exit 1");
     let steps: Vec<String> = steps.into_iter().map(step).collect();
     format!("{}\necho done\n", steps.join("\n"))
 }
