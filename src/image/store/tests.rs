@@ -1,11 +1,7 @@
 //! Stores of images whose parts are a few bytes.
 
-use std::collections::BTreeMap;
-
-use mayfly_protocol::settings::Settings;
-
 use super::*;
-use crate::image::manifest::{Agent, Format, Inputs, Kernel, Part, Parts};
+use crate::image::manifest::{Part, Parts};
 use crate::image::signature::Trust;
 
 pub(in crate::image) struct Fixture {
@@ -27,42 +23,14 @@ impl Fixture {
             fs::write(finished.join(file.as_str()), text).unwrap();
             Part { file, bytes: text.len() as u64, sha256: hash::of_bytes(text.as_bytes()) }
         };
-        let manifest = Manifest {
-            format: Format,
-            name: name.parse().unwrap(),
-            architecture: "x86_64".to_owned(),
-            protocol,
-            created: 1,
-            kernel: Kernel {
-                package: "linux-image".to_owned(),
-                version: "6".to_owned(),
-                release: "6-cloud".to_owned(),
-                command_line: String::new(),
-                modules: Vec::new(),
-            },
-            parts: Parts {
-                kernel: part(PartName::Kernel),
-                initramfs: part(PartName::Initramfs),
-                rootfs: part(PartName::Rootfs),
-                spdx: part(PartName::Spdx),
-                cyclonedx: part(PartName::CycloneDx),
-            },
-            packages: Vec::new(),
-            runner: None,
-            downloads: Vec::new(),
-            settings: Settings::default(),
-            hardening: BTreeMap::new(),
-            inputs: Inputs {
-                recipe: hash::of_bytes(b""),
-                profiles: BTreeMap::new(),
-                settings: Vec::new(),
-                effective: serde_json::Value::Null,
-                files: BTreeMap::new(),
-                suite: "trixie".to_owned(),
-                agent: Agent { version: "0".to_owned(), sha256: hash::of_bytes(b"") },
-                tools: BTreeMap::new(),
-            },
+        let parts = Parts {
+            kernel: part(PartName::Kernel),
+            initramfs: part(PartName::Initramfs),
+            rootfs: part(PartName::Rootfs),
+            spdx: part(PartName::Spdx),
+            cyclonedx: part(PartName::CycloneDx),
         };
+        let manifest = Manifest { protocol, parts, ..Manifest::sample(name) };
         let bytes = manifest.to_bytes().unwrap();
         fs::write(finished.join(MANIFEST), &bytes).unwrap();
         let image = self.store.publish(&finished, &manifest.name, hash::of_bytes(&bytes)).unwrap();
