@@ -13,6 +13,7 @@ use super::sources::{self, Sources};
 use super::types::{GitHub, Pool, Scope, Settings, Trigger};
 use super::{check_github, check_status, labels};
 use crate::egress::policy::Policies;
+use crate::image::Reference;
 
 /// The most pools.
 const MAX_POOLS: usize = 64;
@@ -62,6 +63,12 @@ impl Settings {
             policies,
             warnings,
         })
+    }
+
+    /// The images that the pools of a settings file name, for whoever has none of its secrets.
+    pub fn images(file: &Path, environment: &Environment) -> Result<Vec<Reference>, ConfigError> {
+        let draft = Sources::read(Some(file), environment)?.draft()?;
+        Ok(draft.pool.into_iter().flatten().filter_map(|pool| pool.image).collect())
     }
 }
 

@@ -34,11 +34,9 @@ impl Environment {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The file of a systemd credential of that name (`LoadCredential=`, systemd.exec(5)), if the
-    /// service has been given it.
-    pub(super) fn credential(&self, name: &str) -> Option<PathBuf> {
-        let path = PathBuf::from(self.variable("CREDENTIALS_DIRECTORY")?).join(name);
-        path.exists().then_some(path)
+    /// Where the credentials are that systemd hands over (`LoadCredential=`, systemd.exec(5)).
+    pub(super) fn credentials(&self) -> Option<PathBuf> {
+        self.variable("CREDENTIALS_DIRECTORY").map(PathBuf::from)
     }
 }
 

@@ -16,6 +16,9 @@ use super::types::Secret;
 /// The most bytes of a secret.
 const MAX_SECRET: u64 = 64 << 10;
 
+/// Where an administrator puts the credentials of services (systemd.exec(5)).
+const STORE: &str = "/etc/credstore";
+
 /// Where one secret may come from.
 pub(super) struct Wanted<'a> {
     /// The key of the secret itself, e.g. `github.token`; with `_file` behind it that of the file.
@@ -48,18 +51,44 @@ impl Wanted<'_> {
                 let failed = |problem| sources.error(file_key, file.display(), problem);
                 absolute(file).and_then(|()| read(file, true)).map(Some).map_err(failed)
             }
-            (None, None) => {
-                let Some(file) = environment.credential(self.credential) else { return Ok(None) };
-                // The manager made it for this service alone; its mode depends on how.
-                read(&file, false).map(Some).map_err(|problem| ConfigError::Value {
-                    origin: "CREDENTIALS_DIRECTORY".into(),
-                    key: self.credential.into(),
-                    value: file.display().to_string(),
-                    problem,
-                })
-            }
+            (None, None) => self.credential(sources.file.as_deref(), environment),
         }
     }
+
+    /// What the service is handed over; for whoever looks at its settings outside of it, what it
+    /// will be handed over.
+    fn credential(
+        &self,
+        settings: Option<&Path>,
+        environment: &Environment,
+    ) -> Result<Option<Secret>, ConfigError> {
+        // The manager made the one for this service alone; its mode depends on how.
+        let (origin, file, check_mode) = match environment.credentials() {
+            Some(directory) => ("CREDENTIALS_DIRECTORY", directory.join(self.credential), false),
+            None => match settings.and_then(unit) {
+                Some(unit) => {
+                    let name = format!("{unit}.{}", self.credential);
+                    (STORE, Path::new(STORE).join(name), true)
+                }
+                None => return Ok(None),
+            },
+        };
+        if !file.exists() {
+            return Ok(None);
+        }
+        read(&file, check_mode).map(Some).map_err(|problem| ConfigError::Value {
+            origin: origin.into(),
+            key: self.credential.into(),
+            value: file.display().to_string(),
+            problem,
+        })
+    }
+}
+
+/// The name of the unit that reads a settings file, as its credentials begin (packaging/systemd).
+fn unit(settings: &Path) -> Option<String> {
+    let name = settings.strip_prefix("/etc/mayfly").ok()?.to_str()?.strip_suffix(".toml")?;
+    Some(if name == "mayfly" { name.to_owned() } else { format!("mayfly-{name}") })
 }
 
 /// Refuses a relative path: a daemon's working directory is an accident.
@@ -83,4 +112,18 @@ fn read(path: &Path, check_mode: bool) -> Result<Secret, Problem> {
         return Err(Problem::Empty);
     }
     Ok(Secret { value: text.to_owned().into(), source: path.display().to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_in_their_place_belong_to_a_unit() {
+        let unit = |path: &str| unit(Path::new(path));
+        assert_eq!(unit("/etc/mayfly/mayfly.toml").as_deref(), Some("mayfly"));
+        assert_eq!(unit("/etc/mayfly/gpu.toml").as_deref(), Some("mayfly-gpu"));
+        assert_eq!(unit("/home/me/mayfly.toml"), None);
+        assert_eq!(unit("mayfly.toml"), None);
+    }
 }

@@ -11,8 +11,10 @@ use tempfile::TempDir;
 
 use crate::support::{Ending, PATIENCE, Running, require_root, until};
 
-/// Makes a control group below which `$0` is the root for what it executes.
+/// Makes a control group below which `$0` is the root for what it executes, and keeps this machine's
+/// network within reach of it.
 const ENTER: &str = "\
+    touch $0/network; mount --bind /proc/self/ns/net $0/network; \
     mkdir $0/groups; mount -t cgroup2 cgroup2 $0/groups; mkdir $0/groups/$1; \
     echo $$ > $0/groups/$1/cgroup.procs; shift; umount $0/groups; \
     exec unshare --mount --pid --fork --kill-child --uts --ipc --net --cgroup -- \"$@\"";

@@ -16,6 +16,9 @@ mount -t tmpfs -o mode=755 tmpfs "$machine/run"
 # What the machine's users change shows here.
 mkdir "$machine/run/changed"
 mount --bind "$work/upper" "$machine/run/changed"
+# For units that have to reach what this machine reaches.
+touch "$machine/run/network"
+mount --bind "$(dirname "$work")/network" "$machine/run/network"
 # An overlay has no files without a name, which the state directory is full of.
 mkdir -p "$machine/var/lib/mayfly"
 mount -t tmpfs -o mode=700 tmpfs "$machine/var/lib/mayfly"

@@ -39,7 +39,8 @@ fn install(machine: &Machine) {
     machine.shell(&format!(
         "mkdir -p /var/lib/mayfly/images/base /etc/credstore /run/systemd/system/mayfly.service.d; \
          mount --bind {} /var/lib/mayfly/images/base; \
-         cp -a {} /var/lib/mayfly/verified; chown -R mayfly: /var/lib/mayfly/verified; \
+         cp -a {} /var/lib/mayfly/verified; \
+         chown -R mayfly: /var/lib/mayfly/verified; chown mayfly: /var/lib/mayfly/images; \
          echo 'a-token-of-the-test-alone' > /etc/credstore/mayfly.api-token; \
          chmod 600 /etc/credstore/mayfly.api-token; \
          printf '[Service]\\nStandardError=append:{LOG}\\n' \
@@ -47,6 +48,9 @@ fn install(machine: &Machine) {
         image.display(),
         verified().display()
     ));
+    // The token that `listen` wants is the service's alone, and the administrator's.
+    let check = ["mayfly", "config", "check", "--config", "/etc/mayfly/mayfly.toml"];
+    machine.run(check).assert_code(0);
     let started = machine.run(["systemctl", "start", "mayfly"]);
     assert_eq!(started.code(), 0, "{started:?}\n{}", log(machine));
 }
@@ -109,6 +113,22 @@ fn assert_done(machine: &Machine, number: &str) {
     machine.run(["mayfly", "logs", number]).assert_output("begun\ndone\n");
 }
 
+/// What the timer starts each day; it needs the mirror that this machine's packages come from.
+fn assert_images_are_kept_up_to_date(machine: &Machine) {
+    let unit = "mayfly-image-refresh.service";
+    machine.shell(&format!(
+        "mkdir /run/systemd/system/{unit}.d; \
+         printf '[Service]\nNetworkNamespacePath=/run/network\n\
+                 StandardOutput=append:/run/refresh.log\nStandardError=append:/run/refresh.log\n' \
+             > /run/systemd/system/{unit}.d/test.conf; systemctl daemon-reload"
+    ));
+    let started = machine.run(["systemctl", "start", unit]);
+    let said = machine.shell("cat /run/refresh.log");
+    assert_eq!(started.code(), 0, "{started:?}\n{said}");
+    assert!(said.contains(" is up to date (") && said.contains("base@"), "{said}");
+    assert_eq!(machine.property("mayfly-image-refresh.timer", "Unit"), unit);
+}
+
 #[test]
 fn the_service_runs_jobs_loses_none_when_restarted_and_leaves_nothing() {
     let machine = boot();
@@ -155,6 +175,8 @@ fn the_service_runs_jobs_loses_none_when_restarted_and_leaves_nothing() {
         (now != hangs && now != "0").then_some(())
     });
     assert_done(&machine, &last);
+
+    assert_images_are_kept_up_to_date(&machine);
 
     machine.run(["systemctl", "stop", "mayfly"]).assert_code(0);
     assert_eq!(machine.property("mayfly", "Result"), "success", "{}", log(&machine));

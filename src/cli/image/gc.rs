@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Problem, say};
-use crate::cli::config;
+use crate::config::{ConfigError, Environment, Settings};
 use crate::failure::Code;
 use crate::host::size::Size;
 use crate::image::{Collection, Kept, Retention, Store};
@@ -44,7 +44,10 @@ pub(super) fn gc(
     output: &mut dyn Write,
 ) -> Result<(), Problem> {
     let pinned = match &arguments.config {
-        Some(file) => config::load(Some(file))?.pools.into_iter().map(|pool| pool.image).collect(),
+        Some(file) => {
+            let environment = Environment::of_process().map_err(ConfigError::Host)?;
+            Settings::images(file, &environment)?
+        }
         None => Vec::new(),
     };
     let retention = Retention { pinned, recent: arguments.keep };
