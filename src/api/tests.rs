@@ -27,6 +27,7 @@ fn job(id: JobId, state: JobState) -> JobView {
         name: "true".into(),
         repository: None,
         github_id: None,
+        url: None,
         microvm: None,
         queued: Time(1_000),
         started: None,

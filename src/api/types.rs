@@ -169,6 +169,9 @@ pub struct JobView {
     /// GitHub's id of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub github_id: Option<u64>,
+    /// Its page at GitHub, where its log is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// The microVM it runs in, or ran in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub microvm: Option<String>,

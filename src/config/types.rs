@@ -78,6 +78,19 @@ impl GitHub {
     pub fn url(&self) -> String {
         format!("{}/{}", self.server, self.scope)
     }
+
+    /// The web address of a job's page. None where the repository's name is not one that GitHub
+    /// gives.
+    pub fn job_page(&self, repository: &str, run: u64, job: u64) -> Option<String> {
+        let part = |part: &str| {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            !part.is_empty() && part.bytes().all(plain)
+        };
+        let (owner, name) = repository.split_once('/')?;
+        let server = &self.server;
+        (part(owner) && part(name))
+            .then(|| format!("{server}/{owner}/{name}/actions/runs/{run}/job/{job}"))
+    }
 }
 
 /// Whom runners are registered with. Displays as the path in a web address.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::decide::{JobKey, Stage};
 use super::error::DaemonError;
-use super::explaining::{blocker_view, job_view};
+use super::explaining::blocker_view;
 use super::microvm::Work;
 use super::world::{Queued, World};
 use crate::api::types::{
@@ -28,7 +28,9 @@ impl World {
                 give(answer, answered);
             }
             Call::Jobs { filter, answer } => give(answer, Ok(self.jobs(&filter)?)),
-            Call::Job { job, answer } => give(answer, self.job(job)?.map(|job| job_view(&job))),
+            Call::Job { job, answer } => {
+                give(answer, self.job(job)?.map(|job| self.job_view(&job)))
+            }
             Call::Log { job, answer } => give(answer, self.job_log(job)?),
             Call::Explain { job, answer } => give(answer, self.explain(job)?),
             Call::Microvms { answer } => give(answer, Ok(self.microvm_views())),
@@ -88,7 +90,7 @@ impl World {
         let since = self.now();
         self.enqueue(Queued { job: JobKey(job.id.0), pool, since });
         self.changed = true;
-        Ok(Ok(job_view(&job)))
+        Ok(Ok(self.job_view(&job)))
     }
 
     fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobView>, DaemonError> {
@@ -98,7 +100,7 @@ impl World {
             source: None,
         };
         let jobs = self.ledger.reader().jobs(&wanted, filter.limit())?;
-        Ok(jobs.iter().map(job_view).collect())
+        Ok(jobs.iter().map(|job| self.job_view(job)).collect())
     }
 
     pub(super) fn job(&self, job: JobId) -> Answered<ledger::Job> {
@@ -139,7 +141,7 @@ impl World {
             }
             self.order(key, Order::End);
         }
-        Ok(self.job(id)?.map(|job| job_view(&job)))
+        Ok(self.job(id)?.map(|job| self.job_view(&job)))
     }
 
     pub(super) fn microvm_views(&self) -> Vec<MicrovmView> {

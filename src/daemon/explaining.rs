@@ -11,6 +11,15 @@ use crate::api::types::{
 use crate::ledger::{self, Destination, JobResult, Verdicts};
 
 impl World {
+    /// A job as the API shows it.
+    pub(super) fn job_view(&self, job: &ledger::Job) -> JobView {
+        let page = || {
+            let github = self.settings.github.as_ref()?;
+            github.job_page(job.repository.as_deref()?, job.run_id?, job.github_id?)
+        };
+        JobView { url: page(), ..job_view(job) }
+    }
+
     pub(super) fn explain(&self, id: JobId) -> Result<Result<Explanation, Problem>, DaemonError> {
         let job = match self.job(id)? {
             Ok(job) => job,
@@ -56,7 +65,7 @@ impl World {
             phases[index - 1].lasted_ms = u64::try_from(lasted.as_millis()).ok();
         }
         let blocker = self.blocker(job);
-        Ok(Explanation { job: job_view(job), phases, blocker, black_box, egress: None })
+        Ok(Explanation { job: self.job_view(job), phases, blocker, black_box, egress: None })
     }
 
     /// The same with what its microVM reached in numbers only.
@@ -130,8 +139,8 @@ pub(super) fn blocker_view(obstacle: &Obstacle, clock: Clock) -> Blocker {
     }
 }
 
-/// A job as the API shows it.
-pub(super) fn job_view(job: &ledger::Job) -> JobView {
+/// A job as the API shows it, but for what the settings know of it.
+fn job_view(job: &ledger::Job) -> JobView {
     let name = job.name.clone().or_else(|| {
         let command = job.command.as_ref()?;
         let words =
@@ -156,6 +165,7 @@ pub(super) fn job_view(job: &ledger::Job) -> JobView {
         name: name.unwrap_or_default(),
         repository: job.repository.clone(),
         github_id: job.github_id,
+        url: None,
         microvm: job.microvm.clone(),
         queued: time(job.queued_at),
         started: job.started_at.map(time),

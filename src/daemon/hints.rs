@@ -127,6 +127,7 @@ impl World {
         };
         self.ledger.note_github_job(&GithubNote {
             github_id: job.id,
+            run_id: Some(job.run_id),
             attempt: job.attempt,
             repository: &job.repository,
             name: Some(job.name.as_str()).filter(|name| !name.is_empty()),
@@ -235,6 +236,7 @@ impl World {
     ) -> Result<(), DaemonError> {
         self.ledger.note_github_job(&GithubNote {
             github_id: job.github_id.unwrap_or_default(),
+            run_id: None,
             attempt: job.attempt.unwrap_or(1),
             repository: job.repository.as_deref().unwrap_or_default(),
             name: None,

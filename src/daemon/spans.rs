@@ -43,6 +43,7 @@ pub(super) fn of(
     }
     for (name, number) in [
         ("github.job.id", job.github_id),
+        ("github.run.id", job.run_id),
         ("github.job.attempt", job.attempt.map(u64::from)),
         ("mayfly.job.exit_code", job.exit_code.map(u64::from)),
         ("mayfly.job.requeued", (job.requeued > 0).then_some(job.requeued.into())),
@@ -93,6 +94,7 @@ mod tests {
             state: JobState::Failed,
             command: None,
             github_id: None,
+            run_id: None,
             attempt: None,
             repository: None,
             name: None,

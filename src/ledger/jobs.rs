@@ -309,9 +309,10 @@ fn describe(change: &Change<'_>, note: &GithubNote<'_>, id: JobId) -> Result<(),
     let labels = (!note.labels.is_empty()).then(|| json!(note.labels).to_string());
     change.execute(
         "UPDATE jobs SET name = coalesce(?2, name), labels = coalesce(?3, labels),
-             pool = coalesce(?4, pool), microvm = coalesce(?5, microvm)
+             pool = coalesce(?4, pool), microvm = coalesce(?5, microvm),
+             run_id = coalesce(?6, run_id)
          WHERE id = ?1",
-        params![id, note.name, labels, note.pool, note.microvm],
+        params![id, note.name, labels, note.pool, note.microvm, note.run_id],
     )?;
     Ok(())
 }

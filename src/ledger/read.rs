@@ -9,7 +9,7 @@ use super::{
 
 const JOB: &str = "SELECT id, source, pool, state, command, github_id, attempt, repository,
     name, labels, microvm, requeued, queued_at, claimed_at, started_at, ended_at, result,
-    exit_code, cause FROM jobs";
+    exit_code, cause, run_id FROM jobs";
 const MICROVM: &str =
     "SELECT id, pool, image, phase, planned_at, ended_at, outcome, cause, black_box FROM microvms";
 const REGISTRATION: &str =
@@ -160,6 +160,7 @@ fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         result: json(row, 16)?,
         exit_code: row.get(17)?,
         cause: row.get(18)?,
+        run_id: row.get(19)?,
     })
 }
 

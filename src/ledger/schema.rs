@@ -3,11 +3,11 @@
 use rusqlite_migration::{M, Migrations};
 
 /// The version that this program reads and writes: `SQLite`'s `user_version`.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 /// One step per version. What was released is never changed.
 pub(super) fn migrations() -> Migrations<'static> {
-    Migrations::new(vec![M::up(FIRST), M::up(EGRESS)])
+    Migrations::new(vec![M::up(FIRST), M::up(EGRESS), M::up(RUN)])
 }
 
 const FIRST: &str = "
@@ -118,6 +118,8 @@ CREATE TABLE egress (
     PRIMARY KEY (microvm, row)
 ) STRICT, WITHOUT ROWID;
 ";
+
+const RUN: &str = "ALTER TABLE jobs ADD COLUMN run_id INTEGER;";
 
 #[cfg(test)]
 mod tests {

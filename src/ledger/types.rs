@@ -206,6 +206,8 @@ pub struct Job {
     pub command: Option<Command>,
     /// GitHub's id of it.
     pub github_id: Option<u64>,
+    /// GitHub's id of the workflow run that it is a part of.
+    pub run_id: Option<u64>,
     /// The attempt of its run at GitHub.
     pub attempt: Option<u32>,
     /// Its repository, as `owner/name`.
@@ -240,6 +242,8 @@ pub struct Job {
 pub struct GithubNote<'a> {
     /// GitHub's id of it.
     pub github_id: u64,
+    /// GitHub's id of its workflow run.
+    pub run_id: Option<u64>,
     /// The attempt of its run.
     pub attempt: u32,
     /// Its repository, as `owner/name`.

@@ -11,10 +11,13 @@ fn each_job_runs_once_in_a_microvm_of_its_own_and_leaves_nothing() {
     let print_boot = "echo boot $(cat /proc/sys/kernel/random/boot_id)";
     let jobs: Vec<u64> = (0..3).map(|_| service.queue(&[print_boot])).collect();
     service.wait_for_all(3);
+    let listed = service.daemon.ask(&["jobs"]);
     let mut boots: Vec<String> = Vec::new();
     for job in jobs {
         let job = service.github.job(job).unwrap();
         assert_eq!(job.conclusion, Some(Conclusion::Success), "{}", job.log);
+        let page = format!("/octo/hello/actions/runs/{}/job/{}", job.run_id, job.id);
+        assert!(listed.to_string().contains(&page), "{page}: {listed:#}");
         boots.push(job.log.lines().find(|line| line.starts_with("boot ")).unwrap().to_owned());
     }
     boots.sort();

@@ -67,7 +67,9 @@ fn facts(job: &JobView, now: Time) -> Markup {
                 div { dt { "microVM" } dd { code { (text(microvm, LINE)) } } }
             }
             @if let Some(code) = job.exit_code { div { dt { "exit code" } dd { (code) } } }
-            @if let Some(id) = job.github_id { div { dt { "GitHub's id" } dd { (id) } } }
+            @if let Some(id) = job.github_id {
+                div { dt { "at GitHub" } dd { @if let Some(url) = &job.url { a href=(url) rel="noreferrer" { (id) } } @else { (id) } } }
+            }
         }
     }
 }

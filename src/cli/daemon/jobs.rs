@@ -136,6 +136,7 @@ fn story(explanation: &Explanation, now: Time) -> Vec<String> {
     };
     fact("pool", job.pool.as_deref());
     fact("from", job.repository.as_deref());
+    fact("at GitHub", job.url.as_deref());
     fact("microVM", job.microvm.as_deref());
     fact("result", job.result.as_deref());
     fact("cause", job.cause.as_deref());
@@ -160,7 +161,8 @@ mod tests {
         let explanation: Explanation = serde_json::from_value(serde_json::json!({
             "job": {
                 "id": 4, "source": "github", "pool": "ci", "state": "queued", "name": "build\u{1b}",
-                "repository": "acme/site", "queued": "2026-01-01T00:00:00Z",
+                "repository": "acme/site", "url": "https://github.com/acme/site/actions/runs/2/job/1",
+                "queued": "2026-01-01T00:00:00Z",
             },
             "phases": [],
             "blocker": {
@@ -176,6 +178,7 @@ mod tests {
                 "job 4 is queued: build?",
                 "  pool      ci",
                 "  from      acme/site",
+                "  at GitHub https://github.com/acme/site/actions/runs/2/job/1",
                 "  waits for GitHub's rate limit (for 45s more)",
             ]
         );

@@ -94,6 +94,11 @@ fn the_variables_of_a_plain_container_work_alone() {
     let github = settings.github.as_ref().unwrap();
     assert_eq!(github.url(), "https://github.com/acme/site");
     assert_eq!(github.repositories.len(), 1);
+    let page = github.job_page("acme/site", 7, 70);
+    assert_eq!(page.as_deref(), Some("https://github.com/acme/site/actions/runs/7/job/70"));
+    for wrong in ["acme", "acme/", "acme/site/..", "acme/si te", "acme/\"onclick="] {
+        assert_eq!(github.job_page(wrong, 7, 70), None, "{wrong}");
+    }
     let pool = settings.pool("default").unwrap();
     assert_eq!((pool.cpus, pool.memory, pool.max), (4, Size::gibibytes(8), 2));
     assert_eq!((pool.trigger, pool.labels[0].as_str()), (Trigger::Auto, "self-hosted"));

@@ -118,6 +118,7 @@ fn what_github_says_of_a_job_moves_it_forward_only() {
     let labels = ["self-hosted".to_owned()];
     let mut note = GithubNote {
         github_id: 7,
+        run_id: Some(70),
         attempt: 1,
         repository: "octo/cat",
         name: Some("build"),
@@ -129,13 +130,13 @@ fn what_github_says_of_a_job_moves_it_forward_only() {
     };
     let id = bench.ledger.note_github_job(&note).unwrap();
     (note.state, note.conclusion, note.labels) = (GithubState::Queued, None, &[]);
-    (note.name, note.microvm) = (None, Some("m-9"));
+    (note.name, note.microvm, note.run_id) = (None, Some("m-9"), None);
     assert_eq!(bench.ledger.note_github_job(&note).unwrap(), id);
     let job = bench.ledger.reader().job(id).unwrap().unwrap();
     assert_eq!(job.state, JobState::Finished);
     assert_eq!(job.result, Some(JobResult::Concluded("success".to_owned())));
     assert_eq!((job.labels, job.name.as_deref()), (labels.to_vec(), Some("build")));
-    assert_eq!(job.microvm.as_deref(), Some("m-9"));
+    assert_eq!((job.microvm.as_deref(), job.run_id), (Some("m-9"), Some(70)));
     note.attempt = 2;
     assert_ne!(bench.ledger.note_github_job(&note).unwrap(), id);
 }
