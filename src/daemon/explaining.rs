@@ -3,12 +3,14 @@
 use super::clock::Clock;
 use super::decide::{JobKey, Obstacle};
 use super::error::DaemonError;
+use super::microvm::Microvm;
 use super::world::World;
 use crate::api::types::{
     Blocker, DestinationView, EgressView, Explanation, JobId, JobSource, JobState, JobView,
     PhaseView, Problem, Time,
 };
 use crate::ledger::{self, Destination, JobResult, Verdicts};
+use crate::shepherd::plan::Id;
 
 impl World {
     /// A job as the API shows it.
@@ -25,17 +27,26 @@ impl World {
             Ok(job) => job,
             Err(problem) => return Ok(Err(problem)),
         };
-        let egress = match &job.microvm {
-            Some(microvm) => {
-                let destinations = self.ledger.reader().egress(microvm)?;
-                (!destinations.is_empty()).then(|| EgressView {
-                    destinations: destinations.iter().map(destination_view).collect(),
-                    ..egress_view(Verdicts::of(&destinations))
-                })
-            }
-            None => None,
+        let destinations = match &job.microvm {
+            Some(microvm) => self.ledger.reader().egress(microvm)?,
+            None => Vec::new(),
         };
+        let destinations =
+            if destinations.is_empty() { self.reached(&job) } else { &destinations[..] };
+        let egress = (!destinations.is_empty()).then(|| EgressView {
+            destinations: destinations.iter().map(destination_view).collect(),
+            ..egress_view(Verdicts::of(destinations))
+        });
         Ok(Ok(Explanation { egress, ..self.story(&job)? }))
+    }
+
+    /// What a job's microVM reached so far, while it lives.
+    fn reached(&self, job: &ledger::Job) -> &[Destination] {
+        let its =
+            |microvm: &&Microvm| microvm.id.as_ref().map(Id::as_str) == job.microvm.as_deref();
+        let mut microvms = self.microvms.values().map(|held| &held.microvm);
+        let found = job.microvm.as_ref().and_then(|_| microvms.find(its));
+        found.map_or(&[], |microvm| &microvm.reached)
     }
 
     /// The same without what its microVM reached.
@@ -74,6 +85,8 @@ impl World {
             Some(microvm) => self.ledger.reader().verdicts(microvm)?,
             None => None,
         };
+        let reached = self.reached(job);
+        let verdicts = verdicts.or_else(|| (!reached.is_empty()).then(|| Verdicts::of(reached)));
         Ok(Explanation { egress: verdicts.map(egress_view), ..self.story(job)? })
     }
 

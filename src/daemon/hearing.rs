@@ -353,7 +353,7 @@ impl World {
     }
 }
 
-fn destinations(report: &Report) -> Vec<Destination> {
+pub(super) fn destinations(report: &Report) -> Vec<Destination> {
     let destination = |row: &Row| Destination {
         host: row.host.clone(),
         port: row.port,

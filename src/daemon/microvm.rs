@@ -3,8 +3,10 @@
 use mayfly_protocol::message::{JobStatus, NotStarted};
 
 use super::decide::{JobKey, Load, Machine, MachineKey, Stage};
+use super::hearing::destinations;
 use super::millis::Millis;
 use crate::failure::Code;
+use crate::ledger::Destination;
 use crate::shepherd::event::{Event, FailureReport, Happened, Outcome, Phase};
 use crate::shepherd::plan::Id;
 use crate::shepherd::runner::{JobResult, RunnerMark};
@@ -30,6 +32,8 @@ pub(super) struct Microvm {
     pub(super) deadline: Option<Millis>,
     /// Why the daemon ends it, where it does.
     pub(super) ended_for: Option<String>,
+    /// What its job reached so far. At the end the ledger has it.
+    pub(super) reached: Vec<Destination>,
 }
 
 /// What a microVM is for.
@@ -95,6 +99,7 @@ impl Microvm {
             phase: Phase::Planned,
             deadline: None,
             ended_for: None,
+            reached: Vec::new(),
         }
     }
 
@@ -126,6 +131,10 @@ impl Microvm {
             }
             Happened::Runner(mark) => self.mark(mark, now),
             Happened::Ended(outcome) => News::Ended(Box::new(outcome.clone())),
+            Happened::Reached(report) => {
+                self.reached = destinations(report);
+                News::Nothing
+            }
             Happened::Greeted { .. } | Happened::Egress(_) => News::Nothing,
         }
     }

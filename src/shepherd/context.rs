@@ -57,6 +57,14 @@ impl Context {
         }
     }
 
+    /// Tells what went out so far, where something is new.
+    pub(super) fn tell_reached(&mut self) -> Result<(), Cause> {
+        match self.egress.as_mut().and_then(Egress::news) {
+            Some(report) => self.tell(Happened::Reached(report)),
+            None => Ok(()),
+        }
+    }
+
     /// Ends what goes out, and tells what did.
     pub(super) async fn close_egress(&mut self) -> Result<(), Cause> {
         let Some(egress) = self.egress.take() else { return Ok(()) };

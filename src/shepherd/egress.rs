@@ -21,6 +21,11 @@ use crate::network;
 /// Rows of the report that go into the record of the microVM; all are in the egress record.
 const ROWS: usize = 512;
 
+/// How often what was reached is told before the end, and how many rows of it: what a guest can make
+/// of the microVM's record has a bound.
+const TELLINGS: u32 = 32;
+const ROWS_BEFORE_THE_END: usize = 64;
+
 /// Egress could not be made, or its sockets failed. Nothing leaves the microVM then.
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
@@ -65,6 +70,9 @@ pub(super) struct Egress {
     recorder: Recorder,
     cancel: CancellationToken,
     gate: JoinSet<io::Result<()>>,
+    /// Rows when it was last told, and how often it may still be.
+    told: usize,
+    tellings: u32,
 }
 
 impl Egress {
@@ -87,7 +95,20 @@ impl Egress {
         let gate = Gate::new(settings, recorder.clone())?;
         let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(gate.serve(listeners, cancel.clone()));
-        Ok(Self { recorder, cancel, gate: tasks })
+        Ok(Self { recorder, cancel, gate: tasks, told: 0, tellings: TELLINGS })
+    }
+
+    /// What there was so far, where there is a row that was not told.
+    pub(super) fn news(&mut self) -> Option<Report> {
+        let rows = self.recorder.rows();
+        if rows == self.told {
+            return None;
+        }
+        self.tellings = self.tellings.checked_sub(1)?;
+        self.told = rows;
+        let mut report = self.recorder.report();
+        report.rows.truncate(ROWS_BEFORE_THE_END);
+        Some(report)
     }
 
     /// Ends every connection; tells what there was of them.

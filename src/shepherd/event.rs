@@ -45,6 +45,9 @@ pub enum Happened {
     Ended(Outcome),
     /// The job is a runner, and said something of itself.
     Runner(RunnerMark),
+    /// The same as [`Self::Egress`] so far, while it runs: something was reached, or refused, that
+    /// was not before. Not every time that is so.
+    Reached(Report),
 }
 
 /// The phases of a microVM's life, in order.

@@ -250,7 +250,10 @@ impl Streams {
                     ChannelError::from(Violation::Flow { stream: format!("{stream:?}"), error })
                 })?;
             }
-            Heard::Heartbeat(statistics) => context.statistics = Some(statistics),
+            Heard::Heartbeat(statistics) => {
+                context.statistics = Some(statistics);
+                context.tell_reached()?;
+            }
             Heard::Programs(programs, left_out) => context.programs.add(&programs, left_out),
             Heard::Exited(status) => {
                 // A job that never ran has streams that never end by themselves.

@@ -69,7 +69,7 @@ fn the_page_shows_what_happens_as_it_happens_and_nothing_else() {
     let script = format!(": \"{HOSTILE}\"; getent hosts tracker.example; exit 7");
     let ended = daemon.submit(&script);
     daemon.wait_for(&ended, &["finished"]);
-    let running = daemon.submit("sleep 3600; : first");
+    let running = daemon.submit("getent hosts tracker.example; sleep 3600; : first");
     daemon.wait_for(&running, &["running"]);
     daemon.submit("sleep 3600; : second");
 
@@ -78,6 +78,7 @@ fn the_page_shows_what_happens_as_it_happens_and_nothing_else() {
     browser.wait_for("#live", "live", PATIENCE);
     browser.wait_for("#waiting", "the pool is at its maximum of 1", PATIENCE);
     assert!(browser.text("#active").contains("first"), "{}", browser.text("main"));
+    browser.wait_for("#active", "refused", PATIENCE);
     assert!(browser.text("#ended").contains("exit 7"), "{}", browser.text("#ended"));
     assert!(browser.text("#ended").contains("refused"), "{}", browser.text("#ended"));
     assert!(browser.text("#ended").contains("<script>"), "{}", browser.text("#ended"));

@@ -110,7 +110,7 @@ fn egress(egress: Option<&EgressView>, job: &JobView) -> Markup {
         let said = if job.state.is_over() {
             "It tried to reach nothing."
         } else {
-            "What it reached, and what it was refused, is told at its end."
+            "It has tried to reach nothing so far."
         };
         return html! { p.none { (said) } };
     };

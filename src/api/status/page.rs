@@ -169,7 +169,7 @@ fn active(stories: &[Explanation], now: Time) -> Markup {
             p.none { "No job runs." }
         } @else {
             table aria-labelledby="active-h" {
-                thead { tr { th.job { "Job" } th.short { "Pool" } th.short { "State" } th.wide { "Time" } th.when { "Since queued" } } }
+                thead { tr { th.job { "Job" } th.short { "Pool" } th.short { "State" } th.wide { "Time" } th.egress { "Egress" } th.when { "Since queued" } } }
                 tbody {
                     @for story in stories {
                         tr {
@@ -177,6 +177,7 @@ fn active(stories: &[Explanation], now: Time) -> Markup {
                             td data-label="Pool" { (pool(&story.job)) }
                             td data-label="State" { (outcome(&story.job)) }
                             td.wide data-label="Time" { (times(story, now)) }
+                            td data-label="Egress" { (egress(story)) }
                             td.number data-label="Since queued" { (since(story.job.queued, now)) }
                         }
                     }

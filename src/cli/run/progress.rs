@@ -28,7 +28,10 @@ impl Progress {
         match event.happened {
             Happened::Phase(Phase::Claimed) | Happened::Ended(_) => self.0.finish_and_clear(),
             Happened::Phase(phase) => self.0.set_message(phase.to_string()),
-            Happened::Greeted { .. } | Happened::Runner(_) | Happened::Egress(_) => {}
+            Happened::Greeted { .. }
+            | Happened::Runner(_)
+            | Happened::Egress(_)
+            | Happened::Reached(_) => {}
         }
     }
 }

@@ -168,6 +168,11 @@ impl Recorder {
         record.sums.report(record.unrecorded)
     }
 
+    /// How many rows the sums have.
+    pub fn rows(&self) -> usize {
+        self.lock().sums.rows()
+    }
+
     /// The guest's address.
     pub(super) fn guest(&self) -> Ipv4Addr {
         self.lock().identity.guest

@@ -58,6 +58,10 @@ impl Sums {
         }
     }
 
+    pub(super) fn rows(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn report(&self, unrecorded: u64) -> Report {
         let row = |(key, sum): (&Key, &Sum)| Row {
             host: key.host.clone(),
