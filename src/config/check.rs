@@ -26,7 +26,8 @@ impl Settings {
         let mut draft = sources.draft()?;
         let mut warnings = sources::strays(environment);
         if draft.pool.is_none() {
-            let (pool, more) = container::pool(&mut draft.egress, environment)?;
+            let (pool, more) =
+                container::pool(draft.github.is_some(), &mut draft.egress, environment)?;
             draft.pool = Some(vec![pool]);
             warnings.extend(more);
         }

@@ -17,8 +17,12 @@ const NAME: &str = "default";
 const LABELS: [&str; 3] =
     ["self-hosted", "linux", if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" }];
 
+/// The image that has GitHub's runner in it: images/runner.
+const RUNNERS_IMAGE: &str = "runner";
+
 /// The pool that there is where none is written, with warnings.
 pub(super) fn pool(
+    for_github: bool,
     egress: &mut EgressDraft,
     environment: &Environment,
 ) -> Result<(PoolDraft, Vec<String>), ConfigError> {
@@ -27,7 +31,7 @@ pub(super) fn pool(
         name: NAME.into(),
         labels: LABELS.map(str::to_owned).into(),
         runner_group: None,
-        image: None,
+        image: for_github.then(|| RUNNERS_IMAGE.parse().ok()).flatten(),
         cpus: number(environment, "NUM_CPUS", 255)?.and_then(|cpus| u32::try_from(cpus).ok()),
         memory: number(environment, "MEMORY_ALLOC", 16 << 20)?.map(Size::mebibytes),
         disk: None,

@@ -167,6 +167,8 @@ fn interpret(text: &str) -> Value {
 fn settings(variables: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
     variables
         .iter()
+        // Whoever passes variables on, as Compose does, can't leave one out.
+        .filter(|(_, value)| !value.is_empty())
         .filter(|(name, _)| name.starts_with("MAYFLY_") && name.contains("__"))
         .map(|(name, value)| (name.as_str(), value.as_str()))
 }

@@ -75,6 +75,7 @@ fn without_anything_there_is_one_pool_for_local_jobs() {
     assert!(settings.github.is_none());
     let pool = settings.pool("default").unwrap();
     assert_eq!((pool.trigger, pool.egress.name.as_str()), (Trigger::None, "github"));
+    assert_eq!(pool.image.to_string(), "base");
     assert_eq!((pool.cpus, pool.max, pool.min_idle), (1, 8, 1));
     assert_eq!(settings.host.memory.to_string(), "28.8 GiB");
 }
@@ -101,9 +102,23 @@ fn the_variables_of_a_plain_container_work_alone() {
     }
     let pool = settings.pool("default").unwrap();
     assert_eq!((pool.cpus, pool.memory, pool.max), (4, Size::gibibytes(8), 2));
+    assert_eq!(pool.image.to_string(), "runner");
     assert_eq!((pool.trigger, pool.labels[0].as_str()), (Trigger::Auto, "self-hosted"));
     assert_eq!(pool.egress.parent.as_ref().unwrap().port, 3128);
     assert_eq!(settings.warnings.len(), 1, "{:?}", settings.warnings);
+}
+
+#[test]
+fn a_variable_that_is_empty_says_nothing() {
+    let place = Place::with(&[
+        ("GITHUB_REPOSITORY", "acme/site"),
+        ("GITHUB_TOKEN", "ghp_secret"),
+        ("MAYFLY_GITHUB__TOKEN_FILE", ""),
+        ("https_proxy", ""),
+    ]);
+    let settings = Settings::load(None, &place.environment).unwrap();
+    assert_eq!(token(&settings), ("ghp_secret", "GITHUB_TOKEN"));
+    assert!(settings.pool("default").unwrap().egress.parent.is_none());
 }
 
 #[test]
