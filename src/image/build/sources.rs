@@ -19,12 +19,17 @@ const POCKETS: [&str; 3] = ["", "-updates", "-security"];
 pub(super) fn of_this_machine(runner: &Runner<'_>, suite: &Suite) -> Vec<String> {
     let Ok(os_release) = fs::read_to_string("/etc/os-release") else { return Vec::new() };
     let Some(release) = debian_release(&os_release) else { return Vec::new() };
-    let mut command = outside("apt-get");
-    command.args(["indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)"]);
-    command.arg("Created-By: Packages");
-    // Whatever is wrong with this machine's sources is not the build's affair.
-    let Ok(targets) = runner.run(&mut command) else { return Vec::new() };
-    lines(&String::from_utf8_lossy(&targets), release, suite)
+    // What is known of the releases goes before what is written in the sources; where `apt-get
+    // update` has left nothing, as in containers, the latter is all there is.
+    let mut asked = ["--release-info", "--no-release-info"].into_iter().map(|option| {
+        let mut command = outside("apt-get");
+        command.args(["indextargets", option]);
+        command.args(["--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"]);
+        // Whatever is wrong with this machine's sources is not the build's affair.
+        let targets = runner.run(&mut command).unwrap_or_default();
+        lines(&String::from_utf8_lossy(&targets), release, suite)
+    });
+    asked.find(|lines| !lines.is_empty()).unwrap_or_default()
 }
 
 /// The name of the Debian release that `os-release(5)` describes.
