@@ -1,11 +1,12 @@
 //! A few jobs to look at: queues them, tells each change, and sums up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::server::Simulator;
 use crate::state::State;
 use crate::state::jobs::{Conclusion, Job, NewJob, Status};
+use crate::time::Millis;
 
 /// How often it is looked whether anything has changed.
 const LOOK: Duration = Duration::from_millis(200);
@@ -14,7 +15,7 @@ const LOOK: Duration = Duration::from_millis(200);
 type Shown = (String, String);
 
 /// Queues so many jobs for runners with these labels and tells `say` of each change until all have
-/// ended, `patience` at most. Whether each succeeded, and was started once.
+/// ended, `patience` at most. Whether each succeeded, was started once, and had a system of its own.
 pub fn run(
     simulator: &Simulator,
     count: usize,
@@ -27,7 +28,7 @@ pub fn run(
             repository: "octo/hello".to_owned(),
             name: format!("job {number}"),
             labels: labels.to_vec(),
-            steps: ["uname -r", "cat /proc/sys/kernel/random/boot_id", "sleep 1"]
+            steps: ["uname -r", "echo boot $(cat /proc/sys/kernel/random/boot_id)", "sleep 1"]
                 .map(str::to_owned)
                 .into(),
         });
@@ -48,9 +49,33 @@ pub fn run(
         }
         std::thread::sleep(LOOK);
     }
-    let good = simulator.with(|state, _| state.jobs.values().filter(|job| went_well(job)).count());
-    say(&format!("{good} of {count} jobs succeeded, each started once"));
-    good == count
+    let jobs: Vec<Job> = simulator.with(|state, _| state.jobs.values().cloned().collect());
+    table(&jobs).iter().for_each(|line| say(line));
+    let good = jobs.iter().filter(|job| went_well(job)).count();
+    let boots = jobs.iter().flat_map(boots).collect::<BTreeSet<_>>().len();
+    say(&format!("{good} of {count} jobs succeeded, each started once, in {boots} microVMs"));
+    good == count && boots == count
+}
+
+/// How long each job waited and ran, and where.
+fn table(jobs: &[Job]) -> Vec<String> {
+    let head = format!("{:8} {:>10} {:>10}  runner", "job", "waited", "ran");
+    let between = |from: Option<Millis>, to: Option<Millis>| match from.zip(to) {
+        Some((from, to)) => format!("{:.1} s", Duration::from_millis(to.saturating_sub(from)).as_secs_f64()),
+        None => "-".to_owned(),
+    };
+    let lines = jobs.iter().map(|job| {
+        let waited = between(Some(job.queued_at), job.started_at);
+        let ran = between(job.started_at, job.completed_at);
+        let runner = job.runner.as_ref().map_or("-", |runner| runner.name.as_str());
+        format!("{:8} {waited:>10} {ran:>10}  {runner}", job.name)
+    });
+    std::iter::once(head).chain(lines).collect()
+}
+
+/// What the systems that a job ran in called themselves.
+fn boots(job: &Job) -> impl Iterator<Item = &str> {
+    job.log.lines().filter_map(|line| line.strip_prefix("boot "))
 }
 
 fn ended(job: &Job) -> bool {
@@ -82,6 +107,7 @@ mod tests {
         let good = run(&simulator, 2, &labels, Duration::ZERO, |line| lines.push(line.to_owned()));
         assert!(!good);
         assert!(lines[0].contains("job 1") && lines[0].contains("queued"), "{lines:?}");
-        assert_eq!(lines[2], "0 of 2 jobs succeeded, each started once");
+        assert!(lines[3].starts_with("job 1") && lines[3].ends_with("-  -"), "{lines:?}");
+        assert_eq!(lines[5], "0 of 2 jobs succeeded, each started once, in 0 microVMs");
     }
 }

@@ -22,7 +22,10 @@ struct Arguments {
     /// A personal access token that is good for everything.
     #[arg(long, value_name = "TOKEN")]
     token: Vec<String>,
-    /// Where runners reach this GitHub, if not at the address that it listens on.
+    /// What it says that its address is, if not the one that it listens on.
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Where runners reach this GitHub, if not at its address.
     #[arg(long, value_name = "URL")]
     runner_url: Option<String>,
     /// Where webhooks go.
@@ -31,7 +34,7 @@ struct Arguments {
     /// The file with what webhooks are signed with; white space at its end doesn't count.
     #[arg(long, value_name = "FILE")]
     webhook_secret_file: Option<PathBuf>,
-    /// Queue so many jobs, tell how they go, and end when they have ended.
+    /// Queue so many jobs, tell how they go, and fail at once if one of them does.
     #[arg(long, value_name = "JOBS")]
     demo: Option<usize>,
     /// A label that runners must have for the jobs of --demo.
@@ -71,6 +74,7 @@ fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         app: app.transpose()?,
         tokens: arguments.token,
         hook: hook.map(|(url, secret)| Hook { url, secret: secret.trim_end().to_owned() }),
+        url: arguments.url,
         runner_url: arguments.runner_url,
         ..Settings::default()
     };
@@ -78,7 +82,9 @@ fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     say(&format!("listening on {}", simulator.url()));
     if let Some(jobs) = arguments.demo {
         let patience = std::time::Duration::from_secs(arguments.demo_patience);
-        return Ok(demo::run(&simulator, jobs, &arguments.demo_label, patience, say));
+        if !demo::run(&simulator, jobs, &arguments.demo_label, patience, say) {
+            return Ok(false);
+        }
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

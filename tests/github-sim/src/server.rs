@@ -93,7 +93,8 @@ impl Simulator {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let clock_skew = settings.clock_skew;
-        let state = State::new(settings, format!("http://{address}"));
+        let url = settings.url.clone().unwrap_or_else(|| format!("http://{address}"));
+        let state = State::new(settings, url);
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),

@@ -75,6 +75,8 @@ pub struct Settings {
     pub hook: Option<Hook>,
     /// The runner that is given, if any.
     pub runner: Option<RunnerArchive>,
+    /// Its address as it tells it, where that isn't the one that it listens on.
+    pub url: Option<String>,
     /// How runners reach this GitHub, where that differs from how supervisors do.
     pub runner_url: Option<String>,
     /// How long an installation token lives: an hour at GitHub.
@@ -112,6 +114,7 @@ impl Default for Settings {
             tokens: Vec::new(),
             hook: None,
             runner: None,
+            url: None,
             runner_url: None,
             token_life: 3_600 * SECOND,
             queue_token_life: 3_600 * SECOND,
