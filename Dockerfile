@@ -1,22 +1,29 @@
 # Mayfly in a container: `docker compose up` on a host with KVM (docs/guide/compose.md).
 #
 # Targets: `mayfly`, the product; `squid`, the only way out of the profile `proxied`; `demo`, the
-# simulated GitHub of the profile `demo`. Where no registry can be reached, BUILD_IMAGE and BASE_IMAGE
-# may be stand-ins made from the distribution's packages (scripts/container-bases).
+# simulated GitHub of the profile `demo`. It takes BuildKit, which Docker has been building with since
+# version 23 and Compose brings along.
+#
+# The base images are pinned by their version. Who wants them by their bytes gives a digest, e.g.
+# BASE_IMAGE=debian@sha256:…; where no registry can be reached, scripts/container-bases makes
+# stand-ins from the distribution's packages. Debian's packages are the newest of its stable release,
+# so that building anew is what brings security updates.
 ARG BUILD_IMAGE=rust:1.95.0-slim-trixie
-ARG BASE_IMAGE=debian:trixie-slim
+ARG BASE_IMAGE=debian:13.2-slim
 
 FROM ${BUILD_IMAGE} AS build
 WORKDIR /source
-COPY . .
-# One layer: what is compiled is thrown away with it.
-RUN bash -c '. scripts/lib.sh \
-    && build_agent && install_vsock \
-    && cargo build --quiet --locked --release --package mayfly --package mayfly-github-sim' \
-    && install -D -t /out/bin target/release/mayfly \
-    && install -D -t /out/libexec/mayfly target/libexec/mayfly/* \
-    && install -D -t /out/demo target/release/mayfly-github-sim \
-    && rm -rf target
+# What was downloaded and compiled stays in a cache of the builder's, and out of the image. Sources
+# are touched because Cargo compares times, and those of another checkout may be older.
+ENV CARGO_HOME=/cache/cargo CARGO_TARGET_DIR=/cache/target
+RUN --mount=type=bind,target=/source,rw --mount=type=cache,target=/cache \
+    find . -type f -exec touch {} + \
+    && bash -c '. scripts/lib.sh \
+        && build_agent && install_vsock \
+        && cargo build --quiet --locked --release --package mayfly --package mayfly-github-sim' \
+    && install -D -t /out/bin /cache/target/release/mayfly \
+    && install -D -t /out/libexec/mayfly /cache/target/libexec/mayfly/* \
+    && install -D -t /out/demo /cache/target/release/mayfly-github-sim
 
 FROM ${BASE_IMAGE} AS mayfly
 ARG VERSION=0.1.0
@@ -33,7 +40,9 @@ RUN apt-get update -qq \
     && chmod u-s /usr/bin/newuidmap /usr/bin/newgidmap \
     && setcap cap_setuid=ep /usr/bin/newuidmap && setcap cap_setgid=ep /usr/bin/newgidmap \
     && apt-get purge -y -qq libcap2-bin >/dev/null \
-    && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/* /usr/share/doc/* /usr/share/man/* \
+    # Nobody boots a 32-bit system or reads about it here.
+    && rm -rf /usr/bin/qemu-system-i386 /usr/share/locale/* /usr/share/info/* /usr/share/doc/* \
+        /usr/share/man/* /var/lib/apt/lists/* /var/cache/* /var/log/* \
     # The range of user ids that an image's files belong to while it is built.
     && useradd --uid 1000 --user-group --no-create-home --home-dir /var/lib/mayfly mayfly \
     && install -d -o mayfly -g mayfly /var/lib/mayfly
@@ -51,7 +60,12 @@ CMD ["serve"]
 FROM ${BASE_IMAGE} AS squid
 RUN apt-get update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends squid >/dev/null \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /usr/share/doc/* /usr/share/man/*
+    # Where packages come from: the images of jobs are made of them.
+    && apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' \
+        | sed -E 's|^[a-z+]+://([^/:]+).*|\1|' | sort -u >/etc/squid/mirrors.txt \
+    && test -s /etc/squid/mirrors.txt \
+    && rm -rf /usr/share/locale/* /usr/share/doc/* /usr/share/man/* /var/lib/apt/lists/* \
+        /var/cache/* /var/log/*
 COPY packaging/container/squid.conf packaging/container/allowed.txt /etc/squid/
 USER proxy
 EXPOSE 3128
@@ -59,5 +73,6 @@ ENTRYPOINT ["squid", "-N", "-f", "/etc/squid/squid.conf"]
 
 FROM mayfly AS demo
 COPY --from=build /out/demo /usr/local/bin
-COPY tests/github-sim/image /usr/local/share/mayfly/demo/image
-COPY tests/github-sim/runner /usr/local/share/mayfly/demo/runner
+COPY packaging/container/demo.toml /etc/mayfly/demo.toml
+COPY tests/github-sim/image /usr/local/share/mayfly/tests/github-sim/image
+COPY tests/github-sim/runner /usr/local/share/mayfly/tests/github-sim/runner

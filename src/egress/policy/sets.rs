@@ -57,6 +57,15 @@ mod tests {
     use crate::egress::policy::pattern::Pattern;
 
     #[test]
+    fn squid_allows_what_the_set_of_github_does() {
+        let allowed = include_str!("../../../packaging/container/allowed.txt");
+        let allowed: Vec<_> = allowed.lines().filter(|line| !line.starts_with('#')).collect();
+        let hosts = find("github").unwrap().hosts.iter();
+        let as_squid: Vec<_> = hosts.map(|host| host.trim_start_matches('*')).collect();
+        assert_eq!(allowed, as_squid);
+    }
+
+    #[test]
     fn each_host_of_a_set_is_a_pattern() {
         for set in SETS {
             for host in set.hosts {
