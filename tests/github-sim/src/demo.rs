@@ -50,7 +50,9 @@ pub fn run(
         std::thread::sleep(LOOK);
     }
     let jobs: Vec<Job> = simulator.with(|state, _| state.jobs.values().cloned().collect());
-    table(&jobs).iter().for_each(|line| say(line));
+    for line in table(&jobs) {
+        say(&line);
+    }
     let good = jobs.iter().filter(|job| went_well(job)).count();
     let boots = jobs.iter().flat_map(boots).collect::<BTreeSet<_>>().len();
     say(&format!("{good} of {count} jobs succeeded, each started once, in {boots} microVMs"));
@@ -61,7 +63,9 @@ pub fn run(
 fn table(jobs: &[Job]) -> Vec<String> {
     let head = format!("{:8} {:>10} {:>10}  runner", "job", "waited", "ran");
     let between = |from: Option<Millis>, to: Option<Millis>| match from.zip(to) {
-        Some((from, to)) => format!("{:.1} s", Duration::from_millis(to.saturating_sub(from)).as_secs_f64()),
+        Some((from, to)) => {
+            format!("{:.1} s", Duration::from_millis(to.saturating_sub(from)).as_secs_f64())
+        }
         None => "-".to_owned(),
     };
     let lines = jobs.iter().map(|job| {
