@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use super::output;
 use super::report::Problem;
 use crate::host::state::StateDirectory;
-use crate::ledger::Reader;
 use crate::ledger::audit::Head;
+use crate::ledger::{LedgerError, Reader};
 
 /// The verbs of `mayfly audit`.
 #[derive(Debug, clap::Subcommand)]
@@ -21,6 +22,7 @@ pub(super) enum Verb {
         contains: Option<Head>,
     },
     /// Print the entries as JSON lines, the oldest first
+    #[command(after_help = SHOW_EXAMPLES)]
     Show {
         /// Only those after this number
         #[arg(long, value_name = "NUMBER", default_value_t = 0)]
@@ -33,21 +35,24 @@ Examples:
   mayfly audit verify | tee head         keep the head where the daemon can't write
   mayfly audit verify --contains $(cat head)";
 
+const SHOW_EXAMPLES: &str = "\
+Examples:
+  mayfly audit show --after 1200
+  mayfly audit show | jq -c 'select(.action == \"registration.intended\")'";
+
 pub(super) fn run(verb: &Verb, state: &StateDirectory) -> Result<ExitCode, Problem> {
     let reader = Reader::open(&state.ledger())?;
     match verb {
         Verb::Verify { contains } => {
             let head = reader.verify_audit(*contains)?;
-            println!("{head}");
+            output::stdout().line(head)?;
         }
         Verb::Show { after } => {
+            let mut out = output::stdout();
             reader.audit_lines(*after, |line| {
                 let text = serde_json::to_string(line);
-                println!(
-                    "{}",
-                    text.map_err(|error| crate::ledger::LedgerError::Json("an entry", error))?
-                );
-                Ok::<_, crate::ledger::LedgerError>(())
+                let text = text.map_err(|error| LedgerError::Json("an entry", error))?;
+                Ok::<_, Problem>(out.line(text)?)
             })?;
         }
     }

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::examples;
+use super::output;
 use super::report::{self, Problem};
 use crate::config::{ConfigError, Environment, Settings};
 
@@ -13,11 +15,13 @@ pub(super) enum Verb {
     ///
     /// Reads the file, the variables and the secrets that they name, as `mayfly serve` would, and
     /// changes nothing. Exit code 78 where they can't be used.
+    #[command(after_help = examples::CONFIG_CHECK)]
     Check {
         #[command(flatten)]
         file: FileArguments,
     },
     /// Print the settings in effect, defaults among them; secrets are hidden
+    #[command(after_help = examples::CONFIG_SHOW)]
     Show {
         #[command(flatten)]
         file: FileArguments,
@@ -51,14 +55,16 @@ pub(super) fn run(verb: &Verb) -> Result<ExitCode, Problem> {
                 || "local jobs only".to_owned(),
                 |github| format!("jobs of {}", github.url()),
             );
-            println!("good: {} pools, {jobs}", settings.pools.len());
+            let pools = settings.pools.len();
+            output::stdout().line(format_args!("good: {pools} pools, {jobs}"))?;
         }
         Verb::Show { file, json } => {
             let settings = load(file.config.as_deref())?;
+            let mut out = output::stdout();
             if *json {
-                println!("{:#}", settings.show());
+                out.line(format_args!("{:#}", settings.show()))?;
             } else {
-                settings.lines().iter().for_each(|line| println!("{line}"));
+                settings.lines().iter().try_for_each(|line| out.line(line))?;
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::output::{self, Output, OutputError};
 use super::report::{self, Problem};
 use super::trust::TrustArguments;
 use crate::failure::{self, Code, Failure};
@@ -45,25 +46,28 @@ pub(super) fn run(
     }
     if arguments.json {
         let text = serde_json::to_string_pretty(&checks);
-        println!("{}", text.map_err(|error| Problem::file(error.to_string(), Code::Internal))?);
+        let text = text.map_err(|error| Problem::file(error.to_string(), Code::Internal))?;
+        output::stdout().line(text)?;
     } else {
-        checks.iter().for_each(show);
+        let mut out = output::stdout();
+        checks.iter().try_for_each(|check| show(&mut out, check))?;
     }
     let bad = checks.iter().any(|check| check.outcome == Outcome::Bad);
     Ok(if bad { ExitCode::from(Code::Unavailable as u8) } else { ExitCode::SUCCESS })
 }
 
-fn show(check: &Check) {
+fn show(out: &mut Output, check: &Check) -> Result<(), OutputError> {
     let word = match check.outcome {
         Outcome::Good => "  ok",
         Outcome::Warning => "warn",
         Outcome::Bad => "fail",
     };
     let word = report::coloured(check.outcome, word);
-    anstream::println!("{word}  {:<20} {}", check.subject, check.found);
+    out.line(format_args!("{word}  {:<20} {}", check.subject, check.found))?;
     if let Some(remedy) = &check.remedy {
-        anstream::println!("      {:<20} → {remedy}", "");
+        out.line(format_args!("      {:<20} → {remedy}", ""))?;
     }
+    Ok(())
 }
 
 fn accelerator() -> Check {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
+use super::examples;
 use crate::egress::host::{Host, HostError};
 use crate::egress::policy::{FileError, Policies, explain, show};
 use crate::egress::record::{LearnError, Learned};
@@ -17,6 +18,7 @@ const DEFAULT_PORT: u16 = 443;
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Say whether a policy allows destinations, and by which rule
+    #[command(after_help = examples::EGRESS_CHECK)]
     Check {
         /// The policy: of the settings file, or one of open, github, none
         policy: String,
@@ -28,6 +30,7 @@ pub(super) enum Verb {
         config: Option<PathBuf>,
     },
     /// Print a policy that allows exactly what was recorded
+    #[command(after_help = examples::EGRESS_LEARN)]
     Learn {
         /// The records: egress.jsonl of one or more microVMs
         #[arg(required = true, value_name = "RECORD")]
@@ -37,6 +40,7 @@ pub(super) enum Verb {
         name: String,
     },
     /// Print the rules of a policy as they are in effect
+    #[command(after_help = examples::EGRESS_SHOW)]
     Show {
         /// The policy: of the settings file, or one of open, github, none
         policy: String,

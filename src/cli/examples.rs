@@ -59,3 +59,58 @@ Examples:
 pub(super) const RELOAD: &str = "\
 Examples:
   mayfly config check && mayfly reload";
+
+pub(super) const IMAGE_BUILD: &str = "\
+Examples:
+  mayfly image build images/base/image.toml
+  mayfly image build images/runner/image.toml --config mayfly.toml
+  mayfly image build images/base/image.toml --set packages+=make --set name=tools";
+
+pub(super) const IMAGE_LIST: &str = "\
+Examples:
+  mayfly image list
+  mayfly image list --json | jq -r '.[] | select(.newest) | .name'";
+
+pub(super) const IMAGE_INSPECT: &str = "\
+Examples:
+  mayfly image inspect runner
+  mayfly image inspect base@0a1b2c --json | jq .packages";
+
+pub(super) const IMAGE_ROLLBACK: &str = "\
+Examples:
+  mayfly image rollback runner";
+
+pub(super) const IMAGE_VERIFY: &str = "\
+Examples:
+  mayfly image verify base runner
+  mayfly image verify runner --key images.pub";
+
+pub(super) const IMAGE_REMOVE: &str = "\
+Examples:
+  mayfly image remove base@0a1b2c";
+
+pub(super) const EGRESS_CHECK: &str = "\
+Examples:
+  mayfly egress check github api.github.com example.com:22
+  mayfly egress check ci deb.example.com:80 --config mayfly.toml
+
+Exit code 1 where one of them is refused.";
+
+pub(super) const EGRESS_LEARN: &str = "\
+Examples:
+  mayfly egress learn --name ci record/egress.jsonl";
+
+pub(super) const EGRESS_SHOW: &str = "\
+Examples:
+  mayfly egress show github
+  mayfly egress show ci --config mayfly.toml";
+
+pub(super) const CONFIG_CHECK: &str = "\
+Examples:
+  mayfly config check --config /etc/mayfly/mayfly.toml
+  mayfly config check && mayfly reload";
+
+pub(super) const CONFIG_SHOW: &str = "\
+Examples:
+  mayfly config show --config /etc/mayfly/mayfly.toml
+  mayfly config show --json | jq .host";

@@ -2,9 +2,7 @@
 //!
 //! Talks to a person (or, with `--json`, to a program) and decides nothing: a verb turns its
 //! arguments into a call of the folders below and shows what comes back. The only place that
-//! prints. Data goes to stdout, everything said about it to stderr.
-
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where printing belongs")]
+//! prints, by `output`. Data goes to stdout, everything said about it to stderr.
 
 mod audit;
 mod config;
@@ -15,6 +13,7 @@ mod examples;
 mod image;
 mod microvm;
 mod once;
+mod output;
 mod ps;
 mod report;
 mod run;
@@ -121,7 +120,7 @@ pub fn main() -> ExitCode {
 }
 
 fn egress_verb(verb: &egress::Verb) -> Result<ExitCode, Problem> {
-    let passes = egress::run(verb, std::io::stdout().lock())?;
+    let passes = egress::run(verb, output::stdout())?;
     Ok(if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -152,18 +151,22 @@ mod tests {
         }
     }
 
+    /// Fails unless a command, and each below it, shows how it is called.
+    fn assert_exemplified(command: &Command, path: &str) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let shown = help.starts_with("Examples:\n") && help.contains(path);
+        assert!(shown, "`{path} --help` has no examples");
+        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            assert_exemplified(verb, &format!("{path} {}", verb.get_name()));
+        }
+    }
+
     #[test]
     fn every_verb_and_option_is_explained_and_every_verb_has_examples() {
         let mut command = Arguments::command();
         command.build();
         assert_explained(&command, "mayfly");
-        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
-            let name = verb.get_name();
-            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
-            let call = format!("mayfly {name}");
-            let shown = help.starts_with("Examples:\n") && help.contains(&call);
-            assert!(shown, "`mayfly {name} --help` has no examples");
-        }
+        assert_exemplified(&command, "mayfly");
     }
 
     #[test]

@@ -34,10 +34,10 @@ pub(super) fn run(arguments: &PsArguments, state: &StateDirectory) -> Result<Exi
         .iter()
         .map(|entry| Line { entry, job: jobs.get(&entry.summary.id.to_string()).copied() })
         .collect();
-    arguments.connection.print(&lines, |lines| {
-        println!("ID            PHASE       CPUS    MEMORY  AGE      JOB     IMAGE");
+    arguments.connection.print(&lines, |lines, out| {
+        out.line("ID            PHASE       CPUS    MEMORY  AGE      JOB     IMAGE")?;
         for Line { entry: Entry { summary, phase }, job } in lines {
-            println!(
+            out.line(format_args!(
                 "{:<14}{:<11}{:>5} {:>9}  {:<9}{:<8}{}",
                 summary.id.to_string(),
                 phase.to_string(),
@@ -46,8 +46,9 @@ pub(super) fn run(arguments: &PsArguments, state: &StateDirectory) -> Result<Exi
                 age(&summary.since),
                 table::optional(*job),
                 summary.image
-            );
+            ))?;
         }
+        Ok(())
     })?;
     Ok(ExitCode::SUCCESS)
 }

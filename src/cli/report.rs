@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::output::tell;
 use crate::failure::{Code, Failure, chain};
 use crate::host::check::Check;
 use crate::shepherd::event::FailureReport;
@@ -59,13 +60,13 @@ pub(super) fn failed(report: &FailureReport, console: &[String]) -> ExitCode {
 /// Says where the evidence of an abnormal end is, if there is any.
 pub(super) fn evidence(black_box: &Path) {
     if black_box.is_dir() {
-        anstream::eprintln!("evidence: {}", black_box.display());
+        tell(format_args!("evidence: {}", black_box.display()));
     }
 }
 
 /// A warning that stops nothing.
 pub(super) fn warning(message: &str) {
-    anstream::eprintln!("{YELLOW}warning{RESET}: {message}");
+    tell(format_args!("{YELLOW}warning{RESET}: {message}"));
 }
 
 const RED: &str = "\x1b[1;31m";
@@ -75,9 +76,9 @@ const CYAN: &str = "\x1b[1;36m";
 const RESET: &str = "\x1b[0m";
 
 fn show(message: &str, hint: Option<&str>) {
-    anstream::eprintln!("{RED}error{RESET}: {message}");
+    tell(format_args!("{RED}error{RESET}: {message}"));
     if let Some(hint) = hint {
-        anstream::eprintln!("{CYAN}hint{RESET}: {hint}");
+        tell(format_args!("{CYAN}hint{RESET}: {hint}"));
     }
 }
 
@@ -89,7 +90,10 @@ pub(super) fn coloured(outcome: crate::host::check::Outcome, word: &str) -> Stri
         Outcome::Warning => YELLOW,
         Outcome::Bad => RED,
     };
-    format!("{colour}{word}{RESET}")
+    match anstream::AutoStream::choice(&std::io::stdout()) {
+        anstream::ColorChoice::Never => word.to_owned(),
+        _ => format!("{colour}{word}{RESET}"),
+    }
 }
 
 /// Arguments that clap refused, or help that was asked for.

@@ -10,6 +10,7 @@ use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
+use super::output;
 use super::report::Problem;
 use crate::failure::Code;
 
@@ -34,7 +35,7 @@ pub(super) fn completions(
 ) -> Result<ExitCode, Problem> {
     let mut text = Vec::new();
     clap_complete::generate(arguments.shell, &mut shown(command), command.get_name(), &mut text);
-    let written = io::stdout().write_all(&text);
+    let written = output::stdout().write_all(&text);
     written.map_err(|error| not_written(Path::new("standard output"), &error))?;
     Ok(ExitCode::SUCCESS)
 }

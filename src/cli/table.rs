@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use super::output::{Output, OutputError};
+
 /// Prints rows under a heading, each column as wide as its widest cell.
-pub(super) fn print<const N: usize>(heading: [&str; N], rows: &[[String; N]]) {
-    for line in lines(heading, rows) {
-        println!("{line}");
-    }
+pub(super) fn print<const N: usize>(
+    output: &mut Output,
+    heading: [&str; N],
+    rows: &[[String; N]],
+) -> Result<(), OutputError> {
+    lines(heading, rows).into_iter().try_for_each(|line| output.line(line))
 }
 
 pub(super) fn lines<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! Local jobs, without any GitHub: from `mayfly submit` to what is known of them afterwards.
 
 use std::fs;
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -81,6 +82,12 @@ fn jobs_are_listed_followed_explained_and_logged() {
     assert!(list.assert_code(0).text().contains("exit 3"), "{list:?}");
     assert_eq!(daemon.ask(&["jobs", "--state", "queued"]), Value::Array(Vec::new()));
     daemon.run(&["logs", &first]).assert_code(0).assert_output("one\ntwo\n");
+    for verb in [&["jobs"][..], &["logs", "-f", &first], &["explain", &first]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let unread = Running::start_between(&mut daemon.verb(verb), Stdio::null(), writer);
+        assert_eq!(unread.finish(JOB_PATIENCE).assert_code(0).stderr, "", "{verb:?}");
+    }
     daemon.run(&["logs", "77"]).assert_code(66).assert_says("there is no job 77");
 
     let story = daemon.ask(&["explain", &first]);

@@ -69,6 +69,36 @@ fn closed_standard_streams_are_no_obstacle() {
 }
 
 #[test]
+fn what_nobody_reads_is_no_failure() {
+    let host = Host::new();
+    for verb in [
+        &["doctor", "--json"][..],
+        &["config", "show"],
+        &["egress", "show", "github"],
+        &["image", "list"],
+        &["ps"],
+        &["completions", "bash"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let unread = Running::start_between(&mut host.mayfly(verb), Stdio::null(), writer);
+        let unread = unread.finish(PATIENCE);
+        let warned = unread.stderr.lines().all(|line| line.starts_with("warning: "));
+        assert!(unread.code() == 0 && warned, "{verb:?}: {unread:?}");
+
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let full = Running::start_between(&mut host.mayfly(verb), Stdio::null(), full);
+        full.finish(PATIENCE).assert_code(73).assert_says("No space left on device");
+    }
+    // Nor where nobody reads what is complained of.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut refused = host.mayfly(["image", "inspect", "nothing"]);
+    let status = refused.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer).status();
+    assert_eq!(status.unwrap().code(), Some(66));
+}
+
+#[test]
 fn a_terminal_is_given_where_it_was_asked_for() {
     let host = Host::new();
     let script = "tty; stty size; echo err >&2; exit 2";

@@ -3,9 +3,11 @@
 use std::io::Write;
 use std::path::Path;
 
+use super::super::output::is_unread;
 use super::super::report::Problem;
 use super::super::table::{self, brief, optional, plain};
 use super::{Connection, wait};
+use crate::api::client::ClientError;
 use crate::api::types::{Blocker, Explanation, JobFilter, JobId, JobState, JobView, Time};
 
 /// List the daemon's jobs, the newest first.
@@ -63,10 +65,11 @@ pub(super) fn jobs(arguments: &JobsArguments, state: Option<&Path>) -> Result<()
         limit: Some(arguments.limit),
     };
     let jobs = wait(arguments.connection.client(state)?.jobs(&filter))?;
-    arguments.connection.print(&jobs, |jobs| {
+    arguments.connection.print(&jobs, |jobs, out| {
         let now = Time::now();
         let rows: Vec<_> = jobs.iter().map(|job| row(job, now)).collect();
-        table::print(["JOB", "STATE", "POOL", "QUEUED", "WAITED", "RAN", "RESULT", "NAME"], &rows);
+        let heading = ["JOB", "STATE", "POOL", "QUEUED", "WAITED", "RAN", "RESULT", "NAME"];
+        table::print(out, heading, &rows)
     })
 }
 
@@ -92,23 +95,32 @@ fn row(job: &JobView, now: Time) -> [String; 8] {
 pub(super) fn logs(arguments: &LogsArguments, state: Option<&Path>) -> Result<(), Problem> {
     let connection = Connection { socket: arguments.socket.clone(), json: false };
     let client = connection.client(state)?;
-    wait(client.log(arguments.job, arguments.follow, |piece| {
+    let pass_on = |piece: &[u8]| {
         let mut stdout = std::io::stdout().lock();
         stdout.write_all(piece)?;
         stdout.flush()
-    }))
+    };
+    wait(async {
+        match client.log(arguments.job, arguments.follow, pass_on).await {
+            // Nobody wants the rest, which may be long in coming.
+            Err(ClientError::Write(error)) if is_unread(&error) => Ok(()),
+            other => other,
+        }
+    })
 }
 
 pub(super) fn cancel(arguments: &JobArguments, state: Option<&Path>) -> Result<(), Problem> {
     let job = wait(arguments.connection.client(state)?.cancel(arguments.job))?;
-    arguments.connection.print(&job, |job| println!("job {} is {}", job.id, job.state))
+    arguments
+        .connection
+        .print(&job, |job, out| out.line(format_args!("job {} is {}", job.id, job.state)))
 }
 
 pub(super) fn explain(arguments: &JobArguments, state: Option<&Path>) -> Result<(), Problem> {
     let explanation = wait(arguments.connection.client(state)?.explain(arguments.job))?;
-    arguments.connection.print(&explanation, |explanation| {
+    arguments.connection.print(&explanation, |explanation, out| {
         for line in story(explanation, Time::now()) {
-            println!("{line}");
+            out.line(line)?;
         }
         let rows: Vec<_> = explanation
             .phases
@@ -120,10 +132,11 @@ pub(super) fn explain(arguments: &JobArguments, state: Option<&Path>) -> Result<
                 [phase.phase.clone(), phase.at.to_string(), brief(lasted), detail]
             })
             .collect();
-        if !rows.is_empty() {
-            println!();
-            table::print(["STEP", "BEGAN", "LASTED", ""], &rows);
+        if rows.is_empty() {
+            return Ok(());
         }
+        out.line("")?;
+        table::print(out, ["STEP", "BEGAN", "LASTED", ""], &rows)
     })
 }
 

@@ -12,6 +12,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::examples;
+use super::output::{self, Output, OutputError};
 use super::report::Problem;
 use crate::api::client::{Client, ClientError};
 use crate::config::Api;
@@ -89,16 +90,14 @@ impl Connection {
     pub(super) fn print<T: Serialize>(
         &self,
         answer: &T,
-        people: impl FnOnce(&T),
+        people: impl FnOnce(&T, &mut Output) -> Result<(), OutputError>,
     ) -> Result<(), Problem> {
         if self.json {
             let text = serde_json::to_string_pretty(answer);
             let text = text.map_err(|error| Problem::file(error.to_string(), Code::Internal))?;
-            println!("{text}");
-        } else {
-            people(answer);
+            return Ok(output::stdout().line(text)?);
         }
-        Ok(())
+        Ok(people(answer, &mut output::stdout())?)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::api::types::{Status, Time};
 
 pub(super) fn pools(connection: &Connection, state: Option<&Path>) -> Result<(), Problem> {
     let pools = wait(connection.client(state)?.pools())?;
-    connection.print(&pools, |pools| {
+    connection.print(&pools, |pools, out| {
         let now = Time::now();
         let rows: Vec<_> = pools
             .iter()
@@ -41,16 +41,15 @@ pub(super) fn pools(connection: &Connection, state: Option<&Path>) -> Result<(),
             "LABELS",
             "BLOCKED BY",
         ];
-        table::print(heading, &rows);
+        table::print(out, heading, &rows)
     })
 }
 
 pub(super) fn status(connection: &Connection, state: Option<&Path>) -> Result<(), Problem> {
     let status = wait(connection.client(state)?.status())?;
-    connection.print(&status, |status| {
-        for (name, value) in facts(status) {
-            println!("{name:<10}{value}");
-        }
+    connection.print(&status, |status, out| {
+        let mut facts = facts(status).into_iter();
+        facts.try_for_each(|(name, value)| out.line(format_args!("{name:<10}{value}")))
     })
 }
 
@@ -68,24 +67,25 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
 
 pub(super) fn drain(connection: &Connection, state: Option<&Path>) -> Result<(), Problem> {
     let report = wait(connection.client(state)?.drain())?;
-    connection.print(&report, |report| {
-        println!(
+    connection.print(&report, |report, out| {
+        out.line(format_args!(
             "the daemon takes no more jobs; {} run, {} stay queued; it ends within {}",
             report.running,
             report.queued,
             brief(report.until.since(Time::now()))
-        );
+        ))
     })
 }
 
 pub(super) fn reload(connection: &Connection, state: Option<&Path>) -> Result<(), Problem> {
     let report = wait(connection.client(state)?.reload())?;
     report.warnings.iter().for_each(|warning| report::warning(warning));
-    connection.print(&report, |report| {
+    connection.print(&report, |report, out| {
         if report.applied.is_empty() && report.needs_restart.is_empty() {
-            println!("nothing has changed");
+            out.line("nothing has changed")?;
         }
-        report.applied.iter().for_each(|key| println!("applied        {key}"));
-        report.needs_restart.iter().for_each(|key| println!("needs restart  {key}"));
+        let applied = report.applied.iter().map(|key| format!("applied        {key}"));
+        let rest = report.needs_restart.iter().map(|key| format!("needs restart  {key}"));
+        applied.chain(rest).try_for_each(|line| out.line(line))
     })
 }

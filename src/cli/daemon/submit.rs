@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::super::output;
 use super::super::report::{self, Problem};
 use super::{Connection, wait};
 use crate::api::types::{JobState, JobView, Submission};
@@ -53,7 +54,7 @@ pub(super) fn run(arguments: &SubmitArguments, state: Option<&Path>) -> Result<E
     let submission = submission(arguments);
     let job = wait(client.submit(&submission))?;
     if !arguments.wait {
-        arguments.connection.print(&job, |job| println!("{}", job.id))?;
+        arguments.connection.print(&job, |job, out| out.line(job.id))?;
         return Ok(ExitCode::SUCCESS);
     }
     let json = arguments.connection.json;
@@ -62,16 +63,21 @@ pub(super) fn run(arguments: &SubmitArguments, state: Option<&Path>) -> Result<E
             .log(job.id, true, |piece| {
                 // With --json stdout is for the job alone.
                 if json {
-                    return std::io::stderr().write_all(piece);
+                    // Whether anybody reads it or not, the job goes on.
+                    let _ = std::io::stderr().write_all(piece);
+                    return Ok(());
                 }
-                let mut stdout = std::io::stdout().lock();
+                let mut stdout = output::stdout();
                 stdout.write_all(piece)?;
                 stdout.flush()
             })
             .await?;
         client.job(job.id).await
     })?;
-    arguments.connection.print(&job, end)?;
+    arguments.connection.print(&job, |job, _| {
+        end(job);
+        Ok(())
+    })?;
     Ok(ExitCode::from(code(&job)))
 }
 

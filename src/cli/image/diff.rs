@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{reference, say};
+use crate::cli::output::tell;
 use crate::cli::table::plain;
 use crate::host::size::Size;
 use crate::image::diff::{self, Change};
@@ -44,7 +45,7 @@ pub(super) fn run(
         return say(output, &answer.to_string());
     }
     if changes.is_empty() {
-        eprintln!("no difference");
+        tell("no difference");
     }
     show(&changes, output)
 }

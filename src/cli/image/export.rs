@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::bytes::Bytes;
-use super::{Problem, reference};
+use super::{Problem, output, reference};
 use crate::image::{ImageError, Reference, Store};
 
 /// Write an image to a file, to carry it to another host
@@ -37,12 +37,7 @@ pub(super) fn export(arguments: &ExportArguments, store: &Store) -> Result<(), P
         if io::stdout().is_terminal() {
             return Err(Problem::usage("an archive on a terminal is of no use: name a file"));
         }
-        return Ok(store.export(
-            &image,
-            io::stdout().lock(),
-            Path::new("standard output"),
-            moved,
-        )?);
+        return Ok(store.export(&image, output::stdout(), Path::new("standard output"), moved)?);
     }
     let path = &arguments.file;
     let unwritten = |source| ImageError::Write { path: path.clone(), source };

@@ -16,12 +16,14 @@ mod show;
 mod sign;
 mod steps;
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::examples;
+use super::output;
 use super::report::Problem;
 use super::trust::public_key;
 use crate::host::state::StateDirectory;
@@ -41,14 +43,17 @@ pub(super) struct ImageArguments {
 #[derive(Debug, Subcommand)]
 enum ImageCommand {
     /// Build an image from a recipe and let its name mean it
+    #[command(after_help = examples::IMAGE_BUILD)]
     Build(build::BuildArguments),
     /// List the images of the store, the newest build of each name first
+    #[command(after_help = examples::IMAGE_LIST)]
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Show what an image is and what it was made of
+    #[command(after_help = examples::IMAGE_INSPECT)]
     Inspect {
         /// NAME, the newest build, or NAME@DIGEST-PREFIX
         #[arg(value_parser = reference)]
@@ -61,6 +66,7 @@ enum ImageCommand {
     Import(import::ImportArguments),
     Sign(sign::SignArguments),
     /// Let a name mean the build that it meant before; done again, what it means now
+    #[command(after_help = examples::IMAGE_ROLLBACK)]
     Rollback {
         /// The name
         #[arg(value_parser = name)]
@@ -68,6 +74,7 @@ enum ImageCommand {
     },
     Gc(gc::GcArguments),
     /// Hash every part of an image and compare with what was built; with a key, check who signed it
+    #[command(after_help = examples::IMAGE_VERIFY)]
     Verify {
         /// NAME, the newest build, or NAME@DIGEST-PREFIX
         #[arg(required = true, value_parser = reference)]
@@ -89,6 +96,7 @@ enum ImageCommand {
     Audit(audit::AuditArguments),
     Refresh(refresh::RefreshArguments),
     /// Remove an image; what runs from it goes on
+    #[command(after_help = examples::IMAGE_REMOVE)]
     Remove {
         /// NAME, the newest build, or NAME@DIGEST-PREFIX
         #[arg(required = true, value_parser = reference)]
@@ -112,7 +120,7 @@ fn reference(text: &str) -> Result<Reference, String> {
 /// What the image folder or the settings say, or standard output can't be written.
 pub(super) fn run(arguments: ImageArguments, state: &StateDirectory) -> Result<ExitCode, Problem> {
     let store = &Store::open(arguments.store.unwrap_or_else(|| state.images()));
-    let mut output = io::stdout().lock();
+    let mut output = output::stdout();
     match arguments.command {
         ImageCommand::Build(arguments) => build::build(&arguments, store, &mut output)?,
         ImageCommand::List { json } => show::list(store, json, &mut output)?,

@@ -19,12 +19,12 @@ const SHOWN: usize = 40;
 /// What is built again, and from what.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The store keeps nothing of it. The exit code is 0 if it is the same, 65 if it is another; what
-differs is printed: packages, programs that made it, parts, and files of the root file system.
-
 Examples:
   mayfly image rebuild-check base
-  mayfly image rebuild-check runner --runner-archive actions-runner.tar.gz")]
+  mayfly image rebuild-check runner --runner-archive actions-runner.tar.gz
+
+The store keeps nothing of it. The exit code is 0 if it is the same, 65 if it is another; what
+differs is printed: packages, programs that made it, parts, and files of the root file system.")]
 pub(super) struct RebuildArguments {
     /// NAME, the newest build, or NAME@DIGEST-PREFIX
     #[arg(value_parser = reference)]

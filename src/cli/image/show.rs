@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::say;
+use crate::cli::output::tell;
 use crate::cli::report;
 use crate::host::size::Size;
 use crate::image::{Image, ImageError, Manifest, Runner, Store};
@@ -11,7 +12,7 @@ use crate::image::{Image, ImageError, Manifest, Runner, Store};
 pub(super) fn list(store: &Store, json: bool, output: &mut dyn Write) -> Result<(), ImageError> {
     let listing = store.list()?;
     for error in &listing.broken {
-        eprintln!("warning: {}", crate::failure::chain(error));
+        tell(format_args!("warning: {}", crate::failure::chain(error)));
     }
     let is_previous = |image: &Image| {
         store.previous(&image.name).is_ok_and(|previous| previous.as_ref() == Some(&image.digest))
@@ -35,7 +36,7 @@ pub(super) fn list(store: &Store, json: bool, output: &mut dyn Write) -> Result<
         return say(output, &serde_json::Value::from(images).to_string());
     }
     if listing.images.is_empty() {
-        eprintln!("no images in {}", store.path().display());
+        tell(format_args!("no images in {}", store.path().display()));
         return Ok(());
     }
     say(output, &format!("{:<20} {:<12} {:<20} {:>10}", "NAME", "DIGEST", "PACKAGES OF", "SIZE"))?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::cli::output::tell;
 use crate::image::build::Progress;
 
 /// Shows the steps of a build: on a terminal each with a clock while it lasts and its duration
@@ -50,7 +51,7 @@ impl Steps {
                 }
                 bar.finish_and_clear();
             }
-            None if success => eprintln!("{line}"),
+            None if success => tell(line),
             None => {}
         }
     }
@@ -64,7 +65,9 @@ impl Progress for Steps {
                 bar.set_prefix(step.to_owned());
                 bar.set_message("");
             }
-            None => eprintln!("{:>6.1} s  {step}", self.begun.elapsed().as_secs_f64()),
+            None => {
+                tell(format_args!("{:>6.1} s  {step}", self.begun.elapsed().as_secs_f64()));
+            }
         }
     }
 

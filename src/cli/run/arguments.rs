@@ -43,7 +43,8 @@ Examples:
   mayfly run -- sh -c 'uname -a; id'
   mayfly run -i -- wc -c < file
   mayfly run -it --user root -- bash
-  mayfly run --copy-in .:/home/runner/src -w src --copy-out /home/runner/src/out:out -- ./build
+  mayfly run --copy-in .:/home/runner/src -w /home/runner/src -- git status
+  mayfly run --copy-out /home/runner/out:out -- sh -c 'mkdir out; date > out/when'
   mayfly run --egress none -- ./untrusted
   mayfly run --memory 4G --cpus 2 --timeout 20m --timings -- make test
 

@@ -14,6 +14,7 @@ use super::progress::Progress;
 use super::terminal::{self, RawMode};
 use super::timings::Timings;
 use crate::cli::microvm::MicrovmArguments;
+use crate::cli::output::tell;
 use crate::cli::report::{self, Problem};
 use crate::failure::Code;
 use crate::host::state::StateDirectory;
@@ -97,7 +98,7 @@ async fn follow(errand: &Errand<'_>, start: Order, copies: Copies) -> Result<Exi
     let ended = shepherd.ended().await?;
     drop(raw);
     if errand.microvm.timings {
-        eprint!("{}", timings.table());
+        tell(timings.table().trim_end());
     }
     let trees = copies.threads.into_iter().map(join).collect::<Result<Vec<()>, Problem>>();
     match outcome {
@@ -175,7 +176,7 @@ fn not_started(why: &NotStarted, command: &str) -> Problem {
 /// Shows an event, if asked to; gives the outcome, if it is that.
 fn show(event: Event, json: bool) -> Option<Outcome> {
     if json && let Ok(line) = serde_json::to_string(&event) {
-        eprintln!("{line}");
+        tell(line);
     }
     match event.happened {
         Happened::Ended(outcome) => Some(outcome),
