@@ -22,6 +22,8 @@ pub mod image;
 pub mod ledger;
 pub mod machine;
 pub mod network;
+#[cfg(test)]
+mod reference;
 pub mod shepherd;
 pub mod telemetry;
 pub mod trial;

@@ -32,6 +32,8 @@ pub mod planner;
 pub mod process;
 pub mod programs;
 pub mod record;
+#[cfg(test)]
+mod reference;
 mod renounce;
 pub mod runner;
 

@@ -1,17 +1,14 @@
 //! The pages and examples that speak of metrics say what the table says.
-//!
-//! `MAYFLY_WRITE_REFERENCE=1 cargo test --lib telemetry::reference` writes the page anew.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 
 use super::metrics::{Kind, Row, TABLE};
+use crate::reference::{assert_made, read};
 
 fn page() -> String {
     let mut page = String::from(
-        "<!-- Made from src/telemetry/metrics.rs: MAYFLY_WRITE_REFERENCE=1 cargo test --lib telemetry::reference -->\n\n\
-         # Metrics\n\n\
+        "# Metrics\n\n\
          `/metrics` has them in Prometheus' text format; [the guide](../guide/operating.md) says where it is and \
          how to use it. Labels have few values: a pool's name, or a word from a short list.\n\n\
          | metric | type | labels | what it tells |\n|---|---|---|---|\n",
@@ -36,21 +33,9 @@ fn page() -> String {
     page
 }
 
-fn document(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)
-}
-
-fn read(name: &str) -> String {
-    std::fs::read_to_string(document(name)).unwrap()
-}
-
 #[test]
 fn the_page_is_made_from_the_table() {
-    let name = "reference/metrics.md";
-    if std::env::var_os("MAYFLY_WRITE_REFERENCE").is_some() {
-        std::fs::write(document(name), page()).unwrap();
-    }
-    assert!(page() == read(name), "docs/{name} is old; its first line says how to make it anew");
+    assert_made("reference/metrics.md", &page());
 }
 
 /// Every name in a text that looks like one of a metric of ours.

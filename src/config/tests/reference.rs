@@ -1,6 +1,7 @@
 //! The pages of docs/ say what the code does.
 
 use super::*;
+use crate::reference::{read, rows};
 
 /// The keys of a table, by what is said about one that isn't there.
 fn keys_of(table: &str) -> Vec<String> {
@@ -9,30 +10,142 @@ fn keys_of(table: &str) -> Vec<String> {
     known.split(", ").map(str::to_owned).collect()
 }
 
+/// Each table of settings, how one begins to write it, and the heading of its rows in the page.
+const TABLES: [(&str, &str, &str); 9] = [
+    ("github", "[github]\n", "## `[github]`"),
+    ("github.app", "[github.app]\n", "| key of `app`"),
+    ("github.webhook", "[github.webhook]\n", "| key of `webhook`"),
+    ("pool", "[[pool]]\n", "## `[[pool]]`"),
+    ("pool.deadlines", "[[pool]]\nname='a'\n[pool.deadlines]\n", "| key of `deadlines`"),
+    ("pool.hooks", "[[pool]]\nname='a'\n[pool.hooks]\n", "| key of `hooks`"),
+    ("host", "[host]\n", "## `[host]`"),
+    ("status", "[status]\n", "## `[status]`"),
+    ("telemetry", "[telemetry]\n", "## `[telemetry]`"),
+];
+
+fn page() -> String {
+    read("reference/settings.md")
+}
+
+/// The rows of the first table at or below a heading.
+fn rows_below<'a>(page: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let below = &page[page.find(heading).expect(heading)..];
+    let start = below.find("\n|--").expect(heading);
+    // With the heading's own row, if it is not above.
+    let table = below[start + 1..].split("\n\n").next().unwrap();
+    rows(table)
+}
+
+fn word(cell: &str) -> &str {
+    cell.trim_matches('`')
+}
+
 #[test]
-fn every_key_is_in_the_reference() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/settings.md");
-    let page = fs::read_to_string(page).unwrap();
-    let sections: Vec<_> = page.split("\n## ").collect();
-    for (table, section) in [
-        ("[github]\n", "`[github]`"),
-        ("[github.app]\n", "`[github]`"),
-        ("[github.webhook]\n", "`[github]`"),
-        ("[[pool]]\n", "`[[pool]]`"),
-        ("[[pool]]\nname='a'\n[pool.deadlines]\n", "`[[pool]]`"),
-        ("[[pool]]\nname='a'\n[pool.hooks]\n", "`[[pool]]`"),
-        ("[host]\n", "`[host]`"),
-        ("[status]\n", "`[status]`"),
-        ("[telemetry]\n", "`[telemetry]`"),
-    ] {
-        let text = sections.iter().find(|text| text.starts_with(section)).unwrap();
-        let keys = keys_of(table);
-        assert!(!keys.is_empty(), "{table}: {keys:?}");
-        for key in keys {
-            assert!(text.contains(&format!("\n| `{key}` |")), "{key} of {table} is missing");
-        }
+fn the_reference_has_the_keys_that_there_are_and_no_others() {
+    let page = page();
+    for (table, text, heading) in TABLES {
+        let told = rows_below(&page, heading).iter().map(|row| word(row[0]).to_owned()).collect();
+        let mut known: Vec<String> = keys_of(text);
+        let mut told: Vec<String> = told;
+        known.sort();
+        told.sort();
+        assert_eq!(told, known, "[{table}]");
     }
     assert_eq!(keys_of(""), ["github", "pool", "host", "status", "egress", "telemetry"]);
+}
+
+/// Everything that has a default and is not worked out from something else, left to it.
+const SPARSE: &str = "[github]\nurl = 'https://github.com/acme'\ntoken = 'ghp_secret'\n\
+    [[pool]]\nname = 'p'\nlabels = ['l']\n\
+    [status]\nlisten = '127.0.0.1:9180'\n";
+
+#[test]
+fn the_reference_has_the_defaults_that_are_in_effect() {
+    let place = Place::new();
+    let file = place.file("mayfly.toml", SPARSE, 0o600);
+    let settings = Settings::load(Some(&file), &place.environment).unwrap();
+    let shown = settings.show();
+    let page = page();
+    let mut compared = Vec::new();
+    // Hooks have no defaults.
+    for (table, _, heading) in TABLES.into_iter().filter(|table| table.0 != "pool.hooks") {
+        let pointer = format!("/{}", table.replace('.', "/")).replace("/pool", "/pool/p");
+        let values = shown.pointer(&pointer).cloned().unwrap_or_default();
+        let has_types = table != "pool.deadlines";
+        for row in rows_below(&page, heading) {
+            let (key, default) = (word(row[0]), row[1 + usize::from(has_types)]);
+            let Some(value) = values.get(key) else { continue };
+            if is_same(value, default) {
+                compared.push(format!("{table}.{key}"));
+            }
+        }
+    }
+    let fixed = [
+        "github.reconcile",
+        "pool.runner_group",
+        "pool.image",
+        "pool.cpus",
+        "pool.memory",
+        "pool.disk",
+        "pool.min_idle",
+        "pool.trigger",
+        "pool.egress",
+        "pool.runner_directory",
+        "pool.deadlines.idle",
+        "pool.deadlines.claim",
+        "pool.deadlines.job",
+        "host.socket_mode",
+        "host.accel",
+        "host.allow_emulation",
+        "host.drain",
+    ];
+    for key in fixed {
+        assert!(compared.iter().any(|other| other == key), "{key} has another default");
+    }
+}
+
+/// Whether a default of the page is the value that is in effect: both are written for people.
+fn is_same(value: &serde_json::Value, default: &str) -> bool {
+    let first = default.split(", ").next().unwrap_or_default();
+    let text = word(first).trim_matches('"');
+    match value {
+        serde_json::Value::String(value) => {
+            let duration = |text: &str| humantime::parse_duration(text).ok();
+            let size = |text: &str| text.parse::<Size>().ok().map(|size| size.to_string());
+            value == text
+                || duration(value).is_some_and(|value| Some(value) == duration(text))
+                || size(text).as_ref() == Some(value)
+        }
+        // Nothing is written down for it: the page says in words what is meant.
+        serde_json::Value::Null => !default.starts_with('`'),
+        serde_json::Value::Bool(value) => text.parse() == Ok(*value),
+        serde_json::Value::Number(number) => text == number.to_string(),
+        _ => false,
+    }
+}
+
+#[test]
+fn the_reference_has_the_bounds_of_deadlines() {
+    let page = page();
+    let deadline = |key: &str, value: Duration| {
+        let value = humantime::format_duration(value);
+        let text = format!("[[pool]]\nname = 'p'\ndeadlines = {{ {key} = '{value}' }}");
+        Place::new().load(&text).is_ok()
+    };
+    let rows = rows_below(&page, "| key of `deadlines`");
+    assert_eq!(rows.len(), 4);
+    let step = Duration::from_secs(1);
+    for row in rows {
+        let (least, most) = row[2].split_once(" … ").unwrap();
+        let [least, most] = [least, most].map(|text| humantime::parse_duration(text).unwrap());
+        let key = word(row[0]);
+        assert!(deadline(key, least) && deadline(key, most), "{key}: {}", row[2]);
+        assert!(!deadline(key, most + step), "{key} may be longer than {}", row[2]);
+        assert!(
+            least.checked_sub(step).is_none_or(|less| !deadline(key, less)),
+            "{key} may be shorter"
+        );
+    }
 }
 
 #[test]
@@ -52,20 +165,5 @@ fn the_example_is_good() {
         .replace("/etc/mayfly/api-token", secret.to_str().unwrap());
     let settings = place.load(&text).unwrap();
     assert_eq!(settings.pools.len(), 2);
-    assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
-}
-
-#[test]
-fn the_settings_of_the_readme_are_good() {
-    let place = Place::new();
-    let token = place.file("token", "ghp_secret", 0o600);
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(readme).unwrap();
-    let text = readme.split_once("```toml\n").and_then(|(_, rest)| rest.split_once("```"));
-    let text = text.expect("README.md has settings").0;
-    assert!(text.contains("/etc/mayfly/github-token"), "{text}");
-    let text = text.replace("/etc/mayfly/github-token", token.to_str().unwrap());
-    let settings = place.load(&text).unwrap();
-    assert_eq!(settings.pools.len(), 1);
     assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
 }

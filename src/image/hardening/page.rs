@@ -1,9 +1,9 @@
 //! The table as a page of the reference, which must be as this makes it.
 
 use std::fmt::Write;
-use std::path::Path;
 
 use super::{CONTROLS, Control, Measure, Unless};
+use crate::reference::assert_made;
 
 const TOP: &str = "\
 # Hardening
@@ -83,17 +83,7 @@ fn section(control: &Control) -> String {
     text
 }
 
-/// With `MAYFLY_WRITE_REFERENCE` set, the page is written instead.
 #[test]
-fn the_page_is_the_table() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/hardening.md");
-    if std::env::var_os("MAYFLY_WRITE_REFERENCE").is_some() {
-        std::fs::write(&path, page()).unwrap();
-    }
-    let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        written == page(),
-        "docs/reference/hardening.md is not what the table says: run this test with \
-         MAYFLY_WRITE_REFERENCE=1"
-    );
+fn the_reference_is_the_table() {
+    assert_made("reference/hardening.md", &page());
 }
