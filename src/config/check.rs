@@ -33,6 +33,10 @@ impl Settings {
         }
         let policies =
             Policies::check(file.unwrap_or(Path::new("settings")), &draft.egress.policy)?;
+        if draft.github.is_none() && environment.variable("GITHUB_TOKEN").is_some() {
+            warnings
+                .push("GITHUB_TOKEN is set and GITHUB_REPOSITORY isn't: local jobs only".into());
+        }
         let github = draft.github.as_ref();
         let github = github.map(|draft| check_github::check(draft, &sources, environment));
         let github = github.transpose()?;

@@ -94,6 +94,9 @@ impl Failure for ConfigError {
                  an App, or give the service the credential github-token."
                     .into(),
             ),
+            Self::Missing { key, .. } if key == "github.url" => {
+                Some("Set GITHUB_REPOSITORY to OWNER/NAME, or write `url`.".into())
+            }
             _ => None,
         }
     }

@@ -109,6 +109,13 @@ fn the_variables_of_a_plain_container_work_alone() {
 }
 
 #[test]
+fn a_token_that_is_for_nothing_is_warned_about() {
+    let settings = Place::with(&[("GITHUB_TOKEN", "ghp_secret")]).load("").unwrap();
+    assert!(settings.github.is_none());
+    assert!(settings.warnings[0].contains("GITHUB_REPOSITORY isn't"), "{:?}", settings.warnings);
+}
+
+#[test]
 fn a_variable_that_is_empty_says_nothing() {
     let place = Place::with(&[
         ("GITHUB_REPOSITORY", "acme/site"),
