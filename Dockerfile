@@ -40,9 +40,11 @@ RUN apt-get update -qq \
     && chmod u-s /usr/bin/newuidmap /usr/bin/newgidmap \
     && setcap cap_setuid=ep /usr/bin/newuidmap && setcap cap_setgid=ep /usr/bin/newgidmap \
     && apt-get purge -y -qq libcap2-bin >/dev/null \
-    # Nobody boots a 32-bit system or reads about it here.
-    && rm -rf /usr/bin/qemu-system-i386 /usr/share/locale/* /usr/share/info/* /usr/share/doc/* \
-        /usr/share/man/* /var/lib/apt/lists/* /var/cache/* /var/log/* \
+    # Of QEMU: the x86-64 system and qemu-img. Nobody reads here.
+    && cd /usr/bin && rm -f qemu-system-i386 qemu-system-x86_64-microvm qemu-io qemu-nbd \
+        qemu-pr-helper qemu-storage-daemon qemu-vmsr-helper \
+    && rm -rf /usr/share/locale/* /usr/share/info/* /usr/share/doc/* /usr/share/man/* \
+        /var/lib/apt/lists/* /var/cache/* /var/log/* \
     # The range of user ids that an image's files belong to while it is built.
     && useradd --uid 1000 --user-group --no-create-home --home-dir /var/lib/mayfly mayfly \
     && install -d -o mayfly -g mayfly /var/lib/mayfly
