@@ -38,3 +38,4 @@ mod run;
 mod streams;
 #[allow(dead_code, reason = "benches/boot.rs uses the rest of it")]
 mod support;
+mod trial;

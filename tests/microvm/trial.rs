@@ -1,0 +1,177 @@
+//! Images on trial, by the verbs that boot them: `mayfly image audit` and `refresh`, and `rollback`
+//! after it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mayfly::image::hardening::CONTROLS;
+use serde_json::{Value, json};
+
+use crate::support::image::{Forgery, base, sha256};
+use crate::support::{Ending, Host, Running};
+
+/// How long a build with two boots after it may take, on a machine that does much else.
+const WORK: Duration = Duration::from_secs(900);
+
+/// `mayfly image` with these arguments, to its end.
+fn image(host: &Host, arguments: &[&str]) -> Ending {
+    let mut command = host.mayfly(["image"].iter().chain(arguments));
+    // Where it isn't beside `mayfly`; what `base` was built with.
+    if let Some(agent) = std::env::var_os("MAYFLY_GUEST") {
+        command.env("MAYFLY_GUEST", agent);
+    }
+    Running::start(&mut command).finish(WORK)
+}
+
+/// What was said in JSON.
+#[track_caller]
+fn told(ending: &Ending) -> Value {
+    serde_json::from_slice(&ending.stdout).unwrap_or_else(|_| panic!("no JSON: {ending:?}"))
+}
+
+/// An image `weak`: `base`, but that its manifest promises an argument of the kernel which the
+/// kernel is not booted with.
+fn install_weak(host: &Host) {
+    let mut manifest: Value =
+        serde_json::from_slice(&fs::read(base().join("manifest.json")).unwrap()).unwrap();
+    manifest["name"] = "weak".into();
+    let arguments = manifest["kernel"]["command_line"].as_str().unwrap();
+    assert!(arguments.contains("slab_nomerge"), "{arguments}");
+    manifest["kernel"]["command_line"] = arguments.replace("slab_nomerge", "").into();
+    let manifest = serde_json::to_vec(&manifest).unwrap();
+    let digest = sha256(&manifest);
+    let directory = host.images().join("weak").join(&digest);
+    fs::create_dir_all(&directory).unwrap();
+    for part in ["kernel", "initramfs", "rootfs.img", "sbom.spdx.json", "sbom.cdx.json"] {
+        symlink(base().join(part), directory.join(part)).unwrap();
+    }
+    fs::write(directory.join("manifest.json"), manifest).unwrap();
+    symlink(digest, host.images().join("weak/latest")).unwrap();
+}
+
+#[test]
+fn an_audit_shows_every_control_and_fails_where_one_is_not_in_place() {
+    let host = Host::new();
+    let audited = image(&host, &["audit", "base", "--json"]);
+    let report = told(audited.assert_code(0));
+    assert_eq!((&report["name"], &report["passed"]), (&"base".into(), &true.into()));
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), CONTROLS.iter().map(|part| part.len()).sum::<usize>());
+    for row in rows {
+        assert_eq!(row["result"], "pass", "{row}");
+        assert_ne!(row["evidence"], "", "{row}");
+    }
+    host.assert_clean();
+
+    install_weak(&host);
+    let audited = image(&host, &["audit", "weak"]);
+    let text = audited.assert_code(1).text();
+    let failed: Vec<_> = text.lines().filter(|line| line.starts_with("FAIL")).collect();
+    assert_eq!(failed.len(), 1, "{text}");
+    assert!(
+        failed[0].contains("kernel.slabs-apart") && failed[0].contains("slab_nomerge"),
+        "{text}"
+    );
+    let count = format!("{} passed, 1 failed, 0 off", rows.len() - 1);
+    assert!(text.lines().last().is_some_and(|line| line.ends_with(&count)), "{text}");
+    host.assert_clean();
+}
+
+/// A host where `base` was built as the tests' was, but can't boot: nobody should need it to.
+fn with_hollow_base() -> (Host, String) {
+    let host = Host::bare();
+    let mut image = Forgery::hollow();
+    image.name = "base";
+    image.install(&host);
+    let digest = meant(&host);
+    (host, digest)
+}
+
+/// The build that the name `base` means.
+fn meant(host: &Host) -> String {
+    let link = fs::read_link(host.images().join("base/latest")).unwrap();
+    link.into_os_string().into_string().unwrap()
+}
+
+/// How many builds of `base` there are.
+fn builds(host: &Host) -> usize {
+    let entries = fs::read_dir(host.images().join("base")).unwrap();
+    entries.filter(|entry| entry.as_ref().unwrap().file_type().unwrap().is_dir()).count()
+}
+
+/// The recipe of `base` with something added to it.
+fn recipe(host: &Host, name: &str, addition: &str) -> PathBuf {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/base/image.toml");
+    let text = fs::read_to_string(&base).unwrap();
+    let profiles = base.parent().unwrap().join("../profiles");
+    let text = text.replace("../profiles", profiles.to_str().unwrap());
+    let path = host.root().join(name);
+    fs::write(&path, format!("{text}\n{addition}")).unwrap();
+    path
+}
+
+/// `mayfly image refresh base --json` with a recipe and more.
+fn refresh(host: &Host, recipe: &Path, options: &[&str]) -> Ending {
+    let words = ["refresh", "base", "--json", "--recipe", recipe.to_str().unwrap()];
+    image(host, &[&words, options].concat())
+}
+
+#[test]
+fn an_image_is_refreshed_only_if_something_changed() {
+    let (host, before) = with_hollow_base();
+    let ending = image(&host, &["refresh", "base", "--json"]);
+    let refreshed = told(ending.assert_code(0));
+    assert_eq!(refreshed["reasons"], json!([]), "{refreshed}");
+    assert_eq!((&refreshed["candidate"], &refreshed["moved"]), (&Value::Null, &false.into()));
+    assert_eq!(refreshed["before"], *before);
+
+    let changed = recipe(&host, "changed.toml", "[[files]]\npath = \"/etc/x\"\ncontent = \"x\"\n");
+    let ending = refresh(&host, &changed, &["--check"]);
+    let refreshed = told(ending.assert_code(1));
+    assert_eq!(refreshed["reasons"], json!(["recipe"]), "{refreshed}");
+    assert_eq!(refreshed["candidate"], Value::Null);
+    assert_eq!((meant(&host), builds(&host)), (before, 1));
+    image(&host, &["rollback", "base"]).assert_code(66).assert_says("base");
+}
+
+/// Two builds, each booted twice: with `scripts/test --long`.
+#[test]
+#[ignore = "takes minutes"]
+fn a_name_moves_to_a_build_that_passes_and_back_but_never_to_one_that_fails() {
+    let (host, before) = with_hollow_base();
+    let hook = "[[hooks]]\ncontent = \"#!/bin/sh\\necho 'exit 1' >/usr/bin/git\\n\"\n";
+    let broken = recipe(&host, "broken.toml", hook);
+    let ending = refresh(&host, &broken, &[]);
+    let refreshed = told(ending.assert_code(1));
+    assert_eq!(refreshed["reasons"], json!(["recipe"]), "{refreshed}");
+    let rows = refreshed["audit"]["rows"].as_array().unwrap();
+    assert!(!rows.is_empty() && rows.iter().all(|row| row["result"] == "pass"), "{refreshed}");
+    assert_eq!(refreshed["smoke"]["passed"], false, "{refreshed}");
+    let detail = refreshed["smoke"]["detail"].as_str().unwrap();
+    assert!(detail.starts_with("git: "), "{detail}");
+    assert_eq!((&refreshed["moved"], meant(&host)), (&false.into(), before.clone()));
+    // It is there for whoever wants to know why.
+    let candidate = format!("base@{}", refreshed["candidate"].as_str().unwrap());
+    image(&host, &["inspect", &candidate]).assert_code(0);
+
+    let greeting = "[[files]]\npath = \"/etc/greeting\"\ncontent = \"hello\\n\"\n";
+    let good = recipe(&host, "good.toml", greeting);
+    let ending = refresh(&host, &good, &[]);
+    let refreshed = told(ending.assert_code(0));
+    assert_eq!(refreshed["smoke"]["passed"], true, "{refreshed}");
+    assert_eq!(refreshed["moved"], true);
+    let after = refreshed["candidate"].as_str().unwrap().to_owned();
+    assert_eq!((meant(&host), builds(&host)), (after.clone(), 3));
+    host.run(["--image", "base", "--", "cat", "/etc/greeting"])
+        .assert_code(0)
+        .assert_output("hello\n");
+    assert_eq!(told(refresh(&host, &good, &[]).assert_code(0))["reasons"], json!([]));
+
+    image(&host, &["rollback", "base"]).assert_code(0);
+    assert_eq!(meant(&host), before);
+    image(&host, &["rollback", "base"]).assert_code(0);
+    assert_eq!(meant(&host), after);
+    host.assert_clean();
+}
