@@ -7,10 +7,11 @@
 //! may set keys of it.
 
 mod assemble;
+mod check;
 mod extras;
 mod values;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,7 @@ use serde::Deserialize;
 use toml::Table;
 
 pub use assemble::Setting;
+use check::Contradiction;
 pub use extras::{Download, Hook, Release, Runner, RunnerVersion};
 pub use values::{
     AbsolutePath, KernelArgument, Mode, ModuleName, PackageName, Suite, Uri, Url, UserName, Word,
@@ -26,7 +28,6 @@ pub use values::{
 
 use super::docker;
 use super::error::ImageError;
-use super::hardening;
 use super::hash;
 use super::manifest::Manifest;
 use super::name::{Digest, ImageName};
@@ -34,9 +35,6 @@ use crate::host::size::Size;
 
 /// A recipe's text is refused beyond this, in bytes.
 const TEXT_LIMIT: u64 = 1 << 20;
-
-/// The smallest file system that is worth making: even an empty Debian needs more than half.
-const SMALLEST: Size = Size(256 << 20);
 
 /// A recipe, with where it came from.
 #[derive(Debug)]
@@ -315,124 +313,7 @@ fn load_profile(path: &Path, name: &Path) -> Result<(Digest, Table), ImageError>
     Ok((hash::of_bytes(text.as_bytes()), profile))
 }
 
-/// A value that does not go with the others.
-struct Contradiction {
-    key: &'static str,
-    value: String,
-    problem: &'static str,
-}
-
-fn wrong(
-    key: &'static str,
-    value: &dyn ToString,
-    problem: &'static str,
-) -> Result<(), Contradiction> {
-    Err(Contradiction { key, value: value.to_string(), problem })
-}
-
-impl Recipe {
-    fn check(&self) -> Result<(), Contradiction> {
-        if self.size < SMALLEST {
-            return wrong("size", &self.size, "a root file system needs at least 256M");
-        }
-        if !self.size.0.is_multiple_of(4096) {
-            return wrong("size", &self.size.0, "it must be a multiple of 4K");
-        }
-        self.content.check_users()?;
-        self.content.check_files()?;
-        self.content.check_hooks()?;
-        self.content.check_runner()
-    }
-}
-
 impl Content {
-    fn check_users(&self) -> Result<(), Contradiction> {
-        let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
-        for user in &self.users {
-            if user.uid == 0 {
-                return wrong("users.uid", &user.uid, "0 is root's");
-            }
-            if !numbers.insert(user.uid) {
-                return wrong("users.uid", &user.uid, "another user has it");
-            }
-            if !names.insert(&user.name) {
-                return wrong("users.name", &user.name, "another user has it");
-            }
-        }
-        Ok(())
-    }
-
-    fn check_files(&self) -> Result<(), Contradiction> {
-        let mut paths = BTreeSet::new();
-        for file in &self.files {
-            if !paths.insert(&file.path) {
-                return wrong("files.path", &file.path, "another file has it");
-            }
-            if file.content.is_some() == file.source.is_some() {
-                let problem = "it needs either `content` or `source`";
-                return wrong("files.path", &file.path, problem);
-            }
-            self.check_user("files.owner", file.owner.as_ref())?;
-        }
-        for download in &self.downloads {
-            if !paths.insert(&download.path) {
-                return wrong("downloads.path", &download.path, "another file has it");
-            }
-        }
-        for name in &self.hardening.off {
-            if hardening::find(name).is_none() {
-                let problem = "there is no such control (see docs/reference/hardening.md)";
-                return wrong("hardening.off", name, problem);
-            }
-        }
-        Ok(())
-    }
-
-    fn check_hooks(&self) -> Result<(), Contradiction> {
-        for hook in &self.hooks {
-            if hook.content.is_some() == hook.source.is_some() {
-                let source = hook.source.clone().unwrap_or_default();
-                let problem = "it needs either `content` or `source`";
-                return wrong("hooks.source", &source.display(), problem);
-            }
-            self.check_user("hooks.user", hook.user.as_ref())?;
-        }
-        Ok(())
-    }
-
-    fn check_runner(&self) -> Result<(), Contradiction> {
-        let Some(runner) = &self.runner else { return Ok(()) };
-        let Some(user) = self.user(Some(&runner.user)) else {
-            return wrong("runner.user", &runner.user, "it is none of `users`");
-        };
-        // The runner writes beside its programs.
-        if !runner.directory.is_below(&user.home) {
-            return wrong("runner.directory", &runner.directory, "it is not below its user's home");
-        }
-        match runner.version {
-            Some(RunnerVersion::Release(release)) if release < Release::OLDEST => {
-                wrong("runner.version", &release, "GitHub registers none that is so old")
-            }
-            Some(RunnerVersion::Latest) if runner.sha256.is_some() => {
-                wrong("runner.version", &"latest", "what `sha256` it will have can't be known")
-            }
-            Some(RunnerVersion::Latest) if runner.archive.is_some() => {
-                wrong("runner.version", &"latest", "an `archive` is what it is")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether somebody is root or one of the recipe's users.
-    fn check_user(&self, key: &'static str, name: Option<&UserName>) -> Result<(), Contradiction> {
-        match name {
-            Some(name) if name.as_str() != "root" && self.user(Some(name)).is_none() => {
-                wrong(key, name, "it is neither root nor one of `users`")
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// A user of the recipe by its name; none for root, which is not one of them.
     pub(super) fn user(&self, name: Option<&UserName>) -> Option<&User> {
         self.users.iter().find(|user| Some(&user.name) == name)
@@ -440,143 +321,4 @@ impl Content {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::failure::chain;
-
-    const SMALL: &str = r#"
-        name = "small"
-        suite = "trixie"
-        size = "512M"
-        [kernel]
-        package = "linux-image-cloud-amd64"
-    "#;
-
-    /// A recipe in a directory of its own, with what is set from outside.
-    fn load(text: &str, settings: &[&str]) -> Result<Recipe, ImageError> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("small.toml");
-        fs::write(&path, text).unwrap();
-        fs::create_dir(directory.path().join("profiles")).unwrap();
-        fs::write(directory.path().join("profiles/tools.toml"), TOOLS).unwrap();
-        fs::write(directory.path().join("profiles/nested.toml"), "profiles = ['x']").unwrap();
-        fs::write(directory.path().join("profiles/wrong.toml"), "\nsize = 'big'").unwrap();
-        let settings: Vec<Setting> = settings.iter().map(|text| text.parse().unwrap()).collect();
-        Recipe::load(&path, &settings)
-    }
-
-    fn parse(text: &str) -> Result<Recipe, ImageError> {
-        load(text, &[])
-    }
-
-    fn refusal(addition: &str) -> String {
-        chain(&parse(&format!("{SMALL}\n{addition}")).unwrap_err())
-    }
-
-    const TOOLS: &str = r#"
-        size = "1G"
-        packages = ["jq"]
-        [[files]]
-        path = "/etc/tool"
-        source = "tool"
-    "#;
-
-    #[test]
-    fn what_is_not_said_is_empty() {
-        let recipe = parse(SMALL).unwrap();
-        assert!(recipe.content.packages.is_empty() && recipe.content.mirror.is_none());
-        assert_eq!(recipe.beside(Path::new("a")), recipe.path.parent().unwrap().join("a"));
-    }
-
-    #[test]
-    fn the_recipes_of_the_project_are_right() {
-        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("images");
-        let recipe = Recipe::load(&images.join("base/image.toml"), &[]).unwrap();
-        assert_eq!(recipe.name.as_str(), "base");
-        let without = ["docker=false".parse().unwrap()];
-        let recipe = Recipe::load(&images.join("runner/image.toml"), &without).unwrap();
-        assert_eq!(recipe.content.runner.unwrap().version, Some(RunnerVersion::Latest));
-    }
-
-    #[test]
-    fn a_profile_comes_before_the_recipe_and_a_setting_after_it() {
-        let text = format!("profiles = ['profiles/tools.toml']\npackages = ['git']\n{SMALL}");
-        let recipe = load(&text, &["packages+=curl", "suite=sid"]).unwrap();
-        let packages: Vec<_> = recipe.content.packages.iter().map(PackageName::as_str).collect();
-        assert_eq!(packages, ["jq", "git", "curl"]);
-        assert_eq!(recipe.size, Size::mebibytes(512), "the recipe's own value");
-        assert_eq!(recipe.suite.as_str(), "sid");
-        assert_eq!(recipe.content.files[0].source.as_deref(), Some(Path::new("profiles/tool")));
-        assert_eq!(recipe.settings, ["packages+=curl", "suite=sid"]);
-        let digest = hash::of_bytes(TOOLS.as_bytes());
-        assert_eq!(recipe.profiles, [("profiles/tools.toml".to_owned(), digest)].into());
-        assert_eq!(recipe.effective["packages"], serde_json::json!(["jq", "git", "curl"]));
-        assert!(recipe.effective.get("profiles").is_none());
-    }
-
-    #[test]
-    fn a_setting_can_add_a_profile() {
-        let recipe = load(SMALL, &["profiles+=profiles/tools.toml"]).unwrap();
-        assert_eq!(recipe.content.packages[0].as_str(), "jq");
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_wherever_it_was_said() {
-        let message = chain(&load(SMALL, &["packages+=No Package"]).unwrap_err());
-        assert!(message.contains("--set packages+=No Package"), "{message}");
-        let message = chain(&load(SMALL, &["sweet=trixie"]).unwrap_err());
-        assert!(message.contains("--set sweet=trixie") && message.contains("unknown field"));
-        for (profile, parts) in [
-            ("nested", ["profiles/nested.toml", "a profile can't take profiles"]),
-            ("wrong", ["profiles/wrong.toml", "line 2"]),
-            ("absent", ["profiles/absent.toml", "No such file"]),
-        ] {
-            let setting = format!("profiles+=profiles/{profile}.toml");
-            let message = chain(&load(SMALL, &[&setting]).unwrap_err());
-            assert!(parts.iter().all(|part| message.contains(part)), "{message}");
-        }
-    }
-
-    #[test]
-    fn what_every_recipe_must_say_is_asked_for() {
-        for key in ["name", "suite", "size", "package"] {
-            let text: Vec<_> = SMALL.lines().filter(|line| !line.contains(key)).collect();
-            let message = chain(&parse(&text.join("\n")).unwrap_err());
-            assert!(message.contains(key) && message.contains("says no"), "{message}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_file_and_line() {
-        let message = refusal("argument = []");
-        assert!(message.contains("small.toml"), "{message}");
-        assert!(message.contains("line 8") && message.contains("`argument`"), "{message}");
-    }
-
-    #[test]
-    fn a_wrong_value_is_shown_with_its_line() {
-        let message = chain(&parse(&SMALL.replace("512M", "big")).unwrap_err());
-        assert!(message.contains("line 4") && message.contains("\"big\""), "{message}");
-    }
-
-    #[test]
-    fn contradictions_name_key_and_value() {
-        let user = "[[users]]\nname='a'\nuid=7\nhome='/home/a'\nshell='/bin/sh'\n";
-        let file = "[[files]]\npath='/etc/x'\n";
-        for (addition, key, value) in [
-            (user.replace('7', "0"), "users.uid", "0"),
-            (format!("{user}{}", user.replace("'a'", "'b'")), "users.uid", "7"),
-            (format!("{user}{}", user.replace('7', "8")), "users.name", "a"),
-            (file.to_owned(), "files.path", "/etc/x"),
-            (format!("{file}content=''\nsource='y'"), "files.path", "/etc/x"),
-            (format!("{file}content=''\n{file}content=''"), "files.path", "/etc/x"),
-            (format!("{file}content=''\nowner='b'"), "files.owner", "b"),
-            ("[hardening]\noff=['no.such']".to_owned(), "hardening.off", "no.such"),
-        ] {
-            let message = refusal(&addition);
-            assert!(message.contains(&format!("{key} = {value:?}")), "{message}");
-        }
-        let message = chain(&parse(&SMALL.replace("512M", "1M")).unwrap_err());
-        assert!(message.contains("size = \"1 MiB\""), "{message}");
-    }
-}
+mod tests;
