@@ -6,10 +6,10 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::support::host::{Devices, ORDINARY_USER};
@@ -70,6 +70,18 @@ fn what_is_signed_here_is_known_there_and_nothing_else() {
         .assert_code(77)
         .assert_says("is signed with key");
 
+    // A signature with one letter changed is none.
+    let file = directory.join("manifest.json.minisig");
+    let good = fs::read_to_string(&file).unwrap();
+    let line = good.lines().nth(1).unwrap();
+    let letter = if &line[40..41] == "A" { "B" } else { "A" };
+    let bad = good.replace(line, &[&line[..40], letter, &line[41..]].concat());
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, bad).unwrap();
+    image(&here, &["verify", "hollow", "--key", &public]).assert_code(77).assert_says("signature");
+    fs::write(&file, good).unwrap();
+    image(&here, &["verify", "hollow", "--key", &public]).assert_code(0);
+
     // minisign itself thinks so, too, and the other way round.
     let minisign = |arguments: &[&str]| {
         let run = Command::new("minisign").args(arguments).current_dir(&directory).output();
@@ -101,6 +113,34 @@ fn what_is_signed_here_is_known_there_and_nothing_else() {
     let failed = run(&format!("{other},{key}"), &["--boot-timeout", "1s"]);
     assert!(!failed.stderr.contains("trusted"), "{}", failed.stderr);
     assert_ne!(failed.code(), 77);
+}
+
+/// A runner of so many days ago in a manifest.
+fn with_runner(manifest: &mut Value, days: u64) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    manifest["runner"] = json!({
+        "version": "2.335.1",
+        "sha256": "0".repeat(64),
+        "released": now - days * 86_400,
+        "directory": "/home/runner/actions-runner",
+    });
+}
+
+#[test]
+fn a_runner_that_github_may_soon_refuse_is_told_of() {
+    let host = Host::bare();
+    let mut old = Forgery::hollow();
+    old.name = "old";
+    old.change = |manifest| with_runner(manifest, 25);
+    old.install(&host);
+    let mut young = Forgery::hollow();
+    young.name = "young";
+    young.change = |manifest| with_runner(manifest, 5);
+    young.install(&host);
+    let told = "the runner 2.335.1 in it is 25 days old";
+    image(&host, &["inspect", "old"]).assert_code(0).assert_says(told);
+    let inspected = image(&host, &["inspect", "young"]);
+    assert_eq!(inspected.assert_code(0).stderr, "");
 }
 
 #[test]

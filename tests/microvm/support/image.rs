@@ -19,6 +19,8 @@ pub(crate) struct Forgery {
     pub(crate) initramfs: Vec<u8>,
     pub(crate) rootfs: Vec<u8>,
     pub(crate) kernel_arguments: String,
+    /// What else its manifest says.
+    pub(crate) change: fn(&mut Value),
 }
 
 impl Forgery {
@@ -30,6 +32,7 @@ impl Forgery {
             initramfs: b"no initramfs".to_vec(),
             rootfs: vec![0; 1 << 20],
             kernel_arguments: String::new(),
+            change: |_| {},
         }
     }
 
@@ -57,6 +60,7 @@ impl Forgery {
             initramfs,
             rootfs: empty_file_system(),
             kernel_arguments,
+            change: |_| {},
         }
     }
 
@@ -81,6 +85,7 @@ impl Forgery {
         let arguments = manifest["kernel"]["command_line"].as_str().unwrap();
         manifest["kernel"]["command_line"] =
             format!("{arguments} {}", self.kernel_arguments).into();
+        (self.change)(&mut manifest);
         let text = serde_json::to_vec(&manifest).unwrap();
         let digest = sha256(&text);
         let directory = host.images().join(self.name).join(&digest);
