@@ -2,7 +2,6 @@
 //! meets it.
 //!
 //! ```text
-//! audit    each hardening control looked at from inside
 //! audit    each hardening control, looked at from inside
 //! smoke    a job like those that the image is for
 //! refresh  why an image is to be built anew
