@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+#[path = "image/ordinary.rs"]
+mod ordinary;
 #[path = "image/runner.rs"]
 mod runner;
 
