@@ -152,3 +152,15 @@ fn commands_are_in_blocks_that_are_seen() {
         }
     }
 }
+
+#[test]
+fn commands_for_containers_are_run_by_their_own_script() {
+    let script = fs::read_to_string(project().join("scripts/test-compose")).unwrap();
+    // It names a block by some words of it.
+    let calls = script.lines().filter(|line| line.contains("guide \"$work/"));
+    let named: Vec<_> = calls.filter_map(|line| line.split('\'').nth(1)).collect();
+    for block in commands().iter().filter(|block| block.setting() == Some(Setting::Compose)) {
+        let is_run = named.iter().any(|words| block.text.contains(words));
+        assert!(is_run, "{} is not run by scripts/test-compose, only {named:?}", block.place());
+    }
+}
