@@ -29,7 +29,7 @@ impl World {
             }
             Call::Jobs { filter, answer } => give(answer, Ok(self.jobs(&filter)?)),
             Call::Job { job, answer } => {
-                give(answer, self.job(job)?.map(|job| self.job_view(&job)))
+                give(answer, self.job(job)?.map(|job| self.job_view(&job)));
             }
             Call::Log { job, answer } => give(answer, self.job_log(job)?),
             Call::Explain { job, answer } => give(answer, self.explain(job)?),
