@@ -47,6 +47,10 @@ const FILE_SYSTEMS: [FileSystem; 6] = [
     FileSystem { kind: "cgroup2", target: "/sys/fs/cgroup", flags: NO_PROGRAMS, options: "" },
 ];
 
+/// Temporary files stay on the disk, where there is more room than in memory and nothing is kept
+/// either, but neither set-user-id bits nor device nodes count there.
+const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+
 /// The links that a device manager would make.
 const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd", "/dev/fd"),
@@ -72,8 +76,17 @@ pub fn mount_all(settings: &Settings) -> Result<(), StepError> {
     }
     create_directory(JOB_GROUP)?;
     make_public("/run/lock")?;
-    restrict_temporary_files("/tmp")?;
-    restrict_temporary_files("/var/tmp")
+    if settings.restrict_data {
+        // What lies below another comes after it.
+        restrict("/home", NO_PRIVILEGES)?;
+        restrict("/var", NO_PRIVILEGES)?;
+        restrict("/var/log", NO_PROGRAMS)?;
+    }
+    for path in TEMPORARY {
+        make_public(path)?;
+        restrict(path, NO_PRIVILEGES)?;
+    }
+    Ok(())
 }
 
 /// Makes a mount point. `/sys/fs/cgroup` is the kernel's own.
@@ -97,13 +110,11 @@ fn make_public(path: &str) -> Result<(), StepError> {
         .during(|| format!("make {path} writable for everybody"))
 }
 
-/// Temporary files stay on the disk, where there is more room than in memory and nothing is kept
-/// either, but neither set-user-id bits nor device nodes count there.
-fn restrict_temporary_files(path: &str) -> Result<(), StepError> {
+/// A part of the disk gets limits of its own: it is mounted on itself.
+fn restrict(path: &str, limits: MsFlags) -> Result<(), StepError> {
     const NONE: Option<&str> = None;
-    make_public(path)?;
     mount(Some(path), path, NONE, MsFlags::MS_BIND, NONE)
         .during(|| format!("mount {path} on itself"))?;
-    let flags = NO_PRIVILEGES | MsFlags::MS_NOATIME | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
+    let flags = limits | MsFlags::MS_NOATIME | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
     mount(NONE, path, NONE, flags, NONE).during(|| format!("restrict {path}"))
 }

@@ -22,6 +22,10 @@ pub struct Settings {
     pub root_nodev: bool,
     /// See [`Settings::root_nodev`].
     pub root_nosuid: bool,
+    /// Neither count in `/home` and `/var`, whatever holds for the rest of it, and nothing in
+    /// `/var/log` is executed. Images from before this was said do without.
+    #[serde(default)]
+    pub restrict_data: bool,
     /// A process sees only those of its own user in `/proc`.
     pub hide_processes: bool,
     /// No program can give a job more rights than it was started with.

@@ -24,6 +24,8 @@ pub enum Operation {
     Keys(&'static str, &'static [(&'static str, &'static str)]),
     /// Lines are added to a file, unless it has them.
     Lines(&'static str, &'static [&'static str]),
+    /// A text is added to a file, unless it has the text's first line.
+    Append(&'static str, &'static str),
 }
 
 impl Operation {
@@ -69,6 +71,12 @@ impl Operation {
                     |line| format!("grep -qsxF '{line}' '{file}' || echo '{line}' >>'{file}'\n");
                 lines.iter().map(add).collect::<Vec<_>>().concat()
             }
+            Self::Append(file, text) => {
+                let first = text.lines().next().unwrap_or_default();
+                format!(
+                    "grep -qsxF '{first}' '{file}' || cat >>'{file}' <<'END-OF-TEXT'\n{text}END-OF-TEXT\n"
+                )
+            }
         }
     }
 }
@@ -95,6 +103,12 @@ impl Operation {
                 format!("in `{file}`: `{}`", keys.join("`, `"))
             }
             Self::Lines(file, lines) => format!("in `{file}`: {}", list(lines)),
+            Self::Append(file, text) => {
+                format!(
+                    "at the end of `{file}`:\n\n  ```sh\n  {}\n  ```",
+                    text.trim_end().replace('\n', "\n  ")
+                )
+            }
         }
     }
 }
@@ -168,6 +182,15 @@ mod tests {
         assert_eq!(after(&keys, "/etc/login.defs", before), "UMASKED 1\nUMASK 027\nNEW 1\n");
         let lines = Operation::Lines("/etc/x", &["a", "b"]);
         assert_eq!(after(&lines, "/etc/x", "b\n"), "b\na\n");
+    }
+
+    #[test]
+    fn a_text_is_added_once_whatever_its_lines_are() {
+        let text = Operation::Append("/etc/x", "# Ours.\nif true; then\n    umask 027\nfi\n");
+        let before = "if false; then\n    :\nfi\n";
+        let once = format!("{before}# Ours.\nif true; then\n    umask 027\nfi\n");
+        assert_eq!(after(&text, "/etc/x", before), once);
+        assert_eq!(after(&text, "/etc/x", &once), once);
     }
 
     #[test]

@@ -122,4 +122,39 @@ pub(super) const CONTROLS: &[Control] = &[
             ]),
         }),
     },
+    Control {
+        name: "accounts.sessions",
+        title: "A person's shell ends after an hour in which nothing is typed, and what root makes \
+                by hand others can't read.",
+        why: "A forgotten session holds a microVM. It is about interactive shells alone: a job's \
+              shell, a login shell included, is none, and whoever tries a step by hand as the job's \
+              user makes files like the job does.",
+        reference: "CIS Debian 12, 5.4.3.2 and 5.4.3.3; Lynis SHLL-6220, SHLL-6230, AUTH-9328, \
+                    KRNL-5820",
+        unless: Unless::Never,
+        measures: &[
+            Measure::Operation(Operation::Append("/etc/profile", SESSIONS)),
+            Measure::Operation(Operation::Append("/etc/bash.bashrc", SESSIONS)),
+        ],
+        probe: Some(Probe {
+            by: By::Root,
+            script: "bash -ic 'echo ${TMOUT-none} $(umask) $(ulimit -c)' 2>/dev/null
+                bash -lic 'echo ${TMOUT-none} $(umask) $(ulimit -c)' 2>/dev/null
+                umask 022; bash -lc 'echo ${TMOUT-none} $(umask)'",
+            expect: Expect::Lines(&["3600 0027 0", "3600 0027 0", "none 0022"]),
+        }),
+    },
 ];
+
+/// A variable that is not exported: scripts' `read` would heed it, too.
+const SESSIONS: &str = "\
+# Sessions of people, which jobs are not.
+case $- in *i*)
+    if [ \"$(id -u)\" = 0 ]; then
+        umask 027
+    fi
+    ulimit -c 0
+    TMOUT=3600
+    ;;
+esac
+";

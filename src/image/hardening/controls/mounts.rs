@@ -25,6 +25,29 @@ pub(super) const CONTROLS: &[Control] = &[
         probe: Some(Probe { by: By::Root, script: FLAGS_OF_ROOT, expect: Expect::Among(&["nosuid"]) }),
     },
     Control {
+        name: "mounts.data",
+        title: "In /home and /var neither device nodes nor set-user-id bits count, and nothing in \
+                /var/log is executed.",
+        why: "It holds where the recipe has sudo, too, and the rest of the root can't have it. \
+              /home, /var and the rest are one disk but several mounts: a hard link from one to \
+              another is refused, as between /tmp and the rest.",
+        reference: "CIS Debian 12, 1.1.2.3 to 1.1.2.6; Lynis FILE-6310, FILE-6374",
+        unless: Unless::Never,
+        measures: &[Measure::Setting(|settings| settings.restrict_data = true)],
+        probe: Some(Probe {
+            by: By::Root,
+            script: "awk '$2 ~ /^\\/(home|var|var\\/log)$/ {
+                print $2, ($4 ~ /nodev/ ? \"nodev\" : \"\"), ($4 ~ /nosuid/ ? \"nosuid\" : \"\"),
+                    ($4 ~ /noexec/ ? \"noexec\" : \"\")
+                }' /proc/mounts | sort",
+            expect: Expect::Lines(&[
+                "/home nodev nosuid",
+                "/var nodev nosuid",
+                "/var/log nodev nosuid noexec",
+            ]),
+        }),
+    },
+    Control {
         name: "mounts.temporary",
         title: "What everybody may write to holds neither devices nor set-user-id programs.",
         why: "Programs in /tmp do run: builds put them there.",
@@ -79,7 +102,7 @@ pub(super) const CONTROLS: &[Control] = &[
 const FLAGS_OF_ROOT: &str = "awk '$2 == \"/\" {print $4}' /proc/mounts | tr , '\\n'";
 
 /// Kind and place of every mount that an agent makes.
-pub(in crate::image::hardening) const DOCUMENTED: [&str; 10] = [
+pub(in crate::image::hardening) const DOCUMENTED: [&str; 13] = [
     "devtmpfs /dev",
     "ext4 /",
     "proc /proc",
@@ -88,6 +111,9 @@ pub(in crate::image::hardening) const DOCUMENTED: [&str; 10] = [
     "tmpfs /dev/shm",
     "tmpfs /run",
     "cgroup2 /sys/fs/cgroup",
+    "ext4 /home",
+    "ext4 /var",
+    "ext4 /var/log",
     "ext4 /tmp",
     "ext4 /var/tmp",
 ];
