@@ -45,6 +45,8 @@ What was tried on the kernel 6.12 of Debian 13, and what it does to a microVM, i
 | restricted compilers | jobs compile |
 | a firewall in the guest | everything that leaves is decided on the host, by name, where no job can change it |
 | a malware scanner, file integrity, `auditd` | a guest lives for one job; its programs are logged to the host |
+
+What a scanner for servers says of it, suggestion by suggestion: [lynis.md](lynis.md).
 ";
 
 fn page() -> String {
