@@ -78,9 +78,12 @@ pub fn mount_all(settings: &Settings) -> Result<(), StepError> {
     make_public("/run/lock")?;
     if settings.restrict_data {
         // What lies below another comes after it.
-        restrict("/home", NO_PRIVILEGES)?;
-        restrict("/var", NO_PRIVILEGES)?;
-        restrict("/var/log", NO_PROGRAMS)?;
+        for (path, limits) in
+            [("/home", NO_PRIVILEGES), ("/var", NO_PRIVILEGES), ("/var/log", NO_PROGRAMS)]
+        {
+            create_directory(path)?;
+            restrict(path, limits)?;
+        }
     }
     for path in TEMPORARY {
         make_public(path)?;
