@@ -4,16 +4,15 @@ use super::decide::{Blocker, JobKey, MachineKey, Stage};
 use super::demand::Heard;
 use super::error::DaemonError;
 use super::happening::Happening;
-use super::microvm::{News, Work};
+use super::microvm::{News, Work, destinations};
 use super::millis::Millis;
 use super::observing::not_started;
 use super::pools::from_now;
 use super::registrations::orphans;
 use super::world::World;
-use crate::egress::record::{Report, Row};
 use crate::failure::chain;
 use crate::github::{CallError, Minted, Removal, Runner};
-use crate::ledger::{Destination, Phase, RegistrationState};
+use crate::ledger::{Phase, RegistrationState};
 use crate::shepherd::event::{Event, Happened};
 use crate::shepherd::plan::Order;
 
@@ -351,17 +350,4 @@ impl World {
             (None, Some(error)) => tracing::warn!("can't poll: {}", chain(error)),
         }
     }
-}
-
-pub(super) fn destinations(report: &Report) -> Vec<Destination> {
-    let destination = |row: &Row| Destination {
-        host: row.host.clone(),
-        port: row.port,
-        verdict: row.verdict.clone(),
-        cause: row.cause.clone(),
-        connections: row.connections,
-        up: row.up,
-        down: row.down,
-    };
-    report.rows.iter().map(destination).collect()
 }

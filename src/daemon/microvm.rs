@@ -3,8 +3,8 @@
 use mayfly_protocol::message::{JobStatus, NotStarted};
 
 use super::decide::{JobKey, Load, Machine, MachineKey, Stage};
-use super::hearing::destinations;
 use super::millis::Millis;
+use crate::egress::record::{Report, Row};
 use crate::failure::Code;
 use crate::ledger::Destination;
 use crate::shepherd::event::{Event, FailureReport, Happened, Outcome, Phase};
@@ -235,4 +235,18 @@ fn not_started(why: &NotStarted) -> Verdict {
         }
     };
     Verdict::Failed { exit_code: code as u8, cause }
+}
+
+/// What a report says, as the ledger keeps it.
+pub(super) fn destinations(report: &Report) -> Vec<Destination> {
+    let destination = |row: &Row| Destination {
+        host: row.host.clone(),
+        port: row.port,
+        verdict: row.verdict.clone(),
+        cause: row.cause.clone(),
+        connections: row.connections,
+        up: row.up,
+        down: row.down,
+    };
+    report.rows.iter().map(destination).collect()
 }
