@@ -103,6 +103,10 @@ pub fn main() -> ExitCode {
     };
     let Arguments { state_dir, verb } = arguments;
     let open = || open_state(state_dir.clone());
+    if !matches!(verb, Verb::Shepherd) {
+        // A shepherd inherits what whoever started it has.
+        crate::host::descriptors::raise();
+    }
     let result = match verb {
         Verb::Shepherd => return crate::shepherd::process::run(),
         Verb::Run(arguments) => open().and_then(|state| run::run(&arguments, &state, asked)),

@@ -1,5 +1,6 @@
 //! The programs that Mayfly runs: where they are, and whether they are new enough.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -49,8 +50,13 @@ impl fmt::Display for Version {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProgramError {
     /// It is in none of the places that are searched.
-    #[error("the program {} was not found", .0.name)]
-    Missing(Program),
+    #[error("the program {} was not found in {}", program.name, listed(.searched))]
+    Missing {
+        /// The program.
+        program: Program,
+        /// The directories that were searched, in order.
+        searched: Vec<PathBuf>,
+    },
     /// It did not tell its version.
     #[error("{path} does not tell its version: {answer:?}")]
     Mute {
@@ -79,23 +85,35 @@ impl Failure for ProgramError {
     }
 
     fn hint(&self) -> Option<String> {
-        let (Self::Missing(program) | Self::Mute { program, .. } | Self::TooOld { program, .. }) =
-            self;
+        let (Self::Missing { program, .. }
+        | Self::Mute { program, .. }
+        | Self::TooOld { program, .. }) = self;
         Some(program.remedy.to_owned())
     }
+}
+
+/// Where programs are looked for if `PATH` names no directory.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn listed(directories: &[PathBuf]) -> String {
+    let names = directories.iter().map(|directory| directory.display().to_string());
+    names.collect::<Vec<_>>().join(", ")
 }
 
 impl Program {
     /// Finds it: beside Mayfly's own executable, in `../libexec/mayfly` from there, where
     /// `scripts/quickstart` puts what no package has, then in `$PATH`.
     pub fn find(&self) -> Result<PathBuf, ProgramError> {
-        self.find_in(search_path()).ok_or(ProgramError::Missing(*self))
+        self.find_in(search_path())
     }
 
-    fn find_in(&self, directories: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
-        directories.into_iter().map(|directory| directory.join(self.name)).find(|path| {
+    fn find_in(&self, directories: Vec<PathBuf>) -> Result<PathBuf, ProgramError> {
+        let mut paths = directories.iter().map(|directory| directory.join(self.name));
+        let found = paths.find(|path| {
             nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok() && path.is_file()
-        })
+        });
+        drop(paths);
+        found.ok_or(ProgramError::Missing { program: *self, searched: directories })
     }
 
     /// Finds it and asks for its version, which takes tens of milliseconds.
@@ -129,8 +147,18 @@ fn search_path() -> Vec<PathBuf> {
     let own = beside
         .zip(prefix)
         .map(|(beside, prefix)| [beside.to_owned(), prefix.join("libexec/mayfly")]);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    own.into_iter().flatten().chain(std::env::split_paths(&path)).collect()
+    let path = std::env::var_os("PATH");
+    own.into_iter().flatten().chain(system_path(path.as_deref())).collect()
+}
+
+/// The directories of `PATH`, or of [`DEFAULT_PATH`] where it names none. One that is not absolute
+/// is left out: nobody wants the QEMU of the current directory.
+fn system_path(path: Option<&OsStr>) -> Vec<PathBuf> {
+    let absolute = |path: &OsStr| {
+        std::env::split_paths(path).filter(|directory| directory.is_absolute()).collect::<Vec<_>>()
+    };
+    let named = path.map(absolute).unwrap_or_default();
+    if named.is_empty() { absolute(DEFAULT_PATH.as_ref()) } else { named }
 }
 
 /// The first `MAJOR.MINOR` in what a program says of itself.
@@ -165,9 +193,22 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(QEMU.name);
         std::fs::write(&path, "").unwrap();
-        let search = || QEMU.find_in([directory.path().to_owned()]);
-        assert_eq!(search(), None);
+        let search = || QEMU.find_in(vec!["/nowhere".into(), directory.path().to_owned()]);
+        let error = search().unwrap_err().to_string();
+        let place = directory.path().display();
+        let says = format!("the program qemu-system-x86_64 was not found in /nowhere, {place}");
+        assert_eq!(error, says);
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-        assert_eq!(search(), Some(path));
+        assert_eq!(search(), Ok(path));
+    }
+
+    #[test]
+    fn a_path_that_names_no_directory_gives_way_to_the_usual_one() {
+        let usual: Vec<_> = std::env::split_paths(DEFAULT_PATH).collect();
+        for path in [None, Some(""), Some(":"), Some("."), Some("relative:./bin:")] {
+            assert_eq!(system_path(path.map(OsStr::new)), usual, "{path:?}");
+        }
+        let path = Some(OsStr::new(":/a:relative:/b"));
+        assert_eq!(system_path(path), [PathBuf::from("/a"), "/b".into()]);
     }
 }

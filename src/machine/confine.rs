@@ -13,7 +13,7 @@ use landlock::{
     RulesetCreatedAttr,
 };
 use nix::sched::CloneFlags;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::process::Command;
 
 /// What a child may still do.
@@ -47,7 +47,10 @@ impl Confinement {
             nix::sched::unshare(CloneFlags::CLONE_NEWNET)?;
             setrlimit(Resource::RLIMIT_FSIZE, largest_file, largest_file)?;
             setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-            setrlimit(Resource::RLIMIT_NOFILE, MAXIMUM_DESCRIPTORS, MAXIMUM_DESCRIPTORS)?;
+            // A lower limit of this host's stays: it can't be raised.
+            let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+            let descriptors = MAXIMUM_DESCRIPTORS.min(most);
+            setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors)?;
             for &descriptor in &inherited {
                 inherit(descriptor)?;
             }

@@ -32,7 +32,8 @@ pub fn guest_socket(directory: &Path, port: u32) -> PathBuf {
     directory.join(format!("guest.vsock_{port}"))
 }
 
-/// Starts the program in `directory` and connects to it. Whoever waits sets the deadline.
+/// Starts the program in `directory`, which is the caller's working directory, and connects to it.
+/// Whoever waits sets the deadline.
 pub(super) async fn start(program: &Path, directory: &Path) -> Result<VsockDevice, MachineError> {
     let not_run = |error| MachineError::NotRun(program.to_owned(), error);
     let mut command = Command::new(program);
@@ -53,9 +54,10 @@ pub(super) async fn start(program: &Path, directory: &Path) -> Result<VsockDevic
     .apply(&mut command)
     .map_err(not_run)?;
     let mut child = command.spawn().map_err(not_run)?;
-    let socket = directory.join("vhost.sock");
     loop {
-        match UnixStream::connect(&socket) {
+        // Relative: the address of a socket has room for 107 bytes, the directory's path may be
+        // longer.
+        match UnixStream::connect("vhost.sock") {
             Ok(connection) => return Ok(VsockDevice { child, connection }),
             Err(error) if is_not_there_yet(&error) => {}
             Err(error) => return Err(MachineError::Socket(error)),

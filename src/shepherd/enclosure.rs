@@ -23,12 +23,10 @@ use nix::unistd::Pid;
 
 use crate::failure::{Code, Failure};
 use crate::host::check::Check;
+use crate::host::descriptors;
 
 /// Bytes that the private tmpfs may hold. It holds sockets.
 const PRIVATE_SIZE: &str = "size=1m,mode=0700";
-
-/// The lowest descriptor that is used while descriptors are moved about.
-const ABOVE_ALL: RawFd = 200;
 
 /// A shepherd could not be enclosed.
 #[derive(Debug, thiserror::Error)]
@@ -51,12 +49,18 @@ impl Failure for EnclosureError {
     fn code(&self) -> Code {
         match self {
             Self::Forbidden(_) => Code::Forbidden,
+            Self::Failed { error, .. } if descriptors::ran_out(error) => Code::Unavailable,
             Self::Failed { .. } => Code::Internal,
         }
     }
 
     fn hint(&self) -> Option<String> {
-        matches!(self, Self::Forbidden(_)).then(remedy)
+        match self {
+            Self::Forbidden(_) => Some(remedy()),
+            Self::Failed { error, .. } => {
+                descriptors::ran_out(error).then(|| descriptors::HINT.to_owned())
+            }
+        }
     }
 }
 
@@ -193,8 +197,12 @@ fn clone(program: &Program<'_>, user: CloneFlags) -> Result<Enclosed, EnclosureE
     let maps = user.contains(CloneFlags::CLONE_NEWUSER).then(Maps::of_this_user);
     let arguments = pointers(program.arguments);
     let environment = pointers(program.environment);
-    let descriptors = lift(program.descriptors).map_err(failed("copy its descriptors"))?;
     let (mut reading, writing) = io::pipe().map_err(failed("make a pipe"))?;
+    let numbers = program.descriptors.iter().copied().chain([writing.as_raw_fd()]).collect();
+    let mut descriptors = lift(numbers).map_err(failed("copy its descriptors"))?;
+    drop(writing);
+    // The report's own end is no descriptor of the program's.
+    let writing = descriptors.pop();
 
     let namespaces =
         CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | user;
@@ -209,7 +217,9 @@ fn clone(program: &Program<'_>, user: CloneFlags) -> Result<Enclosed, EnclosureE
         let (step, error) =
             become_program(program, maps.as_ref(), &descriptors, &arguments, &environment);
         let report = [step, u8::try_from(error as i32).unwrap_or(0)];
-        let _ = nix::unistd::write(&writing, &report);
+        if let Some(writing) = &writing {
+            let _ = nix::unistd::write(writing, &report);
+        }
         // SAFETY: ends this process at once; it shares nothing that had to be put in order.
         unsafe { libc::_exit(127) }
     };
@@ -258,17 +268,27 @@ fn become_program(
     (3, nix::Error::last())
 }
 
-/// Copies of descriptors, above the numbers that they will be moved to.
-fn lift(descriptors: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
-    let copy = |&descriptor: &RawFd| {
+/// Copies of descriptors, above the numbers that they will be moved to, and no higher than that
+/// takes: the process may have a low limit.
+fn lift(descriptors: Vec<RawFd>) -> io::Result<Vec<OwnedFd>> {
+    let above = RawFd::try_from(descriptors.len()).unwrap_or(RawFd::MAX);
+    let copy = |descriptor: RawFd| {
         // SAFETY: duplicates a descriptor number; one that is not open gives an error.
-        match unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, ABOVE_ALL) } {
-            number if number < 0 => Err(io::Error::last_os_error()),
+        match unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, above) } {
+            number if number < 0 => Err(above_the_limit(io::Error::last_os_error())),
             // SAFETY: the kernel just made it, and nobody else has it.
             number => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
         }
     };
-    descriptors.iter().map(copy).collect()
+    descriptors.into_iter().map(copy).collect()
+}
+
+/// `fcntl(2)` says EINVAL where the lowest number asked for is above the limit of open files.
+fn above_the_limit(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => io::Error::from_raw_os_error(libc::EMFILE),
+        _ => error,
+    }
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
