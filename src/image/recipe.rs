@@ -9,6 +9,7 @@
 mod assemble;
 mod check;
 mod extras;
+mod sysctl;
 mod values;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use toml::Table;
 pub use assemble::Setting;
 use check::Contradiction;
 pub use extras::{Download, Hook, Release, Runner, RunnerVersion};
+pub use sysctl::Parameters;
 pub use values::{
     AbsolutePath, KernelArgument, Mode, ModuleName, PackageName, Suite, Uri, Url, UserName, Word,
 };
@@ -78,6 +80,11 @@ pub struct Content {
     #[serde(default)]
     pub packages: Vec<PackageName>,
     size: Option<Size>,
+    /// Bytes of disk for each inode of the root file system.
+    pub inodes: Option<Size>,
+    /// Kernel parameters that the agent sets before a job starts, beside those of the hardening.
+    #[serde(default)]
+    pub sysctl: Parameters,
     /// Kernel modules that the guest needs to reach its root file system and its host.
     #[serde(default)]
     pub modules: Vec<ModuleName>,

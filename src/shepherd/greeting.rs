@@ -32,10 +32,9 @@ pub(super) async fn greet(
         return Err(ChannelError::Closed.into());
     };
     let entropy = crate::host::random::<ENTROPY>().map_err(failed("read random bytes"))?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     link.say(&HostMessage::Prepare(Prepare {
         entropy: entropy.to_vec().into(),
-        wall_clock: now.as_nanos().try_into().unwrap_or(u64::MAX),
+        wall_clock: wall_clock(),
         hostname,
         network: Some(Network {
             address: network::GUEST.octets(),
@@ -47,6 +46,12 @@ pub(super) async fn greet(
     }))?;
     while hear(&mut link).await? != Heard::Prepared {}
     Ok((link, Happened::Greeted { agent: hello.agent, kernel: hello.kernel }))
+}
+
+/// The host's clock: nanoseconds since the Unix epoch.
+pub(super) fn wall_clock() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.as_nanos().try_into().unwrap_or(u64::MAX)
 }
 
 async fn hear(link: &mut Link) -> Result<Heard, Cause> {

@@ -15,7 +15,7 @@ use super::context::Context;
 use super::egress::{self, Egress};
 use super::event::{FailureReport, Happened, Outcome, Phase};
 use super::front::Front;
-use super::greeting::{explain, greet};
+use super::greeting::{explain, greet, wall_clock};
 use super::job::Streams;
 use super::plan::Plan;
 use super::programs::Programs;
@@ -256,6 +256,8 @@ impl Claimed {
         let Ready { context, machine, link, .. } = &mut ready;
         let started = async {
             let mut streams = Streams::open(&context.plan, &job, link)?;
+            // It may have waited for long.
+            link.say(&HostMessage::SetClock(wall_clock()))?;
             link.say(&HostMessage::Start(job))?;
             streams.until_started(context, link, machine, limit).await?;
             context.enter(Phase::Running)?;

@@ -44,7 +44,7 @@ use job::{Place, Rules};
 use mayfly_protocol::settings::Settings;
 use power::Ending;
 use services::Services;
-use session::{Outcome, Session};
+use session::{Outcome, Session, Setup};
 
 /// The agent's whole life. To be called as PID 1, before there is any other thread.
 pub fn run() -> Result<Ending, StepError> {
@@ -59,7 +59,8 @@ pub fn run() -> Result<Ending, StepError> {
         rules: Rules::of(&settings),
         services: Services::new(settings.services),
     };
-    let session = Session::new(Sender::new(writer), place, prepare::carry_out);
+    let setup = Setup { prepare: prepare::carry_out, set_clock: prepare::set_clock };
+    let session = Session::new(Sender::new(writer), place, setup);
     match session.waiting_for(hardening).serve(&connection) {
         Outcome::Shutdown | Outcome::HostGone => Ok(Ending::PowerOff),
         Outcome::Failed(error) => {

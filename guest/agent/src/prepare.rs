@@ -1,7 +1,9 @@
-//! What `Prepare` asks for: randomness, clock, name and network.
+//! What `Prepare` asks for: randomness, clock, identity and network.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::time::Duration;
 
 use mayfly_protocol::message::Prepare;
@@ -10,6 +12,9 @@ use nix::time::{ClockId, clock_settime};
 
 use crate::error::{During, StepError};
 use crate::network;
+
+/// Where programs look for what this machine is, and no other.
+const MACHINE_ID: &str = "/etc/machine-id";
 
 /// The most random bytes that are taken, which is more than the kernel's pool can hold.
 const MOST_ENTROPY: usize = 512;
@@ -38,13 +43,40 @@ mod request {
 /// Makes a booted machine usable. Randomness first: everything else may use it.
 pub fn carry_out(prepare: &Prepare) -> Result<(), StepError> {
     add_entropy(&prepare.entropy)?;
-    let now = TimeSpec::from_duration(Duration::from_nanos(prepare.wall_clock));
-    clock_settime(ClockId::CLOCK_REALTIME, now).during(|| "set the clock")?;
+    set_clock(prepare.wall_clock)?;
     name_machine(&prepare.hostname)?;
+    identify_machine(Path::new(MACHINE_ID))?;
     match &prepare.network {
         Some(network) => network::set_up(network),
         None => Ok(()),
     }
+}
+
+/// Sets the clock to the host's: nanoseconds since the Unix epoch.
+pub fn set_clock(wall_clock: u64) -> Result<(), StepError> {
+    let now = TimeSpec::from_duration(Duration::from_nanos(wall_clock));
+    clock_settime(ClockId::CLOCK_REALTIME, now).during(|| "set the clock")
+}
+
+/// Writes a machine id of this microVM's own, unless the image has one: D-Bus, systemd's programs
+/// and what builds on them don't start without (`machine-id(5)`).
+fn identify_machine(path: &Path) -> Result<(), StepError> {
+    let step = || format!("write {}", path.display());
+    let known = fs::read_to_string(path).unwrap_or_default();
+    if !matches!(known.trim(), "" | "uninitialized") {
+        return Ok(());
+    }
+    let mut id = [0; 16];
+    File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut id)).during(step)?;
+    fs::write(path, machine_id(id)).during(step)
+}
+
+/// The text of a machine id: a random UUID (version 4, RFC 9562), as `machine-id(5)` wants it.
+fn machine_id(random: [u8; 16]) -> String {
+    let mut number = u128::from_be_bytes(random);
+    number = number & !(0xf << 76) | 4 << 76;
+    number = number & !(0b11 << 62) | 0b10 << 62;
+    format!("{number:032x}\n")
 }
 
 /// Stirs bytes into the kernel's pool, credits them, and lets its generator start anew from it.
@@ -109,6 +141,25 @@ mod tests {
         let hosts = with_host(b"127.0.0.1 localhost", "vm").unwrap();
         assert_eq!(hosts, b"127.0.0.1 localhost\n127.0.1.1\tvm\n");
         assert_eq!(with_host(&hosts, "vm"), None);
+    }
+
+    #[test]
+    fn a_machine_gets_an_id_once() {
+        assert_eq!(machine_id([0xff; 16]), "ffffffffffff4fffbfffffffffffffff\n");
+        assert_eq!(machine_id([0; 16]), "00000000000040008000000000000000\n");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("machine-id");
+        let identified = |before: &str| {
+            fs::write(&path, before).unwrap();
+            identify_machine(&path).unwrap();
+            fs::read_to_string(&path).unwrap()
+        };
+        for before in ["", "\n", "uninitialized\n"] {
+            let id = identified(before);
+            assert!(id.len() == 33 && id.trim().bytes().all(|byte| byte.is_ascii_hexdigit()));
+            assert_eq!(identified(&id), id);
+        }
+        assert_eq!(identified("of the image\n"), "of the image\n");
     }
 
     #[test]

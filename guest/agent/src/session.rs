@@ -28,8 +28,14 @@ pub enum Outcome {
     Failed(StepError),
 }
 
-/// Carries out `Prepare`.
-pub type Preparer = fn(&Prepare) -> Result<(), StepError>;
+/// What a conversation does to the machine itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    /// Carries out `Prepare`.
+    pub prepare: fn(&Prepare) -> Result<(), StepError>,
+    /// Sets the clock, to nanoseconds since the Unix epoch.
+    pub set_clock: fn(u64) -> Result<(), StepError>,
+}
 
 /// A conversation.
 ///
@@ -38,7 +44,7 @@ pub type Preparer = fn(&Prepare) -> Result<(), StepError>;
 pub struct Session {
     sender: Arc<Sender>,
     place: Place,
-    prepare: Preparer,
+    setup: Setup,
     /// What the job waits for.
     hardening: Option<Hardening>,
     stage: Stage,
@@ -53,8 +59,8 @@ enum Stage {
 
 impl Session {
     /// A conversation whose answers go through `sender`.
-    pub fn new(sender: Sender, place: Place, prepare: Preparer) -> Self {
-        Self { sender: Arc::new(sender), place, prepare, hardening: None, stage: Stage::Greeted }
+    pub fn new(sender: Sender, place: Place, setup: Setup) -> Self {
+        Self { sender: Arc::new(sender), place, setup, hardening: None, stage: Stage::Greeted }
     }
 
     /// The same, whose job starts when this is done.
@@ -88,13 +94,16 @@ impl Session {
         match (&mut self.stage, message) {
             (Stage::Greeted, HostMessage::Prepare(prepare)) => self.get_ready(&prepare),
             (Stage::Prepared(_), HostMessage::Start(job)) => self.start(job),
+            (Stage::Prepared(_) | Stage::Started { .. }, HostMessage::SetClock(now)) => {
+                (self.setup.set_clock)(now)
+            }
             (Stage::Started { running, .. }, message) => pass_on(message, running),
             (_, message) => Err(out_of_order(&message)),
         }
     }
 
     fn get_ready(&mut self, prepare: &Prepare) -> Result<(), StepError> {
-        (self.prepare)(prepare)?;
+        (self.setup.prepare)(prepare)?;
         let mtu = prepare.network.as_ref().map(|network| network.mtu);
         self.place.services.offer(&self.place.groups, mtu)?;
         self.say(&GuestMessage::Prepared);
@@ -153,6 +162,7 @@ fn out_of_order(message: &HostMessage) -> StepError {
         HostMessage::Signal(_) => "Signal",
         HostMessage::Resize(_) => "Resize",
         HostMessage::Shutdown => "Shutdown",
+        HostMessage::SetClock(_) => "SetClock",
     };
     StepError::new("understand the host", format!("{name} came out of order"))
 }

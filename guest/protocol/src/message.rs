@@ -113,6 +113,10 @@ pub enum HostMessage {
     Resize(TerminalSize),
     /// Power off in an orderly way.
     Shutdown,
+    /// Sets the clock again, to nanoseconds since the Unix epoch: a microVM that waited for its job
+    /// has not seen the steps of the host's clock, nor the time that the host was suspended. May
+    /// come at any time after [`GuestMessage::Prepared`].
+    SetClock(u64),
 }
 
 /// The guest's first words.

@@ -21,21 +21,34 @@ const LARGEST_BLOCKS: u64 = (1 << 40) / 4096;
 /// The first inode that is not the file system's own (`EXT4_GOOD_OLD_FIRST_INO`).
 const FIRST_INODE: u32 = 11;
 
-/// Makes `image`, `size` long, with everything below `root` in it. Every time in it that is not
+/// Bytes of disk for each inode, where the recipe doesn't say: what mke2fs itself takes for a disk
+/// of this size, and what GitHub's hosted runners have. A million files fit on 16 GiB.
+const BYTES_PER_INODE: Size = Size(16 << 10);
+
+/// What a file system is made like.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    /// Its length.
+    pub(super) size: Size,
+    /// Bytes of disk for each inode; none takes the usual number.
+    pub(super) inodes: Option<Size>,
+}
+
+/// Makes `image` with everything below `root` in it. Every time in it that is not
 /// a file's own is `date`, in seconds since 1970.
 pub(super) fn make(
     root: &Path,
     image: &Path,
-    size: Size,
+    shape: Shape,
     date: u64,
     enclosure: Enclosure,
     runner: &Runner<'_>,
 ) -> Result<(), ImageError> {
     let file = File::create_new(image).map_err(ImageError::write(image))?;
     // All holes: what mke2fs does not write takes no room.
-    file.set_len(size.0).map_err(ImageError::write(image))?;
+    file.set_len(shape.size.0).map_err(ImageError::write(image))?;
     let mut command = enclosure.command("mke2fs");
-    command.args(arguments(root, image));
+    command.args(arguments(root, image, shape.inodes.unwrap_or(BYTES_PER_INODE)));
     runner.run_as("mke2fs", at(date, &mut command))?;
     fix_times(image, date, runner)
 }
@@ -87,7 +100,7 @@ fn at(date: u64, command: &mut Command) -> &mut Command {
     command.env("SOURCE_DATE_EPOCH", &date).env("E2FSPROGS_FAKE_TIME", date)
 }
 
-fn arguments(root: &Path, image: &Path) -> Vec<OsString> {
+fn arguments(root: &Path, image: &Path, bytes_per_inode: Size) -> Vec<OsString> {
     let extended = [
         &format!("hash_seed={UUID}"),
         &format!("resize={LARGEST_BLOCKS}"),
@@ -100,8 +113,7 @@ fn arguments(root: &Path, image: &Path) -> Vec<OsString> {
     .join(",");
     let mut arguments: Vec<OsString> = ["-q", "-F", "-t", "ext4", "-b", "4096"]
         .into_iter()
-        // An inode for 32 KiB: half a million on 16 GiB.
-        .chain(["-i", "32768"])
+        .chain(["-i", &bytes_per_inode.0.to_string()])
         // No blocks are kept for root.
         .chain(["-m", "0"])
         // No journal: a disk that is thrown away is never mounted after a crash.

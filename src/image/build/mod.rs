@@ -175,7 +175,7 @@ impl Build<'_> {
         disk::make(
             &system.root(),
             &image.join(PartName::Rootfs.as_str()),
-            recipe.size,
+            disk::Shape { size: recipe.size, inodes: content.inodes },
             installed.date,
             self.enclosure,
             self.runner,

@@ -35,6 +35,8 @@ pub fn plan(content: &Content) -> Plan {
             plan.add(control, content);
         }
     }
+    let own = content.sysctl.iter().map(|(path, value)| (path.to_owned(), value.to_owned()));
+    plan.settings.parameters.extend(own);
     plan
 }
 

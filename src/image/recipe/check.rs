@@ -2,6 +2,7 @@
 //! read.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use super::{Content, Recipe, Release, RunnerVersion, UserName};
 use crate::host::size::Size;
@@ -9,6 +10,9 @@ use crate::image::hardening;
 
 /// The smallest file system that is worth making: even an empty Debian needs more than half.
 const SMALLEST: Size = Size(256 << 20);
+
+/// How much disk an inode may stand for: a block, and the most that `mke2fs` takes.
+const INODES: RangeInclusive<Size> = Size(4 << 10)..=Size(4 << 20);
 
 /// A value that does not go with the others.
 pub(super) struct Contradiction {
@@ -33,6 +37,13 @@ impl Recipe {
         if !self.size.0.is_multiple_of(4096) {
             return wrong("size", &self.size.0, "it must be a multiple of 4K");
         }
+        if let Some(inodes) = self.content.inodes
+            && !INODES.contains(&inodes)
+        {
+            let problem = "an inode stands for 4K of disk at the least, and for 4M at the most";
+            return wrong("inodes", &inodes, problem);
+        }
+        self.content.check_sysctl()?;
         self.content.check_users()?;
         self.content.check_files()?;
         self.content.check_hooks()?;
@@ -41,6 +52,23 @@ impl Recipe {
 }
 
 impl Content {
+    /// A parameter that hardening sets has one owner: who wants another value switches that control
+    /// off, and sees it in the image's audit.
+    fn check_sysctl(&self) -> Result<(), Contradiction> {
+        let all = hardening::plan(self).settings.parameters;
+        let is_taken = |path: &str| all.iter().filter(|(name, _)| name == path).count() > 1;
+        let both = self.sysctl.iter().find(|(path, _)| is_taken(path));
+        match both {
+            None => Ok(()),
+            Some((path, _)) => wrong(
+                "sysctl",
+                &path.replace('/', "."),
+                "a hardening control sets it; name that control in `hardening.off` first \
+                 (docs/reference/hardening.md)",
+            ),
+        }
+    }
+
     fn check_users(&self) -> Result<(), Contradiction> {
         let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
         for user in &self.users {

@@ -136,3 +136,30 @@ fn contradictions_name_key_and_value() {
     let message = chain(&parse(&SMALL.replace("512M", "1M")).unwrap_err());
     assert!(message.contains("size = \"1 MiB\""), "{message}");
 }
+
+#[test]
+fn a_recipe_sets_kernel_parameters_beside_those_of_the_hardening() {
+    let recipe = parse(&format!("{SMALL}\n[sysctl]\nvm.max_map_count = 262144")).unwrap();
+    let parameters = crate::image::hardening::plan(&recipe.content).settings.parameters;
+    assert!(parameters.contains(&("vm/max_map_count".into(), "262144".into())));
+
+    let ptrace = "[sysctl]\nkernel.yama.ptrace_scope = 0";
+    let refused = refusal(ptrace);
+    assert!(
+        refused.contains("sysctl") && refused.contains("kernel.yama.ptrace_scope"),
+        "{refused}"
+    );
+    assert!(refused.contains("hardening.off"), "{refused}");
+    let off = format!("{SMALL}\n{ptrace}\n[hardening]\noff = ['kernel.tracing']");
+    assert!(parse(&off).is_ok());
+}
+
+#[test]
+fn an_inode_stands_for_a_block_at_the_least() {
+    for (wrong, right) in [("3K", "4K"), ("5M", "4M")] {
+        let text = |inodes: &str| format!("inodes = '{inodes}'\n{SMALL}");
+        let refused = chain(&parse(&text(wrong)).unwrap_err());
+        assert!(refused.contains("inodes") && refused.contains("an inode stands for"), "{refused}");
+        assert!(parse(&text(right)).is_ok());
+    }
+}

@@ -39,6 +39,7 @@ use crate::error::{During, StepError};
 use crate::harden::Hardening;
 use crate::programs::ProgramLog;
 use crate::services::Services;
+use crate::statistics;
 use control::Control;
 use input::Input;
 use output::Output;
@@ -236,6 +237,9 @@ impl Conductor {
         }
         // Nothing of the job's runs any more.
         log.map_or(Ok(()), ProgramLog::finish)?;
+        // The last figures are those that explain an end: processes killed for want of memory, a
+        // full disk.
+        self.sender.send(&GuestMessage::Heartbeat(statistics::read()))?;
         self.sender.send(&GuestMessage::Exited(status))
     }
 

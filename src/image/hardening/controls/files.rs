@@ -122,7 +122,7 @@ pub(super) const CONTROLS: &[Control] = &[
         name: "files.no-identity",
         title: "The image has no identity: no machine id, no random seed, no host key.",
         why: "What every microVM shares is no secret, and what stands for one machine must not \
-              stand for all. Each gets its randomness from the host.",
+              stand for all. Each gets its randomness from the host, and makes a machine id of it.",
         reference: "",
         unless: Unless::Never,
         measures: &[
@@ -135,7 +135,7 @@ pub(super) const CONTROLS: &[Control] = &[
         ],
         probe: Some(Probe {
             by: By::Root,
-            script: "find /etc/machine-id /var/lib/dbus/machine-id -type f -size +0 2>/dev/null
+            script: "find /var/lib/dbus/machine-id -type f -size +0 2>/dev/null
                 ls /var/lib/systemd/random-seed /var/lib/urandom/random-seed \
                 /etc/ssh/ssh_host_*_key 2>/dev/null",
             expect: Expect::Nothing,

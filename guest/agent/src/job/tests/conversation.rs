@@ -24,6 +24,23 @@ fn messages_out_of_order_end_the_session() {
 }
 
 #[test]
+fn the_clock_can_be_set_once_the_machine_is_prepared() {
+    let mut host = Host::new();
+    host.send(&HostMessage::SetClock(1));
+    host.start(job(&["true"]));
+    host.send(&HostMessage::SetClock(2));
+    let heard = host.finish(Heard::default());
+    assert_eq!(heard.status, Some(JobStatus::Code(0)));
+    host.send(&HostMessage::Shutdown);
+    assert!(matches!(host.outcome(), Outcome::Shutdown));
+    assert_eq!(*CLOCKS.lock().unwrap(), [1, 2]);
+
+    let mut early = Host::greeted();
+    early.send(&HostMessage::SetClock(3));
+    assert!(matches!(early.outcome(), Outcome::Failed(_)));
+}
+
+#[test]
 fn the_session_ends_when_the_host_hangs_up() {
     let mut host = Host::new();
     host.connection.shutdown(std::net::Shutdown::Both).unwrap();
@@ -43,4 +60,19 @@ fn hearts_beat_between_other_messages() {
     let message = frame::read(&host.connection).unwrap();
     let Some(GuestMessage::Heartbeat(statistics)) = message else { panic!("{message:?}") };
     assert!(statistics.memory_total > 0);
+}
+
+/// How the machine fares when the job ends is what explains the end.
+#[test]
+fn the_last_figures_come_right_before_the_end() {
+    let mut host = Host::new();
+    host.start(job(&["true"]));
+    let mut last_but_one = None;
+    loop {
+        match frame::read(&host.connection).unwrap() {
+            Some(GuestMessage::Exited(_)) => break,
+            message => last_but_one = message,
+        }
+    }
+    assert!(matches!(last_but_one, Some(GuestMessage::Heartbeat(_))), "{last_but_one:?}");
 }

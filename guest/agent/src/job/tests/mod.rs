@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Mutex;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,8 +27,9 @@ use tempfile::TempDir;
 use super::{Place, Rules};
 use super::{copy_in, copy_out};
 use crate::channel::Sender;
+use crate::error::StepError;
 use crate::services::Services;
-use crate::session::{Outcome, Session};
+use crate::session::{Outcome, Session, Setup};
 
 /// The longest that a test waits for one message.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -86,7 +88,8 @@ impl Host {
         let (connection, guest) = UnixStream::pair().unwrap();
         connection.set_read_timeout(Some(PATIENCE)).unwrap();
         let sender = Sender::new(guest.try_clone().unwrap());
-        let serve = move || Session::new(sender, place, |_| Ok(())).serve(&guest);
+        let setup = Setup { prepare: |_| Ok(()), set_clock: |now| note_clock(now) };
+        let serve = move || Session::new(sender, place, setup).serve(&guest);
         let session = Some(std::thread::spawn(serve));
         let mut host = Self { connection, session, windows: BTreeMap::new(), home };
         assert!(matches!(host.receive(), Some(GuestMessage::Hello(_))));
@@ -169,6 +172,14 @@ impl Host {
     fn outcome(&mut self) -> Outcome {
         self.session.take().unwrap().join().unwrap()
     }
+}
+
+/// What clocks were set to, by all hosts of these tests.
+static CLOCKS: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+fn note_clock(now: u64) -> Result<(), StepError> {
+    CLOCKS.lock().unwrap().push(now);
+    Ok(())
 }
 
 fn prepare() -> HostMessage {

@@ -1,0 +1,117 @@
+//! `[sysctl]`: kernel parameters that a recipe sets, by their dotted names.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use crate::image::name::InvalidName;
+
+/// The longest value, in bytes. The kernel takes at most a page at a time; no parameter needs more
+/// than a few numbers.
+const MOST_VALUE: usize = 256;
+
+/// Kernel parameters, by their path below `/proc/sys`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Table")]
+pub struct Parameters(BTreeMap<String, String>);
+
+impl Parameters {
+    /// Each path, e.g. `vm/max_map_count`, with its value.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(path, value)| (path.as_str(), value.as_str()))
+    }
+}
+
+impl TryFrom<Table> for Parameters {
+    type Error = InvalidName;
+
+    /// TOML reads `vm.max_map_count = 1` as a table in a table.
+    fn try_from(table: Table) -> Result<Self, InvalidName> {
+        let mut parameters = Self::default();
+        parameters.add("", table)?;
+        Ok(parameters)
+    }
+}
+
+impl Parameters {
+    fn add(&mut self, above: &str, table: Table) -> Result<(), InvalidName> {
+        for (name, value) in table {
+            if !is_part(&name) {
+                let expected = "a kernel parameter's name without quotes (e.g. vm.max_map_count)";
+                return Err(InvalidName { value: name, expected });
+            }
+            let path = if above.is_empty() { name } else { format!("{above}/{name}") };
+            let value = match value {
+                Value::Table(below) => {
+                    self.add(&path, below)?;
+                    continue;
+                }
+                Value::Integer(number) => number.to_string(),
+                Value::String(text) if is_value(&text) => text,
+                other => {
+                    let expected = "a kernel parameter's value (a number, or one line of text)";
+                    let text = other.as_str().unwrap_or_else(|| other.type_str());
+                    let value = format!("{} = {text}", path.replace('/', "."));
+                    return Err(InvalidName { value, expected });
+                }
+            };
+            self.0.insert(path, value);
+        }
+        Ok(())
+    }
+}
+
+fn is_part(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    !name.is_empty() && name.bytes().all(fits)
+}
+
+fn is_value(text: &str) -> bool {
+    let fits = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    !text.is_empty() && text.len() <= MOST_VALUE && text.bytes().all(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Parameters, String> {
+        let table: Table = toml::from_str(text).unwrap();
+        Parameters::try_from(table).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn dotted_names_become_paths() {
+        let text = "vm.max_map_count = 262144\nnet.ipv4.ip_local_port_range = '1024 65535'\n\
+                    [fs.inotify]\nmax_user_watches = 655360";
+        let parameters = parse(text).unwrap();
+        let all: Vec<_> = parameters.iter().collect();
+        let expected = [
+            ("fs/inotify/max_user_watches", "655360"),
+            ("net/ipv4/ip_local_port_range", "1024 65535"),
+            ("vm/max_map_count", "262144"),
+        ];
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn what_is_no_name_or_no_value_is_refused() {
+        let long = format!("a = '{}'", "1".repeat(MOST_VALUE + 1));
+        let rows = [
+            ("'vm.max_map_count' = 1", "vm.max_map_count"),
+            ("'..'.a = 1", ".."),
+            ("'a/b' = 1", "a/b"),
+            ("a = true", "a = boolean"),
+            ("a.b = [1]", "a.b = array"),
+            ("a = 1.5", "a = float"),
+            ("a = ''", "a = "),
+            ("a = \"1\\n2\"", "a = "),
+            (&long, "a = "),
+        ];
+        for (text, named) in rows {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+    }
+}
