@@ -196,3 +196,10 @@ fn what_comes_after_the_jobs_end_changes_nothing() {
 fn an_agent_that_ends_is_a_kernel_panic() {
     assert_found_out("death", &[], "kernel_panic", "Attempted to kill init");
 }
+
+/// A microVM that waited for its job has not seen the host's clock step, nor the host sleep.
+#[test]
+fn the_clock_is_set_again_right_before_the_job() {
+    let host = host_with("clock");
+    attack(&host, &[]).assert_code(0).assert_output("set 2 times, forward: true\n");
+}

@@ -26,6 +26,7 @@ mod detached;
 mod docker;
 mod egress;
 mod failures;
+mod found;
 mod gone;
 mod hardened;
 mod hostile;

@@ -42,6 +42,7 @@ use error::{During, StepError};
 use harden::Hardening;
 use job::{Place, Rules};
 use mayfly_protocol::settings::Settings;
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use power::Ending;
 use services::Services;
 use session::{Outcome, Session, Setup};
@@ -84,6 +85,10 @@ pub fn start() -> Result<Guest, StepError> {
     let settings = boot::enter_root()?;
     mounts::mount_all(&settings)?;
     fs::write("/proc/self/oom_score_adj", "-1000").during(|| "ask never to be killed")?;
+    // The kernel's own bound on threads, which follows from the machine's memory, stays; the one for
+    // a user is half of it, and less than some servers ask for.
+    setrlimit(Resource::RLIMIT_NPROC, RLIM_INFINITY, RLIM_INFINITY)
+        .during(|| "lift the bound on a user's processes")?;
     network::bring_loopback_up()?;
     Ok(Guest { connection: channel::connect_to_host()?, settings })
 }

@@ -23,7 +23,7 @@ const ESCAPES: &str = "\x1b[2J\x1b]0;owned\x07\x1b[31m";
 fn main() {
     match mayfly_guest::start() {
         Ok(started) => {
-            let mut guest = Guest { channel: started.connection };
+            let mut guest = Guest { channel: started.connection, clocks: Vec::new() };
             // Where the host has hung up there is nobody left to attack.
             let _gone = misbehave(&mut guest);
             // With the channel open.
@@ -101,6 +101,7 @@ fn misbehave_in_job(guest: &mut Guest, mode: &str) -> Result<(), FrameError> {
         },
         "console" => flood_console(),
         "ports" => guest.try_ports(),
+        "clock" => guest.tell_clock(),
         "chatter" => {
             guest.finish(3)?;
             guest.raw(&[0xff; 1024])
@@ -118,6 +119,8 @@ fn hello(protocol: u16) -> GuestMessage {
 /// The connection to the host.
 struct Guest {
     channel: File,
+    /// What the clock was set to, in nanoseconds since the Unix epoch.
+    clocks: Vec<u64>,
 }
 
 impl Guest {
@@ -156,7 +159,11 @@ impl Guest {
         self.say(&hello(VERSION))?;
         while let Some(message) = self.hear()? {
             match message {
-                HostMessage::Prepare(_) => self.say(&GuestMessage::Prepared)?,
+                HostMessage::Prepare(prepare) => {
+                    self.clocks.push(prepare.wall_clock);
+                    self.say(&GuestMessage::Prepared)?;
+                }
+                HostMessage::SetClock(now) => self.clocks.push(now),
                 HostMessage::Start(_) => return self.say(&GuestMessage::Started),
                 _ => {}
             }
@@ -170,6 +177,15 @@ impl Guest {
             self.say(&GuestMessage::OutputEnd { stream, error: None })?;
         }
         self.say(&GuestMessage::Exited(JobStatus::Code(code)))
+    }
+
+    /// Tells, as a job's output, how often the clock was set before the job, and whether forward.
+    fn tell_clock(&mut self) -> Result<(), FrameError> {
+        let forward = self.clocks.is_sorted_by(|before, after| before < after);
+        let report = format!("set {} times, forward: {forward}\n", self.clocks.len());
+        let bytes = report.into_bytes().into();
+        self.say(&GuestMessage::Output { stream: OutputStream::Stdout, bytes })?;
+        self.finish(0)
     }
 
     /// Tells, as a job's output, to which ports of the host it could connect.
