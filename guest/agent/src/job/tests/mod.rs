@@ -88,7 +88,7 @@ impl Host {
         let (connection, guest) = UnixStream::pair().unwrap();
         connection.set_read_timeout(Some(PATIENCE)).unwrap();
         let sender = Sender::new(guest.try_clone().unwrap());
-        let setup = Setup { prepare: |_| Ok(()), set_clock: |now| note_clock(now) };
+        let setup = Setup { prepare: |_| Ok(()), set_clock: note_clock };
         let serve = move || Session::new(sender, place, setup).serve(&guest);
         let session = Some(std::thread::spawn(serve));
         let mut host = Self { connection, session, windows: BTreeMap::new(), home };
@@ -178,7 +178,8 @@ impl Host {
 static CLOCKS: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 
 fn note_clock(now: u64) -> Result<(), StepError> {
-    CLOCKS.lock().unwrap().push(now);
+    let mut clocks = CLOCKS.lock().map_err(|error| StepError::new("note", error.to_string()))?;
+    clocks.push(now);
     Ok(())
 }
 
