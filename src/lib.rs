@@ -4,9 +4,8 @@
 //!
 //! ```text
 //! cli ─▶ { daemon, trial } ─▶ shepherd ─▶ { machine, channel, network, egress } ─▶ mayfly-protocol
-//!           └──▶ api, config, github, image, ledger, host      (know nothing of those above)
-//! cli ─▶ daemon ─▶ shepherd ─▶ { machine, channel, network, egress } ─▶ mayfly-protocol
-//!           └──▶ api, config, github, image, ledger, host, telemetry      (know nothing of those above)
+//!           └──▶ api, config, github, image, ledger, host, isolation, telemetry
+//!                                                              (know nothing of those above)
 //! ```
 
 pub mod api;
@@ -19,6 +18,7 @@ pub mod failure;
 pub mod github;
 pub mod host;
 pub mod image;
+mod isolation;
 pub mod ledger;
 pub mod machine;
 pub mod network;

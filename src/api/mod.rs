@@ -9,6 +9,7 @@
 
 pub mod call;
 pub mod client;
+mod guarded;
 mod log;
 mod path;
 mod serve;

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::call::{Answer, Call};
+use super::guarded::Guarded;
 use super::path::reachable;
 use super::status::{self, Pages};
 use super::types::{JobFilter, JobId, Problem, ProblemKind, Submission};
@@ -79,7 +80,13 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let router = reading().merge(writing()).with_state(Calls(calls)).merge(status::routes(pages));
-    serve::serve(listener, finish(router), CONNECTIONS, stop).await;
+    match Guarded::new(listener) {
+        Ok(listener) => serve::serve(listener, finish(router), CONNECTIONS, stop).await,
+        Err(error) => {
+            tracing::error!("the API serves nobody: /proc tells no namespaces: {error}");
+            stop.cancelled().await;
+        }
+    }
 }
 
 /// Serves what changes nothing over TCP, to those who know the token, until `stop`.

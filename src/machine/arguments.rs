@@ -2,7 +2,8 @@
 //!
 //! Nothing is left to a default that a distribution or a configuration file could change: no
 //! default devices, no configuration files, no monitor beside the control socket. Whatever QEMU
-//! takes as a descriptor, it gets as one; kernel and initramfs it takes by path only.
+//! takes as a descriptor, it gets as one; kernel and initramfs it takes by path only, and has both in
+//! its own root.
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
@@ -50,6 +51,11 @@ pub struct Descriptors {
     /// The overlay.
     pub overlay: RawFd,
 }
+
+/// The kernel, as QEMU sees it.
+pub(super) const KERNEL_FILE: &str = "/kernel";
+/// The initial file system, as QEMU sees it.
+pub(super) const INITRAMFS: &str = "/initramfs";
 
 /// Kernel arguments of every machine. `reboot=t` with `-no-reboot` makes both a reboot and, with
 /// `panic=-1`, a panic end QEMU at once. What makes a kernel start faster is the image's to say.
@@ -122,8 +128,8 @@ impl Line {
     }
 
     fn kernel(&mut self, machine: &Specification, profile: &Profile, frequency: Option<u64>) {
-        self.option("-kernel", &machine.kernel);
-        self.option("-initrd", &machine.initramfs);
+        self.option("-kernel", KERNEL_FILE);
+        self.option("-initrd", INITRAMFS);
         let frequency = frequency.map(|khz| format!("tsc_early_khz={khz}")).unwrap_or_default();
         let arguments = [KERNEL, profile.kernel, &frequency, &machine.kernel_arguments];
         let arguments: Vec<&str> = arguments.into_iter().filter(|part| !part.is_empty()).collect();

@@ -8,11 +8,11 @@
 
 pub mod accelerator;
 pub mod arguments;
-mod confine;
 pub mod console;
 mod death;
 pub mod overlay;
 mod qmp;
+mod roots;
 mod vsock;
 
 use std::fs::File;
@@ -30,15 +30,17 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::failure::{Code, Failure};
-use accelerator::Accelerator;
+use crate::isolation::calls;
+use crate::isolation::confined::Confinement;
+use crate::isolation::root::RootError;
 use arguments::{Descriptors, Specification};
-use confine::Confinement;
 use console::BoundedLog;
 pub use death::Death;
 use death::Processes;
 use qmp::Control;
 pub use qmp::QmpError;
-pub use vsock::guest_socket;
+use roots::Housed;
+pub use vsock::listen;
 
 /// Bytes that a file of QEMU's may have beyond the disk or memory it stands for: metadata of the
 /// overlay, at most 2 % of it, and something to spare.
@@ -53,6 +55,9 @@ pub enum MachineError {
     /// A program did not start.
     #[error("can't run {0}")]
     NotRun(PathBuf, #[source] io::Error),
+    /// What a program is to see could not be put together.
+    #[error(transparent)]
+    Root(Box<dyn std::error::Error + Send + Sync>),
     /// A socket between us and a child could not be made.
     #[error("can't make a socket to a child process")]
     Socket(#[source] io::Error),
@@ -78,6 +83,12 @@ pub enum MachineError {
     Control(#[from] QmpError),
 }
 
+impl From<RootError> for MachineError {
+    fn from(error: RootError) -> Self {
+        Self::Root(error.into())
+    }
+}
+
 /// What a program said before it ended, if it said anything.
 fn said(complaint: &str) -> String {
     if complaint.is_empty() { String::new() } else { format!(": {complaint}") }
@@ -93,6 +104,7 @@ impl Failure for MachineError {
             }
             Self::Overlay(_) | Self::Log(..) => Code::CannotWrite,
             Self::Image(..) => Code::NotFound,
+            Self::Root(_) => Code::Unavailable,
             Self::Socket(_) | Self::Control(_) => Code::MachineFailed,
         }
     }
@@ -133,6 +145,7 @@ pub struct Parts {
     overlay: File,
     frequency: Option<u64>,
     vsock: vsock::VsockDevice,
+    qemu: Housed,
 }
 
 impl Parts {
@@ -145,10 +158,11 @@ impl Parts {
         let overlay = overlay::create(&programs.qemu_img, places.directory, machine.disk);
         let overlay = async { overlay.await.map_err(MachineError::from) };
         let vsock = vsock::start(&programs.vsock, places.private);
+        let qemu = roots::of_qemu(&programs.qemu, places.private, machine);
         let frequency =
             async { Ok(accelerator::counter_frequency(machine.accelerator.profile()).await) };
-        let (overlay, vsock, frequency) = tokio::try_join!(overlay, vsock, frequency)?;
-        Ok(Self { overlay, frequency, vsock })
+        let (overlay, vsock, frequency, qemu) = tokio::try_join!(overlay, vsock, frequency, qemu)?;
+        Ok(Self { overlay, frequency, vsock, qemu })
     }
 }
 
@@ -166,13 +180,12 @@ impl Machine {
     /// lets the guest run.
     pub async fn start(
         parts: Parts,
-        programs: &Programs,
         places: Places<'_>,
         machine: &Specification,
         base: &Path,
         tap: BorrowedFd<'_>,
     ) -> Result<Self, MachineError> {
-        let Parts { overlay, frequency, vsock } = parts;
+        let Parts { overlay, frequency, vsock, qemu } = parts;
         let base = File::open(base).map_err(|error| MachineError::Image(base.to_owned(), error))?;
         let (control, control_of_qemu) = Socket::pair().map_err(MachineError::Socket)?;
         let (console, console_of_qemu) = Socket::pair().map_err(MachineError::Socket)?;
@@ -184,7 +197,7 @@ impl Machine {
             base: base.as_raw_fd(),
             overlay: overlay.as_raw_fd(),
         };
-        let mut qemu = spawn(&programs.qemu, machine, frequency, descriptors)?;
+        let mut qemu = spawn(qemu, machine, frequency, descriptors)?;
         // QEMU has them now; with ours open, the other ends would never see it go.
         drop((control_of_qemu, console_of_qemu, vsock.connection, base, overlay));
 
@@ -226,30 +239,27 @@ impl Machine {
 }
 
 fn spawn(
-    program: &Path,
+    qemu: Housed,
     machine: &Specification,
     frequency: Option<u64>,
     descriptors: Descriptors,
 ) -> Result<Child, MachineError> {
-    let not_run = |error| MachineError::NotRun(program.to_owned(), error);
+    let Housed { program, root } = qemu;
+    let not_run = |error| MachineError::NotRun(program.clone(), error);
     let Descriptors { control, console, vsock, tap, base, overlay } = descriptors;
-    let mut command = Command::new(program);
+    let mut command = Command::new(&program);
     command
         .args(arguments::arguments(machine, frequency, descriptors))
-        .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    let accelerator = match machine.accelerator {
-        Accelerator::Kvm => vec![PathBuf::from("/dev/kvm")],
-        Accelerator::Tcg => Vec::new(),
-    };
     Confinement {
-        readable: vec![program.to_owned(), machine.kernel.clone(), machine.initramfs.clone()],
-        writable: accelerator,
+        root,
+        directory: c"/".to_owned(),
         largest_file: machine.disk.0.max(machine.memory.0) + machine.disk.0 / 50 + METADATA,
         inherited: vec![control, console, vsock, tap, base, overlay],
+        calls: calls::qemu,
     }
     .apply(&mut command)
     .map_err(not_run)?;

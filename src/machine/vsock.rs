@@ -3,16 +3,21 @@
 //! It needs no kernel module and no host-wide numbers: whatever the guest connects to on the host
 //! (context id 2) becomes a connection to a unix socket in the shepherd's private directory.
 
+use std::ffi::CString;
+use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::net::UnixListener;
 use tokio::process::{Child, Command};
 
 use super::MachineError;
-use super::confine::Confinement;
+use super::roots::{self, Housed, SOCKETS};
+use crate::isolation::calls;
+use crate::isolation::confined::Confinement;
 
 /// The guest's own context id. Nobody else sees it, so each has the same.
 const GUEST_CID: u32 = 3;
@@ -27,37 +32,46 @@ pub(super) struct VsockDevice {
     pub(super) connection: UnixStream,
 }
 
-/// Where the program connects to when the guest connects to `port`.
-pub fn guest_socket(directory: &Path, port: u32) -> PathBuf {
-    directory.join(format!("guest.vsock_{port}"))
+/// The directory of sockets that the program shares with its shepherd, in the private directory.
+/// That is the working directory, so that the names of sockets are short.
+const SHARED: &str = "sockets";
+
+/// Listens at the socket that the program connects to when the guest connects to `port`. The
+/// private directory has to be the working directory.
+pub fn listen(port: u32) -> io::Result<UnixListener> {
+    fs::create_dir_all(SHARED)?;
+    UnixListener::bind(Path::new(SHARED).join(format!("guest.vsock_{port}")))
 }
 
-/// Starts the program in `directory`, which is the caller's working directory, and connects to it.
-/// Whoever waits sets the deadline.
-pub(super) async fn start(program: &Path, directory: &Path) -> Result<VsockDevice, MachineError> {
-    let not_run = |error| MachineError::NotRun(program.to_owned(), error);
-    let mut command = Command::new(program);
+/// Starts the program, and connects to it. Whoever waits sets the deadline.
+pub(super) async fn start(program: &Path, private: &Path) -> Result<VsockDevice, MachineError> {
+    fs::create_dir_all(SHARED).map_err(MachineError::Socket)?;
+    let housed = roots::of_vsock(program, private, Path::new(SHARED)).await?;
+    let Housed { program, root } = housed;
+    let not_run = |error| MachineError::NotRun(program.clone(), error);
+    let mut command = Command::new(&program);
     command
         .arg("--vm")
         .arg(format!("guest-cid={GUEST_CID},socket=vhost.sock,uds-path=guest.vsock"))
-        .current_dir(directory)
-        .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
     Confinement {
-        readable: vec![program.to_owned()],
-        writable: vec![directory.to_owned()],
-        ..Confinement::default()
+        root,
+        directory: CString::new(SOCKETS).unwrap_or_default(),
+        largest_file: 0,
+        inherited: Vec::new(),
+        calls: calls::vsock,
     }
     .apply(&mut command)
     .map_err(not_run)?;
     let mut child = command.spawn().map_err(not_run)?;
+    let socket = Path::new(SHARED).join("vhost.sock");
     loop {
         // Relative: the address of a socket has room for 107 bytes, the directory's path may be
         // longer.
-        match UnixStream::connect("vhost.sock") {
+        match UnixStream::connect(&socket) {
             Ok(connection) => return Ok(VsockDevice { child, connection }),
             Err(error) if is_not_there_yet(&error) => {}
             Err(error) => return Err(MachineError::Socket(error)),

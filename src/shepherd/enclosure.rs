@@ -263,6 +263,13 @@ fn become_program(
             return (2, nix::Error::last());
         }
     }
+    // Whatever else this process was started with is not the program's.
+    let (first, flags) = (descriptors.len(), libc::CLOSE_RANGE_CLOEXEC.cast_signed());
+    let first = libc::c_uint::try_from(first).unwrap_or(0);
+    // SAFETY: sets a flag of descriptors, by number.
+    if unsafe { libc::close_range(first, libc::c_uint::MAX, flags) } < 0 {
+        return (2, nix::Error::last());
+    }
     // SAFETY: the path and both arrays are terminated and outlive the call.
     unsafe { libc::execve(program.path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
     (3, nix::Error::last())

@@ -83,6 +83,8 @@ pub struct Handle {
     pidfd: Option<OwnedFd>,
     orders: Option<OwnedWriteHalf>,
     events: mpsc::Receiver<Event>,
+    // Of an attached one that was given its plan.
+    directory: Option<PathBuf>,
     // The reader of events; ends with the connection.
     _reader: JoinSet<()>,
 }
@@ -163,13 +165,16 @@ impl Handle {
         let (sender, events) = mpsc::channel(WAITING);
         let mut reader = JoinSet::new();
         reader.spawn(read(sender));
-        Self { pidfd, orders, events, _reader: reader }
+        Self { pidfd, orders, events, directory: None, _reader: reader }
     }
 
     /// Gives an order. That it was taken is seen by the events only: a second `Start` is ignored,
     /// and one that the shepherd took is answered by the phase `claimed`.
     pub async fn order(&mut self, order: &Order) -> Result<(), HandleError> {
         let frame = frame::encode(order).map_err(HandleError::TooLong)?;
+        if let Order::Prepare(plan) = order {
+            self.directory = Some(plan.directory.clone());
+        }
         let Some(orders) = &mut self.orders else { return Ok(()) };
         match orders.write_all(&frame).await {
             Ok(()) => Ok(()),
@@ -203,7 +208,16 @@ impl Handle {
     }
 
     /// Waits for the end of its process, which follows that of its events, and tells how it ended.
-    pub async fn ended(self) -> Result<String, HandleError> {
+    /// Of an attached one that left no evidence nothing is left then.
+    pub async fn ended(mut self) -> Result<String, HandleError> {
+        let directory = self.directory.take();
+        let ended = self.process_ended().await;
+        // One with evidence in it stays.
+        let _ = directory.map(std::fs::remove_dir);
+        ended
+    }
+
+    async fn process_ended(self) -> Result<String, HandleError> {
         let Some(pidfd) = self.pidfd else { return Ok("ended before".to_owned()) };
         // SAFETY: an `OwnedFd` is the same open descriptor for as long as it lives.
         let ended = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };

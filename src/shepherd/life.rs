@@ -4,7 +4,6 @@
 //! destroyed; so no phase can be left half-way, and none be entered twice.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use mayfly_protocol::CONTROL_PORT;
 use mayfly_protocol::message::{HostMessage, Job};
@@ -129,8 +128,7 @@ impl Planned {
         let specification = specification(&plan);
         let places = places(&plan);
         let made = context.within(plan.deadlines.prepare, async {
-            let socket = machine::guest_socket(Path::new(""), CONTROL_PORT);
-            let listener = UnixListener::bind(socket)
+            let listener = machine::listen(CONTROL_PORT)
                 .map_err(|error| Cause::Shepherd("listen for the guest", error))?;
             let parts = Parts::make(&plan.programs, places, &specification);
             let parts = async { parts.await.map_err(Cause::from) };
@@ -164,11 +162,8 @@ impl Prepared {
         let started = context.within(limit, async {
             let (places, base) = (places(&plan), &plan.boot.rootfs);
             let tap = namespace.tap();
-            let programs = &plan.programs;
-            let machine =
-                Machine::start(parts, programs, places, &specification, base, tap).await?;
-            renounce(&plan.directory, &plan.egress_record)
-                .map_err(|error| Cause::Shepherd("give up its rights", error))?;
+            let machine = Machine::start(parts, places, &specification, base, tap).await?;
+            renounce(&plan).map_err(|error| Cause::Shepherd("give up its rights", error))?;
             Ok(machine)
         });
         match started.await {

@@ -105,10 +105,23 @@ impl Record {
         written.map_err(|error| Cause::Record(self.directory.clone(), error))
     }
 
-    /// Ends the record of a microVM that ended well: nothing is left of it.
+    /// Ends the record of a microVM that ended well: nothing is left in its directory. That itself
+    /// is a mount point for its shepherd, and the front end's to remove.
     pub fn remove(self) -> Result<(), Cause> {
-        fs::remove_dir_all(&self.directory).map_err(|error| Cause::Record(self.directory, error))
+        empty(&self.directory).map_err(|error| Cause::Record(self.directory, error))
     }
+}
+
+fn empty(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The process id of this process as the host sees it: the namespace of `/proc`'s mount is the

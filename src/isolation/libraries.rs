@@ -1,0 +1,105 @@
+//! The shared libraries of a program, as the host's own dynamic linker finds them.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use object::elf::{FileHeader64, PT_INTERP};
+use object::read::ReadCache;
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{Endianness, ReadRef};
+use tokio::process::Command;
+
+use super::root::{Entry, Right};
+
+/// Where libraries show in the root of a program.
+const DIRECTORY: &str = "/libraries";
+
+/// The environment of a program whose libraries lie in [`DIRECTORY`].
+pub(crate) const ENVIRONMENT: &std::ffi::CStr = c"LD_LIBRARY_PATH=/libraries";
+
+/// What has to be in the root of a program for it to start: itself, its dynamic linker and its
+/// libraries. `program` is executed by its linker only to have the libraries listed; none of its
+/// code runs.
+pub(crate) async fn of(program: &Path) -> io::Result<Vec<Entry>> {
+    let mut entries = vec![Entry::new(program, Right::Execute)];
+    let Some(linker) = linker(program)? else { return Ok(entries) };
+    let output = Command::new(&linker)
+        .arg("--list")
+        .arg(program)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .output()
+        .await?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(io::Error::other(format!("its libraries can't be found: {}", said.trim())));
+    }
+    entries.push(Entry::new(&linker, Right::Execute));
+    for library in parse(&String::from_utf8_lossy(&output.stdout)) {
+        if let Some(name) = library.file_name() {
+            let target = Path::new(DIRECTORY).join(name);
+            entries.push(Entry::renamed(&library, &target, Right::Execute));
+        }
+    }
+    Ok(entries)
+}
+
+/// The dynamic linker that a program names; `None` of one that is linked statically.
+fn linker(program: &Path) -> io::Result<Option<PathBuf>> {
+    let file = ReadCache::new(BufReader::new(File::open(program)?));
+    let bad = |error: object::Error| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
+    let header = FileHeader64::<Endianness>::parse(&file).map_err(bad)?;
+    let endian = header.endian().map_err(bad)?;
+    for segment in header.program_headers(endian, &file).map_err(bad)? {
+        if segment.p_type(endian) == PT_INTERP {
+            let (offset, size) = (segment.p_offset(endian), segment.p_filesz(endian));
+            let name = (&file).read_bytes_at(offset, size).map_err(|()| {
+                io::Error::new(io::ErrorKind::InvalidData, "its dynamic linker has no name")
+            })?;
+            let name = String::from_utf8_lossy(name);
+            return Ok(Some(PathBuf::from(name.trim_end_matches('\0'))));
+        }
+    }
+    Ok(None)
+}
+
+/// The paths in a list of a dynamic linker's: lines like `libm.so.6 => /lib/libm.so.6 (0x7f…)`.
+fn parse(list: &str) -> Vec<PathBuf> {
+    let path = |line: &str| {
+        let (_, found) = line.split_once(" => ")?;
+        let (path, _address) = found.rsplit_once(" (")?;
+        path.starts_with('/').then(|| PathBuf::from(path))
+    };
+    list.lines().filter_map(path).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_read() {
+        let list = "\tlinux-vdso.so.1 (0x00007fc22ae13000)\n\
+                    \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007fc22a81e000)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007fc22ae15000)\n\
+                    \tlibgone.so => not found\n\
+                    \tlibodd.so => /opt/a (b)/libodd.so (0x1)\n";
+        let expected = ["/lib/x86_64-linux-gnu/libc.so.6", "/opt/a (b)/libodd.so"];
+        assert_eq!(parse(list), expected.map(PathBuf::from));
+    }
+
+    #[tokio::test]
+    async fn this_program_has_a_linker_and_a_script_is_none() {
+        let this = std::env::current_exe().unwrap();
+        let entries = of(&this).await.unwrap();
+        assert!(entries.len() > 2, "{entries:?}");
+        let directory = tempfile::tempdir().unwrap();
+        let script = directory.path().join("script");
+        std::fs::write(&script, "#!/bin/sh\n").unwrap();
+        assert!(of(&script).await.is_err());
+    }
+}
