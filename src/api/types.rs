@@ -286,6 +286,19 @@ pub struct EgressView {
     pub refused: u64,
     /// How many passed as the policy only watches.
     pub would_refuse: u64,
+    /// Bytes from the guest, in all.
+    #[serde(default)]
+    pub up: u64,
+    /// Bytes to the guest, in all.
+    #[serde(default)]
+    pub down: u64,
+    /// How many destinations have no row of their own, as there were too many. They are in the
+    /// numbers above, and in a row `(others)` for each verdict and cause.
+    #[serde(default)]
+    pub omitted: u64,
+    /// How many lines the egress record lacks, as there were too many.
+    #[serde(default)]
+    pub unrecorded: u64,
     /// A row per destination and verdict; left out in an overview.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub destinations: Vec<DestinationView>,

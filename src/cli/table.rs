@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use unicode_width::UnicodeWidthChar;
+
 use super::output::{Output, OutputError};
+
+/// The most columns of a terminal that a cell takes. Names of jobs are as long as others like.
+const WIDEST: usize = 160;
 
 /// Prints rows under a heading, each column as wide as its widest cell.
 pub(super) fn print<const N: usize>(
@@ -14,22 +19,59 @@ pub(super) fn print<const N: usize>(
 }
 
 pub(super) fn lines<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Vec<String> {
-    let rows: Vec<[String; N]> = std::iter::once(heading.map(str::to_owned))
-        .chain(rows.iter().map(|row| row.each_ref().map(|cell| plain(cell))))
+    let rows: Vec<[(String, usize); N]> = std::iter::once(heading.map(cell))
+        .chain(rows.iter().map(|row| row.each_ref().map(|text| cell(text))))
         .collect();
     let widths: [usize; N] = std::array::from_fn(|column| {
-        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+        rows.iter().map(|row| row[column].1).max().unwrap_or_default()
     });
-    let line = |row: &[String; N]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    let line = |row: &[(String, usize); N]| {
+        let mut line = String::new();
+        for ((text, taken), width) in row.iter().zip(widths) {
+            line.push_str(text);
+            // Not by a format's width, which has a bound, and counts letters instead of columns.
+            line.extend(std::iter::repeat_n(' ', width - taken + 2));
+        }
+        line.truncate(line.trim_end().len());
+        line
     };
     rows.iter().map(line).collect()
 }
 
+/// A text as it stands in a cell, and the columns that it takes.
+fn cell(text: &str) -> (String, usize) {
+    let (mut shown, mut taken) = (String::new(), 0);
+    // Letters without a width could be any number.
+    for letter in text.chars().take(2 * WIDEST).map(harmless) {
+        let width = letter.width().unwrap_or(1);
+        if taken + width > WIDEST {
+            break;
+        }
+        shown.push(letter);
+        taken += width;
+    }
+    if text.chars().nth(shown.chars().count()).is_some() {
+        shown.push('…');
+        taken += 1;
+    }
+    (shown, taken)
+}
+
 /// A text without what a terminal would obey: names of jobs are written by others.
 pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+    text.chars().map(harmless).collect()
+}
+
+/// The letter, or another where a terminal would obey it: controls, line and paragraph ends, and what
+/// changes the direction of writing (Unicode Standard Annex 9, section 2).
+fn harmless(letter: char) -> char {
+    match letter {
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            '?'
+        }
+        letter if letter.is_control() => '?',
+        letter => letter,
+    }
 }
 
 /// A cell for something that may not be there.
@@ -51,6 +93,9 @@ pub(super) fn brief(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use unicode_width::UnicodeWidthStr;
+
     use super::*;
 
     #[test]
@@ -58,6 +103,54 @@ mod tests {
         let rows =
             [["1".to_owned(), "größer".to_owned()], ["200".to_owned(), "\x1b[2J".to_owned()]];
         assert_eq!(lines(["ID", "NAME"], &rows), ["ID   NAME", "1    größer", "200  ?[2J"]);
+    }
+
+    #[test]
+    fn columns_stand_below_each_other_whatever_is_written() {
+        for (text, shown) in [
+            ("日本", "日本"),
+            ("e\u{301}", "e\u{301}"),
+            ("a\u{202e}b", "a?b"),
+            ("a\nb\r\u{2028}c", "a?b??c"),
+            ("שלום", "שלום"),
+            ("", ""),
+        ] {
+            let rows = [[text.to_owned(), "|".to_owned()], ["123456".to_owned(), "|".to_owned()]];
+            let lines = lines(["A", "B"], &rows);
+            let gap = " ".repeat(8 - shown.width());
+            assert_eq!(lines[1], format!("{shown}{gap}|"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut() {
+        for letter in ["x", "日", "\u{301}", "\u{200b}", "\u{1b}", "👩\u{200d}"] {
+            for length in [161, 65_535, 65_536, 100_000] {
+                let text = letter.repeat(length);
+                let lines = lines(["NAME", "STATE"], &[[text, "running".to_owned()]]);
+                assert!(lines[1].ends_with("…  running"), "{letter:?} {length}");
+                assert!(lines[1].width() <= WIDEST + 10, "{letter:?} {length}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_breaks_a_table(
+            cells in prop::collection::vec(any::<[String; 3]>(), 0..8),
+            unit in any::<String>(),
+            times in 0_usize..70_000,
+        ) {
+            let mut rows = cells;
+            rows.push([unit.repeat(times.min(200_000 / unit.len().max(1))), unit.clone(), unit]);
+            let lines = lines(["A", "B", "C"], &rows);
+            prop_assert_eq!(lines.len(), rows.len() + 1);
+            for line in lines {
+                prop_assert!(!line.contains(|letter| harmless(letter) != letter));
+                let columns: usize = line.chars().filter_map(UnicodeWidthChar::width).sum();
+                prop_assert!(columns <= 3 * (WIDEST + 3));
+            }
+        }
     }
 
     #[test]

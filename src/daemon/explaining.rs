@@ -9,7 +9,7 @@ use crate::api::types::{
     Blocker, DestinationView, EgressView, Explanation, JobId, JobSource, JobState, JobView,
     PhaseView, Problem, Time,
 };
-use crate::ledger::{self, Destination, JobResult, Verdicts};
+use crate::ledger::{self, Destination, Egress, JobResult, Verdicts};
 use crate::shepherd::plan::Id;
 
 impl World {
@@ -27,26 +27,24 @@ impl World {
             Ok(job) => job,
             Err(problem) => return Ok(Err(problem)),
         };
-        let destinations = match &job.microvm {
+        let noted = match &job.microvm {
             Some(microvm) => self.ledger.reader().egress(microvm)?,
-            None => Vec::new(),
+            None => None,
         };
-        let destinations =
-            if destinations.is_empty() { self.reached(&job) } else { &destinations[..] };
-        let egress = (!destinations.is_empty()).then(|| EgressView {
-            destinations: destinations.iter().map(destination_view).collect(),
-            ..egress_view(Verdicts::of(destinations))
+        let egress = noted.as_ref().or_else(|| self.reached(&job)).map(|egress| EgressView {
+            destinations: egress.destinations.iter().map(destination_view).collect(),
+            ..egress_view(egress.verdicts)
         });
         Ok(Ok(Explanation { egress, ..self.story(&job)? }))
     }
 
     /// What a job's microVM reached so far, while it lives.
-    fn reached(&self, job: &ledger::Job) -> &[Destination] {
+    fn reached(&self, job: &ledger::Job) -> Option<&Egress> {
         let its =
             |microvm: &&Microvm| microvm.id.as_ref().map(Id::as_str) == job.microvm.as_deref();
         let mut microvms = self.microvms.values().map(|held| &held.microvm);
         let found = job.microvm.as_ref().and_then(|_| microvms.find(its));
-        found.map_or(&[], |microvm| &microvm.reached)
+        found.and_then(|microvm| microvm.reached.as_ref())
     }
 
     /// The same without what its microVM reached.
@@ -85,8 +83,7 @@ impl World {
             Some(microvm) => self.ledger.reader().verdicts(microvm)?,
             None => None,
         };
-        let reached = self.reached(job);
-        let verdicts = verdicts.or_else(|| (!reached.is_empty()).then(|| Verdicts::of(reached)));
+        let verdicts = verdicts.or_else(|| self.reached(job).map(|egress| egress.verdicts));
         Ok(Explanation { egress: verdicts.map(egress_view), ..self.story(job)? })
     }
 
@@ -117,8 +114,9 @@ impl World {
 }
 
 fn egress_view(verdicts: Verdicts) -> EgressView {
-    let Verdicts { allowed, refused, would_refuse } = verdicts;
-    EgressView { allowed, refused, would_refuse, destinations: Vec::new() }
+    let Verdicts { allowed, refused, would_refuse, up, down, omitted, unrecorded } = verdicts;
+    let destinations = Vec::new();
+    EgressView { allowed, refused, would_refuse, up, down, omitted, unrecorded, destinations }
 }
 
 fn destination_view(destination: &Destination) -> DestinationView {
@@ -175,7 +173,8 @@ fn job_view(job: &ledger::Job) -> JobView {
             ledger::JobState::Failed => JobState::Failed,
             ledger::JobState::Cancelled => JobState::Cancelled,
         },
-        name: name.unwrap_or_default(),
+        // The command of a local job may be much longer.
+        name: ledger::cut(&name.unwrap_or_default()),
         repository: job.repository.clone(),
         github_id: job.github_id,
         url: None,

@@ -4,7 +4,7 @@ use super::decide::{Blocker, JobKey, MachineKey, Stage};
 use super::demand::Heard;
 use super::error::DaemonError;
 use super::happening::Happening;
-use super::microvm::{News, Work, destinations};
+use super::microvm::{News, Work, egress};
 use super::millis::Millis;
 use super::observing::not_started;
 use super::pools::from_now;
@@ -105,7 +105,7 @@ impl World {
             self.ledger.transition(id, &phase)?;
         }
         if let Happened::Egress(report) = &event.happened {
-            self.ledger.note_egress(id, &destinations(report))?;
+            self.ledger.note_egress(id, &egress(report))?;
         }
         match (news, work) {
             (News::Warm, _) => {

@@ -4,9 +4,9 @@ use mayfly_protocol::message::{JobStatus, NotStarted};
 
 use super::decide::{JobKey, Load, Machine, MachineKey, Stage};
 use super::millis::Millis;
-use crate::egress::record::{Report, Row};
+use crate::egress::record::{Report, Row, Total, Totals};
 use crate::failure::Code;
-use crate::ledger::Destination;
+use crate::ledger::{Destination, Egress, Verdicts};
 use crate::shepherd::event::{Event, FailureReport, Happened, Outcome, Phase};
 use crate::shepherd::plan::Id;
 use crate::shepherd::runner::{JobResult, RunnerMark};
@@ -33,7 +33,7 @@ pub(super) struct Microvm {
     /// Why the daemon ends it, where it does.
     pub(super) ended_for: Option<String>,
     /// What its job reached so far. At the end the ledger has it.
-    pub(super) reached: Vec<Destination>,
+    pub(super) reached: Option<Egress>,
 }
 
 /// What a microVM is for.
@@ -99,7 +99,7 @@ impl Microvm {
             phase: Phase::Planned,
             deadline: None,
             ended_for: None,
-            reached: Vec::new(),
+            reached: None,
         }
     }
 
@@ -132,7 +132,7 @@ impl Microvm {
             Happened::Runner(mark) => self.mark(mark, now),
             Happened::Ended(outcome) => News::Ended(Box::new(outcome.clone())),
             Happened::Reached(report) => {
-                self.reached = destinations(report);
+                self.reached = Some(egress(report));
                 News::Nothing
             }
             Happened::Greeted { .. } | Happened::Egress(_) => News::Nothing,
@@ -238,7 +238,7 @@ fn not_started(why: &NotStarted) -> Verdict {
 }
 
 /// What a report says, as the ledger keeps it.
-pub(super) fn destinations(report: &Report) -> Vec<Destination> {
+pub(super) fn egress(report: &Report) -> Egress {
     let destination = |row: &Row| Destination {
         host: row.host.clone(),
         port: row.port,
@@ -248,5 +248,19 @@ pub(super) fn destinations(report: &Report) -> Vec<Destination> {
         up: row.up,
         down: row.down,
     };
-    report.rows.iter().map(destination).collect()
+    let Totals { allowed, would_refuse, refused } = report.totals();
+    let all = [allowed, would_refuse, refused];
+    let sum = |of: fn(Total) -> u64| all.into_iter().map(of).fold(0, u64::saturating_add);
+    Egress {
+        verdicts: Verdicts {
+            allowed: allowed.connections,
+            refused: refused.connections,
+            would_refuse: would_refuse.connections,
+            up: sum(|total| total.up),
+            down: sum(|total| total.down),
+            omitted: report.omitted,
+            unrecorded: report.unrecorded,
+        },
+        destinations: report.rows.iter().map(destination).collect(),
+    }
 }

@@ -4,10 +4,12 @@ use rusqlite::params;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::open::Change;
 use super::{Ledger, LedgerError, Reader};
 
-/// The most rows of one microVM; more are left out.
-const MAX_ROWS: usize = 512;
+/// The most rows of one microVM: what a shepherd tells, with a row for each verdict and cause whose
+/// destinations have none.
+const MAX_ROWS: usize = 640;
 
 /// One destination of a microVM, with one verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,52 +30,64 @@ pub struct Destination {
     pub down: u64,
 }
 
-/// How many connections of a microVM got which verdict.
+/// What a microVM reached in numbers: everything, whether it has a row or not.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Verdicts {
-    /// They passed.
+    /// Connections, requests, lookups and packets that passed.
     pub allowed: u64,
-    /// They did not.
+    /// Those that did not.
     pub refused: u64,
-    /// They passed as the policy only watches.
+    /// Those that passed as the policy only watches.
     pub would_refuse: u64,
+    /// Bytes from the guest.
+    pub up: u64,
+    /// Bytes to the guest.
+    pub down: u64,
+    /// Destinations that have no row of their own.
+    pub omitted: u64,
+    /// Lines that the egress record lacks.
+    pub unrecorded: u64,
 }
 
 impl Verdicts {
-    fn add(&mut self, verdict: &str, connections: u64) {
+    fn add(&mut self, verdict: &str, [connections, up, down]: [u64; 3]) {
         let sum = match verdict {
             "allowed" => &mut self.allowed,
             "would-refuse" => &mut self.would_refuse,
             _ => &mut self.refused,
         };
-        *sum = sum.saturating_add(connections);
-    }
-
-    /// Those of these destinations.
-    pub fn of(destinations: &[Destination]) -> Self {
-        let mut verdicts = Self::default();
-        for one in destinations {
-            verdicts.add(&one.verdict, one.connections);
+        for (sum, more) in [(sum, connections), (&mut self.up, up), (&mut self.down, down)] {
+            *sum = sum.saturating_add(more);
         }
-        verdicts
     }
+}
+
+/// What a microVM reached, and what it was refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// Everything in numbers.
+    pub verdicts: Verdicts,
+    /// A row per destination, in the order in which they are to be shown.
+    pub destinations: Vec<Destination>,
 }
 
 impl Ledger {
     /// Takes down what a microVM reached. A shepherd that is heard again tells it again: the first
     /// time counts.
-    pub fn note_egress(
-        &mut self,
-        microvm: &str,
-        destinations: &[Destination],
-    ) -> Result<(), LedgerError> {
-        let destinations = &destinations[..destinations.len().min(MAX_ROWS)];
+    pub fn note_egress(&mut self, microvm: &str, egress: &Egress) -> Result<(), LedgerError> {
+        let Egress { mut verdicts, destinations } = egress.clone();
+        // A shepherd keeps to less; its word is not taken for it.
+        let kept = destinations.len().min(MAX_ROWS);
+        verdicts.omitted = verdicts.omitted.saturating_add((destinations.len() - kept) as u64);
         self.change("note what a microVM reached", |change| {
-            let known = "SELECT 1 FROM egress WHERE microvm = ?1 LIMIT 1";
-            if destinations.is_empty() || change.first(known, [microvm], |_| Ok(()))?.is_some() {
+            let known = "SELECT 1 FROM egress WHERE microvm = ?1
+                UNION ALL SELECT 1 FROM egress_totals WHERE microvm = ?1 LIMIT 1";
+            let is_known = change.first(known, [microvm], |_| Ok(()))?.is_some();
+            if is_known || (kept == 0 && verdicts == Verdicts::default()) {
                 return Ok(());
             }
-            for (row, one) in destinations.iter().enumerate() {
+            note_totals(change, microvm, &verdicts)?;
+            for (row, one) in destinations[..kept].iter().enumerate() {
                 change.execute(
                     "INSERT INTO egress
                          (microvm, row, host, port, verdict, cause, connections, up, down)
@@ -91,9 +105,29 @@ impl Ledger {
                     ],
                 )?;
             }
-            change.audit("microvm.egress", microvm, &json!(Verdicts::of(destinations)))
+            change.audit("microvm.egress", microvm, &json!(verdicts))
         })
     }
+}
+
+fn note_totals(change: &Change<'_>, microvm: &str, verdicts: &Verdicts) -> Result<(), LedgerError> {
+    let Verdicts { allowed, refused, would_refuse, up, down, omitted, unrecorded } = *verdicts;
+    change.execute(
+        "INSERT INTO egress_totals
+             (microvm, allowed, refused, would_refuse, up, down, omitted, unrecorded)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            microvm,
+            bounded(allowed),
+            bounded(refused),
+            bounded(would_refuse),
+            bounded(up),
+            bounded(down),
+            bounded(omitted),
+            bounded(unrecorded)
+        ],
+    )?;
+    Ok(())
 }
 
 /// What `SQLite` can hold of a number.
@@ -102,11 +136,12 @@ fn bounded(number: u64) -> i64 {
 }
 
 impl Reader {
-    /// What a microVM reached and was refused; nothing before its end.
-    pub fn egress(&self, microvm: &str) -> Result<Vec<Destination>, LedgerError> {
+    /// What a microVM reached and was refused; nothing where nothing was tried, and before its end.
+    pub fn egress(&self, microvm: &str) -> Result<Option<Egress>, LedgerError> {
+        let Some(verdicts) = self.verdicts(microvm)? else { return Ok(None) };
         let sql = "SELECT host, port, verdict, cause, connections, up, down FROM egress
             WHERE microvm = ?1 ORDER BY row";
-        self.all("list what a microVM reached", sql, [microvm], |row| {
+        let destinations = self.all("list what a microVM reached", sql, [microvm], |row| {
             Ok(Destination {
                 host: row.get(0)?,
                 port: row.get(1)?,
@@ -116,20 +151,38 @@ impl Reader {
                 up: row.get(5)?,
                 down: row.get(6)?,
             })
-        })
+        })?;
+        Ok(Some(Egress { verdicts, destinations }))
     }
 
-    /// The same in numbers; none where nothing was tried, and before its end.
+    /// The same in numbers only.
     pub fn verdicts(&self, microvm: &str) -> Result<Option<Verdicts>, LedgerError> {
-        let sql = "SELECT verdict, sum(connections) FROM egress WHERE microvm = ?1
-            GROUP BY verdict";
-        let sums = self.all("count what a microVM reached", sql, [microvm], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?))
+        let sql = "SELECT allowed, refused, would_refuse, up, down, omitted, unrecorded
+            FROM egress_totals WHERE microvm = ?1";
+        let totals = self.all("count what a microVM reached", sql, [microvm], |row| {
+            Ok(Verdicts {
+                allowed: row.get(0)?,
+                refused: row.get(1)?,
+                would_refuse: row.get(2)?,
+                up: row.get(3)?,
+                down: row.get(4)?,
+                omitted: row.get(5)?,
+                unrecorded: row.get(6)?,
+            })
+        })?;
+        if let Some(verdicts) = totals.first() {
+            return Ok(Some(*verdicts));
+        }
+        // What was noted before there were totals has its rows only. Columns are added up here, as
+        // SQLite fails where a sum is too large for it.
+        let sql = "SELECT verdict, connections, up, down FROM egress WHERE microvm = ?1";
+        let rows = self.all("count what a microVM reached", sql, [microvm], |row| {
+            Ok((row.get::<_, String>(0)?, [row.get(1)?, row.get(2)?, row.get(3)?]))
         })?;
         let mut verdicts = Verdicts::default();
-        for (verdict, connections) in &sums {
-            verdicts.add(verdict, *connections);
+        for (verdict, numbers) in &rows {
+            verdicts.add(verdict, *numbers);
         }
-        Ok((!sums.is_empty()).then_some(verdicts))
+        Ok((!rows.is_empty()).then_some(verdicts))
     }
 }

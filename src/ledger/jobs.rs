@@ -8,6 +8,20 @@ use super::{
     Command, GithubNote, GithubState, JobId, JobResult, JobState, Ledger, LedgerError, Source,
 };
 
+/// The longest text of another's that is kept, in characters. GitHub's own names are shorter.
+const MAX_TEXT: usize = 256;
+
+/// The most labels of a job that are kept.
+const MAX_LABELS: usize = 100;
+
+/// A text that others wrote, no longer than is kept.
+pub fn cut(text: &str) -> String {
+    match text.char_indices().nth(MAX_TEXT) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
 /// A step of a job, and the states from which it follows.
 struct Step {
     action: &'static str,
@@ -73,6 +87,17 @@ impl Ledger {
 
     /// Takes down what GitHub says of a job; nothing goes back. Returns its number here.
     pub fn note_github_job(&mut self, note: &GithubNote<'_>) -> Result<JobId, LedgerError> {
+        let cut_or_none = |text: Option<&str>| text.map(cut);
+        let (name, conclusion) = (cut_or_none(note.name), cut_or_none(note.conclusion));
+        let repository = cut(note.repository);
+        let labels: Vec<_> = note.labels.iter().take(MAX_LABELS).map(|label| cut(label)).collect();
+        let note = &GithubNote {
+            name: name.as_deref(),
+            conclusion: conclusion.as_deref(),
+            repository: &repository,
+            labels: &labels,
+            ..note.clone()
+        };
         self.change("note a job of GitHub's", |change| match known(change, note)? {
             None => insert(change, note),
             Some(known) => update(change, note, &known),

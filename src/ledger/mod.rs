@@ -36,8 +36,9 @@ mod types;
 mod tests;
 
 pub use command::{Bytes, Command};
-pub use egress::{Destination, Verdicts};
+pub use egress::{Destination, Egress, Verdicts};
 pub use error::LedgerError;
+pub use jobs::cut;
 pub use open::{Ledger, Reader};
 pub use prune::{Pruned, Retention};
 pub use types::{

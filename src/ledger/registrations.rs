@@ -38,6 +38,7 @@ impl Ledger {
     /// The runner took a job, which GitHub calls so.
     pub fn job_taken(&mut self, name: &str, job: &str) -> Result<(), LedgerError> {
         self.change("note a runner's job", |change| {
+            let job = super::cut(job);
             step(change, name, RegistrationState::Taken, "given a job")?;
             change
                 .execute("UPDATE registrations SET job = ?2 WHERE name = ?1", params![name, job])?;

@@ -3,11 +3,11 @@
 use rusqlite_migration::{M, Migrations};
 
 /// The version that this program reads and writes: `SQLite`'s `user_version`.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 /// One step per version. What was released is never changed.
 pub(super) fn migrations() -> Migrations<'static> {
-    Migrations::new(vec![M::up(FIRST), M::up(EGRESS), M::up(RUN)])
+    Migrations::new(vec![M::up(FIRST), M::up(EGRESS), M::up(RUN), M::up(EGRESS_TOTALS)])
 }
 
 const FIRST: &str = "
@@ -120,6 +120,19 @@ CREATE TABLE egress (
 ";
 
 const RUN: &str = "ALTER TABLE jobs ADD COLUMN run_id INTEGER;";
+
+const EGRESS_TOTALS: &str = "
+CREATE TABLE egress_totals (
+    microvm TEXT PRIMARY KEY REFERENCES microvms (id) ON DELETE CASCADE,
+    allowed INTEGER NOT NULL,
+    refused INTEGER NOT NULL,
+    would_refuse INTEGER NOT NULL,
+    up INTEGER NOT NULL,
+    down INTEGER NOT NULL,
+    omitted INTEGER NOT NULL,
+    unrecorded INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
 
 #[cfg(test)]
 mod tests {

@@ -4,48 +4,65 @@
 //! next, and never takes more than two [`PAGE`]s: the newest page and the one before it.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use std::io::Write;
-
 /// Bytes of a log file before a new one is begun.
 pub const PAGE: u64 = 128 * 1024;
 
-/// A log file and, once it was full, the one before it.
+/// What the page before is called.
+const PREVIOUS: &str = "previous";
+
+/// A log file and, once it was full, the one before it. Both are open from the beginning: a process
+/// that has no descriptors left can still log.
 #[derive(Debug)]
 pub struct BoundedLog {
     path: PathBuf,
     file: File,
+    /// The page before, empty as long as there is none.
+    previous: File,
     written: u64,
 }
 
 impl BoundedLog {
     /// Begins an empty log.
     pub fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), file: File::create(path)?, written: 0 })
+        let previous = File::create(path.with_extension(PREVIOUS))?;
+        Ok(Self { path: path.to_owned(), file: File::create(path)?, previous, written: 0 })
     }
 
     /// Adds to it.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.written >= PAGE {
-            std::fs::rename(&self.path, self.path.with_extension("previous"))?;
-            *self = Self::create(&self.path)?;
+            self.turn()?;
         }
         self.file.write_all(bytes)?;
         self.written += bytes.len() as u64;
         Ok(())
     }
 
-    /// Adds all that comes from `source`, until it ends. A log that can't be written any more
-    /// (the disk is full) takes no more, but the source is still emptied, lest its writer waits.
+    /// Makes the full page the one before, and what was before it an empty page.
+    fn turn(&mut self) -> io::Result<()> {
+        let previous = self.path.with_extension(PREVIOUS);
+        let aside = self.path.with_extension("aside");
+        std::fs::rename(&previous, &aside)?;
+        std::fs::rename(&self.path, &previous)?;
+        std::fs::rename(&aside, &self.path)?;
+        std::mem::swap(&mut self.file, &mut self.previous);
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        self.written = 0;
+        Ok(())
+    }
+
+    /// Adds all that comes from `source`, until it ends. What can't be written (the disk is full) is
+    /// lost, and what comes after it is tried again: the source is emptied, lest its writer waits.
     pub async fn follow(mut self, mut source: impl AsyncRead + Unpin) {
         let mut buffer = [0; 4096];
-        let mut writable = true;
         while let Ok(count @ 1..) = source.read(&mut buffer).await {
-            writable = writable && self.write(&buffer[..count]).is_ok();
+            _ = self.write(&buffer[..count]);
         }
     }
 }
@@ -53,7 +70,7 @@ impl BoundedLog {
 /// The last `lines` lines of a log, across both of its files, for showing to a person.
 pub fn tail(path: &Path, lines: usize) -> Vec<String> {
     let read = |path: &Path| std::fs::read(path).unwrap_or_default();
-    let mut bytes = read(&path.with_extension("previous"));
+    let mut bytes = read(&path.with_extension(PREVIOUS));
     bytes.extend(read(path));
     let text = String::from_utf8_lossy(&bytes);
     let clean = text.lines().map(printable).filter(|line| !line.trim().is_empty());
@@ -83,6 +100,26 @@ mod tests {
             .sum();
         assert!(kept <= 2 * (PAGE + 4096), "{kept} bytes");
         assert_eq!(tail(&path, 2), ["line 199998", "line 199999"]);
+    }
+
+    #[test]
+    fn a_log_never_needs_another_descriptor() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("console.log");
+        let mut log = BoundedLog::create(&path).unwrap();
+        let opened = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = opened();
+        let page = vec![b'x'; usize::try_from(PAGE).unwrap()];
+        for number in 0..5 {
+            log.write(format!("page {number}\n").as_bytes()).unwrap();
+            log.write(&page).unwrap();
+            log.write(b"\n").unwrap();
+        }
+        log.write(b"the end\n").unwrap();
+        assert_eq!(opened(), before);
+        let lines = tail(&path, 100);
+        assert_eq!((&*lines[0], &**lines.last().unwrap()), ("page 4", "the end"));
+        assert!(!path.with_extension("aside").exists());
     }
 
     #[test]

@@ -70,8 +70,8 @@ pub(super) struct Egress {
     recorder: Recorder,
     cancel: CancellationToken,
     gate: JoinSet<io::Result<()>>,
-    /// Rows when it was last told, and how often it may still be.
-    told: usize,
+    /// Rows that were begun when it was last told, and how often it may still be.
+    told: u64,
     tellings: u32,
 }
 
@@ -100,24 +100,20 @@ impl Egress {
 
     /// What there was so far, where there is a row that was not told.
     pub(super) fn news(&mut self) -> Option<Report> {
-        let rows = self.recorder.rows();
+        let rows = self.recorder.begun();
         if rows == self.told {
             return None;
         }
         self.tellings = self.tellings.checked_sub(1)?;
         self.told = rows;
-        let mut report = self.recorder.report();
-        report.rows.truncate(ROWS_BEFORE_THE_END);
-        Some(report)
+        Some(self.recorder.report_in(ROWS_BEFORE_THE_END))
     }
 
     /// Ends every connection; tells what there was of them.
     pub(super) async fn close(mut self) -> Report {
         self.cancel.cancel();
         while self.gate.join_next().await.is_some() {}
-        let mut report = self.recorder.report();
-        report.rows.truncate(ROWS);
-        report
+        self.recorder.report_in(ROWS)
     }
 }
 

@@ -14,7 +14,7 @@ use super::event::{Event, FailureReport, Happened, Outcome, Phase};
 use super::plan::Id;
 use super::runner::{JobResult, RunnerMark};
 use crate::channel::{ChannelError, Violation};
-use crate::egress::record::{Report, Row};
+use crate::egress::record::{Report, Row, Total, Totals};
 use crate::failure::Failure;
 use crate::machine::{Death, MachineError};
 use crate::network::NetworkError;
@@ -58,6 +58,9 @@ fn told(happened: &Happened) -> &'static str {
 fn samples() -> Vec<Happened> {
     let job = |status| Happened::Ended(Outcome::Job { status, not_copied: Vec::new() });
     let name = || "build".to_owned();
+    let total = Total { connections: 2, up: 1200, down: 34_000 };
+    let totals = Totals { allowed: total, ..Totals::default() };
+    let none = Totals::default();
     let row = Row {
         host: "github.com".to_owned(),
         port: 443,
@@ -83,8 +86,8 @@ fn samples() -> Vec<Happened> {
         Happened::Runner(RunnerMark::Listening),
         Happened::Runner(RunnerMark::Running { job: name() }),
         Happened::Runner(RunnerMark::Completed { job: name(), result: JobResult::Succeeded }),
-        Happened::Egress(Report { rows: vec![row], unrecorded: 0 }),
-        Happened::Reached(Report { rows: Vec::new(), unrecorded: 0 }),
+        Happened::Egress(Report { rows: vec![row], totals, omitted: 0, unrecorded: 0 }),
+        Happened::Reached(Report { rows: Vec::new(), totals: none, omitted: 0, unrecorded: 0 }),
         job(JobStatus::Code(0)),
         job(JobStatus::Signal(9)),
         job(JobStatus::NotStarted(NotStarted::CommandNotFound)),

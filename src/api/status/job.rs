@@ -123,6 +123,13 @@ fn egress(egress: Option<&EgressView>, job: &JobView) -> Markup {
             span.refusals[egress.refused > 0] { (egress.refused) " refused" } ", "
             (egress.allowed) " allowed"
             @if egress.would_refuse > 0 { ", " (egress.would_refuse) " would be refused if the policy were enforced" }
+            "; " (words::bytes(egress.up)) " sent, " (words::bytes(egress.down)) " received"
+        }
+        @if egress.omitted > 0 {
+            p.none { (words::count(egress.omitted, "destination")) " too many for a row of their own: in the numbers, and under (others)" }
+        }
+        @if egress.unrecorded > 0 {
+            p.none { (words::count(egress.unrecorded, "line")) " too many for the egress record" }
         }
         table aria-label="Egress" {
             thead { tr {

@@ -55,6 +55,10 @@ fn story(said: &str, id: JobId, state: JobState) -> Explanation {
             allowed: 1,
             refused: 2,
             would_refuse: 3,
+            up: 4,
+            down: 5,
+            omitted: 6,
+            unrecorded: 7,
             destinations: vec![DestinationView {
                 host: text(),
                 port: 443,

@@ -8,7 +8,9 @@ use super::super::report::Problem;
 use super::super::table::{self, brief, optional, plain};
 use super::{Connection, wait};
 use crate::api::client::ClientError;
-use crate::api::types::{Blocker, Explanation, JobFilter, JobId, JobState, JobView, Time};
+use crate::api::types::{
+    Blocker, EgressView, Explanation, JobFilter, JobId, JobState, JobView, Time,
+};
 
 /// List the daemon's jobs, the newest first.
 #[derive(Debug, clap::Args)]
@@ -39,6 +41,9 @@ pub(in crate::cli) struct JobArguments {
     #[command(flatten)]
     connection: Connection,
 }
+
+/// How many destinations an explanation shows.
+const DESTINATIONS: usize = 20;
 
 /// Print what a job has written.
 #[derive(Debug, clap::Args)]
@@ -132,12 +137,55 @@ pub(super) fn explain(arguments: &JobArguments, state: Option<&Path>) -> Result<
                 [phase.phase.clone(), phase.at.to_string(), brief(lasted), detail]
             })
             .collect();
+        if !rows.is_empty() {
+            out.line("")?;
+            table::print(out, ["STEP", "BEGAN", "LASTED", ""], &rows)?;
+        }
+        let rows: Vec<_> = destinations(explanation).collect();
         if rows.is_empty() {
             return Ok(());
         }
         out.line("")?;
-        table::print(out, ["STEP", "BEGAN", "LASTED", ""], &rows)
+        table::print(out, ["DESTINATION", "VERDICT", "TRIES", "SENT", "RECEIVED"], &rows)
     })
+}
+
+/// The first destinations that a job's microVM reached, or was refused.
+fn destinations(explanation: &Explanation) -> impl Iterator<Item = [String; 5]> {
+    let egress = explanation.egress.iter();
+    egress.flat_map(|egress| &egress.destinations).take(DESTINATIONS).map(|one| {
+        let port = if one.port == 0 { String::new() } else { format!(":{}", one.port) };
+        let cause = one.cause.as_ref().map(|cause| format!(" ({cause})")).unwrap_or_default();
+        [
+            format!("{}{port}", one.host),
+            format!("{}{cause}", one.verdict),
+            one.connections.to_string(),
+            one.up.to_string(),
+            one.down.to_string(),
+        ]
+    })
+}
+
+/// What a job's microVM reached, in numbers, and what of it is not shown.
+fn reached(egress: &EgressView) -> Vec<String> {
+    let EgressView { allowed, refused, would_refuse, up, down, .. } = egress;
+    let mut facts = vec![format!("{allowed} allowed, {refused} refused")];
+    if *would_refuse > 0 {
+        facts.push(format!("{would_refuse} would be refused if the policy were enforced"));
+    }
+    facts.push(format!("{up} bytes sent, {down} received"));
+    if egress.omitted > 0 {
+        let omitted = egress.omitted;
+        facts.push(format!("{omitted} destinations have no row of their own: too many"));
+    }
+    if egress.unrecorded > 0 {
+        facts.push(format!("the egress record lacks {} lines: too many", egress.unrecorded));
+    }
+    let more = egress.destinations.len().saturating_sub(DESTINATIONS);
+    if more > 0 {
+        facts.push(format!("{more} more rows: mayfly explain --json"));
+    }
+    facts
 }
 
 /// The sentences about a job.
@@ -154,6 +202,9 @@ fn story(explanation: &Explanation, now: Time) -> Vec<String> {
     fact("result", job.result.as_deref());
     fact("cause", job.cause.as_deref());
     fact("evidence", black_box.as_deref());
+    for line in explanation.egress.iter().flat_map(reached) {
+        fact("egress", Some(&line));
+    }
     fact("waits for", blocker.as_ref().map(|blocker| blocked(blocker, now)).as_deref());
     lines
 }
@@ -168,6 +219,42 @@ pub(super) fn blocked(blocker: &Blocker, now: Time) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_story_says_what_was_reached_and_what_of_it_is_missing() {
+        let row = |host: &str, verdict: &str, up: u64| {
+            serde_json::json!({
+                "host": host, "port": 443, "verdict": verdict, "connections": 1, "up": up, "down": 7,
+            })
+        };
+        let mut rows = vec![row("upload.example", "allowed", 3_000_000)];
+        rows.resize(30, row("\u{1b}evil", "refused", 0));
+        let explanation: Explanation = serde_json::from_value(serde_json::json!({
+            "job": {
+                "id": 4, "source": "local", "pool": "ci", "state": "finished", "name": "build",
+                "queued": "2026-01-01T00:00:00Z",
+            },
+            "phases": [],
+            "egress": {
+                "allowed": 1, "refused": 600, "would_refuse": 0, "up": 3_000_000, "down": 7,
+                "omitted": 571, "unrecorded": 2, "destinations": rows,
+            },
+        }))
+        .unwrap();
+        assert_eq!(
+            story(&explanation, explanation.job.queued)[2..],
+            [
+                "  egress    1 allowed, 600 refused",
+                "  egress    3000000 bytes sent, 7 received",
+                "  egress    571 destinations have no row of their own: too many",
+                "  egress    the egress record lacks 2 lines: too many",
+                "  egress    10 more rows: mayfly explain --json",
+            ]
+        );
+        let rows: Vec<_> = destinations(&explanation).collect();
+        assert_eq!(rows.len(), DESTINATIONS);
+        assert_eq!(rows[0].join(" "), "upload.example:443 allowed 1 3000000 7");
+    }
 
     #[test]
     fn a_story_names_the_blocker_and_how_long_it_lasts() {

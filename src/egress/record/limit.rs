@@ -2,21 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-/// What may be recorded of one microVM.
+/// What may be recorded of one microVM: of what passes, and as much again of what is refused, so that
+/// neither takes the other's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     /// Lines per second in the long run.
     pub per_second: u32,
     /// Lines at once.
     pub burst: u32,
-    /// Bytes in each file, in all.
+    /// Bytes in each file.
     pub bytes: u64,
 }
 
 impl Default for Rate {
-    /// A build of thousands of downloads fits; a flood fills 64 MiB a file at most.
+    /// A build of thousands of downloads fits; a flood fills 32 MiB a file at most, beside what
+    /// passes.
     fn default() -> Self {
-        Self { per_second: 500, burst: 5_000, bytes: 64 << 20 }
+        Self { per_second: 500, burst: 5_000, bytes: 32 << 20 }
     }
 }
 

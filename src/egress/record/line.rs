@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::egress::verdict::{Cause, Verdict, Whole};
 
-/// The longest text of a guest's that goes into a line: that of a DNS name. Anything longer is cut.
+/// The most that a text of a guest's may take in a line: a DNS name fits. Anything longer is cut.
 const MAX_TEXT: usize = 256;
 
 /// By which way a guest tried to reach something.
@@ -54,12 +54,29 @@ impl Subject {
     }
 }
 
+/// Cuts a text so that it takes no more than [`MAX_TEXT`] bytes of a line, escaped as in JSON, and
+/// the mark that it was cut.
 fn cut(text: &mut String) {
-    if text.len() > MAX_TEXT {
-        let end = (0..=MAX_TEXT).rev().find(|index| text.is_char_boundary(*index));
-        text.truncate(end.unwrap_or_default());
+    let mut taken = 0;
+    let end = text.char_indices().find_map(|(index, letter)| {
+        taken += match letter {
+            '"' | '\\' => 2,
+            // As \u001b.
+            letter if letter.is_ascii_control() => 6,
+            letter => letter.len_utf8(),
+        };
+        (taken > MAX_TEXT).then_some(index)
+    });
+    if let Some(end) = end {
+        text.truncate(end);
         text.push('…');
     }
+}
+
+/// The same for a text that is made for a line.
+fn bounded(mut text: String) -> String {
+    cut(&mut text);
+    text
 }
 
 /// What became of something that was allowed.
@@ -154,7 +171,8 @@ pub(super) fn json(context: &Context<'_>, subject: &Subject) -> String {
         cause: cause.map(Cause::code),
         detail: end
             .and_then(|end| end.reason.clone())
-            .or_else(|| cause.map(|cause| Whole(cause).to_string())),
+            .or_else(|| cause.map(|cause| Whole(cause).to_string()))
+            .map(bounded),
         peer: end.and_then(|end| end.peer.as_ref()).map(|peer| match peer {
             Peer::Direct(address) => address.to_string(),
             Peer::Parent(name) => name.clone(),

@@ -2,13 +2,15 @@
 //! and their sums.
 //!
 //! What is allowed has two lines in `egress.jsonl`: the verdict at once, so that it is there
-//! whatever happens next, and the end with its bytes. Lines are bounded in rate and in sum; what
-//! was not recorded is counted. This module decides nothing.
+//! whatever happens next, and the end with its bytes. Lines are bounded in length, rate and sum, those
+//! of what passes apart from refusals, so that a flood of the one hides nothing of the other; what was
+//! not recorded is counted. This module decides nothing.
 
 mod learn;
 mod limit;
 mod line;
 mod report;
+mod sums;
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -22,16 +24,25 @@ use std::time::{Instant, SystemTime};
 pub use learn::{LearnError, Learned};
 pub use limit::Rate;
 pub use line::{Peer, Subject, Via};
-pub use report::{Report, Row};
+pub use report::{Report, Row, Total, Totals};
 
 use super::host::HostName;
 use super::verdict::Verdict;
 use limit::Bucket;
 use line::{Context, End};
-use report::{Key, Sums};
+use sums::{Key, Sums};
 
-/// How many of the last lines are kept at hand for the black box.
-const RECENT: usize = 64;
+/// How many of the last lines are kept at hand, of what passes and of what is refused.
+const RECENT: usize = 32;
+
+/// Bytes in `egress.jsonl` that say how many lines are missing.
+const CONFESSIONS: u64 = 256 << 10;
+
+/// The file with a JSON object for each verdict and each end.
+pub const JSON: &str = "egress.jsonl";
+
+/// The file in squid's format.
+pub const SQUID: &str = "access.log";
 
 /// The record can't be begun.
 #[derive(Debug, thiserror::Error)]
@@ -66,63 +77,101 @@ pub struct Recorder(Arc<Mutex<Record>>);
 struct Record {
     identity: Identity,
     client: String,
-    json: Option<Log>,
-    squid: Option<Log>,
-    bucket: Bucket,
+    files: Option<Files>,
+    /// What is left to say of lines that are missing.
+    confessions: u64,
+    passed: Budget,
+    refused: Budget,
     sums: Sums,
-    recent: VecDeque<String>,
     next_id: u64,
     /// Lines not recorded in all, and since the last line that said so.
     unrecorded: u64,
     unsaid: u64,
 }
 
-/// A file with a bound.
+/// What may still be recorded of one kind.
 #[derive(Debug)]
-struct Log {
-    file: File,
-    left: u64,
+struct Budget {
+    bucket: Bucket,
+    json: u64,
+    squid: u64,
+    recent: VecDeque<String>,
 }
 
-impl Log {
-    fn create(path: PathBuf, bytes: u64) -> Result<Self, RecordError> {
-        let file = OpenOptions::new().create(true).append(true).open(&path);
-        file.map(|file| Self { file, left: bytes })
-            .map_err(|source| RecordError { file: path, source })
+impl Budget {
+    fn new(rate: Rate) -> Self {
+        let bucket = Bucket::new(rate, Instant::now());
+        Self { bucket, json: rate.bytes, squid: rate.bytes, recent: VecDeque::new() }
     }
 
-    /// Whether the line was written: a full disk must not stop the traffic.
-    fn write(&mut self, line: &str) -> bool {
-        let Some(left) = self.left.checked_sub(line.len() as u64) else { return false };
-        self.left = left;
-        self.file.write_all(line.as_bytes()).is_ok()
+    /// Writes lines as far as they may be. Whether both were written.
+    fn write(&mut self, files: Option<&mut Files>, json: &str, squid: Option<&str>) -> bool {
+        if !self.bucket.take(Instant::now()) {
+            return false;
+        }
+        let Some(files) = files else { return true };
+        let mut written = append(&mut files.json, &mut self.json, json);
+        if let Some(line) = squid {
+            written &= append(&mut files.squid, &mut self.squid, line);
+        }
+        written
     }
+
+    fn remember(&mut self, line: String) {
+        if self.recent.len() >= RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(line);
+    }
+}
+
+/// The two files.
+#[derive(Debug)]
+struct Files {
+    json: File,
+    squid: File,
+}
+
+impl Files {
+    fn create(directory: &Path) -> Result<Self, RecordError> {
+        let open = |name| {
+            let path = directory.join(name);
+            let file = OpenOptions::new().create(true).append(true).open(&path);
+            file.map_err(|source| RecordError { file: path, source })
+        };
+        Ok(Self { json: open(JSON)?, squid: open(SQUID)? })
+    }
+}
+
+/// Appends a line where there is something left for it. Whether it was written: a full disk must not
+/// stop the traffic.
+fn append(file: &mut File, left: &mut u64, line: &str) -> bool {
+    let Some(after) = left.checked_sub(line.len() as u64) else { return false };
+    *left = after;
+    file.write_all(line.as_bytes()).is_ok()
 }
 
 impl Recorder {
     /// Begins the record in a directory that is there.
     pub fn create(directory: &Path, identity: Identity, rate: Rate) -> Result<Self, RecordError> {
-        let json = Log::create(directory.join("egress.jsonl"), rate.bytes)?;
-        let squid = Log::create(directory.join("access.log"), rate.bytes)?;
-        Ok(Self::with(identity, rate, Some(json), Some(squid)))
+        Ok(Self::with(identity, rate, Some(Files::create(directory)?)))
     }
 
     /// Keeps the sums and the last lines only.
     pub fn without_files(identity: Identity) -> Self {
-        Self::with(identity, Rate::default(), None, None)
+        Self::with(identity, Rate::default(), None)
     }
 
-    fn with(identity: Identity, rate: Rate, json: Option<Log>, squid: Option<Log>) -> Self {
+    fn with(identity: Identity, rate: Rate, files: Option<Files>) -> Self {
         let client = identity.guest.to_string();
-        let bucket = Bucket::new(rate, Instant::now());
         Self(Arc::new(Mutex::new(Record {
             identity,
             client,
-            json,
-            squid,
-            bucket,
+            files,
+            confessions: CONFESSIONS.min(rate.bytes),
+            passed: Budget::new(rate),
+            refused: Budget::new(rate),
             sums: Sums::default(),
-            recent: VecDeque::new(),
             next_id: 1,
             unrecorded: 0,
             unsaid: 0,
@@ -143,7 +192,7 @@ impl Recorder {
         let mut record = self.lock();
         let id = record.next_id;
         record.next_id += 1;
-        let key = record.sums.count(&subject, &verdict);
+        let key = record.sums.open(&subject, &verdict);
         record.write(&subject, Some(id), &verdict, rule.as_deref(), None);
         drop(record);
         Flow {
@@ -162,15 +211,20 @@ impl Recorder {
         }
     }
 
-    /// The sums so far.
+    /// The sums so far, in all rows.
     pub fn report(&self) -> Report {
-        let record = self.lock();
-        record.sums.report(record.unrecorded)
+        self.report_in(usize::MAX)
     }
 
-    /// How many rows the sums have.
-    pub fn rows(&self) -> usize {
-        self.lock().sums.rows()
+    /// The sums so far in at most so many rows, and one for each verdict and cause that needed more.
+    pub fn report_in(&self, rows: usize) -> Report {
+        let record = self.lock();
+        record.sums.report(rows, record.unrecorded)
+    }
+
+    /// How many rows were begun so far.
+    pub fn begun(&self) -> u64 {
+        self.lock().sums.begun()
     }
 
     /// The guest's address.
@@ -178,9 +232,11 @@ impl Recorder {
         self.lock().identity.guest
     }
 
-    /// The last lines in JSON, oldest first, recorded or not.
+    /// The last lines in JSON, recorded or not: those of what passed, then the refusals, each oldest
+    /// first.
     pub fn recent(&self) -> Vec<String> {
-        self.lock().recent.iter().cloned().collect()
+        let record = self.lock();
+        record.passed.recent.iter().chain(&record.refused.recent).cloned().collect()
     }
 
     /// Counts what was lost before it could be recorded.
@@ -221,20 +277,11 @@ impl Record {
         let json = line::json(&context, subject);
         // An access log has one line for each request, at its end.
         let squid = (end.is_some() || !verdict.passes()).then(|| line::squid(&context, subject));
-        if self.bucket.take(Instant::now()) {
-            self.confess(false);
-            let mut written = self.json.as_mut().is_none_or(|log| log.write(&json));
-            if let Some(line) = squid {
-                written &= self.squid.as_mut().is_none_or(|log| log.write(&line));
-            }
-            self.miss(u64::from(!written));
-        } else {
-            self.miss(1);
-        }
-        if self.recent.len() >= RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(json);
+        let budget = if verdict.passes() { &mut self.passed } else { &mut self.refused };
+        let written = budget.write(self.files.as_mut(), &json, squid.as_deref());
+        budget.remember(json);
+        self.miss(u64::from(!written));
+        self.confess(false);
     }
 
     fn miss(&mut self, lines: u64) {
@@ -254,7 +301,9 @@ impl Record {
             "microvm": self.identity.microvm,
             "lines": self.unsaid,
         });
-        if self.json.as_mut().is_none_or(|log| log.write(&format!("{line}\n"))) {
+        let left = &mut self.confessions;
+        let say = |files: &mut Files| append(&mut files.json, left, &format!("{line}\n"));
+        if self.files.as_mut().is_none_or(say) {
             self.unsaid = 0;
         }
     }
@@ -337,7 +386,7 @@ impl Drop for Flow {
             named: self.named.take(),
         };
         let mut record = self.recorder.lock();
-        record.sums.add(&self.key, end.up, end.down);
+        record.sums.close(&self.key, end.up, end.down);
         let rule = self.rule.as_deref();
         record.write(&self.subject, Some(self.id), &self.verdict, rule, Some(&end));
     }

@@ -3,8 +3,8 @@ use std::time::Duration;
 use super::{Bench, command};
 use crate::failure::{Code, Failure};
 use crate::ledger::{
-    Destination, Filter, GithubNote, GithubState, JobId, JobResult, JobState, Ledger, LedgerError,
-    Phase, Pruned, Reader, RegistrationState, Retention, Source, Time, Verdicts,
+    Destination, Egress, Filter, GithubNote, GithubState, JobId, JobResult, JobState, Ledger,
+    LedgerError, Phase, Pruned, Reader, RegistrationState, Retention, Source, Time, Verdicts,
 };
 
 fn state(bench: &Bench, job: JobId) -> JobState {
@@ -23,25 +23,35 @@ fn what_a_microvm_reached_is_noted_once_and_goes_with_it() {
         up: u64::MAX,
         down: 1,
     };
-    let rows = [row("a.example", "allowed", 2), row("b.example", "refused", 3)];
-    assert!(bench.ledger.note_egress("m-1", &rows).is_err(), "nobody knows that microVM");
+    let destinations = vec![row("a.example", "allowed", 2), row("b.example", "refused", 3)];
+    let verdicts = Verdicts {
+        allowed: 2,
+        refused: 700,
+        would_refuse: 0,
+        up: 9,
+        down: 10,
+        omitted: 690,
+        unrecorded: 5,
+    };
+    let egress = Egress { verdicts, destinations };
+    assert!(bench.ledger.note_egress("m-1", &egress).is_err(), "nobody knows that microVM");
     bench.ledger.planned("m-1", "small", "base").unwrap();
     assert_eq!(bench.ledger.reader().verdicts("m-1").unwrap(), None);
-    bench.ledger.note_egress("m-1", &rows).unwrap();
-    bench.ledger.note_egress("m-1", &rows[..1]).unwrap();
+    bench.ledger.note_egress("m-1", &egress).unwrap();
+    bench.ledger.note_egress("m-1", &Egress { verdicts, destinations: Vec::new() }).unwrap();
     let reader = bench.ledger.reader();
-    let noted = reader.egress("m-1").unwrap();
+    assert_eq!(reader.verdicts("m-1").unwrap(), Some(verdicts));
+    let Egress { verdicts: read, destinations: noted } = reader.egress("m-1").unwrap().unwrap();
+    assert_eq!(read, verdicts);
     assert_eq!(
         noted.iter().map(|one| one.host.as_str()).collect::<Vec<_>>(),
         ["a.example", "b.example"]
     );
     assert_eq!((noted[0].up, noted[0].down), (i64::MAX as u64, 1));
-    let verdicts = Verdicts { allowed: 2, refused: 3, would_refuse: 0 };
-    assert_eq!((reader.verdicts("m-1").unwrap(), Verdicts::of(&noted)), (Some(verdicts), verdicts));
     bench.ledger.ended("m-1", "ended", None, None).unwrap();
     let all = Retention { count: 0, ..Retention::default() };
     bench.ledger.prune(&all).unwrap();
-    assert_eq!(bench.ledger.reader().egress("m-1").unwrap(), []);
+    assert_eq!(bench.ledger.reader().egress("m-1").unwrap(), None);
     bench.ledger.reader().verify_audit(None).unwrap();
 }
 

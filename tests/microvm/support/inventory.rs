@@ -109,12 +109,13 @@ impl Inventory {
 
 /// A directory of a microVM, or one of the files that a black box may have.
 fn is_black_box(line: &str) -> bool {
-    const FILES: [&str; 10] = [
+    const FILES: [&str; 11] = [
         "microvm.json",
         "events.jsonl",
         "console.log",
         "console.previous",
         "qemu.log",
+        "qemu.previous",
         "vsock.log",
         "vsock.previous",
         "egress.jsonl",
