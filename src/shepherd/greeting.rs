@@ -7,8 +7,9 @@ use tokio::net::UnixListener;
 
 use super::cause::Cause;
 use super::event::Happened;
+use super::front::Front;
 use crate::channel::{ChannelError, Heard, Link};
-use crate::machine::Machine;
+use crate::machine::{Death, Machine};
 use crate::network;
 
 /// Bytes of entropy that a guest is given: the size of the kernel's pool.
@@ -17,6 +18,8 @@ const ENTROPY: usize = 64;
 const HEARTBEAT: u32 = 1000;
 /// How long a closed channel may wait to be explained by the machine's end.
 const EXPLANATION: Duration = Duration::from_secs(2);
+/// How long a signal may take to reach this process after it has ended QEMU.
+const STRAGGLER: Duration = Duration::from_millis(300);
 
 /// The guest's first words and ours: hello, what it needs, and that it has it.
 pub(super) async fn greet(
@@ -61,14 +64,19 @@ async fn hear(link: &mut Link) -> Result<Heard, Cause> {
     }
 }
 
-/// A closed channel is what a guest's end looks like first; the machine knows more.
-pub(super) async fn explain(cause: Cause, machine: &mut Machine) -> Cause {
-    match cause {
+/// A closed channel is what a guest's end looks like first; the machine knows more. And a signal
+/// that was sent to all processes ends QEMU before this one may have seen it.
+pub(super) async fn explain(cause: Cause, machine: &mut Machine, front: &mut Front) -> Cause {
+    let cause = match cause {
         Cause::Channel(ChannelError::Closed) => {
-            match tokio::time::timeout(EXPLANATION, machine.died()).await {
-                Ok(death) => Cause::Died(death),
-                Err(_) => cause,
-            }
+            let death = tokio::time::timeout(EXPLANATION, machine.died()).await;
+            death.map_or(cause, Cause::Died)
+        }
+        _ => cause,
+    };
+    match cause {
+        Cause::Died(Death::QemuEnded(_) | Death::VsockEnded(_)) => {
+            tokio::time::timeout(STRAGGLER, front.ended()).await.unwrap_or(cause)
         }
         _ => cause,
     }

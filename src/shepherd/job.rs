@@ -29,6 +29,9 @@ use crate::machine::Machine;
 /// connection. The copied-in trees come first, then the copied-out ones.
 pub(super) const FIRST_COPY: RawFd = 4;
 
+/// How long copying out may take after the job's deadline.
+const SAVING: Duration = Duration::from_secs(2 * 60);
+
 /// The streams of one job.
 pub(super) struct Streams {
     outputs: BTreeMap<OutputStream, OutputPump>,
@@ -162,6 +165,28 @@ impl Streams {
                 return Ok(status.clone());
             }
             self.step(context, link, machine, &deadline, &mut silence).await?;
+        }
+    }
+
+    /// After the job's deadline: has the guest kill the job, and waits until all that is copied out
+    /// has come. Whatever goes wrong, the deadline is what ended the job.
+    pub(super) async fn save(
+        &mut self,
+        context: &mut Context,
+        link: &mut Link,
+        machine: &mut Machine,
+    ) {
+        let kill = HostMessage::Signal(libc::SIGKILL);
+        if self.copies.is_empty() || link.say(&kill).is_err() {
+            return;
+        }
+        let at = Instant::now() + SAVING;
+        let deadline = Deadline { phase: Phase::Running, limit: SAVING, at };
+        let mut silence = Silence::begin(context);
+        while self.status.is_none() || self.open > 0 {
+            if self.step(context, link, machine, &deadline, &mut silence).await.is_err() {
+                return;
+            }
         }
     }
 

@@ -189,7 +189,7 @@ impl Booting {
         let (link, greeting) = match greeted.await {
             Ok(greeted) => greeted,
             Err(cause) => {
-                let cause = explain(cause, &mut machine).await;
+                let cause = explain(cause, &mut machine, &mut context.front).await;
                 return Err(Failed::of(context, cause, Some(machine)));
             }
         };
@@ -236,7 +236,7 @@ impl Ready {
     }
 
     async fn fail(mut self, cause: Cause) -> Failed {
-        let cause = explain(cause, &mut self.machine).await;
+        let cause = explain(cause, &mut self.machine, &mut self.context.front).await;
         Failed::of(self.context, cause, Some(self.machine))
     }
 }
@@ -277,7 +277,10 @@ impl Running {
             Ok(status)
         };
         let ended = ended.await;
-        let Ready { context, mut machine, namespace, link } = ready;
+        if let Err(Cause::Deadline(..)) = ended {
+            streams.save(context, link, machine).await;
+        }
+        let Ready { mut context, mut machine, namespace, link } = ready;
         // The network and the channel end with the job; input that a guest would not take is let
         // go with the channel, so that nobody waits for it.
         drop((namespace, link));
@@ -287,7 +290,7 @@ impl Running {
                 Ok(Finished { context, machine, outcome: Outcome::Job { status, not_copied } })
             }
             Err(cause) => {
-                let cause = explain(cause, &mut machine).await;
+                let cause = explain(cause, &mut machine, &mut context.front).await;
                 Err(Failed::of(context, cause, Some(machine)))
             }
         }

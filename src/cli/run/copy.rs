@@ -1,114 +1,196 @@
-//! Trees copied in and out, as tar archives through pipes.
+//! Trees copied in and out, as archives through pipes.
 //!
 //! What comes out of a microVM was made by hostile code. It is unpacked on a thread that the
-//! kernel lets write below the destination only (Landlock), beside the archive library's own
-//! checks; devices, sockets and set-user-id bits are not taken.
+//! kernel lets write below the destination only (Landlock), beside what [`mayfly_tree`] refuses.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, PipeReader, PipeWriter, Read};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 
 use landlock::{
     ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreated, RulesetCreatedAttr,
 };
-use tar::{Archive, Builder, Entry, EntryType};
+use mayfly_tree::{Destination, Notes, Origin, Packer, TreeError};
 
-/// A thread that packs or unpacks, and ends with its pipe.
-pub(super) type Copying = JoinHandle<io::Result<()>>;
+use super::arguments::CopyOut;
+use crate::cli::microvm::CopyIn;
+use crate::cli::report;
+use crate::failure::{Code, Failure, chain};
+use crate::host::descriptors;
 
 /// The newest Landlock version whose rights are asked for; older kernels give what they have.
 const LANDLOCK: ABI = ABI::V5;
 
-/// Packs `source` for `destination` in a guest. Gives the end of the pipe that the archive comes
-/// out of.
-pub(super) fn pack(source: &Path, destination: &[u8]) -> io::Result<(PipeReader, Copying)> {
-    let metadata = fs::metadata(source)?;
-    let (reader, writer) = io::pipe()?;
-    let source = source.to_owned();
-    let name = destination.rsplit(|byte| *byte == b'/').find(|part| !part.is_empty());
-    let name = PathBuf::from(String::from_utf8_lossy(name.unwrap_or_default()).into_owned());
-    let packing = thread::Builder::new().name("copy-in".to_owned()).spawn(move || {
-        let mut archive = Builder::new(writer);
-        archive.follow_symlinks(false);
-        if metadata.is_dir() {
-            archive.append_dir_all(".", &source)?;
-        } else {
-            archive.append_file(&name, &mut File::open(&source)?)?;
+/// Descriptors that a microVM takes beside those of its trees, in this process or its shepherd.
+const OTHERS: u64 = 64;
+
+/// Descriptors that a tree takes at the most, in either: here both ends of its pipe, and one on its
+/// way to the shepherd; there one end, and a pipe that wakes who waits for it.
+const PER_TREE: u64 = 3;
+
+/// A tree could not be copied.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CopyError {
+    /// It could not be packed.
+    #[error("can't copy {} in", .0.display())]
+    In(PathBuf, #[source] TreeError),
+    /// It could not be unpacked.
+    #[error("can't copy out to {}", .0.display())]
+    Out(PathBuf, #[source] TreeError),
+    /// There are more than this process can have pipes for.
+    #[error("{trees} trees to copy take {needed} open files, and {limit} are allowed")]
+    TooMany {
+        /// Trees.
+        trees: u64,
+        /// Descriptors that they take.
+        needed: u64,
+        /// The limit of this process.
+        limit: u64,
+    },
+    /// A pipe or thread could not be had.
+    #[error("can't begin to copy")]
+    NotBegun(#[source] io::Error),
+}
+
+impl Failure for CopyError {
+    fn code(&self) -> Code {
+        match self {
+            Self::In(..) => Code::NotFound,
+            Self::Out(..) => Code::CannotWrite,
+            Self::TooMany { .. } | Self::NotBegun(_) => Code::Unavailable,
         }
-        archive.finish()
-    })?;
-    Ok((reader, packing))
-}
-
-/// Unpacks into `destination` what goes into the pipe, of which it gives the other end. More than
-/// `limit` bytes are not taken.
-pub(super) fn unpack(destination: &Path, limit: u64) -> io::Result<(PipeWriter, Copying)> {
-    let (reader, writer) = io::pipe()?;
-    let destination = std::path::absolute(destination)?;
-    let unpacking = thread::Builder::new().name("copy-out".to_owned()).spawn(move || {
-        let mut archive = Archive::new(reader.take(limit));
-        let result = unpack_archive(&mut archive, &destination);
-        // A writer that is still writing is not to be left waiting.
-        io::copy(&mut archive.into_inner(), &mut io::sink())?;
-        result
-    })?;
-    Ok((writer, unpacking))
-}
-
-fn unpack_archive(archive: &mut Archive<impl Read>, destination: &Path) -> io::Result<()> {
-    archive.set_preserve_ownerships(false);
-    archive.set_preserve_permissions(false);
-    archive.set_unpack_xattrs(false);
-    let mut entries = archive.entries()?;
-    // The guest may have had nothing to send; it says so elsewhere.
-    let Some(first) = entries.next() else { return Ok(()) };
-    let mut first = first?;
-    if first.path()?.components().any(|part| matches!(part, Component::Normal(_))) {
-        return unpack_file(&mut first, destination);
     }
-    fs::create_dir_all(destination)?;
-    let destination = fs::canonicalize(destination)?;
-    confine(&destination)?;
-    for entry in entries {
-        let mut entry = entry?;
-        match entry.header().entry_type() {
-            EntryType::Regular | EntryType::Directory | EntryType::Symlink | EntryType::Link => {
-                if !entry.unpack_in(&destination)? {
-                    return Err(refused(&entry, "leads out of the destination"));
-                }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::TooMany { .. } => {
+                Some(format!("copy one directory instead, or {}", descriptors::HINT))
             }
-            _ => return Err(refused(&entry, "is neither file, directory nor link")),
+            Self::NotBegun(error) => {
+                descriptors::ran_out(error).then(|| descriptors::HINT.to_owned())
+            }
+            Self::In(..) | Self::Out(..) => None,
         }
     }
-    Ok(())
 }
 
-/// A single file: takes the name that the person gave, whatever the archive calls it.
-fn unpack_file(entry: &mut Entry<'_, impl Read>, destination: &Path) -> io::Result<()> {
-    if entry.header().entry_type() != EntryType::Regular {
-        return Err(refused(entry, "is no file"));
+/// The trees of one microVM, under way.
+pub(super) struct Copies {
+    /// The shepherd's ends of the pipes, in its order.
+    descriptors: Vec<OwnedFd>,
+    packing: JoinHandle<Result<Notes, CopyError>>,
+    unpacking: Vec<(PathBuf, JoinHandle<Result<Notes, TreeError>>)>,
+}
+
+/// What became of them.
+pub(super) struct Copied {
+    /// Why one could not be packed.
+    pub(super) packed: Result<(), CopyError>,
+    /// Why others could not be unpacked.
+    pub(super) not_unpacked: Vec<CopyError>,
+    /// The destinations for which nothing came.
+    pub(super) nothing_for: Vec<PathBuf>,
+}
+
+impl Copies {
+    /// Begins to copy. What can be seen to be impossible is refused here; at most `limit` bytes of
+    /// the disk are used for each tree that comes out.
+    pub(super) fn begin(
+        copy_in: &[CopyIn],
+        copy_out: &[CopyOut],
+        limit: u64,
+    ) -> Result<Self, CopyError> {
+        let trees = (copy_in.len() + copy_out.len()) as u64;
+        let (needed, allowed) = (trees * PER_TREE + OTHERS, descriptors::raise());
+        if trees > 0 && needed > allowed {
+            return Err(CopyError::TooMany { trees, needed, limit: allowed });
+        }
+        let (mut descriptors, mut sources) = (Vec::new(), Vec::new());
+        for copy in copy_in {
+            mayfly_tree::check(&copy.host)
+                .map_err(|error| CopyError::In(copy.host.clone(), error))?;
+            let (reader, writer) = io::pipe().map_err(CopyError::NotBegun)?;
+            descriptors.push(reader.into());
+            sources.push((copy.host.clone(), writer));
+        }
+        let mut unpacking = Vec::new();
+        for copy in copy_out {
+            let (reader, writer) = io::pipe().map_err(CopyError::NotBegun)?;
+            descriptors.push(writer.into());
+            let thread = unpack(copy, limit, reader).map_err(CopyError::NotBegun)?;
+            unpacking.push((copy.host.clone(), thread));
+        }
+        let packing = thread::Builder::new().name("copy-in".to_owned());
+        let packing = packing.spawn(|| pack(sources)).map_err(CopyError::NotBegun)?;
+        Ok(Self { descriptors, packing, unpacking })
     }
-    let path = entry.path()?.into_owned();
-    let target = match (destination.is_dir(), path.file_name()) {
-        (true, Some(name)) => destination.join(name),
-        _ => destination.to_owned(),
-    };
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(target)?;
-    io::copy(entry, &mut file)?;
-    file.set_permissions(Permissions::from_mode(entry.header().mode()? & 0o777))
+
+    /// Gives the shepherd's ends of the pipes away.
+    pub(super) fn descriptors(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.descriptors)
+    }
+
+    /// Waits for the threads, whose pipes have ended with the shepherd, and shows their notes.
+    pub(super) fn end(self) -> Copied {
+        let note = |notes: &Notes| {
+            notes.lines().iter().for_each(|line| report::warning(&format!("copying: {line}")));
+        };
+        let packed = self.packing.join().unwrap_or_else(|_| Err(panicked()));
+        let packed = packed.map(|notes| note(&notes));
+        let (mut not_unpacked, mut nothing_for) = (Vec::new(), Vec::new());
+        for (host, thread) in self.unpacking {
+            match thread.join() {
+                Ok(Ok(notes)) => note(&notes),
+                Ok(Err(TreeError::Nothing)) => nothing_for.push(host),
+                Ok(Err(error)) => not_unpacked.push(CopyError::Out(host, error)),
+                Err(_) => not_unpacked.push(panicked()),
+            }
+        }
+        Copied { packed, not_unpacked, nothing_for }
+    }
 }
 
-fn refused(entry: &Entry<'_, impl Read>, why: &str) -> io::Error {
-    let path = entry.path().map_or_else(|_| "an entry".into(), |path| path.display().to_string());
-    io::Error::other(format!("{path:?} {why}"))
+impl Copied {
+    /// Says what did not come out, where something else decides how the run ends.
+    pub(super) fn warn(&self) {
+        for error in &self.not_unpacked {
+            report::warning(&chain(error));
+        }
+    }
+}
+
+fn panicked() -> CopyError {
+    CopyError::NotBegun(io::Error::other("its thread panicked"))
+}
+
+/// Packs one tree after the other, as the guest unpacks them.
+fn pack(sources: Vec<(PathBuf, PipeWriter)>) -> Result<Notes, CopyError> {
+    let mut all = Notes::default();
+    for (path, writer) in sources {
+        match mayfly_tree::pack(&path, writer, Packer::Host) {
+            Ok(notes) => all.append(notes),
+            // The guest, or whoever ended it, says why.
+            Err(error) if error.is_refusal_of_the_other_side() => break,
+            // The archive has no end then, and the guest starts nothing.
+            Err(error) => return Err(CopyError::In(path, error)),
+        }
+    }
+    Ok(all)
+}
+
+fn unpack(
+    copy: &CopyOut,
+    limit: u64,
+    archive: PipeReader,
+) -> io::Result<JoinHandle<Result<Notes, TreeError>>> {
+    let CopyOut { guest, host } = copy.clone();
+    thread::Builder::new().name("copy-out".to_owned()).spawn(move || {
+        let name = guest.rsplit(|byte| *byte == b'/').find(|part| !part.is_empty());
+        let destination = Destination { path: &host, name: Some(name.unwrap_or_default()) };
+        mayfly_tree::unpack(archive, destination, Origin::Guest { limit }, confine)
+    })
 }
 
 /// Lets this thread write nowhere but below `directory`, for good.
@@ -128,120 +210,76 @@ fn confine(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
-    use std::os::unix::fs::symlink;
+    use std::fs;
+    use std::io::{Read, Write};
 
-    fn header(path: &str, kind: EntryType, size: u64) -> tar::Header {
-        let mut header = tar::Header::new_ustar();
-        // Written by hand: the library refuses to build what a hostile guest would send.
-        header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
-        header.set_entry_type(kind);
-        header.set_mode(0o6755);
-        header.set_size(size);
-        header.set_cksum();
-        header
+    fn copies(copy_in: &[&Path], copy_out: &[(&str, &Path)]) -> Result<Copies, CopyError> {
+        let copy_in: Vec<_> = copy_in
+            .iter()
+            .map(|path| CopyIn { host: path.to_path_buf(), guest: b"/x".to_vec() })
+            .collect();
+        let copy_out: Vec<_> = copy_out
+            .iter()
+            .map(|(guest, host)| CopyOut { guest: guest.as_bytes().to_vec(), host: host.into() })
+            .collect();
+        Copies::begin(&copy_in, &copy_out, 1 << 20)
     }
 
-    fn archive(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
-        let mut builder = Builder::new(Vec::new());
-        builder.append(&header("./", EntryType::Directory, 0), io::empty()).unwrap();
-        for (path, kind, content) in entries {
-            let data = if *kind == EntryType::Regular { content.as_bytes() } else { b"" };
-            let mut header = header(path, *kind, data.len() as u64);
-            if *kind != EntryType::Regular {
-                header.set_link_name_literal(content).unwrap();
-                header.set_cksum();
-            }
-            builder.append(&header, data).unwrap();
-        }
-        builder.into_inner().unwrap()
-    }
-
-    fn unpack_bytes(bytes: &[u8], destination: &Path) -> io::Result<()> {
-        let (mut writer, unpacking) = unpack(destination, 1 << 20).unwrap();
-        writer.write_all(bytes).unwrap();
-        drop(writer);
-        unpacking.join().unwrap()
-    }
-
-    #[test]
-    fn a_tree_survives_the_way_in_and_out() {
-        let directory = tempfile::tempdir().unwrap();
-        let source = directory.path().join("source");
-        fs::create_dir_all(source.join("deep/er")).unwrap();
-        fs::write(source.join("deep/er/file"), "content").unwrap();
-        symlink("deep/er/file", source.join("link")).unwrap();
-        let (mut reader, packing) = pack(&source, b"/somewhere").unwrap();
+    fn read(from: OwnedFd) -> Vec<u8> {
         let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes).unwrap();
-        packing.join().unwrap().unwrap();
-        let destination = directory.path().join("destination");
-        unpack_bytes(&bytes, &destination).unwrap();
-        assert_eq!(fs::read_to_string(destination.join("link")).unwrap(), "content");
+        fs::File::from(from).read_to_end(&mut bytes).unwrap();
+        bytes
     }
 
     #[test]
-    fn a_single_file_takes_the_name_it_is_given() {
+    fn what_goes_in_can_come_out() {
         let directory = tempfile::tempdir().unwrap();
-        let source = directory.path().join("source");
-        fs::write(&source, "content").unwrap();
-        let (mut reader, packing) = pack(&source, b"/tmp/name").unwrap();
-        let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes).unwrap();
-        packing.join().unwrap().unwrap();
-        unpack_bytes(&bytes, &directory.path().join("other")).unwrap();
-        assert_eq!(fs::read_to_string(directory.path().join("other")).unwrap(), "content");
-        unpack_bytes(&bytes, directory.path()).unwrap();
-        assert_eq!(fs::read_to_string(directory.path().join("name")).unwrap(), "content");
+        let (source, back) = (directory.path().join("source"), directory.path().join("back"));
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("file"), "content").unwrap();
+        let mut way = copies(&[&source, &source], &[("/x", &back)]).unwrap();
+        let mut ends = way.descriptors().into_iter();
+        let archive = read(ends.next().unwrap());
+        assert_eq!(read(ends.next().unwrap()), archive);
+        fs::File::from(ends.next().unwrap()).write_all(&archive).unwrap();
+        let copied = way.end();
+        assert!(copied.packed.is_ok() && copied.not_unpacked.is_empty());
+        assert_eq!(fs::read_to_string(back.join("file")).unwrap(), "content");
     }
 
     #[test]
-    fn nothing_is_written_outside_the_destination() {
-        for entries in [
-            vec![("../escaped", EntryType::Regular, "x")],
-            vec![("a/../../escaped", EntryType::Regular, "x")],
-            vec![("link", EntryType::Symlink, ".."), ("link/escaped", EntryType::Regular, "x")],
-            vec![("link", EntryType::Symlink, "../escaped"), ("link", EntryType::Regular, "x")],
-            vec![("hard", EntryType::Link, "../victim"), ("hard", EntryType::Regular, "x")],
-            vec![("device", EntryType::Char, "")],
-            vec![("pipe", EntryType::Fifo, "")],
-        ] {
-            let directory = tempfile::tempdir().unwrap();
-            fs::write(directory.path().join("victim"), "as it was").unwrap();
-            let destination = directory.path().join("destination");
-            // Whether it is refused or made harmless: nothing beside the destination changes.
-            let result = unpack_bytes(&archive(&entries), &destination);
-            let beside: Vec<_> = fs::read_dir(directory.path())
-                .unwrap()
-                .map(|entry| entry.unwrap().file_name())
-                .filter(|name| name != "destination" && name != "victim")
-                .collect();
-            assert!(beside.is_empty(), "{entries:?}: {beside:?}, {result:?}");
-            let victim = fs::read_to_string(directory.path().join("victim")).unwrap();
-            assert_eq!(victim, "as it was", "{entries:?}");
-        }
-    }
-
-    #[test]
-    fn set_user_id_bits_are_not_taken() {
+    fn a_guest_that_takes_no_tree_is_no_failure_of_the_packer() {
         let directory = tempfile::tempdir().unwrap();
-        let bytes = archive(&[("program", EntryType::Regular, "x")]);
-        unpack_bytes(&bytes, directory.path()).unwrap();
-        let mode = fs::metadata(directory.path().join("program")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o7000, 0, "{mode:o}");
+        fs::write(directory.path().join("large"), vec![1; 1 << 20]).unwrap();
+        let mut way = copies(&[directory.path()], &[]).unwrap();
+        drop(way.descriptors());
+        assert!(way.end().packed.is_ok());
     }
 
     #[test]
-    fn more_than_the_limit_is_not_taken() {
+    fn a_guest_that_sends_nothing_or_half_is_told_apart() {
         let directory = tempfile::tempdir().unwrap();
-        let content = "x".repeat(1 << 21);
-        let bytes = archive(&[("large", EntryType::Regular, &content)]);
-        let (mut writer, unpacking) = unpack(directory.path(), 1 << 20).unwrap();
-        // The pipe breaks once the limit is reached.
-        let _ = writer.write_all(&bytes);
-        drop(writer);
-        assert!(unpacking.join().unwrap().is_err());
-        let taken = fs::metadata(directory.path().join("large")).unwrap().len();
-        assert!(taken <= 1 << 20, "{taken} bytes");
+        let (one, other) = (directory.path().join("one"), directory.path().join("other"));
+        let mut way = copies(&[], &[("/x", &one), ("/y", &other)]).unwrap();
+        let mut ends = way.descriptors().into_iter();
+        drop(ends.next());
+        fs::File::from(ends.next().unwrap()).write_all(&[0; 100]).unwrap();
+        let copied = way.end();
+        assert_eq!(copied.nothing_for, [one]);
+        assert_eq!(copied.not_unpacked.len(), 1);
+        let said = chain(&copied.not_unpacked[0]);
+        assert_eq!(
+            said,
+            format!("can't copy out to {}: the archive ends in the middle", other.display())
+        );
+    }
+
+    #[test]
+    fn more_trees_than_there_can_be_pipes_are_refused_before_anything_is_opened() {
+        let many = vec![Path::new("/"); 1 << 20];
+        let error = copies(&many, &[]).err().unwrap();
+        assert_eq!(error.code(), Code::Unavailable);
+        assert!(error.to_string().contains("take 3145792 open files"), "{error}");
+        assert!(error.hint().unwrap().contains("ulimit -n"));
     }
 }

@@ -3,13 +3,14 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use mayfly_protocol::frame;
 use mayfly_protocol::message::{Job, JobStatus, NotStarted};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::arguments::CopyOut;
-use super::copy::{self, Copying};
+use super::copy::{Copied, Copies};
 use super::progress::Progress;
 use super::terminal::{self, RawMode};
 use super::timings::Timings;
@@ -25,6 +26,10 @@ use crate::shepherd::{Descriptors, Handle, HandleError, record};
 
 /// Lines of the console that are shown after a failure.
 const CONSOLE_LINES: usize = 8;
+
+/// The causes of ends that come from this host.
+const ENDED_BY_HOST: [&str; 5] =
+    ["ended", "abandoned", "qemu_ended", "vsock_ended", "channel_closed"];
 
 /// One job in one microVM, as a verb wants it.
 pub(crate) struct Errand<'a> {
@@ -49,7 +54,7 @@ pub(crate) fn carry_out(errand: &Errand<'_>, state: &StateDirectory) -> Result<E
     // What does not fit is found out before anything is started.
     let start = Order::Start(Box::new(errand.job.clone()));
     frame::encode(&start).map_err(HandleError::TooLong)?;
-    let copies = Copies::begin(errand)?;
+    let copies = Copies::begin(&errand.microvm.copy_in, errand.copy_out, errand.plan.disk.0)?;
     // Old evidence makes room for new; that it could not is no reason not to run.
     let _ = record::prune(&state.microvms());
     let runtime =
@@ -60,13 +65,17 @@ pub(crate) fn carry_out(errand: &Errand<'_>, state: &StateDirectory) -> Result<E
 }
 
 /// From the order to the end.
-async fn follow(errand: &Errand<'_>, start: Order, copies: Copies) -> Result<ExitCode, Problem> {
+async fn follow(
+    errand: &Errand<'_>,
+    start: Order,
+    mut copies: Copies,
+) -> Result<ExitCode, Problem> {
     let refused = |error: io::Error| {
         Problem::file(format!("can't take the standard streams: {error}"), Code::Internal)
     };
     let (plan, json) = (&errand.plan, errand.microvm.json);
     let mut signals = Signals::take().map_err(refused)?;
-    let descriptors = descriptors(&errand.job, copies.descriptors).map_err(refused)?;
+    let descriptors = descriptors(&errand.job, copies.descriptors()).map_err(refused)?;
     let mut shepherd = Handle::spawn(&descriptors)?;
     // The ends are the shepherd's now; an archive ends when the last of its writers is gone.
     drop(descriptors);
@@ -95,23 +104,38 @@ async fn follow(errand: &Errand<'_>, start: Order, copies: Copies) -> Result<Exi
             number = signals.next() => shepherd.order(&signals.order(number, running)).await?,
         }
     };
+    let signal = signals.that_ended(outcome.as_ref()).await;
     let ended = shepherd.ended().await?;
     drop(raw);
     if errand.microvm.timings {
         tell(timings.table().trim_end());
     }
-    let trees = copies.threads.into_iter().map(join).collect::<Result<Vec<()>, Problem>>();
+    let copied = copies.end();
     match outcome {
         None => {
+            copied.warn();
             report::evidence(&plan.directory);
-            Err(HandleError::Vanished(ended).into())
+            match signal {
+                Some(number) => Ok(by_signal(number)),
+                None => Err(HandleError::Vanished(ended).into()),
+            }
         }
         Some(Outcome::Failed(failure)) => {
+            copied.warn();
+            for host in &copied.nothing_for {
+                report::warning(&format!("nothing was copied out to {}", host.display()));
+            }
             let lines = console::tail(&plan.directory.join("console.log"), CONSOLE_LINES);
-            Ok(report::failed(&failure, &lines))
+            let code = report::failed(&failure, &lines);
+            Ok(signal.map_or(code, by_signal))
         }
-        Some(Outcome::Job { status, not_copied }) => finish(&status, &not_copied, trees, errand),
+        Some(Outcome::Job { status, not_copied }) => finish(&status, &not_copied, copied, errand),
     }
+}
+
+/// The exit status of a shell's command that a signal ended.
+fn by_signal(number: i32) -> ExitCode {
+    ExitCode::from(128_u8.saturating_add(u8::try_from(number).unwrap_or_default()))
 }
 
 fn raw_mode(job: &Job) -> io::Result<Option<RawMode>> {
@@ -122,7 +146,7 @@ fn raw_mode(job: &Job) -> io::Result<Option<RawMode>> {
 fn finish(
     status: &JobStatus,
     not_copied: &[String],
-    copied: Result<Vec<()>, Problem>,
+    copied: Copied,
     errand: &Errand<'_>,
 ) -> Result<ExitCode, Problem> {
     match status {
@@ -130,27 +154,39 @@ fn finish(
             if let Some(first) = not_copied.first() {
                 return Err(Problem::file(format!("can't copy out {first}"), Code::NotFound));
             }
-            copied.map(|_| ExitCode::SUCCESS)
+            match copied.not_unpacked.into_iter().next() {
+                Some(error) => Err(error.into()),
+                None => Ok(ExitCode::SUCCESS),
+            }
         }
         JobStatus::Code(code) => {
-            for what in not_copied {
-                report::warning(&format!("can't copy out {what}"));
-            }
+            warn(not_copied, &copied);
             if let Some(meaning) = (errand.explain)(*code) {
                 report::warning(&meaning);
             }
             Ok(ExitCode::from(*code))
         }
-        JobStatus::Signal(number) => Ok(ExitCode::from(128_u8.saturating_add(*number))),
+        JobStatus::Signal(number) => {
+            warn(not_copied, &copied);
+            Ok(by_signal((*number).into()))
+        }
         // A tree that could not be unpacked is often one that could not be packed.
         JobStatus::NotStarted(NotStarted::CopyInFailed(index, why)) => {
-            copied?;
+            copied.packed?;
             let copy = errand.microvm.copy_in.get(usize::from(*index));
             let path = copy.map_or_else(String::new, |copy| copy.host.display().to_string());
             Err(Problem::file(format!("can't copy {path} in: {why}"), Code::CannotWrite))
         }
         JobStatus::NotStarted(why) => Err(not_started(why, &errand.command)),
     }
+}
+
+/// Says what was not copied out, where the command's own status is the run's.
+fn warn(not_copied: &[String], copied: &Copied) {
+    for what in not_copied {
+        report::warning(&format!("can't copy out {what}"));
+    }
+    copied.warn();
 }
 
 fn not_started(why: &NotStarted, command: &str) -> Problem {
@@ -195,47 +231,6 @@ fn descriptors(job: &Job, copies: Vec<OwnedFd>) -> io::Result<Descriptors> {
     Ok(Descriptors { standard: [stdin, stdout, stderr], copies })
 }
 
-/// The trees that are copied: the shepherd's ends of the pipes, in its order, and the threads at
-/// ours.
-struct Copies {
-    descriptors: Vec<OwnedFd>,
-    threads: Vec<(String, Copying)>,
-}
-
-impl Copies {
-    fn begin(errand: &Errand<'_>) -> Result<Self, Problem> {
-        let limit = errand.plan.disk.0;
-        let mut copies = Self { descriptors: Vec::new(), threads: Vec::new() };
-        for copy in &errand.microvm.copy_in {
-            let what = format!("copy {} in", copy.host.display());
-            let begun = copy::pack(&copy.host, &copy.guest);
-            let (pipe, thread) = begun
-                .map_err(|error| Problem::file(format!("can't {what}: {error}"), Code::NotFound))?;
-            copies.descriptors.push(pipe.into());
-            copies.threads.push((what, thread));
-        }
-        for copy in errand.copy_out {
-            let what = format!("copy out to {}", copy.host.display());
-            let begun = copy::unpack(&copy.host, limit);
-            let (pipe, thread) = begun.map_err(|error| {
-                Problem::file(format!("can't {what}: {error}"), Code::CannotWrite)
-            })?;
-            copies.descriptors.push(pipe.into());
-            copies.threads.push((what, thread));
-        }
-        Ok(copies)
-    }
-}
-
-/// Waits for a copying thread, whose pipe has ended with the shepherd.
-fn join((what, thread): (String, Copying)) -> Result<(), Problem> {
-    match thread.join() {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Problem::file(format!("can't {what}: {error}"), Code::CannotWrite)),
-        Err(_) => Err(Problem::file(format!("can't {what}: the thread panicked"), Code::Internal)),
-    }
-}
-
 /// The signals that reach this process, as orders for the shepherd.
 struct Signals {
     interrupt: Signal,
@@ -243,8 +238,12 @@ struct Signals {
     hang_up: Signal,
     quit: Signal,
     window: Signal,
-    asked_to_end: bool,
+    // The first that asked for the end.
+    asked_to_end: Option<i32>,
 }
+
+/// How long a signal may take to reach this process after it has ended QEMU.
+const STRAGGLER: Duration = Duration::from_millis(500);
 
 impl Signals {
     fn take() -> io::Result<Self> {
@@ -254,7 +253,7 @@ impl Signals {
             hang_up: signal(SignalKind::hangup())?,
             quit: signal(SignalKind::quit())?,
             window: signal(SignalKind::window_change())?,
-            asked_to_end: false,
+            asked_to_end: None,
         })
     }
 
@@ -275,7 +274,31 @@ impl Signals {
         if number == libc::SIGWINCH {
             return Order::Resize(terminal::size());
         }
-        let again = std::mem::replace(&mut self.asked_to_end, true);
+        let again = self.asked_to_end.replace(self.asked_to_end.unwrap_or(number)).is_some();
         if again || !running { Order::End } else { Order::Signal(number) }
+    }
+
+    /// The signal that is behind the microVM's end, if one is. One that was sent to all processes
+    /// ends QEMU, too, and what is heard of that can be faster.
+    async fn that_ended(&mut self, outcome: Option<&Outcome>) -> Option<i32> {
+        let by_host = match outcome {
+            None => true,
+            Some(Outcome::Failed(failure)) => ENDED_BY_HOST.contains(&failure.cause.as_str()),
+            Some(Outcome::Job { .. }) => false,
+        };
+        if !by_host {
+            return None;
+        }
+        let waiting = async {
+            while self.asked_to_end.is_none() {
+                let number = self.next().await;
+                if number != libc::SIGWINCH {
+                    self.asked_to_end = Some(number);
+                }
+            }
+        };
+        // Without one nobody has sent any.
+        let _ = tokio::time::timeout(STRAGGLER, waiting).await;
+        self.asked_to_end
     }
 }

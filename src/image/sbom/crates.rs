@@ -14,9 +14,10 @@ const LOCK: &str = include_str!("../../../Cargo.lock");
 
 /// The members of the workspace that are in the agent, with what they say of themselves: a lock
 /// file doesn't tell what a member needs for its tests only.
-const MEMBERS: [(&str, &str); 2] = [
+const MEMBERS: [(&str, &str); 3] = [
     (AGENT, include_str!("../../../guest/agent/Cargo.toml")),
     ("mayfly-protocol", include_str!("../../../guest/protocol/Cargo.toml")),
+    ("mayfly-tree", include_str!("../../../guest/tree/Cargo.toml")),
 ];
 
 const AGENT: &str = "mayfly-guest";

@@ -79,8 +79,10 @@ impl Control {
     }
 }
 
-/// Sends a signal to the terminal's foreground group, or else to the leader's own.
+/// Sends a signal to the terminal's foreground group, or else to the leader's own. One that kills is
+/// for the job as a whole, which ends with its leader.
 fn send(number: i32, leader: Pid, terminal: Option<&File>) {
+    let terminal = terminal.filter(|_| number != libc::SIGKILL);
     let foreground = terminal.and_then(|terminal| tcgetpgrp(terminal.as_fd()).ok());
     let group = foreground.filter(|group| group.as_raw() > 1).unwrap_or(leader);
     // SAFETY: sends a signal and touches no memory. It fails for a number that is no signal and

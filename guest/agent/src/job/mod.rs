@@ -8,8 +8,6 @@
 
 mod child;
 mod control;
-mod copy_in;
-mod copy_out;
 mod environment;
 mod input;
 mod output;
@@ -33,9 +31,10 @@ use mayfly_protocol::message::{
     GuestMessage, InputStream, Job, JobStatus, NotStarted, OutputStream, TerminalSize,
 };
 use mayfly_protocol::settings::Settings;
+use mayfly_tree::{Destination, Origin, Packer};
 
 use crate::channel::Sender;
-use crate::error::{During, StepError};
+use crate::error::{During, StepError, chain};
 use crate::harden::Hardening;
 use crate::programs::ProgramLog;
 use crate::services::Services;
@@ -249,8 +248,10 @@ impl Conductor {
         for (number, destination) in (0..).zip(&self.job.copy_in) {
             let destination = self.relative_to_start(user, destination);
             if let Some(input) = self.streams.inputs.get(&InputStream::CopyIn(number)) {
-                copy_in::unpack(input, &destination, owner)
-                    .map_err(|error| NotStarted::CopyInFailed(number, describe(&error)))?;
+                let place = Destination { path: &destination, name: None };
+                // The host keeps what it has noted; nothing of its own is left out here.
+                mayfly_tree::unpack(input, place, Origin::Host { owner }, |_| Ok(()))
+                    .map_err(|error| NotStarted::CopyInFailed(number, chain(&error)))?;
                 // What follows the end of an archive is of no use.
                 input.close();
             }
@@ -277,9 +278,7 @@ impl Conductor {
     fn copy_out(&self, number: u16, output: &Output, user: &User) -> Option<String> {
         let path = self.job.copy_out.get(usize::from(number))?;
         let path = self.relative_to_start(user, path);
-        copy_out::pack(&path, output)
-            .err()
-            .map(|error| format!("{}: {}", path.display(), describe(&error)))
+        mayfly_tree::pack(&path, output, Packer::Guest).err().map(|error| chain(&error))
     }
 
     /// A path of the guest; one that is not absolute starts where the job does.
@@ -287,9 +286,4 @@ impl Conductor {
         let start = PathBuf::from(OsString::from_vec(spawn::directory(&self.job, user)));
         start.join(OsString::from_vec(path.to_vec()))
     }
-}
-
-/// An error of the archive's library, which puts the path in front and the reason behind.
-fn describe(error: &std::io::Error) -> String {
-    crate::error::chain(error)
 }

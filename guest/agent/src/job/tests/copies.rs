@@ -2,8 +2,18 @@
 
 use super::*;
 
-/// Adds entries that lead out of the archive.
-type Escape = fn(&mut tar::Builder<Vec<u8>>) -> io::Result<()>;
+use mayfly_tree::{Destination, Notes, Origin, Packer, TreeError};
+
+fn pack(path: &Path) -> Vec<u8> {
+    let mut archive = Vec::new();
+    mayfly_tree::pack(path, &mut archive, Packer::Host).unwrap();
+    archive
+}
+
+fn unpack(archive: &[u8], path: &Path, name: &str) -> Result<Notes, TreeError> {
+    let destination = Destination { path, name: Some(name.as_bytes()) };
+    mayfly_tree::unpack(archive, destination, Origin::Guest { limit: 1 << 20 }, |_| Ok(()))
+}
 
 #[test]
 fn trees_go_in_before_the_job_and_out_after_it() {
@@ -11,8 +21,7 @@ fn trees_go_in_before_the_job_and_out_after_it() {
     let source = tempfile::tempdir().unwrap();
     fs::create_dir(source.path().join("sub")).unwrap();
     fs::write(source.path().join("sub/file"), "in").unwrap();
-    let mut tree = Vec::new();
-    copy_out::pack(source.path(), &mut tree).unwrap();
+    let tree = pack(source.path());
     let script = "cat a/tree/sub/file; printf out > a/tree/new; rm -r a/tree/sub; mkfifo a/tree/p";
     host.start(Job {
         copy_in: vec![bytes("a/tree")],
@@ -26,9 +35,10 @@ fn trees_go_in_before_the_job_and_out_after_it() {
     let target = tempfile::tempdir().unwrap();
     let unpack = |number, to: &str| {
         let archive = &result.outputs[&OutputStream::CopyOut(number)];
-        copy_in::unpack(archive.as_slice(), &target.path().join(to), None).unwrap();
+        unpack(archive, &target.path().join(to), to).unwrap()
     };
-    unpack(0, "tree");
+    let noted = unpack(0, "tree").lines();
+    assert_eq!(noted, ["\"p\" is a pipe, and was left out"]);
     unpack(2, "new");
     let names = fs::read_dir(target.path().join("tree")).unwrap();
     assert_eq!(names.count(), 1, "the pipe is left out");
@@ -36,7 +46,7 @@ fn trees_go_in_before_the_job_and_out_after_it() {
     assert_eq!(fs::read(target.path().join("new")).unwrap(), b"out");
     assert_eq!(result.ends[&OutputStream::CopyOut(0)], None);
     let missing = result.ends[&OutputStream::CopyOut(1)].as_deref().unwrap();
-    assert!(missing.contains("no such: No such file"), "{missing}");
+    assert!(missing.contains("no such\": No such file"), "{missing}");
 }
 
 #[test]
@@ -55,68 +65,43 @@ fn a_tree_that_cannot_go_in_keeps_the_job_from_starting() {
 }
 
 #[test]
-fn a_tree_survives_being_packed_and_unpacked() {
+fn no_job_starts_before_the_end_of_each_archive_was_seen() {
     let source = tempfile::tempdir().unwrap();
-    let long = "long/".repeat(40);
-    fs::create_dir_all(source.path().join(&long)).unwrap();
-    fs::write(source.path().join(&long).join("file"), vec![7; 100_000]).unwrap();
-    symlink("nowhere", source.path().join("link")).unwrap();
-    let mode = fs::Permissions::from_mode(0o751);
-    fs::set_permissions(source.path().join(&long).join("file"), mode).unwrap();
-    let mut archive = Vec::new();
-    copy_out::pack(source.path(), &mut archive).unwrap();
-    let target = tempfile::tempdir().unwrap();
-    let copy = target.path().join("missing/parents/copy");
-    copy_in::unpack(archive.as_slice(), &copy, None).unwrap();
-    let file = copy.join(&long).join("file");
-    assert_eq!(fs::read(&file).unwrap(), vec![7; 100_000]);
-    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o751);
-    assert_eq!(fs::read_link(copy.join("link")).unwrap(), Path::new("nowhere"));
+    fs::write(source.path().join("file"), vec![7; 100_000]).unwrap();
+    let whole = pack(source.path());
+    // What is cut off: the end, half of it, and more; each where an entry is whole, and not.
+    for cut in [1, 512, 1024, 1025, 50_000, whole.len() - 512] {
+        let mut host = Host::new();
+        host.start(Job { copy_in: vec![bytes("a"), bytes("b")], ..shell("echo not reached") });
+        host.input(InputStream::CopyIn(0), &whole);
+        host.input_end(InputStream::CopyIn(0));
+        host.input(InputStream::CopyIn(1), &whole[..whole.len() - cut]);
+        host.input_end(InputStream::CopyIn(1));
+        let result = host.finish(Heard::default());
+        let Some(JobStatus::NotStarted(NotStarted::CopyInFailed(1, why))) = &result.status else {
+            panic!("{cut}: {:?}", result.status);
+        };
+        assert_eq!(why, "the archive ends in the middle", "{cut}");
+        assert_eq!(result.stdout(), "");
+    }
 }
 
 #[test]
-fn a_file_of_the_kernel_that_has_no_size_makes_no_broken_archive() {
-    let mut archive = Vec::new();
-    copy_out::pack(Path::new("/proc/self/status"), &mut archive).unwrap();
-    let target = tempfile::tempdir().unwrap();
-    copy_in::unpack(archive.as_slice(), &target.path().join("status"), None).unwrap();
-    assert_eq!(fs::read(target.path().join("status")).unwrap(), b"");
-}
-
-#[test]
-fn an_archive_cannot_lead_out_of_its_destination() {
-    let escapes: [Escape; 2] = [
-        |builder| {
-            let mut header = tar::Header::new_gnu();
-            header.as_old_mut().name[..9].copy_from_slice(b"../escape");
-            header.set_size(1);
-            header.set_mode(0o644);
-            header.set_cksum();
-            builder.append(&header, io::repeat(b'x').take(1))
-        },
-        |builder| {
-            let mut header = tar::Header::new_gnu();
-            header.set_entry_type(tar::EntryType::Symlink);
-            header.set_size(0);
-            builder.append_link(&mut header, "link", "..")?;
-            let mut header = tar::Header::new_gnu();
-            header.set_size(1);
-            header.set_mode(0o644);
-            builder.append_data(&mut header, "link/escape", io::repeat(b'x').take(1))
-        },
-    ];
-    for escape in escapes {
-        let mut builder = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(tar::EntryType::Directory);
-        header.set_size(0);
-        header.set_mode(0o755);
-        builder.append_data(&mut header, ".", io::empty()).unwrap();
-        escape(&mut builder).unwrap();
-        let archive = builder.into_inner().unwrap();
+fn a_job_that_is_killed_as_a_whole_leaves_what_it_has_made() {
+    for job in [
+        shell("printf some > a; echo ready; sleep 1000"),
+        on_terminal("printf some > a; echo ready; sh -ic 'sleep 1000'"),
+    ] {
+        let mut host = Host::new();
+        host.start(Job { copy_out: vec![bytes("a")], ..job });
+        let mut heard = Heard::default();
+        host.wait_for(&mut heard, "ready");
+        host.send(&HostMessage::Signal(libc::SIGKILL));
+        let result = host.finish(heard);
+        assert_eq!(result.status, Some(JobStatus::Signal(9)));
         let target = tempfile::tempdir().unwrap();
-        let inner = target.path().join("inner");
-        copy_in::unpack(archive.as_slice(), &inner, None).unwrap_err();
-        assert!(!target.path().join("escape").exists());
+        let archive = &result.outputs[&OutputStream::CopyOut(0)];
+        unpack(archive, target.path(), "a").unwrap();
+        assert_eq!(fs::read(target.path().join("a")).unwrap(), b"some");
     }
 }

@@ -8,8 +8,8 @@ mod terminal;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Mutex;
@@ -25,7 +25,6 @@ use mayfly_protocol::message::{
 use tempfile::TempDir;
 
 use super::{Place, Rules};
-use super::{copy_in, copy_out};
 use crate::channel::Sender;
 use crate::error::StepError;
 use crate::services::Services;
