@@ -34,6 +34,7 @@ pub use notes::Notes;
 pub use pack::{Packer, check, pack};
 pub use place::Destination;
 pub use read::{Entry, Kind, Reader};
+pub use room::Room;
 pub use unpack::{Origin, unpack};
 
 /// Bytes of a path within a tree: what the kernel takes, without the final zero.

@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use mayfly_tree::{Room, TreeError};
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::linkat;
 
@@ -50,11 +51,14 @@ impl Store {
             ImageError::Untrusted { image, source }
         })?;
         drop(self.lock()?);
+        let disk = File::open(self.path()).map_err(ImageError::write(self.path()))?;
+        // An archive takes a fraction of what it becomes.
+        let mut room = Room::on(&disk, u64::MAX).map_err(self.no_room())?;
         let (mut done, total) = (0, total(&opening.manifest));
         let mut parts = Vec::new();
         for part in opening.manifest.parts.all() {
             let body = reader.part(part).map_err(refused)?;
-            let file = self.receive(body, part, from, &mut |bytes| {
+            let file = self.receive(body, part, from, &mut room, &mut |bytes| {
                 done += bytes;
                 moved(done, total);
             })?;
@@ -80,6 +84,7 @@ impl Store {
         mut body: Body<'_, impl Read>,
         part: &Part,
         from: &Path,
+        room: &mut Room,
         moved: &mut dyn FnMut(u64),
     ) -> Result<File, ImageError> {
         let unwritten = || ImageError::write(self.path());
@@ -98,7 +103,8 @@ impl Store {
             if length == 0 {
                 break;
             }
-            write_but_zeros(&file, &piece[..length], at).map_err(unwritten())?;
+            let written = write_but_zeros(&file, &piece[..length], at).map_err(unwritten())?;
+            room.wrote(written).map_err(self.no_room())?;
             at += length as u64;
             moved(length as u64);
         }
@@ -106,6 +112,13 @@ impl Store {
             .and_then(|()| file.sync_all())
             .map_err(unwritten())?;
         Ok(file)
+    }
+
+    fn no_room(&self) -> impl Fn(TreeError) -> ImageError {
+        |error| {
+            let source = io::Error::new(io::ErrorKind::StorageFull, error.to_string());
+            ImageError::write(self.path())(source)
+        }
     }
 
     fn publish_parts(
@@ -140,12 +153,14 @@ fn name_parts(directory: &Path, opening: &Opening, parts: &[(&Part, File)]) -> i
     File::open(directory)?.sync_all()
 }
 
-/// Writes what is not zero of a piece of a new file.
-fn write_but_zeros(file: &File, piece: &[u8], at: u64) -> io::Result<()> {
+/// Writes what is not zero of a piece of a new file. Gives how many bytes that are.
+fn write_but_zeros(file: &File, piece: &[u8], at: u64) -> io::Result<u64> {
+    let mut written = 0;
     for (index, block) in piece.chunks(HOLE).enumerate() {
         if *block != [0; HOLE][..block.len()] {
             file.write_all_at(block, at + (index * HOLE) as u64)?;
+            written += block.len() as u64;
         }
     }
-    Ok(())
+    Ok(written)
 }
