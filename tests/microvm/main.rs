@@ -21,7 +21,7 @@
     reason = "a test that can't go on fails"
 )]
 
-mod copy;
+mod copies;
 mod detached;
 mod docker;
 mod egress;
@@ -33,6 +33,7 @@ mod hostile;
 mod images;
 mod isolation;
 mod lacking;
+mod odd_hosts;
 mod once;
 mod rootless;
 mod run;

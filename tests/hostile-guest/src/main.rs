@@ -4,6 +4,8 @@
 //! and goes on until the host ends it. Each mode is one way in which hostile code could attack the
 //! shepherd; the tests of `tests/microvm/hostile.rs` say what has to come of it.
 
+mod copies;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -102,6 +104,7 @@ fn misbehave_in_job(guest: &mut Guest, mode: &str) -> Result<(), FrameError> {
         "console" => flood_console(),
         "ports" => guest.try_ports(),
         "clock" => guest.tell_clock(),
+        mode if mode.starts_with("copy-") => guest.copy_out(&copies::archive(mode)),
         "chatter" => {
             guest.finish(3)?;
             guest.raw(&[0xff; 1024])
@@ -185,6 +188,17 @@ impl Guest {
         let report = format!("set {} times, forward: {forward}\n", self.clocks.len());
         let bytes = report.into_bytes().into();
         self.say(&GuestMessage::Output { stream: OutputStream::Stdout, bytes })?;
+        self.finish(0)
+    }
+
+    /// Sends this as what is copied out, and ends the job well.
+    fn copy_out(&mut self, archive: &[u8]) -> Result<(), FrameError> {
+        let stream = OutputStream::CopyOut(0);
+        // All of them are smaller than what may be under way.
+        for chunk in archive.chunks(MAX_CHUNK) {
+            self.say(&GuestMessage::Output { stream, bytes: chunk.to_vec().into() })?;
+        }
+        self.say(&GuestMessage::OutputEnd { stream, error: None })?;
         self.finish(0)
     }
 

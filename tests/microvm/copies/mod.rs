@@ -1,11 +1,16 @@
 //! Files and directories copied in and out.
 
+mod hostile;
+mod kinds;
+
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
 
 use crate::support::Host;
+use crate::support::host::Devices;
 
 #[test]
 fn a_directory_goes_in_and_comes_out_as_it_was() {
@@ -122,5 +127,84 @@ fn set_user_id_bits_and_owners_do_not_come_out() {
     assert_eq!(owner, nix::unistd::geteuid().as_raw());
     let names = fs::read_dir(host.root().join("out")).unwrap();
     assert_eq!(names.count(), 1, "devices and pipes stay behind");
+    host.assert_clean();
+}
+
+#[test]
+fn a_tree_that_cant_be_read_starts_no_command() {
+    let mut host = Host::new();
+    host.become_ordinary(&Devices::default());
+    let source = host.root().join("source");
+    fs::create_dir_all(source.join("sub")).unwrap();
+    fs::write(source.join("readable"), vec![1; 1 << 20]).unwrap();
+    fs::write(source.join("sub/secret"), "x").unwrap();
+    fs::set_permissions(source.join("sub/secret"), Permissions::from_mode(0o000)).unwrap();
+    let copy = format!("{}:/work", source.display());
+    let ending = host.run(["--copy-in", &copy, "--", "echo", "ran"]);
+    ending.assert_code(66).assert_output("").assert_says("can't read \"sub/secret\": Permission");
+    host.assert_clean();
+}
+
+#[test]
+fn a_file_goes_into_a_directory_of_the_guests() {
+    let host = Host::new();
+    fs::write(host.root().join("file"), "x").unwrap();
+    for destination in ["/tmp/", "/tmp", "/new/"] {
+        let copy = format!("{}:{destination}", host.root().join("file").display());
+        let script = "cat $0/file; stat -c %U $0/file";
+        let ending = host.run(["--copy-in", &copy, "--", "sh", "-c", script, destination]);
+        ending.assert_code(0).assert_output("xrunner\n");
+    }
+}
+
+#[test]
+fn what_there_is_comes_out_after_the_timeout() {
+    let host = Host::new();
+    let out = host.root().join("out");
+    let copy = format!("/home/runner/out:{}", out.display());
+    let script = "mkdir out; echo so far > out/log; sleep 1000";
+    for terminal in [false, true] {
+        let options = ["--json", "--timeout", "4s", "--copy-out", &copy];
+        let options = options.iter().chain(terminal.then_some(&"-t"));
+        let ending = host.run(options.chain(&["--", "sh", "-c", script]));
+        assert_eq!(ending.failure()["cause"], "job_deadline");
+        ending.assert_code(124);
+        assert_eq!(fs::read_to_string(out.join("log")).unwrap(), "so far\n");
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+#[test]
+fn more_trees_than_there_can_be_open_files_are_refused_with_the_numbers() {
+    let host = Host::new();
+    let copy = format!("{}:/work", host.root().display());
+    let copies = vec![["--copy-in".to_owned(), copy]; 400];
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 1024; exec \"$@\"", "sh"]).arg(&host.mayfly).arg("run");
+    command.args(copies.into_iter().flatten()).args(["--", "true"]);
+    command.env("MAYFLY_STATE_DIR", host.state()).env("PATH", &host.path);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(
+        said.contains("400 trees to copy take 1264 open files, and 1024 are allowed"),
+        "{said}"
+    );
+}
+
+#[test]
+fn forty_trees_go_in_where_few_files_may_be_open() {
+    let mut host = Host::new();
+    host.wrapper = ["sh", "-c", "ulimit -n 200; exec \"$@\"", "sh"].map(Into::into).into();
+    fs::write(host.root().join("file"), "x").unwrap();
+    let copies: Vec<_> = (0..40)
+        .flat_map(|number| {
+            let copy = format!("{}:/work/{number}", host.root().join("file").display());
+            ["--copy-in".to_owned(), copy]
+        })
+        .collect();
+    let script = ["--", "sh", "-c", "ls /work | wc -l"].map(str::to_owned);
+    let ending = host.run(copies.into_iter().chain(script));
+    ending.assert_code(0).assert_output("40\n");
     host.assert_clean();
 }
