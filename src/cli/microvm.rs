@@ -37,7 +37,8 @@ pub(super) struct MicrovmArguments {
     /// Set a variable for the command; without a value, the one it has here
     #[arg(long, short = 'e', value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(|text| variable(&text)))]
     pub(super) env: Vec<(OsString, OsString)>,
-    /// Copy a file or directory into the microVM before the command starts
+    /// Copy into the microVM before the command starts: a file to GUEST, or into it under its own
+    /// name if that is a directory or ends with /; of a directory what is in it into GUEST
     #[arg(long, value_name = "HOST:GUEST", value_parser = OsStringValueParser::new().try_map(|text| copy_in(&text)))]
     pub(super) copy_in: Vec<CopyIn>,
     /// End the command after this time, e.g. 90s or 1h30m

@@ -74,7 +74,7 @@ pub struct Deadlines {
     pub idle: Duration,
     /// From the job's message to the job's start, copies included.
     pub claim: Duration,
-    /// The job, until its last output was taken.
+    /// The job, until its last output was taken. What is copied out gets another two minutes then.
     pub job: Duration,
     /// Without a heartbeat.
     pub silence: Duration,

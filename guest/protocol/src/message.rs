@@ -174,12 +174,13 @@ pub struct Job {
     /// Whether standard input is connected; else the job reads its end at once.
     pub stdin: bool,
     /// Where each copied-in tree is unpacked before the job starts; the n-th is the stream
-    /// [`InputStream::CopyIn`]`(n)`, a tar archive. A directory is an archive whose first entry is
-    /// `.` and whose others are relative to it; anything else is an archive of one entry, named
-    /// like the last component of the path. A path that is not absolute starts in `directory`.
+    /// [`InputStream::CopyIn`]`(n)`, an archive as the crate `mayfly-tree` describes it. The job
+    /// starts once the end of each was seen. What is in a directory goes into the path; a file takes
+    /// its place, or goes into it under the archive's name if it is a directory or ends with `/`. A
+    /// path that is not absolute starts in `directory`.
     pub copy_in: Vec<Bytes>,
     /// What is packed after the job ended; the n-th is the stream [`OutputStream::CopyOut`]`(n)`,
-    /// a tar archive of the same shape.
+    /// an archive of the same kind.
     pub copy_out: Vec<Bytes>,
 }
 

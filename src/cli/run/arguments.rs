@@ -24,7 +24,9 @@ pub(crate) struct RunArguments {
     /// The user it runs as [default: runner]
     #[arg(long, short = 'u', value_name = "NAME")]
     pub(super) user: Option<String>,
-    /// Copy a file or directory out of the microVM after the command ended
+    /// Copy out of the microVM after the command ended, or at the timeout: a file to HOST, or into
+    /// it under its own name if that is a directory or ends with /; a directory to HOST, or into it
+    /// under its own name if HOST has another name and is not empty
     #[arg(long, value_name = "GUEST:HOST", value_parser = OsStringValueParser::new().try_map(|text| copy_out(&text)))]
     pub(super) copy_out: Vec<CopyOut>,
     /// Connect standard input to the command
