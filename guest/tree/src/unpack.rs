@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -44,15 +44,15 @@ pub enum Origin {
 
 /// Unpacks an archive, up to its end. What was left out is noted.
 ///
-/// `confine` is called before anything is written, with the one directory below which everything
-/// will be. Where the archive is refused in the middle, what came before it stays.
+/// `confine` is called as soon as the one directory is there below which everything will be, with
+/// its path. Where the archive is refused in the middle, what came before it stays.
 pub fn unpack(
     archive: impl Read,
     destination: Destination<'_>,
     origin: Origin,
     confine: impl FnOnce(&Path) -> io::Result<()>,
 ) -> Result<Notes, TreeError> {
-    let mut reader = Reader::new(archive);
+    let mut reader = Reader::new(BufReader::with_capacity(PIECE, archive));
     let first = reader.next_entry()?.ok_or(TreeError::Damaged("it is empty"))?;
     match &first.kind {
         Kind::Directory if first.name.is_root() => {

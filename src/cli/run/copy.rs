@@ -187,7 +187,8 @@ fn unpack(
 ) -> io::Result<JoinHandle<Result<Notes, TreeError>>> {
     let CopyOut { guest, host } = copy.clone();
     thread::Builder::new().name("copy-out".to_owned()).spawn(move || {
-        let name = guest.rsplit(|byte| *byte == b'/').find(|part| !part.is_empty());
+        let mut parts = guest.rsplit(|byte| *byte == b'/');
+        let name = parts.find(|part| !matches!(*part, b"" | b"."));
         let destination = Destination { path: &host, name: Some(name.unwrap_or_default()) };
         mayfly_tree::unpack(archive, destination, Origin::Guest { limit }, confine)
     })

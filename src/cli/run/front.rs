@@ -28,8 +28,8 @@ use crate::shepherd::{Descriptors, Handle, HandleError, record};
 const CONSOLE_LINES: usize = 8;
 
 /// The causes of ends that come from this host.
-const ENDED_BY_HOST: [&str; 5] =
-    ["ended", "abandoned", "qemu_ended", "vsock_ended", "channel_closed"];
+const ENDED_BY_HOST: [&str; 6] =
+    ["ended", "abandoned", "machine", "qemu_ended", "vsock_ended", "channel_closed"];
 
 /// One job in one microVM, as a verb wants it.
 pub(crate) struct Errand<'a> {

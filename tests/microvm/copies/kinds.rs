@@ -102,7 +102,7 @@ const KINDS: [Kind; 46] = [
         File::create(at.join("file")).unwrap().set_len(1 << 30).unwrap();
     }),
     ("a pipe", |at| {
-        nix::unistd::mkfifo(&at.join("pipe"), Mode::from_bits_truncate(0o644)).unwrap()
+        nix::unistd::mkfifo(&at.join("pipe"), Mode::from_bits_truncate(0o644)).unwrap();
     }),
     ("a socket", |at| drop(UnixListener::bind(at.join("socket")).unwrap())),
     ("a device", |at| {
