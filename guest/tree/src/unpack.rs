@@ -298,9 +298,7 @@ impl Unpacker {
         }
         let made = make(&mut self.below, name, |directory, last| {
             symlinkat(target, directory, last)?;
-            // A file system may have no times for links.
-            let (now, time) = (TimeSpec::UTIME_NOW, time(entry.modified));
-            let _ = utimensat(directory, last, &now, &time, UtimensatFlags::NoFollowSymlink);
+            set_time_of(directory, last, entry.modified);
             Ok(())
         });
         made.map_err(|problem| problem.of(name))?;
@@ -330,7 +328,9 @@ impl Unpacker {
         let name = &entry.name;
         let mode = Mode::from_bits_truncate(entry.mode & 0o777);
         let made = make(&mut self.below, name, |directory, last| {
-            mknodat(directory, last, SFlag::S_IFIFO, mode, 0)
+            mknodat(directory, last, SFlag::S_IFIFO, mode, 0)?;
+            set_time_of(directory, last, entry.modified);
+            Ok(())
         });
         made.map_err(|problem| problem.of(name))?;
         self.own(name)
@@ -390,6 +390,12 @@ fn make<T>(
 /// Where the file system refuses a time, what it has now has to do.
 fn set_time(file: &impl AsFd, modified: u64) {
     let _ = futimens(file, &TimeSpec::UTIME_NOW, &time(modified));
+}
+
+/// The same for what can't be opened. A file system may have no times for links.
+fn set_time_of(directory: BorrowedFd<'_>, name: &[u8], modified: u64) {
+    let (now, time) = (TimeSpec::UTIME_NOW, time(modified));
+    let _ = utimensat(directory, name, &now, &time, UtimensatFlags::NoFollowSymlink);
 }
 
 fn time(seconds: u64) -> TimeSpec {
