@@ -295,45 +295,131 @@ async fn over_tcp_the_token_is_needed_and_nothing_can_be_changed() {
     tokio::time::timeout(PATIENCE, all).await.unwrap();
 }
 
-fn delivery(signature: &str, length: usize, body: &str) -> Vec<u8> {
+fn delivery(kind: &str, signature: &str, length: usize, body: &str) -> Vec<u8> {
     format!(
         "POST /webhook HTTP/1.1\r\nhost: x\r\nx-github-delivery: d-1\r\n\
-         x-github-event: workflow_job\r\n{signature}content-length: {length}\r\n\r\n{body}"
+         x-github-event: workflow_job\r\n{kind}{signature}content-length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
 }
 
-#[tokio::test]
-async fn deliveries_are_taken_checked_and_bounded() {
+/// The status that a webhook request gets where a daemon says `answer`, and what that daemon saw.
+async fn webhook(request: &[u8], answer: Option<webhook::Answer>) -> (String, Option<Vec<u8>>) {
     let (listener, address) = tcp().await;
     let (deliveries, mut taken) = mpsc::channel(1);
     let stop = CancellationToken::new();
     let verify: webhook::Verify =
         Arc::new(|body, signature| signature == format!("sha256={}", body.len()));
     let serving = webhook::serve(listener, verify, deliveries, stop.clone());
+    let daemon = async {
+        let delivery: Option<Delivery> = taken.recv().await;
+        delivery.map(|delivery| {
+            if let Some(said) = answer {
+                delivery.answer.send(said).unwrap();
+            }
+            assert_eq!((&*delivery.id, &*delivery.event), ("d-1", "workflow_job"));
+            delivery.body.to_vec()
+        })
+    };
     let asking = async {
-        let good = "x-hub-signature-256: sha256=2\r\n";
-        let wrong = "x-hub-signature-256: sha256=3\r\n";
-        for (request, status) in [
-            (delivery(wrong, 2, "{}"), "401"),
-            (delivery("", 2, "{}"), "401"),
-            (delivery(good, 26 << 20, ""), "413"),
-            (b"POST /webhook HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n".to_vec(), "400"),
-            (b"GET /webhook HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), "405"),
-            (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), "404"),
-            (delivery(good, 2, "{}"), "202"),
-            // Nobody has taken the first one yet.
-            (delivery(good, 2, "{}"), "429"),
-        ] {
-            let line = first_line(address, &request).await;
-            assert!(line.contains(status), "{}: {line}", String::from_utf8_lossy(&request));
-        }
+        let line = first_line(address, request).await;
+        stop.cancel();
+        line
+    };
+    let all = async { tokio::join!(serving, daemon, asking) };
+    let ((), seen, line) = tokio::time::timeout(PATIENCE, all).await.unwrap();
+    (line.split(' ').nth(1).unwrap().to_owned(), seen)
+}
+
+#[tokio::test]
+async fn deliveries_are_taken_checked_and_bounded() {
+    let good = "x-hub-signature-256: sha256=2\r\n";
+    let wrong = "x-hub-signature-256: sha256=3\r\n";
+    for (request, status) in [
+        (delivery("", wrong, 2, "{}"), "401"),
+        (delivery("", "", 2, "{}"), "401"),
+        (delivery("", good, 26 << 20, ""), "413"),
+        (b"POST /webhook HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n".to_vec(), "400"),
+        (b"GET /webhook HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), "405"),
+        (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), "404"),
+    ] {
+        let (answered, seen) = webhook(&request, None).await;
+        assert_eq!(answered, status, "{}", String::from_utf8_lossy(&request));
+        assert_eq!(seen, None);
+    }
+}
+
+#[tokio::test]
+async fn the_answer_says_what_became_of_a_delivery() {
+    let request = delivery("", "x-hub-signature-256: sha256=2\r\n", 2, "{}");
+    for (answer, status) in [
+        (Some(webhook::Answer::Taken), "202"),
+        (Some(webhook::Answer::Malformed("no JSON".to_owned())), "400"),
+        // The daemon ended before the effect was recorded.
+        (None, "503"),
+    ] {
+        let (answered, seen) = webhook(&request, answer).await;
+        assert_eq!((&*answered, seen.as_deref()), (status, Some(&b"{}"[..])));
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_recorded_is_not_acknowledged() {
+    let (listener, address) = tcp().await;
+    let (deliveries, taken) = mpsc::channel(1);
+    let stop = CancellationToken::new();
+    let verify: webhook::Verify = Arc::new(|_, _| true);
+    let serving = webhook::serve(listener, verify, deliveries, stop.clone());
+    let asking = async {
+        let request = delivery("", "x-hub-signature-256: x\r\n", 2, "{}");
+        let mut first = TcpStream::connect(address).await.unwrap();
+        first.write_all(&request).await.unwrap();
+        // Nobody has recorded the first one yet.
+        let mut piece = [0; 16];
+        let early = tokio::time::timeout(Duration::from_millis(300), first.read(&mut piece)).await;
+        assert!(early.is_err(), "answered before it was recorded");
+        let line = first_line(address, &request).await;
+        assert!(line.contains("429"), "{line}");
+        drop(taken);
+        first.read_exact(&mut piece).await.unwrap();
+        assert!(piece.starts_with(b"HTTP/1.1 503"), "{piece:?}");
         stop.cancel();
     };
     let all = async { tokio::join!(serving, asking) };
     tokio::time::timeout(PATIENCE, all).await.unwrap();
-    let expected = Delivery { id: "d-1".into(), event: "workflow_job".into(), body: "{}".into() };
-    assert_eq!(taken.recv().await, Some(expected));
+}
+
+#[tokio::test]
+async fn a_delivery_is_understood_in_either_encoding_and_refused_in_any_other() {
+    const JSON: &str = r#"{"a":"1 +&=%\u00e4"}"#;
+    let form: String =
+        form_urlencoded::Serializer::new(String::new()).append_pair("payload", JSON).finish();
+    let more = format!("x=y&{form}&z");
+    let twice = format!("{form}&{form}");
+    let form_kind = "application/x-www-form-urlencoded";
+    for (kind, body, status) in [
+        (None, JSON, "202"),
+        (Some("application/json"), JSON, "202"),
+        (Some("Application/JSON; charset=utf-8"), JSON, "202"),
+        (Some("application/vnd.github+json"), JSON, "202"),
+        (Some(form_kind), form.as_str(), "202"),
+        (Some("Application/X-WWW-Form-UrlEncoded ;charset=UTF-8"), form.as_str(), "202"),
+        (Some(form_kind), more.as_str(), "202"),
+        (Some(form_kind), twice.as_str(), "400"),
+        (Some(form_kind), JSON, "400"),
+        (Some(form_kind), "", "400"),
+        (Some("text/plain"), JSON, "415"),
+        (Some("multipart/form-data; boundary=x"), JSON, "415"),
+        (Some(""), JSON, "415"),
+    ] {
+        let kind_line = kind.map(|kind| format!("content-type: {kind}\r\n")).unwrap_or_default();
+        let signature = format!("x-hub-signature-256: sha256={}\r\n", body.len());
+        let request = delivery(&kind_line, &signature, body.len(), body);
+        let (answered, seen) = webhook(&request, Some(webhook::Answer::Taken)).await;
+        assert_eq!(answered, status, "{kind:?} {body}");
+        let expected = (status == "202").then(|| JSON.as_bytes().to_vec());
+        assert_eq!(seen, expected, "{kind:?} {body}");
+    }
 }
 
 #[test]

@@ -67,6 +67,7 @@ impl World {
         }
         self.forget_registrations(&unfinished)?;
         self.requeue_lost(&unfinished)?;
+        self.seed_demand()?;
         for job in self.ledger.reader().queued_local()? {
             let Some(pool) = job.pool.as_deref().and_then(|pool| self.pool_named(pool)) else {
                 self.ledger.fail(job.id, NO_POOL, Some(Code::BadConfiguration as u8))?;

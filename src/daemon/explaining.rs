@@ -96,8 +96,7 @@ impl World {
             Some(Blocker { code: code.to_owned(), message, until: None })
         };
         let Some(pool) = job.pool.as_deref().and_then(|pool| self.pool_named(pool)) else {
-            let labels = job.labels.join(", ");
-            return say("no_pool", format!("no pool has all of these labels: {labels}"));
+            return say("no_pool", no_pool(&job.labels));
         };
         if job.source == ledger::Source::Local {
             let before = self.queue.iter().take_while(|queued| queued.job != JobKey(job.id.0));
@@ -111,6 +110,18 @@ impl World {
             None => say("deciding", "it is about to be given a microVM".to_owned()),
         }
     }
+}
+
+/// Why no pool serves a job with these labels. A label may contain a comma or a quote.
+fn no_pool(labels: &[String]) -> String {
+    if labels.is_empty() {
+        // A runner group is not told by GitHub.
+        return "it names no label, perhaps only a runner group, so no pool can be chosen for it; \
+                give runs-on a label of a pool"
+            .to_owned();
+    }
+    let quoted: Vec<String> = labels.iter().map(|label| format!("{label:?}")).collect();
+    format!("no pool has all of these labels: {}", quoted.join(", "))
 }
 
 fn egress_view(verdicts: Verdicts) -> EgressView {
@@ -189,5 +200,23 @@ fn job_view(job: &ledger::Job) -> JobView {
             JobResult::Concluded(conclusion) => conclusion.clone(),
         }),
         cause: job.cause.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::no_pool;
+
+    #[test]
+    fn labels_are_told_apart_and_a_job_without_any_is_told_so() {
+        for (labels, said) in [
+            (&["a"][..], r#"these labels: "a""#),
+            (&["a, b", "c"], r#"these labels: "a, b", "c""#),
+            (&["a\"", ""], r#"these labels: "a\"", """#),
+            (&[], "perhaps only a runner group"),
+        ] {
+            let labels: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+            assert!(no_pool(&labels).contains(said), "{}", no_pool(&labels));
+        }
     }
 }

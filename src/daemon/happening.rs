@@ -1,8 +1,11 @@
 //! Everything that reaches the daemon's loop from its tasks.
 
+use tokio::sync::oneshot;
+
 use super::decide::MachineKey;
 use super::millis::Millis;
 use super::registrar::Registrar;
+use crate::api::webhook;
 use crate::config::PoolName;
 use crate::github::{self, CallError, Minted, Removal, Runner};
 use crate::shepherd::event::Event;
@@ -35,8 +38,8 @@ pub(super) enum Happening {
 /// What is said of GitHub's jobs.
 #[derive(Debug)]
 pub(super) enum Hint {
-    /// A delivery of a webhook, with its GUID.
-    Delivery(String, Box<github::webhook::WorkflowJob>),
+    /// A delivery of a webhook.
+    Delivery(Box<Delivery>),
     /// What a poll listed of one repository, and when it was begun.
     Snapshot {
         /// The repository, as `owner/name`.
@@ -52,6 +55,17 @@ pub(super) enum Hint {
     Statistics(PoolName, u32),
     /// A job of a scale set.
     Item(PoolName, Box<github::scale_set::Item>),
+}
+
+/// A delivery of a webhook, not acknowledged to GitHub yet.
+#[derive(Debug)]
+pub(super) struct Delivery {
+    /// Its GUID.
+    pub(super) guid: String,
+    /// What it says.
+    pub(super) change: github::webhook::WorkflowJob,
+    /// Told once its effect is recorded.
+    pub(super) recorded: oneshot::Sender<webhook::Answer>,
 }
 
 /// Why a microVM can't be planned.

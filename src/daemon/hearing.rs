@@ -1,7 +1,6 @@
 //! What the loop does with what it hears.
 
 use super::decide::{Blocker, JobKey, MachineKey, Stage};
-use super::demand::Heard;
 use super::error::DaemonError;
 use super::happening::Happening;
 use super::microvm::{News, Work, egress};
@@ -126,10 +125,7 @@ impl World {
                 if self.is_open(&runner.name)? {
                     self.ledger.job_taken(&runner.name, &job)?;
                 }
-                self.taken(pool, id, &job)?;
-                if let Some(pool) = pool {
-                    self.demand.hear(Heard::Taken { runner: runner.name, pool }, now);
-                }
+                self.taken(pool, id, runner.name, &job)?;
             }
             (News::Ended(outcome), _) => self.ended(key, &outcome)?,
             _ => {}

@@ -71,6 +71,8 @@ impl World {
             held.microvm.pool = held.microvm.pool.and_then(place);
         }
         self.settings = new;
+        // A pool that is new may serve what waited for one.
+        self.seed_demand()?;
         self.changed = true;
         self.hold_sets();
         Ok(())

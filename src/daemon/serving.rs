@@ -114,6 +114,8 @@ pub async fn serve(
         }
     }
     manager.ending();
+    // What was heard and not recorded is not acknowledged.
+    drop(heard);
     world.close().await;
     Ok(())
 }

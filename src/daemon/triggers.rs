@@ -7,9 +7,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
-use super::happening::{Happening, Hint};
+use super::happening::{self, Happening, Hint};
 use super::registrar::GitHub;
-use crate::api::webhook::Delivery;
+use crate::api::webhook::{Answer, Delivery};
 use crate::failure::chain;
 use crate::github::webhook::{Event, parse};
 use crate::github::{CallError, Client, Snapshot};
@@ -70,17 +70,30 @@ async fn tell(
 /// Passes on deliveries, whose signature was verified when they came, until their listener ends.
 pub(super) async fn deliveries(mut from: mpsc::Receiver<Delivery>, to: mpsc::Sender<Happening>) {
     while let Some(delivery) = from.recv().await {
-        match parse(&delivery.event, &delivery.body) {
-            Ok(Event::WorkflowJob(job)) => {
-                let hint = Hint::Delivery(delivery.id, job);
-                if to.send(Happening::Hint(hint)).await.is_err() {
+        let Delivery { id: guid, event, body, answer } = delivery;
+        let said = match parse(&event, &body) {
+            Ok(Event::WorkflowJob(change)) => {
+                let delivery = happening::Delivery { guid, change: *change, recorded: answer };
+                if to.send(Happening::Hint(Hint::Delivery(Box::new(delivery)))).await.is_err() {
                     return;
                 }
+                continue;
             }
-            Ok(Event::Ping) => tracing::info!("the webhook answers GitHub's ping"),
-            Ok(Event::Other(kind)) => tracing::debug!(kind, "an event that was not asked for"),
-            Err(error) => tracing::warn!(delivery = delivery.id, "{}", chain(&error)),
-        }
+            Ok(Event::Ping) => {
+                tracing::info!("the webhook answers GitHub's ping");
+                Answer::Taken
+            }
+            Ok(Event::Other(kind)) => {
+                tracing::debug!(kind, "an event that was not asked for");
+                Answer::Taken
+            }
+            Err(error) => {
+                tracing::warn!(delivery = guid, "{}", chain(&error));
+                Answer::Malformed(chain(&error))
+            }
+        };
+        // The listener may have given up waiting.
+        let _ = answer.send(said);
     }
 }
 

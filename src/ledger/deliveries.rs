@@ -1,20 +1,29 @@
-//! Webhooks that were taken.
+//! Webhook deliveries whose effect is recorded.
 
 use rusqlite::params;
 
-use super::{Ledger, LedgerError};
+use super::jobs::note;
+use super::{Delivered, GithubNote, Ledger, LedgerError};
 
 impl Ledger {
-    /// Takes down a delivery, by its GUID. Returns whether it is the first of that GUID.
+    /// Records a delivery's effect, and by its GUID that it was seen, in one transaction: after a
+    /// SIGKILL at any moment a delivery that counts as seen has had its effect.
     ///
-    /// Not in the audit log: it changes nothing but itself.
-    pub fn seen(&mut self, guid: &str) -> Result<bool, LedgerError> {
-        self.change("note a delivery", |change| {
+    /// A delivery by itself is not in the audit log; its effect is.
+    pub fn deliver(
+        &mut self,
+        guid: &str,
+        effect: Option<&GithubNote<'_>>,
+    ) -> Result<Delivered, LedgerError> {
+        self.change("record a delivery", |change| {
             let inserted = change.execute(
                 "INSERT OR IGNORE INTO deliveries (guid, at) VALUES (?1, ?2)",
                 params![guid, change.now],
             )?;
-            Ok(inserted > 0)
+            if inserted == 0 {
+                return Ok(Delivered::Before);
+            }
+            effect.map(|effect| note(change, effect)).transpose().map(Delivered::Now)
         })
     }
 }

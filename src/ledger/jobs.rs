@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::open::Change;
 use super::{
-    Command, GithubNote, GithubState, JobId, JobResult, JobState, Ledger, LedgerError, Source,
+    Command, GithubNote, GithubState, JobId, JobResult, JobState, Ledger, LedgerError, Noted,
+    RunnerKnown, Source,
 };
 
 /// The longest text of another's that is kept, in characters. GitHub's own names are shorter.
@@ -85,23 +86,9 @@ impl Ledger {
         })
     }
 
-    /// Takes down what GitHub says of a job; nothing goes back. Returns its number here.
-    pub fn note_github_job(&mut self, note: &GithubNote<'_>) -> Result<JobId, LedgerError> {
-        let cut_or_none = |text: Option<&str>| text.map(cut);
-        let (name, conclusion) = (cut_or_none(note.name), cut_or_none(note.conclusion));
-        let repository = cut(note.repository);
-        let labels: Vec<_> = note.labels.iter().take(MAX_LABELS).map(|label| cut(label)).collect();
-        let note = &GithubNote {
-            name: name.as_deref(),
-            conclusion: conclusion.as_deref(),
-            repository: &repository,
-            labels: &labels,
-            ..note.clone()
-        };
-        self.change("note a job of GitHub's", |change| match known(change, note)? {
-            None => insert(change, note),
-            Some(known) => update(change, note, &known),
-        })
+    /// Takes down what GitHub says of a job; nothing goes back but what was guessed.
+    pub fn note_github_job(&mut self, told: &GithubNote<'_>) -> Result<Noted, LedgerError> {
+        self.change("note a job of GitHub's", |change| note(change, told))
     }
 
     /// A microVM was chosen for a queued job.
@@ -235,6 +222,48 @@ fn with_code(change: &Change<'_>, job: JobId, code: Option<u8>) -> Result<(), Le
     Ok(())
 }
 
+/// Takes down what is told of a job of GitHub's.
+pub(super) fn note(change: &Change<'_>, note: &GithubNote<'_>) -> Result<Noted, LedgerError> {
+    let (name, conclusion) = (note.name.map(cut), note.conclusion.map(cut));
+    let repository = cut(note.repository);
+    let labels: Vec<_> = note.labels.iter().take(MAX_LABELS).map(|label| cut(label)).collect();
+    let note = &GithubNote {
+        name: name.as_deref(),
+        conclusion: conclusion.as_deref(),
+        repository: &repository,
+        labels: &labels,
+        ..note.clone()
+    };
+    let (id, state) = match known(change, note)? {
+        None => insert(change, note)?,
+        Some(known) => update(change, note, &known)?,
+    };
+    let released = match (note.runner, note.microvm) {
+        (RunnerKnown::Told, Some(microvm)) => release(change, id, microvm)?,
+        _ => Vec::new(),
+    };
+    Ok(Noted { id, state, released })
+}
+
+/// GitHub says which job a microVM has: others that were guessed to be that one wait again.
+fn release(change: &Change<'_>, its: JobId, microvm: &str) -> Result<Vec<JobId>, LedgerError> {
+    const GUESSED: &str = "SELECT id FROM jobs WHERE microvm = ?1 AND guessed AND id <> ?2 LIMIT 1";
+    let mut released = Vec::new();
+    while let Some(id) = change.first(GUESSED, params![microvm, its], |row| row.get(0))? {
+        change.execute(
+            "UPDATE jobs SET state = ?2, microvm = NULL, guessed = 0, started_at = NULL,
+                 ended_at = NULL, result = NULL, cause = NULL
+             WHERE id = ?1",
+            params![id, JobState::Queued],
+        )?;
+        let id: JobId = id;
+        let cause = format!("GitHub says that its microVM has job {its} instead");
+        change.audit(REQUEUE.action, &id.to_string(), &json!({ "cause": cause }))?;
+        released.push(id);
+    }
+    Ok(released)
+}
+
 /// What is known of a job of GitHub's.
 struct Known {
     id: JobId,
@@ -275,7 +304,7 @@ fn newest(change: &Change<'_>) -> Result<JobId, LedgerError> {
     id.ok_or_else(|| LedgerError::Unknown { what: "job", name: "the newest".to_owned() })
 }
 
-fn insert(change: &Change<'_>, note: &GithubNote<'_>) -> Result<JobId, LedgerError> {
+fn insert(change: &Change<'_>, note: &GithubNote<'_>) -> Result<(JobId, JobState), LedgerError> {
     change.execute(
         "INSERT INTO jobs (source, state, github_id, attempt, repository, queued_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -301,12 +330,16 @@ fn insert(change: &Change<'_>, note: &GithubNote<'_>) -> Result<JobId, LedgerErr
     update(change, note, &Known { id, state: JobState::Queued })
 }
 
-fn update(change: &Change<'_>, note: &GithubNote<'_>, known: &Known) -> Result<JobId, LedgerError> {
+fn update(
+    change: &Change<'_>,
+    note: &GithubNote<'_>,
+    known: &Known,
+) -> Result<(JobId, JobState), LedgerError> {
     let Known { id, state: before } = *known;
     describe(change, note, id)?;
     let to = state(note);
     if rank(to) <= rank(before) {
-        return Ok(id);
+        return Ok((id, before));
     }
     let began = (to == JobState::Running).then_some(change.now);
     let ended = to.is_over().then_some(change.now);
@@ -326,7 +359,7 @@ fn update(change: &Change<'_>, note: &GithubNote<'_>, known: &Known) -> Result<J
     };
     let detail = json!({ "conclusion": note.conclusion, "microvm": note.microvm });
     change.audit(action, &id.to_string(), &detail)?;
-    Ok(id)
+    Ok((id, to))
 }
 
 /// Takes down what describes a job; what is not told stays.
@@ -334,10 +367,17 @@ fn describe(change: &Change<'_>, note: &GithubNote<'_>, id: JobId) -> Result<(),
     let labels = (!note.labels.is_empty()).then(|| json!(note.labels).to_string());
     change.execute(
         "UPDATE jobs SET name = coalesce(?2, name), labels = coalesce(?3, labels),
-             pool = coalesce(?4, pool), microvm = coalesce(?5, microvm),
-             run_id = coalesce(?6, run_id)
+             pool = coalesce(?4, pool), run_id = coalesce(?5, run_id)
          WHERE id = ?1",
-        params![id, note.name, labels, note.pool, note.microvm, note.run_id],
+        params![id, note.name, labels, note.pool, note.run_id],
+    )?;
+    // Whom GitHub names is right; what was only guessed is not kept beside it.
+    let told = note.runner == RunnerKnown::Told;
+    change.execute(
+        "UPDATE jobs SET microvm = CASE WHEN ?3 AND guessed THEN ?2 ELSE coalesce(?2, microvm) END,
+             guessed = CASE WHEN ?3 THEN 0 WHEN ?4 THEN 1 ELSE guessed END
+         WHERE id = ?1",
+        params![id, note.microvm, told, note.runner == RunnerKnown::Guessed],
     )?;
     Ok(())
 }

@@ -6,7 +6,7 @@
 //! transitions      the phases of each microVM
 //! egress           what each microVM reached and was refused, in sums
 //! registrations    runners at GitHub; a name is here *before* GitHub is asked for it
-//! deliveries       webhooks that were taken
+//! deliveries       webhooks whose effect is recorded
 //! audit            every change of the above, each entry carrying the hash of the one before
 //! ```
 //!
@@ -42,6 +42,6 @@ pub use jobs::cut;
 pub use open::{Ledger, Reader};
 pub use prune::{Pruned, Retention};
 pub use types::{
-    Filter, GithubNote, GithubState, Job, JobId, JobResult, JobState, Microvm, Phase, Registration,
-    RegistrationState, Source, Time,
+    Delivered, Filter, GithubNote, GithubState, Job, JobId, JobResult, JobState, Microvm, Noted,
+    Phase, Registration, RegistrationState, RunnerKnown, Source, Time,
 };

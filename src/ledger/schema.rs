@@ -3,11 +3,17 @@
 use rusqlite_migration::{M, Migrations};
 
 /// The version that this program reads and writes: `SQLite`'s `user_version`.
-pub(super) const VERSION: i64 = 4;
+pub(super) const VERSION: i64 = 5;
 
 /// One step per version. What was released is never changed.
 pub(super) fn migrations() -> Migrations<'static> {
-    Migrations::new(vec![M::up(FIRST), M::up(EGRESS), M::up(RUN), M::up(EGRESS_TOTALS)])
+    Migrations::new(vec![
+        M::up(FIRST),
+        M::up(EGRESS),
+        M::up(RUN),
+        M::up(EGRESS_TOTALS),
+        M::up(GUESSED),
+    ])
 }
 
 const FIRST: &str = "
@@ -133,6 +139,9 @@ CREATE TABLE egress_totals (
     unrecorded INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 ";
+
+// Whether a job's microVM is only what its runner's words suggest; GitHub's own word decides.
+const GUESSED: &str = "ALTER TABLE jobs ADD COLUMN guessed INTEGER NOT NULL DEFAULT 0;";
 
 #[cfg(test)]
 mod tests {

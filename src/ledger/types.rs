@@ -256,10 +256,44 @@ pub struct GithubNote<'a> {
     pub pool: Option<&'a str>,
     /// The microVM whose runner has it, where it is ours.
     pub microvm: Option<&'a str>,
+    /// How it is known which runner has the job.
+    pub runner: RunnerKnown,
     /// Where it is. Never goes back.
     pub state: GithubState,
     /// How it ended.
     pub conclusion: Option<&'a str>,
+}
+
+/// How it is known which runner has a job of GitHub's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunnerKnown {
+    /// Nothing says which.
+    Not,
+    /// A runner of ours said that it took a job of that name; another may have the same name.
+    Guessed,
+    /// GitHub named the runner, ours or somebody else's.
+    Told,
+}
+
+/// What became of a [`GithubNote`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Noted {
+    /// The job's number here.
+    pub id: JobId,
+    /// Where the job is now, by all that was ever told of it.
+    pub state: JobState,
+    /// Jobs that were guessed to have the microVM which turned out to have this one: they wait
+    /// again.
+    pub released: Vec<JobId>,
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivered {
+    /// Its effect was recorded earlier: it has none now.
+    Before,
+    /// Its effect, if it has one, is recorded now.
+    Now(Option<Noted>),
 }
 
 /// Which jobs to list.

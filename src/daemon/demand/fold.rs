@@ -99,6 +99,26 @@ impl Demand {
         }
     }
 
+    /// A job that is known from before this daemon to wait since then. What is known better stays;
+    /// what is too old to count is not taken in.
+    pub fn seed(
+        &mut self,
+        job: GithubJob,
+        repository: String,
+        pool: usize,
+        since: Millis,
+        now: Millis,
+    ) {
+        if since + self.settings.expiry > now && !self.jobs.contains_key(&job) {
+            self.forward(job, State::Queued { repository, pool, since }, since);
+        }
+    }
+
+    /// Forgets what is known of a job: it was wrong.
+    pub fn forget(&mut self, job: GithubJob) {
+        self.jobs.remove(&job);
+    }
+
     /// Moves a job forward, never back.
     fn forward(&mut self, job: GithubJob, state: State, at: Millis) {
         let full = self.jobs.len() >= self.settings.capacity;

@@ -242,3 +242,39 @@ fn pools_keep_their_jobs_when_they_are_renumbered() {
     demand.renumber(|pool| (pool == 0).then_some(2));
     assert_eq!(demand.waiting(), [Waiting::Runners { pool: 2, count: 1, since: Millis(1) }]);
 }
+
+#[test]
+fn what_waited_before_the_daemon_counts_from_then_and_no_longer_than_else() {
+    let settings = Settings { expiry: Duration::from_secs(60), ..Settings::default() };
+    let mut demand = Demand::new(settings);
+    let now = Millis(1_000_000);
+    let since = |seconds: u64| Millis(now.0 - seconds * 1000);
+    demand.hear(Heard::Completed { job: job(3), runner: None }, since(2));
+    for (number, ago) in [(1, 30), (2, 61), (3, 10), (4, 60)] {
+        demand.seed(job(number), repository(0), 0, since(ago), now);
+    }
+    let waits = |demand: &Demand| demand.queued().map(|(_, job, _)| job.id).collect::<Vec<_>>();
+    assert_eq!(waits(&demand), [1], "not what is too old, nor what is known to be over");
+    assert_eq!(demand.waiting()[0].since(), since(30));
+    // Again does not make it younger.
+    demand.seed(job(1), repository(0), 0, now, now);
+    demand.expire(now + Duration::from_secs(29));
+    assert_eq!(waits(&demand), [1]);
+    demand.expire(now + Duration::from_secs(30));
+    assert_eq!(waits(&demand), Vec::<u64>::new());
+}
+
+#[test]
+fn what_was_guessed_wrongly_waits_again() {
+    let mut demand = Demand::new(Settings::default());
+    let now = Millis(1_000);
+    for number in [1, 2] {
+        demand.hear(Heard::Queued { job: job(number), repository: repository(0), pool: 0 }, now);
+    }
+    demand.hear(Heard::InProgress { job: job(1), runner: Some(runner(1)) }, now);
+    demand.hear(Heard::InProgress { job: job(2), runner: Some(runner(1)) }, now);
+    assert_eq!(waiting(&demand), BTreeMap::new());
+    demand.forget(job(1));
+    demand.seed(job(1), repository(0), 0, now, now);
+    assert_eq!(waiting(&demand), BTreeMap::from([(0, 1)]));
+}

@@ -2,6 +2,7 @@
 
 mod audit;
 mod changes;
+mod deliveries;
 mod killed;
 
 use std::path::PathBuf;
