@@ -232,7 +232,7 @@ pub(super) fn note(change: &Change<'_>, note: &GithubNote<'_>) -> Result<Noted, 
         conclusion: conclusion.as_deref(),
         repository: &repository,
         labels: &labels,
-        ..note.clone()
+        ..*note
     };
     let (id, state) = match known(change, note)? {
         None => insert(change, note)?,

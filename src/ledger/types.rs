@@ -238,7 +238,7 @@ pub struct Job {
 }
 
 /// What GitHub says of a job. What is `None` leaves what is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GithubNote<'a> {
     /// GitHub's id of it.
     pub github_id: u64,
