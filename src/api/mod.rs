@@ -7,11 +7,15 @@
 //! Owns the shapes of requests and answers ([`types`]); knows nothing of how the daemon works, of
 //! the ledger or of GitHub.
 
+#[cfg(test)]
+mod abuse_tests;
+mod admission;
 pub mod call;
 pub mod client;
 mod guarded;
 mod log;
 mod path;
+mod patience;
 mod serve;
 pub mod server;
 pub mod status;

@@ -53,8 +53,6 @@ pub use access::Access;
 const CONNECTIONS: usize = 64;
 /// How long what was read is shown to others who ask for the same.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long a client may take nothing of what it is sent before the kernel hangs up.
-const STALLED: Duration = Duration::from_secs(60);
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("live.js");
@@ -149,12 +147,6 @@ pub async fn serve(listener: TcpListener, access: Access, pages: Pages) {
     let stop = pages.stop.clone();
     let guard = middleware::from_fn_with_state(access, access::check);
     let router = finish(routes(pages)).layer(guard);
-    // Streams have no end of their own: one that nobody reads must not be kept for ever. What is
-    // accepted has this from the listener.
-    let socket = socket2::SockRef::from(&listener);
-    if let Err(error) = socket.set_tcp_user_timeout(Some(STALLED)) {
-        tracing::warn!("stalled clients of the status page are not hung up on: {error}");
-    }
     serve::serve(listener, router, CONNECTIONS, stop).await;
 }
 
