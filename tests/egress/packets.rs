@@ -70,3 +70,64 @@ fn what_listeners_answer_is_not_recorded_as_a_packet() {
         guest.events().into_iter().filter(|event| event["via"] == "packet").collect();
     assert_eq!(packets.len(), 1, "{packets:?}");
 }
+
+#[test]
+fn probes_of_closed_ports_are_recorded_by_their_flags() {
+    let guest = Guest::new("allow = [{ host = \"web.example\" }]");
+    // A TCP segment by the flags that it has, whole or cut after its ports into fragments.
+    let script = "import socket, struct, sys\n\
+        s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)\n\
+        source, to = (socket.inet_aton(a) for a in ('172.31.0.2', '9.9.9.9'))\n\
+        def checksum(data):\n    \
+            total = sum(struct.unpack('!%dH' % (len(data) // 2), data))\n    \
+            total = (total >> 16) + (total & 0xffff)\n    \
+            return ~(total + (total >> 16)) & 0xffff\n\
+        def send(part, fragment):\n    \
+            head = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 20 + len(part), 7, fragment, 64, 6, 0, source, to)\n    \
+            s.sendto(head + part, ('9.9.9.9', 0))\n\
+        for port, flags in enumerate([0x00, 0x01, 0x29, 0x03, 0x12, 0x02], 1001):\n    \
+            tcp = struct.pack('!HHIIBBHHH', 4000, port, 1, 0, 0x50, flags, 1024, 0, 0)\n    \
+            pseudo = source + to + struct.pack('!BBH', 0, 6, 20)\n    \
+            tcp = tcp[:16] + struct.pack('!H', checksum(pseudo + tcp)) + tcp[18:]\n    \
+            if flags == 0x02:\n        \
+                send(tcp[:8], 0x2000)\n        \
+                send(tcp[8:], 1)\n    \
+            else:\n        \
+                send(tcp, 0)\n";
+    let output = guest.run(&["python3", "-c", script]);
+    assert!(output.status.success(), "{output:?}");
+    for (port, kind) in [
+        (1001, "TCP-NULL"),
+        (1002, "TCP-FIN"),
+        (1003, "TCP-FIN+PSH+URG"),
+        (1004, "TCP-FIN+SYN"),
+        (1005, "TCP-SYN+ACK"),
+        (1006, "TCP-FRAGMENT"),
+    ] {
+        guest.wait_for_access(&format!(" TCP_DENIED/000 0 {kind} 9.9.9.9:{port} - "));
+    }
+}
+
+#[test]
+fn a_flood_of_packets_does_not_keep_the_gate_from_ending() {
+    let guest = Guest::new("allow = [{ host = \"web.example\" }]");
+    let script = "import socket, time\n\
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+        end = time.monotonic() + 5\n\
+        while time.monotonic() < end:\n    \
+            try: s.sendto(b'x', ('9.9.9.9', 9))\n    \
+            except OSError: pass\n";
+    std::thread::scope(|scope| {
+        let flood = scope.spawn(|| guest.run(&["python3", "-c", script]));
+        wait_for(&guest, "9.9.9.9:9 protocol");
+        // Others have their turn meanwhile.
+        let before = std::time::Instant::now();
+        let error = guest.within(|| TcpStream::connect("1.1.1.1:22").unwrap_err());
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+        assert_ne!(guest.lookup("web.example").to_string(), "");
+        assert!(before.elapsed() < Duration::from_secs(5));
+        assert!(flood.join().unwrap().status.success());
+    });
+    let row = guest.report().rows.into_iter().find(|row| row.host == "9.9.9.9").unwrap();
+    assert!(row.connections > 0);
+}

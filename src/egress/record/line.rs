@@ -205,10 +205,8 @@ pub(super) fn squid(context: &Context<'_>, subject: &Subject) -> String {
         (_, Some(end)) if tunnel => ("TCP_TUNNEL", end.status.unwrap_or(200)),
         (_, Some(end)) => ("TCP_MISS", end.status.unwrap_or(0)),
     };
-    let result = match (&*subject.method, result) {
-        ("SYN", _) => "TCP_DENIED",
-        _ => result,
-    };
+    let is_segment = subject.method == "SYN" || subject.method.starts_with("TCP-");
+    let result = if is_segment { "TCP_DENIED" } else { result };
     let (hierarchy, peer) = match context.end.and_then(|end| end.peer.as_ref()) {
         None => ("HIER_NONE", "-".to_owned()),
         Some(Peer::Direct(address)) => ("HIER_DIRECT", address.ip().to_string()),
