@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::address::AddressCheck;
+use super::buffers::bound_near;
 use super::dial::{CredentialsError, Dialer, Resolve};
 use super::listen::{DNS_PORT, Listeners, PROXY_PORT};
 use super::pace::Pace;
@@ -108,6 +109,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => match Arc::clone(&shared.open).try_acquire_owned() {
                     Ok(permit) => {
+                        bound_near(&stream, shared.opened());
                         let shared = Arc::clone(&shared);
                         connections.spawn(async move {
                             serve(&shared, stream).await;

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::buffers;
 use super::packets::{Listening, PacketSocket};
 use super::policy::Policy;
 use crate::failure::{Code, Failure};
@@ -114,6 +115,7 @@ fn bind(address: SocketAddrV4, kind: Type) -> Result<Socket, ListenError> {
         }
         socket.bind(&SockAddr::from(address))?;
         if kind == Type::STREAM {
+            buffers::bound_accepted(&socket)?;
             socket.listen(BACKLOG)?;
         }
         Ok(socket)

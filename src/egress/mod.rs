@@ -15,6 +15,7 @@
 //! ```
 
 pub mod address;
+mod buffers;
 mod carry;
 pub mod dial;
 pub mod dns;

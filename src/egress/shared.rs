@@ -8,12 +8,15 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::dial::Dialer;
+use super::buffers::bound_far;
+use super::dial::{Dialer, Dialled};
+use super::host::Host;
 use super::names::Names;
 use super::pace::Pace;
 use super::policy::{Origin, Policy};
 use super::record::Recorder;
 use super::tunnel::Bounds;
+use super::verdict::Cause;
 
 /// What bounds the connections of a microVM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +61,23 @@ impl Shared {
     pub(super) fn names(&self) -> MutexGuard<'_, Names> {
         // Names are whole between any two statements that could panic.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many connections are open.
+    pub(super) fn opened(&self) -> usize {
+        self.limits.connections.saturating_sub(self.open.available_permits())
+    }
+
+    /// Connects to a destination.
+    pub(super) async fn dial(
+        &self,
+        host: &Host,
+        port: u16,
+        allow_private: bool,
+    ) -> Result<Dialled, Cause> {
+        let dialled = self.dialer.dial(host, port, allow_private).await?;
+        bound_far(&dialled.stream, self.opened());
+        Ok(dialled)
     }
 
     /// What bounds a tunnel.

@@ -63,7 +63,7 @@ fn name_of(shared: &Shared, original: SocketAddrV4) -> Result<Host, Cause> {
 async fn tunnel(shared: &Shared, guest: &TcpStream, plan: &Plan) {
     let dialled = async {
         let hello = read_hello(shared, guest, plan).await?;
-        let dialled = shared.dialer.dial(&plan.host, plan.port, plan.allow_private).await?;
+        let dialled = shared.dial(&plan.host, plan.port, plan.allow_private).await?;
         Ok::<_, Cause>((hello, dialled))
     };
     match dialled.await {

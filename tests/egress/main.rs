@@ -13,6 +13,7 @@ mod bypass;
 mod clients;
 mod corpus;
 mod limits;
+mod memory;
 mod packets;
 mod parent;
 mod proxy;

@@ -44,7 +44,7 @@ pub(super) async fn serve(shared: &Arc<Shared>, mut guest: TcpStream, strict: &S
         }
         return;
     }
-    match shared.dialer.dial(&plan.host, plan.port, plan.allow_private).await {
+    match shared.dial(&plan.host, plan.port, plan.allow_private).await {
         Ok(dialled) => {
             // What was sent before the answer was sent without knowing it.
             if has_bytes(&guest) {

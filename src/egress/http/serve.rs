@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes as Data;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http1 as client;
+use hyper::client::conn::http1::SendRequest;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::super::buffers::bound_far;
 use super::super::carry::Plan;
 use super::super::dial::{Dialled, HttpRoute};
 use super::super::policy::{Decision, Expected, Inspection};
@@ -30,6 +32,9 @@ use super::guarded::{Guarded, Watch};
 use super::refusal;
 use super::request::{Target, cause_header, direct, proxied, status_of, strip};
 use super::strict::Strict;
+
+/// Bytes of a connection that are held while the other side takes none, in each direction.
+const BUFFER: usize = 64 << 10;
 
 /// What requests on a connection may be for.
 pub(super) enum Origin {
@@ -85,6 +90,7 @@ pub(super) async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(shared.limits.opening)
         .max_headers(100)
+        .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(guarded), service);
     tokio::select! {
         // How it ended shows in the record of each exchange.
@@ -215,7 +221,10 @@ impl Connection<'_> {
             HttpRoute::Origin(dialled) => (dialled, Route::Origin),
             HttpRoute::Parent { dialled, authorization } => (dialled, Route::Parent(authorization)),
         };
-        let (sender, driver) = handshake(TokioIo::new(stream))
+        bound_far(&stream, self.shared.opened());
+        let (sender, driver) = client::Builder::new()
+            .max_buf_size(BUFFER)
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Cause::Connect(error.to_string()))?;
         let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
@@ -18,6 +19,11 @@ const CHUNK: i32 = 256 << 10;
 /// Pipes that a thread keeps while no tunnel needs them.
 const SPARE: usize = 16;
 
+/// How many pipes there may be: what stands still in them is as much as that. Beyond, bytes are copied.
+const PIPES_AT_MOST: usize = 64;
+
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
 thread_local! {
     /// Tunnels of a thread share its pipes: what goes into one comes out in the same breath, and
     /// only a tunnel whose receiver doesn't take it yet holds on to its own.
@@ -27,6 +33,23 @@ thread_local! {
 struct Pipe {
     out: OwnedFd,
     into: OwnedFd,
+    _counted: Counted,
+}
+
+/// One of the pipes that there may be.
+struct Counted;
+
+impl Counted {
+    fn take() -> Option<Self> {
+        let more = |count| (count < PIPES_AT_MOST).then_some(count + 1);
+        COUNT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        COUNT.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pipe {
@@ -35,10 +58,11 @@ impl Pipe {
         if let Some(pipe) = PIPES.with_borrow_mut(Vec::pop) {
             return Ok(pipe);
         }
+        let counted = Counted::take().ok_or(io::ErrorKind::QuotaExceeded)?;
         let (out, into) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         // Where the user has too many pages in pipes it stays as small as it is.
         _ = fcntl(&into, FcntlArg::F_SETPIPE_SZ(CHUNK));
-        Ok(Self { out, into })
+        Ok(Self { out, into, _counted: counted })
     }
 
     /// To be called when it is empty.
@@ -59,7 +83,7 @@ pub(super) struct Filled {
 }
 
 /// Moves what is there from a socket into a pipe, and waits where nothing is. `None` where there
-/// can be no pipe (too many descriptors): copying does as well, only slower.
+/// can be no pipe (too many descriptors or pipes): copying does as well, only slower.
 pub(super) async fn fill(from: &TcpStream) -> io::Result<Option<Filled>> {
     from.async_io(Interest::READABLE, || {
         let Ok(pipe) = Pipe::take() else { return Ok(None) };
