@@ -22,6 +22,8 @@ const MAX_PROCESSORS: u32 = 65_536;
 /// As much as systemd gives a service to stop by default.
 const DRAIN: Duration = Duration::from_secs(90);
 const MAX_DRAIN: Duration = Duration::from_secs(7 * 86_400);
+/// A hundred logs as long as they can be, and thousands of ordinary ones.
+const LOG_BYTES: Size = Size(10 << 30);
 /// Who may submit jobs may use the host: the owner, unless a mode says more.
 const SOCKET_MODE: u32 = 0o600;
 /// The fewest characters of a token for a listener.
@@ -68,6 +70,7 @@ pub(super) fn host(
         allow_emulation: draft.allow_emulation,
         image_keys: image_keys(draft, sources)?,
         drain,
+        log_bytes: draft.log_bytes.unwrap_or(LOG_BYTES),
     })
 }
 

@@ -129,6 +129,7 @@ pub(super) struct HostDraft {
     pub(super) image_keys: Vec<String>,
     #[serde(deserialize_with = "optional_duration")]
     pub(super) drain: Option<Duration>,
+    pub(super) log_bytes: Option<Size>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -131,6 +131,7 @@ fn show_host(host: &Host, hide: Hide) -> Value {
         "allow_emulation": host.allow_emulation,
         "image_keys": host.image_keys.keys().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "drain": duration(host.drain),
+        "log_bytes": host.log_bytes.to_string(),
     });
     if let Some((listen, token)) = &host.api.tcp {
         shown["listen"] = json!(listen);

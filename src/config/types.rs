@@ -313,6 +313,8 @@ pub struct Host {
     pub image_keys: Trust,
     /// How long running jobs are waited for at the end (SIGTERM, `mayfly drain`).
     pub drain: Duration,
+    /// How much the logs and egress records of jobs that are over may take together.
+    pub log_bytes: Size,
 }
 
 /// `[telemetry]`.

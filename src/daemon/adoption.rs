@@ -216,7 +216,7 @@ fn put_away(found: &Found, row: &ledger::Microvm) {
         return;
     }
     let done = match row.black_box {
-        Some(_) => record::keep(&found.directory),
+        Some(_) => record::keep(&found.directory, &row.pool),
         None => record::collect(&found.directory),
     };
     if let Err(error) = done {

@@ -7,6 +7,7 @@ use super::decide::{JobKey, MachineKey};
 use super::error::DaemonError;
 use super::microvm::{Microvm, Runner, Verdict, Work, verdict};
 use super::world::{Queued, World};
+use crate::egress::record as egress;
 use crate::failure::Code;
 use crate::ledger::{JobResult, JobState};
 use crate::shepherd::event::{Outcome, Phase};
@@ -48,7 +49,9 @@ impl World {
         let black_box = keep.then(|| directory.display().to_string());
         self.ledger.ended(id.as_str(), word, cause, black_box.as_deref())?;
         tracing::info!(cause, "the microVM is gone");
-        let put_away = if keep { record::keep(&directory) } else { record::collect(&directory) };
+        let pool = &microvm.pool_name;
+        let put_away =
+            if keep { record::keep(&directory, pool) } else { record::collect(&directory) };
         if let Err(error) = put_away
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -150,20 +153,35 @@ impl World {
         Ok(())
     }
 
-    /// Keeps what a job wrote, which outlives its microVM.
-    fn keep_log(&self, job: JobKey, directory: &Path) {
+    /// Keeps what a job wrote and the record of what it reached, which outlive its microVM.
+    fn keep_log(&mut self, job: JobKey, directory: &Path) {
         let log = self.log(job);
-        let kept = std::fs::rename(directory.join(output::OUTPUT), &log);
-        if let Err(error) = kept
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(job = job.0, "can't keep the job's output: {error}");
+        let output = directory.join(output::OUTPUT);
+        let kept = output::complete(directory).and_then(|()| std::fs::rename(&output, &log));
+        self.note_kept(job, &log, kept);
+        for (from, to) in [(egress::JSON, "egress.jsonl"), (egress::SQUID, "access.log")] {
+            let to = log.with_extension(to);
+            // Of a try before this one.
+            let removed = std::fs::remove_file(&to).or_else(absent);
+            // A black box has it, too.
+            let kept = removed.and_then(|()| std::fs::hard_link(directory.join(from), &to));
+            self.note_kept(job, &to, kept);
+        }
+    }
+
+    fn note_kept(&mut self, job: JobKey, path: &Path, kept: io::Result<()>) {
+        match kept.and_then(|()| path.metadata()) {
+            Ok(metadata) => self.kept(metadata.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(job = job.0, "can't keep {}: {error}", path.display());
+            }
         }
     }
 
     /// Keeps what the job of a microVM wrote; also of one that a daemon before this one settled
     /// without living to keep it.
-    fn keep_log_of(&self, microvm: &str, directory: &Path) -> Result<(), DaemonError> {
+    fn keep_log_of(&mut self, microvm: &str, directory: &Path) -> Result<(), DaemonError> {
         if let Some(job) = self.ledger.reader().job_of(microvm)? {
             self.keep_log(JobKey(job.id.0), directory);
         }
@@ -181,6 +199,11 @@ impl World {
         let living = microvm.map(|id| self.state.microvms().join(id).join(output::OUTPUT));
         living.into_iter().chain([self.log(job)]).find(|path| path.exists())
     }
+}
+
+/// What is not there is no failure.
+fn absent(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 fn finished(exit_code: u8, outcome: &Outcome) -> JobResult {

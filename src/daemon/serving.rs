@@ -191,6 +191,7 @@ impl World {
             prefix: format!("mayfly-{instance}-"),
             removals: Removals::default(),
             next_forgetting: Millis(0),
+            log_bytes: 0,
             missed: Vec::new(),
             blockers: Vec::new(),
             draining: None,

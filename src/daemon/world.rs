@@ -46,6 +46,8 @@ pub(super) struct World {
     pub(super) next_list: Option<Millis>,
     /// When old records are forgotten next.
     pub(super) next_forgetting: Millis,
+    /// Bytes of what is kept of jobs that are over.
+    pub(super) log_bytes: u64,
     /// Runners of ours that the last list did not have.
     pub(super) missed: Vec<String>,
     /// Why each pool's jobs wait, by the last decision.

@@ -15,9 +15,13 @@
 //! qemu.log, vsock.log    what the programs complained of
 //! front-…                detached: the socket for front ends
 //! output.log             detached: what the job wrote, up to a bound
+//! output.tail-N          detached: the end of what did not fit, until it is added to output.log
 //! copy-N.tar             detached: the n-th tree that was copied out, up to a bound
+//! pool                   detached, as a black box: the name of its pool
 //! ```
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -33,6 +37,8 @@ use super::event::{Event, Happened, Phase};
 use super::plan::{Id, Plan};
 use crate::host::size::Size;
 
+/// The file with the name of a black box's pool; a microVM without a pool has none.
+const POOL: &str = "pool";
 /// Black boxes that are kept at the most.
 const KEPT: usize = 50;
 /// How long a black box is kept at the most.
@@ -237,10 +243,11 @@ pub fn collect(directory: &Path) -> io::Result<()> {
     fs::remove_dir_all(directory)
 }
 
-/// Makes the directory of a detached microVM that lives no more a black box like any other, to be
-/// removed when there are too many.
-pub fn keep(directory: &Path) -> io::Result<()> {
+/// Makes the directory of a detached microVM of a pool's that lives no more a black box like any
+/// other, to be removed when there are too many.
+pub fn keep(directory: &Path, pool: &str) -> io::Result<()> {
     let Some(_lock) = lock(directory)? else { return Err(io::ErrorKind::ResourceBusy.into()) };
+    fs::write(directory.join(POOL), pool)?;
     detached::socket(directory)?.map_or(Ok(()), |name| fs::remove_file(directory.join(name)))
 }
 
@@ -257,7 +264,7 @@ pub fn living(microvms: &Path) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Removes the oldest black boxes beyond what is kept. Those that a daemon has not collected yet
+/// Removes the black boxes that are too old or too many. Those that a daemon has not collected yet
 /// are left alone.
 pub fn prune(microvms: &Path) -> io::Result<()> {
     let mut dead = Vec::new();
@@ -266,17 +273,43 @@ pub fn prune(microvms: &Path) -> io::Result<()> {
             continue;
         }
         if let (Ok(Some(lock)), Ok(metadata)) = (lock(&directory), fs::metadata(&directory)) {
-            dead.push((metadata.modified()?, directory, lock));
+            let pool = fs::read(directory.join(POOL)).unwrap_or_default();
+            dead.push((pool, metadata.modified()?, directory, lock));
         }
     }
-    dead.sort_by_key(|(modified, ..)| std::cmp::Reverse(*modified));
-    for (rank, (modified, directory, _lock)) in dead.into_iter().enumerate() {
-        let old = modified.elapsed().is_ok_and(|age| age > KEPT_FOR);
-        if rank >= KEPT || old {
-            fs::remove_dir_all(&directory)?;
-        }
+    let oldest = SystemTime::now().checked_sub(KEPT_FOR).unwrap_or(SystemTime::UNIX_EPOCH);
+    let boxes: Vec<_> = dead.iter().map(|(pool, modified, ..)| (&pool[..], *modified)).collect();
+    for index in too_many(&boxes, oldest) {
+        fs::remove_dir_all(&dead[index].2)?;
     }
     Ok(())
+}
+
+/// Which black boxes go, given their pools and times: those that are too old; and while there are too
+/// many, the oldest of the pool that has the most.
+fn too_many(boxes: &[(&[u8], SystemTime)], oldest: SystemTime) -> Vec<usize> {
+    let mut pools = BTreeMap::<&[u8], Vec<usize>>::new();
+    let mut gone = Vec::new();
+    for (index, (pool, modified)) in boxes.iter().enumerate() {
+        if *modified < oldest {
+            gone.push(index);
+        } else {
+            pools.entry(*pool).or_default().push(index);
+        }
+    }
+    for own in pools.values_mut() {
+        own.sort_by_key(|index| Reverse(boxes[*index].1));
+    }
+    let mut left = boxes.len() - gone.len();
+    while left > KEPT {
+        // Of pools that have as many, the one with the oldest.
+        let time = |own: &Vec<usize>| own.last().map(|index| Reverse(boxes[*index].1));
+        let largest = pools.values_mut().max_by_key(|own| (own.len(), time(own)));
+        let Some(index) = largest.and_then(Vec::pop) else { break };
+        gone.push(index);
+        left -= 1;
+    }
+    gone
 }
 
 fn directories(microvms: &Path) -> io::Result<Vec<PathBuf>> {
@@ -302,7 +335,42 @@ fn summary(directory: &Path) -> Option<Summary> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    const POOLS: [&[u8]; 4] = [b"", b"a", b"b", b"c"];
+
+    proptest! {
+        #[test]
+        fn one_pools_failures_take_no_others_evidence(
+            boxes in prop::collection::vec((0_usize..4, 0_u64..1000), 0..120),
+            oldest in 0_u64..300,
+        ) {
+            let time = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            let boxes: Vec<_> =
+                boxes.into_iter().map(|(pool, seconds)| (POOLS[pool], time(seconds))).collect();
+            let gone = too_many(&boxes, time(oldest));
+            let stays = |index: &usize| !gone.contains(index);
+            let fresh = |index: &usize| boxes[*index].1 >= time(oldest);
+            let all = 0..boxes.len();
+            let (stayed, young) = (all.clone().filter(stays), all.clone().filter(fresh));
+            prop_assert_eq!(stayed.clone().count(), young.clone().count().min(KEPT));
+            for pool in POOLS {
+                let of_pool = |index: &usize| boxes[*index].0 == pool;
+                let (had, has) = (
+                    young.clone().filter(of_pool).count(),
+                    stayed.clone().filter(of_pool).count(),
+                );
+                // Whoever has less than a share loses nothing.
+                prop_assert!(has >= had.min(KEPT / POOLS.len()), "{} of {}", has, had);
+                let newest = all.clone().filter(|one| of_pool(one) && fresh(one) && !stays(one));
+                let newest = newest.map(|index| boxes[index].1).max();
+                let kept = stayed.clone().filter(of_pool).map(|index| boxes[index].1).min();
+                prop_assert!(newest.is_none() || kept.is_none() || newest <= kept);
+            }
+        }
+    }
 
     #[test]
     fn the_newest_black_boxes_are_kept_and_the_living_are_left_alone() {

@@ -250,23 +250,28 @@ fn a_warm_microvm_waits_for_its_one_job_and_tells_each_front_end_everything() {
         assert_eq!(all, [before, rest].concat(), "each event once, and in order");
     });
     assert_eq!(log(&directory), "one\n", "a second job is none");
-    record::keep(&directory).unwrap();
+    record::keep(&directory, "ci").unwrap();
     assert!(found(&host).is_none() && directory.is_dir(), "a black box like any other");
     host.assert_no_process();
 }
 
 #[test]
-fn output_is_cut_where_its_bound_is_and_the_job_goes_on() {
+fn output_beyond_its_bound_keeps_both_ends_and_the_job_goes_on() {
     let host = Host::new();
-    let script = "head -c 3000000 /dev/zero | tr '\\0' x; exit 5";
+    let script = "head -c 3000000 /dev/zero | tr '\\0' x; printf %250s y; exit 5";
     let task = Task { output: 1000, ..Task::new(&host) }.with_job(script);
     let _front_end = FrontEnd::start(&host, &task);
     let directory = wait_for(&host, Phase::Destroyed);
     let found = until("the end", PATIENCE, || found(&host).filter(|found| !found.living));
     let status = JobStatus::Code(5);
     assert_eq!(*outcome(&found.events), Outcome::Job { status, not_copied: Vec::new() });
-    let mark = "\n[mayfly: output cut here, 1000 bytes are kept]\n";
-    assert_eq!(log(&directory), "x".repeat(1000) + mark);
+    output::complete(&directory).unwrap();
+    let text = log(&directory);
+    let (head, tail) = text.split_once("\n[mayfly: ").unwrap();
+    assert_eq!(head, "x".repeat(500));
+    let (cut, tail) = tail.split_once(" bytes are cut here]\n").unwrap();
+    assert_eq!(cut.parse::<usize>().unwrap() + head.len() + tail.len(), 3_000_250);
+    assert!(tail.len() <= 500 && tail.ends_with(&format!("{:>250}", "y")), "{tail:?}");
 }
 
 #[test]

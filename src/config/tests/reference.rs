@@ -98,6 +98,7 @@ fn the_reference_has_the_defaults_that_are_in_effect() {
         "host.accel",
         "host.allow_emulation",
         "host.drain",
+        "host.log_bytes",
     ];
     for key in fixed {
         assert!(compared.iter().any(|other| other == key), "{key} has another default");

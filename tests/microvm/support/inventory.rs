@@ -109,7 +109,7 @@ impl Inventory {
 
 /// A directory of a microVM, or one of the files that a black box may have.
 fn is_black_box(line: &str) -> bool {
-    const FILES: [&str; 11] = [
+    const FILES: [&str; 12] = [
         "microvm.json",
         "events.jsonl",
         "console.log",
@@ -121,6 +121,7 @@ fn is_black_box(line: &str) -> bool {
         "egress.jsonl",
         "access.log",
         "programs.jsonl",
+        "pool",
     ];
     let Some((_, path)) = line.split_once("/state/microvms/m-") else { return false };
     match path.split_once('/') {
