@@ -171,7 +171,7 @@ async fn webhooks_are_taken_while_clients_stand_still() {
     let listener = server::bind_tcp("0.0.0.0:0".parse().unwrap()).await.unwrap();
     let place = Place::Tcp(([127, 0, 0, 1], listener.local_addr().unwrap().port()).into());
     let verify: webhook::Verify = Arc::new(|_, signature| signature == "sha256=2");
-    let (deliveries, mut taken) = mpsc::channel(1);
+    let (deliveries, mut taken) = mpsc::channel(1 << 20);
     let serving = webhook::serve(listener, verify, deliveries, CancellationToken::new());
     let honest = String::from_utf8(body(b"{}")).unwrap().replace("1000", "2");
     let take = async { while taken.recv().await.is_some() {} };

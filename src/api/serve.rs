@@ -34,8 +34,8 @@ const REQUEST_TIME: Duration = Duration::from_secs(30);
 const MAX_HEAD: usize = 16 << 10;
 /// How long requests that are being served are waited for at the end.
 const GRACE: Duration = Duration::from_secs(2);
-/// How many connections wait to be served, half of them of one source at the most. More of one source
-/// are closed; more in all wait in the kernel's queue.
+/// How many connections wait to be served, half of them of one source at the most: one more takes the
+/// place of the one of its source that has waited longest. More in all wait in the kernel's queue.
 const WAITING: usize = 128;
 /// How often those that wait are looked at, beside the end of others.
 const LOOK: Duration = Duration::from_millis(250);
@@ -102,11 +102,14 @@ struct Connection {
 impl<S: Client> Server<S> {
     fn queue(&mut self, stream: S) {
         let source = stream.source();
-        let own = self.waiting.iter().filter(|(other, _)| *other == source).count();
-        if own < WAITING / 2 {
-            stream.prepare();
-            self.waiting.push_back((source, stream));
+        let own = |(other, _): &(Source, S)| *other == source;
+        if self.waiting.iter().filter(|one| own(one)).count() >= WAITING / 2
+            && let Some(oldest) = self.waiting.iter().position(own)
+        {
+            self.waiting.remove(oldest);
         }
+        stream.prepare();
+        self.waiting.push_back((source, stream));
     }
 
     /// Serves those that wait as far as they may be.
