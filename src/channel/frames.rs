@@ -3,7 +3,6 @@
 use mayfly_protocol::frame::{self, FrameError};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::mpsc;
 
 /// Reads one message.
 pub async fn read<M: DeserializeOwned>(mut from: impl AsyncRead + Unpin) -> Result<M, FrameError> {
@@ -12,14 +11,4 @@ pub async fn read<M: DeserializeOwned>(mut from: impl AsyncRead + Unpin) -> Resu
     let mut body = vec![0; frame::parse_header(header)?];
     from.read_exact(&mut body).await?;
     frame::decode(&body)
-}
-
-/// Reads messages until the stream ends or makes no sense, which are the same between processes
-/// that trust each other, or until nobody takes them.
-pub async fn forward<M: DeserializeOwned>(mut from: impl AsyncRead + Unpin, to: mpsc::Sender<M>) {
-    while let Ok(message) = read(&mut from).await {
-        if to.send(message).await.is_err() {
-            return;
-        }
-    }
 }

@@ -46,7 +46,7 @@ pub(super) async fn adopt(
     orders: mpsc::Receiver<Order>,
     to: mpsc::Sender<Happening>,
 ) {
-    match Handle::attach(&directory) {
+    match Handle::attach(&directory).await {
         Ok(handle) => follow(handle, directory, key, orders, to).await,
         Err(error) => vanish(&directory, key, &chain(&error), &to).await,
     }
@@ -80,7 +80,7 @@ async fn follow(
         }
         // It lives: the connection was lost only.
         tokio::time::sleep(AGAIN).await;
-        handle = match Handle::attach(&directory) {
+        handle = match Handle::attach(&directory).await {
             Ok(handle) => handle,
             Err(error) => return vanish(&directory, key, &chain(&error), &to).await,
         };
@@ -146,7 +146,7 @@ async fn follow_once(
             }
             order = orders.recv() => match order {
                 // A lost connection shows itself where events are read.
-                Some(order) => { let _ = handle.order(&order).await; }
+                Some(order) => { let _ = handle.order(&order); }
                 None => return Followed::NobodyListens,
             },
         }

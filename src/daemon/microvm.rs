@@ -135,7 +135,7 @@ impl Microvm {
                 self.reached = Some(egress(report));
                 News::Nothing
             }
-            Happened::Greeted { .. } | Happened::Egress(_) => News::Nothing,
+            Happened::Greeted { .. } | Happened::Egress(_) | Happened::Unknown(_) => News::Nothing,
         }
     }
 

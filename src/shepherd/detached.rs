@@ -75,7 +75,13 @@ impl Place {
         [self.listener.as_raw_fd(), self.lock.as_raw_fd()]
     }
 
-    /// There is no shepherd to have it.
+    /// Where its shepherd listens.
+    #[cfg(test)]
+    pub(super) fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
+    /// There is no shepherd that has it any more.
     pub(super) fn abandon(self) {
         let _ = fs::remove_dir_all(self.directory);
     }

@@ -5,11 +5,16 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use mayfly_protocol::message::{JobStatus, Statistics};
+use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Id, monotonic};
 use super::runner::RunnerMark;
 use crate::egress::record::Report;
+use crate::failure::Code;
+
+/// Characters that are shown of an end that can't be read.
+const FORM: usize = 256;
 
 /// One line of the record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,7 +31,8 @@ pub struct Event {
 
 /// What happened.
 ///
-/// A daemon that was upgraded hears it from shepherds that were not: a new kind goes to the end.
+/// A daemon hears it from shepherds of other versions, and reads what they recorded: a kind that is
+/// not known is kept as it is and skipped ([`Self::Unknown`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Happened {
@@ -48,6 +54,9 @@ pub enum Happened {
     /// The same as [`Self::Egress`] so far, while it runs: something was reached, or refused, that
     /// was not before. Not every time that is so.
     Reached(Report),
+    /// A kind, or the fields of one, that this version does not know: kept, and otherwise skipped.
+    #[serde(untagged)]
+    Unknown(serde_json::Value),
 }
 
 /// The phases of a microVM's life, in order.
@@ -105,8 +114,9 @@ pub enum Outcome {
     Failed(FailureReport),
 }
 
-/// A failure, for those who were not there.
+/// A failure, for those who were not there. What another version leaves out has its default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct FailureReport {
     /// The phase in which it failed.
     pub phase: Phase,
@@ -119,12 +129,58 @@ pub struct FailureReport {
     /// The exit code that it stands for.
     pub code: u8,
     /// The last that was heard of the guest.
+    #[serde(deserialize_with = "statistics")]
     pub statistics: Option<Statistics>,
     /// Where the evidence is kept.
     pub black_box: PathBuf,
 }
 
+/// Statistics of another version: what they lack is 0, what they have beyond is skipped.
+fn statistics<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Statistics>, D::Error> {
+    let Some(found) = Option::<serde_json::Map<String, serde_json::Value>>::deserialize(from)?
+    else {
+        return Ok(None);
+    };
+    let whole = serde_json::to_value(Statistics::default()).map_err(D::Error::custom)?;
+    let serde_json::Value::Object(mut whole) = whole else { return Ok(None) };
+    whole.extend(found);
+    Ok(serde_json::from_value(whole.into()).ok())
+}
+
+impl Default for FailureReport {
+    /// An end of which nothing is known.
+    fn default() -> Self {
+        Self {
+            phase: Phase::Failed,
+            cause: "unknown".to_owned(),
+            message: "the microVM ended in a way that this version of Mayfly can't read".to_owned(),
+            hint: None,
+            code: Code::MachineFailed as u8,
+            statistics: None,
+            black_box: PathBuf::new(),
+        }
+    }
+}
+
 impl Event {
+    /// The event that a line of JSON is. An end is one, whatever its form: a job is not to wait for
+    /// it because its shepherd is of another version.
+    pub fn parse(line: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(line).map(Self::settle)
+    }
+
+    pub(super) fn settle(mut self) -> Self {
+        if let Happened::Unknown(value) = &self.happened
+            && value.get("ended").is_some()
+        {
+            let mut report = FailureReport::default();
+            let form: String = value.to_string().chars().take(FORM).collect();
+            report.message = format!("{}: {form}", report.message);
+            self.happened = Happened::Ended(Outcome::Failed(report));
+        }
+        self
+    }
+
     /// Something that happens now to a microVM that was asked for at `asked` (monotonic
     /// nanoseconds).
     pub fn now(microvm: &Id, asked: u64, happened: Happened) -> Self {

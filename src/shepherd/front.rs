@@ -10,10 +10,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mayfly_protocol::frame;
 use mayfly_protocol::message::Job;
 use tokio::io::AsyncWriteExt;
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -22,12 +21,13 @@ use tokio::task::JoinSet;
 use super::cause::Cause;
 use super::event::Event;
 use super::plan::Order;
-use crate::channel::frames;
+use super::wire::{self, Acknowledgement, Hello, Lines, Message, Request};
 
 /// Orders that wait to be carried out.
 const WAITING: usize = 16;
 
-/// How long a front end may leave what it was told unread, once the socket's buffer is full.
+/// How long a front end may leave what it was told unread, once the socket's buffer is full, and
+/// how long it may take to say hello.
 const HEARING: Duration = Duration::from_secs(10);
 
 /// How long the last events may take to reach a front end.
@@ -36,12 +36,32 @@ const FAREWELL: Duration = Duration::from_secs(15);
 /// The pause after a connection that could not be accepted, as when descriptors run out.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Every event so far, as frames. Bounded by what can happen to one microVM.
-type Told = Vec<Arc<[u8]>>;
+/// Front ends that may be about to say hello.
+const GREETING: usize = 8;
+
+/// Acknowledgements that are kept for a front end that is slow to read. Those before are implied by
+/// those after.
+const ANSWERS: usize = 64;
+
+/// An order that was received, with its number; none where it can't be read.
+type Received = (u64, Option<Order>);
+
+/// What there is to tell.
+#[derive(Default)]
+struct Told {
+    /// Every event so far, as lines. Bounded by what can happen to one microVM.
+    events: Vec<Arc<[u8]>>,
+    /// The last acknowledgements, as lines.
+    answers: VecDeque<Arc<[u8]>>,
+    /// How many acknowledgements there were.
+    answered: usize,
+    /// The number of the last order that was received.
+    acknowledged: u64,
+}
 
 /// The front end, as the shepherd sees it.
 pub(super) struct Front {
-    orders: mpsc::Receiver<Order>,
+    orders: mpsc::Receiver<Received>,
     told: watch::Sender<Told>,
     terminate: Signal,
     // Orders that came before their time.
@@ -49,16 +69,64 @@ pub(super) struct Front {
     reception: JoinSet<()>,
 }
 
+/// A connection whose both sides have said hello.
+pub(super) struct Greeted {
+    lines: Lines<OwnedReadHalf>,
+    write: OwnedWriteHalf,
+    // Acknowledgements that our hello included.
+    answered: usize,
+}
+
+impl Greeted {
+    /// Says hello to the front end that started this shepherd, and hears its hello. None where the
+    /// two do not understand each other.
+    pub(super) async fn first(stream: UnixStream) -> Option<Self> {
+        Self::exchange(stream, 0, 0).await
+    }
+
+    /// The same with a later one, which may not take long.
+    async fn later(stream: UnixStream, acknowledged: u64, answered: usize) -> Option<Self> {
+        let exchange = Self::exchange(stream, acknowledged, answered);
+        tokio::time::timeout(HEARING, exchange).await.ok()?
+    }
+
+    async fn exchange(stream: UnixStream, acknowledged: u64, answered: usize) -> Option<Self> {
+        let (read, mut write) = stream.into_split();
+        let mut lines = Lines::new(read);
+        let hello = wire::encode(&Message::Hello(&Hello::ours(acknowledged))).ok()?;
+        write.write_all(&hello).await.ok()?;
+        match lines.request().await {
+            Ok(Some(Request::Hello(hello))) => hello.check().ok()?,
+            _ => return None,
+        }
+        Some(Self { lines, write, answered })
+    }
+
+    /// The first order.
+    pub(super) async fn order(&mut self) -> Option<(u64, Order)> {
+        match self.lines.request().await {
+            Ok(Some(Request::Order(number, order))) => Some((number, *order)),
+            _ => None,
+        }
+    }
+}
+
 impl Front {
-    /// Takes over the first connection, the listener for later ones if there is one, and the
-    /// signal that ends a process in an orderly way.
-    pub(super) fn open(first: UnixStream, listener: Option<UnixListener>) -> io::Result<Self> {
+    /// Takes over the first connection and the number of its first order, the listener for later
+    /// connections if there is one, and the signal that ends a process in an orderly way.
+    pub(super) fn open(
+        first: Greeted,
+        number: u64,
+        listener: Option<UnixListener>,
+    ) -> io::Result<Self> {
         let (sender, orders) = mpsc::channel(WAITING);
-        let (told, hearing) = watch::channel(Told::new());
-        let mut reception = JoinSet::new();
-        reception.spawn(receive(first, listener, sender, hearing));
+        let (told, hearing) = watch::channel(Told::default());
         let terminate = signal(SignalKind::terminate())?;
-        Ok(Self { orders, told, terminate, early: VecDeque::new(), reception })
+        let mut front =
+            Self { orders, told, terminate, early: VecDeque::new(), reception: JoinSet::new() };
+        front.acknowledge(number, None);
+        front.reception.spawn(receive(first, listener, sender, hearing));
+        Ok(front)
     }
 
     /// The next order. Nothing is lost where the wait is given up.
@@ -82,14 +150,36 @@ impl Front {
     }
 
     async fn receive(&mut self) -> Result<Order, Cause> {
-        tokio::select! {
-            order = self.orders.recv() => match order {
-                None => Err(Cause::Abandoned),
-                Some(Order::End) => Err(Cause::Ended),
-                Some(order) => Ok(order),
-            },
-            _ = self.terminate.recv() => Err(Cause::Ended),
+        loop {
+            let received = tokio::select! {
+                received = self.orders.recv() => received,
+                _ = self.terminate.recv() => return Err(Cause::Ended),
+            };
+            let (number, order) = received.ok_or(Cause::Abandoned)?;
+            let repeated = number <= self.told.borrow().acknowledged;
+            let unknown = !repeated && order.is_none();
+            self.acknowledge(number, unknown.then_some("this version does not know the order"));
+            match order {
+                // It was received before; only the answer was lost.
+                _ if repeated => {}
+                Some(Order::End) => return Err(Cause::Ended),
+                Some(order) => return Ok(order),
+                None => {}
+            }
         }
+    }
+
+    fn acknowledge(&mut self, number: u64, refused: Option<&str>) {
+        let answer = Acknowledgement { number, refused: refused.map(str::to_owned) };
+        let Ok(line) = wire::encode(&Message::Acknowledged(&answer)) else { return };
+        self.told.send_modify(|told| {
+            told.acknowledged = told.acknowledged.max(number);
+            if told.answers.len() == ANSWERS {
+                told.answers.pop_front();
+            }
+            told.answers.push_back(line.into());
+            told.answered += 1;
+        });
     }
 
     /// Waits for the job. What else comes is for a job that does not run yet, and goes nowhere.
@@ -103,8 +193,8 @@ impl Front {
 
     /// Tells what happened, to the front end that is there and to those that come later.
     pub(super) fn tell(&mut self, event: &Event) {
-        if let Ok(frame) = frame::encode(event) {
-            self.told.send_modify(|told| told.push(frame.into()));
+        if let Ok(line) = wire::encode(&Message::Event(event)) {
+            self.told.send_modify(|told| told.events.push(line.into()));
         }
     }
 
@@ -126,33 +216,42 @@ struct Visit {
 
 impl Visit {
     fn begin(
-        stream: UnixStream,
-        orders: &mpsc::Sender<Order>,
+        greeted: Greeted,
+        orders: &mpsc::Sender<Received>,
         told: &watch::Receiver<Told>,
     ) -> Self {
-        let (read, write) = stream.into_split();
         let mut visit = Self::default();
-        visit.orders.spawn(frames::forward(read, orders.clone()));
-        visit.events.spawn(tell_all(write, told.clone()));
+        visit.orders.spawn(forward(greeted.lines, orders.clone()));
+        visit.events.spawn(tell_all(greeted.write, greeted.answered, told.clone()));
         visit
     }
 }
 
 /// Receives front ends until there is nothing more to tell and it has been told.
 async fn receive(
-    first: UnixStream,
+    first: Greeted,
     listener: Option<UnixListener>,
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<Received>,
     mut told: watch::Receiver<Told>,
 ) {
     let mut visit = Visit::begin(first, &orders, &told);
     let mut orders = Some(orders);
+    // Those that have not said hello yet, and do not count before they have.
+    let mut greetings = JoinSet::new();
     loop {
         tokio::select! {
-            stream = accept(listener.as_ref()) => {
-                // The newest is the one that counts: with the former its tasks end.
-                visit = orders.as_ref().map(|orders| Visit::begin(stream, orders, &told))
-                    .unwrap_or_default();
+            stream = accept(listener.as_ref()), if greetings.len() < GREETING => {
+                let (acknowledged, answered) = {
+                    let told = told.borrow();
+                    (told.acknowledged, told.answered)
+                };
+                greetings.spawn(Greeted::later(stream, acknowledged, answered));
+            }
+            Some(greeted) = greetings.join_next() => {
+                if let (Ok(Some(greeted)), Some(orders)) = (greeted, &orders) {
+                    // The newest is the one that counts: with the former its tasks end.
+                    visit = Visit::begin(greeted, orders, &told);
+                }
             }
             Some(_) = visit.orders.join_next() => match listener {
                 Some(_) => visit = Visit::default(),
@@ -167,14 +266,36 @@ async fn receive(
     }
 }
 
-/// Writes every event from the first on, until there are no more to come or nobody reads them.
-async fn tell_all(mut write: OwnedWriteHalf, mut told: watch::Receiver<Told>) {
-    let mut index = 0;
+/// Reads orders until the connection ends or makes no sense, or until nobody takes them.
+async fn forward(mut lines: Lines<OwnedReadHalf>, to: mpsc::Sender<Received>) {
+    while let Ok(Some(request)) = lines.request().await {
+        let received = match request {
+            Request::Order(number, order) => (number, Some(*order)),
+            Request::UnknownOrder(number) => (number, None),
+            Request::Hello(_) | Request::Unknown => continue,
+        };
+        if to.send(received).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Writes every event from the first on, and the acknowledgements after the first `answered`,
+/// until there are no more to come or nobody reads them.
+async fn tell_all(mut write: OwnedWriteHalf, answered: usize, mut told: watch::Receiver<Told>) {
+    let (mut index, mut answered) = (0, answered);
     loop {
-        let news = told.borrow_and_update()[index..].to_vec();
-        for frame in &news {
-            match tokio::time::timeout(HEARING, write.write_all(frame)).await {
-                Ok(Ok(())) => index += 1,
+        let news: Vec<Arc<[u8]>> = {
+            let told = told.borrow_and_update();
+            let new = (told.answered - answered).min(told.answers.len());
+            let answers = told.answers.iter().skip(told.answers.len() - new);
+            let news = answers.chain(&told.events[index..]).cloned().collect();
+            (index, answered) = (told.events.len(), told.answered);
+            news
+        };
+        for line in &news {
+            match tokio::time::timeout(HEARING, write.write_all(line)).await {
+                Ok(Ok(())) => {}
                 _ => return,
             }
         }
@@ -211,86 +332,5 @@ fn is_welcome(stream: &UnixStream) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::shepherd::event::{Happened, Phase};
-    use crate::shepherd::plan::Id;
-
-    fn event(phase: Phase) -> Event {
-        Event::now(&Id::new().unwrap(), 0, Happened::Phase(phase))
-    }
-
-    fn listener() -> (tempfile::TempDir, std::path::PathBuf, UnixListener) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("front");
-        let listener = UnixListener::bind(&path).unwrap();
-        (directory, path, listener)
-    }
-
-    async fn heard(stream: &mut UnixStream) -> Event {
-        tokio::time::timeout(FAREWELL, frames::read(stream)).await.unwrap().unwrap()
-    }
-
-    #[tokio::test]
-    async fn each_front_end_hears_everything_once_and_in_order() {
-        let (_directory, path, listener) = listener();
-        let (mut first, theirs) = UnixStream::pair().unwrap();
-        let mut front = Front::open(theirs, Some(listener)).unwrap();
-        let events = [Phase::Planned, Phase::Prepared, Phase::Booting].map(event);
-        front.tell(&events[0]);
-        assert_eq!(heard(&mut first).await, events[0]);
-        front.tell(&events[1]);
-        let mut second = UnixStream::connect(&path).await.unwrap();
-        assert_eq!(heard(&mut second).await, events[0]);
-        assert_eq!(heard(&mut second).await, events[1]);
-        front.tell(&events[2]);
-        let mut third = UnixStream::connect(&path).await.unwrap();
-        for event in &events {
-            assert_eq!(heard(&mut third).await, *event);
-        }
-        // The second may have heard it, too, before the third took its place.
-        while let Ok(event) = frames::read::<Event>(&mut second).await {
-            assert_eq!(event, events[2]);
-        }
-        front.close().await;
-        assert!(frames::read::<Event>(&mut third).await.is_err(), "nothing comes twice");
-    }
-
-    #[tokio::test]
-    async fn the_end_of_a_front_end_is_that_of_an_attached_shepherd_only() {
-        let (_directory, path, listener) = listener();
-        let (first, theirs) = UnixStream::pair().unwrap();
-        let mut front = Front::open(theirs, Some(listener)).unwrap();
-        drop(first);
-        let mut second = UnixStream::connect(&path).await.unwrap();
-        second.write_all(&frame::encode(&Order::Signal(15)).unwrap()).await.unwrap();
-        assert!(matches!(front.order().await, Ok(Order::Signal(15))));
-        drop(second);
-        let mut third = UnixStream::connect(&path).await.unwrap();
-        third.write_all(&frame::encode(&Order::End).unwrap()).await.unwrap();
-        assert!(matches!(front.order().await, Err(Cause::Ended)));
-
-        let (first, theirs) = UnixStream::pair().unwrap();
-        let mut front = Front::open(theirs, None).unwrap();
-        drop(first);
-        assert!(matches!(front.order().await, Err(Cause::Abandoned)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_front_end_that_does_not_listen_holds_up_nothing() {
-        let (_directory, path, listener) = listener();
-        let (deaf, theirs) = UnixStream::pair().unwrap();
-        let mut front = Front::open(theirs, Some(listener)).unwrap();
-        let count = 20_000;
-        for _ in 0..count {
-            front.tell(&event(Phase::Ready));
-        }
-        tokio::time::sleep(HEARING * 2).await;
-        let mut next = UnixStream::connect(&path).await.unwrap();
-        for _ in 0..count {
-            heard(&mut next).await;
-        }
-        drop(deaf);
-        front.close().await;
-    }
-}
+#[path = "front_tests.rs"]
+mod tests;

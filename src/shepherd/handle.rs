@@ -1,14 +1,16 @@
 //! A shepherd, as its front end holds it.
 
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream as Socket;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mayfly_protocol::frame::{self, FrameError};
+use mayfly_protocol::message::{HostMessage, Job};
 use nix::sys::wait::{Id as Waited, WaitPidFlag, WaitStatus, waitid};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWriteExt, Interest};
@@ -17,14 +19,16 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::detached::{self, Place};
+use super::attach::{self, AttachError};
+use super::detached::Place;
 use super::enclosure::{self, EnclosureError, Program};
 use super::event::Event;
+use super::identity;
 use super::job::FIRST_COPY;
 use super::plan::{Order, Plan};
 use super::process::FRONT;
-use super::record;
-use crate::channel::frames;
+use super::record::{self, Liveness};
+use super::wire::{self, Acknowledgement, Hello, Lines, Message, Report, VersionError, WireError};
 use crate::failure::{Code, Failure};
 
 /// What goes wrong between a front end and its shepherd.
@@ -39,9 +43,18 @@ pub enum HandleError {
     /// The connection to it failed.
     #[error("lost the connection to the shepherd")]
     Connection(#[source] io::Error),
-    /// An order does not fit into a message.
+    /// A job does not fit into a message.
     #[error("arguments, variables and paths of the job are too much for one message")]
     TooLong(#[source] FrameError),
+    /// An order can't be written, or is too long.
+    #[error("the order can't be sent to the shepherd")]
+    Order(#[source] WireError),
+    /// It takes no more orders: it is stopped, or wedged.
+    #[error("the shepherd has not taken the last {WAITING} orders")]
+    NotReading,
+    /// The program that was started is of a version that this one has nothing in common with.
+    #[error(transparent)]
+    Version(#[from] VersionError),
     /// It ended without telling why.
     #[error("the shepherd ended without a word: {0}")]
     Vanished(String),
@@ -52,8 +65,10 @@ impl Failure for HandleError {
         match self {
             Self::Enclosure(error) => error.code(),
             Self::Directory(..) => Code::CannotWrite,
-            Self::TooLong(_) => Code::Usage,
-            Self::Connection(_) | Self::Vanished(_) => Code::MachineFailed,
+            Self::TooLong(_) | Self::Order(_) => Code::Usage,
+            Self::Connection(_) | Self::Vanished(_) | Self::NotReading | Self::Version(_) => {
+                Code::MachineFailed
+            }
         }
     }
 
@@ -61,9 +76,23 @@ impl Failure for HandleError {
         match self {
             Self::Enclosure(error) => error.hint(),
             Self::TooLong(_) => Some("copy large data in as a file with --copy-in".to_owned()),
-            Self::Directory(..) | Self::Connection(_) | Self::Vanished(_) => None,
+            Self::Version(_) => {
+                Some("restart the daemon: the program it was started from was replaced".to_owned())
+            }
+            Self::Directory(..)
+            | Self::Connection(_)
+            | Self::Order(_)
+            | Self::NotReading
+            | Self::Vanished(_) => None,
         }
     }
+}
+
+/// Whether a job fits into the message that carries it to the guest; to be found out before
+/// anything is started.
+pub fn check_job(job: &Job) -> Result<(), HandleError> {
+    let start = HostMessage::Start(job.clone());
+    frame::encode(&start).map(drop).map_err(HandleError::TooLong)
 }
 
 /// The descriptors that a job's streams go to and come from.
@@ -76,26 +105,42 @@ pub struct Descriptors {
     pub copies: Vec<OwnedFd>,
 }
 
+/// What is heard from a shepherd.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// Something happened.
+    Event(Box<Event>),
+    /// An order was received, and so were those with smaller numbers.
+    Acknowledged(Acknowledgement),
+}
+
 /// A shepherd, living or not. Where the handle of an attached one is dropped, the shepherd ends its
 /// microVM; a detached one goes on.
 pub struct Handle {
+    // Of a detached one.
+    directory: Option<PathBuf>,
+    // Of an attached one that was given its plan.
+    remains: Option<PathBuf>,
     // None of one that had ended before it was looked for.
     pidfd: Option<OwnedFd>,
-    orders: Option<OwnedWriteHalf>,
-    events: mpsc::Receiver<Event>,
-    // Of an attached one that was given its plan.
-    directory: Option<PathBuf>,
-    // The reader of events; ends with the connection.
-    _reader: JoinSet<()>,
+    // None where there is nobody to give any to.
+    orders: Option<mpsc::Sender<Vec<u8>>>,
+    news: mpsc::Receiver<News>,
+    last: u64,
+    unacknowledged: VecDeque<(u64, Order)>,
+    // The reader of news and the writer of orders; they end with the connection.
+    _tasks: JoinSet<()>,
 }
 
-/// Events that wait to be looked at.
-const WAITING: usize = 16;
+/// News and orders that wait, each.
+const WAITING: usize = 64;
 
 /// How long a shepherd whose connection ended may take to let go of its directory.
 const LETTING_GO: Duration = Duration::from_secs(2);
 /// Between two looks at whether it has.
 const LOOK: Duration = Duration::from_millis(10);
+/// How long a shepherd that was started may take to say hello.
+const HELLO: Duration = Duration::from_secs(60);
 
 impl Handle {
     /// The program that a shepherd is by default: this very one, with the argument `shepherd`.
@@ -109,21 +154,33 @@ impl Handle {
         let all: Vec<RawFd> = standard.chain([theirs.as_raw_fd()]).chain(copies).collect();
         const { assert!(FRONT == 3 && FIRST_COPY == FRONT + 1, "the order of descriptors") };
         let pidfd = start(Self::THIS_PROGRAM.as_ref(), &all)?;
-        let (read, orders) = asynchronous(ours)?.into_split();
-        Ok(Self::new(Some(pidfd), Some(orders), |to| frames::forward(read, to)))
+        let (read, write) = asynchronous(ours)?.into_split();
+        // The same program, so its hello says nothing new.
+        Self::new(None, Some(pidfd), Some(write), 0, |to| async move {
+            forward(Lines::new(read), &to).await;
+        })
     }
 
     /// Starts one that outlives this process, and gives it its plan, which has to be one of a
     /// detached microVM ([`Plan::detached`]). `program` is Mayfly's executable.
     ///
     /// The plan's directory is made here, and is the caller's to [`record::collect`] or
-    /// [`record::keep`] once the microVM is over. The process is a child of this one, and remains as
-    /// a zombie until [`Handle::ended`] was waited for.
+    /// [`record::keep`] once the microVM is over; where this fails, nothing is left. The process is
+    /// a child of this one, and remains as a zombie until [`Handle::ended`] was waited for.
     pub async fn spawn_detached(program: &Path, plan: &Plan) -> Result<Self, HandleError> {
         let refused = |error| HandleError::Directory(plan.directory.clone(), error);
-        let prepare = Order::Prepare(Box::new(plan.clone()));
-        let prepare = frame::encode(&prepare).map_err(HandleError::TooLong)?;
         let place = Place::make(&plan.directory).map_err(refused)?;
+        match Self::spawn_in(&place, program, plan).await {
+            // Lock and listener are the shepherd's now.
+            Ok(handle) => Ok(handle),
+            Err(error) => {
+                place.abandon();
+                Err(error)
+            }
+        }
+    }
+
+    async fn spawn_in(place: &Place, program: &Path, plan: &Plan) -> Result<Self, HandleError> {
         let (ours, theirs) = Socket::pair().map_err(HandleError::Connection)?;
         let null = std::fs::File::options().read(true).write(true).open("/dev/null");
         let null = null.map_err(HandleError::Connection)?;
@@ -131,89 +188,151 @@ impl Handle {
         let standard = [null.as_raw_fd(); 3];
         let all: Vec<RawFd> =
             standard.into_iter().chain([theirs.as_raw_fd(), listener, lock]).collect();
-        let pidfd = match start(program, &all) {
-            Ok(pidfd) => pidfd,
-            Err(error) => {
-                place.abandon();
-                return Err(error);
-            }
-        };
-        // Lock and listener are the shepherd's now.
-        drop((place, theirs));
-        let (read, mut orders) = asynchronous(ours)?.into_split();
-        // One that has ended already is told of by its events.
-        let _ = orders.write_all(&prepare).await;
+        // What can fail comes before the start, or ends what was started.
+        let (read, write) = asynchronous(ours)?.into_split();
+        let started = Started(Some(start(program, &all)?));
+        drop(theirs);
+        let mut lines = Lines::new(read);
+        let hello = tokio::time::timeout(HELLO, lines.report());
+        match hello.await {
+            Ok(Ok(Some(Report::Hello(hello)))) => hello.check()?,
+            Ok(_) => return Err(HandleError::Vanished("it said no hello".to_owned())),
+            Err(_) => return Err(HandleError::NotReading),
+        }
         let directory = plan.directory.clone();
-        Ok(Self::new(Some(pidfd), Some(orders), |to| follow(directory, Some(read), to)))
+        let follow = |to| follow(directory.clone(), Some(lines), to);
+        let mut handle = Self::new(Some(directory.clone()), None, Some(write), 0, follow)?;
+        handle.order(&Order::Prepare(Box::new(plan.clone())))?;
+        handle.pidfd = started.keep();
+        Ok(handle)
     }
 
     /// Takes up the detached shepherd of a directory, whoever started it. Every event from the
-    /// first on comes again; of one that is dead those that it recorded.
-    pub fn attach(directory: &Path) -> Result<Self, HandleError> {
-        let refused = |error| HandleError::Directory(directory.to_owned(), error);
-        let pidfd = record::process(directory).map_err(refused)?;
-        let connected = detached::connect(directory).ok().map(asynchronous).transpose()?;
-        let (read, orders) = connected.map(UnixStream::into_split).unzip();
-        Ok(Self::new(pidfd, orders, |to| follow(directory.to_owned(), read, to)))
+    /// first on comes again; of one that is gone those that it recorded. That this fails never
+    /// means that the shepherd is gone.
+    pub async fn attach(directory: &Path) -> Result<Self, AttachError> {
+        let attached = attach::attach(directory).await?;
+        let (read, write, acknowledged) = match attached.connection {
+            Some((lines, write, hello)) => (Some(lines), Some(write), hello.acknowledged),
+            None => (None, None, 0),
+        };
+        let owned = directory.to_owned();
+        let follow = |to| follow(owned, read, to);
+        let pidfd = attached.pidfd;
+        Self::new(Some(directory.to_owned()), pidfd, write, acknowledged, follow)
+            .map_err(|error| AttachError::Failed(io::Error::other(error)))
     }
 
     fn new<F: Future<Output = ()> + Send + 'static>(
+        directory: Option<PathBuf>,
         pidfd: Option<OwnedFd>,
-        orders: Option<OwnedWriteHalf>,
-        read: impl FnOnce(mpsc::Sender<Event>) -> F,
-    ) -> Self {
-        let (sender, events) = mpsc::channel(WAITING);
-        let mut reader = JoinSet::new();
-        reader.spawn(read(sender));
-        Self { pidfd, orders, events, directory: None, _reader: reader }
+        write: Option<OwnedWriteHalf>,
+        last: u64,
+        read: impl FnOnce(mpsc::Sender<News>) -> F,
+    ) -> Result<Self, HandleError> {
+        let (sender, news) = mpsc::channel(WAITING);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(read(sender));
+        let hello = wire::encode(&Message::Hello(&Hello::ours(0))).map_err(HandleError::Order)?;
+        let orders = write.map(|write| {
+            let (orders, lines) = mpsc::channel(WAITING);
+            tasks.spawn(write_lines(write, hello, lines));
+            orders
+        });
+        let unacknowledged = VecDeque::new();
+        let remains = None;
+        Ok(Self { directory, remains, pidfd, orders, news, last, unacknowledged, _tasks: tasks })
     }
 
-    /// Gives an order. That it was taken is seen by the events only: a second `Start` is ignored,
-    /// and one that the shepherd took is answered by the phase `claimed`.
-    pub async fn order(&mut self, order: &Order) -> Result<(), HandleError> {
-        let frame = frame::encode(order).map_err(HandleError::TooLong)?;
-        if let Order::Prepare(plan) = order {
-            self.directory = Some(plan.directory.clone());
+    /// Gives an order, and tells its number. Never waits. That it was received is told by
+    /// [`News::Acknowledged`]; what comes of it by the events: a second `Start` is ignored, and one
+    /// that the shepherd took is answered by the phase `claimed`.
+    pub fn order(&mut self, order: &Order) -> Result<u64, HandleError> {
+        let number = self.last + 1;
+        if let (Order::Prepare(plan), None) = (order, &self.directory) {
+            self.remains = Some(plan.directory.clone());
         }
-        let Some(orders) = &mut self.orders else { return Ok(()) };
-        match orders.write_all(&frame).await {
-            Ok(()) => Ok(()),
-            // It has ended; the events that it left behind say why.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            Err(error) => Err(HandleError::Connection(error)),
+        self.send(number, order)?;
+        self.last = number;
+        self.unacknowledged.push_back((number, order.clone()));
+        Ok(number)
+    }
+
+    fn send(&self, number: u64, order: &Order) -> Result<(), HandleError> {
+        if self.unacknowledged.len() >= WAITING {
+            return Err(HandleError::NotReading);
+        }
+        let line = wire::encode(&Message::Order { number, order }).map_err(HandleError::Order)?;
+        match self.orders.as_ref().map(|orders| orders.try_send(line)) {
+            Some(Err(mpsc::error::TrySendError::Full(_))) => Err(HandleError::NotReading),
+            // It has ended, or the connection has; the end of the news shows it.
+            None | Some(Ok(()) | Err(mpsc::error::TrySendError::Closed(_))) => Ok(()),
         }
     }
 
-    /// The next event. None once the shepherd has ended; of a detached one also where a newer
-    /// connection took this one's place, or this one was not read from for long: as long as
-    /// [`record::is_living`], it can be attached to again. Nothing is lost where the wait is given
-    /// up.
-    pub async fn event(&mut self) -> Option<Event> {
-        self.events.recv().await
+    /// The orders that were not acknowledged, with their numbers, for [`Handle::resume`].
+    pub fn into_unacknowledged(self) -> VecDeque<(u64, Order)> {
+        self.unacknowledged
     }
 
-    /// Kills it, and with it everything of its microVM. For one that does not obey.
-    pub fn kill(&self) -> Result<(), HandleError> {
-        let Some(pidfd) = &self.pidfd else { return Ok(()) };
-        let (number, info) = (pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
-        // SAFETY: takes an open descriptor, a number, no information and no flags.
-        let sent =
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, number, libc::SIGKILL, info, 0) };
-        match io::Error::last_os_error() {
-            error if sent < 0 && error.raw_os_error() != Some(libc::ESRCH) => {
-                Err(HandleError::Connection(error))
+    /// After attaching again: gives orders again that the shepherd did not acknowledge, with the
+    /// numbers that they had. One that it has received after all is not carried out twice.
+    pub fn resume(
+        &mut self,
+        orders: impl IntoIterator<Item = (u64, Order)>,
+    ) -> Result<(), HandleError> {
+        for (number, order) in orders {
+            if number > self.last {
+                self.send(number, &order)?;
+                self.last = number;
+                self.unacknowledged.push_back((number, order));
             }
-            _ => Ok(()),
+        }
+        Ok(())
+    }
+
+    /// What is heard next. None once the connection has ended: the shepherd has, or a newer
+    /// connection took this one's place, or this one was not read from for long. Which of them it
+    /// is, [`record::liveness`] tells. Nothing is lost where the wait is given up.
+    pub async fn news(&mut self) -> Option<News> {
+        let news = self.news.recv().await;
+        if let Some(News::Acknowledged(answer)) = &news {
+            self.unacknowledged.retain(|(number, _)| *number > answer.number);
+        }
+        news
+    }
+
+    /// The next event, as [`Handle::news`].
+    pub async fn event(&mut self) -> Option<Event> {
+        loop {
+            if let News::Event(event) = self.news().await? {
+                return Some(*event);
+            }
+        }
+    }
+
+    /// Kills it, and with it everything of its microVM, through a descriptor of its process, so
+    /// that no other process can be meant. For one that does not obey.
+    pub fn kill(&self) -> Result<(), HandleError> {
+        let looked_up = match (&self.pidfd, &self.directory) {
+            (None, Some(directory)) => {
+                record::process(directory).map_err(HandleError::Connection)?
+            }
+            _ => None,
+        };
+        match self.pidfd.as_ref().or(looked_up.as_ref()) {
+            Some(pidfd) => identity::kill(pidfd).map_err(HandleError::Connection),
+            None => Ok(()),
         }
     }
 
     /// Waits for the end of its process, which follows that of its events, and tells how it ended.
     /// Of an attached one that left no evidence nothing is left then.
     pub async fn ended(mut self) -> Result<String, HandleError> {
-        let directory = self.directory.take();
+        let remains = self.remains.take();
         let ended = self.process_ended().await;
         // One with evidence in it stays.
-        let _ = directory.map(std::fs::remove_dir);
+        let _ = remains.map(std::fs::remove_dir);
         ended
     }
 
@@ -234,6 +353,25 @@ impl Handle {
     }
 }
 
+/// A process that is killed unless it is kept.
+struct Started(Option<OwnedFd>);
+
+impl Started {
+    fn keep(mut self) -> Option<OwnedFd> {
+        self.0.take()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Some(pidfd) = &self.0 {
+            // It can only have ended already.
+            let _ = identity::kill(pidfd);
+            let _ = waitid(Waited::PIDFd(std::os::fd::AsFd::as_fd(pidfd)), WaitPidFlag::WEXITED);
+        }
+    }
+}
+
 fn start(program: &Path, descriptors: &[RawFd]) -> Result<OwnedFd, HandleError> {
     let path = CString::new(program.as_os_str().as_bytes());
     let path = path.map_err(|error| HandleError::Connection(error.into()))?;
@@ -246,25 +384,56 @@ fn start(program: &Path, descriptors: &[RawFd]) -> Result<OwnedFd, HandleError> 
     Ok(child.pidfd)
 }
 
-fn asynchronous(socket: Socket) -> Result<UnixStream, HandleError> {
+pub(super) fn asynchronous(socket: Socket) -> Result<UnixStream, HandleError> {
     let set = socket.set_nonblocking(true);
     set.and_then(|()| UnixStream::from_std(socket)).map_err(HandleError::Connection)
 }
 
-/// Passes on the events of a detached shepherd: those that come over the connection, then those
-/// that only the record has.
-async fn follow(directory: PathBuf, read: Option<OwnedReadHalf>, to: mpsc::Sender<Event>) {
-    let mut heard = 0;
-    if let Some(mut read) = read {
-        while let Ok(event) = frames::read(&mut read).await {
-            heard += 1;
-            if to.send(event).await.is_err() {
-                return;
-            }
+/// Writes the hello, then orders as they are given, until the connection ends.
+async fn write_lines(mut to: OwnedWriteHalf, hello: Vec<u8>, mut orders: mpsc::Receiver<Vec<u8>>) {
+    let mut line = hello;
+    // A connection that ended shows itself where news are read.
+    while to.write_all(&line).await.is_ok() {
+        match orders.recv().await {
+            Some(next) => line = next,
+            None => return,
         }
     }
+}
+
+/// Passes on news until the connection ends or makes no sense; false where nobody takes them. Gives
+/// the number of events.
+async fn forward(mut lines: Lines<OwnedReadHalf>, to: &mpsc::Sender<News>) -> (usize, bool) {
+    let mut heard = 0;
+    while let Ok(Some(report)) = lines.report().await {
+        let news = match report {
+            Report::Event(event) => {
+                heard += 1;
+                News::Event(Box::new(event.settle()))
+            }
+            Report::Acknowledged(answer) => News::Acknowledged(answer),
+            Report::Hello(_) | Report::Unknown => continue,
+        };
+        if to.send(news).await.is_err() {
+            return (heard, false);
+        }
+    }
+    (heard, true)
+}
+
+/// Passes on the news of a detached shepherd: those that come over the connection, then the events
+/// that only the record has.
+async fn follow(directory: PathBuf, lines: Option<Lines<OwnedReadHalf>>, to: mpsc::Sender<News>) {
+    let (heard, wanted) = match lines {
+        Some(lines) => forward(lines, &to).await,
+        None => (0, true),
+    };
+    if !wanted {
+        return;
+    }
     let let_go = async {
-        while record::is_living(&directory).unwrap_or(false) {
+        // That it can't be looked at does not mean that it is gone.
+        while !matches!(record::liveness(&directory), Ok(Liveness::Gone)) {
             tokio::time::sleep(LOOK).await;
         }
     };
@@ -273,19 +442,8 @@ async fn follow(directory: PathBuf, read: Option<OwnedReadHalf>, to: mpsc::Sende
         return;
     }
     for event in record::events(&directory).unwrap_or_default().into_iter().skip(heard) {
-        if to.send(event).await.is_err() {
+        if to.send(News::Event(Box::new(event))).await.is_err() {
             return;
         }
-    }
-}
-
-/// A descriptor of a process of which only the number is known (`pidfd_open(2)`).
-pub(super) fn open_process(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: takes plain numbers.
-    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    match RawFd::try_from(opened) {
-        // SAFETY: the kernel just made it, and nobody else has it.
-        Ok(number) if number >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
-        _ => Err(io::Error::last_os_error()),
     }
 }

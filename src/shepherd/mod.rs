@@ -15,6 +15,7 @@
 //!
 //! Owns the microVM's directory and its children. Knows nothing of GitHub, of pools, or of people.
 
+mod attach;
 pub mod cause;
 mod context;
 mod detached;
@@ -24,6 +25,7 @@ pub mod event;
 mod front;
 mod greeting;
 mod handle;
+pub mod identity;
 mod job;
 mod life;
 pub mod output;
@@ -36,6 +38,8 @@ pub mod record;
 mod reference;
 mod renounce;
 pub mod runner;
+pub mod wire;
 
+pub use attach::AttachError;
 pub use detached::Detached;
-pub use handle::{Descriptors, Handle, HandleError};
+pub use handle::{Descriptors, Handle, HandleError, News, check_job};

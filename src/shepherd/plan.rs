@@ -64,6 +64,7 @@ pub struct Boot {
 
 /// How long each phase may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Deadlines {
     /// From nothing to a machine that could boot.
     pub prepare: Duration,
@@ -130,9 +131,10 @@ impl std::fmt::Display for Id {
     }
 }
 
-/// What a front end tells its shepherd, which may be of an older version: a new order goes to the
-/// end.
+/// What a front end tells its shepherd, which may be of another version: an order that it does not
+/// know is acknowledged as refused.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Order {
     /// Make this microVM and have it ready. The first order, and given once.
     Prepare(Box<Plan>),

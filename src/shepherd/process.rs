@@ -11,10 +11,9 @@ use super::cause::Cause;
 use super::detached;
 use super::enclosure;
 use super::event::{Event, FailureReport, Happened, Outcome, Phase};
-use super::front::Front;
+use super::front::{Front, Greeted};
 use super::life::{Failed, Planned};
 use super::plan::{Order, Plan};
-use crate::channel::frames;
 use crate::failure::{self, Failure};
 
 /// The descriptor of the connection to the front end.
@@ -38,16 +37,19 @@ fn live() -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         socket.set_nonblocking(true)?;
-        let mut connection = UnixStream::from_std(socket)?;
+        // A front end of a version that has nothing in common sees it by our hello.
+        let Some(mut first) = Greeted::first(UnixStream::from_std(socket)?).await else {
+            return Ok(());
+        };
         // Without a plan there is nothing to do and nothing to tell.
-        let Ok(Order::Prepare(plan)) = frames::read(&mut connection).await else { return Ok(()) };
+        let Some((number, Order::Prepare(plan))) = first.order().await else { return Ok(()) };
         let (listener, lock) = match plan.detached {
             Some(_) => {
                 detached::inherited().map(|(listener, lock)| (Some(listener), Some(lock)))?
             }
             None => (None, None),
         };
-        let front = Front::open(connection, listener)?;
+        let front = Front::open(first, number, listener)?;
         Box::pin(shepherd(*plan, lock, front)).await;
         Ok(())
     })

@@ -34,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use super::cause::Cause;
 use super::detached;
 use super::event::{Event, Happened, Phase};
+use super::identity::{self, Identity};
 use super::plan::{Id, Plan};
 use crate::host::size::Size;
 
@@ -59,6 +60,10 @@ pub struct Summary {
     pub pid: u32,
     /// When it was asked for (RFC 3339, UTC).
     pub since: String,
+    /// Tells its shepherd from a later process with the same number; older versions wrote none.
+    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<Identity>,
 }
 
 /// A microVM as `mayfly ps` shows it.
@@ -97,9 +102,13 @@ impl Record {
             memory: plan.memory,
             pid: host_process_id().map_err(refused)?,
             since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            process: Some(Identity::of("self").map_err(refused)?),
         };
         let text = serde_json::to_vec(&summary).map_err(|error| refused(error.into()))?;
-        fs::write(plan.directory.join("microvm.json"), text).map_err(refused)?;
+        // Whoever reads it finds all of it or none.
+        let new = plan.directory.join("microvm.json.new");
+        fs::write(&new, text).map_err(refused)?;
+        fs::rename(new, plan.directory.join("microvm.json")).map_err(refused)?;
         let events = File::create(plan.directory.join("events.jsonl")).map_err(refused)?;
         Ok(Self { directory: plan.directory.clone(), events, _lock: lock })
     }
@@ -170,12 +179,40 @@ fn flock(file: &File, operation: libc::c_int) -> io::Result<bool> {
     }
 }
 
-/// The shepherd of a directory as a process; `None` where it lives no more.
+/// How a shepherd is, from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Liveness {
+    /// It holds its directory.
+    Alive,
+    /// Its directory is free, but its process has not ended yet.
+    Ending,
+    /// Its directory is free and its process has ended: nothing of the microVM is left.
+    Gone,
+}
+
+/// How the shepherd of a directory is. An error says that it could not be looked at, never that it
+/// is gone.
+pub fn liveness(directory: &Path) -> io::Result<Liveness> {
+    if is_living(directory)? {
+        return Ok(Liveness::Alive);
+    }
+    // Without an identity a process with that number could be any by now.
+    let known = summary(directory)?.filter(|summary| summary.process.is_some());
+    let process = known.map(|summary| identity::find(summary.pid, summary.process.as_ref()));
+    match process.transpose()?.flatten() {
+        Some(_) => Ok(Liveness::Ending),
+        None => Ok(Liveness::Gone),
+    }
+}
+
+/// The shepherd of a directory as a process; `None` where it has ended, or has not said yet which
+/// it is.
 pub(super) fn process(directory: &Path) -> io::Result<Option<OwnedFd>> {
-    let Some(summary) = summary(directory) else { return Ok(None) };
-    let process = super::handle::open_process(summary.pid);
-    // Locked now, it was locked all the time, and the process is the one that wrote its number.
-    if is_living(directory)? { process.map(Some) } else { Ok(None) }
+    let Some(summary) = summary(directory)? else { return Ok(None) };
+    let process = identity::find(summary.pid, summary.process.as_ref())?;
+    // Without an identity: locked now, it was locked all the time, and the process is the one that
+    // wrote its number.
+    if summary.process.is_some() || is_living(directory)? { Ok(process) } else { Ok(None) }
 }
 
 /// What a daemon finds of a microVM when it comes back.
@@ -198,8 +235,8 @@ pub fn owned(microvms: &Path) -> io::Result<Vec<Found>> {
         let name = directory.file_name().and_then(|name| name.to_str());
         let Some(id) = name.and_then(Id::parse) else { continue };
         // The first question: what ends between it and the reading is complete when it is read.
-        let living = match is_living(&directory) {
-            Ok(living) => living,
+        let living = match liveness(&directory) {
+            Ok(liveness) => liveness != Liveness::Gone,
             // Collected in the meantime.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
@@ -222,7 +259,7 @@ pub fn events(directory: &Path) -> io::Result<Vec<Event>> {
     };
     // A line that is being written, or that its writer did not live to finish, is none yet.
     let whole = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
-    Ok(whole.filter_map(|line| serde_json::from_slice(line).ok()).collect())
+    Ok(whole.filter_map(|line| Event::parse(line).ok()).collect())
 }
 
 /// Removes the directory of a detached microVM that lives no more.
@@ -319,7 +356,7 @@ fn directories(microvms: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read(directory: &Path) -> Option<Entry> {
-    let summary = summary(directory)?;
+    let summary = summary(directory).ok()??;
     let phases =
         events(directory).ok()?.into_iter().rev().filter_map(|event| match event.happened {
             Happened::Phase(phase) => Some(phase),
@@ -329,8 +366,13 @@ fn read(directory: &Path) -> Option<Entry> {
     Some(Entry { summary, phase })
 }
 
-fn summary(directory: &Path) -> Option<Summary> {
-    serde_json::from_slice(&fs::read(directory.join("microvm.json")).ok()?).ok()
+/// None where there is none, or where it can't be read as one.
+fn summary(directory: &Path) -> io::Result<Option<Summary>> {
+    match fs::read(directory.join("microvm.json")) {
+        Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

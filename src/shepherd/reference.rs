@@ -20,7 +20,7 @@ use crate::machine::{Death, MachineError};
 use crate::network::NetworkError;
 use crate::reference::assert_made_in_parts;
 
-const NAME: &str = "m-0123456789";
+pub(super) const NAME: &str = "m-0123456789";
 
 /// What each kind of event tells. A new kind goes to [`samples`], too.
 fn told(happened: &Happened) -> &'static str {
@@ -34,6 +34,10 @@ fn told(happened: &Happened) -> &'static str {
         Happened::Reached(_) => {
             "the same so far, while the job runs, when there is a row that was not told: at most 64 \
              rows, 32 times"
+        }
+        Happened::Unknown(_) => {
+            "something that another version of Mayfly recorded and this one does not know; kept as \
+             it is, and skipped"
         }
         Happened::Runner(mark) => match mark {
             RunnerMark::Connected => "the job is a runner, and GitHub took it",
@@ -55,7 +59,7 @@ fn told(happened: &Happened) -> &'static str {
     }
 }
 
-fn samples() -> Vec<Happened> {
+pub(super) fn samples() -> Vec<Happened> {
     let job = |status| Happened::Ended(Outcome::Job { status, not_copied: Vec::new() });
     let name = || "build".to_owned();
     let total = Total { connections: 2, up: 1200, down: 34_000 };
@@ -88,6 +92,7 @@ fn samples() -> Vec<Happened> {
         Happened::Runner(RunnerMark::Completed { job: name(), result: JobResult::Succeeded }),
         Happened::Egress(Report { rows: vec![row], totals, omitted: 0, unrecorded: 0 }),
         Happened::Reached(Report { rows: Vec::new(), totals: none, omitted: 0, unrecorded: 0 }),
+        Happened::Unknown(serde_json::json!({ "of_another_version": {} })),
         job(JobStatus::Code(0)),
         job(JobStatus::Signal(9)),
         job(JobStatus::NotStarted(NotStarted::CommandNotFound)),

@@ -163,8 +163,8 @@ fn try_out(plan: &Plan, job: &Job, input: &[u8]) -> Result<Tried, TrialError> {
 async fn follow(plan: &Plan, job: &Job, descriptors: Descriptors) -> Result<JobStatus, TrialError> {
     let mut shepherd = Handle::spawn(&descriptors)?;
     drop(descriptors);
-    shepherd.order(&Order::Prepare(Box::new(plan.clone()))).await?;
-    shepherd.order(&Order::Start(Box::new(job.clone()))).await?;
+    shepherd.order(&Order::Prepare(Box::new(plan.clone())))?;
+    shepherd.order(&Order::Start(Box::new(job.clone())))?;
     // Every phase has its deadline in the shepherd, so there is an end to this.
     let mut outcome = None;
     while let Some(event) = shepherd.event().await {

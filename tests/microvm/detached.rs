@@ -103,7 +103,7 @@ fn front_end() {
     runtime().block_on(async {
         let mut shepherd = Handle::spawn_detached(&task.mayfly, &plan).await.unwrap();
         if let Some(script) = task.script {
-            shepherd.order(&Order::Start(Box::new(job(&script)))).await.unwrap();
+            shepherd.order(&Order::Start(Box::new(job(&script)))).unwrap();
         }
         while shepherd.event().await.is_some() {}
         std::future::pending::<()>().await;
@@ -202,7 +202,7 @@ fn a_job_outlives_its_front_end_and_all_is_there_afterwards() {
     let directory = wait_for(&host, Phase::Running);
     front_end.murder();
     runtime().block_on(async {
-        let mut shepherd = Handle::attach(&directory).unwrap();
+        let mut shepherd = Handle::attach(&directory).await.unwrap();
         let events = read(&mut shepherd, ended).await;
         assert_eq!(phases(&events), WHOLE_LIFE);
         let status = JobStatus::Code(3);
@@ -213,7 +213,7 @@ fn a_job_outlives_its_front_end_and_all_is_there_afterwards() {
         assert!(!found.living);
         assert_eq!(found.events, events, "the record has what was told");
         // Whoever comes too late for the shepherd finds the same.
-        let mut late = Handle::attach(&directory).unwrap();
+        let mut late = Handle::attach(&directory).await.unwrap();
         assert_eq!(read(&mut late, |_| false).await, events);
     });
     assert_eq!(log(&directory), "out\nerr\nlate\n");
@@ -232,16 +232,16 @@ fn a_warm_microvm_waits_for_its_one_job_and_tells_each_front_end_everything() {
     front_end.murder();
     runtime().block_on(async {
         let ready = |event: &Event| event.happened == Happened::Phase(Phase::Ready);
-        let mut first = Handle::attach(&directory).unwrap();
+        let mut first = Handle::attach(&directory).await.unwrap();
         let before = read(&mut first, ready).await;
         assert_eq!(phases(&before), WHOLE_LIFE[..4]);
         assert!(record::collect(&directory).is_err(), "one that lives is not collected");
 
-        let mut second = Handle::attach(&directory).unwrap();
+        let mut second = Handle::attach(&directory).await.unwrap();
         assert_eq!(read(&mut second, ready).await, before);
         assert_eq!(read(&mut first, |_| false).await, [], "the newest is the one that counts");
-        second.order(&Order::Start(Box::new(job("echo one")))).await.unwrap();
-        second.order(&Order::Start(Box::new(job("echo two")))).await.unwrap();
+        second.order(&Order::Start(Box::new(job("echo one")))).unwrap();
+        second.order(&Order::Start(Box::new(job("echo two")))).unwrap();
         let rest = read(&mut second, ended).await;
         assert_eq!(phases(&rest), WHOLE_LIFE[4..]);
         second.ended().await.unwrap();
@@ -282,7 +282,7 @@ fn a_shepherd_that_was_killed_is_found_dead_with_its_last_event() {
     front_end.murder();
     until("output", PATIENCE, || (log(&directory) == "begun\n").then_some(()));
     runtime().block_on(async {
-        let mut shepherd = Handle::attach(&directory).unwrap();
+        let mut shepherd = Handle::attach(&directory).await.unwrap();
         shepherd.kill().unwrap();
         let events = read(&mut shepherd, |_| false).await;
         assert_eq!(phases(&events), WHOLE_LIFE[..6]);
@@ -326,9 +326,9 @@ fn a_front_end_killed_at_any_moment_loses_no_job_and_runs_none_twice() {
         // It may not have come so far.
         let Some(Found { directory, .. }) = found(&host) else { continue };
         let events = runtime().block_on(async {
-            let mut shepherd = Handle::attach(&directory).unwrap();
+            let mut shepherd = Handle::attach(&directory).await.unwrap();
             // Whoever comes back does not know whether the job was handed over: it does it again.
-            shepherd.order(&Order::Start(Box::new(job("echo once")))).await.unwrap();
+            shepherd.order(&Order::Start(Box::new(job("echo once")))).unwrap();
             let events = read(&mut shepherd, |_| false).await;
             tokio::time::timeout(PATIENCE, shepherd.ended()).await.unwrap().unwrap();
             events
@@ -377,8 +377,8 @@ fn a_runner_tells_what_it_does_and_its_trees_are_kept_within_bounds() {
     job.copy_in.push(b"/home/runner/stand-in".to_vec().into());
     job.copy_out.push(b"/home/runner/large".to_vec().into());
     let events = runtime().block_on(async {
-        let mut shepherd = Handle::attach(&directory).unwrap();
-        shepherd.order(&Order::Start(Box::new(job))).await.unwrap();
+        let mut shepherd = Handle::attach(&directory).await.unwrap();
+        shepherd.order(&Order::Start(Box::new(job))).unwrap();
         let events = read(&mut shepherd, ended).await;
         shepherd.ended().await.unwrap();
         events

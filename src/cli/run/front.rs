@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use mayfly_protocol::frame;
 use mayfly_protocol::message::{Job, JobStatus, NotStarted};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -22,7 +21,7 @@ use crate::host::state::StateDirectory;
 use crate::machine::console;
 use crate::shepherd::event::{Event, Happened, Outcome, Phase};
 use crate::shepherd::plan::{Order, Plan};
-use crate::shepherd::{Descriptors, Handle, HandleError, record};
+use crate::shepherd::{Descriptors, Handle, HandleError, check_job, record};
 
 /// Lines of the console that are shown after a failure.
 const CONSOLE_LINES: usize = 8;
@@ -52,8 +51,8 @@ pub(crate) struct Errand<'a> {
 /// Carries it out, from the start of a shepherd to its end.
 pub(crate) fn carry_out(errand: &Errand<'_>, state: &StateDirectory) -> Result<ExitCode, Problem> {
     // What does not fit is found out before anything is started.
+    check_job(&errand.job)?;
     let start = Order::Start(Box::new(errand.job.clone()));
-    frame::encode(&start).map_err(HandleError::TooLong)?;
     let copies = Copies::begin(&errand.microvm.copy_in, errand.copy_out, errand.plan.disk.0)?;
     // Old evidence makes room for new; that it could not is no reason not to run.
     let _ = record::prune(&state.microvms());
@@ -79,8 +78,8 @@ async fn follow(
     let mut shepherd = Handle::spawn(&descriptors)?;
     // The ends are the shepherd's now; an archive ends when the last of its writers is gone.
     drop(descriptors);
-    shepherd.order(&Order::Prepare(Box::new(plan.clone()))).await?;
-    shepherd.order(&start).await?;
+    shepherd.order(&Order::Prepare(Box::new(plan.clone())))?;
+    shepherd.order(&start)?;
 
     let (mut timings, progress) = (Timings::default(), Progress::begin(json));
     let (mut running, mut raw) = (false, None);
@@ -101,7 +100,7 @@ async fn follow(
                     }
                 }
             },
-            number = signals.next() => shepherd.order(&signals.order(number, running)).await?,
+            number = signals.next() => shepherd.order(&signals.order(number, running)).map(drop)?,
         }
     };
     let signal = signals.that_ended(outcome.as_ref()).await;

@@ -31,7 +31,8 @@ impl Progress {
             Happened::Greeted { .. }
             | Happened::Runner(_)
             | Happened::Egress(_)
-            | Happened::Reached(_) => {}
+            | Happened::Reached(_)
+            | Happened::Unknown(_) => {}
         }
     }
 }

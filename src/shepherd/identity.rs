@@ -1,0 +1,124 @@
+//! A process that is no child: found by its number, told from a later one with the same number by
+//! when it began, and killed through a descriptor.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+
+/// What tells one process from all others, on one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The boot that it belongs to (`/proc/sys/kernel/random/boot_id`).
+    pub boot: String,
+    /// When it began, in clock ticks since that boot (`proc_pid_stat(5)`, field 22).
+    pub ticks: u64,
+}
+
+/// The boot that this is.
+pub fn boot() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+impl Identity {
+    /// Of the process with this number, or of this one (`self`).
+    pub(super) fn of(process: &str) -> io::Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
+        Ok(Self { boot: boot()?, ticks: ticks(&text).ok_or(io::ErrorKind::InvalidData)? })
+    }
+}
+
+/// Field 22; the second, a name in parentheses, may have anything in it.
+fn ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// The running process of a number and, where it is known, an identity. None where it has ended.
+pub(super) fn find(number: u32, identity: Option<&Identity>) -> io::Result<Option<OwnedFd>> {
+    let pidfd = match open(number) {
+        Ok(pidfd) => pidfd,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if let Some(identity) = identity {
+        match Identity::of(&number.to_string()) {
+            Ok(found) if found == *identity => {}
+            Ok(_) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    // A process that has ended and was not waited for is still found by its number.
+    Ok(if has_ended(&pidfd)? { None } else { Some(pidfd) })
+}
+
+/// Whether a process has ended.
+pub(super) fn has_ended(pidfd: &OwnedFd) -> io::Result<bool> {
+    let mut look = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut look, PollTimeout::ZERO)? > 0)
+}
+
+/// Kills a process. One that has ended already is no error.
+pub(super) fn kill(pidfd: &OwnedFd) -> io::Result<()> {
+    let (number, info) = (pidfd.as_raw_fd(), std::ptr::null::<libc::siginfo_t>());
+    // SAFETY: takes an open descriptor, a number, no information and no flags.
+    let sent =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, number, libc::SIGKILL, info, 0) };
+    match io::Error::last_os_error() {
+        error if sent < 0 && error.raw_os_error() != Some(libc::ESRCH) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A descriptor of a process of which only the number is known (`pidfd_open(2)`).
+fn open(number: u32) -> io::Result<OwnedFd> {
+    // SAFETY: takes plain numbers.
+    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) };
+    match RawFd::try_from(opened) {
+        // SAFETY: the kernel just made it, and nobody else has it.
+        Ok(number) if number >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_name_with_parentheses_and_blanks_hides_nothing() {
+        let rest = (3..=30).map(|field| field.to_string()).collect::<Vec<_>>().join(" ");
+        assert_eq!(ticks(&format!("12 (a) b (c) {rest}")), Some(22));
+        assert_eq!(ticks("12 (a"), None);
+        assert_eq!(ticks("12 (a) S 1"), None);
+    }
+
+    #[test]
+    fn a_process_is_found_while_it_runs_and_not_by_another_identity() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let number = child.id();
+        let identity = Identity::of(&number.to_string()).unwrap();
+        assert!(find(number, Some(&identity)).unwrap().is_some());
+        for other in [
+            Identity { ticks: identity.ticks + 1, ..identity.clone() },
+            Identity { boot: "another".to_owned(), ..identity.clone() },
+        ] {
+            assert!(find(number, Some(&other)).unwrap().is_none());
+        }
+        let pidfd = find(number, None).unwrap().unwrap();
+        kill(&pidfd).unwrap();
+        while !has_ended(&pidfd).unwrap() {
+            std::thread::yield_now();
+        }
+        // A zombie runs no more.
+        assert!(find(number, Some(&identity)).unwrap().is_none());
+        child.wait().unwrap();
+        assert!(find(number, Some(&identity)).unwrap().is_none());
+        kill(&pidfd).unwrap();
+    }
+}
