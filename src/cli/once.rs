@@ -14,13 +14,13 @@ use super::report::Problem;
 use super::run::{CopyOut, Errand, carry_out};
 use crate::failure::Code;
 use crate::host::state::StateDirectory;
-use crate::shepherd::runner::{self, Meaning};
+use crate::shepherd::runner;
 
 /// Run one GitHub Actions runner, for its one job, in a throwaway microVM.
 ///
 /// The just-in-time configuration comes from `ACTIONS_RUNNER_INPUT_JITCONFIG`, from a file or from
-/// standard input. The exit status is the runner's. SIGTERM lets the runner end in an orderly way;
-/// a second one ends the microVM.
+/// standard input. The exit status is the runner's. SIGTERM or SIGINT interrupts the runner, which
+/// has a minute to tell GitHub that its job ends; a second one ends the microVM.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct OnceArguments {
@@ -65,6 +65,7 @@ pub(super) fn run(
     let secret = check(&secret)?;
     let MicrovmArguments { copy_in, .. } = &arguments.microvm;
     let plan = arguments.microvm.plan("github", state, asked)?;
+    let farewell = plan.deadlines.farewell;
     let environment = arguments.microvm.environment();
     let mut job = runner::job(&secret, environment, &arguments.runner_dir);
     job.copy_in = copy_in.iter().map(|copy| copy.guest.clone().into()).collect();
@@ -82,10 +83,7 @@ pub(super) fn run(
         copy_out: &copy_out,
         // A runner that never began has no logs.
         must_copy: false,
-        explain: |status| {
-            let meaning = Meaning::of(status);
-            (!meaning.is_regular()).then(|| meaning.to_string())
-        },
+        runner: Some(farewell),
     };
     carry_out(&errand, state)
 }

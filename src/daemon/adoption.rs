@@ -136,7 +136,7 @@ impl World {
                 if microvm.stage == Stage::Booting {
                     microvm.enter(Stage::Assigned, now);
                 }
-                self.renew_deadline(key, job)?;
+                self.renew_deadline(key, job, found)?;
             }
             Work::Runner(runner) if is_ready => {
                 microvm.ended_for = Some("its runner was lost with the daemon".to_owned());
@@ -162,11 +162,23 @@ impl World {
         self.order(key, Order::End);
     }
 
-    fn renew_deadline(&mut self, key: MachineKey, job: JobKey) -> Result<(), DaemonError> {
+    fn renew_deadline(
+        &mut self,
+        key: MachineKey,
+        job: JobKey,
+        found: &Found,
+    ) -> Result<(), DaemonError> {
         let known = self.known(job)?;
         let timeout = known.as_ref().and_then(|job| job.command.as_ref()?.timeout);
         let begun = known.and_then(|job| job.started_at.or(job.claimed_at));
-        let since = begun.map_or(self.now(), |begun| self.clock.at(begun.into()));
+        // The host's clock may have been set since; what its shepherd recorded does not depend on it.
+        let mut phases = [Phase::Running, Phase::Claimed].into_iter();
+        let ran = phases.find_map(|phase| record::ago(found, phase));
+        let since = match (ran, begun) {
+            (Some(ran), _) => self.clock.ago(ran),
+            (None, Some(begun)) => self.clock.at(begun.into()),
+            (None, None) => self.now(),
+        };
         if let Some(microvm) = self.microvm(key) {
             microvm.deadline = timeout.map(|timeout| since + timeout);
         }

@@ -31,6 +31,12 @@ impl Clock {
         Millis(self.now().0.saturating_sub(ago))
     }
 
+    /// The time of this clock so long ago.
+    pub(super) fn ago(&self, ago: std::time::Duration) -> Millis {
+        let ago = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        Millis(self.now().0.saturating_sub(ago))
+    }
+
     /// A moment as the host's clock shows it.
     pub(super) fn wall(&self, moment: Millis) -> Time {
         Time((self.wall.0 + moment.0).saturating_sub(HEAD_START.0))

@@ -135,7 +135,10 @@ impl Microvm {
                 self.reached = Some(egress(report));
                 News::Nothing
             }
-            Happened::Greeted { .. } | Happened::Egress(_) | Happened::Unknown(_) => News::Nothing,
+            Happened::Greeted { .. }
+            | Happened::Egress(_)
+            | Happened::Interrupted(_)
+            | Happened::Unknown(_) => News::Nothing,
         }
     }
 

@@ -6,6 +6,7 @@
 
 pub mod capacity;
 pub mod check;
+pub mod clock;
 pub mod descriptors;
 pub mod programs;
 pub mod size;

@@ -12,6 +12,7 @@ use super::front::Front;
 use super::plan::Plan;
 use super::programs::Programs;
 use super::record::Record;
+use crate::host::clock::{self, ActiveClock, Deadline};
 use crate::image::Hold;
 
 /// What every phase has.
@@ -25,6 +26,8 @@ pub(super) struct Context {
     pub(super) statistics: Option<Statistics>,
     pub(super) egress: Option<Egress>,
     pub(super) programs: Programs,
+    /// What deadlines are measured by.
+    pub(super) clock: ActiveClock,
 }
 
 impl Context {
@@ -48,13 +51,19 @@ impl Context {
         limit: Duration,
         work: impl Future<Output = Result<T, Cause>>,
     ) -> Result<T, Cause> {
+        let deadlines = [self.after(limit)];
         tokio::select! {
             biased;
             cause = self.front.ended() => Err(cause),
-            result = tokio::time::timeout(limit, work) => {
-                result.unwrap_or(Err(Cause::Deadline(self.phase, limit)))
-            }
+            result = work => result,
+            _ = self.clock.passed(&deadlines) => Err(Cause::Deadline(self.phase, limit)),
         }
+    }
+
+    /// A deadline that is `limit` away.
+    pub(super) fn after(&mut self, limit: Duration) -> Deadline {
+        self.clock.look(clock::boot_time());
+        self.clock.after(limit)
     }
 
     /// Tells what went out so far, where something is new.

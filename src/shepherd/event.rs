@@ -8,7 +8,7 @@ use mayfly_protocol::message::{JobStatus, Statistics};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Id, monotonic};
+use super::plan::{Farewell, Id, monotonic};
 use super::runner::RunnerMark;
 use crate::egress::record::Report;
 use crate::failure::Code;
@@ -54,6 +54,8 @@ pub enum Happened {
     /// The same as [`Self::Egress`] so far, while it runs: something was reached, or refused, that
     /// was not before. Not every time that is so.
     Reached(Report),
+    /// The job was interrupted, and its microVM ends after a while.
+    Interrupted(Farewell),
     /// A kind, or the fields of one, that this version does not know: kept, and otherwise skipped.
     #[serde(untagged)]
     Unknown(serde_json::Value),

@@ -141,6 +141,8 @@ impl Front {
     pub(super) async fn ended(&mut self) -> Cause {
         loop {
             match self.receive().await {
+                // No job runs yet that could be told.
+                Ok(Order::Farewell(_) | Order::End) => return Cause::Ended,
                 // Beyond this a front end gives orders that no job is there for.
                 Ok(_) if self.early.len() >= WAITING => {}
                 Ok(order) => self.early.push_back(order),
@@ -162,7 +164,6 @@ impl Front {
             match order {
                 // It was received before; only the answer was lost.
                 _ if repeated => {}
-                Some(Order::End) => return Err(Cause::Ended),
                 Some(order) => return Ok(order),
                 None => {}
             }
@@ -185,8 +186,10 @@ impl Front {
     /// Waits for the job. What else comes is for a job that does not run yet, and goes nowhere.
     pub(super) async fn job(&mut self) -> Result<Job, Cause> {
         loop {
-            if let Order::Start(job) = self.order().await? {
-                return Ok(*job);
+            match self.order().await? {
+                Order::Start(job) => return Ok(*job),
+                Order::Farewell(_) | Order::End => return Err(Cause::Ended),
+                _ => {}
             }
         }
     }

@@ -119,7 +119,7 @@ async fn the_end_of_a_front_end_is_that_of_an_attached_shepherd_only() {
     drop(second);
     let mut third = Peer::connect(&path).await;
     third.order(3, &Order::End).await;
-    assert!(matches!(front.order().await, Err(Cause::Ended)));
+    assert!(matches!(front.order().await, Ok(Order::End)));
 
     let (first, mut front) = open(None).await;
     drop(first);

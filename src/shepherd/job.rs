@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use mayfly_protocol::message::{HostMessage, InputStream, Job, JobStatus, OutputStream};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::cause::Cause;
 use super::context::Context;
@@ -18,11 +17,12 @@ use super::detached::Detached;
 use super::egress;
 use super::event::{Happened, Phase};
 use super::output::{self, Bounded, OutputLog};
-use super::plan::{Order, Plan};
+use super::plan::{Farewell, Order, Plan};
 use super::runner::{self, Marks};
 use crate::channel::conversation::{inputs, outputs};
 use crate::channel::pump::{InputPump, OutputPump, Passed};
 use crate::channel::{ChannelError, Heard, Link, Violation};
+use crate::host::clock::Deadline;
 use crate::machine::Machine;
 
 /// The first descriptor of a copied tree; below it are the standard streams and the front end's
@@ -45,6 +45,7 @@ pub(super) struct Streams {
     bounds: Option<Detached>,
     // Of a job that is a runner.
     marks: Option<Marks>,
+    heard: runner::Heard,
 }
 
 /// A stream's pump, for each stream.
@@ -74,6 +75,7 @@ impl Streams {
             status: None,
             bounds: plan.detached,
             marks: runner::is_runner(job).then(Marks::default),
+            heard: runner::Heard::default(),
         })
     }
 
@@ -139,10 +141,9 @@ impl Streams {
         machine: &mut Machine,
         limit: Duration,
     ) -> Result<(), Cause> {
-        let deadline = Deadline { phase: Phase::Claimed, limit, at: Instant::now() + limit };
-        let mut silence = Silence::begin(context);
+        let mut late = Late::begin(context, Phase::Claimed, limit);
         loop {
-            match self.step(context, link, machine, &deadline, &mut silence).await? {
+            match self.step(context, link, machine, &mut late).await? {
                 Some(Heard::Started) => return Ok(()),
                 _ if self.status.is_some() => return Ok(()),
                 _ => {}
@@ -158,13 +159,16 @@ impl Streams {
         machine: &mut Machine,
         limit: Duration,
     ) -> Result<JobStatus, Cause> {
-        let deadline = Deadline { phase: Phase::Running, limit, at: Instant::now() + limit };
-        let mut silence = Silence::begin(context);
+        let mut late = Late::begin(context, Phase::Running, limit);
         loop {
             if let (Some(status), 0) = (&self.status, self.open) {
-                return Ok(status.clone());
+                return match late.farewell {
+                    // It ended as it was told to, but too late.
+                    Some(cause @ Cause::Deadline(..)) => Err(cause),
+                    _ => Ok(status.clone()),
+                };
             }
-            self.step(context, link, machine, &deadline, &mut silence).await?;
+            self.step(context, link, machine, &mut late).await?;
         }
     }
 
@@ -180,11 +184,11 @@ impl Streams {
         if self.copies.is_empty() || link.say(&kill).is_err() {
             return;
         }
-        let at = Instant::now() + SAVING;
-        let deadline = Deadline { phase: Phase::Running, limit: SAVING, at };
-        let mut silence = Silence::begin(context);
+        let mut late = Late::begin(context, Phase::Running, SAVING);
+        // It was told already.
+        late.farewell = Some(Cause::Ended);
         while self.status.is_none() || self.open > 0 {
-            if self.step(context, link, machine, &deadline, &mut silence).await.is_err() {
+            if self.step(context, link, machine, &mut late).await.is_err() {
                 return;
             }
         }
@@ -204,27 +208,45 @@ impl Streams {
         context: &mut Context,
         link: &mut Link,
         machine: &mut Machine,
-        deadline: &Deadline,
-        silence: &mut Silence,
+        late: &mut Late,
     ) -> Result<Option<Heard>, Cause> {
+        // A guest that told the end of its job has no more to say.
+        let deadlines = [late.end, late.silence];
+        let deadlines = if self.status.is_none() { &deadlines[..] } else { &deadlines[..1] };
         tokio::select! {
             biased;
-            () = tokio::time::sleep_until(deadline.at) => {
-                Err(Cause::Deadline(deadline.phase, deadline.limit))
+            which = context.clock.passed(deadlines) => {
+                late.passed(which, self.marks.is_some(), context, link).map(|()| None)
             }
-            () = tokio::time::sleep_until(silence.until), if self.status.is_none() => {
-                Err(Cause::Silent(silence.limit))
-            }
-            order = context.front.order() => obey(&order?, link).map(|()| None),
+            order = context.front.order() => match order? {
+                // There is no job yet that could be told.
+                Order::Farewell(_) if late.phase != Phase::Running => Err(Cause::Ended),
+                Order::Farewell(farewell) => {
+                    late.interrupt(context, link, farewell, Cause::Ended).map(|()| None)
+                }
+                // A runner with a job is told first, whoever ends it; the second time it is ended.
+                Order::End if self.has_githubs_job() && late.farewell.is_none() => {
+                    let within = context.plan.deadlines.farewell;
+                    let farewell = Farewell { within, why: Cause::Ended.to_string() };
+                    late.interrupt(context, link, farewell, Cause::Ended).map(|()| None)
+                }
+                Order::End => Err(Cause::Ended),
+                order => obey(&order, link).map(|()| None),
+            },
             Some(passed) = self.passed.recv() => self.passed_on(passed, link).map(|()| None),
             heard = link.hear(), if self.status.is_none() => {
                 let heard = heard?;
-                silence.broken();
+                late.silence = context.clock.after(late.silence.limit());
                 self.hear(heard, context)
             }
             death = machine.died(), if self.status.is_none() => Err(Cause::Died(death)),
             error = egress::failed(&mut context.egress) => Err(error.into()),
         }
+    }
+
+    /// Whether the job is a runner with a job of GitHub's that is not over.
+    fn has_githubs_job(&self) -> bool {
+        self.status.is_none() && self.heard.running && self.heard.completed.is_none()
     }
 
     fn passed_on(&mut self, passed: Passed, link: &mut Link) -> Result<(), Cause> {
@@ -256,6 +278,7 @@ impl Streams {
             Heard::Output(stream, bytes) => {
                 if let (OutputStream::Stdout, Some(marks)) = (stream, &mut self.marks) {
                     for mark in marks.read(&bytes) {
+                        self.heard.note(&mark);
                         context.tell(Happened::Runner(mark))?;
                     }
                 }
@@ -296,31 +319,73 @@ fn obey(order: &Order, link: &mut Link) -> Result<(), Cause> {
     match order {
         Order::Signal(number) => link.say(&HostMessage::Signal(*number))?,
         Order::Resize(size) => link.say(&HostMessage::Resize(*size))?,
-        Order::Prepare(_) | Order::Start(_) | Order::End => {}
+        Order::Prepare(_) | Order::Start(_) | Order::End | Order::Farewell(_) => {}
     }
     Ok(())
 }
 
-struct Deadline {
+/// When the job is too late, and its guest too silent.
+struct Late {
     phase: Phase,
-    limit: Duration,
-    at: Instant,
+    end: Deadline,
+    silence: Deadline,
+    // Why the microVM ends, once the job was interrupted.
+    farewell: Option<Cause>,
 }
 
-/// How long the guest may still be silent.
-struct Silence {
-    limit: Duration,
-    until: Instant,
-}
-
-impl Silence {
-    fn begin(context: &Context) -> Self {
-        let limit = context.plan.deadlines.silence;
-        Self { limit, until: Instant::now() + limit }
+impl Late {
+    fn begin(context: &mut Context, phase: Phase, limit: Duration) -> Self {
+        let silence = context.plan.deadlines.silence;
+        let (end, silence) = (context.after(limit), context.after(silence));
+        Self { phase, end, silence, farewell: None }
     }
 
-    fn broken(&mut self) {
-        self.until = Instant::now() + self.limit;
+    /// Tells the job to end, and what its microVM ends of if it does not. Once: who is told again
+    /// has no longer for it.
+    fn interrupt(
+        &mut self,
+        context: &mut Context,
+        link: &mut Link,
+        farewell: Farewell,
+        cause: Cause,
+    ) -> Result<(), Cause> {
+        let end = context.after(farewell.within);
+        if self.farewell.is_some() {
+            // A shorter one counts, as where the host shuts down in the meantime.
+            if context.clock.left(&end) < context.clock.left(&self.end) {
+                self.end = end;
+            }
+            return Ok(());
+        }
+        // SIGINT and no other: GitHub's runner ends in an orderly way on it on every version of
+        // .NET. To the whole process group, so that steps end at once and `always()` steps run.
+        link.say(&HostMessage::Signal(libc::SIGINT))?;
+        self.end = end;
+        self.farewell = Some(cause);
+        context.tell(Happened::Interrupted(farewell))
+    }
+
+    /// One of the deadlines has passed. A runner is told before it is ended.
+    fn passed(
+        &mut self,
+        which: usize,
+        is_runner: bool,
+        context: &mut Context,
+        link: &mut Link,
+    ) -> Result<(), Cause> {
+        if which != 0 {
+            return Err(Cause::Silent(self.silence.limit()));
+        }
+        if let Some(cause) = self.farewell.take() {
+            return Err(cause);
+        }
+        let cause = Cause::Deadline(self.phase, self.end.limit());
+        if !is_runner || self.phase != Phase::Running {
+            return Err(cause);
+        }
+        let within = context.plan.deadlines.farewell;
+        let farewell = Farewell { within, why: cause.to_string() };
+        self.interrupt(context, link, farewell, cause)
     }
 }
 

@@ -22,6 +22,7 @@ use super::record::Record;
 use super::renounce::renounce;
 use crate::channel::{Heard, Link};
 use crate::failure::{self, Failure};
+use crate::host::clock::{self, ActiveClock};
 use crate::image::Hold;
 use crate::machine::arguments::Specification;
 use crate::machine::{self, Machine, Parts, Places};
@@ -114,6 +115,7 @@ impl Planned {
             statistics: None,
             egress: None,
             programs,
+            clock: ActiveClock::begin(clock::boot_time()),
         };
         match context.enter(phase) {
             Ok(()) => Ok(Self(context)),
@@ -208,9 +210,7 @@ impl Ready {
     /// Waits for a job.
     pub(super) async fn claim(self) -> Result<Claimed, Failed> {
         let mut ready = self;
-        let limit = ready.context.plan.deadlines.idle;
-        let claimed = tokio::time::timeout(limit, ready.wait_for_job()).await;
-        let claimed = match claimed.unwrap_or(Err(Cause::Deadline(Phase::Ready, limit))) {
+        let claimed = match ready.wait_for_job().await {
             Ok(job) => ready.context.enter(Phase::Claimed).map(|()| job),
             Err(cause) => Err(cause),
         };
@@ -221,16 +221,28 @@ impl Ready {
     }
 
     async fn wait_for_job(&mut self) -> Result<Job, Cause> {
+        let Self { context, machine, link, .. } = self;
+        let (idle, silence) = (context.plan.deadlines.idle, context.plan.deadlines.silence);
+        let (idle, mut silent) = (context.after(idle), context.after(silence));
         loop {
+            let deadlines = [idle, silent];
             tokio::select! {
-                job = self.context.front.job() => return job,
-                heard = self.link.hear() => match heard? {
-                    Heard::Heartbeat(statistics) => self.context.statistics = Some(statistics),
-                    Heard::Failed { step, error } => return Err(Cause::Agent { step, error }),
-                    _ => {}
-                },
-                death = self.machine.died() => return Err(Cause::Died(death)),
-                error = egress::failed(&mut self.context.egress) => return Err(error.into()),
+                biased;
+                late = context.clock.passed(&deadlines) => return Err(match late {
+                    0 => Cause::Deadline(Phase::Ready, idle.limit()),
+                    _ => Cause::Silent(silence),
+                }),
+                job = context.front.job() => return job,
+                heard = link.hear() => {
+                    silent = context.clock.after(silence);
+                    match heard? {
+                        Heard::Heartbeat(statistics) => context.statistics = Some(statistics),
+                        Heard::Failed { step, error } => return Err(Cause::Agent { step, error }),
+                        _ => {}
+                    }
+                }
+                death = machine.died() => return Err(Cause::Died(death)),
+                error = egress::failed(&mut context.egress) => return Err(error.into()),
             }
         }
     }

@@ -79,6 +79,8 @@ pub struct Deadlines {
     pub job: Duration,
     /// Without a heartbeat.
     pub silence: Duration,
+    /// From the interrupt of a runner that has to go until its microVM ends.
+    pub farewell: Duration,
     /// From the job's end until nothing runs any more.
     pub destroy: Duration,
 }
@@ -92,6 +94,7 @@ impl Default for Deadlines {
             claim: Duration::from_secs(10 * 60),
             job: Duration::from_secs(6 * 3600),
             silence: Duration::from_secs(60),
+            farewell: Duration::from_secs(60),
             destroy: Duration::from_secs(10),
         }
     }
@@ -144,8 +147,21 @@ pub enum Order {
     Signal(i32),
     /// The job's terminal has another size.
     Resize(TerminalSize),
-    /// End the microVM now.
+    /// End the microVM now; one whose runner has a job after a farewell of the plan's length. The
+    /// second ends it in any case.
     End,
+    /// Interrupt the job (SIGINT to its process group), and end the microVM after a while. A job
+    /// that does not run yet ends at once.
+    Farewell(Farewell),
+}
+
+/// How a job is told to end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Farewell {
+    /// How long it may take to end by itself.
+    pub within: Duration,
+    /// Who ends it, and why; for people.
+    pub why: String,
 }
 
 /// `CLOCK_MONOTONIC` now, in nanoseconds.

@@ -35,7 +35,7 @@ use super::cause::Cause;
 use super::detached;
 use super::event::{Event, Happened, Phase};
 use super::identity::{self, Identity};
-use super::plan::{Id, Plan};
+use super::plan::{Id, Plan, monotonic};
 use crate::host::size::Size;
 
 /// The file with the name of a black box's pool; a microVM without a pool has none.
@@ -64,6 +64,11 @@ pub struct Summary {
     #[serde(default)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<Identity>,
+    /// When it was asked for: nanoseconds of `CLOCK_MONOTONIC` of its boot; older versions wrote
+    /// none.
+    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<u64>,
 }
 
 /// A microVM as `mayfly ps` shows it.
@@ -103,6 +108,7 @@ impl Record {
             pid: host_process_id().map_err(refused)?,
             since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             process: Some(Identity::of("self").map_err(refused)?),
+            asked: Some(plan.asked),
         };
         let text = serde_json::to_vec(&summary).map_err(|error| refused(error.into()))?;
         // Whoever reads it finds all of it or none.
@@ -262,6 +268,21 @@ pub fn events(directory: &Path) -> io::Result<Vec<Event>> {
     Ok(whole.filter_map(|line| Event::parse(line).ok()).collect())
 }
 
+/// How long ago a microVM entered a phase, by a clock that does not jump when the host's is set and
+/// stands still while the host is suspended. None where it has not entered it, or was booted before
+/// the host was.
+pub fn ago(found: &Found, phase: Phase) -> Option<Duration> {
+    let summary = summary(&found.directory).ok()??;
+    if summary.process?.boot != identity::boot().ok()? {
+        return None;
+    }
+    let mut events = found.events.iter();
+    let entered = events.find(|event| event.happened == Happened::Phase(phase))?;
+    let after = Duration::try_from_secs_f64(entered.elapsed_ms / 1e3).ok()?;
+    let entered = Duration::from_nanos(summary.asked?).checked_add(after)?;
+    Some(Duration::from_nanos(monotonic()).saturating_sub(entered))
+}
+
 /// Removes the directory of a detached microVM that lives no more.
 pub fn collect(directory: &Path) -> io::Result<()> {
     let Some(_lock) = lock(directory)? else { return Err(io::ErrorKind::ResourceBusy.into()) };
@@ -412,6 +433,45 @@ mod tests {
                 prop_assert!(newest.is_none() || kept.is_none() || newest <= kept);
             }
         }
+    }
+
+    #[test]
+    fn what_ran_is_told_whatever_the_hosts_clock_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let id = Id::parse("m-0123456789").unwrap();
+        let asked = monotonic() - 60_000_000_000;
+        let summary = Summary {
+            id: id.clone(),
+            image: "base".to_owned(),
+            processors: 1,
+            memory: Size::mebibytes(256),
+            pid: std::process::id(),
+            since: "1999-01-01T00:00:00Z".to_owned(),
+            process: Some(Identity::of("self").unwrap()),
+            asked: Some(asked),
+        };
+        let write = |summary: &Summary| {
+            let text = serde_json::to_vec(summary).unwrap();
+            fs::write(directory.path().join("microvm.json"), text).unwrap();
+        };
+        // By the host's clock, which was set in the meantime, it began a century later.
+        let running = Event {
+            time: "2099-01-01T00:00:00.000Z".to_owned(),
+            microvm: id.clone(),
+            elapsed_ms: 50_000.0,
+            happened: Happened::Phase(Phase::Running),
+        };
+        let (living, events) = (true, vec![running]);
+        let found = Found { id, directory: directory.path().to_owned(), living, events };
+        write(&summary);
+        let ago = ago(&found, Phase::Running).unwrap();
+        assert!(ago >= Duration::from_secs(10) && ago < Duration::from_secs(600), "{ago:?}");
+        assert_eq!(super::ago(&found, Phase::Finished), None);
+        let other = Identity { boot: "another".to_owned(), ticks: 1 };
+        write(&Summary { process: Some(other), ..summary.clone() });
+        assert_eq!(super::ago(&found, Phase::Running), None);
+        write(&Summary { asked: None, ..summary });
+        assert_eq!(super::ago(&found, Phase::Running), None);
     }
 
     #[test]

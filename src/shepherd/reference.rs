@@ -11,7 +11,7 @@ use super::cause::Cause;
 use super::egress::EgressError;
 use super::enclosure::EnclosureError;
 use super::event::{Event, FailureReport, Happened, Outcome, Phase};
-use super::plan::Id;
+use super::plan::{Farewell, Id};
 use super::runner::{JobResult, RunnerMark};
 use crate::channel::{ChannelError, Violation};
 use crate::egress::record::{Report, Row, Total, Totals};
@@ -34,6 +34,9 @@ fn told(happened: &Happened) -> &'static str {
         Happened::Reached(_) => {
             "the same so far, while the job runs, when there is a row that was not told: at most 64 \
              rows, 32 times"
+        }
+        Happened::Interrupted(_) => {
+            "the job was interrupted: by whom and why, and how long it may take to end by itself"
         }
         Happened::Unknown(_) => {
             "something that another version of Mayfly recorded and this one does not know; kept as \
@@ -92,6 +95,10 @@ pub(super) fn samples() -> Vec<Happened> {
         Happened::Runner(RunnerMark::Completed { job: name(), result: JobResult::Succeeded }),
         Happened::Egress(Report { rows: vec![row], totals, omitted: 0, unrecorded: 0 }),
         Happened::Reached(Report { rows: Vec::new(), totals: none, omitted: 0, unrecorded: 0 }),
+        Happened::Interrupted(Farewell {
+            within: Duration::from_secs(60),
+            why: "the job did not end within 6h".to_owned(),
+        }),
         Happened::Unknown(serde_json::json!({ "of_another_version": {} })),
         job(JobStatus::Code(0)),
         job(JobStatus::Signal(9)),

@@ -11,6 +11,8 @@ use mayfly_protocol::message::{Bytes, Job};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
+use super::event::Happened;
+
 /// The variable that the runner takes its just-in-time configuration from.
 pub const JIT_CONFIG: &str = "ACTIONS_RUNNER_INPUT_JITCONFIG";
 
@@ -31,9 +33,13 @@ const SETTINGS: [(&str, &str); 2] = [
 /// The job that is a runner, for one job of GitHub's, in `directory` of the guest. Variables of
 /// `environment` win over Mayfly's own. At the end the runner's logs are copied out.
 ///
-/// The configuration, which holds a private key, is in the environment of the runner's process and
-/// nowhere else: on no disk, in no arguments, in no environment of a process that outlives the
-/// start.
+/// The configuration, which holds a private key, reaches the runner in the environment of its process:
+/// Mayfly writes it to no disk of the host, into no arguments, and into no environment of a process
+/// that outlives the start. The runner itself writes it to the guest's disk at once, as `.runner`,
+/// `.credentials` and `.credentials_rsaparams` beside its programs, where its job, the same user,
+/// can read it until the runner ends. What that is worth is this one registration, for this one
+/// job; it ends with the job, the disk with the microVM. Only `_diag` is copied out, which holds
+/// none of these files.
 pub fn job(
     jit_config: &SecretString,
     environment: impl IntoIterator<Item = (Bytes, Bytes)>,
@@ -236,6 +242,117 @@ impl Meaning {
     /// Whether the runner came to a regular end. Never that its job went well.
     pub fn is_regular(self) -> bool {
         matches!(self, Self::Done | Self::Job(_))
+    }
+}
+
+/// How a runner ended, from all that is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conclusion {
+    /// It said how its job went. A failure may also be a success whose report GitHub refused.
+    Completed(JobResult),
+    /// It had no job and ended as it should: its registration was removed, or it was told to go.
+    Idle,
+    /// It was interrupted, and ended before it said how its job went.
+    Interrupted,
+    /// It had a job, and ended as if all were well without saying how the job went: GitHub took the
+    /// job back, or it died in between. Never a success.
+    TakenBack,
+    /// It ended with a job as it should not: the job is lost.
+    Lost(Meaning),
+    /// It ended without a job as it should not: the demand remains.
+    Refused(Meaning),
+}
+
+/// What is known of a runner beside its exit status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// It said that it has a job.
+    pub running: bool,
+    /// It said how the job went.
+    pub completed: Option<JobResult>,
+    /// It was interrupted by Mayfly.
+    pub interrupted: bool,
+}
+
+impl Heard {
+    /// Takes in what happened to its microVM.
+    pub fn hear(&mut self, happened: &Happened) {
+        match happened {
+            Happened::Runner(mark) => self.note(mark),
+            Happened::Interrupted(_) => self.interrupted = true,
+            _ => {}
+        }
+    }
+
+    /// Takes in what a runner said.
+    pub fn note(&mut self, mark: &RunnerMark) {
+        match mark {
+            RunnerMark::Running { .. } => self.running = true,
+            RunnerMark::Completed { result, .. } => self.completed = Some(*result),
+            RunnerMark::Connected | RunnerMark::Listening => {}
+        }
+    }
+}
+
+impl Conclusion {
+    /// Decides by the exit status, as a shell gives it (128 and more for a signal), and what was
+    /// heard.
+    pub fn of(status: u8, heard: Heard) -> Self {
+        const INTERRUPTED: [u8; 2] = [128 + 2, 128 + 15];
+        let meaning = Meaning::of(status);
+        let interrupted = heard.interrupted && INTERRUPTED.contains(&status);
+        match (heard.completed, meaning) {
+            (Some(result), _) | (None, Meaning::Job(result)) => Self::Completed(result),
+            (None, Meaning::Done) if heard.running && heard.interrupted => Self::Interrupted,
+            (None, _) if interrupted && heard.running => Self::Interrupted,
+            (None, _) if interrupted => Self::Idle,
+            (None, Meaning::Done) if heard.running => Self::TakenBack,
+            (None, Meaning::Done) => Self::Idle,
+            (None, meaning) if heard.running => Self::Lost(meaning),
+            (None, meaning) => Self::Refused(meaning),
+        }
+    }
+
+    /// Whether GitHub has removed the registration itself. If not, or if nobody knows, it is to be
+    /// removed.
+    pub fn registration_is_gone(self) -> bool {
+        matches!(self, Self::Completed(_))
+    }
+
+    /// Whether the next runner of the pool has to wait for a back-off, so that an outage of GitHub
+    /// costs a few registrations and no storm of them.
+    pub fn backs_off(self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Lost(_))
+    }
+
+    /// Whether a new image is what helps.
+    pub fn needs_a_new_image(self) -> bool {
+        matches!(
+            self,
+            Self::Refused(Meaning::Updating | Meaning::VersionDeprecated)
+                | Self::Lost(Meaning::Updating | Meaning::VersionDeprecated)
+        )
+    }
+
+    /// Whether there is nothing to say about it.
+    pub fn is_regular(self) -> bool {
+        matches!(self, Self::Completed(_) | Self::Idle | Self::Interrupted)
+    }
+}
+
+impl fmt::Display for Conclusion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Completed(_) => formatter.write_str("the runner said how its job went"),
+            Self::Idle => formatter.write_str("the runner ended without a job"),
+            Self::Interrupted => formatter.write_str("the runner was interrupted with its job"),
+            Self::TakenBack => formatter.write_str(
+                "the runner ended without saying how its job went: GitHub took the job back, or the \
+                 runner died",
+            ),
+            Self::Lost(meaning) => write!(formatter, "{meaning}; its job is lost"),
+            Self::Refused(meaning) => meaning.fmt(formatter),
+        }
     }
 }
 

@@ -82,6 +82,59 @@ fn every_status_has_its_meaning() {
     }
 }
 
+#[test]
+fn every_status_is_concluded_by_what_was_heard() {
+    use Conclusion::{Completed, Idle, Interrupted, Lost, Refused, TakenBack};
+    let heard = |running, completed, interrupted| Heard { running, completed, interrupted };
+    let (idle, busy) = (heard(false, None, false), heard(true, None, false));
+    let told = |running| heard(running, None, true);
+    let done = heard(true, Some(JobResult::Succeeded), false);
+    for (status, heard, expected) in [
+        (0, idle, Idle),
+        (1, idle, Refused(Meaning::Terminal)),
+        (2, idle, Refused(Meaning::Retryable)),
+        (3, idle, Refused(Meaning::Updating)),
+        (4, idle, Refused(Meaning::Updating)),
+        (5, idle, Refused(Meaning::SessionConflict)),
+        (6, idle, Refused(Meaning::Refreshed)),
+        (7, idle, Refused(Meaning::VersionDeprecated)),
+        (143, idle, Refused(Meaning::Unknown(143))),
+        // GitHub took the job away before it began, or stopped renewing it.
+        (0, busy, TakenBack),
+        (1, busy, Lost(Meaning::Terminal)),
+        (2, busy, Lost(Meaning::Retryable)),
+        (137, busy, Lost(Meaning::Unknown(137))),
+        (143, busy, Lost(Meaning::Unknown(143))),
+        // What it said wins over how it ended.
+        (0, done, Completed(JobResult::Succeeded)),
+        (2, done, Completed(JobResult::Succeeded)),
+        (100, busy, Completed(JobResult::Succeeded)),
+        (102, busy, Completed(JobResult::Failed)),
+        (103, busy, Completed(JobResult::Canceled)),
+        (105, busy, Completed(JobResult::Abandoned)),
+        // .NET 8 and .NET 10 after a signal of ours.
+        (0, told(false), Idle),
+        (130, told(false), Idle),
+        (143, told(false), Idle),
+        (0, told(true), Interrupted),
+        (130, told(true), Interrupted),
+        (143, told(true), Interrupted),
+        (137, told(true), Lost(Meaning::Unknown(137))),
+        (1, told(true), Lost(Meaning::Terminal)),
+    ] {
+        let conclusion = Conclusion::of(status, heard);
+        assert_eq!(conclusion, expected, "{status} {heard:?}");
+        let well = matches!(conclusion, Completed(JobResult::Succeeded));
+        let said = heard.completed == Some(JobResult::Succeeded) || status == 100;
+        assert_eq!(well, said, "only a runner's word is a success: {status} {heard:?}");
+        // An outage or a refusal never lets the next registration follow at once.
+        let refused = matches!(conclusion, Refused(_) | Lost(_));
+        assert_eq!(conclusion.backs_off(), refused);
+        assert_eq!(conclusion.needs_a_new_image(), [3, 4, 7].contains(&status));
+        assert!(conclusion.registration_is_gone() <= matches!(conclusion, Completed(_)));
+    }
+}
+
 /// Lines that are marks, nearly so, or nothing at all.
 fn line() -> impl Strategy<Value = Vec<u8>> {
     let words = prop::sample::select(vec![

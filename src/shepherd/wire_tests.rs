@@ -3,6 +3,7 @@
 //! it leaves in a directory; it is written once, by `MAYFLY_WRITE_REFERENCE=1`, and then kept.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use mayfly_protocol::message::{Job, TerminalSize};
 use proptest::prelude::*;
@@ -14,7 +15,7 @@ use crate::machine::Programs;
 use crate::machine::accelerator::Accelerator;
 use crate::shepherd::Detached;
 use crate::shepherd::event::{Happened, Outcome, Phase};
-use crate::shepherd::plan::{Boot, Deadlines, Id, Plan};
+use crate::shepherd::plan::{Boot, Deadlines, Farewell, Id, Plan};
 use crate::shepherd::reference::{NAME, samples};
 
 fn place(version: &str, name: &str) -> PathBuf {
@@ -81,6 +82,7 @@ fn orders() -> Vec<Order> {
         Order::Signal(15),
         Order::Resize(size),
         Order::End,
+        Order::Farewell(Farewell { within: Duration::from_secs(60), why: "a drain".to_owned() }),
     ]
 }
 

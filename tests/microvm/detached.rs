@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::support::{Host, PATIENCE, long, processes, until};
 
+mod frozen;
+
 /// The variable that tells a front end what to do.
 const FRONT_END: &str = "MAYFLY_TEST_FRONT_END";
 
@@ -29,6 +31,7 @@ struct Task {
     state: PathBuf,
     mayfly: PathBuf,
     idle: Duration,
+    silence: Duration,
     output: u64,
     copies: u64,
     /// A shell script that is the job; none leaves the microVM warm.
@@ -38,7 +41,15 @@ struct Task {
 impl Task {
     fn new(host: &Host) -> Self {
         let (state, mayfly) = (host.state(), host.mayfly.clone());
-        Self { state, mayfly, idle: PATIENCE, output: 1 << 20, copies: 1 << 20, script: None }
+        Self {
+            state,
+            mayfly,
+            idle: PATIENCE,
+            silence: Deadlines::default().silence,
+            output: 1 << 20,
+            copies: 1 << 20,
+            script: None,
+        }
     }
 
     fn with_job(self, script: &str) -> Self {
@@ -94,7 +105,7 @@ fn front_end() {
         disk: None,
         egress: Policies::read(None).unwrap().get("none").unwrap().clone(),
         egress_record: None,
-        deadlines: Deadlines { idle: task.idle, ..Deadlines::default() },
+        deadlines: Deadlines { idle: task.idle, silence: task.silence, ..Deadlines::default() },
         boot: None,
         detached: Some(Detached { output: Size(task.output), copies: Size(task.copies) }),
     };

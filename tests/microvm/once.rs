@@ -8,7 +8,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Ending, Host, PATIENCE, Running};
+use crate::support::{Ending, Host, PATIENCE, Running, until};
 
 /// A configuration as no other test and no other process has one.
 const SECRET: &str = "c3VyZWx5IG5vYm9keSBlbHNlIGhhcyB0aGlzIHRleHQ=";
@@ -23,7 +23,15 @@ printf '\n√ Connected to GitHub\n\n'
 mkdir -p _diag && echo log > _diag/Runner_1-utc.log
 echo '2026-01-02 03:04:05Z: Listening for Jobs'
 [ -z "$STATUS" ] || exit "$STATUS"
-trap 'echo Exiting...; exit 0' TERM
+end() { echo Exiting...; }
+if [ -n "$JOB" ]; then
+  echo "2026-01-02 03:04:06Z: Running job: $JOB"
+  end() { echo Exiting...; echo "2026-01-02 03:04:07Z: Job $JOB completed with result: Canceled"; }
+  [ "$JOB" != deaf ] || trap '' INT
+fi
+[ "$JOB" = deaf ] || trap 'end; exit 0' INT
+# As on .NET 10, where this is the end without a word.
+trap 'exit 143' TERM
 while :; do sleep 0.05; done
 "#;
 
@@ -124,6 +132,48 @@ fn the_exit_status_is_the_runners_and_explained() {
     let ending = Running::start_with(&mut command, input).finish(PATIENCE);
     assert!(ending.assert_code(0).text().starts_with(&format!("configuration {SECRET}\n")));
     host.assert_clean();
+}
+
+/// Why the runner was interrupted, by the events.
+fn interrupted(ending: &Ending) -> Vec<String> {
+    let events = ending.events().into_iter();
+    let interrupted = events.filter_map(|event| {
+        Some(event["happened"].get("interrupted")?["why"].as_str()?.to_owned())
+    });
+    interrupted.collect()
+}
+
+#[test]
+fn a_runner_with_a_job_is_told_before_its_deadline_ends_it() {
+    let host = Host::new();
+    let mut command = once(&host, &["-e", "JOB=build", "--timeout", "5s"]);
+    command.env("ACTIONS_RUNNER_INPUT_JITCONFIG", SECRET);
+    let ending = Running::start(&mut command).finish(PATIENCE);
+    let text = ending.assert_code(124).text();
+    assert!(text.ends_with("Job build completed with result: Canceled\n"), "{text}");
+    assert_eq!(interrupted(&ending), ["the job did not end within 5s"]);
+    assert_eq!(
+        marks(&ending).last().unwrap(),
+        r#"{"completed":{"job":"build","result":"canceled"}}"#
+    );
+    host.assert_no_process();
+}
+
+#[test]
+fn a_runner_that_hears_nothing_ends_with_the_second_signal() {
+    let host = Host::new();
+    let mut command = once(&host, &["-e", "JOB=deaf"]);
+    command.env("ACTIONS_RUNNER_INPUT_JITCONFIG", SECRET);
+    let mut running = Running::start(&mut command);
+    running.wait_for_output("Running job: deaf");
+    running.signal(Signal::SIGTERM);
+    let told = || running.stderr().contains("mayfly once got SIGTERM").then_some(());
+    until("the interrupt", PATIENCE, told);
+    running.signal(Signal::SIGTERM);
+    let ending = running.finish(PATIENCE);
+    ending.assert_code(143);
+    assert_eq!(interrupted(&ending), ["mayfly once got SIGTERM"]);
+    host.assert_no_process();
 }
 
 #[test]

@@ -20,7 +20,8 @@ use crate::failure::Code;
 use crate::host::state::StateDirectory;
 use crate::machine::console;
 use crate::shepherd::event::{Event, Happened, Outcome, Phase};
-use crate::shepherd::plan::{Order, Plan};
+use crate::shepherd::plan::{Farewell, Order, Plan};
+use crate::shepherd::runner::{Conclusion, Heard};
 use crate::shepherd::{Descriptors, Handle, HandleError, check_job, record};
 
 /// Lines of the console that are shown after a failure.
@@ -44,8 +45,8 @@ pub(crate) struct Errand<'a> {
     pub(crate) copy_out: &'a [CopyOut],
     /// Whether a tree that is not copied out fails it.
     pub(crate) must_copy: bool,
-    /// What there is to say about an exit status.
-    pub(crate) explain: fn(u8) -> Option<String>,
+    /// Of a job that is a runner: how long it may take to end once it was interrupted.
+    pub(crate) runner: Option<Duration>,
 }
 
 /// Carries it out, from the start of a shepherd to its end.
@@ -63,26 +64,33 @@ pub(crate) fn carry_out(errand: &Errand<'_>, state: &StateDirectory) -> Result<E
     runtime.block_on(follow(errand, start, copies))
 }
 
+#[allow(clippy::needless_pass_by_value)] // As `map_err` wants it.
+fn refused(error: io::Error) -> Problem {
+    Problem::file(format!("can't take the standard streams: {error}"), Code::Internal)
+}
+
+/// Starts the shepherd and gives it what it is to do.
+fn give(errand: &Errand<'_>, start: &Order, copies: &mut Copies) -> Result<Handle, Problem> {
+    let descriptors = descriptors(&errand.job, copies.descriptors()).map_err(refused)?;
+    let mut shepherd = Handle::spawn(&descriptors)?;
+    // The ends are the shepherd's now; an archive ends when the last of its writers is gone.
+    drop(descriptors);
+    shepherd.order(&Order::Prepare(Box::new(errand.plan.clone())))?;
+    shepherd.order(start)?;
+    Ok(shepherd)
+}
+
 /// From the order to the end.
 async fn follow(
     errand: &Errand<'_>,
     start: Order,
     mut copies: Copies,
 ) -> Result<ExitCode, Problem> {
-    let refused = |error: io::Error| {
-        Problem::file(format!("can't take the standard streams: {error}"), Code::Internal)
-    };
     let (plan, json) = (&errand.plan, errand.microvm.json);
     let mut signals = Signals::take().map_err(refused)?;
-    let descriptors = descriptors(&errand.job, copies.descriptors()).map_err(refused)?;
-    let mut shepherd = Handle::spawn(&descriptors)?;
-    // The ends are the shepherd's now; an archive ends when the last of its writers is gone.
-    drop(descriptors);
-    shepherd.order(&Order::Prepare(Box::new(plan.clone())))?;
-    shepherd.order(&start)?;
-
+    let mut shepherd = give(errand, &start, &mut copies)?;
     let (mut timings, progress) = (Timings::default(), Progress::begin(json));
-    let (mut running, mut raw) = (false, None);
+    let (mut running, mut raw, mut heard) = (false, None, Heard::default());
     let outcome = loop {
         tokio::select! {
             event = shepherd.event() => match event {
@@ -90,6 +98,7 @@ async fn follow(
                 Some(event) => {
                     timings.note(&event);
                     progress.note(&event);
+                    heard.hear(&event.happened);
                     if event.happened == Happened::Phase(Phase::Running) {
                         running = true;
                         // Until now Ctrl-C was for this program; from here on it is a key.
@@ -100,7 +109,9 @@ async fn follow(
                     }
                 }
             },
-            number = signals.next() => shepherd.order(&signals.order(number, running)).map(drop)?,
+            number = signals.next() => {
+                shepherd.order(&signals.order(number, running, errand.runner)).map(drop)?;
+            }
         }
     };
     let signal = signals.that_ended(outcome.as_ref()).await;
@@ -128,7 +139,9 @@ async fn follow(
             let code = report::failed(&failure, &lines);
             Ok(signal.map_or(code, by_signal))
         }
-        Some(Outcome::Job { status, not_copied }) => finish(&status, &not_copied, copied, errand),
+        Some(Outcome::Job { status, not_copied }) => {
+            finish(&status, &not_copied, copied, errand, heard)
+        }
     }
 }
 
@@ -147,6 +160,7 @@ fn finish(
     not_copied: &[String],
     copied: Copied,
     errand: &Errand<'_>,
+    heard: Heard,
 ) -> Result<ExitCode, Problem> {
     match status {
         JobStatus::Code(0) if errand.must_copy => {
@@ -160,13 +174,12 @@ fn finish(
         }
         JobStatus::Code(code) => {
             warn(not_copied, &copied);
-            if let Some(meaning) = (errand.explain)(*code) {
-                report::warning(&meaning);
-            }
+            conclude(*code, errand, heard);
             Ok(ExitCode::from(*code))
         }
         JobStatus::Signal(number) => {
             warn(not_copied, &copied);
+            conclude(128_u8.saturating_add(*number), errand, heard);
             Ok(by_signal((*number).into()))
         }
         // A tree that could not be unpacked is often one that could not be packed.
@@ -177,6 +190,16 @@ fn finish(
             Err(Problem::file(format!("can't copy {path} in: {why}"), Code::CannotWrite))
         }
         JobStatus::NotStarted(why) => Err(not_started(why, &errand.command)),
+    }
+}
+
+/// Says how a runner ended, where it did not end well.
+fn conclude(status: u8, errand: &Errand<'_>, heard: Heard) {
+    if errand.runner.is_some() {
+        let conclusion = Conclusion::of(status, heard);
+        if !conclusion.is_regular() {
+            report::warning(&conclusion.to_string());
+        }
     }
 }
 
@@ -269,12 +292,22 @@ impl Signals {
 
     /// What a signal means: the first of those that end a process is for the command if there is
     /// one yet, the second ends the microVM.
-    fn order(&mut self, number: i32, running: bool) -> Order {
+    fn order(&mut self, number: i32, running: bool, runner: Option<Duration>) -> Order {
         if number == libc::SIGWINCH {
             return Order::Resize(terminal::size());
         }
         let again = self.asked_to_end.replace(self.asked_to_end.unwrap_or(number)).is_some();
-        if again || !running { Order::End } else { Order::Signal(number) }
+        match runner {
+            _ if again || !running => Order::End,
+            None => Order::Signal(number),
+            // SIGTERM kills a runner on .NET 10 and leaves its job hanging at GitHub; SIGINT is
+            // orderly on every version.
+            Some(within) => {
+                let name = nix::sys::signal::Signal::try_from(number);
+                let name = name.map_or_else(|_| number.to_string(), |signal| signal.to_string());
+                Order::Farewell(Farewell { within, why: format!("mayfly once got {name}") })
+            }
+        }
     }
 
     /// The signal that is behind the microVM's end, if one is. One that was sent to all processes

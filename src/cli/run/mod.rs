@@ -31,7 +31,7 @@ pub(super) fn run(
         microvm: &arguments.microvm,
         copy_out: &arguments.copy_out,
         must_copy: true,
-        explain: |_| None,
+        runner: None,
     };
     carry_out(&errand, state)
 }

@@ -32,6 +32,7 @@ impl Progress {
             | Happened::Runner(_)
             | Happened::Egress(_)
             | Happened::Reached(_)
+            | Happened::Interrupted(_)
             | Happened::Unknown(_) => {}
         }
     }
