@@ -140,7 +140,6 @@ const COMMON: &[c_long] = &[
 /// QEMU's emulation of devices, and KVM. Its sockets it inherits; the pair is for the other end of
 /// a vhost-user device.
 const QEMU: &[c_long] = &[
-    libc::SYS_ioctl,
     libc::SYS_memfd_create,
     libc::SYS_signalfd4,
     libc::SYS_timer_create,
@@ -199,6 +198,9 @@ const PROCESS_CONTROLS: [libc::c_int; 6] = [
 /// Controls of descriptors that Rust programs use instead of `fcntl(2)`.
 const DESCRIPTOR_CONTROLS: [libc::Ioctl; 3] = [libc::FIONBIO, libc::FIOCLEX, libc::FIONREAD];
 
+/// `TIOCSTI` of `ioctl_tty(2)`.
+const TERMINAL_INPUT: u32 = 0x5412;
+
 /// `clone3` keeps its flags in memory, where no filter sees them: the C library then uses `clone`.
 /// `io_uring` has calls of its own that no filter sees.
 const UNKNOWN: [c_long; 2] = [libc::SYS_clone3, libc::SYS_io_uring_setup];
@@ -231,7 +233,10 @@ fn executing(calls: Calls, key: ExecutionKey) -> Result<Calls, BackendError> {
 /// QEMU's, from before its first instruction on.
 pub(crate) fn qemu(key: ExecutionKey) -> Result<Calls, BackendError> {
     let unix = Is::Word(0, libc::AF_UNIX.cast_unsigned());
-    executing(common()?.allow(QEMU), key)?.allow_where(libc::SYS_socketpair, &[unix])
+    executing(common()?.allow(QEMU), key)?
+        .allow_where(libc::SYS_socketpair, &[unix])?
+        // KVM, the tap and files; not keys into a terminal.
+        .allow_where(libc::SYS_ioctl, &[Is::Not(1, TERMINAL_INPUT)])
 }
 
 /// Those of `vhost-device-vsock`, from before its first instruction on.

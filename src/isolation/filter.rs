@@ -18,6 +18,8 @@ use seccompiler::{
 pub(crate) enum Is {
     /// The lower 32 bits of the argument, by its place from 0 on.
     Word(u8, u32),
+    /// The lower 32 bits are anything else.
+    Not(u8, u32),
     /// All 64 bits.
     Long(u8, u64),
     /// These of its bits (the second) are those (the third).
@@ -101,6 +103,9 @@ fn condition(argument: &Is) -> Result<SeccompCondition, BackendError> {
     match *argument {
         Is::Word(place, value) => {
             SeccompCondition::new(place, Dword, SeccompCmpOp::Eq, value.into())
+        }
+        Is::Not(place, value) => {
+            SeccompCondition::new(place, Dword, SeccompCmpOp::Ne, value.into())
         }
         Is::Long(place, value) => SeccompCondition::new(place, Qword, SeccompCmpOp::Eq, value),
         Is::Bits(place, mask, value) => {

@@ -100,7 +100,7 @@ fn devices_that_an_ordinary_user_may_not_open_are_named() {
 }
 
 /// Executes `$0 $@` in a user namespace below which there can be no other.
-const FORBID: &str = "echo 0 > /proc/sys/user/max_user_namespaces; \
+pub(crate) const FORBID: &str = "echo 0 > /proc/sys/user/max_user_namespaces; \
                       exec setpriv --ambient-caps=-all --inh-caps=-all -- \"$0\" \"$@\"";
 
 #[test]

@@ -25,6 +25,7 @@ mod copies;
 mod detached;
 mod docker;
 mod egress;
+mod escaped;
 mod failures;
 mod found;
 mod gone;
