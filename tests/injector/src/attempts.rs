@@ -39,6 +39,7 @@ impl Attempt {
     }
 }
 
+#[allow(clippy::large_enum_variant, reason = "a table of constants, which can hold no box")]
 /// How it is tried.
 pub(crate) enum How {
     /// Opens a path, with these flags.
