@@ -5,10 +5,11 @@ use secrecy::SecretString;
 
 use super::decide::{Action, JobKey, MachineKey, Retirement, Stage};
 use super::error::DaemonError;
-use super::following::{self, ORDERS};
+use super::following::{self, ERRANDS, Errand};
 use super::happening::{Happening, NotPlanned};
 use super::microvm::{Microvm, Runner, Work};
 use super::millis::Millis;
+use super::overdue::{self, Patience, Step};
 use super::world::{Held, Queued, World};
 use crate::config::Trigger;
 use crate::failure::{Failure, chain};
@@ -16,9 +17,6 @@ use crate::ledger::Command;
 use crate::shepherd::plan::{Deadlines, Order, Plan, monotonic};
 use crate::shepherd::planner::{self, PlanError, Wanted};
 use crate::shepherd::{Detached, runner};
-
-/// How long an order to end may take before it is given up.
-const REGISTERING: std::time::Duration = std::time::Duration::from_secs(5 * 60);
 
 impl World {
     pub(super) fn act(&mut self, action: Action) -> Result<(), DaemonError> {
@@ -58,7 +56,7 @@ impl World {
             deadlines: Deadlines { job: settings.deadlines.job, ..Deadlines::default() },
             detached: Some(Detached::default()),
         };
-        self.microvms.insert(key, Held { microvm, orders: None });
+        self.microvms.insert(key, Held { microvm, errands: None });
         let (state, to) = (self.state.clone(), self.happenings.clone());
         self.tasks.spawn(async move {
             // It reads files, and hashes an image that was not verified yet.
@@ -85,8 +83,12 @@ impl World {
         }
         self.ledger.planned(plan.id.as_str(), &held.microvm.pool_name, &plan.image)?;
         held.microvm.id = Some(plan.id.clone());
-        let (orders, received) = tokio::sync::mpsc::channel(ORDERS);
-        held.orders = Some(orders);
+        held.microvm.patience = Patience {
+            boot: plan.deadlines.prepare + plan.deadlines.boot,
+            job: plan.deadlines.job,
+        };
+        let (errands, received) = tokio::sync::mpsc::channel(ERRANDS);
+        held.errands = Some(errands);
         let (program, to) = (self.program.clone(), self.happenings.clone());
         self.tasks.spawn(following::boot(program, plan, key, received, to));
         Ok(())
@@ -154,7 +156,12 @@ impl World {
     }
 
     /// Gives a runner what starts it.
-    pub(super) fn hand_over_runner(&self, key: MachineKey, pool: usize, jit_config: &SecretString) {
+    pub(super) fn hand_over_runner(
+        &mut self,
+        key: MachineKey,
+        pool: usize,
+        jit_config: &SecretString,
+    ) {
         let Some(pool) = self.pools.get(pool) else { return };
         let hooks =
             pool.settings.hooks.variables().map(|(name, value)| (bytes(name), bytes(value)));
@@ -170,7 +177,7 @@ impl World {
         let Some(microvm) = self.microvm(key) else { return };
         let was = microvm.stage;
         microvm.enter(Stage::Ending, now);
-        microvm.ended_for.get_or_insert_with(|| format!("retired: {why:?}").to_lowercase());
+        microvm.ended_for.get_or_insert_with(|| format!("retired: {why}"));
         tracing::debug!(?was, ?why, "retiring");
         match &microvm.work {
             Work::Runner(runner) => {
@@ -182,28 +189,39 @@ impl World {
         }
     }
 
-    /// Ends local jobs that took too long, and runners that never came up.
+    /// Ends, or kills, microVMs that took too long.
     pub(super) fn end_overdue(&mut self, now: Millis) {
-        let overdue = |microvm: &Microvm| overdue_at(microvm).is_some_and(|at| at <= now);
-        let keys: Vec<_> = self.microvms.values().filter(|held| overdue(&held.microvm)).collect();
-        let keys: Vec<_> = keys.into_iter().map(|held| held.microvm.key).collect();
-        for key in keys {
-            if let Some(microvm) = self.microvm(key) {
-                microvm.deadline = None;
-                let why = match microvm.work {
-                    Work::Local(_) => "the job did not end in time",
-                    _ => "the runner did not come up in time",
-                };
-                microvm.ended_for = Some(why.to_owned());
-                microvm.enter(Stage::Ending, now);
+        let due = self.microvms.values().filter_map(|held| {
+            let (at, step) = overdue::step(&held.microvm)?;
+            (at <= now).then_some((held.microvm.key, step))
+        });
+        for (key, step) in due.collect::<Vec<_>>() {
+            let _about = self.about(Some(key));
+            let Some(microvm) = self.microvm(key) else { continue };
+            microvm.enter(Stage::Ending, now);
+            match step {
+                Step::End(why) => {
+                    tracing::warn!("the microVM ends: {why}");
+                    microvm.ended_for = Some(why.to_owned());
+                    self.order(key, Order::End);
+                }
+                Step::Kill(why) => {
+                    tracing::warn!("the microVM is killed: {why}");
+                    if microvm.killed.replace(now).is_none() {
+                        let before = microvm.ended_for.take();
+                        let before = before.map(|why| format!("{why}; ")).unwrap_or_default();
+                        microvm.ended_for = Some(format!("{before}{why}: it was killed"));
+                    }
+                    self.errand(key, Errand::Kill);
+                }
             }
-            self.order(key, Order::End);
         }
     }
 
     /// When the next microVM is overdue.
     pub(super) fn overdue_wake(&self) -> Option<Millis> {
-        self.microvms.values().filter_map(|held| overdue_at(&held.microvm)).min()
+        let steps = self.microvms.values().filter_map(|held| overdue::step(&held.microvm));
+        steps.map(|(at, _)| at).min()
     }
 
     /// Deletes runners at GitHub that have to go.
@@ -243,14 +261,6 @@ impl World {
     pub(super) fn enqueue(&mut self, queued: Queued) {
         let place = self.queue.partition_point(|other| other.since <= queued.since);
         self.queue.insert(place, queued);
-    }
-}
-
-fn overdue_at(microvm: &Microvm) -> Option<Millis> {
-    match microvm.stage {
-        Stage::Registering => Some(microvm.since + REGISTERING),
-        Stage::Assigned | Stage::Busy => microvm.deadline,
-        _ => None,
     }
 }
 

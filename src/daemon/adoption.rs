@@ -11,11 +11,12 @@
 //!   the ledger and the order to end: it is ended;
 //! - a microVM without any event got no plan, or is about to: it is ended;
 //! - a microVM that is no more is settled as if it had ended now;
+//! - a microVM that lives and that the ledger does not have, or has as ended, is counted and ended;
 //! - a microVM, a job or a registration that only the ledger knows never came to be, or is gone.
 
 use super::decide::{JobKey, Load, MachineKey, Stage};
 use super::error::DaemonError;
-use super::following::{self, ORDERS};
+use super::following::{self, ERRANDS};
 use super::microvm::{Microvm, Runner, Work};
 use super::world::{Held, Queued, World};
 use crate::failure::Code;
@@ -26,6 +27,9 @@ use crate::shepherd::record::{self, Found};
 
 /// Why a local job can't be served any more.
 pub(super) const NO_POOL: &str = "its pool is no longer configured";
+
+/// The pool of a microVM of which none is known.
+const UNKNOWN: &str = "unknown";
 
 /// What the ledger knows of unfinished work.
 struct Unfinished {
@@ -55,15 +59,13 @@ impl World {
         let mut adopted = 0;
         for found in found {
             let row = self.ledger.reader().microvm(found.id.as_str())?;
-            if let Some(row) = row.as_ref().filter(|row| row.ended_at.is_some()) {
-                put_away(&found, row);
+            match row {
+                Some(row) if row.ended_at.is_none() => {
+                    adopted += usize::from(found.living);
+                    self.adopt_one(&found, &row.pool, &unfinished)?;
+                }
+                row => self.end_unknown(&found, row.as_ref())?,
             }
-            let Some(row) = row.filter(|row| row.ended_at.is_none()) else {
-                // Only its directory is left, if that.
-                continue;
-            };
-            adopted += usize::from(found.living);
-            self.adopt_one(&found, &row, &unfinished)?;
         }
         self.forget_registrations(&unfinished)?;
         self.requeue_lost(&unfinished)?;
@@ -85,19 +87,21 @@ impl World {
     fn adopt_one(
         &mut self,
         found: &Found,
-        row: &ledger::Microvm,
+        pool_name: &str,
         unfinished: &Unfinished,
     ) -> Result<(), DaemonError> {
         let (key, now) = (self.key(), self.now());
-        let pool = self.pool_named(&row.pool);
-        let load = pool
-            .and_then(|pool| self.pools.get(pool))
-            .map_or(Load { processors: 1, memory: 1 << 30 }, super::pools::Pool::load);
-        let mut microvm = Microvm::new(key, pool, &row.pool, load, now);
+        let pool = self.pool_named(pool_name);
+        // What it takes is in its directory, whatever its pool is by now.
+        let own = record::summary(&found.directory).ok().flatten();
+        let own = own.map(|own| Load { processors: own.processors, memory: own.memory.0 });
+        let its = || pool.and_then(|pool| self.pools.get(pool)).map(super::pools::Pool::load);
+        let load = own.or_else(its).unwrap_or(Load { processors: 1, memory: 1 << 30 });
+        let mut microvm = Microvm::new(key, pool, pool_name, load, now);
         microvm.id = Some(found.id.clone());
         microvm.work = work(found.id.as_str(), unfinished);
-        let (orders, received) = tokio::sync::mpsc::channel(ORDERS);
-        self.microvms.insert(key, Held { microvm, orders: Some(orders) });
+        let (errands, received) = tokio::sync::mpsc::channel(ERRANDS);
+        self.microvms.insert(key, Held { microvm, errands: Some(errands) });
         let _about = self.about(Some(key));
         for (number, event) in found.events.iter().enumerate() {
             // The end counts once nothing is left, which is waited for elsewhere.
@@ -112,6 +116,38 @@ impl World {
             if found.living {
                 self.resume(key, found)?;
             }
+        }
+        Ok(())
+    }
+
+    /// A microVM that the ledger does not have, or has as ended: one that lives counts in the budget
+    /// until it is ended; of one that does not only its directory is left.
+    fn end_unknown(
+        &mut self,
+        found: &Found,
+        row: Option<&ledger::Microvm>,
+    ) -> Result<(), DaemonError> {
+        let known = row.is_some();
+        if !found.living {
+            if !known {
+                tracing::warn!(microvm = %found.id, "the ledger has no such microVM: removed");
+            }
+            let pool = row.map_or(UNKNOWN, |row| row.pool.as_str());
+            put_away(found, pool, row.is_some_and(|row| row.black_box.is_some()));
+            return Ok(());
+        }
+        tracing::warn!(microvm = %found.id, known, "it lives against the ledger's word: ended");
+        if row.is_none() {
+            let summary = record::summary(&found.directory).ok().flatten();
+            let image = summary.map(|summary| summary.image).unwrap_or_default();
+            self.ledger.planned(found.id.as_str(), UNKNOWN, &image)?;
+        }
+        let nothing = Unfinished { jobs: Vec::new(), registrations: Vec::new() };
+        let pool = row.map_or(UNKNOWN, |row| row.pool.as_str());
+        self.adopt_one(found, pool, &nothing)?;
+        let its = self.microvms.values().find(|held| held.microvm.id.as_ref() == Some(&found.id));
+        if let Some(key) = its.map(|held| held.microvm.key) {
+            self.end(key, "the ledger does not know it");
         }
         Ok(())
     }
@@ -144,8 +180,16 @@ impl World {
                 let pool = microvm.pool;
                 self.removals.add(&runner.name, pool, runner.id, now);
             }
-            Work::Runner(_) if claimed && microvm.stage == Stage::Booting => {
-                microvm.enter(Stage::Registering, now);
+            Work::Runner(_) if claimed => {
+                if microvm.stage == Stage::Booting {
+                    microvm.enter(Stage::Registering, now);
+                }
+                let job = self.ledger.reader().job_of(found.id.as_str())?;
+                if let (Some(microvm), true) =
+                    (self.microvm(key), job.is_some_and(|job| job.state.is_over()))
+                {
+                    microvm.completed = Some(now);
+                }
             }
             _ => {}
         }
@@ -223,13 +267,11 @@ impl World {
 }
 
 /// What a daemon that was killed had settled, but not put away.
-fn put_away(found: &Found, row: &ledger::Microvm) {
-    if found.living {
-        return;
-    }
-    let done = match row.black_box {
-        Some(_) => record::keep(&found.directory, &row.pool),
-        None => record::collect(&found.directory),
+fn put_away(found: &Found, pool: &str, is_evidence: bool) {
+    let done = if is_evidence {
+        record::keep(&found.directory, pool)
+    } else {
+        record::collect(&found.directory)
     };
     if let Err(error) = done {
         tracing::warn!(microvm = %found.id, "can't put away its directory: {error}");

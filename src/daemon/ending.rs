@@ -41,11 +41,11 @@ impl World {
         self.keep_log_of(id.as_str(), &directory)?;
         // What the daemon ended itself is no evidence of anything.
         let evidence = is_evidence(&microvm);
-        let silent = evidence.then_some("its runner did not say how its job ended");
+        let silent = evidence.then(|| silence(&microvm));
         let cause = microvm.ended_for.as_deref().or(abnormal).or(silent);
-        let keep = abnormal.is_some() && microvm.ended_for.is_none() || evidence;
-        let word =
-            if abnormal.is_some() && microvm.ended_for.is_none() { "failed" } else { "ended" };
+        let unexpected = abnormal.is_some() && was_unexpected(&microvm);
+        let keep = unexpected || evidence;
+        let word = if unexpected { "failed" } else { "ended" };
         let black_box = keep.then(|| directory.display().to_string());
         self.ledger.ended(id.as_str(), word, cause, black_box.as_deref())?;
         tracing::info!(cause, "the microVM is gone");
@@ -69,7 +69,7 @@ impl World {
         if let Outcome::Failed(report) = outcome
             // One that was killed can't say more than how far it came.
             && report.phase.min(microvm.phase) < Phase::Ready
-            && microvm.ended_for.is_none()
+            && was_unexpected(microvm)
             && microvm.work == Work::None
         {
             tracing::warn!("a boot failed: {}", report.message);
@@ -129,24 +129,18 @@ impl World {
         outcome: &Outcome,
     ) -> Result<(), DaemonError> {
         let now = self.now();
-        let regular = match outcome {
-            Outcome::Job { status: mayfly_protocol::message::JobStatus::Code(code), .. } => {
-                let meaning = Meaning::of(*code);
-                (!meaning.is_regular()).then(|| format!("the runner ended: {meaning:?}"))
-            }
-            Outcome::Job { status, .. } => Some(format!("the runner ended: {status:?}")),
-            Outcome::Failed(report) => Some(report.message.clone()),
-        };
+        let regular = irregular(outcome);
         // GitHub removes a runner whose job ended; what it did not, the next list shows.
         if runner.result.is_some() && regular.is_none() {
             self.ledger.deleted(&runner.name)?;
         } else {
             self.removals.add(&runner.name, microvm.pool, runner.id, now);
         }
-        let failed = runner.job.is_none() && microvm.ended_for.is_none();
-        if let (true, Some(why), Some(pool)) =
-            (failed, regular, microvm.pool.and_then(|pool| self.pools.get_mut(pool)))
+        let failed = runner.job.is_none() && was_unexpected(microvm);
+        if let (true, Some(pool)) = (failed, microvm.pool.and_then(|pool| self.pools.get_mut(pool)))
         {
+            // Also one that ended well: made again at once, it would do the same for ever.
+            let why = regular.unwrap_or_else(|| "the runner ended without a job".to_owned());
             tracing::warn!("{why}");
             pool.runner_failed(why, now);
         }
@@ -216,9 +210,41 @@ fn finished(exit_code: u8, outcome: &Outcome) -> JobResult {
     }
 }
 
-/// Whether a runner ended in a way that somebody will want to look into.
+/// Whether a runner ended in a way that somebody will want to look into: before it had a job, or
+/// without a word on how its job ended.
 fn is_evidence(microvm: &Microvm) -> bool {
-    matches!(&microvm.work, Work::Runner(runner)
-        if runner.job.is_some() && runner.result.is_none())
-        && microvm.ended_for.is_none()
+    matches!(&microvm.work, Work::Runner(runner) if runner.result.is_none())
+        && was_unexpected(microvm)
+}
+
+/// Whether a microVM ended otherwise than the daemon wanted. One that had to be killed did.
+fn was_unexpected(microvm: &Microvm) -> bool {
+    microvm.ended_for.is_none() || microvm.killed.is_some()
+}
+
+/// What is wrong with the end of a runner that is evidence.
+fn silence(microvm: &Microvm) -> &'static str {
+    match &microvm.work {
+        Work::Runner(runner) if runner.job.is_none() => "its runner ended before it had a job",
+        _ => "its runner did not say how its job ended",
+    }
+}
+
+/// Why the end of a runner is not a regular one, if it is not.
+fn irregular(outcome: &Outcome) -> Option<String> {
+    use mayfly_protocol::message::JobStatus;
+    match outcome {
+        Outcome::Job { status: JobStatus::Code(code), .. } => {
+            let meaning = Meaning::of(*code);
+            (!meaning.is_regular()).then(|| meaning.to_string())
+        }
+        Outcome::Job { status: JobStatus::Signal(number), .. } => {
+            Some(format!("the runner was ended by signal {number}"))
+        }
+        Outcome::Job { status: JobStatus::NotStarted(_), .. } => match verdict(outcome, false) {
+            Verdict::Failed { cause, .. } | Verdict::Again { cause } => Some(cause),
+            Verdict::Finished { .. } => None,
+        },
+        Outcome::Failed(report) => Some(report.message.clone()),
+    }
 }

@@ -113,14 +113,12 @@ impl World {
                 }
             }
             (News::Started, Work::Local(job)) => self.job_started(job)?,
-            (News::Listening, Work::Runner(_)) => {
-                tracing::info!("the runner listens");
-                if let Some(pool) = pool.and_then(|pool| self.pools.get_mut(pool)) {
-                    pool.call_worked();
-                }
-            }
+            (News::Listening, Work::Runner(_)) => tracing::info!("the runner listens"),
             (News::TookJob(job), Work::Runner(runner)) => {
                 tracing::info!(name = job, "the runner took a job");
+                if let Some(pool) = pool.and_then(|pool| self.pools.get_mut(pool)) {
+                    pool.runner_worked();
+                }
                 // One that was taken back tells it again.
                 if self.is_open(&runner.name)? {
                     self.ledger.job_taken(&runner.name, &job)?;
@@ -247,11 +245,17 @@ impl World {
                 }
             }
             (Ok(Removal::Busy), None) => self.removals.again(name, now),
-            (Err(error), _) => {
+            (Err(error), key) => {
+                // While the daemon drains, each is tried once; the next daemon sweeps.
+                if let (Some(key), true) = (key, self.draining.is_some())
+                    && self.microvm(key).is_some_and(|microvm| microvm.stage == Stage::Ending)
+                {
+                    self.order(key, Order::End);
+                }
                 tracing::warn!(runner = name, "can't delete the runner: {}", chain(error));
                 match error {
                     CallError::RateLimited { until, .. } => {
-                        self.removals.postpone(name, now + from_now(*until).max(SOON));
+                        self.removals.postpone(name, now + from_now(*until).max(SOON), now);
                     }
                     _ => self.removals.again(name, now),
                 }

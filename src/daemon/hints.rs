@@ -84,6 +84,7 @@ impl World {
         let now = self.now();
         let github = GithubJob { id: job.id, attempt: job.attempt };
         let runner = job.runner_name.clone();
+        let name = runner.as_deref().unwrap_or_default();
         match noted.state {
             JobState::Queued => {
                 if let Some(pool) = self.pool_for(&job.labels) {
@@ -92,9 +93,11 @@ impl World {
                 }
             }
             JobState::Claimed | JobState::Running => {
+                self.has_job(name, &job.name);
                 self.demand.hear(Heard::InProgress { job: github, runner }, now);
             }
             JobState::Finished | JobState::Failed | JobState::Cancelled => {
+                self.had_job(name);
                 self.demand.hear(Heard::Completed { job: github, runner }, now);
             }
         }
@@ -161,6 +164,7 @@ impl World {
                 self.note(job, GithubState::Running)?;
                 let github = GithubJob { id: job.id, attempt: job.attempt };
                 let runner = job.runner_name.clone();
+                self.has_job(runner.as_deref().unwrap_or_default(), &job.name);
                 self.demand.hear(Heard::InProgress { job: github, runner }, begun);
             }
         }
@@ -203,9 +207,35 @@ impl World {
         let its = self.pools.get(pool).map(|pool| pool.settings.name.as_str());
         let (name, run, kind) = (&item.name, item.run_id, &item.kind);
         tracing::info!(pool = its, name, run, runner, ?kind, "a job of the scale set");
-        if let (ItemKind::Started, Some(name)) = (&item.kind, &item.runner_name) {
-            let now = self.now();
-            self.demand.hear(Heard::Taken { runner: name.clone(), pool }, now);
+        match (&item.kind, &item.runner_name) {
+            (ItemKind::Started, Some(runner)) => {
+                let now = self.now();
+                self.has_job(runner, &item.name);
+                self.demand.hear(Heard::Taken { runner: runner.clone(), pool }, now);
+            }
+            (ItemKind::Completed, Some(runner)) => self.had_job(runner),
+            _ => {}
+        }
+    }
+
+    /// The word on which job a runner has; what the runner says on its console is only sooner.
+    fn has_job(&mut self, runner: &str, job: &str) {
+        let now = self.now();
+        let Some(key) = self.with_runner(runner).map(|microvm| microvm.key) else { return };
+        let Some(microvm) = self.microvm(key) else { return };
+        microvm.has_job(job, now);
+        let pool = microvm.pool;
+        if let Some(pool) = pool.and_then(|pool| self.pools.get_mut(pool)) {
+            pool.runner_worked();
+        }
+    }
+
+    /// The job of a runner is over: its microVM has a time of grace to end by itself.
+    fn had_job(&mut self, runner: &str) {
+        let now = self.now();
+        let Some(key) = self.with_runner(runner).map(|microvm| microvm.key) else { return };
+        if let Some(microvm) = self.microvm(key) {
+            microvm.completed.get_or_insert(now);
         }
     }
 

@@ -4,6 +4,7 @@ use mayfly_protocol::message::{JobStatus, NotStarted};
 
 use super::decide::{JobKey, Load, Machine, MachineKey, Stage};
 use super::millis::Millis;
+use super::overdue::Patience;
 use crate::egress::record::{Report, Row, Total, Totals};
 use crate::failure::Code;
 use crate::ledger::{Destination, Egress, Verdicts};
@@ -30,6 +31,16 @@ pub(super) struct Microvm {
     pub(super) phase: Phase,
     /// When its local job is to be ended.
     pub(super) deadline: Option<Millis>,
+    /// How long its phases may last.
+    pub(super) patience: Patience,
+    /// When it was told to end.
+    pub(super) told_to_end: Option<Millis>,
+    /// When it began to end by itself.
+    pub(super) over: Option<Millis>,
+    /// When it was last killed.
+    pub(super) killed: Option<Millis>,
+    /// When its job was reported as completed, by whom it comes from.
+    pub(super) completed: Option<Millis>,
     /// Why the daemon ends it, where it does.
     pub(super) ended_for: Option<String>,
     /// What its job reached so far. At the end the ledger has it.
@@ -98,6 +109,11 @@ impl Microvm {
             heard: 0,
             phase: Phase::Planned,
             deadline: None,
+            patience: Patience::default(),
+            told_to_end: None,
+            over: None,
+            killed: None,
+            completed: None,
             ended_for: None,
             reached: None,
         }
@@ -157,10 +173,23 @@ impl Microvm {
             }
             (Phase::Running, Work::Runner(_)) => News::Started,
             (Phase::Finished | Phase::Failed | Phase::Destroyed, _) => {
+                self.over.get_or_insert(now);
                 self.enter(Stage::Ending, now);
                 News::Nothing
             }
             _ => News::Nothing,
+        }
+    }
+
+    /// Its runner has a job, by the word of whom the job comes from.
+    pub(super) fn has_job(&mut self, name: &str, now: Millis) {
+        let gone = self.told_to_end.is_some() || self.phase > Phase::Running;
+        let Work::Runner(runner) = &mut self.work else { return };
+        if !gone && runner.job.is_none() {
+            runner.job = Some(name.to_owned());
+            // One that is being retired has won the race.
+            self.ended_for = None;
+            self.enter(Stage::Busy, now);
         }
     }
 

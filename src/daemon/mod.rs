@@ -31,6 +31,7 @@ mod microvm;
 mod microvm_tests;
 pub mod millis;
 mod observing;
+mod overdue;
 mod overview;
 mod pools;
 #[cfg(test)]

@@ -19,6 +19,8 @@ pub(super) struct Pool {
     boot_failure: Option<Blocker>,
     calls: Backoff,
     call_failure: Option<Obstacle>,
+    runners: Backoff,
+    runner_failure: Option<Obstacle>,
 }
 
 impl Pool {
@@ -30,6 +32,8 @@ impl Pool {
             boot_failure: None,
             calls: Backoff::default(),
             call_failure: None,
+            runners: Backoff::default(),
+            runner_failure: None,
         }
     }
 
@@ -51,10 +55,11 @@ impl Pool {
             until: None,
             why: Blocker::Unreachable("its registration is being set up".to_owned()),
         };
+        let failure = || self.call_failure.clone().or_else(|| self.runner_failure.clone());
         let github_obstacle = match (registers, &self.registrar) {
             (Registers::Never, _) => None,
             (_, None) => Some(self.call_failure.clone().unwrap_or_else(unknown)),
-            (_, Some(_)) => self.call_failure.clone(),
+            (_, Some(_)) => failure(),
         };
         Decided {
             load: self.load(),
@@ -97,14 +102,27 @@ impl Pool {
         self.call_failure = Some(Obstacle { until, why: blocker(error) });
     }
 
-    /// Its runner did not do what a runner does.
+    /// Its runner ended before it had a job.
     pub(super) fn runner_failed(&mut self, why: String, now: Millis) {
-        self.calls.failed(now);
-        self.call_failure =
-            Some(Obstacle { until: self.calls.until(), why: Blocker::Refused(why) });
+        self.runners.failed(now);
+        self.runner_failure =
+            Some(Obstacle { until: self.runners.until(), why: Blocker::RunnersFail(why) });
     }
 
-    /// A call went well, or a runner listens.
+    /// Why its runners are waited with.
+    #[cfg(test)]
+    pub(super) fn runner_failure(&self) -> Option<Obstacle> {
+        self.runner_failure.clone()
+    }
+
+    /// One took a job: that a configuration was minted, or that a runner listens, does not say that
+    /// it can.
+    pub(super) fn runner_worked(&mut self) {
+        self.runners.worked();
+        self.runner_failure = None;
+    }
+
+    /// A call went well.
     pub(super) fn call_worked(&mut self) {
         self.calls.worked();
         self.call_failure = None;

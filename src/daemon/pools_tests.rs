@@ -93,15 +93,22 @@ fn a_rate_limit_lasts_as_long_as_github_says() {
 }
 
 #[test]
-fn a_runner_that_failed_blocks_its_pool_until_one_listens() {
+fn runners_that_end_before_a_job_wait_longer_each_time_until_one_has_a_job() {
     let mut pool = pool(Trigger::Poll);
-    pool.runner_failed("the runner is too old".to_owned(), Millis(5));
-    let obstacle = pool.decided().github_obstacle.unwrap();
-    assert_eq!(obstacle.why, Blocker::Refused("the runner is too old".to_owned()));
-    assert!(obstacle.until > Some(Millis(5)));
-    pool.call_worked();
-    let after = why(pool.decided().github_obstacle);
-    assert!(matches!(after, Some(Blocker::Unreachable(_))), "it has no registrar: {after:?}");
+    let (mut now, mut waits) = (Millis(5), Vec::new());
+    for _ in 0..4 {
+        pool.runner_failed("the runner is too old".to_owned(), now);
+        // Each was registered: that is no sign that a runner works.
+        pool.call_worked();
+        let failure = pool.runner_failure().unwrap();
+        assert_eq!(failure.why, Blocker::RunnersFail("the runner is too old".to_owned()));
+        let until = failure.until.unwrap();
+        waits.push(until.since(now).as_secs());
+        now = until;
+    }
+    assert_eq!(waits, [1, 2, 4, 8]);
+    pool.runner_worked();
+    assert_eq!(pool.runner_failure(), None);
 }
 
 #[test]

@@ -27,6 +27,8 @@ struct Removal {
     number: Option<u64>,
     tries: u32,
     next: Millis,
+    // When it was last tried in vain.
+    tried: Option<Millis>,
     under_way: bool,
 }
 
@@ -52,6 +54,7 @@ impl Removals {
             number,
             tries: 0,
             next: now,
+            tried: None,
             under_way: false,
         });
     }
@@ -74,6 +77,7 @@ impl Removals {
             let wait = FIRST.saturating_mul(1_u32.checked_shl(one.tries).unwrap_or(u32::MAX));
             one.tries = one.tries.saturating_add(1);
             one.next = now + wait.min(LONGEST);
+            one.tried = Some(now);
             one.under_way = false;
         }
     }
@@ -86,9 +90,10 @@ impl Removals {
     }
 
     /// One could not be tried yet, and can be at that moment.
-    pub(super) fn postpone(&mut self, name: &str, until: Millis) {
+    pub(super) fn postpone(&mut self, name: &str, until: Millis, now: Millis) {
         if let Some(one) = self.0.get_mut(name) {
             one.next = until;
+            one.tried = Some(now);
             one.under_way = false;
         }
     }
@@ -103,8 +108,21 @@ impl Removals {
         self.0.contains_key(name)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Whether each that is left was tried in vain at or after that moment.
+    pub(super) fn were_tried_since(&self, moment: Millis) -> bool {
+        self.0.values().all(|one| !one.under_way && one.tried.is_some_and(|tried| tried >= moment))
+    }
+
+    /// All that are due at some time are due now.
+    pub(super) fn hurry(&mut self, now: Millis) {
+        for one in self.0.values_mut().filter(|one| !one.under_way) {
+            one.next = one.next.min(now);
+        }
+    }
+
+    /// The names that are left.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
     }
 
     /// When the next has to be tried.
@@ -134,6 +152,30 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_waits_until_each_removal_was_tried_once_since_it_began() {
+        let mut removals = Removals::default();
+        assert!(removals.were_tried_since(Millis(0)), "there is none");
+        removals.add("a", None, None, Millis(0));
+        removals.due(Millis(0));
+        removals.again("a", Millis(5));
+        assert!(!removals.were_tried_since(Millis(10)), "that was before");
+        removals.hurry(Millis(10));
+        assert_eq!(removals.due(Millis(10)).len(), 1, "its back-off is cut short");
+        assert!(!removals.were_tried_since(Millis(10)), "it is under way");
+        removals.again("a", Millis(12));
+        assert!(removals.were_tried_since(Millis(10)));
+        removals.add("b", None, None, Millis(13));
+        assert!(!removals.were_tried_since(Millis(10)), "another came");
+        removals.due(Millis(13));
+        removals.postpone("b", Millis(9999), Millis(14));
+        assert!(removals.were_tried_since(Millis(10)));
+        assert_eq!(removals.names().collect::<Vec<_>>(), ["a", "b"]);
+        removals.done("a");
+        removals.done("b");
+        assert!(removals.were_tried_since(Millis(10)));
+    }
+
+    #[test]
     fn a_removal_is_tried_again_later_each_time_until_it_is_done() {
         let mut removals = Removals::default();
         removals.add("a", None, None, Millis(0));
@@ -150,7 +192,7 @@ mod tests {
         assert_eq!(waits[..3], [2, 4, 8]);
         assert_eq!(waits[11], 300);
         removals.done("a");
-        assert!(removals.is_empty() && removals.wake().is_none());
+        assert!(removals.names().next().is_none() && removals.wake().is_none());
     }
 
     #[test]
@@ -159,7 +201,7 @@ mod tests {
         removals.add("a", None, None, Millis(0));
         for round in 0..9 {
             assert_eq!(removals.due(Millis(round * 10)).len(), 1);
-            removals.postpone("a", Millis((round + 1) * 10));
+            removals.postpone("a", Millis((round + 1) * 10), Millis(round * 10));
         }
         assert_eq!(removals.due(Millis(90)).len(), 1);
         removals.again("a", Millis(90));

@@ -33,6 +33,9 @@ pub(super) type Sets = BTreeMap<PoolName, Held>;
 pub(super) struct Held {
     /// The most runners that there may be; 0 while the daemon drains.
     pub(super) capacity: watch::Sender<u32>,
+    /// What the set was made with.
+    labels: Vec<String>,
+    group: Option<String>,
     _ends: DropGuard,
 }
 
@@ -47,7 +50,12 @@ impl World {
             .filter(|pool| matches!(pool.trigger, Trigger::ScaleSet | Trigger::Auto))
             .map(|pool| (pool.name.clone(), pool.clone()))
             .collect();
-        self.sets.retain(|name, _| wanted.contains_key(name));
+        // One whose labels or group changed is held anew, which tells the service of them.
+        self.sets.retain(|name, held| {
+            wanted
+                .get(name)
+                .is_some_and(|pool| pool.labels == held.labels && pool.runner_group == held.group)
+        });
         for (name, pool) in wanted {
             let max = if self.draining.is_some() { 0 } else { pool.max };
             if let Some(held) = self.sets.get(&name) {
@@ -56,6 +64,7 @@ impl World {
             }
             let (sender, capacity) = watch::channel(max);
             let cancel = self.cancel.child_token();
+            let (labels, group) = (pool.labels.clone(), pool.runner_group.clone());
             let task = Task {
                 github: github.clone(),
                 pool,
@@ -65,7 +74,8 @@ impl World {
                 cancel: cancel.clone(),
             };
             self.tasks.spawn(task.run());
-            self.sets.insert(name, Held { capacity: sender, _ends: cancel.drop_guard() });
+            self.sets
+                .insert(name, Held { capacity: sender, labels, group, _ends: cancel.drop_guard() });
         }
     }
 }
@@ -166,10 +176,16 @@ impl Task {
     async fn listen(&self, session: &mut Session) -> Result<Option<Duration>, Cancelled> {
         self.count(session.statistics()).await;
         loop {
-            let capacity = *self.capacity.borrow();
-            match self.unless(session.poll(capacity)).await? {
+            let announced = *self.capacity.borrow();
+            // A poll that announced another capacity brings nothing that is acted on.
+            let mut capacity = self.capacity.clone();
+            let polled = tokio::select! {
+                polled = self.unless(session.poll(announced)) => polled?,
+                Ok(_) = capacity.wait_for(|now| *now != announced) => continue,
+            };
+            match polled {
                 Ok(Polled::Nothing) => {}
-                Ok(Polled::Message(message)) => self.take(session, message).await?,
+                Ok(Polled::Message(message)) => self.take(session, message, announced).await?,
                 Ok(Polled::SessionLost(wait)) => return Ok(Some(wait)),
                 Ok(Polled::ScaleSetLost) => {
                     tracing::error!(pool = %self.pool.name, "the scale set is gone at GitHub");
@@ -187,9 +203,20 @@ impl Task {
         }
     }
 
-    async fn take(&self, session: &mut Session, message: Message) -> Result<(), Cancelled> {
+    /// Takes what a poll brought that announced so much.
+    async fn take(
+        &self,
+        session: &mut Session,
+        message: Message,
+        announced: u32,
+    ) -> Result<(), Cancelled> {
         let offered = message.items.iter().filter(|item| item.kind == ItemKind::Available);
         let offered: Vec<u64> = offered.map(|item| item.request_id).collect();
+        if !offered.is_empty() && (announced == 0 || *self.capacity.borrow() == 0) {
+            // Not acknowledged, the offer is made again to whoever has the session next.
+            tracing::info!(pool = %self.pool.name, "jobs are offered and left: it takes no more");
+            return self.unless(tokio::time::sleep(ACQUIRE_AGAIN)).await;
+        }
         if !offered.is_empty()
             && let Err(error) = session.acquire(&offered).await
         {

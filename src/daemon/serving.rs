@@ -285,6 +285,7 @@ impl World {
         if left > 0 {
             tracing::warn!(jobs = left, "jobs still run; the next daemon takes them back");
         }
+        self.tell_left();
         self.cancel.cancel();
         // A socket that nobody answers at would only make clients wonder.
         let _ = std::fs::remove_file(self.settings.host.api.socket(self.state.root()));

@@ -11,6 +11,7 @@ use super::clock::Clock;
 use super::decide::{self, JobKey, Load, MachineKey, Obstacle, Stage, View, Waiting};
 use super::demand::Demand;
 use super::error::DaemonError;
+use super::following::Errand;
 use super::happening::Happening;
 use super::microvm::{Microvm, Work};
 use super::millis::Millis;
@@ -72,7 +73,7 @@ pub(super) struct World {
 /// A microVM with the way to its shepherd.
 pub(super) struct Held {
     pub(super) microvm: Microvm,
-    pub(super) orders: Option<mpsc::Sender<Order>>,
+    pub(super) errands: Option<mpsc::Sender<Errand>>,
 }
 
 /// A local job that waits.
@@ -86,6 +87,8 @@ pub(super) struct Queued {
 /// The end, being approached.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Drain {
+    /// Since when.
+    pub(super) since: Millis,
     /// When jobs that still run are left to a later daemon.
     pub(super) until: Millis,
 }
@@ -125,13 +128,22 @@ impl World {
         Ok(self.ledger.reader().job(ledger::JobId(job.0))?)
     }
 
-    /// Gives an order to a shepherd. One whose task has ended is about to be told as ended.
-    pub(super) fn order(&self, key: MachineKey, order: Order) {
-        if let Some(orders) = self.microvms.get(&key).and_then(|held| held.orders.as_ref())
-            && orders.try_send(order).is_err()
+    /// Gives an order to a shepherd. One to end has a deadline from here on.
+    pub(super) fn order(&mut self, key: MachineKey, order: Order) {
+        let now = self.now();
+        if let (Order::End, Some(microvm)) = (&order, self.microvm(key)) {
+            microvm.told_to_end.get_or_insert(now);
+        }
+        self.errand(key, Errand::Order(order));
+    }
+
+    /// Wants something of a shepherd. One whose task has ended is about to be told as ended.
+    pub(super) fn errand(&self, key: MachineKey, errand: Errand) {
+        if let Some(errands) = self.microvms.get(&key).and_then(|held| held.errands.as_ref())
+            && errands.try_send(errand).is_err()
         {
             let _about = self.about(Some(key));
-            tracing::warn!("an order to a shepherd found nobody");
+            tracing::warn!("an errand to a shepherd found nobody");
         }
     }
 
@@ -194,8 +206,18 @@ impl World {
     /// Whether there is nothing left to wait for.
     pub(super) fn is_drained(&self) -> bool {
         let Some(drain) = self.draining else { return false };
-        let idle = self.microvms.is_empty() && self.removals.is_empty();
+        // What could not be removed is told, and swept by the next daemon.
+        let idle = self.microvms.is_empty() && self.removals.were_tried_since(drain.since);
         idle || self.now() >= drain.until
+    }
+
+    /// Says what the next daemon has to remove.
+    pub(super) fn tell_left(&self) {
+        let names: Vec<_> = self.removals.names().collect();
+        if !names.is_empty() {
+            let names = names.join(", ");
+            tracing::warn!("registrations are left, and removed at the next start: {names}");
+        }
     }
 
     /// Takes no more work from here on.
@@ -206,9 +228,12 @@ impl World {
             set.capacity.send_replace(0);
         }
         self.changed = true;
+        if self.draining.is_none() {
+            self.removals.hurry(now);
+        }
         *self.draining.get_or_insert_with(|| {
             tracing::info!("draining: no new work is taken, running jobs are waited for");
-            Drain { until }
+            Drain { since: now, until }
         })
     }
 

@@ -20,7 +20,7 @@ pub struct Capacity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Exceeded {
     /// Virtual processors beyond the real ones make a guest wait for itself.
-    #[error("--cpus {asked} is more than the {available} processors of this host")]
+    #[error("{asked} processors are more than the {available} of this host")]
     Processors {
         /// Processors asked for.
         asked: u32,
@@ -28,7 +28,7 @@ pub enum Exceeded {
         available: u32,
     },
     /// The host would have to swap or kill.
-    #[error("--memory {asked} is more than the {available} that this host has free")]
+    #[error("{asked} of memory is more than the {available} that this host has free")]
     Memory {
         /// Memory asked for.
         asked: Size,

@@ -53,7 +53,7 @@ pub enum PlanError {
     #[error(transparent)]
     Image(#[from] ImageError),
     /// The disk is too small for the image.
-    #[error("--disk {asked} is less than the {least} of the image {image}")]
+    #[error("a disk of {asked} is less than the {least} of the image {image}")]
     Disk {
         /// The size that was asked for.
         asked: Size,

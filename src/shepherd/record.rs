@@ -45,6 +45,10 @@ const KEPT: usize = 50;
 /// How long a black box is kept at the most.
 const KEPT_FOR: Duration = Duration::from_secs(14 * 24 * 3600);
 
+/// How often, and after which time, a directory is tried to be locked that others look at.
+const LOOKS: u32 = 200;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+
 /// What a microVM is, for those who look from outside. Nothing of the job is in it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -153,10 +157,19 @@ fn host_process_id() -> io::Result<u32> {
 }
 
 /// Locks the directory of a microVM that is no more, so that nobody else looks after it; `None`
-/// where it lives.
+/// where it lives. Those who look have it for a moment only, which is waited for.
 fn lock(directory: &Path) -> io::Result<Option<File>> {
     let file = File::open(directory)?;
-    Ok(flock(&file, libc::LOCK_EX | libc::LOCK_NB)?.then_some(file))
+    for _ in 0..LOOKS {
+        if flock(&file, libc::LOCK_EX | libc::LOCK_NB)? {
+            return Ok(Some(file));
+        }
+        if is_living(directory)? {
+            return Ok(None);
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
+    Ok(None)
 }
 
 /// Locks a directory that was just made: whoever has it looks at it only, and is soon done.
@@ -219,6 +232,12 @@ pub(super) fn process(directory: &Path) -> io::Result<Option<OwnedFd>> {
     // Without an identity: locked now, it was locked all the time, and the process is the one that
     // wrote its number.
     if summary.process.is_some() || is_living(directory)? { Ok(process) } else { Ok(None) }
+}
+
+/// Kills the shepherd of a directory, and with it everything of its microVM, through a descriptor
+/// of its process. One that has ended already is no error.
+pub fn kill(directory: &Path) -> io::Result<()> {
+    process(directory)?.as_ref().map_or(Ok(()), identity::kill)
 }
 
 /// What a daemon finds of a microVM when it comes back.
@@ -387,8 +406,8 @@ fn read(directory: &Path) -> Option<Entry> {
     Some(Entry { summary, phase })
 }
 
-/// None where there is none, or where it can't be read as one.
-fn summary(directory: &Path) -> io::Result<Option<Summary>> {
+/// What the microVM of a directory is. None where that is not there, or can't be read as one.
+pub fn summary(directory: &Path) -> io::Result<Option<Summary>> {
     match fs::read(directory.join("microvm.json")) {
         Ok(text) => Ok(serde_json::from_slice(&text).ok()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -493,5 +512,21 @@ mod tests {
         File::open(directory.path().join("m-000")).unwrap().set_modified(old).unwrap();
         prune(directory.path()).unwrap();
         assert!(!directory.path().join("m-000").exists());
+    }
+
+    #[test]
+    fn a_directory_goes_while_others_look_at_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("m-0123456789");
+        fs::create_dir(&path).unwrap();
+        let looking = File::open(&path).unwrap();
+        assert!(flock(&looking, libc::LOCK_SH | libc::LOCK_NB).unwrap());
+        let looks = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(looking);
+        });
+        collect(&path).unwrap();
+        assert!(!path.exists());
+        looks.join().unwrap();
     }
 }

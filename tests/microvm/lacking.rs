@@ -203,13 +203,13 @@ fn the_doctor_tells_versions_and_what_to_do() {
 fn more_than_the_host_has_is_refused() {
     let host = hollow_host();
     let ending = run_hollow(&host, &["--memory", "100T"]);
-    ending.assert_code(69).assert_says("--memory 100 TiB is more than the");
+    ending.assert_code(69).assert_says("100 TiB of memory is more than the");
     let processors = std::thread::available_parallelism().unwrap().get() + 1;
     assert!(processors <= 255, "this host has more processors than one can ask for");
     let ending = run_hollow(&host, &["--cpus", &processors.to_string()]);
-    ending.assert_code(69).assert_says(&format!("--cpus {processors} is more than the"));
+    ending.assert_code(69).assert_says(&format!("{processors} processors are more than the"));
     let ending = run_hollow(&host, &["--disk", "512K"]);
-    ending.assert_code(64).assert_says("--disk 512 KiB is less than the 1 MiB");
+    ending.assert_code(64).assert_says("a disk of 512 KiB is less than the 1 MiB");
     assert_untouched(&host);
 }
 

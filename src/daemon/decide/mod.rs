@@ -181,6 +181,8 @@ pub enum Blocker {
     Unreachable(String),
     /// GitHub refuses: what it said.
     Refused(String),
+    /// Runners end before they have a job, the last one for this cause.
+    RunnersFail(String),
 }
 
 impl Blocker {
@@ -207,6 +209,9 @@ impl std::fmt::Display for Blocker {
             Self::RateLimited => formatter.write_str("GitHub limits the rate of calls"),
             Self::Unreachable(why) => write!(formatter, "GitHub can't be reached: {why}"),
             Self::Refused(why) => write!(formatter, "GitHub refuses: {why}"),
+            Self::RunnersFail(why) => {
+                write!(formatter, "runners end before they have a job: {why}")
+            }
         }
     }
 }
@@ -322,6 +327,18 @@ pub enum Retirement {
     Orphaned,
     /// The daemon drains.
     Draining,
+}
+
+impl std::fmt::Display for Retirement {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Idle => "it was idle for long",
+            Self::Unclaimed => "its runner got no job in time",
+            Self::Displaced => "a job of another pool needed its room",
+            Self::Orphaned => "its pool is no longer configured",
+            Self::Draining => "the daemon drains",
+        })
+    }
 }
 
 /// What is to be done, and why not more.
