@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::dial::Dialled;
-use super::host::Host;
+use super::host::{Host, HostName};
+use super::http::{Speaks, Watched};
 use super::opening::{Answer, Opening, SecondHello, Watcher};
 use super::pace::Pace;
 use super::policy::{Decision, Expected, Inspection};
@@ -19,6 +20,9 @@ use super::record::{Bytes, Flow, Subject};
 use super::shared::Shared;
 use super::tunnel::{Broken, Relay, write_all};
 use super::verdict::{Cause, Verdict};
+
+/// The first byte of TLS: the content type of handshake records.
+const TLS: u8 = 22;
 
 /// Bytes that are read at once while looking at the first bytes.
 const CHUNK: usize = 4 << 10;
@@ -68,10 +72,33 @@ impl Plan {
     }
 }
 
-/// Reads a client's first bytes until it can be told whether they are TLS and for whom. They are
+/// A client's first bytes, taken from its connection.
+#[derive(Debug, Default)]
+pub(super) struct Hello {
+    /// Those that were judged.
+    judged: Vec<u8>,
+    /// What came behind a `ClientHello` with it. It waits until it is known what may come there.
+    behind: Vec<u8>,
+}
+
+impl Hello {
+    fn of(watcher: Watcher) -> Self {
+        let (judged, behind) = watcher.into_seen();
+        Self { judged, behind }
+    }
+}
+
+/// Reads a client's first bytes, of which `first` was read already, until it can be told whether they are TLS and for whom. They are
 /// taken from the connection.
-async fn read_opening(shared: &Shared, guest: &TcpStream) -> Result<(Opening, Vec<u8>), Cause> {
+async fn read_opening(
+    shared: &Shared,
+    guest: &TcpStream,
+    first: &[u8],
+) -> Result<(Opening, Hello), Cause> {
     let mut watcher = Watcher::for_tls();
+    if let Some(opening) = watcher.feed(first) {
+        return Ok((opening, Hello::of(watcher)));
+    }
     let deadline = Instant::now() + shared.limits.opening;
     loop {
         match timeout_at(deadline, read_some(guest)).await {
@@ -80,7 +107,7 @@ async fn read_opening(shared: &Shared, guest: &TcpStream) -> Result<(Opening, Ve
             Ok(Ok(bytes)) if bytes.is_empty() => return Err(Cause::ClientGone),
             Ok(Ok(bytes)) => {
                 if let Some(opening) = watcher.feed(&bytes) {
-                    return Ok((opening, watcher.into_seen()));
+                    return Ok((opening, Hello::of(watcher)));
                 }
             }
         }
@@ -93,13 +120,13 @@ pub(super) async fn read_hello(
     shared: &Shared,
     guest: &TcpStream,
     plan: &Plan,
-) -> Result<Vec<u8>, Cause> {
+) -> Result<Hello, Cause> {
     if plan.inspection != Inspection::Enforce(Expected::Tls) {
-        return Ok(Vec::new());
+        return Ok(Hello::default());
     }
-    let (opening, seen) = read_opening(shared, guest).await?;
+    let (opening, hello) = read_opening(shared, guest, &[]).await?;
     opening.judge(Expected::Tls, &plan.host)?;
-    Ok(seen)
+    Ok(hello)
 }
 
 /// Moves the bytes of a connection until both sides are done. `hello` was read already.
@@ -107,7 +134,7 @@ pub(super) async fn carry(
     shared: &Shared,
     guest: &TcpStream,
     dialled: Dialled,
-    hello: Vec<u8>,
+    hello: Hello,
     plan: &Plan,
     mut flow: Flow,
 ) {
@@ -128,6 +155,9 @@ pub(super) async fn carry(
         }
         Inspection::Enforce(Expected::TlsForNameOrOther) => {
             relay.run(entrance.hold(told), answer).await
+        }
+        Inspection::Observe(_) if shared.policy.denies_on(plan.port) => {
+            relay.run(entrance.guard(told), answer).await
         }
         Inspection::Observe(expected) => relay.run(entrance.observe(expected), ready(Ok(()))).await,
     };
@@ -172,35 +202,44 @@ struct Entrance<'a> {
 }
 
 impl Entrance<'_> {
-    /// Passes a hello on that was read and judged, and sees that another one is for the same name.
+    /// Passes a hello on that was read and judged, and sees that another one is judged, too. What
+    /// came behind the first waits until the server has said whether it asks for another.
     async fn after_hello(
         &mut self,
-        hello: Vec<u8>,
+        hello: Hello,
         mut told: watch::Receiver<Option<bool>>,
     ) -> Result<(), Broken> {
-        self.pass_on(&hello).await?;
+        self.pass_on(&hello.judged).await?;
         // Until the server has answered its client has nothing to say but early data, which waits.
         let asks = told.wait_for(Option::is_some).await.map(|told| *told == Some(true));
         // Whoever tells is gone where the connection is.
         if !matches!(asks, Ok(true)) {
-            return Ok(());
+            return self.pass_on(&hello.behind).await;
         }
         let mut second = SecondHello::default();
-        let mut held = Vec::new();
+        let mut next = hello.behind;
         let deadline = Instant::now() + self.shared.limits.opening;
         loop {
-            let read = timeout_at(deadline, read_some(self.guest)).await;
-            let read = read.map_err(|_| Cause::ClientDeadline)?.map_err(reading)?;
-            held.extend_from_slice(&read);
-            match second.feed(&read) {
-                None if read.is_empty() => return Ok(()),
-                None => {}
-                Some(Opening::Other) => return self.pass_on(&held).await,
-                Some(opening) => {
-                    opening.judge(Expected::Tls, &self.plan.host)?;
-                    return self.pass_on(&held).await;
-                }
+            if let Some(opening) = second.feed(&next) {
+                self.judge_hello(&opening)?;
+                return self.pass_on(&second.into_seen()).await;
             }
+            let read = timeout_at(deadline, read_some(self.guest)).await;
+            next = read.map_err(|_| Cause::ClientDeadline)?.map_err(reading)?;
+            if next.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Judges a `ClientHello`: by the name of the connection where that must be in it, else by what
+    /// `deny` rules say of the name that it has.
+    fn judge_hello(&mut self, opening: &Opening) -> Result<(), Cause> {
+        match (self.plan.inspection, opening) {
+            (Inspection::Enforce(_), _) => opening.judge(Expected::Tls, &self.plan.host),
+            (_, Opening::BadTls(why)) => Err(Cause::ClientHello(why.clone())),
+            (_, Opening::Tls(_)) => self.judge(opening, None),
+            (_, Opening::Http(_) | Opening::Other) => Err(Cause::NotTls),
         }
     }
 
@@ -209,7 +248,7 @@ impl Entrance<'_> {
     /// `ClientHello` it must go on with it.
     async fn hold(&mut self, told: watch::Receiver<Option<bool>>) -> Result<(), Broken> {
         self.guest.readable().await.map_err(reading)?;
-        let (opening, seen) = match read_opening(self.shared, self.guest).await {
+        let (opening, hello) = match read_opening(self.shared, self.guest, &[]).await {
             Ok(found) => found,
             // It said nothing at all: the other direction may still go on.
             Err(Cause::ClientGone) => return Ok(()),
@@ -218,8 +257,43 @@ impl Entrance<'_> {
         opening.judge(Expected::TlsForNameOrOther, &self.plan.host)?;
         self.note(&opening);
         match opening {
-            Opening::Tls(_) => self.after_hello(seen, told).await,
-            _ => self.pass_on(&seen).await,
+            Opening::Tls(_) => self.after_hello(hello, told).await,
+            _ => self.pass_on(&hello.judged).await,
+        }
+    }
+
+    /// Where `deny` rules are for names on this port: sees that no hello and no request is for one
+    /// of them. What may be HTTP and can't be read without doubt does not pass.
+    async fn guard(&mut self, told: watch::Receiver<Option<bool>>) -> Result<(), Broken> {
+        let first = read_some(self.guest).await.map_err(reading)?;
+        if first.is_empty() {
+            return Ok(());
+        }
+        if first.first() == Some(&TLS) {
+            let (opening, hello) = read_opening(self.shared, self.guest, &first).await?;
+            self.judge_hello(&opening)?;
+            return self.after_hello(hello, told).await;
+        }
+        let mut watched = Watched::default();
+        let mut next = first;
+        let deadline = Instant::now() + self.shared.limits.opening;
+        loop {
+            for name in watched.feed(&next)? {
+                self.flow.named(&name);
+                self.check_denied(name)?;
+            }
+            self.pass_on(&watched.released()).await?;
+            next = match watched.speaks() {
+                Some(Speaks::Other) => return Ok(()),
+                Some(Speaks::Http) => read_some(self.guest).await.map_err(reading)?,
+                None => {
+                    let read = timeout_at(deadline, read_some(self.guest)).await;
+                    read.map_err(|_| Cause::ClientDeadline)?.map_err(reading)?
+                }
+            };
+            if next.is_empty() {
+                return Ok(());
+            }
         }
     }
 
@@ -251,16 +325,16 @@ impl Entrance<'_> {
         {
             self.flow.judge(&Verdict::WouldRefuse(cause));
         }
-        // Where rules allow and refuse by name only in part, what the client calls its destination
-        // counts as well as how it got there.
-        let denied = opening.named().and_then(|name| {
-            let decision = self.shared.policy.decide(&Host::Name(name), self.plan.port);
-            match decision.verdict {
-                Verdict::Refused(cause @ Cause::Denied(_)) => Some(cause),
-                _ => None,
-            }
-        });
-        denied.map_or(Ok(()), Err)
+        opening.named().map_or(Ok(()), |name| self.check_denied(name))
+    }
+
+    /// Where rules allow and refuse by name only in part, what the client calls its destination
+    /// counts as well as how it got there.
+    fn check_denied(&self, name: HostName) -> Result<(), Cause> {
+        match self.shared.policy.decide(&Host::Name(name), self.plan.port).verdict {
+            Verdict::Refused(cause @ Cause::Denied(_)) => Err(cause),
+            _ => Ok(()),
+        }
     }
 
     fn note(&mut self, opening: &Opening) {

@@ -12,6 +12,8 @@ mod support;
 mod bypass;
 mod clients;
 mod corpus;
+mod denied;
+mod lenient;
 mod limits;
 mod memory;
 mod packets;

@@ -22,9 +22,10 @@ fn curl_reaches_an_allowed_name_through_the_proxy() {
     assert!(requests[2].ends_with("\r\n\r\nsome data"), "{requests:?}");
     let sums = guest.wait_for("all bytes", |guest| {
         let row = &guest.report().rows[0];
-        (row.down == 15).then_some((row.connections, row.up))
+        // Heads are bytes, too.
+        (row.connections == 3 && row.down > 3 * 40).then_some(row.up)
     });
-    assert_eq!(sums, (3, 9));
+    assert!(sums > 3 * 40, "{sums}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::egress::carry::Plan;
 use crate::egress::pace::Pace;
-use crate::egress::record::{Bytes, Flow};
+use crate::egress::record::{Bytes, SharedFlow};
 
 /// Which way a body goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,20 +38,16 @@ pub(super) struct Counted {
     pace: Option<Arc<Pace>>,
     /// What has come and waits until it may pass.
     held: Option<(Pin<Box<Sleep>>, Frame<Data>)>,
-    /// The record of the exchange, which ends with its last body.
-    flow: Option<Flow>,
+    /// The record of the exchange, which ends with the last of its bodies.
+    flow: SharedFlow,
 }
 
 impl Counted {
-    pub(super) fn up(body: Incoming, bytes: Arc<Bytes>, plan: &Plan) -> Self {
+    pub(super) fn new(body: Incoming, way: Way, flow: SharedFlow, plan: &Plan) -> Self {
         let Plan { max_bytes, pace, .. } = plan;
         let (max_bytes, pace) = (*max_bytes, pace.clone());
-        Self { body, way: Way::Up, bytes, max_bytes, pace, held: None, flow: None }
-    }
-
-    pub(super) fn down(body: Incoming, flow: Flow, plan: &Plan) -> Self {
-        let bytes = flow.bytes();
-        Self { way: Way::Down, flow: Some(flow), ..Self::up(body, bytes, plan) }
+        let bytes = flow.lock().bytes();
+        Self { body, way, bytes, max_bytes, pace, held: None, flow }
     }
 
     /// Counts what has come. Fails where it is more than may pass.
@@ -69,10 +65,8 @@ impl Counted {
         Ok(count)
     }
 
-    fn end_by(&mut self, reason: impl std::fmt::Display) {
-        if let Some(flow) = &mut self.flow {
-            flow.ended_by(reason);
-        }
+    fn end_by(&self, reason: impl std::fmt::Display) {
+        self.flow.lock().ended_by(reason);
     }
 }
 

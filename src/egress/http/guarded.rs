@@ -56,6 +56,8 @@ impl AsyncRead for Guarded {
         let read = buffer.filled().len() - before;
         self.watch.traffic.fetch_add(read as u64, Ordering::Relaxed);
         let checked = self.strict.feed(&buffer.filled()[before..]);
+        // Hyper tells whom they are for.
+        drop(self.strict.take_names());
         Poll::Ready(checked.map_err(|violation| {
             buffer.set_filled(before);
             // The first is the one that counts.

@@ -9,6 +9,7 @@ mod guarded;
 mod request;
 mod serve;
 mod strict;
+mod watched;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 pub use strict::{Strict, Violation};
+pub use watched::{Speaks, Watched};
 
 use super::carry::{Plan, read_some};
 use super::host::Host;

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes as Data;
-use http_body_util::{Either, Full};
-use hyper::body::Incoming;
-use hyper::client::conn::http1 as client;
-use hyper::client::conn::http1::SendRequest;
+use http_body_util::{Either, Empty, Full};
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1::{self as client, SendRequest};
 use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, Uri, Version};
@@ -18,16 +18,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::super::buffers::bound_far;
 use super::super::carry::Plan;
 use super::super::dial::{Dialled, HttpRoute};
 use super::super::policy::{Decision, Expected, Inspection};
-use super::super::record::{Flow, Peer, Subject, Via};
+use super::super::record::{Bytes, Peer, SharedFlow, Subject, Via};
 use super::super::shared::Shared;
 use super::super::verdict::{Cause, Verdict};
-use super::body::Counted;
+use super::body::{Counted, Way};
 use super::guarded::{Guarded, Watch};
 use super::refusal;
 use super::request::{Target, cause_header, direct, proxied, status_of, strip};
@@ -46,6 +46,69 @@ pub(super) enum Origin {
 
 type Answer = Response<Either<Full<Data>, Counted>>;
 
+/// What is sent to a destination: a client's body, or none.
+type Outgoing = Either<Empty<Data>, Counted>;
+
+/// Bytes of a line such as `HTTP/1.1 200 OK`, about.
+const STATUS_LINE: usize = 17;
+
+/// The most header fields of an answer. Some servers send a cookie for each thing they know.
+const MAX_ANSWER_FIELDS: usize = 1000;
+
+/// An exchange that came to nothing.
+struct Failed {
+    cause: Cause,
+    /// The request, where none of it was sent.
+    unsent: Option<Again>,
+}
+
+/// A request that can be sent once more.
+enum Again {
+    /// As it was: nothing of it was sent.
+    Whole(Box<Request<Outgoing>>),
+    /// One without a body that does the same however often it is sent.
+    Parts(Box<Parts>),
+}
+
+impl Again {
+    fn into_request(self, target: &Target, route: &Route) -> Request<Outgoing> {
+        match self {
+            Self::Whole(request) => *request,
+            Self::Parts(parts) => {
+                let parts = rewrite_head(*parts, target, route);
+                Request::from_parts(parts, Either::Left(Empty::new()))
+            }
+        }
+    }
+}
+
+/// A copy of a request that a server may see twice: one that changes nothing, or nothing more
+/// (RFC 9110, section 9.2.2), and has no body.
+fn repeatable(request: &Request<Incoming>) -> Option<Again> {
+    if !request.method().is_idempotent() || !request.body().is_end_stream() {
+        return None;
+    }
+    let mut copy = Request::new(());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    Some(Again::Parts(Box::new(copy.into_parts().0)))
+}
+
+/// Waits until nothing has passed, in either direction, for too long.
+async fn nothing_passes(bytes: &Bytes, idle: Duration) {
+    let mut last = bytes.total();
+    loop {
+        sleep(idle).await;
+        let now = bytes.total();
+        if now == last {
+            return;
+        }
+        last = now;
+    }
+}
+
 /// A client's connection, as its requests see it.
 struct Connection<'a> {
     shared: &'a Arc<Shared>,
@@ -59,7 +122,7 @@ struct Connection<'a> {
 /// A connection to a destination that has answered and can be used again.
 struct Kept {
     target: Target,
-    sender: SendRequest<Counted>,
+    sender: SendRequest<Outgoing>,
     peer: Peer,
     route: Route,
 }
@@ -91,6 +154,7 @@ pub(super) async fn serve(
         .header_read_timeout(shared.limits.opening)
         .max_headers(100)
         .max_buf_size(BUFFER)
+        .preserve_header_case(true)
         .serve_connection(TokioIo::new(guarded), service);
     tokio::select! {
         // How it ended shows in the record of each exchange.
@@ -187,29 +251,71 @@ impl Connection<'_> {
         plan: &Plan,
     ) -> Result<Answer, Cause> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut kept = match kept {
-            Some(kept) if kept.serves(target) => kept,
-            _ => self.connect(target, plan).await?,
+        let (mut kept, used_before) = match kept {
+            Some(kept) if kept.serves(target) => (kept, true),
+            _ => (self.connect(target, plan).await?, false),
         };
-        let mut flow = plan.begin(self.shared);
-        flow.connected_to(kept.peer.clone());
-        plan.pace(target.path.as_str().len() + size_of(request.headers())).await;
+        let flow = SharedFlow::new(plan.begin(self.shared));
+        let again = used_before.then(|| repeatable(&request)).flatten();
         let outgoing = rewrite(request, target, &kept.route, &flow, plan);
-        let sent = timeout(self.shared.limits.idle, kept.sender.send_request(outgoing)).await;
+        let sent = match self.exchange(&mut kept, outgoing, &flow, plan).await {
+            // A server may end a kept connection at any time, also while a request is on its way to
+            // it (RFC 9112, section 9.3.1).
+            Err(Failed { cause, unsent }) if used_before => match unsent.or(again) {
+                Some(request) => {
+                    kept = match self.connect(target, plan).await {
+                        Ok(kept) => kept,
+                        Err(cause) => return Ok(fail(&flow, &cause, self.shared, target)),
+                    };
+                    let request = request.into_request(target, &kept.route);
+                    self.exchange(&mut kept, request, &flow, plan).await
+                }
+                None => Err(Failed { cause, unsent: None }),
+            },
+            sent => sent,
+        };
         match sent {
-            Err(_) => Ok(fail(flow, &Cause::ConnectDeadline, self.shared, target)),
-            Ok(Err(error)) => {
-                let cause = Cause::Connect(crate::failure::chain(&error));
-                Ok(fail(flow, &cause, self.shared, target))
-            }
-            Ok(Ok(response)) => {
+            Err(failed) => Ok(fail(&flow, &failed.cause, self.shared, target)),
+            Ok(response) => {
                 *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
                 let (mut parts, body) = response.into_parts();
-                plan.pace(size_of(&parts.headers)).await;
-                flow.answered(parts.status.as_u16());
+                let head = size_of(&parts.headers) + STATUS_LINE;
+                flow.lock().bytes().down.fetch_add(head as u64, Ordering::Relaxed);
+                plan.pace(head).await;
+                flow.lock().answered(parts.status.as_u16());
                 strip(&mut parts.headers);
-                let body = Counted::down(body, flow, plan);
+                let body = Counted::new(body, Way::Down, flow, plan);
                 Ok(Response::from_parts(parts, Either::Right(body)))
+            }
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer, for as long as bytes pass.
+    async fn exchange(
+        &self,
+        kept: &mut Kept,
+        request: Request<Outgoing>,
+        flow: &SharedFlow,
+        plan: &Plan,
+    ) -> Result<Response<Incoming>, Failed> {
+        let bytes = {
+            let mut flow = flow.lock();
+            flow.connected_to(kept.peer.clone());
+            flow.bytes()
+        };
+        let head = request_line(&request) + size_of(request.headers());
+        plan.pace(head).await;
+        bytes.up.fetch_add(head as u64, Ordering::Relaxed);
+        tokio::select! {
+            sent = kept.sender.try_send_request(request) => sent.map_err(|mut error| {
+                let unsent = error.take_message().map(|request| Again::Whole(Box::new(request)));
+                if unsent.is_some() {
+                    bytes.up.fetch_sub(head as u64, Ordering::Relaxed);
+                }
+                Failed { cause: Cause::Connect(crate::failure::chain(error.error())), unsent }
+            }),
+            () = nothing_passes(&bytes, self.shared.limits.idle) => {
+                Err(Failed { cause: Cause::ConnectDeadline, unsent: None })
             }
         }
     }
@@ -222,8 +328,16 @@ impl Connection<'_> {
             HttpRoute::Parent { dialled, authorization } => (dialled, Route::Parent(authorization)),
         };
         bound_far(&stream, self.shared.opened());
-        let (sender, driver) = client::Builder::new()
-            .max_buf_size(BUFFER)
+        // What servers answer is not for us to judge: what a client would take passes.
+        let mut client = client::Builder::new();
+        client
+            .preserve_header_case(true)
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .allow_spaces_after_header_name_in_responses(true)
+            .ignore_invalid_headers_in_responses(true)
+            .max_headers(MAX_ANSWER_FIELDS)
+            .max_buf_size(BUFFER);
+        let (sender, driver) = client
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| Cause::Connect(error.to_string()))?;
@@ -235,6 +349,13 @@ impl Connection<'_> {
         });
         Ok(Kept { target: target.clone(), sender, peer, route })
     }
+}
+
+/// What a request's first line takes on the wire.
+fn request_line<B>(request: &Request<B>) -> usize {
+    // Two blanks, the version, the line's end, and that of the head.
+    let target = request.uri().to_string().len();
+    request.method().as_str().len() + target + 14
 }
 
 /// What header fields take on the wire.
@@ -266,10 +387,15 @@ fn rewrite(
     request: Request<Incoming>,
     target: &Target,
     route: &Route,
-    flow: &Flow,
+    flow: &SharedFlow,
     plan: &Plan,
-) -> Request<Counted> {
-    let (mut parts, body) = request.into_parts();
+) -> Request<Outgoing> {
+    let (parts, body) = request.into_parts();
+    let body = Counted::new(body, Way::Up, flow.clone(), plan);
+    Request::from_parts(rewrite_head(parts, target, route), Either::Right(body))
+}
+
+fn rewrite_head(mut parts: Parts, target: &Target, route: &Route) -> Parts {
     strip(&mut parts.headers);
     parts.version = Version::HTTP_11;
     parts.uri = Uri::from(target.path.clone());
@@ -289,12 +415,13 @@ fn rewrite(
     if let Ok(value) = HeaderValue::from_str(&authority) {
         parts.headers.insert(header::HOST, value);
     }
-    Request::from_parts(parts, Counted::up(body, flow.bytes(), plan))
+    parts
 }
 
 /// The answer where a destination failed after the exchange had begun.
-fn fail(mut flow: Flow, cause: &Cause, shared: &Shared, target: &Target) -> Answer {
+fn fail(flow: &SharedFlow, cause: &Cause, shared: &Shared, target: &Target) -> Answer {
     let text = refusal(shared, &target.host, target.port, cause);
+    let mut flow = flow.lock();
     flow.ended_by(cause);
     flow.answered(status_of(cause).as_u16());
     answer(cause, text)

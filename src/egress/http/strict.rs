@@ -44,11 +44,22 @@ pub struct Strict {
     held: Vec<u8>,
     /// Whether a first head is whole.
     begun: bool,
+    /// Whom the requests were for that came whole since this was last asked.
+    names: Vec<Names>,
+}
+
+/// Whom a request says that it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// Its target, as it came.
+    pub target: String,
+    /// Its Host.
+    pub host: Option<String>,
 }
 
 impl Default for Strict {
     fn default() -> Self {
-        Self { state: State::Head, held: Vec::new(), begun: false }
+        Self { state: State::Head, held: Vec::new(), begun: false, names: Vec::new() }
     }
 }
 
@@ -64,6 +75,16 @@ impl Strict {
     /// Whether a first head has come whole.
     pub fn has_begun(&self) -> bool {
         self.begun
+    }
+
+    /// Bytes at the end of what was fed that belong to a head or line which isn't whole yet.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whom the requests were for that came whole since this was last asked.
+    pub fn take_names(&mut self) -> Vec<Names> {
+        std::mem::take(&mut self.names)
     }
 
     /// The target and the Host of a CONNECT that came whole.
@@ -123,7 +144,11 @@ impl Strict {
         let text = &held[..held.len() - end.len()];
         self.begun = true;
         self.state = match self.state {
-            State::Head => read_head(text)?,
+            State::Head => {
+                let (names, state) = read_head(text)?;
+                self.names.push(names);
+                state
+            }
             State::ChunkSize => read_chunk_size(text)?,
             State::ChunkEnd if text.is_empty() => State::ChunkSize,
             State::ChunkEnd => return Err("a chunk that is longer than its size"),
@@ -162,11 +187,11 @@ struct Framing {
     chunked: bool,
 }
 
-fn read_head(text: &[u8]) -> Result<State, Violation> {
+fn read_head(text: &[u8]) -> Result<(Names, State), Violation> {
     let mut lines =
         text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let request = lines.next().unwrap_or_default();
-    let (connect_target, is_http_11) = read_request_line(request)?;
+    let RequestLine { target, is_connect, is_http_11 } = read_request_line(request)?;
     let mut framing = Framing::default();
     for (number, line) in lines.enumerate() {
         if number >= MAX_FIELDS {
@@ -174,29 +199,37 @@ fn read_head(text: &[u8]) -> Result<State, Violation> {
         }
         read_field(line, &mut framing)?;
     }
-    match framing {
-        Framing { hosts: 2.., .. } => Err("more than one Host"),
-        Framing { hosts: 0, .. } if is_http_11 => Err("no Host"),
+    let names = Names { target, host: framing.host.take() };
+    let state = match framing {
+        Framing { hosts: 2.., .. } => return Err("more than one Host"),
+        Framing { hosts: 0, .. } if is_http_11 => return Err("no Host"),
         Framing { length: Some(_), chunked: true, .. } => {
-            Err("both Content-Length and Transfer-Encoding")
+            return Err("both Content-Length and Transfer-Encoding");
         }
-        Framing { chunked: true, .. } if !is_http_11 => Err("Transfer-Encoding in HTTP/1.0"),
-        Framing { length: Some(_), .. } | Framing { chunked: true, .. }
-            if connect_target.is_some() =>
-        {
-            Err("CONNECT with a body")
+        Framing { chunked: true, .. } if !is_http_11 => {
+            return Err("Transfer-Encoding in HTTP/1.0");
         }
-        Framing { chunked: true, .. } => Ok(State::ChunkSize),
-        Framing { length: Some(length @ 1..), .. } => Ok(State::Body(length)),
-        Framing { host, .. } => match connect_target {
-            Some(target) => Ok(State::Connect { target, host }),
-            None => Ok(State::Head),
-        },
-    }
+        Framing { length: Some(_), .. } | Framing { chunked: true, .. } if is_connect => {
+            return Err("CONNECT with a body");
+        }
+        Framing { chunked: true, .. } => State::ChunkSize,
+        Framing { length: Some(length @ 1..), .. } => State::Body(length),
+        Framing { .. } if is_connect => {
+            State::Connect { target: names.target.clone(), host: names.host.clone() }
+        }
+        Framing { .. } => State::Head,
+    };
+    Ok((names, state))
 }
 
-/// The target of a CONNECT, and whether the version is 1.1.
-fn read_request_line(line: &[u8]) -> Result<(Option<String>, bool), Violation> {
+/// What stands in a request's first line.
+struct RequestLine {
+    target: String,
+    is_connect: bool,
+    is_http_11: bool,
+}
+
+fn read_request_line(line: &[u8]) -> Result<RequestLine, Violation> {
     let parts: Vec<_> = line.split(|byte| *byte == b' ').collect();
     let [method, target, version] = parts.as_slice() else {
         return Err("a request line that is not method, target and version");
@@ -204,17 +237,29 @@ fn read_request_line(line: &[u8]) -> Result<(Option<String>, bool), Violation> {
     if !is_token(method) {
         return Err("a malformed method");
     }
-    if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) {
-        return Err("a malformed target");
-    }
     let is_http_11 = match *version {
         b"HTTP/1.1" => true,
         b"HTTP/1.0" => false,
         _ => return Err("another version than HTTP/1.1 and HTTP/1.0"),
     };
-    let connect_target =
-        (*method == b"CONNECT").then(|| String::from_utf8_lossy(target).into_owned());
-    Ok((connect_target, is_http_11))
+    let is_connect = *method == b"CONNECT";
+    Ok(RequestLine { target: read_target(target, is_connect)?, is_connect, is_http_11 })
+}
+
+/// A target is what hyper takes for one, so that it refuses none without saying why. Browsers and
+/// other programs send paths in UTF-8 as they are.
+fn read_target(target: &[u8], is_connect: bool) -> Result<String, Violation> {
+    const WRONG: Violation = "a malformed target";
+    let text = std::str::from_utf8(target).map_err(|_| "a target that is not UTF-8")?;
+    let is_plain = |character: char| !character.is_control() && character != ' ';
+    if text.is_empty() || !text.chars().all(is_plain) {
+        return Err(WRONG);
+    }
+    // That of a CONNECT never reaches hyper, and whoever reads it says what is wrong with its host.
+    if !is_connect {
+        hyper::Uri::try_from(target).map_err(|_| WRONG)?;
+    }
+    Ok(text.to_owned())
 }
 
 fn read_field(line: &[u8], framing: &mut Framing) -> Result<(), Violation> {

@@ -3,6 +3,7 @@
 
 mod client_hello;
 mod http_head;
+mod records;
 mod retry;
 
 use super::host::{Host, HostName};
@@ -36,12 +37,14 @@ pub struct Watcher {
     tell_http: bool,
     seen: Vec<u8>,
     hello: ClientHello,
+    /// Where the `ClientHello` ends, once it is whole.
+    end: Option<usize>,
 }
 
 impl Watcher {
     /// Tells TLS and HTTP.
     pub fn new() -> Self {
-        Self { tell_http: true, seen: Vec::new(), hello: ClientHello::new() }
+        Self { tell_http: true, seen: Vec::new(), hello: ClientHello::new(), end: None }
     }
 
     /// Tells TLS only: anything else is told by its first byte.
@@ -54,16 +57,30 @@ impl Watcher {
         self.seen.extend_from_slice(bytes);
         let found = match self.seen.first()? {
             // The content type of handshake records.
-            22 => self.hello.feed(bytes),
+            22 => self.hello.feed(bytes).map(|opening| self.alone(opening)),
             _ if self.tell_http => http_head::look(&self.seen),
             _ => Some(Opening::Other),
         };
         found.or_else(|| (self.seen.len() > MAX_OPENING).then(|| self.too_long()))
     }
 
-    /// All bytes taken so far.
-    pub fn into_seen(self) -> Vec<u8> {
-        self.seen
+    /// A hello with nothing behind it in its record.
+    fn alone(&mut self, opening: Opening) -> Opening {
+        if !matches!(opening, Opening::Tls(_)) {
+            return opening;
+        }
+        match records::end_of_message(&self.seen) {
+            Ok(end) => self.end = Some(end),
+            Err(violation) => return Opening::BadTls(violation.into()),
+        }
+        opening
+    }
+
+    /// The bytes that were told, and those behind them: after a `ClientHello` what has come with
+    /// it, which nobody has looked at yet.
+    pub fn into_seen(mut self) -> (Vec<u8>, Vec<u8>) {
+        let rest = self.end.map(|end| self.seen.split_off(end)).unwrap_or_default();
+        (self.seen, rest)
     }
 
     fn too_long(&self) -> Opening {

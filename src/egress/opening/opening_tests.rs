@@ -155,6 +155,28 @@ fn a_request_is_judged_by_its_host() {
     assert_eq!(look(b"GETX"), Some(Opening::Other));
 }
 
+/// What comes with a hello is not taken for a part of it, and nothing hides behind it in its record.
+#[test]
+fn a_hello_ends_with_its_record() {
+    let message = hello(&[sni(&["a.example"]), signature_algorithms()]);
+    let (first, behind) = (records(&message, 90), plain("evil.example"));
+    for cut in [1, first.len(), first.len() + 1, first.len() + behind.len()] {
+        let bytes = [&first[..], &behind].concat();
+        let mut watcher = Watcher::for_tls();
+        let opening = bytes.chunks(cut).find_map(|part| watcher.feed(part));
+        assert_eq!(opening, Some(Opening::Tls(Some("a.example".into()))), "{cut}");
+        let (judged, rest) = watcher.into_seen();
+        assert_eq!(judged, first);
+        assert!(behind.starts_with(&rest), "{cut}");
+    }
+    let both = [&message[..], &hello(&[sni(&["evil.example"]), signature_algorithms()])].concat();
+    let rows = [records(&both, 1 << 14), records(&[&message[..], &[0]].concat(), 1 << 14)];
+    for bytes in rows {
+        let opening = Watcher::for_tls().feed(&bytes);
+        assert!(matches!(opening, Some(Opening::BadTls(_))), "{opening:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn records_and_segments_do_not_matter(
@@ -169,7 +191,7 @@ proptest! {
             opening = watcher.feed(part);
         }
         prop_assert_eq!(opening, Some(Opening::Tls(Some("a.example".into()))));
-        prop_assert_eq!(watcher.into_seen(), bytes);
+        prop_assert_eq!(watcher.into_seen(), (bytes, Vec::new()));
     }
 
     #[test]

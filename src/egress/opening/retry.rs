@@ -1,6 +1,7 @@
 //! The second `ClientHello`: a TLS 1.3 server may ask for another one (RFC 8446, section 4.1.4),
 //! and some serve the name in that, so it must be the same name again.
 
+use super::records::{self, ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE};
 use super::{Opening, Watcher};
 
 /// The random bytes by which a `ServerHello` is a `HelloRetryRequest`: the SHA-256 of that word
@@ -10,21 +11,25 @@ const RETRY_RANDOM: [u8; 32] = [
     0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 
-/// Bytes of a record's header, and of what precedes the random bytes in the first message: its
-/// type, length and version.
-const RECORD_HEADER: usize = 5;
-const BEFORE_RANDOM: usize = RECORD_HEADER + 6;
+/// What precedes the random bytes in a `ServerHello`: its type, length and version.
+const BEFORE_RANDOM: usize = 6;
 
-/// The longest record (RFC 8446, section 5.2).
-const MAX_RECORD: usize = (1 << 14) + 256;
+/// The type of a `ServerHello`.
+const SERVER_HELLO: u8 = 2;
+
+/// An alert that does not end the connection.
+const WARNING: u8 = 1;
+
+/// The most bytes of an answer that are looked at. A `ServerHello` may be cut into records of 64
+/// bytes at the least (RFC 8449), and a few warnings may go before it.
+const MAX_ANSWER: usize = 1 << 10;
 
 /// The most bytes of early data that a client sends before its second hello, with that.
 const MAX_BYTES: usize = 128 << 10;
 
-/// Content types of records (RFC 8446, section 5.1).
-const CHANGE_CIPHER_SPEC: u8 = 20;
-const HANDSHAKE: u8 = 22;
-const APPLICATION_DATA: u8 = 23;
+/// The most records other than early data that a client may send before its second hello. Two
+/// would do: one for the sake of middleboxes (RFC 8446, appendix D.4), one alert.
+const MAX_OTHERS: usize = 8;
 
 /// Reads the first bytes of a server's answer.
 #[derive(Debug, Default)]
@@ -34,63 +39,107 @@ impl Answer {
     /// Takes the next bytes. Whether the server asks for another hello; `None` where it can't be
     /// told yet.
     pub fn feed(&mut self, bytes: &[u8]) -> Option<bool> {
-        let most = BEFORE_RANDOM + RETRY_RANDOM.len();
-        self.0.extend_from_slice(&bytes[..bytes.len().min(most - self.0.len())]);
-        let is_server_hello = |position: usize, expected: u8| {
-            self.0.get(position).is_none_or(|byte| *byte == expected)
-        };
-        if !is_server_hello(0, HANDSHAKE) || !is_server_hello(RECORD_HEADER, 2) {
-            return Some(false);
+        let room = MAX_ANSWER - self.0.len().min(MAX_ANSWER);
+        self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        // What can't be told may be what it must not be.
+        self.look().or_else(|| (self.0.len() >= MAX_ANSWER).then_some(true))
+    }
+
+    fn look(&self) -> Option<bool> {
+        let mut message = Vec::new();
+        let mut rest = &self.0[..];
+        while let [kind, _, _, high, low, after @ ..] = rest {
+            let length = usize::from(u16::from_be_bytes([*high, *low]));
+            let payload = &after[..after.len().min(length)];
+            match (*kind, payload) {
+                (HANDSHAKE, _) => message.extend_from_slice(payload),
+                (ALERT, []) => return None,
+                (ALERT, [WARNING, ..]) => {}
+                _ => return Some(false),
+            }
+            if message.first().is_some_and(|kind| *kind != SERVER_HELLO) {
+                return Some(false);
+            }
+            if let Some(random) = message.get(BEFORE_RANDOM..BEFORE_RANDOM + RETRY_RANDOM.len()) {
+                return Some(random == RETRY_RANDOM);
+            }
+            rest = after.get(length..)?;
         }
-        self.0.get(BEFORE_RANDOM..most).map(|random| random == RETRY_RANDOM)
+        rest.first().is_some_and(|kind| !matches!(*kind, HANDSHAKE | ALERT)).then_some(false)
     }
 }
 
-/// Reads what a client sends after it was asked for another hello: perhaps records that go before
-/// it, then the hello.
+/// Reads what a client sends after it was asked for another hello: perhaps early data, which the
+/// server passes over, then the hello.
+///
+/// Until that hello nothing passes that it was not made for: another kind of record would hide a
+/// hello from us that a lenient server reads.
 pub struct SecondHello {
-    record: Vec<u8>,
+    /// Whole records that were looked at.
+    passed: Vec<u8>,
+    /// What is not a whole record yet.
+    held: Vec<u8>,
     watcher: Watcher,
-    seen: usize,
+    has_begun: bool,
+    others: usize,
 }
 
 impl Default for SecondHello {
     fn default() -> Self {
-        Self { record: Vec::new(), watcher: Watcher::for_tls(), seen: 0 }
+        Self {
+            passed: Vec::new(),
+            held: Vec::new(),
+            watcher: Watcher::for_tls(),
+            has_begun: false,
+            others: 0,
+        }
     }
 }
 
 impl SecondHello {
-    /// Takes the next bytes. `None` where it can't be told yet.
+    /// Takes the next bytes. `None` where the hello hasn't come yet.
     pub fn feed(&mut self, bytes: &[u8]) -> Option<Opening> {
-        self.seen += bytes.len();
-        if self.seen > MAX_BYTES {
-            return Some(Opening::BadTls("the second one does not come".into()));
-        }
-        self.record.extend_from_slice(bytes);
-        while let Some(header) = self.record.first_chunk::<RECORD_HEADER>() {
-            let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
-            let kind = header[0];
-            if length > MAX_RECORD {
-                return Some(Opening::BadTls("a record is too long".into()));
-            }
-            if self.record.len() < RECORD_HEADER + length {
-                return None;
-            }
-            let record: Vec<_> = self.record.drain(..RECORD_HEADER + length).collect();
-            match kind {
-                CHANGE_CIPHER_SPEC | APPLICATION_DATA => {}
-                HANDSHAKE => {
-                    let found = self.watcher.feed(&record);
-                    if found.is_some() {
-                        return found;
-                    }
+        self.held.extend_from_slice(bytes);
+        loop {
+            let held = std::mem::take(&mut self.held);
+            let (record, rest) = match records::split(&held) {
+                Err(violation) => return Some(Opening::BadTls(violation.into())),
+                Ok(None) => {
+                    self.held = held;
+                    let seen = self.passed.len() + self.held.len();
+                    let late = Opening::BadTls("the second one does not come".into());
+                    return (seen > MAX_BYTES).then_some(late);
                 }
-                // An alert: the client gives up.
-                _ => return Some(Opening::Other),
+                Ok(Some(split)) => split,
+            };
+            self.held = rest.to_vec();
+            self.passed.extend_from_slice(record.whole);
+            if let Some(opening) = self.take(record.kind, record.payload, record.whole) {
+                return Some(opening);
             }
         }
-        None
+    }
+
+    fn take(&mut self, kind: u8, payload: &[u8], whole: &[u8]) -> Option<Opening> {
+        let bad = |why: &str| Some(Opening::BadTls(why.into()));
+        match (kind, payload) {
+            (HANDSHAKE, _) => {
+                self.has_begun = true;
+                return self.watcher.feed(whole);
+            }
+            _ if self.has_begun => return bad("another record comes before its end"),
+            (APPLICATION_DATA, _) => return None,
+            (CHANGE_CIPHER_SPEC, [1]) | (ALERT, [_, _]) => {}
+            _ => return bad("a record that no client sends before its second one"),
+        }
+        self.others += 1;
+        if self.others > MAX_OTHERS { bad("too many records before the second one") } else { None }
+    }
+
+    /// What may pass once the hello has come and was judged: the records up to it, and what came
+    /// behind it.
+    pub fn into_seen(self) -> Vec<u8> {
+        [self.passed, self.held].concat()
     }
 }
 
@@ -114,16 +163,80 @@ mod tests {
         let mut answer = Answer::default();
         let bytes = server_hello(RETRY_RANDOM);
         let told = bytes.iter().position(|byte| answer.feed(&[*byte]) == Some(true));
-        assert_eq!(told, Some(BEFORE_RANDOM + 31));
+        assert_eq!(told, Some(5 + BEFORE_RANDOM + 31));
     }
 
     #[test]
-    fn records_before_the_hello_are_passed_over_and_alerts_end_it() {
-        let before = [&[20, 3, 3, 0, 1, 1][..], &[23, 3, 3, 0, 3, 9, 9, 9]].concat();
-        let found = SecondHello::default().feed(&[&before[..], &plain("a.example")].concat());
-        assert_eq!(found, Some(Opening::Tls(Some("a.example".into()))));
-        let alert = SecondHello::default().feed(&[21, 3, 3, 0, 2, 2, 40]);
-        assert_eq!(alert, Some(Opening::Other));
+    fn a_request_for_another_hello_is_seen_behind_warnings_and_in_pieces() {
+        let asks = server_hello(RETRY_RANDOM);
+        let warned = [&[21, 3, 3, 0, 2, 1, 112][..], &asks].concat();
+        let pieces = records(&asks[5..], 7);
+        for bytes in [&warned, &pieces] {
+            for segment in 1..20 {
+                let mut answer = Answer::default();
+                let told = bytes.chunks(segment).find_map(|part| answer.feed(part));
+                assert_eq!(told, Some(true), "{segment}");
+            }
+        }
+        // What never says what it is counts as asking.
+        let endless = [21, 3, 3, 0, 2, 1, 112].repeat(200);
+        assert_eq!(Answer::default().feed(&endless), Some(true));
+    }
+
+    #[test]
+    fn a_second_hello_is_found_behind_what_may_go_before_it() {
+        let alert = &[21, 3, 3, 0, 2, 1, 0][..];
+        let change = &[20, 3, 3, 0, 1, 1][..];
+        let early = &[23, 3, 3, 0, 3, 9, 9, 9][..];
+        for before in [&[][..], &[alert], &[change], &[early], &[change, early, alert, early]] {
+            let bytes = [&before.concat()[..], &plain("a.example"), b"more"].concat();
+            let mut second = SecondHello::default();
+            assert_eq!(second.feed(&bytes), Some(Opening::Tls(Some("a.example".into()))));
+            assert_eq!(second.into_seen(), bytes);
+        }
+    }
+
+    /// What a lenient server may pass over, and then read a hello that we did not.
+    #[test]
+    fn nothing_else_goes_before_a_second_hello() {
+        let hello = plain("a.example");
+        let message = hello_message();
+        let rows: [(&str, Vec<u8>); 9] = [
+            ("an unknown record", [&[24, 3, 3, 0, 1, 1][..], &hello].concat()),
+            ("a heartbeat", [&[24, 3, 3, 0, 3, 1, 0, 0][..], &hello].concat()),
+            ("a change of another kind", [&[20, 3, 3, 0, 1, 2][..], &hello].concat()),
+            ("a long change", [&[20, 3, 3, 0, 2, 1, 1][..], &hello].concat()),
+            ("a long alert", [&[21, 3, 3, 0, 3, 1, 0, 0][..], &hello].concat()),
+            (
+                "many alerts",
+                [[21, 3, 3, 0, 2, 1, 0].repeat(MAX_OTHERS + 1), hello.clone()].concat(),
+            ),
+            ("a record within it", {
+                let parts = records(&message, message.len() / 2);
+                let cut = 5 + message.len() / 2;
+                [&parts[..cut], &[21, 3, 3, 0, 2, 1, 0], &parts[cut..]].concat()
+            }),
+            ("another one in its record", records(&[&message[..], &message].concat(), 1 << 14)),
+            ("no TLS", b"GET / HTTP/1.1\r\n".to_vec()),
+        ];
+        for (what, bytes) in rows {
+            for segment in [1, 7, bytes.len()] {
+                let mut second = SecondHello::default();
+                let found = bytes.chunks(segment).find_map(|part| second.feed(part));
+                assert!(
+                    !matches!(found, Some(Opening::Tls(_) | Opening::Other)),
+                    "{what}: {found:?}"
+                );
+            }
+        }
+    }
+
+    fn hello_message() -> Vec<u8> {
+        hello(&[sni(&["a.example"]), signature_algorithms()])
+    }
+
+    #[test]
+    fn other_messages_are_no_second_hello() {
         let other = SecondHello::default().feed(&[22, 3, 3, 0, 4, 16, 0, 0, 0]);
         assert!(matches!(other, Some(Opening::BadTls(_))), "{other:?}");
     }
@@ -144,6 +257,27 @@ mod tests {
             let mut second = SecondHello::default();
             let found = bytes.chunks(segment).find_map(|part| second.feed(part));
             prop_assert_eq!(found, Some(Opening::Tls(Some("a.example".into()))));
+        }
+
+        #[test]
+        /// A hello for another name is found out whatever harmless records go before it, and however
+        /// all of it is cut.
+        #[test]
+        fn another_name_never_passes(
+            before in prop::collection::vec(0_usize..4, 0..6),
+            record in 1_usize..200,
+            segment in 1_usize..90,
+        ) {
+            let kinds: [&[u8]; 4] = [
+                &[20, 3, 3, 0, 1, 1], &[21, 3, 3, 0, 2, 1, 0], &[21, 3, 3, 0, 2, 2, 40],
+                &[23, 3, 3, 0, 2, 0, 0],
+            ];
+            let mut bytes: Vec<u8> = before.iter().flat_map(|kind| kinds[*kind].to_vec()).collect();
+            let message = hello(&[sni(&["evil.example"]), signature_algorithms()]);
+            bytes.extend(records(&message, record));
+            let mut second = SecondHello::default();
+            let found = bytes.chunks(segment).find_map(|part| second.feed(part));
+            prop_assert_eq!(found, Some(Opening::Tls(Some("evil.example".into()))));
         }
 
         #[test]

@@ -176,6 +176,11 @@ impl Policy {
         matches!(self.mode, Mode::Audit | Mode::Open)
     }
 
+    /// Whether some `deny` rule refuses names on this port, whatever a connection was made to.
+    pub fn denies_on(&self, port: u16) -> bool {
+        self.mode == Mode::Open && self.deny.iter().any(|rule| rule.has_port(port))
+    }
+
     /// Where the operator says that the name is; the entry with the port goes first.
     pub fn resolve_override(&self, name: &HostName, port: u16) -> Option<SocketAddr> {
         let found = self

@@ -374,6 +374,24 @@ impl Flow {
     }
 }
 
+/// A flow of two halves, each of which may be the last to end: a server may answer before it has
+/// taken all of a request. It is over when both have been dropped.
+#[derive(Debug, Clone)]
+pub struct SharedFlow(Arc<Mutex<Flow>>);
+
+impl SharedFlow {
+    /// Shares it.
+    pub fn new(flow: Flow) -> Self {
+        Self(Arc::new(Mutex::new(flow)))
+    }
+
+    /// The flow, for a moment.
+    pub fn lock(&self) -> MutexGuard<'_, Flow> {
+        // A flow is whole between any two statements that could panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Drop for Flow {
     fn drop(&mut self) {
         let end = End {
