@@ -150,7 +150,9 @@ fn what_may_not_happen_twice_is_not_sent_again() {
 #[test]
 fn an_upload_counts_where_the_server_answers_before_it_has_all() {
     const BODY: usize = 3 << 20;
-    let server = Echo::new(|mut stream| {
+    let (takes, taken) = std::sync::mpsc::channel();
+    let (takes, taken) = (Mutex::new(takes), Mutex::new(taken));
+    let server = Echo::new(move |mut stream| {
         _ = read_head(&mut stream);
         _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
         let mut left = BODY;
@@ -161,6 +163,7 @@ fn an_upload_counts_where_the_server_answers_before_it_has_all() {
                 break;
             }
         }
+        takes.lock().unwrap().send(()).unwrap();
     });
     let guest = Guest::new(&allow(server.address));
     let address = guest.lookup("web.example");
@@ -171,7 +174,8 @@ fn an_upload_counts_where_the_server_answers_before_it_has_all() {
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(&vec![b'x'; BODY]).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream.read_exact(&mut [0; 40]).unwrap();
+        // A client that closes its connection would take back what has not gone out yet.
+        taken.lock().unwrap().recv_timeout(Duration::from_secs(20)).unwrap();
     });
     let up = guest.wait_for("the bytes of the upload", |guest| {
         let row = guest.report().rows.first()?.up;
