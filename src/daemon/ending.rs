@@ -10,7 +10,7 @@ use super::world::{Queued, World};
 use crate::egress::record as egress;
 use crate::failure::Code;
 use crate::ledger::{JobResult, JobState};
-use crate::shepherd::event::{Outcome, Phase};
+use crate::shepherd::event::{Outcome, Phase, out_of_memory};
 use crate::shepherd::runner::Meaning;
 use crate::shepherd::{output, record};
 
@@ -25,6 +25,10 @@ impl World {
         let microvm = held.microvm;
         let Some(id) = microvm.id.clone() else { return Ok(()) };
         let directory = self.state.microvms().join(id.as_str());
+        let memory = match outcome {
+            Outcome::Job { status, oom_kills, .. } => out_of_memory(status, *oom_kills),
+            Outcome::Failed(_) => None,
+        };
         let abnormal = match outcome {
             Outcome::Job { .. } => None,
             Outcome::Failed(report) => Some(report.message.as_str()),
@@ -42,7 +46,7 @@ impl World {
         // What the daemon ended itself is no evidence of anything.
         let evidence = is_evidence(&microvm);
         let silent = evidence.then(|| silence(&microvm));
-        let cause = microvm.ended_for.as_deref().or(abnormal).or(silent);
+        let cause = microvm.ended_for.as_deref().or(abnormal).or(memory.as_deref()).or(silent);
         let unexpected = abnormal.is_some() && was_unexpected(&microvm);
         let keep = unexpected || evidence;
         let word = if unexpected { "failed" } else { "ended" };

@@ -193,7 +193,7 @@ fn a_runners_life_goes_through_its_stages() {
     ] {
         assert_eq!(hear(&mut microvm, happened), expected);
     }
-    let outcome = Outcome::Job { status: JobStatus::Code(0), not_copied: Vec::new() };
+    let outcome = Outcome::Job { status: JobStatus::Code(0), not_copied: Vec::new(), oom_kills: 0 };
     let (_, news) = hear(&mut microvm, Happened::Ended(outcome.clone()));
     assert_eq!(news, News::Ended(Box::new(outcome)));
     let Work::Runner(runner) = microvm.work else { panic!("it was a runner") };

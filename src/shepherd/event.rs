@@ -111,6 +111,9 @@ pub enum Outcome {
         status: JobStatus,
         /// What could not be copied out, and why.
         not_copied: Vec<String>,
+        /// Processes that the guest's kernel killed for want of memory, by the guest's own word.
+        #[serde(default)]
+        oom_kills: u64,
     },
     /// The microVM failed or was ended.
     Failed(FailureReport),
@@ -194,4 +197,12 @@ impl Event {
             happened,
         }
     }
+}
+/// Says that memory was short, where that may be why a job did not end well. A job that ended well in
+/// spite of it needs no word.
+pub fn out_of_memory(status: &JobStatus, kills: u64) -> Option<String> {
+    let processes = if kills == 1 { "a process" } else { "processes" };
+    let count = if kills == 1 { String::new() } else { format!("{kills} ") };
+    (kills > 0 && *status != JobStatus::Code(0))
+        .then(|| format!("the guest ran out of memory: its kernel killed {count}{processes}"))
 }

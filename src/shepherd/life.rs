@@ -299,7 +299,10 @@ impl Running {
         let not_copied = streams.close().await;
         match ended {
             Ok(status) => {
-                Ok(Finished { context, machine, outcome: Outcome::Job { status, not_copied } })
+                // The last figures come right before the job's end.
+                let oom_kills = context.statistics.map_or(0, |last| last.oom_kills);
+                let outcome = Outcome::Job { status, not_copied, oom_kills };
+                Ok(Finished { context, machine, outcome })
             }
             Err(cause) => {
                 let cause = explain(cause, &mut machine, &mut context.front).await;

@@ -50,7 +50,8 @@ fn told(happened: &Happened) -> &'static str {
         },
         Happened::Ended(Outcome::Job { status, .. }) => match status {
             JobStatus::Code(_) => {
-                "the command ended by itself; `not_copied` names what could not be copied out"
+                "the command ended by itself; `not_copied` names what could not be copied out, `oom_kills` \
+                 counts processes that the guest's kernel killed for want of memory"
             }
             JobStatus::Signal(_) => "a signal ended the command",
             JobStatus::NotStarted(_) => "the command never ran",
@@ -63,7 +64,8 @@ fn told(happened: &Happened) -> &'static str {
 }
 
 pub(super) fn samples() -> Vec<Happened> {
-    let job = |status| Happened::Ended(Outcome::Job { status, not_copied: Vec::new() });
+    let job =
+        |status| Happened::Ended(Outcome::Job { status, not_copied: Vec::new(), oom_kills: 0 });
     let name = || "build".to_owned();
     let total = Total { connections: 2, up: 1200, down: 34_000 };
     let totals = Totals { allowed: total, ..Totals::default() };

@@ -217,7 +217,10 @@ fn a_job_outlives_its_front_end_and_all_is_there_afterwards() {
         let events = read(&mut shepherd, ended).await;
         assert_eq!(phases(&events), WHOLE_LIFE);
         let status = JobStatus::Code(3);
-        assert_eq!(*outcome(&events), Outcome::Job { status, not_copied: Vec::new() });
+        assert_eq!(
+            *outcome(&events),
+            Outcome::Job { status, not_copied: Vec::new(), oom_kills: 0 }
+        );
         assert_eq!(shepherd.ended().await.unwrap(), "ended");
 
         let found = found(&host).unwrap();
@@ -275,7 +278,10 @@ fn output_beyond_its_bound_keeps_both_ends_and_the_job_goes_on() {
     let directory = wait_for(&host, Phase::Destroyed);
     let found = until("the end", PATIENCE, || found(&host).filter(|found| !found.living));
     let status = JobStatus::Code(5);
-    assert_eq!(*outcome(&found.events), Outcome::Job { status, not_copied: Vec::new() });
+    assert_eq!(
+        *outcome(&found.events),
+        Outcome::Job { status, not_copied: Vec::new(), oom_kills: 0 }
+    );
     output::complete(&directory).unwrap();
     let text = log(&directory);
     let (head, tail) = text.split_once("\n[mayfly: ").unwrap();
@@ -407,7 +413,7 @@ fn a_runner_tells_what_it_does_and_its_trees_are_kept_within_bounds() {
             RunnerMark::Completed { job: name(), result },
         ]
     );
-    let Outcome::Job { status, not_copied } = outcome(&events) else { panic!("{events:?}") };
+    let Outcome::Job { status, not_copied, .. } = outcome(&events) else { panic!("{events:?}") };
     assert_eq!(*status, JobStatus::Code(0), "{}", log(&directory));
     assert!(not_copied.len() == 1 && not_copied[0].starts_with("/home/runner/large: "));
     let logs = std::fs::read(output::copy(&directory, 0)).unwrap();

@@ -214,3 +214,19 @@ fn a_disk_of_the_host_that_is_already_full_is_told() {
     assert!(ending.stderr.contains("No space left on device"), "{ending:?}");
     host.assert_no_process();
 }
+
+/// What a build needs to be told: 137 alone could be anything.
+#[test]
+fn a_job_that_ran_out_of_memory_is_told_so() {
+    let host = Host::new();
+    let hog = "a=x; while :; do a=$a$a; done";
+    let ending = host.run(["--memory", "256M", "--json", "--", "sh", "-c", hog]);
+    assert!(!ending.status.success(), "{ending:?}");
+    ending.assert_says("ran out of memory: its kernel killed").assert_says("--memory");
+    // One that ends well in spite of it is left alone.
+    let spared =
+        host.run(["--memory", "256M", "--", "sh", "-c", &format!("sh -c '{hog}'; exit 0")]);
+    spared.assert_code(0);
+    assert!(!spared.stderr.contains("memory"), "{spared:?}");
+    host.assert_clean();
+}

@@ -19,7 +19,7 @@ use crate::cli::report::{self, Problem};
 use crate::failure::Code;
 use crate::host::state::StateDirectory;
 use crate::machine::console;
-use crate::shepherd::event::{Event, Happened, Outcome, Phase};
+use crate::shepherd::event::{Event, Happened, Outcome, Phase, out_of_memory};
 use crate::shepherd::plan::{Farewell, Order, Plan};
 use crate::shepherd::runner::{Conclusion, Heard};
 use crate::shepherd::{Descriptors, Handle, HandleError, check_job, record};
@@ -139,8 +139,9 @@ async fn follow(
             let code = report::failed(&failure, &lines);
             Ok(signal.map_or(code, by_signal))
         }
-        Some(Outcome::Job { status, not_copied }) => {
-            finish(&status, &not_copied, copied, errand, heard)
+        Some(Outcome::Job { status, not_copied, oom_kills }) => {
+            let memory = out_of_memory(&status, oom_kills);
+            finish(&status, memory, &not_copied, copied, errand, heard)
         }
     }
 }
@@ -157,11 +158,15 @@ fn raw_mode(job: &Job) -> io::Result<Option<RawMode>> {
 /// The command's own exit status, unless it is 0 and something else went wrong.
 fn finish(
     status: &JobStatus,
+    memory: Option<String>,
     not_copied: &[String],
     copied: Copied,
     errand: &Errand<'_>,
     heard: Heard,
 ) -> Result<ExitCode, Problem> {
+    if let Some(memory) = memory {
+        report::warning(&format!("{memory}; give it more with --memory"));
+    }
     match status {
         JobStatus::Code(0) if errand.must_copy => {
             if let Some(first) = not_copied.first() {

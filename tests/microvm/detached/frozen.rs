@@ -59,7 +59,10 @@ fn a_shepherd_that_was_stopped_for_long_does_not_end_its_healthy_job() {
     kill(shepherd, Signal::SIGCONT).unwrap();
     let found = until("the end", PATIENCE, || found(&host).filter(|found| !found.living));
     let status = JobStatus::Code(0);
-    assert_eq!(*outcome(&found.events), Outcome::Job { status, not_copied: Vec::new() });
+    assert_eq!(
+        *outcome(&found.events),
+        Outcome::Job { status, not_copied: Vec::new(), oom_kills: 0 }
+    );
     assert_eq!(log(&directory), "begun\ndone\n");
     front_end.murder();
 }
