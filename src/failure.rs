@@ -58,6 +58,13 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         .join(": ")
 }
 
+/// What a panic said.
+pub fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without words".to_owned())
+}
+
 #[cfg(test)]
 mod reference;
 

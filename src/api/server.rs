@@ -1,9 +1,10 @@
 //! The server of the API: requests become calls, answers become JSON.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
@@ -12,6 +13,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
+use nix::fcntl::{Flock, FlockArg};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::call::{Answer, Call};
 use super::guarded::Guarded;
-use super::path::reachable;
+use super::path::{Reachable, reachable};
 use super::status::{self, Pages};
 use super::types::{JobFilter, JobId, Problem, ProblemKind, Submission};
 use super::{log, serve, token};
@@ -55,21 +57,72 @@ impl Calls {
     }
 }
 
-/// Binds the unix socket with that mode, instead of one that a dead daemon has left there. The
-/// caller makes sure that no other daemon lives.
-pub fn bind(socket: &Path, mode: u32) -> io::Result<UnixListener> {
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+/// A bound unix socket's file: which one it is, so that it is removed by its owner only.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    // Held for its lock as long as the socket is used.
+    _lock: Flock<File>,
+}
+
+impl Drop for SocketFile {
+    /// A socket that nobody answers at would only make clients wonder; another's stays.
+    fn drop(&mut self) {
+        let own = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
+        if own {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The lock of a socket's path: a `flock(2)` of a file beside it, which the kernel drops with the
+/// process. It is not removed: whoever waits for it may have it open.
+fn lock(reachable: &Reachable) -> io::Result<Flock<File>> {
+    let name = reachable.directory.join(format!(".{}.lock", reachable.name));
+    let file = File::options().create(true).append(true).mode(0o600).open(name)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        nix::Error::EWOULDBLOCK => io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another daemon has this socket: give each its own host.socket",
+        ),
+        error => error.into(),
+    })
+}
+
+/// Binds the unix socket with that mode, instead of one that a dead daemon has left there. One that
+/// another daemon has, or a file that is no socket, is left alone.
+pub fn bind(socket: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
+    let reachable = reachable(socket)?;
+    let lock = lock(&reachable)?;
+    match std::fs::symlink_metadata(socket) {
+        Ok(found) if !found.file_type().is_socket() => {
+            let text = "there is something that is no socket";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        }
+        // One of a version that knew no lock, or of another program.
+        Ok(_)
+            if std::os::unix::net::UnixStream::connect(
+                reachable.directory.join(&reachable.name),
+            )
+            .is_ok() =>
+        {
+            let text = "something answers at this socket: give each daemon its own host.socket";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+        }
         _ => {}
     }
-    let reachable = reachable(socket)?;
     // Bound elsewhere first and then moved here: nobody connects before the mode is right.
     let beside = reachable.directory.join(format!(".{}.{}", reachable.name, std::process::id()));
     let _ = std::fs::remove_file(&beside);
     let listener = UnixListener::bind(&beside)?;
     std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(mode))?;
+    let found = std::fs::symlink_metadata(&beside)?;
     std::fs::rename(&beside, socket)?;
-    Ok(listener)
+    let (path, device, inode) = (socket.to_owned(), found.dev(), found.ino());
+    Ok((listener, SocketFile { path, device, inode, _lock: lock }))
 }
 
 /// Serves the whole API, and the status page beside it, on a unix socket until `stop`.

@@ -64,7 +64,7 @@ fn with_server<F: Future>(script: impl Fn(Call), client: impl FnOnce(Client, Pat
     let work = async {
         let (calls, mut asked) = mpsc::channel(call::CAPACITY);
         let stop = CancellationToken::new();
-        let listener = server::bind(&socket, 0o600).unwrap();
+        let (listener, _file) = server::bind(&socket, 0o600).unwrap();
         let (_, changes) = tokio::sync::watch::channel(0);
         let pages = super::status::Pages::new(calls.clone(), changes, None, stop.clone());
         let serving = server::serve(listener, calls, pages, stop.clone());
@@ -221,9 +221,40 @@ fn the_socket_has_its_mode_and_nothing_else_is_left_beside_it() {
     with_server(drop, async |_, directory| {
         use std::os::unix::fs::PermissionsExt;
         let entries: Vec<_> = std::fs::read_dir(directory).unwrap().map(Result::unwrap).collect();
-        assert_eq!(entries.len(), 1);
-        assert_eq!(entries[0].metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        // The socket and its lock.
+        assert_eq!(entries.len(), 2);
+        for entry in entries {
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        }
     });
+}
+
+#[tokio::test]
+async fn a_socket_is_one_daemons_and_only_its_owner_removes_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api.sock");
+    let (first, file) = server::bind(&path, 0o600).unwrap();
+    let second = server::bind(&path, 0o600).unwrap_err();
+    assert_eq!(second.kind(), std::io::ErrorKind::AddrInUse, "{second}");
+    assert!(second.to_string().contains("host.socket"), "{second}");
+    // One that died left its socket, not its lock.
+    drop(first);
+    drop(file);
+    assert!(!path.exists());
+    let (_third, file) = server::bind(&path, 0o600).unwrap();
+    // Somebody put another one there: it stays.
+    std::fs::remove_file(&path).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    drop(file);
+    assert!(path.exists());
+    // What answers without a lock is left alone, as is what is no socket.
+    assert!(server::bind(&path, 0o600).is_err());
+    drop(other);
+    let (_fourth, file) = server::bind(&path, 0o600).unwrap();
+    drop(file);
+    std::fs::write(&path, "a file").unwrap();
+    assert!(server::bind(&path, 0o600).is_err());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file");
 }
 
 #[test]

@@ -103,6 +103,7 @@ pub fn main() -> ExitCode {
     };
     let Arguments { state_dir, verb } = arguments;
     let open = || open_state(state_dir.clone());
+    let look = || look_at_state(state_dir.clone());
     if !matches!(verb, Verb::Shepherd) {
         // A shepherd inherits what whoever started it has.
         crate::host::descriptors::raise();
@@ -111,11 +112,11 @@ pub fn main() -> ExitCode {
         Verb::Shepherd => return crate::shepherd::process::run(),
         Verb::Run(arguments) => open().and_then(|state| run::run(&arguments, &state, asked)),
         Verb::Once(arguments) => open().and_then(|state| once::run(&arguments, &state, asked)),
-        Verb::Ps(arguments) => open().and_then(|state| ps::run(&arguments, &state)),
+        Verb::Ps(arguments) => look().and_then(|state| ps::run(&arguments, &state)),
         Verb::Image(arguments) => open().and_then(|state| image::run(arguments, &state)),
         Verb::Egress(verb) => egress_verb(&verb),
         Verb::Serve(arguments) => serve::run(arguments, state_dir),
-        Verb::Audit(verb) => open().and_then(|state| audit::run(&verb, &state)),
+        Verb::Audit(verb) => look().and_then(|state| audit::run(&verb, &state)),
         Verb::Daemon(verb) => daemon::run(&verb, state_dir.as_deref()),
         Verb::Config(verb) => config::run(&verb),
         Verb::Doctor(arguments) => doctor::run(&arguments, open),
@@ -128,6 +129,16 @@ pub fn main() -> ExitCode {
 fn egress_verb(verb: &egress::Verb) -> Result<ExitCode, Problem> {
     let passes = egress::run(verb, output::stdout())?;
     Ok(if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The state directory for verbs that change nothing.
+fn look_at_state(chosen: Option<PathBuf>) -> Result<StateDirectory, Problem> {
+    let path = chosen.map_or_else(StateDirectory::default_path, Ok)?;
+    // Where there is none yet, nothing is in it.
+    if !path.exists() {
+        return Ok(StateDirectory::open(&path)?);
+    }
+    Ok(StateDirectory::existing(&path)?)
 }
 
 fn open_state(chosen: Option<PathBuf>) -> Result<StateDirectory, Problem> {

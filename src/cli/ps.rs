@@ -28,7 +28,11 @@ pub(super) fn run(arguments: &PsArguments, state: &StateDirectory) -> Result<Exi
     let unreadable = |error: std::io::Error| {
         Problem::file(format!("can't read {}: {error}", state.microvms().display()), Code::NotFound)
     };
-    let entries = record::living(&state.microvms()).map_err(unreadable)?;
+    let entries = match record::living(&state.microvms()) {
+        // Nothing has lived here yet.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        found => found.map_err(unreadable)?,
+    };
     let jobs = jobs(&arguments.connection, state);
     let lines: Vec<_> = entries
         .iter()

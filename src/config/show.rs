@@ -35,9 +35,12 @@ impl Settings {
         }));
         // Policies have a verb of their own that shows them; those of pools matter here.
         let policies = self.pools.iter().map(|pool| &pool.egress);
-        keys.extend(
-            policies.map(|policy| (format!("egress.policy.{}", policy.name), json!(policy))),
-        );
+        keys.extend(policies.map(|policy| {
+            // `json!` panics on what is no JSON; any text that differs where the policy does will do.
+            let shown = serde_json::to_value(policy);
+            let shown = shown.unwrap_or_else(|_| Value::String(format!("{policy:?}")));
+            (format!("egress.policy.{}", policy.name), shown)
+        }));
         keys
     }
 

@@ -43,6 +43,15 @@ impl World {
         let microvms = self.state.microvms();
         let found = record::owned(&microvms)
             .map_err(|error| DaemonError::Microvms(microvms.clone(), error))?;
+        if self.ledger.is_lost() {
+            tracing::error!(
+                ledger = %self.state.ledger().display(),
+                microvms = found.len(),
+                "the ledger is gone or was empty, and a new one is begun: jobs that waited, the audit \
+                 log and the names of runners at GitHub are lost; put a copy back before the next \
+                 start to have them again"
+            );
+        }
         let unfinished = Unfinished {
             jobs: self.ledger.reader().unfinished()?,
             registrations: self.ledger.reader().open_registrations()?,

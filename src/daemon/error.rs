@@ -57,6 +57,7 @@ impl Failure for DaemonError {
             Self::GitHub(GitHubError::Setup(error)) => error.code(),
             Self::GitHub(GitHubError::Address(_)) => Code::BadConfiguration,
             Self::Accelerator(error) => error.code(),
+            Self::Socket(_, error) if error.kind() == io::ErrorKind::AddrInUse => Code::Unavailable,
             Self::Microvms(..) | Self::Directory(..) | Self::Socket(..) => Code::CannotWrite,
             Self::Emulation(_)
             | Self::Listen(..)

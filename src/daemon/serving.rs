@@ -28,6 +28,7 @@ use super::world::World;
 use crate::api::types::Problem;
 use crate::api::{Call, call, server, status, webhook};
 use crate::config::{Access, Settings, StatusPage, Trigger};
+use crate::failure;
 use crate::github;
 use crate::host::state::StateDirectory;
 use crate::ledger::Ledger;
@@ -98,7 +99,7 @@ pub async fn serve(
             },
             () = tokio::time::sleep_until(wake) => {}
             _ = pulses.tick() => manager.pulse(&world),
-            Some(_) = world.tasks.join_next() => {}
+            Some(ended) = world.tasks.join_next() => contained(ended),
             signal = signals.next() => match signal {
                 Wish::Drain if world.draining.is_none() => _ = world.drain(),
                 // Asked to drain twice, or not to wait at all.
@@ -118,6 +119,16 @@ pub async fn serve(
     drop(heard);
     world.close().await;
     Ok(())
+}
+
+/// Says that a task panicked, where it did: a mistake in Mayfly, which concerns that task alone.
+fn contained(ended: Result<(), tokio::task::JoinError>) {
+    let Err(error) = ended else { return };
+    if error.is_panic() {
+        let cause = failure::panic_text(&*error.into_panic());
+        telemetry::metrics::PANICS.add([], 1);
+        tracing::error!(cause, "a task of the daemon panicked, which is a mistake in Mayfly");
+    }
 }
 
 /// How long GitHub keeps a job queued.
@@ -203,6 +214,7 @@ impl World {
             tasks,
             cancel,
             keys: 0,
+            socket: None,
             observer,
             settings,
             state,
@@ -217,8 +229,9 @@ impl World {
     ) -> Result<(), DaemonError> {
         let api = &self.settings.host.api;
         let path = api.socket(self.state.root());
-        let socket = server::bind(&path, api.mode)
+        let (socket, file) = server::bind(&path, api.mode)
             .map_err(|error| DaemonError::Socket(path.clone(), error))?;
+        self.socket = Some(file);
         let serving = server::serve(socket, calls.clone(), pages.clone(), self.cancel.clone());
         self.tasks.spawn(serving);
         if let Some((address, token)) = &api.tcp {
@@ -287,11 +300,14 @@ impl World {
         }
         self.tell_left();
         self.cancel.cancel();
-        // A socket that nobody answers at would only make clients wonder.
-        let _ = std::fs::remove_file(self.settings.host.api.socket(self.state.root()));
+        drop(self.socket.take());
         // Those that follow shepherds end with the way to them.
         self.microvms.clear();
-        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        let ended = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                contained(ended);
+            }
+        };
         if tokio::time::timeout(GRACE, ended).await.is_err() {
             self.tasks.abort_all();
         }

@@ -21,6 +21,7 @@ use super::readiness::Heard;
 use super::registrar::GitHub;
 use super::registrations::Removals;
 use super::scale_sets::Sets;
+use crate::api::server::SocketFile;
 use crate::config::Settings;
 use crate::host::state::StateDirectory;
 use crate::ledger::{self, Ledger};
@@ -68,6 +69,8 @@ pub(super) struct World {
     pub(super) tasks: JoinSet<()>,
     pub(super) cancel: CancellationToken,
     pub(super) keys: u64,
+    /// The API's socket, for as long as it is listened at.
+    pub(super) socket: Option<SocketFile>,
 }
 
 /// A microVM with the way to its shepherd.

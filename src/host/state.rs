@@ -31,6 +31,9 @@ pub enum StateError {
     /// Neither root nor a home directory to derive the path from.
     #[error("no place for the state directory: neither XDG_STATE_HOME nor HOME is set")]
     NoHome,
+    /// There is none to look at.
+    #[error("can't read the state directory {0}")]
+    NotThere(PathBuf, #[source] io::Error),
     /// A directory could not be made.
     #[error("can't make the state directory {0}")]
     NotMade(PathBuf, #[source] io::Error),
@@ -41,10 +44,16 @@ pub enum StateError {
 
 impl Failure for StateError {
     fn code(&self) -> Code {
-        Code::CannotWrite
+        match self {
+            Self::NotThere(..) => Code::NotFound,
+            _ => Code::CannotWrite,
+        }
     }
 
     fn hint(&self) -> Option<String> {
+        if matches!(self, Self::NotThere(..)) {
+            return Some(format!("name the daemon's directory with --state-dir or {VARIABLE}"));
+        }
         Some(format!("name a directory that you may write to with --state-dir or {VARIABLE}"))
     }
 }
@@ -84,6 +93,13 @@ impl StateDirectory {
         tempfile::tempfile_in(state.microvms())
             .map_err(|error| StateError::NotWritable(state.root.clone(), error))?;
         Ok(state)
+    }
+
+    /// One that is there, only to be looked at: nothing is made and nothing need be writable.
+    pub fn existing(root: &Path) -> Result<Self, StateError> {
+        let root =
+            fs::canonicalize(root).map_err(|error| StateError::NotThere(root.to_owned(), error))?;
+        Ok(Self { root })
     }
 
     /// The directory itself, as an absolute path without links.

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use rusqlite::ErrorCode;
+
 use crate::failure::{Code, Failure};
 
 /// The ledger can't be used.
@@ -11,6 +13,17 @@ pub enum LedgerError {
     /// The file can't be opened or made.
     #[error("can't open the ledger {0}")]
     NotOpened(PathBuf, #[source] rusqlite::Error),
+    /// The file can't be read.
+    #[error("can't read the ledger {0}")]
+    NotRead(PathBuf, #[source] io::Error),
+    /// The file is damaged or cut.
+    #[error("the ledger {path} is damaged: {what}; it is left as it is")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// Its lock file can't be opened or made.
     #[error("can't lock the ledger {0}")]
     NotLocked(PathBuf, #[source] io::Error),
@@ -66,10 +79,33 @@ impl LedgerError {
     }
 }
 
+/// What to do about a damaged ledger.
+const DAMAGED: &str = "stop the daemon; move the ledger, its -wal and its -shm to another directory \
+    and keep them (`sqlite3 FILE .recover` may save what is in them), or put a copy back; without a \
+    ledger the daemon begins a new one, and images and logs stay";
+
+fn corrupt(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+fn busy(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
 impl Failure for LedgerError {
     fn code(&self) -> Code {
         match self {
             Self::InUse(_) => Code::Unavailable,
+            Self::NotOpened(_, source) | Self::Refused { source, .. } if corrupt(source) => {
+                Code::BadData
+            }
+            Self::NotOpened(_, source) | Self::Refused { source, .. } if busy(source) => {
+                Code::Unavailable
+            }
+            Self::NotRead(..) => Code::NotFound,
+            Self::Damaged { .. } => Code::BadData,
             Self::NotOpened(..) | Self::NotLocked(..) | Self::Refused { .. } => Code::CannotWrite,
             Self::NotMigrated(..) | Self::OtherSchema(_) => Code::BadData,
             Self::Unknown { .. } => Code::NotFound,
@@ -80,6 +116,20 @@ impl Failure for LedgerError {
 
     fn hint(&self) -> Option<String> {
         let text = match self {
+            Self::Damaged { .. } => DAMAGED,
+            Self::NotOpened(_, source) | Self::Refused { source, .. } if corrupt(source) => DAMAGED,
+            Self::NotOpened(_, source) | Self::Refused { source, .. } if busy(source) => {
+                "another process has the ledger locked: end it (fuser names it), then try again"
+            }
+            Self::NotOpened(_, source) | Self::Refused { source, .. }
+                if source.sqlite_error_code() == Some(ErrorCode::DiskFull) =>
+            {
+                "free some space on the state directory's disk; nothing that was recorded is lost"
+            }
+            Self::NotOpened(..) | Self::NotRead(..) => {
+                "the ledger and its -wal must be readable; where the state directory can't be \
+                 written to, copy both elsewhere and name that directory with --state-dir"
+            }
             Self::InUse(_) => "end the other daemon, or give this one a state directory of its own",
             Self::NotMigrated(..) => "it may have been written by a later version of Mayfly",
             Self::OtherSchema(_) => {

@@ -1,24 +1,30 @@
 //! Opening: one daemon writes, whoever may read looks on.
 
 use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::audit::{self, Entry};
 use super::error::LedgerError;
 use super::{Time, schema};
 
-/// How long to wait for a reader that checkpoints or recovers the file.
+/// How long to wait for a reader that checkpoints or recovers the file, before it is named.
 const BUSY: Duration = Duration::from_secs(5);
+/// How long to wait for another process that has the file locked, e.g. a copy that is being made.
+const LOCKED: Duration = Duration::from_secs(10 * 60);
 
 /// The ledger as its daemon has it.
 #[derive(Debug)]
 pub struct Ledger {
     reader: Reader,
+    path: PathBuf,
+    /// Whether there was a ledger here before, which is gone or has no bytes.
+    lost: bool,
     // Held for its lock, after the connection: fields are dropped in their order.
     _lock: Flock<File>,
 }
@@ -36,7 +42,14 @@ impl Ledger {
     /// kernel drops with the process. It is not of the ledger itself, whose own locks (`fcntl(2)`)
     /// a process loses when it closes any descriptor of the file.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let length = std::fs::metadata(path).map(|found| found.len());
+        let empty = length.is_ok_and(|length| length == 0) || !path.exists();
+        // The lock's file stays beside the ledger from its first day on.
+        let lost = empty && beside(path, ".lock").exists();
         let lock = lock(path)?;
+        if !empty {
+            whole_head(path)?;
+        }
         // Made here for its mode; SQLite gives the files beside it the same.
         OpenOptions::new()
             .create(true)
@@ -47,11 +60,22 @@ impl Ledger {
         let refused = |error| LedgerError::NotOpened(path.to_owned(), error);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags).map_err(refused)?;
-        furnish(&connection).map_err(refused)?;
+        patiently(path, || furnish(&connection)).map_err(|error| damaged(path, error, refused))?;
+        let reader = Reader { connection };
+        if let Some(what) = reader.quick_damage().map_err(|error| damaged(path, error, refused))? {
+            return Err(LedgerError::Damaged { path: path.to_owned(), what });
+        }
+        connection = reader.connection;
         schema::migrations()
             .to_latest(&mut connection)
             .map_err(|error| LedgerError::NotMigrated(path.to_owned(), Box::new(error)))?;
-        Ok(Self { reader: Reader { connection }, _lock: lock })
+        Ok(Self { reader: Reader { connection }, path: path.to_owned(), lost, _lock: lock })
+    }
+
+    /// Whether there was a ledger here before, which is gone or was of zero bytes: what it knew of
+    /// jobs, microVMs and registrations is lost, and this one begins anew.
+    pub fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// What can be read of it.
@@ -65,11 +89,10 @@ impl Ledger {
         doing: &'static str,
         change: impl FnOnce(&Change<'_>) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
-        let transaction = self
-            .reader
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(LedgerError::refused(doing))?;
+        let connection = &self.reader.connection;
+        // Once it is begun nobody else can be in the way.
+        let begin = || Transaction::new_unchecked(connection, TransactionBehavior::Immediate);
+        let transaction = patiently(&self.path, begin).map_err(LedgerError::refused(doing))?;
         let change_so_far = Change { transaction, doing, now: Time::now() };
         let result = change(&change_so_far)?;
         change_so_far.transaction.commit().map_err(LedgerError::refused(doing))?;
@@ -81,17 +104,146 @@ impl Reader {
     /// Opens a ledger that is there, also while a daemon has it.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let refused = |error| LedgerError::NotOpened(path.to_owned(), error);
+        whole_head(path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(refused)?;
         connection.busy_timeout(BUSY).map_err(refused)?;
-        let version: i64 = connection
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .map_err(refused)?;
+        let version = |connection: &Connection| -> rusqlite::Result<i64> {
+            connection.pragma_query_value(None, "user_version", |row| row.get(0))
+        };
+        let (connection, version) = match version(&connection) {
+            Ok(version) => (connection, version),
+            // What stands beside the file can't be made in a directory that can't be written to.
+            Err(error) if is_code(&error, ErrorCode::CannotOpen) && is_settled(path) => {
+                let connection = immutable(path).map_err(refused)?;
+                let version = version(&connection).map_err(refused)?;
+                (connection, version)
+            }
+            Err(error) => return Err(damaged(path, error, refused)),
+        };
         if version != schema::VERSION {
             return Err(LedgerError::OtherSchema(path.to_owned()));
         }
         Ok(Self { connection })
     }
+}
+
+/// A file beside the ledger.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Refuses a file that is no ledger, or only the beginning of one.
+fn whole_head(path: &Path) -> Result<(), LedgerError> {
+    const MAGIC: &[u8] = b"SQLite format 3\0";
+    let damaged = |what: String| Err(LedgerError::Damaged { path: path.to_owned(), what });
+    let mut head = Vec::new();
+    // Opened before SQLite opens it: closing it drops no lock of this process.
+    let read = File::open(path).and_then(|file| file.take(100).read_to_end(&mut head));
+    read.map_err(|error| LedgerError::NotRead(path.to_owned(), error))?;
+    if head.is_empty() {
+        return damaged("it has zero bytes".to_owned());
+    }
+    if !head.starts_with(MAGIC) {
+        return damaged("it is no SQLite database".to_owned());
+    }
+    if head.len() < 100 {
+        return damaged(format!("only its first {} bytes are there", head.len()));
+    }
+    Ok(())
+}
+
+fn is_code(error: &rusqlite::Error, code: ErrorCode) -> bool {
+    error.sqlite_error_code() == Some(code)
+}
+
+/// What `SQLite` says of a damaged file, as that.
+fn damaged(
+    path: &Path,
+    error: rusqlite::Error,
+    other: impl FnOnce(rusqlite::Error) -> LedgerError,
+) -> LedgerError {
+    let corrupt = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase];
+    if corrupt.iter().any(|code| is_code(&error, *code)) {
+        return LedgerError::Damaged { path: path.to_owned(), what: error.to_string() };
+    }
+    other(error)
+}
+
+/// Whether all of the ledger is in its one file.
+fn is_settled(path: &Path) -> bool {
+    std::fs::metadata(beside(path, "-wal")).map_or(true, |log| log.len() == 0)
+}
+
+/// Opens a file that nothing changes meanwhile.
+pub(super) fn immutable(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let escaped: String = path
+        .as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .map(|byte| match byte {
+            b'/' | b'.' | b'-' | b'_' => char::from(*byte).to_string(),
+            byte if byte.is_ascii_alphanumeric() => char::from(*byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        })
+        .collect();
+    Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags)
+}
+
+/// Does something that waits a while for a lock, again while another process has the ledger: that
+/// is said, and is not the daemon's end.
+fn patiently<T>(path: &Path, mut work: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let since = std::time::Instant::now();
+    loop {
+        match work() {
+            Err(error)
+                if since.elapsed() < LOCKED
+                    && (is_code(&error, ErrorCode::DatabaseBusy)
+                        || is_code(&error, ErrorCode::DatabaseLocked)) =>
+            {
+                let holders = holders(path);
+                let waited = since.elapsed().as_secs();
+                tracing::warn!(ledger = %path.display(), holders, waited,
+                    "another process has the ledger locked; it is waited for");
+                // Where SQLite does not wait by itself.
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// The processes that have a lock of the ledger, as far as the kernel says.
+fn holders(path: &Path) -> String {
+    let files = [path.to_owned(), beside(path, "-shm")];
+    let inodes: Vec<u64> = files
+        .iter()
+        .filter_map(|file| std::fs::metadata(file).ok())
+        .map(|found| std::os::unix::fs::MetadataExt::ino(&found))
+        .collect();
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    let own = std::process::id().to_string();
+    let mut found: Vec<String> = Vec::new();
+    for line in locks.lines() {
+        // 1: POSIX ADVISORY WRITE 4711 08:01:131 120 120
+        let mut words = line.split_whitespace().filter(|word| *word != "->").skip(4);
+        let (Some(process), Some(file)) = (words.next(), words.next()) else { continue };
+        let inode = file.rsplit(':').next().and_then(|inode| inode.parse().ok());
+        if inode.is_some_and(|inode| inodes.contains(&inode)) && process != own {
+            let name = std::fs::read_to_string(format!("/proc/{process}/comm"));
+            let name = name.unwrap_or_default();
+            let holder = format!("{process} ({})", name.trim());
+            if !found.contains(&holder) {
+                found.push(holder);
+            }
+        }
+    }
+    if found.is_empty() { "not known".to_owned() } else { found.join(", ") }
 }
 
 /// A transaction.
@@ -151,8 +303,7 @@ fn furnish(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 fn lock(path: &Path) -> Result<Flock<File>, LedgerError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
+    let name = beside(path, ".lock");
     let file = OpenOptions::new()
         .create(true)
         .append(true)

@@ -200,6 +200,8 @@ table! {
         "Calls that are left in the window.";
     Gauge RATE_RESET "mayfly_github_rate_reset_timestamp_seconds" ["resource"]
         "When the window ends, in seconds since 1970.";
+    Counter PANICS "mayfly_panics_total" []
+        "Tasks of the daemon that panicked, each a mistake in Mayfly; the log has the cause.";
     Counter DELIVERIES "mayfly_webhook_deliveries_total" ["outcome"]
         "Deliveries of webhooks: `accepted`, or why not.";
 

@@ -40,7 +40,8 @@ fn with_daemon(line: &[&str], script: impl Fn(Call) + Send) -> Result<ExitCode, 
         let daemon = scope.spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
-                let listener = server::bind(&state.join(Api::DEFAULT_SOCKET), 0o600).unwrap();
+                let (listener, _file) =
+                    server::bind(&state.join(Api::DEFAULT_SOCKET), 0o600).unwrap();
                 ready.send(()).unwrap();
                 let (calls, mut asked) = mpsc::channel(call::CAPACITY);
                 let answering = async {

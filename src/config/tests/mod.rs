@@ -12,6 +12,7 @@ use crate::failure::{Code, Failure, chain};
 use crate::host::size::Size;
 
 mod credentials;
+mod generated;
 mod reference;
 mod reload;
 

@@ -155,9 +155,33 @@ pub struct Policy {
     deny: Vec<Rule>,
     allow_private: bool,
     /// Keyed by name and port; without a port it is for every port.
+    #[serde(with = "pairs")]
     resolve: BTreeMap<(HostName, Option<u16>), Override>,
     /// The parent proxy, where there is one.
     pub parent: Option<Parent>,
+}
+
+/// A map whose keys are no texts, as pairs: JSON has no such maps.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        Vec::<(K, V)>::deserialize(deserializer).map(BTreeMap::from_iter)
+    }
 }
 
 impl Policy {

@@ -2,6 +2,7 @@
 
 mod audit;
 mod changes;
+mod damaged;
 mod deliveries;
 mod killed;
 

@@ -1,0 +1,105 @@
+//! A ledger that is gone, cut, damaged or locked: what is said, and what is kept.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Bench;
+use crate::failure::{Code, Failure};
+use crate::ledger::{Ledger, LedgerError, Reader};
+
+/// A ledger with some jobs, all in its one file.
+fn ledger() -> (tempfile::TempDir, PathBuf) {
+    let mut bench = Bench::new();
+    for _ in 0..200 {
+        bench.submit();
+    }
+    let path = bench.path();
+    let Bench { directory, ledger } = bench;
+    drop(ledger);
+    assert!(!directory.path().join("ledger-wal").exists());
+    (directory, path)
+}
+
+fn assert_damaged(error: &LedgerError, what: &str) {
+    assert!(matches!(error, LedgerError::Damaged { .. }), "{what}: {error:?}");
+    assert_eq!(error.code(), Code::BadData, "{what}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("-wal")), "{what}");
+}
+
+#[test]
+fn a_cut_or_damaged_ledger_is_named_so_and_left_alone() {
+    for (what, reader_sees_it) in [
+        ("50 bytes", true),
+        ("99 bytes", true),
+        ("one page", false),
+        ("half", false),
+        ("rubbish", true),
+        ("a page of rubbish", false),
+    ] {
+        let (_directory, path) = ledger();
+        let mut bytes = fs::read(&path).unwrap();
+        let length = bytes.len();
+        match what {
+            "50 bytes" => bytes.truncate(50),
+            "99 bytes" => bytes.truncate(99),
+            "one page" => bytes.truncate(4096),
+            "half" => bytes.truncate(length / 2 / 4096 * 4096),
+            "rubbish" => bytes.fill(b'x'),
+            _ => bytes[length - 4096..].fill(b'x'),
+        }
+        fs::write(&path, &bytes).unwrap();
+        assert_damaged(&Ledger::open(&path).unwrap_err(), what);
+        if reader_sees_it {
+            assert_damaged(&Reader::open(&path).unwrap_err(), what);
+        }
+        assert_eq!(fs::read(&path).unwrap(), bytes, "{what}: it was changed");
+    }
+}
+
+#[test]
+fn a_ledger_that_is_gone_or_empty_is_begun_anew_and_said_to_be() {
+    let (directory, path) = ledger();
+    assert!(!Ledger::open(&path).unwrap().is_lost());
+    fs::write(&path, "").unwrap();
+    assert_damaged(&Reader::open(&path).unwrap_err(), "zero bytes");
+    assert!(Ledger::open(&path).unwrap().is_lost());
+    fs::remove_file(&path).unwrap();
+    assert!(Ledger::open(&path).unwrap().is_lost());
+    assert!(!Ledger::open(&path).unwrap().is_lost());
+    assert!(!Ledger::open(&directory.path().join("another")).unwrap().is_lost());
+}
+
+#[test]
+fn a_ledger_that_another_process_locks_is_waited_for() {
+    let mut bench = Bench::new();
+    let other = rusqlite::Connection::open(bench.path()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let release = std::thread::spawn(move || {
+        // Longer than is waited in silence.
+        std::thread::sleep(Duration::from_secs(7));
+        other.execute_batch("ROLLBACK").unwrap();
+    });
+    bench.submit();
+    release.join().unwrap();
+    bench.ledger.reader().verify_audit(None).unwrap();
+}
+
+#[test]
+fn a_ledger_in_a_directory_that_can_not_be_written_to_is_read() {
+    use std::os::unix::fs::PermissionsExt as _;
+    if nix::unistd::geteuid().is_root() {
+        // Nothing can't be written to for root but what is mounted so: the way is tried directly.
+        let (_directory, path) = ledger();
+        let connection = crate::ledger::open::immutable(&path).unwrap();
+        let jobs: u64 =
+            connection.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0)).unwrap();
+        assert_eq!(jobs, 200);
+        return;
+    }
+    let (directory, path) = ledger();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o500)).unwrap();
+    let found = Reader::open(&path).map(|reader| reader.verify_audit(None).unwrap().sequence);
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(found.unwrap(), 200);
+}
