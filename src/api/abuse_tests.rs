@@ -129,7 +129,8 @@ async fn the_unix_socket_serves_others_while_clients_stand_still() {
     let stop = CancellationToken::new();
     let (_changed, changes) = tokio::sync::watch::channel(0);
     let pages = status::Pages::new(calls.clone(), changes, None, stop.clone());
-    let serving = server::serve(server::bind(socket, 0o600).unwrap(), calls, pages, stop);
+    let (listener, _file) = server::bind(socket, 0o600).unwrap();
+    let serving = server::serve(listener, calls, pages, stop);
     tokio::select! {
         () = others_are_served(Place::Unix(socket.to_owned()), pools("/v1/pools"), "200") => {}
         () = serving => panic!("the server ended"),

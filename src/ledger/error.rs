@@ -104,11 +104,9 @@ impl Failure for LedgerError {
             Self::NotOpened(_, source) | Self::Refused { source, .. } if busy(source) => {
                 Code::Unavailable
             }
-            Self::NotRead(..) => Code::NotFound,
-            Self::Damaged { .. } => Code::BadData,
             Self::NotOpened(..) | Self::NotLocked(..) | Self::Refused { .. } => Code::CannotWrite,
-            Self::NotMigrated(..) | Self::OtherSchema(_) => Code::BadData,
-            Self::Unknown { .. } => Code::NotFound,
+            Self::Damaged { .. } | Self::NotMigrated(..) | Self::OtherSchema(_) => Code::BadData,
+            Self::NotRead(..) | Self::Unknown { .. } => Code::NotFound,
             Self::WrongState { .. } => Code::Usage,
             Self::Json(..) | Self::Random(_) => Code::Internal,
         }
