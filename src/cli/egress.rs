@@ -7,7 +7,7 @@ use clap::Subcommand;
 
 use super::examples;
 use crate::egress::host::{Host, HostError};
-use crate::egress::policy::{FileError, Policies, explain, show};
+use crate::egress::policy::{FileError, Policies, SETS, explain, show};
 use crate::egress::record::{LearnError, Learned};
 use crate::failure::{Code, Failure};
 
@@ -39,6 +39,9 @@ pub(super) enum Verb {
         #[arg(long, default_value = "learned")]
         name: String,
     },
+    /// List the built-in sets of hosts that a policy can include
+    #[command(after_help = examples::EGRESS_SETS)]
+    Sets,
     /// Print the rules of a policy as they are in effect
     #[command(after_help = examples::EGRESS_SHOW)]
     Show {
@@ -124,6 +127,15 @@ pub(super) fn run(verb: &Verb, mut out: impl Write) -> Result<bool, Error> {
             out.write_all(learned.policy(name).as_bytes())?;
             Ok(true)
         }
+        Verb::Sets => {
+            for set in SETS {
+                writeln!(out, "{}: {}", set.name, set.purpose)?;
+                for host in set.hosts() {
+                    writeln!(out, "  {host}")?;
+                }
+            }
+            Ok(true)
+        }
         Verb::Show { policy, config } => {
             let policies = Policies::read(config.as_deref())?;
             out.write_all(show(policies.get(policy)?).as_bytes())?;
@@ -172,6 +184,16 @@ mod tests {
              evil.example:22 refused: no rule allows the name\n"
         );
         assert!(check(&["github.com"]).0.unwrap());
+    }
+
+    #[test]
+    fn each_set_is_listed_with_its_hosts() {
+        let mut out = Vec::new();
+        assert!(run(&Verb::Sets, &mut out).unwrap());
+        let text = String::from_utf8(out).unwrap();
+        for part in ["github: all that", "github-core: ", "\n  uploads.github.com\n"] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

@@ -100,6 +100,10 @@ pub(super) const EGRESS_LEARN: &str = "\
 Examples:
   mayfly egress learn --name ci record/egress.jsonl";
 
+pub(super) const EGRESS_SETS: &str = "\
+Examples:
+  mayfly egress sets";
+
 pub(super) const EGRESS_SHOW: &str = "\
 Examples:
   mayfly egress show github

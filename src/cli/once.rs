@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use super::microvm::MicrovmArguments;
 use super::report::Problem;
 use super::run::{CopyOut, Errand, carry_out};
+use crate::egress::policy::missed;
 use crate::failure::Code;
 use crate::host::state::StateDirectory;
 use crate::shepherd::runner;
@@ -84,6 +85,7 @@ pub(super) fn run(
         // A runner that never began has no logs.
         must_copy: false,
         runner: Some(farewell),
+        judge_egress: missed,
     };
     carry_out(&errand, state)
 }

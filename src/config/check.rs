@@ -12,8 +12,12 @@ use super::error::{ConfigError, Problem};
 use super::sources::{self, Sources};
 use super::types::{GitHub, Pool, Scope, Settings, Trigger};
 use super::{check_github, check_status, labels};
-use crate::egress::policy::Policies;
+use crate::egress::host::Host;
+use crate::egress::policy::{Need, Policies, needs_of};
 use crate::image::Reference;
+
+/// The port that runners use.
+const HTTPS: u16 = 443;
 
 /// The most pools.
 const MAX_POOLS: usize = 64;
@@ -31,8 +35,8 @@ impl Settings {
             draft.pool = Some(vec![pool]);
             warnings.extend(more);
         }
-        let policies =
-            Policies::check(file.unwrap_or(Path::new("settings")), &draft.egress.policy)?;
+        let place = file.unwrap_or(Path::new("settings"));
+        let policies = Policies::check(place, &draft.egress.policy, &draft.egress.set)?;
         if draft.github.is_none() && environment.variable("GITHUB_TOKEN").is_some() {
             warnings
                 .push("GITHUB_TOKEN is set and GITHUB_REPOSITORY isn't: local jobs only".into());
@@ -106,6 +110,7 @@ fn advice(github: Option<&GitHub>, pools: &[Pool]) -> Vec<String> {
     if !pools.iter().any(|pool| for_github(&pool)) {
         advice.push("[github] is set, and no pool takes jobs from there".to_owned());
     }
+    advice.extend(pools.iter().filter(for_github).filter_map(|pool| unmet(github, pool)));
     if github.webhook.is_some() && github.repositories.is_empty() {
         advice.push(
             "github.repositories is empty: a delivery that GitHub loses is missed for good".into(),
@@ -123,4 +128,30 @@ fn advice(github: Option<&GitHub>, pools: &[Pool]) -> Vec<String> {
         ));
     }
     advice
+}
+
+/// What a pool's policy refuses of what its runner needs.
+fn unmet(github: &GitHub, pool: &Pool) -> Option<String> {
+    let policy = &pool.egress;
+    let refused = |host: &str| {
+        let host = Host::parse(host).ok()?;
+        (!policy.decide(&host, HTTPS).verdict.passes()).then_some(())
+    };
+    let needs = needs_of(&github.server);
+    let refused: Vec<_> = needs.iter().filter(|need| refused(&need.probe).is_some()).collect();
+    let (first, more) = refused.split_first()?;
+    let more = match more.len() {
+        0 => String::new(),
+        count => format!(" and {count} more"),
+    };
+    let (name, policy) = (&pool.name, &policy.name);
+    let Need { host, purpose, .. } = first;
+    let rule = match refused.iter().find_map(|need| need.set) {
+        Some(set) => format!("`include = [\"{set}\"]`"),
+        None => format!("`allow = [{{ host = \"{host}\", ports = [443] }}]`"),
+    };
+    Some(format!(
+        "pool {name}: egress policy {policy} refuses {host}{more}, which its runner needs \
+         ({purpose}); {rule} in a policy of the pool's own allows it"
+    ))
 }

@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 
 use super::types::Trigger;
-use crate::egress::policy::PolicyDraft;
+use crate::egress::policy::{PolicyDraft, SetDrafts};
 use crate::host::size::Size;
 use crate::image::Reference;
 use crate::machine::accelerator::Wish;
@@ -31,6 +31,7 @@ pub(super) struct Draft {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct EgressDraft {
     pub(super) policy: BTreeMap<String, PolicyDraft>,
+    pub(super) set: SetDrafts,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::address::Class;
-use super::host::HostError;
+use super::host::{Host, HostError};
 
 /// The outcome of a decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +55,9 @@ pub enum Cause {
     /// Rules are for the name, but for other ports.
     #[error("the rules for the name allow other ports only")]
     Port,
+    /// The name is none of the public DNS, and no rule names it.
+    #[error("the name is not public, and no rule names it")]
+    SpecialName,
     /// The guest named an address where the policy decides by name.
     #[error("the policy decides by name, and this is an address")]
     Literal,
@@ -106,6 +109,9 @@ pub enum Cause {
     /// A DNS message that is none, or asks for what the stub doesn't do.
     #[error("the DNS message can't be answered: {0}")]
     Dns(&'static str),
+    /// The resolver says that the name does not exist.
+    #[error("the name does not exist")]
+    NoSuchName,
     /// The name can't be resolved; the text says why.
     #[error("the name can't be resolved: {0}")]
     Resolve(String),
@@ -128,6 +134,7 @@ impl Cause {
             Self::Denied(_) => "denied",
             Self::NoRule => "no-rule",
             Self::Port => "port",
+            Self::SpecialName => "special-name",
             Self::Literal => "literal",
             Self::Address(_) => "address",
             Self::UnknownSynthetic => "unknown-synthetic",
@@ -145,10 +152,19 @@ impl Cause {
             Self::Closed => "closed-port",
             Self::ForgedSource => "forged-source",
             Self::Dns(_) => "dns",
-            Self::Resolve(_) => "resolve",
+            Self::NoSuchName | Self::Resolve(_) => "resolve",
             Self::Connect(_) => "connect",
             Self::ConnectDeadline => "connect-deadline",
             Self::Parent(_) => "parent",
+        }
+    }
+
+    /// What the guest is told where the policy lets any public name pass: a name that leads inside
+    /// is told like one that doesn't exist, or a guest could draw a map of this host's network.
+    pub fn told(self, host: &Host, any_name: bool) -> Self {
+        match self {
+            Self::Address(_) if any_name && host.name().is_some() => Self::NoSuchName,
+            other => other,
         }
     }
 
@@ -156,7 +172,11 @@ impl Cause {
     pub fn is_failure(&self) -> bool {
         matches!(
             self,
-            Self::Resolve(_) | Self::Connect(_) | Self::ConnectDeadline | Self::Parent(_)
+            Self::NoSuchName
+                | Self::Resolve(_)
+                | Self::Connect(_)
+                | Self::ConnectDeadline
+                | Self::Parent(_)
         )
     }
 }

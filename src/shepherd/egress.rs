@@ -4,13 +4,13 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use mayfly_protocol::message::Bytes;
+use mayfly_protocol::message::{Bytes, NO_PROXY};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::Plan;
 use crate::egress::address::{AddressCheck, of_this_host};
-use crate::egress::dial::{CredentialsError, Lookup, Resolve, SystemResolver};
+use crate::egress::dial::{CredentialsError, Lookup, Resolve, SystemResolver, Unresolved};
 use crate::egress::host::HostName;
 use crate::egress::policy::{Mode, Policy};
 use crate::egress::record::{Identity, Rate, RecordError, Recorder, Report};
@@ -140,7 +140,7 @@ pub(super) fn variables(plan: &Plan) -> Vec<(Bytes, Bytes)> {
         return Vec::new();
     }
     let proxy = format!("http://{}:{PROXY_PORT}", network::GATEWAY);
-    let direct = "localhost,127.0.0.1,::1".to_owned();
+    let direct = inside(&plan.id.to_string());
     let values = [("http_proxy", &proxy), ("https_proxy", &proxy), ("no_proxy", &direct)];
     // Programs disagree about the case.
     let both = |(name, value): (&str, &String)| {
@@ -148,6 +148,24 @@ pub(super) fn variables(plan: &Plan) -> Vec<(Bytes, Bytes)> {
             .map(|name| (name.into_bytes().into(), value.clone().into_bytes().into()))
     };
     values.into_iter().flat_map(both).collect()
+}
+
+/// What programs in the guest reach without the proxy: loopback, the guest itself, networks of
+/// containers. Clients that know no ranges get the addresses that containers have first. The agent
+/// adds the names in the guest's own `/etc/hosts`. A private address outside goes the way of any
+/// connection, so nothing passes the policy by being named here.
+fn inside(hostname: &str) -> String {
+    const RANGES: [&str; 4] = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
+    const DOCKER: [&str; 4] = ["172.17.0", "172.18.0", "172.19.0", "172.20.0"];
+    let mut direct: Vec<String> = NO_PROXY.split(',').map(str::to_owned).collect();
+    // Some clients keep the brackets of an address, some want the dot before a suffix.
+    direct.extend(["[::1]", ".localhost", "ip6-localhost", "0.0.0.0"].map(str::to_owned));
+    direct.extend([hostname.to_owned(), format!("{hostname}.local"), network::GUEST.to_string()]);
+    direct.extend(RANGES.map(str::to_owned));
+    for network in DOCKER {
+        direct.extend((1..=9).map(|host| format!("{network}.{host}")));
+    }
+    direct.join(",")
 }
 
 /// The host's resolver. Where its configuration is no good, every lookup fails and says so.
@@ -162,6 +180,34 @@ struct NoResolver(String);
 
 impl Resolve for NoResolver {
     fn resolve<'a>(&'a self, _name: &'a HostName) -> Lookup<'a> {
-        Box::pin(async { Err(self.0.clone()) })
+        Box::pin(async { Err(Unresolved::Failed(self.0.clone())) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_inside_is_reached_without_the_proxy() {
+        let direct = inside("m-1");
+        assert!(direct.starts_with(NO_PROXY));
+        let entries: Vec<_> = direct.split(',').collect();
+        for entry in [
+            "localhost",
+            ".localhost",
+            "127.0.0.1",
+            "127.0.0.0/8",
+            "::1",
+            "[::1]",
+            "m-1",
+            "172.31.0.2",
+            "172.16.0.0/12",
+            "172.17.0.1",
+            "172.18.0.2",
+        ] {
+            assert!(entries.contains(&entry), "{entry}: {direct}");
+        }
+        assert!(!direct.contains(' ') && !direct.contains('*'), "{direct}");
     }
 }

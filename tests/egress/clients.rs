@@ -1,8 +1,9 @@
 //! Real clients on the transparent path.
 
 use std::io::{Read, Write};
+use std::sync::Mutex;
 
-use crate::support::{Echo, Guest, TlsServer, WebServer};
+use crate::support::{Echo, Guest, Names, Options, TlsServer, WebServer};
 
 #[test]
 fn curl_reaches_an_allowed_name_over_http() {
@@ -169,6 +170,51 @@ fn open_brings_every_port_to_the_gate_and_refuses_private_addresses() {
         "169.254.169.254:80 address",
         "172.31.0.1:22 address",
     ]);
+}
+
+#[test]
+fn where_any_public_name_is_open_only_names_that_exist_do() {
+    let origin = WebServer::new("hello");
+    let address = |text: &str| vec![text.parse().unwrap()];
+    let names = Names(Mutex::new(vec![
+        ("there.example", address("192.0.32.8")),
+        ("inside.example", address("10.1.2.3")),
+        ("metadata.example", address("169.254.169.254")),
+        ("db.internal", address("192.0.32.8")),
+        ("localhost", address("192.0.32.8")),
+    ]));
+    let policy = format!(
+        "mode = \"open\"\nresolve = {{ \"any.example\" = \"{}\", \"mine.internal\" = \"{}\" }}",
+        origin.address, origin.address
+    );
+    let guest = Guest::with(&policy, Options { names, ..Options::default() });
+    for name in ["there.example", "any.example", "mine.internal"] {
+        let found = guest.run(&["getent", "ahostsv4", name]);
+        assert!(found.status.success(), "{name}: {found:?}");
+    }
+    for (name, cause) in [
+        ("no-such-name.invalid", "special-name"),
+        ("a.localhost", "special-name"),
+        ("x.onion", "special-name"),
+        ("router.home.arpa", "special-name"),
+        ("db.internal", "special-name"),
+        ("metadata.google.internal", "special-name"),
+        ("missing.example", "resolve"),
+        ("inside.example", "address"),
+        ("metadata.example", "address"),
+    ] {
+        let before = guest.events().len();
+        let found = guest.run(&["getent", "ahostsv4", name]);
+        assert!(!found.status.success(), "{name}: {found:?}");
+        guest.wait_for_refusal(before, &format!("{name}:0 {cause}"), name);
+    }
+    // The proxy tells a name that leads inside as one that leads nowhere.
+    let said = |name: &str| {
+        let url = format!("http://{name}/");
+        guest.curl(&["-x", "http://172.31.0.1:3128", &url]).unwrap().replace(name, "NAME")
+    };
+    assert_eq!(said("inside.example"), said("missing.example"));
+    assert_eq!(said("metadata.example"), said("missing.example"));
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! A real squid as the parent proxy.
 
-use crate::support::{Guest, Squid, TlsServer, WebServer};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::support::{Guest, Names, Options, Squid, TlsServer, WebServer};
 
 const PROXY: &str = "http://172.31.0.1:3128";
 
@@ -71,4 +76,69 @@ fn wrong_credentials_are_told() {
         refused["detail"],
         "the parent proxy failed: it answered 407 Proxy Authentication Required"
     );
+}
+
+/// Says something to the proxy, which must not answer that it is done.
+fn ask(guest: &Guest, request: &[u8], what: &str) {
+    guest.within(|| {
+        let mut stream = TcpStream::connect(&PROXY["http://".len()..]).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.write_all(request).unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        let head = String::from_utf8_lossy(&head);
+        assert!(head.starts_with("HTTP/1.1 4") || head.starts_with("HTTP/1.1 5"), "{what}: {head}");
+    });
+}
+
+#[test]
+fn names_that_lead_inside_are_not_given_to_the_parent() {
+    let squid = Squid::new("", "http_access allow all");
+    let names = Names(Mutex::new(vec![
+        ("inside.example", vec!["10.1.2.3".parse().unwrap()]),
+        ("loopback.example", vec!["127.0.0.1".parse().unwrap()]),
+        ("metadata.example", vec!["169.254.169.254".parse().unwrap()]),
+    ]));
+    let policy = format!("mode = \"open\"\nparent = \"http://{}\"", squid.address);
+    let guest = Guest::with(&policy, Options { names, ..Options::default() });
+    for (target, cause) in [
+        ("localhost:22", "special-name"),
+        ("LocalHost.:22", "special-name"),
+        ("a.localhost:22", "special-name"),
+        ("localhost.localdomain:22", "special-name"),
+        ("ip6-localhost:22", "special-name"),
+        ("metadata.google.internal:80", "special-name"),
+        ("metadata:80", "special-name"),
+        ("instance-data.ec2.internal:80", "special-name"),
+        ("host.docker.internal:80", "special-name"),
+        ("db.internal:5432", "special-name"),
+        ("printer.local:631", "special-name"),
+        ("router.home.arpa:80", "special-name"),
+        ("db:5432", "special-name"),
+        ("inside.example:80", "address"),
+        ("loopback.example:22", "address"),
+        ("metadata.example:80", "address"),
+        ("2130706433:22", "host"),
+        ("0x7f000001:22", "host"),
+        ("0177.0.0.1:22", "host"),
+        ("127.1:22", "host"),
+        ("[::ffff:127.0.0.1]:22", "address"),
+        ("[::1]:22", "address"),
+        ("127.0.0.1:22", "address"),
+    ] {
+        for (url, tunnel) in
+            [(format!("https://{target}/"), true), (format!("http://{target}/"), false)]
+        {
+            let before = guest.events().len();
+            let request = if tunnel {
+                format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")
+            } else {
+                format!("GET {url} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n")
+            };
+            ask(&guest, request.as_bytes(), target);
+            guest.wait_for_refusal(before, &format!(" {cause}"), &url);
+        }
+    }
+    let log = std::fs::read_to_string(squid.directory.path().join("access.log"));
+    assert_eq!(log.unwrap_or_default(), "");
 }

@@ -7,6 +7,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 pub use serde_bytes::ByteBuf as Bytes;
 
+/// How Mayfly's own value of `no_proxy` begins: the agent adds the names of the guest's hosts file
+/// to such a value, and leaves one that a job has set itself as it is.
+pub const NO_PROXY: &str = "localhost,127.0.0.1,::1";
+
 /// What the guest says to the host. Every field of it is a claim of hostile code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GuestMessage {

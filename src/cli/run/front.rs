@@ -16,6 +16,7 @@ use super::timings::Timings;
 use crate::cli::microvm::MicrovmArguments;
 use crate::cli::output::tell;
 use crate::cli::report::{self, Problem};
+use crate::egress::record::Report;
 use crate::failure::Code;
 use crate::host::state::StateDirectory;
 use crate::machine::console;
@@ -47,6 +48,8 @@ pub(crate) struct Errand<'a> {
     pub(crate) must_copy: bool,
     /// Of a job that is a runner: how long it may take to end once it was interrupted.
     pub(crate) runner: Option<Duration>,
+    /// What there is to say about what it was refused.
+    pub(crate) judge_egress: fn(&Report) -> Option<String>,
 }
 
 /// Carries it out, from the start of a shepherd to its end.
@@ -99,6 +102,11 @@ async fn follow(
                     timings.note(&event);
                     progress.note(&event);
                     heard.hear(&event.happened);
+                    if let Happened::Egress(report) = &event.happened
+                        && let Some(warning) = (errand.judge_egress)(report)
+                    {
+                        report::warning(&warning);
+                    }
                     if event.happened == Happened::Phase(Phase::Running) {
                         running = true;
                         // Until now Ctrl-C was for this program; from here on it is a key.

@@ -32,6 +32,7 @@ pub(super) fn run(
         copy_out: &arguments.copy_out,
         must_copy: true,
         runner: None,
+        judge_egress: |_| None,
     };
     carry_out(&errand, state)
 }

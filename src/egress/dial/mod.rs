@@ -16,13 +16,19 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 pub use parent::CredentialsError;
-pub use resolve::{Lookup, Resolve, SystemResolver, SystemResolverError};
+pub use resolve::{Lookup, Resolve, SystemResolver, SystemResolverError, Unresolved};
 
 use super::address::AddressCheck;
 use super::host::{Host, HostName};
 use super::policy::{Parent, Policy};
 use super::record::Peer;
 use super::verdict::Cause;
+
+/// How long the host's resolver has to say what it knows of a name that goes to the parent.
+const PARENT_CHECK: Duration = Duration::from_secs(1);
+
+/// How long a guest's lookup may take; resolvers ask again after five seconds.
+const LOOKUP: Duration = Duration::from_secs(4);
 
 /// Makes connections to the outside for one microVM.
 pub struct Dialer {
@@ -80,6 +86,7 @@ impl Dialer {
         self.in_time(async {
             match self.parent_for(host, port)? {
                 Some(parent) => {
+                    self.check_for_parent(host, allow_private).await?;
                     let mut dialled = self.dial_parent(parent).await?;
                     let authorization = self.authorization.as_ref();
                     parent::open_tunnel(&mut dialled.stream, host, port, authorization).await?;
@@ -101,10 +108,13 @@ impl Dialer {
     ) -> Result<HttpRoute, Cause> {
         self.in_time(async {
             match self.parent_for(host, port)? {
-                Some(parent) => Ok(HttpRoute::Parent {
-                    dialled: self.dial_parent(parent).await?,
-                    authorization: self.authorization.clone(),
-                }),
+                Some(parent) => {
+                    self.check_for_parent(host, allow_private).await?;
+                    Ok(HttpRoute::Parent {
+                        dialled: self.dial_parent(parent).await?,
+                        authorization: self.authorization.clone(),
+                    })
+                }
                 None => self.dial_directly(host, port, allow_private).await.map(HttpRoute::Origin),
             }
         })
@@ -132,6 +142,34 @@ impl Dialer {
         }
     }
 
+    /// Checks what this host knows of a name before the parent gets it. A host behind a proxy often
+    /// knows no public name: what it can't say in time is left to the parent.
+    async fn check_for_parent(&self, host: &Host, allow_private: bool) -> Result<(), Cause> {
+        let Host::Name(name) = host else { return Ok(()) };
+        let Ok(Ok(addresses)) = timeout(PARENT_CHECK, self.resolver.resolve(name)).await else {
+            return Ok(());
+        };
+        self.check_all(&addresses, allow_private)
+    }
+
+    fn check_all(&self, addresses: &[IpAddr], allow_private: bool) -> Result<(), Cause> {
+        addresses.iter().try_for_each(|address| {
+            self.addresses.check(*address, allow_private).map_err(Cause::Address)
+        })
+    }
+
+    /// Whether a name that may be looked up leads anywhere, as far as this host can say: the cause
+    /// where it doesn't. Where a parent resolves, or the operator said where the name is, it does.
+    pub async fn look_up(&self, name: &HostName, allow_private: bool) -> Result<(), Cause> {
+        if self.policy.parent.is_some() || self.policy.has_override(name) {
+            return Ok(());
+        }
+        let addresses = timeout(LOOKUP, self.resolve(name)).await.unwrap_or_else(|_| {
+            Err(Cause::Resolve("the resolver did not answer in time".into()))
+        })?;
+        self.check_all(&addresses, allow_private)
+    }
+
     async fn dial_directly(
         &self,
         host: &Host,
@@ -146,9 +184,7 @@ impl Dialer {
                 None => self.resolve(name).await?,
             },
         };
-        for address in &addresses {
-            self.addresses.check(*address, allow_private).map_err(Cause::Address)?;
-        }
+        self.check_all(&addresses, allow_private)?;
         connect_to(&with_port(&addresses, port)).await
     }
 
@@ -163,7 +199,10 @@ impl Dialer {
     }
 
     async fn resolve(&self, name: &HostName) -> Result<Vec<IpAddr>, Cause> {
-        let addresses = self.resolver.resolve(name).await.map_err(Cause::Resolve)?;
+        let addresses = self.resolver.resolve(name).await.map_err(|error| match error {
+            Unresolved::Missing => Cause::NoSuchName,
+            Unresolved::Failed(why) => Cause::Resolve(why),
+        })?;
         if addresses.is_empty() {
             return Err(Cause::Resolve("it has no address".into()));
         }

@@ -10,7 +10,16 @@ use hickory_resolver::config::LookupIpStrategy;
 use crate::egress::host::HostName;
 
 /// What a lookup will say: addresses, or why there are none.
-pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, String>> + Send + 'a>>;
+pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, Unresolved>> + Send + 'a>>;
+
+/// Why a lookup has no addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unresolved {
+    /// The name does not exist.
+    Missing,
+    /// Nobody could say; the text says why.
+    Failed(String),
+}
 
 /// Something that knows the addresses of names.
 pub trait Resolve: Send + Sync {
@@ -40,7 +49,13 @@ impl Resolve for SystemResolver {
         Box::pin(async move {
             // The dot keeps the host's search domains out: they would make it another name.
             let found = self.0.lookup_ip(format!("{name}.")).await;
-            found.map(|found| found.iter().collect()).map_err(|error| error.to_string())
+            found.map(|found| found.iter().collect()).map_err(|error| {
+                if error.is_nx_domain() {
+                    Unresolved::Missing
+                } else {
+                    Unresolved::Failed(error.to_string())
+                }
+            })
         })
     }
 }

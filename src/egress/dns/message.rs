@@ -42,8 +42,29 @@ pub struct Answer {
     pub verdict: Verdict,
 }
 
-/// Answers a query. `None` where it isn't even that, so that an answer would be wrong, too.
+/// The name that a query asks for, where the policy lets it be looked up.
+pub fn allowed_name(query: &[u8], policy: &Policy) -> Option<HostName> {
+    if query.len() > MAX_QUERY {
+        return None;
+    }
+    let message = Message::from_vec(query).ok()?;
+    let (_, name) = question(&message).ok()?;
+    policy.decide_lookup(&name).passes().then_some(name)
+}
+
+/// Answers a query as if every name that the policy allows existed.
 pub fn answer(query: &[u8], policy: &Policy, names: &mut Names) -> Option<Answer> {
+    answer_found(query, policy, names, Ok(()))
+}
+
+/// Answers a query. `found` says why an allowed name leads nowhere, where it doesn't. `None` where
+/// the query isn't even that, so that an answer would be wrong, too.
+pub fn answer_found(
+    query: &[u8],
+    policy: &Policy,
+    names: &mut Names,
+    found: Result<(), Cause>,
+) -> Option<Answer> {
     if query.len() < 12 || query.len() > MAX_QUERY || query[2] & 0x80 != 0 {
         return None;
     }
@@ -65,6 +86,14 @@ pub fn answer(query: &[u8], policy: &Policy, names: &mut Names) -> Option<Answer
     if let Verdict::Refused(cause) = &verdict {
         reply.metadata.response_code = NOT_ALLOWED;
         explain(&mut reply, policy, cause);
+    } else if let Err(cause) = found {
+        // A name that leads inside is told like one that doesn't exist: which of them it is says
+        // something of this host's network.
+        reply.metadata.response_code = match &cause {
+            Cause::Resolve(_) => ResponseCode::ServFail,
+            _ => NOT_ALLOWED,
+        };
+        return finish(&reply, name.to_string(), Verdict::Refused(cause));
     } else if matches!(question.query_type(), RecordType::A | RecordType::ANY) {
         let address = RData::A(A(names.address_of(&name)));
         reply.add_answer(Record::from_rdata(question.name().clone(), TTL_SECONDS, address));
@@ -148,6 +177,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::egress::address::Class;
 
     fn policy() -> Policy {
         let draft = toml::from_str(r#"allow = [{ host = "*.example.com" }]"#).unwrap();
@@ -214,6 +244,32 @@ mod tests {
         };
         assert_eq!(data[..2], [0, 15]);
         assert_eq!(&data[2..], b"policy ci refused: no-rule");
+    }
+
+    #[test]
+    fn a_name_that_leads_nowhere_is_told_so_without_its_class() {
+        let mut asked = query("a.example.com.", RecordType::A);
+        asked.set_edns(Edns::new());
+        let bytes = asked.to_vec().unwrap();
+        let mut told = Vec::new();
+        for (cause, code) in [
+            (Cause::NoSuchName, ResponseCode::NXDomain),
+            (Cause::Address(Class::Private), ResponseCode::NXDomain),
+            (Cause::Address(Class::Loopback), ResponseCode::NXDomain),
+            (Cause::Address(Class::Metadata), ResponseCode::NXDomain),
+            (Cause::Resolve("timed out".into()), ResponseCode::ServFail),
+        ] {
+            let mut names = Names::default();
+            let answer = answer_found(&bytes, &policy(), &mut names, Err(cause.clone())).unwrap();
+            assert_eq!(answer.verdict, Verdict::Refused(cause));
+            let reply = Message::from_vec(&answer.bytes).unwrap();
+            assert_eq!(reply.metadata.response_code, code);
+            assert!(reply.answers.is_empty());
+            if code == ResponseCode::NXDomain {
+                told.push(answer.bytes);
+            }
+        }
+        assert!(told.windows(2).all(|pair| pair[0] == pair[1]), "answers differ by class");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::host::HostError;
@@ -16,15 +17,29 @@ use super::shared::Shared;
 use super::verdict::{Cause, Verdict};
 use message::MAX_QUERY;
 
+/// The most lookups of a microVM at a time; further queries wait in the socket.
+const MAX_LOOKUPS: usize = 64;
+
 /// Answers datagrams until it is dropped.
 pub(super) async fn serve_datagrams(shared: Arc<Shared>, socket: UdpSocket) {
     let mut buffer = vec![0; MAX_QUERY + 1];
+    let socket = Arc::new(socket);
+    let mut lookups = JoinSet::new();
     loop {
+        while lookups.len() >= MAX_LOOKUPS || lookups.try_join_next().is_some() {
+            if lookups.len() >= MAX_LOOKUPS {
+                lookups.join_next().await;
+            }
+        }
         // An error is that of an earlier datagram (nobody waited for the answer).
         let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
-        if let Some(answer) = answer(&shared, &buffer[..length], socket.local_addr().ok()) {
-            _ = socket.try_send_to(&answer, client);
-        }
+        let query = buffer[..length].to_vec();
+        let (shared, socket) = (Arc::clone(&shared), Arc::clone(&socket));
+        lookups.spawn(async move {
+            if let Some(answer) = answer(&shared, &query, socket.local_addr().ok()).await {
+                _ = socket.try_send_to(&answer, client);
+            }
+        });
     }
 }
 
@@ -47,7 +62,7 @@ pub(super) async fn serve_connection(shared: &Shared, mut stream: TcpStream) {
                 return;
             }
         };
-        let Some(answer) = answer(shared, &query, local) else { return };
+        let Some(answer) = answer(shared, &query, local).await else { return };
         let Ok(length) = u16::try_from(answer.len()) else { return };
         let reply = [&length.to_be_bytes()[..], &answer].concat();
         let sent = timeout(shared.limits.opening, stream.write_all(&reply)).await;
@@ -69,12 +84,23 @@ async fn read_query(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(query)
 }
 
-fn answer(shared: &Shared, query: &[u8], local: Option<SocketAddr>) -> Option<Vec<u8>> {
-    let answer = message::answer(query, &shared.policy, &mut shared.names())?;
+async fn answer(shared: &Shared, query: &[u8], local: Option<SocketAddr>) -> Option<Vec<u8>> {
+    let found = look_up(shared, query).await;
+    let answer = message::answer_found(query, &shared.policy, &mut shared.names(), found)?;
     if answer.verdict != Verdict::Allowed && !is_root(&answer.verdict) {
         record(shared, local, answer.asked, &answer.verdict);
     }
     Some(answer.bytes)
+}
+
+/// Whether the name that is asked for leads anywhere. Where rules name what there is, the answer is
+/// known without asking anybody, and a guest can't make this host ask.
+async fn look_up(shared: &Shared, query: &[u8]) -> Result<(), Cause> {
+    if !shared.policy.wants_every_port() {
+        return Ok(());
+    }
+    let Some(name) = message::allowed_name(query, &shared.policy) else { return Ok(()) };
+    shared.dialer.look_up(&name, shared.policy.may_be_private(&name)).await
 }
 
 fn record(shared: &Shared, original: Option<SocketAddr>, host: String, verdict: &Verdict) {

@@ -81,6 +81,7 @@ fn destination(strict: &Strict) -> Result<(Host, u16), Cause> {
 
 async fn turn_away(shared: &Shared, guest: &TcpStream, plan: &Plan, cause: Cause) {
     plan.refuse(shared, cause.clone());
+    let cause = cause.told(&plan.host, shared.policy.wants_every_port());
     say(guest, &cause, &refusal(shared, &plan.host, plan.port, &cause)).await;
 }
 

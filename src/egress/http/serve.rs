@@ -213,6 +213,7 @@ impl Connection<'_> {
         };
         result.unwrap_or_else(|cause| {
             plan.refuse(self.shared, cause.clone());
+            let cause = cause.told(&target.host, self.shared.policy.wants_every_port());
             answer(&cause, refusal(self.shared, &target.host, target.port, &cause))
         })
     }

@@ -1,6 +1,6 @@
 //! The decision: a pure function of policy, host and port.
 
-use super::{Mode, Policy, Rule, Tls};
+use super::{Mode, Pattern, Policy, Rule, Special, Tls, special};
 use crate::egress::address::{self, Class};
 use crate::egress::host::{Host, HostName};
 use crate::egress::verdict::{Cause, Verdict};
@@ -64,6 +64,12 @@ impl Policy {
         if let Some(rule) = denied {
             return self.soften(Cause::Denied(rule.to_string()));
         }
+        let is_resolved = self.has_override(name);
+        let named =
+            self.allow.iter().any(|rule| rule.host != Pattern::Any && rule.host.matches(name));
+        if let Some(cause) = self.judge_special(name, named, is_resolved) {
+            return Verdict::Refused(cause);
+        }
         if self.mode == Mode::Open || self.allow.iter().any(|rule| rule.host.matches(name)) {
             return Verdict::Allowed;
         }
@@ -85,6 +91,12 @@ impl Policy {
         }
         let mut for_name = self.allow.iter().filter(|rule| rule.host.matches(name)).peekable();
         let named = for_name.peek().is_some();
+        let is_resolved = self.resolve_override(name, port).is_some();
+        let by_name =
+            self.allow.iter().any(|rule| rule.host != Pattern::Any && rule.host.matches(name));
+        if let Some(cause) = self.judge_special(name, by_name, is_resolved) {
+            return self.watched(Verdict::Refused(cause), port);
+        }
         if let Some(rule) = for_name.find(|rule| rule.has_port(port)) {
             return Decision {
                 verdict: Verdict::Allowed,
@@ -100,6 +112,19 @@ impl Policy {
             (_, false) => self.soften(Cause::NoRule),
         };
         self.watched(verdict, port)
+    }
+
+    /// Why a name that the public DNS doesn't have is refused, where it is. In `enforce`, what no
+    /// rule allows is refused for that.
+    fn judge_special(&self, name: &HostName, named: bool, is_resolved: bool) -> Option<Cause> {
+        let any = self.allow.iter().any(|rule| rule.host == Pattern::Any);
+        if is_resolved || (self.mode == Mode::Enforce && !named && !any) {
+            return None;
+        }
+        match special(name)? {
+            Special::Private if named || self.allow_private => None,
+            Special::Never | Special::Private => Some(Cause::SpecialName),
+        }
     }
 
     /// Addresses that the guest names itself: only where the mode doesn't decide by name.

@@ -6,18 +6,17 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::error::{PolicyError, Problem};
 use super::pattern::{Pattern, PatternError};
-use super::rate::RateError;
 use super::{ByteRate, Mode, Origin, Override, Parent, Policy, Rule, Tls, sets};
-use crate::egress::host::{Host, HostError, HostName};
-use crate::failure::{Code, Failure};
+use crate::egress::host::{Host, HostName};
 
 /// The ports of an `allow` rule that names none.
 const WEB_PORTS: [u16; 2] = [80, 443];
 
 /// The most ports that the rules of one policy may name together: each is a listening socket in
 /// every microVM's namespace (4 KiB of kernel memory).
-const MAX_PORTS: usize = 256;
+pub(super) const MAX_PORTS: usize = 256;
 
 /// `[egress.policy.NAME]` as it is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -62,108 +61,47 @@ pub struct RuleDraft {
     pub max_rate: Option<String>,
 }
 
-/// A policy that can't be used: where in which file, what it says there, and why it can't be.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {key} = {value:?} can't be used", file.display())]
-pub struct PolicyError {
-    /// The settings file.
-    pub file: PathBuf,
-    /// The key, e.g. `egress.policy.ci.allow[2].host`.
-    pub key: String,
-    /// The value there.
-    pub value: String,
-    /// What is wrong with it.
-    #[source]
-    pub problem: Problem,
+/// `[egress.set.NAME]` as it is written: rules that policies `include` by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetDraft {
+    /// What it allows.
+    pub allow: Vec<RuleDraft>,
 }
 
-impl Failure for PolicyError {
-    fn code(&self) -> Code {
-        Code::BadConfiguration
-    }
-
-    fn hint(&self) -> Option<String> {
-        match &self.problem {
-            Problem::UnknownSet => {
-                let names: Vec<_> = sets::SETS.iter().map(|set| set.name).collect();
-                Some(format!("There are {}.", names.join(" and ")))
-            }
-            Problem::Parent => Some("Write it as http://squid.example.com:3128.".into()),
-            Problem::NoEffect => {
-                Some("Remove it, or the mode: `mode = \"none\"` refuses everything.".into())
-            }
-            _ => None,
-        }
-    }
-}
-
-/// What can be wrong with a value.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
-    /// A host pattern that is none.
-    #[error(transparent)]
-    Pattern(PatternError),
-    /// A host that is none.
-    #[error(transparent)]
-    Host(HostError),
-    /// A rate that is none.
-    #[error(transparent)]
-    Rate(RateError),
-    /// Port 0.
-    #[error("a port is a number from 1 to 65535")]
-    Port,
-    /// A rule for no port at all.
-    #[error("a rule needs at least one port")]
-    NoPort,
-    /// Too many ports.
-    #[error("the rules of a policy may name {MAX_PORTS} ports at most")]
-    TooManyPorts,
-    /// `include` names no set.
-    #[error("there is no such built-in set")]
-    UnknownSet,
-    /// A target under `resolve` that is neither `ADDRESS` nor `ADDRESS:PORT`.
-    #[error("it must be an address, or an address and a port")]
-    Target,
-    /// A parent proxy that is no `http://HOST:PORT`.
-    #[error("a parent proxy is http://HOST:PORT, without user or path")]
-    Parent,
-    /// Credentials for a parent that isn't there.
-    #[error("there is no `parent` that they could be for")]
-    NoParent,
-    /// A policy's name must be plain: it goes into logs and headers.
-    #[error("a policy's name has letters, digits, `-` and `_` only, 64 at most")]
-    Name,
-    /// The name is one of the built-in policies.
-    #[error("that is a built-in policy; choose another name")]
-    BuiltIn,
-    /// Rules in a policy that refuses everything.
-    #[error("it has no effect in this mode")]
-    NoEffect,
-    /// A key that only an `allow` rule has.
-    #[error("a `deny` rule has no such key")]
-    NotInDeny,
-}
+/// The sets of a settings file, by name.
+pub type SetDrafts = BTreeMap<String, SetDraft>;
 
 /// Makes errors that know where they are.
 struct Place<'a> {
     file: &'a Path,
-    policy: &'a str,
+    /// `policy.NAME` or `set.NAME`.
+    table: String,
 }
 
 impl Place<'_> {
     fn error(&self, key: &str, value: impl std::fmt::Display, problem: Problem) -> PolicyError {
-        let Self { file, policy } = self;
-        let key = format!("egress.policy.{policy}{key}");
+        let Self { file, table } = self;
+        let key = format!("egress.{table}{key}");
         PolicyError { file: file.to_path_buf(), key, value: value.to_string(), problem }
     }
 }
 
 impl Policy {
-    /// Checks what a settings file says about a policy.
+    /// Checks what a settings file says about a policy that includes built-in sets only.
     pub fn check(file: &Path, name: &str, draft: &PolicyDraft) -> Result<Self, PolicyError> {
-        let place = Place { file, policy: name };
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+        Self::check_with(file, name, draft, &SetDrafts::new())
+    }
+
+    /// Checks what a settings file says about a policy; `own` are the file's sets.
+    pub fn check_with(
+        file: &Path,
+        name: &str,
+        draft: &PolicyDraft,
+        own: &SetDrafts,
+    ) -> Result<Self, PolicyError> {
+        let place = Place { file, table: format!("policy.{name}") };
+        if !is_plain(name) {
             return Err(place.error("", name, Problem::Name));
         }
         if draft.mode == Mode::None && !(draft.allow.is_empty() && draft.include.is_empty()) {
@@ -171,15 +109,11 @@ impl Policy {
         }
         let mut allow = Vec::new();
         for (index, rule) in draft.allow.iter().enumerate() {
-            allow.push(check_allow(&place, index, rule, draft)?);
+            let key = format!(".allow[{index}]");
+            allow.push(check_allow(&place, &key, Origin::Allow(index), rule, draft)?);
         }
         for (index, set) in draft.include.iter().enumerate() {
-            let found = sets::find(set).ok_or_else(|| {
-                place.error(&format!(".include[{index}]"), set, Problem::UnknownSet)
-            })?;
-            allow.extend(rules_of(found, draft.allow_private).map_err(|problem| {
-                place.error(&format!(".include[{index}]"), set, Problem::Pattern(problem))
-            })?);
+            allow.extend(check_include(&place, index, set, draft, own)?);
         }
         let mut deny = Vec::new();
         for (index, rule) in draft.deny.iter().enumerate() {
@@ -201,24 +135,76 @@ impl Policy {
     }
 }
 
-fn check_allow(
+/// Whether a policy or a set may be called that: the name goes into logs and headers.
+fn is_plain(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(plain)
+}
+
+/// Checks the sets of a settings file, included or not.
+pub(super) fn check_sets(file: &Path, own: &SetDrafts) -> Result<(), PolicyError> {
+    for (name, set) in own {
+        let place = Place { file, table: format!("set.{name}") };
+        if !is_plain(name) || sets::find(name).is_some() {
+            return Err(place.error("", name, Problem::SetName));
+        }
+        rules_of_own(&place, name, set, &PolicyDraft::default())?;
+    }
+    Ok(())
+}
+
+fn check_include(
     place: &Place<'_>,
     index: usize,
+    name: &str,
+    draft: &PolicyDraft,
+    own: &SetDrafts,
+) -> Result<Vec<Rule>, PolicyError> {
+    let key = format!(".include[{index}]");
+    if let Some(set) = sets::find(name) {
+        return rules_of(set, draft.allow_private)
+            .map_err(|problem| place.error(&key, name, Problem::Pattern(problem)));
+    }
+    let Some(set) = own.get(name) else {
+        let built_in = sets::SETS.iter().map(|set| set.name.to_owned());
+        let known = built_in.chain(own.keys().cloned()).collect();
+        return Err(place.error(&key, name, Problem::UnknownSet(known)));
+    };
+    let place = Place { file: place.file, table: format!("set.{name}") };
+    rules_of_own(&place, name, set, draft)
+}
+
+fn rules_of_own(
+    place: &Place<'_>,
+    name: &str,
+    set: &SetDraft,
+    draft: &PolicyDraft,
+) -> Result<Vec<Rule>, PolicyError> {
+    let check = |(index, rule)| {
+        let origin = Origin::Set(name.to_owned());
+        check_allow(place, &format!(".allow[{index}]"), origin, rule, draft)
+    };
+    set.allow.iter().enumerate().map(check).collect()
+}
+
+fn check_allow(
+    place: &Place<'_>,
+    key: &str,
+    origin: Origin,
     rule: &RuleDraft,
     draft: &PolicyDraft,
 ) -> Result<Rule, PolicyError> {
-    let key = format!(".allow[{index}]");
     Ok(Rule {
-        origin: Origin::Allow(index),
-        host: check_pattern(place, &key, &rule.host)?,
+        origin,
+        host: check_pattern(place, key, &rule.host)?,
         ports: Some(match &rule.ports {
             None => WEB_PORTS.into(),
-            Some(ports) => check_ports(place, &key, ports)?,
+            Some(ports) => check_ports(place, key, ports)?,
         }),
         allow_private: rule.allow_private || draft.allow_private,
         tls: rule.tls.or(draft.tls),
         max_bytes: rule.max_bytes,
-        max_rate: rule.max_rate.as_ref().map(|text| check_rate(place, &key, text)).transpose()?,
+        max_rate: rule.max_rate.as_ref().map(|text| check_rate(place, key, text)).transpose()?,
     })
 }
 
@@ -272,7 +258,7 @@ fn check_ports(place: &Place<'_>, key: &str, ports: &[u16]) -> Result<BTreeSet<u
 }
 
 fn rules_of(set: &'static sets::Set, allow_private: bool) -> Result<Vec<Rule>, PatternError> {
-    let rule = |host: &&str| {
+    let rule = |host: &str| {
         Ok(Rule {
             origin: Origin::Set(set.name.to_owned()),
             host: Pattern::parse(host)?,
@@ -283,7 +269,7 @@ fn rules_of(set: &'static sets::Set, allow_private: bool) -> Result<Vec<Rule>, P
             max_rate: None,
         })
     };
-    set.hosts.iter().map(rule).collect()
+    set.hosts().map(rule).collect()
 }
 
 type Overrides = BTreeMap<(HostName, Option<u16>), Override>;
@@ -330,7 +316,10 @@ fn check_parent(place: &Place<'_>, draft: &PolicyDraft) -> Result<Option<Parent>
         };
     };
     // The value may hold a password by mistake: it isn't repeated.
-    let shown = if written.contains('@') { "http://…@…" } else { written };
+    if written.contains('@') {
+        return Err(place.error(".parent", "http://…@…", Problem::ParentPassword));
+    }
+    let shown = written;
     let authority = written
         .strip_prefix("http://")
         .map(|rest| rest.strip_suffix('/').unwrap_or(rest))

@@ -33,7 +33,7 @@ fn an_error_names_file_key_and_value() {
         (
             r#"include = ["github", "gitlab"]"#,
             "/etc/mayfly.toml: egress.policy.ci.include[1] = \"gitlab\" can't be used: \
-             there is no such built-in set",
+             there is no such set",
         ),
         (
             r#"resolve = { "git.internal" = "localhost" }"#,
@@ -48,7 +48,8 @@ fn an_error_names_file_key_and_value() {
         (
             r#"parent = "http://user:secret@squid:3128""#,
             "/etc/mayfly.toml: egress.policy.ci.parent = \"http://…@…\" can't be used: \
-             a parent proxy is http://HOST:PORT, without user or path",
+             a user and a password don't belong into the address; `parent_credentials` names a \
+             file with them",
         ),
         (
             r#"parent_credentials = "/etc/squid.cred""#,

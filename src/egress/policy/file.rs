@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Mode, Policy, PolicyDraft, PolicyError, Problem};
+use super::draft::check_sets;
+use super::{Mode, Policy, PolicyDraft, PolicyError, Problem, SetDrafts};
 use crate::failure::{Code, Failure};
 
 /// The policies that there are without any settings: what each is called and says.
@@ -76,6 +77,7 @@ struct Settings {
 #[serde(default, deny_unknown_fields)]
 struct Egress {
     policy: BTreeMap<String, PolicyDraft>,
+    set: SetDrafts,
 }
 
 /// Policies by name.
@@ -84,7 +86,12 @@ pub struct Policies(BTreeMap<String, Policy>);
 
 impl Policies {
     /// Checks what `file` says about policies, and adds the built-in ones.
-    pub fn check(file: &Path, drafts: &BTreeMap<String, PolicyDraft>) -> Result<Self, PolicyError> {
+    pub fn check(
+        file: &Path,
+        drafts: &BTreeMap<String, PolicyDraft>,
+        sets: &SetDrafts,
+    ) -> Result<Self, PolicyError> {
+        check_sets(file, sets)?;
         let mut policies = BTreeMap::new();
         for (name, mode, include) in BUILT_IN {
             let include = include.iter().map(ToString::to_string).collect();
@@ -92,7 +99,7 @@ impl Policies {
             policies.insert(name.to_owned(), Policy::check(file, name, &draft)?);
         }
         for (name, draft) in drafts {
-            let policy = Policy::check(file, name, draft)?;
+            let policy = Policy::check_with(file, name, draft, sets)?;
             if policies.insert(name.clone(), policy).is_some() {
                 return Err(PolicyError {
                     file: file.to_path_buf(),
@@ -108,7 +115,7 @@ impl Policies {
     /// The built-in policies and, where a settings file is given, its own.
     pub fn read(file: Option<&Path>) -> Result<Self, FileError> {
         let Some(file) = file else {
-            return Ok(Self::check(Path::new("built-in"), &BTreeMap::new())?);
+            return Ok(Self::check(Path::new("built-in"), &BTreeMap::new(), &SetDrafts::new())?);
         };
         let text = std::fs::read_to_string(file)
             .map_err(|source| FileError::Read { file: file.to_path_buf(), source })?;
@@ -116,7 +123,7 @@ impl Policies {
             file: file.to_path_buf(),
             source: Box::new(source),
         })?;
-        Ok(Self::check(file, &settings.egress.policy)?)
+        Ok(Self::check(file, &settings.egress.policy, &settings.egress.set)?)
     }
 
     /// The policy of that name.
@@ -176,5 +183,25 @@ mod tests {
         let error = chain(&read("[egress.policy.ci]\nallow = [{ host = 1 }]").unwrap_err());
         assert!(error.contains("mayfly.toml"), "{error}");
         assert!(error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn a_set_of_the_settings_file_is_included_by_name() {
+        let policies = read(
+            "[egress.set.packages]\nallow = [{ host = \"*.packages.example.com\" }]\n\
+             [egress.policy.ci]\ninclude = [\"github-core\", \"packages\"]\n",
+        );
+        let policies = policies.unwrap();
+        let shown = crate::egress::policy::show(policies.get("ci").unwrap());
+        assert!(shown.contains("include packages *.packages.example.com ports 80,443"), "{shown}");
+        for (text, says) in [
+            ("[egress.set.github]\nallow = []", "egress.set.github = \"github\""),
+            ("[egress.set.\"a b\"]\nallow = []", "a set's name has letters"),
+            ("[egress.set.a]\nallow = [{ host = \"a.*.b\" }]", "egress.set.a.allow[0].host"),
+            ("[egress.policy.ci]\ninclude = [\"a\"]", "there is no such set"),
+        ] {
+            let error = chain(&read(text).unwrap_err());
+            assert!(error.contains(says), "{error}");
+        }
     }
 }

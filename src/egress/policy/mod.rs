@@ -6,11 +6,14 @@
 
 mod decide;
 mod draft;
+mod error;
 mod file;
+mod needs;
 mod pattern;
 mod rate;
 mod sets;
 mod show;
+mod special;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,12 +23,15 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use decide::{Decision, Expected, Inspection};
-pub use draft::{PolicyDraft, PolicyError, Problem, RuleDraft};
+pub use draft::{PolicyDraft, RuleDraft, SetDraft, SetDrafts};
+pub use error::{PolicyError, Problem};
 pub use file::{FileError, Policies};
+pub use needs::{Need, missed, needs_of};
 pub use pattern::{Pattern, PatternError};
 pub use rate::{ByteRate, RateError};
 pub use sets::{SETS, Set};
 pub use show::{explain, show};
+pub use special::{Special, special};
 
 use super::host::HostName;
 
@@ -72,7 +78,7 @@ pub enum Origin {
     Allow(usize),
     /// The policy's own `deny`, counted from 0.
     Deny(usize),
-    /// A built-in set.
+    /// A set, built-in or of the settings file.
     Set(String),
 }
 
@@ -203,6 +209,17 @@ impl Policy {
     /// Whether some `deny` rule refuses names on this port, whatever a connection was made to.
     pub fn denies_on(&self, port: u16) -> bool {
         self.mode == Mode::Open && self.deny.iter().any(|rule| rule.has_port(port))
+    }
+
+    /// Whether the operator says where the name is, on some port.
+    pub fn has_override(&self, name: &HostName) -> bool {
+        self.resolve.keys().any(|(known, _)| known == name)
+    }
+
+    /// Whether the policy or a rule lets the name be at a private address, on some port.
+    pub fn may_be_private(&self, name: &HostName) -> bool {
+        self.allow_private
+            || self.allow.iter().any(|rule| rule.allow_private && rule.host.matches(name))
     }
 
     /// Where the operator says that the name is; the entry with the port goes first.

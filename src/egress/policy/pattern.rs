@@ -1,4 +1,4 @@
-//! Host patterns: a name, or `*.` and a suffix, or `*` alone.
+//! Host patterns: a name, or `*.` and a suffix, or `*` alone; `[0-9]*` in a name stands for digits.
 
 use std::fmt;
 
@@ -13,9 +13,19 @@ pub enum Pattern {
     Exact(HostName),
     /// `*.suffix`: one or more labels, then the suffix. The suffix itself doesn't match.
     Below(HostName),
+    /// `before[0-9]*after`: one or more decimal digits between the two, and nothing else.
+    Digits {
+        /// What stands before the digits; no digit at its end.
+        before: String,
+        /// What stands after them; no digit at its beginning.
+        after: String,
+    },
     /// `*`: any name.
     Any,
 }
+
+/// How a pattern writes "one or more digits".
+const DIGITS: &str = "[0-9]*";
 
 /// Why text is no pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +33,9 @@ pub enum PatternError {
     /// A star elsewhere than as the whole first part.
     #[error("a `*` stands for whole parts on the left: `*.example.com`")]
     Star,
+    /// Digits where they can't be told from the name around them, or more than once.
+    #[error("`[0-9]*` stands once in a name, with no digit beside it")]
+    Digits,
     /// An address: egress is decided by name.
     #[error("rules are for names; give the address a name under `resolve` and allow that")]
     Address,
@@ -37,6 +50,9 @@ impl Pattern {
         if text == "*" {
             return Ok(Self::Any);
         }
+        if let Some((before, after)) = text.split_once(DIGITS) {
+            return Self::parse_digits(before, after);
+        }
         let (suffix, below) =
             text.strip_prefix("*.").map_or((text, false), |suffix| (suffix, true));
         if suffix.contains('*') {
@@ -49,6 +65,25 @@ impl Pattern {
         Ok(if below { Self::Below(name) } else { Self::Exact(name) })
     }
 
+    fn parse_digits(before: &str, after: &str) -> Result<Self, PatternError> {
+        let beside = [before.bytes().next_back(), after.bytes().next()];
+        if beside.into_iter().flatten().any(|byte| byte.is_ascii_digit()) || after.contains(DIGITS)
+        {
+            return Err(PatternError::Digits);
+        }
+        if before.contains('*') || after.contains('*') {
+            return Err(PatternError::Star);
+        }
+        // A name with a digit in place of the pattern says whether the rest is a name, and how it
+        // is spelled. Unicode would move what is before the digits, so it is refused.
+        if !before.is_ascii() || !after.is_ascii() {
+            return Err(PatternError::Digits);
+        }
+        let name = HostName::parse_written(&format!("{before}0{after}"))?;
+        let (before, after) = name.as_str().split_at(before.len());
+        Ok(Self::Digits { before: before.to_owned(), after: after[1..].to_owned() })
+    }
+
     /// Whether the name is one of the pattern's.
     pub fn matches(&self, name: &HostName) -> bool {
         match self {
@@ -58,6 +93,13 @@ impl Pattern {
                 .as_str()
                 .strip_suffix(suffix.as_str())
                 .is_some_and(|labels| labels.ends_with('.')),
+            Self::Digits { before, after } => name
+                .as_str()
+                .strip_prefix(before.as_str())
+                .and_then(|rest| rest.strip_suffix(after.as_str()))
+                .is_some_and(|digits| {
+                    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+                }),
             Self::Any => true,
         }
     }
@@ -68,6 +110,7 @@ impl fmt::Display for Pattern {
         match self {
             Self::Exact(name) => name.fmt(formatter),
             Self::Below(suffix) => write!(formatter, "*.{suffix}"),
+            Self::Digits { before, after } => write!(formatter, "{before}{DIGITS}{after}"),
             Self::Any => formatter.write_str("*"),
         }
     }
@@ -103,11 +146,54 @@ mod tests {
     }
 
     #[test]
+    fn digits_stand_for_digits_and_nothing_else() {
+        let pattern = "productionresultssa[0-9]*.blob.core.windows.net";
+        for name in ["0", "7", "19", "20", "007"] {
+            let name = format!("ProductionResultsSA{name}.blob.core.windows.net.");
+            assert!(matches(pattern, &name), "{name}");
+        }
+        for name in [
+            "productionresultssa.blob.core.windows.net",
+            "productionresultssa1x.blob.core.windows.net",
+            "productionresultssax1.blob.core.windows.net",
+            "productionresultssa1-2.blob.core.windows.net",
+            "productionresultssa1.2.blob.core.windows.net",
+            "productionresultssa1.x.blob.core.windows.net",
+            "xproductionresultssa1.blob.core.windows.net",
+            "x.productionresultssa1.blob.core.windows.net",
+            "productionresultssa1.blob.core.windows.net.example.org",
+            "productionresultssa1.blob.core.windows.netx",
+            "productionresultssa1xblob.core.windows.net",
+            "productionresultssa1",
+            "attacker.blob.core.windows.net",
+            "1.blob.core.windows.net",
+        ] {
+            assert!(!matches(pattern, name), "{name}");
+        }
+        assert!(matches("[0-9]*.example.com", "12.example.com"));
+        assert!(!matches("[0-9]*.example.com", "a.12.example.com"));
+        assert!(matches("a[0-9]*b.example.com", "a1b.example.com"));
+        // What is before and what is after may not share a character.
+        assert!(!matches("aa[0-9]*aa.test", "aaa.test"));
+    }
+
+    #[test]
     fn what_is_no_pattern_says_why() {
         for (text, error) in [
             ("a.*.com", PatternError::Star),
             ("*a.com", PatternError::Star),
             ("**.com", PatternError::Star),
+            ("*.a[0-9]*.com", PatternError::Star),
+            ("a[0-9]*.*.com", PatternError::Star),
+            ("a[0-9]*[0-9]*.com", PatternError::Digits),
+            ("a[0-9]*b[0-9]*.com", PatternError::Digits),
+            ("a1[0-9]*.com", PatternError::Digits),
+            ("a[0-9]*1.com", PatternError::Digits),
+            ("ü[0-9]*.com", PatternError::Digits),
+            ("a[0-9].com", PatternError::Host(HostError::Character('['))),
+            ("a[a-z]*.com", PatternError::Star),
+            ("10.0.0.[0-9]*", PatternError::Host(HostError::AddressSpelling)),
+            ("a.[0-9]*", PatternError::Host(HostError::AddressSpelling)),
             ("*.*.com", PatternError::Star),
             ("10.0.0.1", PatternError::Address),
             ("*.10.0.0.1", PatternError::Address),

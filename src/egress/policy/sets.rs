@@ -1,4 +1,5 @@
-//! Built-in sets of hosts that a policy includes by name.
+//! Built-in sets of hosts that a policy includes by name. Operators write sets of their own under
+//! `[egress.set.NAME]`.
 
 /// A named list of host patterns, all on port 443.
 #[derive(Debug, Clone, Copy)]
@@ -7,42 +8,88 @@ pub struct Set {
     pub name: &'static str,
     /// What it is for, in one line.
     pub purpose: &'static str,
-    /// The patterns.
-    pub hosts: &'static [&'static str],
+    hosts: &'static [&'static [&'static str]],
 }
+
+impl Set {
+    /// The patterns.
+    pub fn hosts(&self) -> impl Iterator<Item = &'static str> + use<> {
+        self.hosts.iter().flat_map(|hosts| hosts.iter().copied())
+    }
+}
+
+/// What a runner talks to, and what GitHub serves itself.
+const CORE: &[&str] = &[
+    "github.com",
+    "api.github.com",
+    "*.actions.githubusercontent.com",
+    "codeload.github.com",
+    "uploads.github.com",
+    "raw.githubusercontent.com",
+    "ghcr.io",
+    "pkg-containers.githubusercontent.com",
+    "*.pkg.github.com",
+    "objects.githubusercontent.com",
+    "objects-origin.githubusercontent.com",
+    "github-releases.githubusercontent.com",
+    "github-registry-files.githubusercontent.com",
+    "release-assets.githubusercontent.com",
+    "github-cloud.githubusercontent.com",
+    "github-cloud.s3.amazonaws.com",
+    "dependabot-actions.githubapp.com",
+];
+
+/// The storage accounts in which GitHub keeps logs, summaries, caches and artifacts, as it lists
+/// them. They are GitHub's own: names beside them may be anybody's, so there is no pattern here.
+const RESULTS: &[&str] = &[
+    "productionresultssa0.blob.core.windows.net",
+    "productionresultssa1.blob.core.windows.net",
+    "productionresultssa2.blob.core.windows.net",
+    "productionresultssa3.blob.core.windows.net",
+    "productionresultssa4.blob.core.windows.net",
+    "productionresultssa5.blob.core.windows.net",
+    "productionresultssa6.blob.core.windows.net",
+    "productionresultssa7.blob.core.windows.net",
+    "productionresultssa8.blob.core.windows.net",
+    "productionresultssa9.blob.core.windows.net",
+    "productionresultssa10.blob.core.windows.net",
+    "productionresultssa11.blob.core.windows.net",
+    "productionresultssa12.blob.core.windows.net",
+    "productionresultssa13.blob.core.windows.net",
+    "productionresultssa14.blob.core.windows.net",
+    "productionresultssa15.blob.core.windows.net",
+    "productionresultssa16.blob.core.windows.net",
+    "productionresultssa17.blob.core.windows.net",
+    "productionresultssa18.blob.core.windows.net",
+    "productionresultssa19.blob.core.windows.net",
+];
 
 /// Every set there is.
 pub const SETS: &[Set] = &[
     Set {
         name: "github",
-        purpose: "what a GitHub Actions runner must reach, and GitHub's own packages",
-        hosts: &[
-            "github.com",
-            "api.github.com",
-            "*.actions.githubusercontent.com",
-            "codeload.github.com",
-            "raw.githubusercontent.com",
-            "ghcr.io",
-            "pkg-containers.githubusercontent.com",
-            "*.pkg.github.com",
-            "objects.githubusercontent.com",
-            "objects-origin.githubusercontent.com",
-            "github-releases.githubusercontent.com",
-            "github-registry-files.githubusercontent.com",
-            "release-assets.githubusercontent.com",
-            "github-cloud.githubusercontent.com",
-            "github-cloud.s3.amazonaws.com",
-            "dependabot-actions.githubapp.com",
-        ],
+        purpose: "all that ordinary workflows of GitHub Actions need: github-core and \
+                  github-results",
+        hosts: &[CORE, RESULTS],
+    },
+    Set {
+        name: "github-core",
+        purpose: "what a runner talks to, actions, releases, GitHub's own packages; no logs, \
+                  caches or artifacts",
+        hosts: &[CORE],
+    },
+    Set {
+        name: "github-results",
+        purpose: "logs, summaries, caches and artifacts: the storage accounts that GitHub names",
+        hosts: &[RESULTS],
     },
     Set {
         name: "github-blobs",
         // Anyone can open a storage account and so get a name under this wildcard: a job that may
-        // reach it can send anything anywhere. GitHub keeps logs, caches and artifacts there under
-        // account names that it changes, so there is no shorter list.
-        purpose: "logs, caches and artifacts (anyone can get a name under this wildcard: with it \
-                  a job can send data to a stranger's storage account)",
-        hosts: &["*.blob.core.windows.net"],
+        // reach it can send anything anywhere.
+        purpose: "any storage account (anyone can get a name under this wildcard: with it a job \
+                  can send data to a stranger's storage account)",
+        hosts: &[&["*.blob.core.windows.net"]],
     },
 ];
 
@@ -54,13 +101,15 @@ pub(super) fn find(name: &str) -> Option<&'static Set> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::egress::host::Host;
+    use crate::egress::policy::Policies;
     use crate::egress::policy::pattern::Pattern;
 
     #[test]
     fn squid_allows_what_the_set_of_github_does() {
         let allowed = include_str!("../../../packaging/container/allowed.txt");
         let allowed: Vec<_> = allowed.lines().filter(|line| !line.starts_with('#')).collect();
-        let hosts = find("github").unwrap().hosts.iter();
+        let hosts = find("github").unwrap().hosts();
         let as_squid: Vec<_> = hosts.map(|host| host.trim_start_matches('*')).collect();
         assert_eq!(allowed, as_squid);
     }
@@ -68,16 +117,42 @@ mod tests {
     #[test]
     fn each_host_of_a_set_is_a_pattern() {
         for set in SETS {
-            for host in set.hosts {
-                assert_eq!(Pattern::parse(host).unwrap().to_string(), *host);
+            for host in set.hosts() {
+                assert_eq!(Pattern::parse(host).unwrap().to_string(), host);
             }
         }
     }
 
     #[test]
-    fn no_set_but_the_one_named_for_it_has_the_blob_wildcard() {
-        let with_blobs =
-            SETS.iter().filter(|set| set.hosts.iter().any(|h| h.contains("blob.core")));
-        assert_eq!(with_blobs.map(|set| set.name).collect::<Vec<_>>(), ["github-blobs"]);
+    fn no_set_but_the_one_named_for_it_has_a_wildcard_where_anyone_gets_a_name() {
+        for set in SETS {
+            let wild = set.hosts().any(|host| host.starts_with("*.blob."));
+            assert_eq!(wild, set.name == "github-blobs", "{}", set.name);
+        }
+    }
+
+    #[test]
+    fn the_default_policy_has_githubs_storage_accounts_and_no_others() {
+        let policies = Policies::read(None).unwrap();
+        let policy = policies.get("github").unwrap();
+        let passes = |name: &str| policy.decide(&Host::parse(name).unwrap(), 443).verdict.passes();
+        for account in 0..20 {
+            assert!(passes(&format!("productionresultssa{account}.blob.core.windows.net")));
+        }
+        for name in [
+            "attacker.blob.core.windows.net",
+            "blob.core.windows.net",
+            "productionresultssa.blob.core.windows.net",
+            "productionresultssa20.blob.core.windows.net",
+            "productionresultssa01.blob.core.windows.net",
+            "productionresultssa1x.blob.core.windows.net",
+            "xproductionresultssa1.blob.core.windows.net",
+            "x.productionresultssa1.blob.core.windows.net",
+            "productionresultssa1.blob.core.windows.net.example.org",
+            "productionresultssa1.queue.core.windows.net",
+            "productionresultssa1-secondary.blob.core.windows.net",
+        ] {
+            assert!(!passes(name), "{name}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mayfly::egress::address::AddressCheck;
-use mayfly::egress::dial::{Lookup, Resolve};
+use mayfly::egress::dial::{Lookup, Resolve, Unresolved};
 use mayfly::egress::host::HostName;
 use mayfly::egress::policy::Policy;
 use mayfly::egress::record::{Identity, Rate, Recorder, Report};
@@ -38,7 +38,7 @@ impl Resolve for Names {
         let names = self.0.lock().unwrap();
         let found = names.iter().find(|(known, _)| *known == name.as_str());
         let answer = found.map(|(_, addresses)| addresses.clone());
-        Box::pin(async move { answer.ok_or_else(|| "no such name".to_owned()) })
+        Box::pin(async move { answer.ok_or(Unresolved::Missing) })
     }
 }
 

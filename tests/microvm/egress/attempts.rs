@@ -134,8 +134,8 @@ pub(super) fn absolute(mode: &str, hosts: &[Ipv4Addr], ports: &BTreeSet<u16>) ->
     }
     let user = "proxy …@127.0.0.1:22 refused host".to_owned();
     rows.push(Row::new("ask web.test@127.0.0.1:22".into(), Sign::Status, user));
-    // A name like any other: where all are allowed it is where it resolves to that matters.
-    let cause = if mode == "open" { "address" } else { "no-rule" };
+    // No public name: where all public names are allowed this one is not among them.
+    let cause = if mode == "open" { "special-name" } else { "no-rule" };
     let line = format!("proxy localhost:22 refused {cause}");
     rows.push(Row::new("ask localhost:22".into(), Sign::Status, line));
     for (address, cause) in ADDRESSES {

@@ -3,12 +3,15 @@
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 
-use mayfly_protocol::message::{Bytes, NotStarted};
+use mayfly_protocol::message::{Bytes, NO_PROXY, NotStarted};
 
 use super::user::User;
 
 /// Where programs are looked for unless the job says otherwise.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The most names of the hosts file that are told to programs.
+const MOST_HOSTS: usize = 64;
 
 /// The variables of a login, then those of the job. Of two with one name the later stays.
 pub(crate) fn variables(
@@ -33,7 +36,38 @@ pub(crate) fn variables(
             None => variables.push((name.to_vec(), value.to_vec())),
         }
     }
+    if let Ok(hosts) = std::fs::read("/etc/hosts") {
+        reach_directly(&mut variables, &hosts);
+    }
     variables
+}
+
+/// Adds the names of this machine's own hosts file to what is reached without a proxy, unless the
+/// job says itself what that is.
+fn reach_directly(variables: &mut [(Vec<u8>, Vec<u8>)], hosts: &[u8]) {
+    let mut names: Vec<&[u8]> = Vec::new();
+    for line in hosts.split(|byte| *byte == b'\n') {
+        let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        // The first word is the address.
+        for name in words.take_while(|word| !word.starts_with(b"#")).skip(1) {
+            let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+            if names.len() < MOST_HOSTS && name.iter().all(plain) && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    let own = |(name, _): &&mut (Vec<u8>, Vec<u8>)| name.eq_ignore_ascii_case(b"no_proxy");
+    for (_, value) in variables.iter_mut().filter(own) {
+        if !value.starts_with(NO_PROXY.as_bytes()) {
+            continue;
+        }
+        for name in &names {
+            if !value.split(|byte| *byte == b',').any(|known| known == *name) {
+                value.push(b',');
+                value.extend_from_slice(name);
+            }
+        }
+    }
 }
 
 /// The variables as `execve` takes them.
@@ -101,6 +135,24 @@ mod tests {
         assert!(assignments.contains(&c"HOME=/b".to_owned()));
         assert!(assignments.contains(&c"TERM=xterm".to_owned()));
         assert_eq!(assignments.len(), 7);
+    }
+
+    #[test]
+    fn names_of_the_hosts_file_are_reached_directly_unless_the_job_says_what_is() {
+        let hosts = b"127.0.0.1 localhost\n127.0.1.1\tvm.example vm # own\n# 1.2.3.4 no\n\
+            10.0.0.1 db a,b\n\n::1";
+        for (value, expected) in [
+            (NO_PROXY.to_owned(), format!("{NO_PROXY},vm.example,vm,db")),
+            (format!("{NO_PROXY},vm"), format!("{NO_PROXY},vm,vm.example,db")),
+            ("a.example".to_owned(), "a.example".to_owned()),
+            (String::new(), String::new()),
+        ] {
+            for name in ["no_proxy", "NO_PROXY"] {
+                let mut variables = vec![(name.into(), value.clone().into_bytes())];
+                reach_directly(&mut variables, hosts);
+                assert_eq!(String::from_utf8_lossy(&variables[0].1), expected);
+            }
+        }
     }
 
     #[test]

@@ -1,0 +1,195 @@
+//! What a runner needs to reach, name by name, so that a policy can be compared with it.
+
+use super::Pattern;
+use crate::egress::host::HostName;
+use crate::egress::record::Report;
+
+/// One name that a runner contacts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// The name, or the pattern where GitHub has many below one.
+    pub host: String,
+    /// A name of the pattern; the same as `host` where that is a name.
+    pub probe: String,
+    /// What it is for.
+    pub purpose: &'static str,
+    /// The built-in set that allows it, where one does.
+    pub set: Option<&'static str>,
+}
+
+/// What a runner of github.com contacts: name, purpose, and the built-in set that has it.
+const GITHUB_COM: &[(&str, &str, &str)] = &[
+    ("github.com", "checkout and registration", "github-core"),
+    ("api.github.com", "API, and registration", "github-core"),
+    ("*.actions.githubusercontent.com", "jobs, tokens, results, OIDC", "github-core"),
+    ("codeload.github.com", "archives of actions", "github-core"),
+    ("uploads.github.com", "files of a release", "github-core"),
+    ("raw.githubusercontent.com", "single files of repositories", "github-core"),
+    ("objects.githubusercontent.com", "files of releases", "github-core"),
+    ("release-assets.githubusercontent.com", "files of releases", "github-core"),
+    ("ghcr.io", "container actions and images", "github-core"),
+    ("pkg-containers.githubusercontent.com", "layers of those images", "github-core"),
+    ("*.pkg.github.com", "GitHub's own packages", "github-core"),
+    ("github-cloud.githubusercontent.com", "Git LFS", "github-core"),
+    ("github-cloud.s3.amazonaws.com", "Git LFS", "github-core"),
+    ("dependabot-actions.githubapp.com", "Dependabot", "github-core"),
+    (
+        "productionresultssa[0-9]*.blob.core.windows.net",
+        "logs, summaries, caches, artifacts",
+        "github-results",
+    ),
+];
+
+/// What a runner of the server needs. The server is as in `github.url`, without a path.
+pub fn needs_of(server: &str) -> Vec<Need> {
+    let host = server.split_once("://").map_or(server, |(_, rest)| rest);
+    let host = host.split(['/', ':']).next().unwrap_or(host);
+    if host == "github.com" {
+        return GITHUB_COM.iter().map(|(host, purpose, set)| need(host, purpose, set)).collect();
+    }
+    let named = |host: String, probe: String, purpose| Need { host, probe, purpose, set: None };
+    let own = named(host.to_owned(), host.to_owned(), "checkout, registration, jobs");
+    if host.ends_with(".ghe.com") {
+        let below = format!("*.{host}");
+        return vec![
+            own,
+            named(below, format!("api.{host}"), "API, jobs, archives of actions, packages"),
+            named("auth.ghe.com".into(), "auth.ghe.com".into(), "tokens"),
+        ];
+    }
+    // A server of one's own serves everything below its one name, results included.
+    vec![own]
+}
+
+/// What a runner of github.com needed and was refused, with the set that would have allowed it.
+pub fn missed(report: &Report) -> Option<String> {
+    let needs = needs_of("https://github.com");
+    let refused = report.rows.iter().filter(|row| row.verdict == "refused");
+    let found = refused.filter_map(|row| {
+        let name = HostName::parse(&row.host).ok()?;
+        let is_of =
+            |need: &&Need| Pattern::parse(&need.host).is_ok_and(|pattern| pattern.matches(&name));
+        // Trouble of the network is no refusal of the policy.
+        let by_policy = matches!(row.cause.as_deref(), Some("no-rule" | "port" | "denied"));
+        let need = needs.iter().find(is_of)?;
+        (by_policy && matches!(row.port, 0 | 443)).then(|| (row.host.clone(), need.clone()))
+    });
+    let (host, Need { purpose, set, .. }) = found.last()?;
+    let set = set.unwrap_or("github");
+    Some(format!(
+        "the egress policy refused {host}, which a runner needs ({purpose}); \
+         `include = [\"{set}\"]` in the policy allows it"
+    ))
+}
+
+fn need(host: &str, purpose: &'static str, set: &'static str) -> Need {
+    let probe = host.replace("[0-9]*", "0").replace("*.", "broker.");
+    Need { host: host.to_owned(), probe, purpose, set: Some(set) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::path::Path;
+
+    use super::*;
+    use crate::egress::host::Host;
+    use crate::egress::policy::{Policy, PolicyDraft, SETS};
+    use crate::egress::record::{Row, Totals};
+    use crate::reference::assert_made;
+
+    fn of_set(set: &str) -> Policy {
+        let draft = PolicyDraft { include: vec![set.into()], ..PolicyDraft::default() };
+        Policy::check(Path::new("f"), "ci", &draft).unwrap()
+    }
+
+    fn passes(policy: &Policy, name: &str) -> bool {
+        policy.decide(&Host::parse(name).unwrap(), 443).verdict.passes()
+    }
+
+    #[test]
+    fn the_default_policy_has_what_a_runner_needs_and_each_set_its_part() {
+        let github = of_set("github");
+        for need in needs_of("https://github.com") {
+            assert!(passes(&github, &need.probe), "{need:?}");
+            assert!(passes(&of_set(need.set.unwrap()), &need.probe), "{need:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_what_a_runner_needs_is_told_and_others_are_not() {
+        let row = |host: &str, verdict: &str, cause: &str| Row {
+            host: host.into(),
+            port: 443,
+            verdict: verdict.into(),
+            cause: Some(cause.into()),
+            connections: 1,
+            up: 0,
+            down: 0,
+        };
+        let said = |rows| {
+            let totals = Totals::default();
+            missed(&Report { rows, totals, omitted: 0, unrecorded: 0 })
+        };
+        let results = "productionresultssa7.blob.core.windows.net";
+        let told = said(vec![row(results, "refused", "no-rule")]).unwrap();
+        for part in [results, "logs, summaries", "`include = [\"github-results\"]`"] {
+            assert!(told.contains(part), "{told}");
+        }
+        for rows in [
+            vec![],
+            vec![row(results, "allowed", "")],
+            vec![row(results, "refused", "connect")],
+            vec![row("evil.example", "refused", "no-rule")],
+            vec![row("attacker.blob.core.windows.net", "refused", "no-rule")],
+            vec![row("not a host", "refused", "no-rule")],
+        ] {
+            assert_eq!(said(rows), None);
+        }
+    }
+
+    #[test]
+    fn other_servers_have_names_of_their_own() {
+        let hosts = |server| needs_of(server).into_iter().map(|need| need.host).collect::<Vec<_>>();
+        assert_eq!(hosts("https://ghes.example.com:8443"), ["ghes.example.com"]);
+        let tenant = ["octo.ghe.com", "*.octo.ghe.com", "auth.ghe.com"];
+        assert_eq!(hosts("https://octo.ghe.com"), tenant);
+    }
+
+    #[test]
+    fn the_reference_has_each_name_with_its_verdicts() {
+        let mut page = String::from(
+            "# What a runner contacts\n\nThe names that GitHub says a runner needs, and what each \
+             built-in set says about them on port 443. The default policy, `github`, includes the \
+             set of the same name.\n\n| name | what for |",
+        );
+        for set in SETS {
+            _ = write!(page, " `{}` |", set.name);
+        }
+        page.push_str("\n|--|--|");
+        page.push_str(&"--|".repeat(SETS.len()));
+        page.push('\n');
+        let strangers = [
+            "attacker.blob.core.windows.net",
+            "productionresultssa1x.blob.core.windows.net",
+            "xproductionresultssa1.blob.core.windows.net",
+            "productionresultssa1.blob.core.windows.net.example.org",
+        ];
+        let stranger = |host: &&str| Need {
+            host: (*host).to_owned(),
+            probe: (*host).to_owned(),
+            purpose: "nothing: anybody's name",
+            set: None,
+        };
+        let needs = needs_of("https://github.com").into_iter();
+        for Need { host, probe, purpose, .. } in needs.chain(strangers.iter().map(stranger)) {
+            _ = write!(page, "| `{host}` | {purpose} |");
+            for set in SETS {
+                let verdict = if passes(&of_set(set.name), &probe) { "allowed" } else { "refused" };
+                _ = write!(page, " {verdict} |");
+            }
+            page.push('\n');
+        }
+        assert_made("reference/names.md", &page);
+    }
+}
