@@ -13,6 +13,7 @@ use crate::host::size::Size;
 
 mod credentials;
 mod generated;
+mod needs;
 mod reference;
 mod reload;
 

@@ -134,7 +134,7 @@ fn label() -> impl Strategy<Value = String> {
 }
 
 fn name() -> impl Strategy<Value = String> {
-    prop::collection::vec(label(), 1..4).prop_map(|labels| labels.join("."))
+    prop::collection::vec(label(), 1..4).prop_map(|labels| format!("{}.example", labels.join(".")))
 }
 
 fn port() -> impl Strategy<Value = u16> {

@@ -64,17 +64,16 @@ pub fn needs_of(server: &str) -> Vec<Need> {
 /// What a runner of github.com needed and was refused, with the set that would have allowed it.
 pub fn missed(report: &Report) -> Option<String> {
     let needs = needs_of("https://github.com");
-    let refused = report.rows.iter().filter(|row| row.verdict == "refused");
-    let found = refused.filter_map(|row| {
+    let mut refused = report.rows.iter().filter(|row| row.verdict == "refused");
+    let (host, Need { purpose, set, .. }) = refused.find_map(|row| {
         let name = HostName::parse(&row.host).ok()?;
         let is_of =
             |need: &&Need| Pattern::parse(&need.host).is_ok_and(|pattern| pattern.matches(&name));
         // Trouble of the network is no refusal of the policy.
         let by_policy = matches!(row.cause.as_deref(), Some("no-rule" | "port" | "denied"));
         let need = needs.iter().find(is_of)?;
-        (by_policy && matches!(row.port, 0 | 443)).then(|| (row.host.clone(), need.clone()))
-    });
-    let (host, Need { purpose, set, .. }) = found.last()?;
+        (by_policy && matches!(row.port, 0 | 443)).then_some((&row.host, need))
+    })?;
     let set = set.unwrap_or("github");
     Some(format!(
         "the egress policy refused {host}, which a runner needs ({purpose}); \
