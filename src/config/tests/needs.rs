@@ -4,10 +4,10 @@ use super::*;
 
 fn warnings(url: &str, policy: &str, pool: &str) -> Vec<String> {
     let text = format!(
-        "[github]\nurl = '{url}'\ntoken = 'ghp_secret'\nrepositories = ['acme/site']\n\
+        "[github]\nurl = '{url}'\nrepositories = ['acme/site']\n\
          [[pool]]\nname = 'a'\nlabels = ['x']\n{pool}\n{policy}"
     );
-    let warnings = Place::new().load(&text).unwrap().warnings;
+    let warnings = Place::with(&[("GITHUB_TOKEN", "x")]).load(&text).unwrap().warnings;
     warnings.into_iter().filter(|text| text.contains("which its runner needs")).collect()
 }
 
