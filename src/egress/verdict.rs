@@ -161,6 +161,7 @@ impl Cause {
 
     /// What the guest is told where the policy lets any public name pass: a name that leads inside
     /// is told like one that doesn't exist, or a guest could draw a map of this host's network.
+    #[must_use]
     pub fn told(self, host: &Host, any_name: bool) -> Self {
         match self {
             Self::Address(_) if any_name && host.name().is_some() => Self::NoSuchName,

@@ -102,11 +102,7 @@ async fn follow(
                     timings.note(&event);
                     progress.note(&event);
                     heard.hear(&event.happened);
-                    if let Happened::Egress(report) = &event.happened
-                        && let Some(warning) = (errand.judge_egress)(report)
-                    {
-                        report::warning(&warning);
-                    }
+                    judge_egress(errand, &event.happened);
                     if event.happened == Happened::Phase(Phase::Running) {
                         running = true;
                         // Until now Ctrl-C was for this program; from here on it is a key.
@@ -148,9 +144,25 @@ async fn follow(
             Ok(signal.map_or(code, by_signal))
         }
         Some(Outcome::Job { status, not_copied, oom_kills }) => {
-            let memory = out_of_memory(&status, oom_kills);
-            finish(&status, memory, &not_copied, copied, errand, heard)
+            warn_of_memory(&status, oom_kills);
+            finish(&status, &not_copied, copied, errand, heard)
         }
+    }
+}
+
+/// Says that memory was short, where that may be why the job did not end well.
+fn warn_of_memory(status: &JobStatus, kills: u64) {
+    if let Some(cause) = out_of_memory(status, kills) {
+        report::warning(&format!("{cause}; give it more with --memory"));
+    }
+}
+
+/// Says what the job needs and was refused.
+fn judge_egress(errand: &Errand<'_>, happened: &Happened) {
+    if let Happened::Egress(report) = happened
+        && let Some(warning) = (errand.judge_egress)(report)
+    {
+        report::warning(&warning);
     }
 }
 
@@ -166,15 +178,11 @@ fn raw_mode(job: &Job) -> io::Result<Option<RawMode>> {
 /// The command's own exit status, unless it is 0 and something else went wrong.
 fn finish(
     status: &JobStatus,
-    memory: Option<String>,
     not_copied: &[String],
     copied: Copied,
     errand: &Errand<'_>,
     heard: Heard,
 ) -> Result<ExitCode, Problem> {
-    if let Some(memory) = memory {
-        report::warning(&format!("{memory}; give it more with --memory"));
-    }
     match status {
         JobStatus::Code(0) if errand.must_copy => {
             if let Some(first) = not_copied.first() {
