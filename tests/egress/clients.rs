@@ -270,7 +270,7 @@ fn another_hello_for_another_name_is_refused() {
     ]
     .concat();
     let (heard, hears) = std::sync::mpsc::channel();
-    let heard = std::sync::Mutex::new(heard);
+    let heard = Mutex::new(heard);
     let server = Echo::new(move |mut stream| {
         let mut first = vec![0; 4096];
         let length = stream.read(&mut first).unwrap();
