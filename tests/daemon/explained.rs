@@ -31,7 +31,8 @@ fn a_job_that_no_pool_matches_and_one_too_many_are_told_apart() {
     let service = Service::start(Settings::default(), &pool);
     let stranger = service.queue_for("nobody", &["true"]);
     let blocker = service.wait_for_blocker(stranger, "no_pool");
-    assert!(blocker["message"].as_str().unwrap().contains("self-hosted, nobody"), "{blocker}");
+    let labels = "\"self-hosted\", \"nobody\"";
+    assert!(blocker["message"].as_str().unwrap().contains(labels), "{blocker}");
     let first = service.queue(&[HOLD]);
     wait_for_start(&service, first);
     let second = service.queue(&[HOLD]);
