@@ -177,7 +177,7 @@ impl World {
     }
 
     /// Whether a registration still waits for its runner, or for its runner's job.
-    fn is_open(&self, name: &str) -> Result<bool, DaemonError> {
+    pub(super) fn is_open(&self, name: &str) -> Result<bool, DaemonError> {
         let known = self.ledger.reader().registration(name)?;
         Ok(known.is_some_and(|known| {
             matches!(known.state, RegistrationState::Intended | RegistrationState::Registered)

@@ -35,7 +35,7 @@ impl World {
             }
             Hint::Item(pool, item) => {
                 if let Some(pool) = self.pool_named(pool.as_str()) {
-                    self.item(pool, &item);
+                    self.item(pool, &item)?;
                 }
                 Ok(())
             }
@@ -93,7 +93,7 @@ impl World {
                 }
             }
             JobState::Claimed | JobState::Running => {
-                self.has_job(name, &job.name);
+                self.has_job(name, &job.name)?;
                 self.demand.hear(Heard::InProgress { job: github, runner }, now);
             }
             JobState::Finished | JobState::Failed | JobState::Cancelled => {
@@ -164,7 +164,7 @@ impl World {
                 self.note(job, GithubState::Running)?;
                 let github = GithubJob { id: job.id, attempt: job.attempt };
                 let runner = job.runner_name.clone();
-                self.has_job(runner.as_deref().unwrap_or_default(), &job.name);
+                self.has_job(runner.as_deref().unwrap_or_default(), &job.name)?;
                 self.demand.hear(Heard::InProgress { job: github, runner }, begun);
             }
         }
@@ -202,7 +202,7 @@ impl World {
     }
 
     /// A scale set's job: statistics count; this is for the log.
-    fn item(&mut self, pool: usize, item: &Item) {
+    fn item(&mut self, pool: usize, item: &Item) -> Result<(), DaemonError> {
         let runner = item.runner_name.as_deref().unwrap_or_default();
         let its = self.pools.get(pool).map(|pool| pool.settings.name.as_str());
         let (name, run, kind) = (&item.name, item.run_id, &item.kind);
@@ -210,24 +210,30 @@ impl World {
         match (&item.kind, &item.runner_name) {
             (ItemKind::Started, Some(runner)) => {
                 let now = self.now();
-                self.has_job(runner, &item.name);
+                self.has_job(runner, &item.name)?;
                 self.demand.hear(Heard::Taken { runner: runner.clone(), pool }, now);
             }
             (ItemKind::Completed, Some(runner)) => self.had_job(runner),
             _ => {}
         }
+        Ok(())
     }
 
     /// The word on which job a runner has; what the runner says on its console is only sooner.
-    fn has_job(&mut self, runner: &str, job: &str) {
+    fn has_job(&mut self, runner: &str, job: &str) -> Result<(), DaemonError> {
         let now = self.now();
-        let Some(key) = self.with_runner(runner).map(|microvm| microvm.key) else { return };
-        let Some(microvm) = self.microvm(key) else { return };
+        let Some(key) = self.with_runner(runner).map(|microvm| microvm.key) else { return Ok(()) };
+        let Some(microvm) = self.microvm(key) else { return Ok(()) };
         microvm.has_job(job, now);
         let pool = microvm.pool;
         if let Some(pool) = pool.and_then(|pool| self.pools.get_mut(pool)) {
             pool.runner_worked();
         }
+        // The console may have told it already, or never will.
+        if self.is_open(runner)? {
+            self.ledger.job_taken(runner, job)?;
+        }
+        Ok(())
     }
 
     /// The job of a runner is over: its microVM has a time of grace to end by itself.
