@@ -95,11 +95,17 @@ impl Browser {
         self.command("Emulation.setDeviceMetricsOverride", &metrics);
     }
 
-    /// The document as it is now, also where no script runs.
-    pub(crate) fn document(&self) -> String {
+    /// The document as it is now, also where no script runs; none while another takes its place.
+    pub(crate) fn document(&self) -> Option<String> {
         let root = self.command("DOM.getDocument", &json!({}))["root"]["nodeId"].clone();
-        let html = self.command("DOM.getOuterHTML", &json!({ "nodeId": root }));
-        html["outerHTML"].as_str().unwrap().to_owned()
+        let command = json!({ "cmd": "DOM.getOuterHTML", "params": { "nodeId": root } });
+        let path = format!("/session/{}/goog/cdp/execute", self.session);
+        let html = match self.attempt("POST", &path, &command) {
+            Ok(html) => html,
+            Err(answer) if answer.contains("Could not find node") => return None,
+            Err(answer) => panic!("POST {path}: {answer}"),
+        };
+        Some(html["outerHTML"].as_str().unwrap().to_owned())
     }
 
     fn in_session(&self, path: &str, body: &Value) -> Value {
@@ -107,11 +113,19 @@ impl Browser {
     }
 
     fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+        self.attempt(method, path, body)
+            .unwrap_or_else(|answer| panic!("{method} {path}: {answer}"))
+    }
+
+    /// What the driver says to a request; an error is the body of any other answer than 200.
+    fn attempt(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
         let answer = exchange(self.address, method, path, &body.to_string());
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {body}");
+        if !head.starts_with("HTTP/1.1 200") {
+            return Err(body.to_owned());
+        }
         let mut answer: Value = serde_json::from_str(body).unwrap();
-        answer["value"].take()
+        Ok(answer["value"].take())
     }
 }
 

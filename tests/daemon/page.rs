@@ -156,12 +156,12 @@ fn stays_at_home(browser: &Browser, address: SocketAddr, elsewhere: &TcpListener
 fn does_without_scripts(browser: &Browser, daemon: &Daemon, address: SocketAddr) {
     browser.command("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
     browser.open(&format!("http://{address}/"));
-    let document = browser.document();
+    let document = until("a page", PATIENCE, || browser.document());
     assert!(document.contains("the pool is at its maximum of 1"), "{document}");
     assert!(document.contains("as of "), "{document}");
     daemon.submit("echo fourth");
     until("the page to be loaded again", PATIENCE, || {
-        browser.document().contains("echo fourth").then_some(())
+        browser.document().filter(|document| document.contains("echo fourth")).map(drop)
     });
     browser.command("Emulation.setScriptExecutionDisabled", &json!({ "value": false }));
 }
