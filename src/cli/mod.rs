@@ -135,7 +135,7 @@ fn egress_verb(verb: &egress::Verb) -> Result<ExitCode, Problem> {
 fn look_at_state(chosen: Option<PathBuf>) -> Result<StateDirectory, Problem> {
     let path = chosen.map_or_else(StateDirectory::default_path, Ok)?;
     // Where there is none yet, nothing is in it.
-    if !path.exists() {
+    if matches!(path.try_exists(), Ok(false)) {
         return Ok(StateDirectory::open(&path)?);
     }
     Ok(StateDirectory::existing(&path)?)

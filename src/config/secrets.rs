@@ -73,10 +73,13 @@ impl Wanted<'_> {
                 None => return Ok(None),
             },
         };
-        if !file.exists() {
-            return Ok(None);
-        }
-        read(&file, check_mode).map(Some).map_err(|problem| ConfigError::Value {
+        // What can't be looked for may be there.
+        let found = match file.try_exists() {
+            Ok(false) => return Ok(None),
+            Ok(true) => read(&file, check_mode),
+            Err(error) => Err(Problem::Unreadable(error)),
+        };
+        found.map(Some).map_err(|problem| ConfigError::Value {
             origin: origin.into(),
             key: self.credential.into(),
             value: file.display().to_string(),

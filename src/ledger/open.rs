@@ -1,7 +1,7 @@
 //! Opening: one daemon writes, whoever may read looks on.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,10 +42,10 @@ impl Ledger {
     /// kernel drops with the process. It is not of the ledger itself, whose own locks (`fcntl(2)`)
     /// a process loses when it closes any descriptor of the file.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        let length = std::fs::metadata(path).map(|found| found.len());
-        let empty = length.is_ok_and(|length| length == 0) || !path.exists();
+        let unseen = |error| LedgerError::NotLocked(path.to_owned(), error);
+        let empty = length(path).map_err(unseen)?.is_none_or(|length| length == 0);
         // The lock's file stays beside the ledger from its first day on.
-        let lost = empty && beside(path, ".lock").exists();
+        let lost = empty && length(&beside(path, ".lock")).map_err(unseen)?.is_some();
         let lock = lock(path)?;
         if !empty {
             whole_head(path)?;
@@ -125,6 +125,16 @@ impl Reader {
             return Err(LedgerError::OtherSchema(path.to_owned()));
         }
         Ok(Self { connection })
+    }
+}
+
+/// How many bytes a file has; none where there is no such file. A file that can't be looked at is an
+/// error: it may well be there.
+fn length(path: &Path) -> io::Result<Option<u64>> {
+    match std::fs::metadata(path) {
+        Ok(found) => Ok(Some(found.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
