@@ -198,8 +198,9 @@ const PROCESS_CONTROLS: [libc::c_int; 6] = [
 /// Controls of descriptors that Rust programs use instead of `fcntl(2)`.
 const DESCRIPTOR_CONTROLS: [libc::Ioctl; 3] = [libc::FIONBIO, libc::FIOCLEX, libc::FIONREAD];
 
-/// `TIOCSTI` of `ioctl_tty(2)`.
-const TERMINAL_INPUT: u32 = 0x5412;
+/// What puts keys into a terminal: `TIOCSTI` of `ioctl_tty(2)`, and `TIOCLINUX` of
+/// `ioctl_console(2)`, which can paste.
+const TERMINAL_INPUT: [u32; 2] = [0x5412, 0x541c];
 
 /// `clone3` keeps its flags in memory, where no filter sees them: the C library then uses `clone`.
 /// `io_uring` has calls of its own that no filter sees.
@@ -236,7 +237,7 @@ pub(crate) fn qemu(key: ExecutionKey) -> Result<Calls, BackendError> {
     executing(common()?.allow(QEMU), key)?
         .allow_where(libc::SYS_socketpair, &[unix])?
         // KVM, the tap and files; not keys into a terminal.
-        .allow_where(libc::SYS_ioctl, &[Is::Not(1, TERMINAL_INPUT)])
+        .allow_where(libc::SYS_ioctl, &TERMINAL_INPUT.map(|control| Is::Not(1, control)))
 }
 
 /// Those of `vhost-device-vsock`, from before its first instruction on.
@@ -250,9 +251,12 @@ pub(crate) fn vsock(key: ExecutionKey) -> Result<Calls, BackendError> {
 pub(crate) fn shepherd() -> Result<Calls, BackendError> {
     let mut calls = common()?.allow(SHEPHERD);
     for family in [libc::AF_INET, libc::AF_INET6] {
-        for kind in [stream(), datagram()] {
-            let family = Is::Word(0, family.cast_unsigned());
-            calls = calls.allow_where(libc::SYS_socket, &[family, kind])?;
+        for (kind, protocol) in [(stream(), libc::IPPROTO_TCP), (datagram(), libc::IPPROTO_UDP)] {
+            // 0 is the usual one of the type. Others are ICMP, SCTP and more of the kernel's code.
+            for protocol in [0, protocol.cast_unsigned()] {
+                let asked = [Is::Word(0, family.cast_unsigned()), kind, Is::Word(2, protocol)];
+                calls = calls.allow_where(libc::SYS_socket, &asked)?;
+            }
         }
     }
     controlling(calls)

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::support::{Ending, PATIENCE, Running, require_root, until};
+use crate::support::{Ending, PATIENCE, Running, processes, require_root, until};
 
 /// Makes a control group below which `$0` is the root for what it executes, and keeps this machine's
 /// network within reach of it.
@@ -88,6 +89,17 @@ impl Machine {
     #[track_caller]
     pub(crate) fn shell(&self, script: &str) -> String {
         self.run(["bash", "-euc", script]).assert_code(0).text()
+    }
+
+    /// A process of the machine's, by its number there.
+    pub(crate) fn outside(&self, number: &str) -> Pid {
+        let namespace = |pid: Pid| fs::read_link(processes::file(pid, "ns/pid")).ok();
+        let own = namespace(Pid::from_raw(self.first.cast_signed()));
+        let is = |pid: &Pid| {
+            let numbers = processes::status(*pid, "NSpid").unwrap_or_default();
+            namespace(*pid) == own && numbers.split_whitespace().last() == Some(number)
+        };
+        processes::all().into_iter().find(is).unwrap()
     }
 
     /// A property of a unit.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::machine::Machine;
+use crate::support::injector::inject;
 use crate::support::{PATIENCE, images, until};
 use crate::tree::{built, script};
 
@@ -113,6 +114,17 @@ fn assert_done(machine: &Machine, number: &str) {
     machine.run(["mayfly", "logs", number]).assert_output("begun\ndone\n");
 }
 
+/// A microVM's processes under the unit, taken over, reach what they reach elsewhere, and that is
+/// nothing. Its job does not notice.
+fn assert_taken_over_is_nowhere(machine: &Machine, daemon: &str) {
+    let given = [
+        "image=/var/lib/mayfly/images/base/latest/rootfs.img",
+        "token=/run/credentials/mayfly.service/api-token",
+    ];
+    let given = given.map(str::to_owned);
+    inject("unit", machine.outside(daemon), Path::new("/var/lib/mayfly"), &given);
+}
+
 /// What the timer starts each day; it needs the mirror that this machine's packages come from.
 fn assert_images_are_kept_up_to_date(machine: &Machine) {
     let unit = "mayfly-image-refresh.service";
@@ -145,8 +157,9 @@ fn the_service_runs_jobs_loses_none_when_restarted_and_leaves_nothing() {
     assert!(devices.contains("kvm") && devices.contains("tun"), "{devices}");
 
     // Two run and one waits while the daemon is exchanged.
-    let jobs: Vec<_> = (0..3).map(|_| submit(&machine, 10)).collect();
+    let jobs: Vec<_> = (0..3).map(|_| submit(&machine, 14)).collect();
     wait_for(&machine, &jobs[0], "running");
+    assert_taken_over_is_nowhere(&machine, &pid);
     machine.run(["systemctl", "restart", "mayfly"]).assert_code(0);
     assert_ne!(machine.property("mayfly", "MainPID"), pid);
     let said = log(&machine);

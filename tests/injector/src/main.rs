@@ -1,38 +1,54 @@
-//! Plays a taken-over process: makes system calls inside one that runs, by `ptrace(2)`, under that
-//! process's own rights, root directory and filters, and compares what comes of them with what the
-//! security page says.
+//! Plays processes of a microVM that were taken over: makes system calls in forks of those that run,
+//! by `ptrace(2)`, under their own rights, root directories and filters, and compares what comes of
+//! them with what the security page says.
 //!
 //! ```text
-//! mayfly-injector PROCESS PID KEY=VALUE…   tries everything; exit code 1 where anything is otherwise
-//! mayfly-injector table                    the table of the security page
+//! mayfly-injector SETTING FRONT STATE image=PATH [KEY=VALUE…]   tries everything; exit code 1
+//!                                                               where anything is otherwise
+//! mayfly-injector table                                         the table of the security page
 //! ```
 //!
-//! PROCESS is `qemu`, `vsock` or `shepherd`, PID its number as this process sees it. The keys name
-//! what differs between hosts; [`attempts::KEYS`] lists them. Takes root.
+//! SETTING is one of [`rows::SETTINGS`], FRONT the process id of `mayfly run` or of the daemon, as it is here; STATE its state
+//! directory, as it is there. What stands elsewhere than there is told by its key ([`targets`]).
+//! Takes root, and that nobody has put a filter on this program.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for tests")]
 
-mod attempts;
+mod attempt;
+mod found;
 mod inject;
+mod rows;
+mod targets;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use attempts::{KEYS, PROCESSES};
-use inject::Tracee;
+use nix::unistd::Pid;
+
+use found::Found;
+use inject::Process;
+use rows::{PROCESSES, SETTINGS};
+use targets::There;
 
 /// What differs between hosts, by key.
 type Given = BTreeMap<String, String>;
+
+/// How long a microVM may take to be there, under load.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let done = match words.as_slice() {
         [table] if table == "table" => {
-            print!("{}", attempts::table());
+            print!("{}", rows::table());
             Ok(true)
         }
-        [process, pid, given @ ..] => run(process, pid, given),
-        _ => Err("mayfly-injector PROCESS PID KEY=VALUE…".to_owned()),
+        [setting, front, state, given @ ..] if SETTINGS.contains(&setting.as_str()) => {
+            run(setting, front, state, given)
+        }
+        _ => Err("mayfly-injector SETTING FRONT STATE image=PATH [KEY=VALUE…]".to_owned()),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -45,28 +61,45 @@ fn main() -> ExitCode {
 }
 
 /// Whether everything was as it should be.
-fn run(process: &str, pid: &str, given: &[String]) -> Result<bool, String> {
-    let column = PROCESSES.iter().position(|(name, _)| *name == process);
-    let column = column.ok_or_else(|| format!("{process} is no process that is known"))?;
-    let pid: i32 = pid.parse().map_err(|_| format!("{pid} is no process id"))?;
-    let given: Given = given
+fn run(setting: &str, front: &str, state: &str, given: &[String]) -> Result<bool, String> {
+    let front = front.parse().map_err(|_| format!("{front} is no process id"))?;
+    let front = Pid::from_raw(front);
+    let mut given: Given = given
         .iter()
         .map(|word| word.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
         .collect::<Option<_>>()
         .ok_or("what is given is KEY=VALUE")?;
-    if let Some(missing) = KEYS.iter().find(|key| !given.contains_key(**key)) {
-        return Err(format!("{missing}=VALUE is missing"));
-    }
-    let failed = |error: std::io::Error| format!("can't work in {process} ({pid}): {error}");
-    let mut tracee = Tracee::seize(pid).map_err(failed)?;
+    given.insert("front".to_owned(), front.to_string());
+    let since = Instant::now();
+    let found = loop {
+        match Found::below(front) {
+            Some(found) => break found,
+            None if since.elapsed() > PATIENCE => return Err(format!("no microVM below {front}")),
+            None => std::thread::sleep(Duration::from_millis(50)),
+        }
+    };
+    let failed = |error: io::Error| format!("can't make what is aimed at: {error}");
+    let there = There::enter(front, state.into(), &found.id, given).map_err(failed)?;
+    let good = try_all(setting, &found, &there.given);
+    there.leave().map_err(failed)?;
+    good
+}
+
+fn try_all(setting: &str, found: &Found, given: &Given) -> Result<bool, String> {
     let mut good = true;
-    for attempt in attempts::tried_in(process) {
-        let result = attempt.how.try_in(&mut tracee, &given).map_err(failed)?;
-        let (found, expected) = (attempt.how.outcome(result), attempt.expected(column));
-        let differs = if found == expected { "" } else { "  <-- expected otherwise" };
-        println!("{process}\t{}\t{found:?} ({result}){differs}", attempt.what);
-        good &= found == expected;
+    for (name, _) in PROCESSES {
+        let pid = found.process(name);
+        let failed = |what: &str, error| format!("can't try {what} in {name} ({pid}): {error}");
+        let mut process = Process::seize(pid).map_err(|error| failed("anything", error))?;
+        for attempt in rows::ALL {
+            let outcome = attempt.how.outcome(&mut process, given);
+            let (outcome, result) = outcome.map_err(|error| failed(attempt.what, error))?;
+            let expected = attempt.expected(name, setting);
+            let differs = if outcome == expected { "" } else { "  <-- expected otherwise" };
+            println!("{name}\t{}\t{outcome:?} ({result}){differs}", attempt.what);
+            good &= outcome == expected;
+        }
+        process.release().map_err(|error| failed("to let it go", error))?;
     }
-    tracee.release().map_err(failed)?;
     Ok(good)
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod host;
 pub(crate) mod image;
+pub(crate) mod injector;
 pub(crate) mod inventory;
 pub(crate) mod processes;
 pub(crate) mod running;

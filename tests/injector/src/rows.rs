@@ -1,28 +1,12 @@
 //! What a process that was taken over would try, and what is to come of it.
 
 use std::fmt::Write as _;
-use std::io;
 
-use crate::Given;
-use crate::inject::Tracee;
+use crate::attempt::{Argument, How, Outcome, Path, Peer};
 
 /// The processes, by name and as the page calls them.
 pub(crate) const PROCESSES: [(&str, &str); 3] =
     [("qemu", "QEMU"), ("vsock", "`vhost-device-vsock`"), ("shepherd", "shepherd")];
-
-/// What differs between hosts: files, directories, sockets, a name of an abstract socket, ports of
-/// loopback with a listener.
-pub(crate) const KEYS: [&str; 11] = [
-    "ledger", "token", "other", "own", "image", "daemon", "shepherd", "socket", "abstract",
-    "port4", "port6",
-];
-
-/// What came of an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Allowed,
-    Refused,
-}
 
 /// One row.
 pub(crate) struct Attempt {
@@ -32,46 +16,53 @@ pub(crate) struct Attempt {
     allowed: &'static [&'static str],
 }
 
+/// What QEMU's own filter (`-sandbox`), which lies on top of ours, ends the thread or the process
+/// for; the fork that tries it has one thread.
+const QEMU_ENDS: [&str; 11] = [
+    "`execveat` of a descriptor",
+    "`mount`",
+    "`unshare` of a user namespace",
+    "`unshare` of a network namespace",
+    "`setns`",
+    "`kexec_load`",
+    "`reboot`",
+    "`swapon`",
+    "`syslog`",
+    "`setuid`",
+    "a call by a number of x32",
+];
+
+/// Where a microVM's processes are: started by root or by an ordinary user, by the systemd unit, in a
+/// container.
+pub(crate) const SETTINGS: [&str; 4] = ["root", "user", "unit", "container"];
+
+/// What the filter of a setting, which lies below ours, ends every process for.
+const SETTING_ENDS: [(&str, &str); 1] = [("unit", "a call by a number of x32")];
+
 impl Attempt {
-    pub(crate) fn expected(&self, column: usize) -> Outcome {
-        let may = self.allowed.contains(&PROCESSES[column].0);
-        if may { Outcome::Allowed } else { Outcome::Refused }
+    pub(crate) fn expected(&self, process: &str, setting: &str) -> Outcome {
+        let ended = (process == "qemu" && QEMU_ENDS.contains(&self.what))
+            || SETTING_ENDS.contains(&(setting, self.what));
+        match self.allowed.contains(&process) {
+            true => Outcome::Allowed,
+            false if ended => Outcome::Ended,
+            false => Outcome::Refused,
+        }
     }
-}
 
-#[allow(clippy::large_enum_variant, reason = "a table of constants, which can hold no box")]
-/// How it is tried.
-pub(crate) enum How {
-    /// Opens a path, with these flags.
-    Open(Path, libc::c_int),
-    /// Makes a socket and connects it.
-    Connect(Peer),
-    /// Makes a call that does no harm where it is allowed: its arguments are wrong. It counts as
-    /// refused if the kernel does not even look at them.
-    Call(libc::c_long, [Argument; 6]),
-}
-
-pub(crate) enum Path {
-    Is(&'static str),
-    /// Given by key.
-    Given(&'static str),
-    /// A name in a directory that is given.
-    In(&'static str, &'static str),
-}
-
-pub(crate) enum Peer {
-    Path(Path),
-    Abstract,
-    Inet4,
-    Inet6,
-    Vsock,
-    Netlink,
-}
-
-pub(crate) enum Argument {
-    Number(u64),
-    Text(Path),
-    Memory,
+    /// A cell of the table: what is to come of it, and where it is something else.
+    fn cell(&self, process: &str) -> String {
+        let usual = self.expected(process, SETTINGS[0]);
+        let mut cell = usual.word().to_owned();
+        for setting in SETTINGS {
+            let expected = self.expected(process, setting);
+            if expected != usual {
+                // A string takes every word.
+                let _ = write!(cell, " ({setting}: {})", expected.word());
+            }
+        }
+        cell
+    }
 }
 
 use Argument::{Memory, Number, Text};
@@ -96,10 +87,33 @@ const fn connect(what: &'static str, peer: Peer, allowed: &'static [&'static str
 }
 
 const fn call(what: &'static str, call: libc::c_long, arguments: [Argument; 6]) -> Attempt {
-    row(what, How::Call(call, arguments), &[])
+    row(what, How::Call(call, arguments), NOBODY)
+}
+
+/// A call of which nothing is right but the number.
+const fn bare(what: &'static str, number: libc::c_long) -> Attempt {
+    call(what, number, [BAD, BAD, BAD, BAD, BAD, BAD])
+}
+
+/// A call whose first argument says what it does.
+const fn first(what: &'static str, number: libc::c_long, first: u64) -> Attempt {
+    call(what, number, [Number(first), BAD, BAD, BAD, BAD, BAD])
+}
+
+const fn socket(
+    what: &'static str,
+    family: libc::c_int,
+    kind: libc::c_int,
+    protocol: u64,
+    allowed: &'static [&'static str],
+) -> Attempt {
+    let arguments = [number(family), number(kind), Number(protocol), ZERO, ZERO, ZERO];
+    row(what, How::Done(libc::SYS_socket, arguments), allowed)
 }
 
 const NOBODY: &[&str] = &[];
+const QEMU: &[&str] = &["qemu"];
+const VSOCK: &[&str] = &["vsock"];
 const SHEPHERD: &[&str] = &["shepherd"];
 
 /// All rows.
@@ -121,8 +135,15 @@ pub(crate) const ALL: &[Attempt] = &[
     read("list `/home`", Path::Is("/home"), NOBODY),
     read("read `/proc/self/environ`", Path::Is("/proc/self/environ"), NOBODY),
     read("read `/proc/1/root/etc/shadow`", Path::Is("/proc/1/root/etc/shadow"), NOBODY),
+    read("read by a name with dots", Path::Is("../../../../../../etc/shadow"), NOBODY),
+    read("list `/proc/self/fd`", Path::Is("/proc/self/fd"), NOBODY),
+    read("list `/sys/fs/cgroup`", Path::Is("/sys/fs/cgroup"), NOBODY),
+    read("list `/run`", Path::Is("/run"), NOBODY),
     read("read `/sys/kernel`", Path::Is("/sys/kernel"), NOBODY),
     row("open `/dev/net/tun`", How::Open(Path::Is("/dev/net/tun"), libc::O_RDWR), NOBODY),
+    row("open `/dev/userfaultfd`", How::Open(Path::Is("/dev/userfaultfd"), libc::O_RDWR), NOBODY),
+    row("open `/dev/vhost-vsock`", How::Open(Path::Is("/dev/vhost-vsock"), libc::O_RDWR), NOBODY),
+    row("open `/dev/tty`", How::Open(Path::Is("/dev/tty"), libc::O_RDWR), NOBODY),
     row("open `/dev/kmsg`", How::Open(Path::Is("/dev/kmsg"), libc::O_WRONLY), NOBODY),
     connect("connect to the daemon's socket", Peer::Path(Path::Given("daemon")), NOBODY),
     connect("connect to a shepherd's socket", Peer::Path(Path::Given("shepherd")), NOBODY),
@@ -132,8 +153,14 @@ pub(crate) const ALL: &[Attempt] = &[
     connect("connect to ::1", Peer::Inet6, SHEPHERD),
     connect("connect by `AF_VSOCK`", Peer::Vsock, NOBODY),
     connect("connect by `AF_NETLINK`", Peer::Netlink, NOBODY),
-    call("make a raw socket", libc::SYS_socket, socket(libc::AF_INET, libc::SOCK_RAW, 1)),
-    call("make a packet socket", libc::SYS_socket, socket(libc::AF_PACKET, libc::SOCK_RAW, 3)),
+    socket("make a raw socket", libc::AF_INET, libc::SOCK_RAW, 1, NOBODY),
+    socket("make a packet socket", libc::AF_PACKET, libc::SOCK_RAW, 3, NOBODY),
+    socket("make a socket for ICMP", libc::AF_INET, libc::SOCK_DGRAM, 1, NOBODY),
+    socket("make a socket for SCTP", libc::AF_INET, libc::SOCK_STREAM, 132, NOBODY),
+    socket("make a socket for multipath TCP", libc::AF_INET, libc::SOCK_STREAM, 262, NOBODY),
+    socket("make a socket of the kernel's ciphers", libc::AF_ALG, libc::SOCK_SEQPACKET, 0, NOBODY),
+    socket("make a unix socket", libc::AF_UNIX, libc::SOCK_STREAM, 0, VSOCK),
+    socket("make a unix socket for datagrams", libc::AF_UNIX, libc::SOCK_DGRAM, 0, NOBODY),
     call("`ptrace`", libc::SYS_ptrace, [Number(3), Number(1), ZERO, Memory, ZERO, ZERO]),
     call(
         "`process_vm_readv`",
@@ -150,9 +177,17 @@ pub(crate) const ALL: &[Attempt] = &[
     call("`kcmp`", libc::SYS_kcmp, [Number(1), Number(1), Number(99), ZERO, ZERO, ZERO]),
     row(
         "signal the first process of its namespace",
-        How::Call(libc::SYS_kill, [Number(1), ZERO, ZERO, ZERO, ZERO, ZERO]),
+        How::Done(libc::SYS_kill, [Number(1), ZERO, ZERO, ZERO, ZERO, ZERO]),
         SHEPHERD,
     ),
+    row(
+        "signal the daemon by its number on the host",
+        How::Done(libc::SYS_kill, [Argument::Given("front"), ZERO, ZERO, ZERO, ZERO, ZERO]),
+        NOBODY,
+    ),
+    bare("`pidfd_send_signal`", libc::SYS_pidfd_send_signal),
+    bare("`rt_sigqueueinfo`", libc::SYS_rt_sigqueueinfo),
+    bare("`tkill`", libc::SYS_tkill),
     call(
         "signal a thread of another process",
         libc::SYS_tgkill,
@@ -166,6 +201,13 @@ pub(crate) const ALL: &[Attempt] = &[
     ),
     // Threads must share memory, so that this is no process that could be made.
     call("fork", libc::SYS_clone, [number(libc::CLONE_SIGHAND), ZERO, ZERO, ZERO, ZERO, ZERO]),
+    bare("`clone3`", libc::SYS_clone3),
+    first(
+        "a thread in a user namespace of its own",
+        libc::SYS_clone,
+        (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_NEWUSER) as u64,
+    ),
+    first("a call by a number of x32", 0x4000_0000 | libc::SYS_getpid, 0),
     call(
         "`mount`",
         libc::SYS_mount,
@@ -195,8 +237,49 @@ pub(crate) const ALL: &[Attempt] = &[
         libc::SYS_unshare,
         [number(libc::CLONE_NEWNET), ZERO, ZERO, ZERO, ZERO, ZERO],
     ),
+    bare("`umount2`", libc::SYS_umount2),
+    bare("`open_tree`", libc::SYS_open_tree),
+    bare("`move_mount`", libc::SYS_move_mount),
+    bare("`mount_setattr`", libc::SYS_mount_setattr),
+    bare("`openat2`", libc::SYS_openat2),
+    bare("`fanotify_init`", libc::SYS_fanotify_init),
+    bare("`inotify_init1`", libc::SYS_inotify_init1),
+    bare("`finit_module`", libc::SYS_finit_module),
+    bare("`kexec_load`", libc::SYS_kexec_load),
+    bare("`reboot`", libc::SYS_reboot),
+    bare("`swapon`", libc::SYS_swapon),
+    bare("`syslog`", libc::SYS_syslog),
+    bare("`acct`", libc::SYS_acct),
+    bare("`sethostname`", libc::SYS_sethostname),
+    bare("`clock_settime`", libc::SYS_clock_settime),
+    bare("`quotactl`", libc::SYS_quotactl),
+    bare("`setuid`", libc::SYS_setuid),
+    bare("`setgroups`", libc::SYS_setgroups),
+    bare("`capset`", libc::SYS_capset),
+    bare("`personality`", libc::SYS_personality),
+    bare("`ioperm`", libc::SYS_ioperm),
+    bare("`modify_ldt`", libc::SYS_modify_ldt),
     call("`setns`", libc::SYS_setns, [BAD, ZERO, ZERO, ZERO, ZERO, ZERO]),
     call("`io_uring_setup`", libc::SYS_io_uring_setup, [Number(1), BAD, ZERO, ZERO, ZERO, ZERO]),
+    bare("`io_uring_enter`", libc::SYS_io_uring_enter),
+    bare("`io_uring_register`", libc::SYS_io_uring_register),
+    bare("`process_madvise`", libc::SYS_process_madvise),
+    bare("`migrate_pages`", libc::SYS_migrate_pages),
+    bare("`vmsplice`", libc::SYS_vmsplice),
+    bare("`shmget`", libc::SYS_shmget),
+    bare("`msgget`", libc::SYS_msgget),
+    bare("`mq_open`", libc::SYS_mq_open),
+    row(
+        "`memfd_create`",
+        How::Call(libc::SYS_memfd_create, [ZERO, BAD, ZERO, ZERO, ZERO, ZERO]),
+        QEMU,
+    ),
+    bare("`memfd_secret`", libc::SYS_memfd_secret),
+    first("be its own debugger (`PTRACE_TRACEME`)", libc::SYS_ptrace, 0),
+    first("let another debug it (`PR_SET_PTRACER`)", libc::SYS_prctl, 0x5961_6d61),
+    first("be seen again (`PR_SET_DUMPABLE`)", libc::SYS_prctl, 4),
+    first("keep capabilities (`PR_SET_KEEPCAPS`)", libc::SYS_prctl, 8),
+    first("speculate (`PR_SET_SPECULATION_CTRL`)", libc::SYS_prctl, 53),
     call("`userfaultfd`", libc::SYS_userfaultfd, [Number(1), ZERO, ZERO, ZERO, ZERO, ZERO]),
     call("`bpf`", libc::SYS_bpf, [ZERO, BAD, Number(64), ZERO, ZERO, ZERO]),
     call("`perf_event_open`", libc::SYS_perf_event_open, [BAD, ZERO, ZERO, BAD, ZERO, ZERO]),
@@ -246,143 +329,30 @@ pub(crate) const ALL: &[Attempt] = &[
         libc::SYS_ioctl,
         [BAD, Number(0x5412), BAD, ZERO, ZERO, ZERO],
     ),
+    call(
+        "inject keys into a console (`TIOCLINUX`)",
+        libc::SYS_ioctl,
+        [BAD, Number(0x541c), BAD, ZERO, ZERO, ZERO],
+    ),
+    bare("make a directory in its directory", libc::SYS_mkdir),
+    bare("change the mode of a file", libc::SYS_chmod),
+    bare("change the mode of an open file", libc::SYS_fchmod),
+    bare("change the owner of a file", libc::SYS_fchownat),
+    bare("set an attribute of a file", libc::SYS_setxattr),
+    bare("set the times of a file", libc::SYS_utimensat),
+    bare("raise its priority", libc::SYS_setpriority),
+    bare("choose its scheduler", libc::SYS_sched_setscheduler),
+    bare("choose its processors", libc::SYS_sched_setaffinity),
     call("raise its limits", libc::SYS_prlimit64, [ZERO, Number(7), BAD, ZERO, ZERO, ZERO]),
 ];
-
-/// Where QEMU's own filter, which lies on top of ours, begins to end the process instead of refusing
-/// the call: the rows from here on are not tried in it.
-const QEMU_ENDS_AT: &str = "`execveat` of a descriptor";
-
-/// The rows that are tried in a process.
-pub(crate) fn tried_in(process: &str) -> impl Iterator<Item = &'static Attempt> {
-    let all = process != "qemu";
-    ALL.iter().take_while(move |attempt| all || attempt.what != QEMU_ENDS_AT)
-}
-
-const fn socket(family: libc::c_int, kind: libc::c_int, protocol: u64) -> [Argument; 6] {
-    [number(family), number(kind), Number(protocol), ZERO, ZERO, ZERO]
-}
-
-impl Path {
-    fn text(&self, given: &Given) -> String {
-        match self {
-            Self::Is(path) => (*path).to_owned(),
-            Self::Given(key) => given[*key].clone(),
-            Self::In(key, name) => format!("{}/{name}", given[*key]),
-        }
-    }
-}
-
-impl How {
-    /// Tries it; the result is that of the kernel.
-    pub(crate) fn try_in(&self, tracee: &mut Tracee, given: &Given) -> io::Result<i64> {
-        tracee.forget();
-        match self {
-            Self::Open(path, flags) => {
-                let path = tracee.text(&path.text(given))?;
-                let (flags, mode) = (u64::from(flags.cast_unsigned()), 0o600);
-                let at = i64::from(libc::AT_FDCWD).cast_unsigned();
-                let opened = tracee.call(libc::SYS_openat, [at, path, flags, mode, 0, 0])?;
-                close(tracee, opened)
-            }
-            Self::Connect(peer) => {
-                let (family, kind, address) = peer.address(given);
-                let kind = u64::from((kind | libc::SOCK_CLOEXEC).cast_unsigned());
-                let family = u64::from(family.cast_unsigned());
-                let socket = tracee.call(libc::SYS_socket, [family, kind, 0, 0, 0, 0])?;
-                if socket < 0 {
-                    return Ok(socket);
-                }
-                let length = address.len() as u64;
-                let address = tracee.put(&address)?;
-                let number = socket.cast_unsigned();
-                let connected =
-                    tracee.call(libc::SYS_connect, [number, address, length, 0, 0, 0])?;
-                close(tracee, socket)?;
-                Ok(connected)
-            }
-            Self::Call(number, arguments) => {
-                let mut values = [0; 6];
-                for (value, argument) in values.iter_mut().zip(arguments) {
-                    *value = match argument {
-                        Number(number) => *number,
-                        Text(path) => tracee.text(&path.text(given))?,
-                        Memory => tracee.put(&[0; 256])?,
-                    };
-                }
-                tracee.call(*number, values)
-            }
-        }
-    }
-
-    pub(crate) fn outcome(&self, result: i64) -> Outcome {
-        let error = i32::try_from(-result).unwrap_or(0);
-        let refused = match self {
-            Self::Open(..) | Self::Connect(_) => result < 0,
-            Self::Call(..) => matches!(error, libc::EPERM | libc::EACCES | libc::ENOSYS),
-        };
-        if refused { Outcome::Refused } else { Outcome::Allowed }
-    }
-}
-
-fn close(tracee: &mut Tracee, descriptor: i64) -> io::Result<i64> {
-    if descriptor >= 0 {
-        tracee.call(libc::SYS_close, [descriptor.cast_unsigned(), 0, 0, 0, 0, 0])?;
-    }
-    Ok(descriptor)
-}
-
-impl Peer {
-    /// Family, type and address.
-    fn address(&self, given: &Given) -> (libc::c_int, libc::c_int, Vec<u8>) {
-        let port = |key: &str| given[key].parse::<u16>().unwrap_or(0).to_be_bytes();
-        let native = |family: libc::c_int| u16::try_from(family).unwrap_or(0).to_ne_bytes();
-        let unix = |name: &[u8]| [&native(libc::AF_UNIX), name].concat();
-        match self {
-            Self::Path(path) => {
-                let name = [path.text(given).as_bytes(), b"\0"].concat();
-                (libc::AF_UNIX, libc::SOCK_STREAM, unix(&name))
-            }
-            Self::Abstract => {
-                let name = [b"\0", given["abstract"].as_bytes()].concat();
-                (libc::AF_UNIX, libc::SOCK_STREAM, unix(&name))
-            }
-            Self::Inet4 => {
-                let address = [&native(libc::AF_INET)[..], &port("port4"), &[127, 0, 0, 1]];
-                let address = [address.concat(), vec![0; 8]].concat();
-                (libc::AF_INET, libc::SOCK_STREAM, address)
-            }
-            Self::Inet6 => {
-                let mut loopback = [0; 16];
-                loopback[15] = 1;
-                let parts = [&native(libc::AF_INET6)[..], &port("port6"), &[0; 4], &loopback];
-                (libc::AF_INET6, libc::SOCK_STREAM, [parts.concat(), vec![0; 4]].concat())
-            }
-            Self::Vsock => {
-                // The host, port 1024.
-                let numbers = [1024_u32.to_ne_bytes(), 2_u32.to_ne_bytes(), [0; 4]].concat();
-                let address = [&native(libc::AF_VSOCK)[..], &[0; 2], &numbers].concat();
-                (libc::AF_VSOCK, libc::SOCK_STREAM, address)
-            }
-            Self::Netlink => {
-                let address = [&native(libc::AF_NETLINK)[..], &[0; 10]].concat();
-                (libc::AF_NETLINK, libc::SOCK_RAW, address)
-            }
-        }
-    }
-}
 
 /// The table of the security page.
 pub(crate) fn table() -> String {
     let heading: Vec<_> = PROCESSES.iter().map(|(_, title)| *title).collect();
     let mut table = format!("| it tries to | {} |\n|---|---|---|---|\n", heading.join(" | "));
     for attempt in ALL {
-        let cell = |column| match attempt.expected(column) {
-            Outcome::Allowed => "allowed",
-            Outcome::Refused => "refused",
-        };
-        let cells: Vec<_> = (0..PROCESSES.len()).map(cell).collect();
-        // A string takes every line.
+        let cells = PROCESSES.map(|(process, _)| attempt.cell(process));
+        // As above.
         let _ = writeln!(table, "| {} | {} |", attempt.what, cells.join(" | "));
     }
     table
@@ -398,5 +368,12 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), ALL.len());
+    }
+
+    #[test]
+    fn what_others_end_for_is_in_a_row() {
+        for what in QEMU_ENDS.into_iter().chain(SETTING_ENDS.map(|(_, what)| what)) {
+            assert!(ALL.iter().any(|attempt| attempt.what == what), "{what}");
+        }
     }
 }
