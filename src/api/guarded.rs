@@ -8,7 +8,7 @@ use axum::serve::Listener;
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::isolation::peer::{self, Namespaces};
+use crate::isolation::peer::Welcome;
 
 /// The log tells of a refusal this often at the most.
 const TELLING: Duration = Duration::from_secs(60);
@@ -16,13 +16,13 @@ const TELLING: Duration = Duration::from_secs(60);
 /// A listener that closes what others connect.
 pub(super) struct Guarded {
     listener: UnixListener,
-    own: Namespaces,
+    welcome: Welcome,
     told: Option<Instant>,
 }
 
 impl Guarded {
     pub(super) fn new(listener: UnixListener) -> io::Result<Self> {
-        Ok(Self { listener, own: Namespaces::own()?, told: None })
+        Ok(Self { listener, welcome: Welcome::own()?, told: None })
     }
 }
 
@@ -34,7 +34,7 @@ impl Listener for Guarded {
         loop {
             // Errors are waited out there.
             let (stream, address) = Listener::accept(&mut self.listener).await;
-            let Err(refused) = peer::check(stream.as_fd(), self.own) else {
+            let Err(refused) = self.welcome.check(stream.as_fd()) else {
                 return (stream, address);
             };
             if self.told.is_none_or(|told| told.elapsed() >= TELLING) {

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use super::cause::Cause;
 use super::event::Event;
 use super::plan::Order;
 use super::wire::{self, Acknowledgement, Hello, Lines, Message, Request};
+use crate::isolation::peer::Welcome;
 
 /// Orders that wait to be carried out.
 const WAITING: usize = 16;
@@ -57,6 +59,12 @@ struct Told {
     answered: usize,
     /// The number of the last order that was received.
     acknowledged: u64,
+}
+
+/// Where later front ends connect, and who may.
+pub(super) struct Door {
+    pub(super) listener: UnixListener,
+    pub(super) welcome: Welcome,
 }
 
 /// The front end, as the shepherd sees it.
@@ -112,20 +120,16 @@ impl Greeted {
 }
 
 impl Front {
-    /// Takes over the first connection and the number of its first order, the listener for later
+    /// Takes over the first connection and the number of its first order, the door for later
     /// connections if there is one, and the signal that ends a process in an orderly way.
-    pub(super) fn open(
-        first: Greeted,
-        number: u64,
-        listener: Option<UnixListener>,
-    ) -> io::Result<Self> {
+    pub(super) fn open(first: Greeted, number: u64, door: Option<Door>) -> io::Result<Self> {
         let (sender, orders) = mpsc::channel(WAITING);
         let (told, hearing) = watch::channel(Told::default());
         let terminate = signal(SignalKind::terminate())?;
         let mut front =
             Self { orders, told, terminate, early: VecDeque::new(), reception: JoinSet::new() };
         front.acknowledge(number, None);
-        front.reception.spawn(receive(first, listener, sender, hearing));
+        front.reception.spawn(receive(first, door, sender, hearing));
         Ok(front)
     }
 
@@ -233,7 +237,7 @@ impl Visit {
 /// Receives front ends until there is nothing more to tell and it has been told.
 async fn receive(
     first: Greeted,
-    listener: Option<UnixListener>,
+    door: Option<Door>,
     orders: mpsc::Sender<Received>,
     mut told: watch::Receiver<Told>,
 ) {
@@ -243,7 +247,7 @@ async fn receive(
     let mut greetings = JoinSet::new();
     loop {
         tokio::select! {
-            stream = accept(listener.as_ref()), if greetings.len() < GREETING => {
+            stream = accept(door.as_ref()), if greetings.len() < GREETING => {
                 let (acknowledged, answered) = {
                     let told = told.borrow();
                     (told.acknowledged, told.answered)
@@ -256,12 +260,12 @@ async fn receive(
                     visit = Visit::begin(greeted, orders, &told);
                 }
             }
-            Some(_) = visit.orders.join_next() => match listener {
+            Some(_) = visit.orders.join_next() => match door {
                 Some(_) => visit = Visit::default(),
                 // Nobody will ever give an order again; the shepherd sees it by this.
                 None => orders = None,
             },
-            Some(_) = visit.events.join_next() => if listener.is_some() {
+            Some(_) = visit.events.join_next() => if door.is_some() {
                 visit = Visit::default();
             },
             () = nothing_more(&mut told), if visit.events.is_empty() => return,
@@ -312,26 +316,16 @@ async fn nothing_more(told: &mut watch::Receiver<Told>) {
     while told.changed().await.is_ok() {}
 }
 
-/// The next front end that may give orders; none ever where there is no listener.
-async fn accept(listener: Option<&UnixListener>) -> UnixStream {
-    let Some(listener) = listener else { return std::future::pending().await };
+/// The next front end that may give orders; none ever where there is no door.
+async fn accept(door: Option<&Door>) -> UnixStream {
+    let Some(door) = door else { return std::future::pending().await };
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) if is_welcome(&stream) => return stream,
+        match door.listener.accept().await {
+            Ok((stream, _)) if door.welcome.check(stream.as_fd()).is_ok() => return stream,
             Ok(_) => {}
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
-}
-
-/// Whether a peer is a process of the same user that is none of this shepherd's own children: QEMU
-/// has the same user, and the processes in this namespace are the only ones whose number is seen.
-fn is_welcome(stream: &UnixStream) -> bool {
-    let this = i32::try_from(std::process::id()).ok();
-    stream.peer_cred().is_ok_and(|peer| {
-        let outside = peer.pid().is_none_or(|pid| pid == 0 || Some(pid) == this);
-        peer.uid() == nix::unistd::geteuid().as_raw() && outside
-    })
 }
 
 #[cfg(test)]

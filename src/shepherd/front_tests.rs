@@ -78,9 +78,11 @@ impl Peer {
 /// A front end and what it started.
 async fn open(listener: Option<UnixListener>) -> (Peer, Front) {
     let (ours, theirs) = UnixStream::pair().unwrap();
+    let welcome = Welcome::above(theirs.as_fd()).unwrap();
     let mut peer = Peer::new(ours);
     let (greeted, ()) = tokio::join!(Greeted::first(theirs), peer.greet());
-    let front = Front::open(greeted.unwrap(), 1, listener).unwrap();
+    let door = listener.map(|listener| Door { listener, welcome });
+    let front = Front::open(greeted.unwrap(), 1, door).unwrap();
     (peer, front)
 }
 

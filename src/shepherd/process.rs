@@ -1,7 +1,7 @@
 //! The shepherd's process, from its first instruction to its last.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as Socket;
 use std::process::ExitCode;
 
@@ -11,10 +11,11 @@ use super::cause::Cause;
 use super::detached;
 use super::enclosure;
 use super::event::{Event, FailureReport, Happened, Outcome, Phase};
-use super::front::{Front, Greeted};
+use super::front::{Door, Front, Greeted};
 use super::life::{Failed, Planned};
 use super::plan::{Order, Plan};
 use crate::failure::{self, Failure};
+use crate::isolation::peer::Welcome;
 
 /// The descriptor of the connection to the front end.
 pub(super) const FRONT: i32 = 3;
@@ -33,6 +34,8 @@ fn live() -> io::Result<()> {
     keep_from_children()?;
     // SAFETY: whoever starts a shepherd gives it this descriptor; nothing else uses it.
     let socket = unsafe { Socket::from_raw_fd(FRONT) };
+    // Where the front end is, those that come after it are.
+    let welcome = Welcome::above(socket.as_fd())?;
     // One thread is enough: the work is waiting.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -43,13 +46,14 @@ fn live() -> io::Result<()> {
         };
         // Without a plan there is nothing to do and nothing to tell.
         let Some((number, Order::Prepare(plan))) = first.order().await else { return Ok(()) };
-        let (listener, lock) = match plan.detached {
+        let (door, lock) = match plan.detached {
             Some(_) => {
-                detached::inherited().map(|(listener, lock)| (Some(listener), Some(lock)))?
+                let (listener, lock) = detached::inherited()?;
+                (Some(Door { listener, welcome }), Some(lock))
             }
             None => (None, None),
         };
-        let front = Front::open(first, number, listener)?;
+        let front = Front::open(first, number, door)?;
         Box::pin(shepherd(*plan, lock, front)).await;
         Ok(())
     })
