@@ -194,6 +194,10 @@ impl Follower {
         }
     }
 
+    fn kill(&self, handle: &Handle) {
+        self.killed(handle.kill().map_err(io::Error::other));
+    }
+
     fn killed(&self, killed: io::Result<()>) {
         if let Err(error) = killed {
             tracing::warn!(microvm = self.name(), "can't kill the shepherd: {error}");
@@ -205,8 +209,10 @@ impl Follower {
     async fn gone(&self, handle: Handle) {
         while tokio::time::timeout(LAST, self.free()).await.is_err() {
             tracing::warn!(microvm = self.name(), "the shepherd told its end and lives: killed");
-            self.killed(record::kill(&self.directory));
+            self.kill(&handle);
         }
+        // One that has let go of its directory and lives on was taken over.
+        self.kill(&handle);
         // A child is not left as a zombie.
         let _ = tokio::time::timeout(LAST, handle.ended()).await;
     }
@@ -240,7 +246,7 @@ impl Follower {
                 }
                 errand = self.errands.recv() => match errand {
                     Some(Errand::Order(order)) => self.order(handle, &order),
-                    Some(Errand::Kill) => self.killed(record::kill(&self.directory)),
+                    Some(Errand::Kill) => self.kill(handle),
                     None => return Followed::NobodyListens,
                 },
             }

@@ -4,6 +4,8 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
@@ -47,13 +49,49 @@ pub(super) fn find(number: u32, identity: Option<&Identity>) -> io::Result<Optio
         match Identity::of(&number.to_string()) {
             Ok(found) if found == *identity => {}
             Ok(_) => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            Err(error) if is_no_more(&error) => return Ok(None),
             Err(error) => return Err(error),
         }
     }
     // A process that has ended and was not waited for is still found by its number.
     Ok(if has_ended(&pidfd)? { None } else { Some(pidfd) })
+}
+
+/// Whether the process of a number is the first of a process-id namespace below this one's.
+pub(super) fn is_enclosed(number: u32) -> io::Result<bool> {
+    let text = match fs::read_to_string(format!("/proc/{number}/status")) {
+        Err(error) if is_no_more(&error) => return Ok(false),
+        text => text?,
+    };
+    Ok(innermost(&text) == Some("1"))
+}
+
+/// The number of a process in the innermost of at least two namespaces (`proc_pid_status(5)`).
+fn innermost(status: &str) -> Option<&str> {
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    // The first is that of the namespace that is looked from.
+    numbers.split_ascii_whitespace().skip(1).last()
+}
+
+/// Whether the process of a number has a directory open.
+pub(super) fn has_open(number: u32, directory: &Path) -> io::Result<bool> {
+    let wanted = fs::metadata(directory)?;
+    let entries = match fs::read_dir(format!("/proc/{number}/fd")) {
+        Err(error) if is_no_more(&error) => return Ok(false),
+        entries => entries?,
+    };
+    for entry in entries {
+        // One that was closed in the meantime is none.
+        let found = entry.and_then(|entry| fs::metadata(entry.path()));
+        if found.is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino())) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_no_more(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// Whether a process has ended.
@@ -96,6 +134,18 @@ mod tests {
         assert_eq!(ticks(&format!("12 (a) b (c) {rest}")), Some(22));
         assert_eq!(ticks("12 (a"), None);
         assert_eq!(ticks("12 (a) S 1"), None);
+    }
+
+    #[test]
+    fn the_innermost_number_counts_where_there_are_two() {
+        for (line, expected) in [
+            ("NSpid:\t57\t1\n", Some("1")),
+            ("Name:\tNSpid:\nNSpid:\t57\t1\t8\n", Some("8")),
+            ("NSpid:\t1\n", None),
+            ("Name:\tx\n", None),
+        ] {
+            assert_eq!(innermost(line), expected, "{line}");
+        }
     }
 
     #[test]
