@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use mayfly::egress::opening::{Opening, Watcher};
 
 fn find<'a>(mut pieces: impl Iterator<Item = &'a [u8]>) -> Option<Opening> {
-    let mut watcher = Watcher::for_tls();
+    let mut watcher = Watcher::new();
     pieces.find_map(|piece| watcher.feed(piece))
 }
 

@@ -95,7 +95,7 @@ async fn read_opening(
     guest: &TcpStream,
     first: &[u8],
 ) -> Result<(Opening, Hello), Cause> {
-    let mut watcher = Watcher::for_tls();
+    let mut watcher = Watcher::new();
     if let Some(opening) = watcher.feed(first) {
         return Ok((opening, Hello::of(watcher)));
     }
@@ -239,7 +239,7 @@ impl Entrance<'_> {
             (Inspection::Enforce(_), _) => opening.judge(Expected::Tls, &self.plan.host),
             (_, Opening::BadTls(why)) => Err(Cause::ClientHello(why.clone())),
             (_, Opening::Tls(_)) => self.judge(opening, None),
-            (_, Opening::Http(_) | Opening::Other) => Err(Cause::NotTls),
+            (_, Opening::Other) => Err(Cause::NotTls),
         }
     }
 
@@ -300,20 +300,47 @@ impl Entrance<'_> {
     /// Lets the first bytes pass as they come, and judges them for the record and for `deny`
     /// rules.
     async fn observe(&mut self, expected: Option<Expected>) -> Result<(), Broken> {
-        let mut watcher = Watcher::new();
+        let (mut watcher, mut watched) = (Watcher::new(), Watched::default());
+        let mut is_tls = true;
         loop {
             let bytes = read_some(self.guest).await.map_err(reading)?;
             if bytes.is_empty() {
                 return Ok(());
             }
-            let opening = watcher.feed(&bytes);
-            if let Some(opening) = &opening {
-                self.judge(opening, expected)?;
-            }
+            let opening = if is_tls { watcher.feed(&bytes) } else { None };
+            // Told by the first byte.
+            is_tls &= opening != Some(Opening::Other);
+            let is_told = if is_tls {
+                opening.map(|opening| self.judge(&opening, expected)).transpose()?.is_some()
+            } else {
+                watched.first(&bytes).map(|first| self.judge_first(first, expected)).is_some()
+            };
             self.pass_on(&bytes).await?;
-            if opening.is_some() {
+            if is_told {
                 return Ok(());
             }
+        }
+    }
+
+    /// Notes whom a first request is for, or that there is none, and marks what `enforce` would have
+    /// refused.
+    fn judge_first(&mut self, first: Result<Vec<HostName>, Cause>, expected: Option<Expected>) {
+        for name in first.iter().flatten() {
+            self.flow.named(name);
+        }
+        let named = self.plan.host.name();
+        let is_other = |name: &&HostName| named != Some(*name);
+        let cause = match (expected, first) {
+            (Some(Expected::Tls), _) => Cause::NotTls,
+            (Some(Expected::Http), Err(cause)) => cause,
+            (Some(Expected::Http), Ok(names)) => match names.iter().find(is_other) {
+                Some(other) => Cause::HostMismatch(other.to_string()),
+                None => return,
+            },
+            (Some(Expected::TlsForNameOrOther) | None, _) => return,
+        };
+        if named.is_some() {
+            self.flow.judge(&Verdict::WouldRefuse(cause));
         }
     }
 

@@ -1,9 +1,10 @@
 //! The gate of one microVM: everything that serves its namespace, put together.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::address::AddressCheck;
 use super::buffers::bound_near;
 use super::dial::{CredentialsError, Dialer, Resolve};
+use super::hold::{Ends, Held, Holds};
 use super::listen::{DNS_PORT, Listeners, PROXY_PORT};
 use super::pace::Pace;
 use super::policy::Policy;
@@ -20,10 +22,14 @@ use super::record::{Recorder, Subject, Via};
 use super::shared::{Limits, Shared};
 use super::tunnel::reset;
 use super::verdict::{Cause, Verdict};
-use super::{dns, http, packets, transparent};
+use super::{dns, hold, http, packets, transparent};
 
 /// How long connections have to end by themselves when the microVM goes away.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The part of all connections that may be held. The rest is for those that are not: a guest that
+/// connects to what doesn't answer can still look names up and use the proxy.
+const HELD: (usize, usize) = (3, 4);
 
 /// How long a listener rests when no connection can be accepted: the process has no descriptors
 /// left, and trying again at once would only spin.
@@ -57,6 +63,7 @@ impl Gate {
         let rates = policy.rates();
         let paces = rates.map(|(rule, rate)| (rule.clone(), Arc::new(Pace::new(rate)))).collect();
         let open = Arc::new(Semaphore::new(limits.connections));
+        let held = (limits.connections * HELD.0 / HELD.1).max(1);
         let shared = Arc::new(Shared {
             policy,
             dialer,
@@ -66,6 +73,7 @@ impl Gate {
             cancel: CancellationToken::new(),
             names: Mutex::default(),
             open,
+            holds: Mutex::new(Holds::new(held)),
             paces,
         });
         Ok(Self { shared })
@@ -86,10 +94,12 @@ impl Gate {
         }
         let datagrams = dns::serve_datagrams(Arc::clone(&self.shared), dns);
         let packets = packets::serve(Arc::clone(&self.shared), listeners.packets);
+        let holds = hold::serve(Arc::clone(&self.shared), listeners.holds);
         let result = tokio::select! {
             () = cancel.cancelled() => Ok(()),
             () = datagrams => Ok(()),
             result = packets => result,
+            result = holds => result,
         };
         self.shared.cancel.cancel();
         while tasks.join_next().await.is_some() {}
@@ -107,17 +117,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             () = shared.cancel.cancelled() => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => match Arc::clone(&shared.open).try_acquire_owned() {
-                    Ok(permit) => {
-                        bound_near(&stream, shared.opened());
-                        let shared = Arc::clone(&shared);
-                        connections.spawn(async move {
-                            serve(&shared, stream).await;
-                            drop(permit);
-                        });
-                    }
-                    Err(_) => refuse_one_too_many(&shared, &stream),
-                },
+                Ok((stream, peer)) => admit(&shared, stream, peer, &mut connections),
                 Err(_) => sleep(ACCEPT_REST).await,
             },
         }
@@ -126,28 +126,53 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     _ = timeout(FAREWELL, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-fn refuse_one_too_many(shared: &Shared, stream: &TcpStream) {
-    let original = stream.local_addr().ok();
+/// Serves a connection that was held with what it was held for, and any other by where the guest sent
+/// it.
+fn admit(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, connections: &mut JoinSet<()>) {
+    let Ok(SocketAddr::V4(to)) = stream.local_addr() else { return };
+    let SocketAddr::V4(guest) = peer else { return };
+    // Both fail only on a connection that has gone. The listener's filter is for its SYNs.
+    _ = SockRef::from(&stream).detach_filter();
+    _ = stream.set_nodelay(true);
+    let held = shared.holds().take(&Ends { guest, to });
+    let is_gateway = IpAddr::V4(*to.ip()) == shared.gateway;
+    let permit = match held {
+        Some((Held { plan, permit, .. }, reached)) => {
+            bound_near(&stream, shared.opened());
+            let shared = Arc::clone(shared);
+            connections.spawn(async move {
+                transparent::serve(&shared, stream, plan, reached).await;
+                drop(permit);
+            });
+            return;
+        }
+        None if !is_gateway || !matches!(to.port(), DNS_PORT | PROXY_PORT) => {
+            // Its guest came too late.
+            return reset(&stream);
+        }
+        None => Arc::clone(&shared.open).try_acquire_owned(),
+    };
+    let Ok(permit) = permit else { return refuse_one_too_many(shared, &stream, to) };
+    bound_near(&stream, shared.opened());
+    let shared = Arc::clone(shared);
+    connections.spawn(async move {
+        match to.port() {
+            DNS_PORT => dns::serve_connection(&shared, stream).await,
+            _ => http::serve_proxy(&shared, stream).await,
+        }
+        drop(permit);
+    });
+}
+
+fn refuse_one_too_many(shared: &Shared, stream: &TcpStream, to: SocketAddrV4) {
     let subject = Subject {
         via: Via::Transparent,
-        host: original.map(|address| address.ip().to_string()).unwrap_or_default(),
-        port: original.map_or(0, |address| address.port()),
-        original,
+        host: to.ip().to_string(),
+        port: to.port(),
+        original: Some(to.into()),
         method: "CONNECT".into(),
         url: None,
     };
     shared.recorder.verdict(subject, &Verdict::Refused(Cause::TooManyConnections), None);
     reset(stream);
-}
-
-/// Serves one connection by where the guest sent it.
-async fn serve(shared: &Arc<Shared>, stream: TcpStream) {
-    let Ok(SocketAddr::V4(original)) = stream.local_addr() else { return };
-    // Fails only on a connection that has gone.
-    _ = stream.set_nodelay(true);
-    match (IpAddr::V4(*original.ip()) == shared.gateway, original.port()) {
-        (true, DNS_PORT) => dns::serve_connection(shared, stream).await,
-        (true, PROXY_PORT) => http::serve_proxy(shared, stream).await,
-        _ => transparent::serve(shared, stream, original).await,
-    }
 }

@@ -12,7 +12,9 @@ use std::process::{Command, Stdio};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::buffers;
-use super::packets::{Listening, PacketSocket};
+use super::hold::Sockets;
+use super::packets::filter;
+use super::packets::{Listening, Watch};
 use super::policy::Policy;
 use crate::failure::{Code, Failure};
 
@@ -74,7 +76,8 @@ impl Failure for ListenError {
 pub struct Listeners {
     pub(super) dns: UdpSocket,
     pub(super) tcp: Vec<TcpListener>,
-    pub(super) packets: PacketSocket,
+    pub(super) packets: Watch,
+    pub(super) holds: Sockets,
 }
 
 /// Makes the sockets that a policy needs, in the network namespace of the calling thread, which
@@ -82,9 +85,11 @@ pub struct Listeners {
 pub fn listen(policy: &Policy, gateway: Ipv4Addr) -> Result<Listeners, ListenError> {
     let every_port = policy.wants_every_port();
     let ports = (!every_port).then(|| policy.ports());
-    let packets = PacketSocket::new(Listening { ports, gateway }).map_err(ListenError::Packets)?;
+    let listening = Listening { ports, gateway };
+    let packets = Watch::new(listening.clone()).map_err(ListenError::Packets)?;
+    let holds = Sockets::new(listening).map_err(ListenError::Packets)?;
     let at = SocketAddrV4::new;
-    let dns = bind(at(gateway, DNS_PORT), Type::DGRAM)?.into();
+    let dns = bind(at(gateway, DNS_PORT), Type::DGRAM, gateway)?.into();
     let mut addresses = Vec::new();
     if every_port {
         addresses.push(at(Ipv4Addr::UNSPECIFIED, CATCH_ALL_PORT));
@@ -96,15 +101,15 @@ pub fn listen(policy: &Policy, gateway: Ipv4Addr) -> Result<Listeners, ListenErr
     }
     let tcp = addresses
         .into_iter()
-        .map(|address| bind(address, Type::STREAM).map(TcpListener::from))
+        .map(|address| bind(address, Type::STREAM, gateway).map(TcpListener::from))
         .collect::<Result<_, _>>()?;
     if every_port {
         catch_all()?;
     }
-    Ok(Listeners { dns, tcp, packets })
+    Ok(Listeners { dns, tcp, packets, holds })
 }
 
-fn bind(address: SocketAddrV4, kind: Type) -> Result<Socket, ListenError> {
+fn bind(address: SocketAddrV4, kind: Type, gateway: Ipv4Addr) -> Result<Socket, ListenError> {
     let make = || {
         let protocol = if kind == Type::STREAM { Protocol::TCP } else { Protocol::UDP };
         let socket = Socket::new(Domain::IPV4, kind, Some(protocol))?;
@@ -116,6 +121,7 @@ fn bind(address: SocketAddrV4, kind: Type) -> Result<Socket, ListenError> {
         socket.bind(&SockAddr::from(address))?;
         if kind == Type::STREAM {
             buffers::bound_accepted(&socket)?;
+            socket.attach_filter(&filter::listener(gateway))?;
             socket.listen(BACKLOG)?;
         }
         Ok(socket)

@@ -8,9 +8,9 @@
 //!
 //! ```text
 //! listen ─▶ gate ─┬▶ dns ─────────▶ names         policy: what may pass
-//!                 ├▶ transparent ─┐               opening: what first bytes say
-//!                 └▶ http ────────┴▶ carry ─┬▶ dial ─▶ the outside
-//!                                           └▶ tunnel, record
+//!            ▲    ├▶ transparent ─┐               opening: what first bytes say
+//!            │    └▶ http ────────┴▶ carry ─┬▶ dial ─▶ the outside
+//! hold ──────┘                              └▶ tunnel, record
 //! packets ─▶ record                             (what no listener is there for)
 //! ```
 
@@ -20,6 +20,7 @@ mod carry;
 pub mod dial;
 pub mod dns;
 mod gate;
+pub mod hold;
 pub mod host;
 pub mod http;
 mod listen;
@@ -36,4 +37,5 @@ pub mod verdict;
 
 pub use gate::{Gate, Settings};
 pub use listen::{DNS_PORT, ListenError, Listeners, PROXY_PORT, listen};
+pub use packets::attempt;
 pub use shared::Limits;

@@ -9,7 +9,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::buffers::bound_far;
-use super::dial::{Dialer, Dialled};
+use super::dial::{Dialer, Dialled, HttpRoute};
+use super::hold::Holds;
 use super::host::Host;
 use super::names::Names;
 use super::pace::Pace;
@@ -52,7 +53,9 @@ pub(super) struct Shared {
     pub(super) gateway: Ipv4Addr,
     pub(super) cancel: CancellationToken,
     pub(super) names: Mutex<Names>,
+    /// How many connections may still be open; those that are held count.
     pub(super) open: Arc<Semaphore>,
+    pub(super) holds: Mutex<Holds>,
     /// The rates of the rules that bound one.
     pub(super) paces: HashMap<Origin, Arc<Pace>>,
 }
@@ -61,6 +64,12 @@ impl Shared {
     pub(super) fn names(&self) -> MutexGuard<'_, Names> {
         // Names are whole between any two statements that could panic.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connections that are held.
+    pub(super) fn holds(&self) -> MutexGuard<'_, Holds> {
+        // A table that was left half-way forgets a connection at worst.
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many connections are open.
@@ -78,6 +87,18 @@ impl Shared {
         let dialled = self.dialer.dial(host, port, allow_private).await?;
         bound_far(&dialled.stream, self.opened());
         Ok(dialled)
+    }
+
+    /// Connects to where plain HTTP requests for a destination go.
+    pub(super) async fn dial_http(
+        &self,
+        host: &Host,
+        port: u16,
+        allow_private: bool,
+    ) -> Result<HttpRoute, Cause> {
+        let route = self.dialer.dial_http(host, port, allow_private).await?;
+        bound_far(&route.dialled().stream, self.opened());
+        Ok(route)
     }
 
     /// What bounds a tunnel.

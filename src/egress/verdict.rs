@@ -118,6 +118,9 @@ pub enum Cause {
     /// No address of the destination could be connected to; the text says why.
     #[error("the destination can't be reached: {0}")]
     Connect(String),
+    /// The destination answered that nobody listens on the port.
+    #[error("the destination refused the connection")]
+    ConnectRefused,
     /// The destination didn't answer in time.
     #[error("the destination did not answer in time")]
     ConnectDeadline,
@@ -153,7 +156,7 @@ impl Cause {
             Self::ForgedSource => "forged-source",
             Self::Dns(_) => "dns",
             Self::NoSuchName | Self::Resolve(_) => "resolve",
-            Self::Connect(_) => "connect",
+            Self::Connect(_) | Self::ConnectRefused => "connect",
             Self::ConnectDeadline => "connect-deadline",
             Self::Parent(_) => "parent",
         }
@@ -176,6 +179,7 @@ impl Cause {
             Self::NoSuchName
                 | Self::Resolve(_)
                 | Self::Connect(_)
+                | Self::ConnectRefused
                 | Self::ConnectDeadline
                 | Self::Parent(_)
         )

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use mayfly::egress::attempt;
 use mayfly::egress::dns::message::answer;
+use mayfly::egress::hold::Segment;
 use mayfly::egress::http::Strict;
 use mayfly::egress::names::Names;
 use mayfly::egress::opening::{Opening, Watcher};
@@ -44,11 +46,39 @@ fn dns_seeds_are_answered_as_they_should_be() {
 }
 
 #[test]
+fn frame_seeds_are_the_attempts_that_they_should_be() {
+    // The first packet of each, which the fuzz target reads after three bytes of its own.
+    let run = |bytes: &[u8]| {
+        let ether_type = if bytes[1] == 1 { 0x86dd } else { 0x0800 };
+        let packet = &bytes[3..3 + usize::from(bytes[2])];
+        let held = match Segment::read(packet) {
+            Some(Segment::Syn(_)) => "held",
+            Some(Segment::Reset(_)) => "given up",
+            None => "not held",
+        };
+        format!("{}, {held}", attempt(ether_type, packet).unwrap_or_default())
+    };
+    assert_eq!(
+        outcomes("frames", run),
+        [
+            "again: SYN 198.18.0.1:443, held",
+            "flood: SYN 198.18.0.1:1, held",
+            "fragments: TCP-FRAGMENT 198.18.0.1:443, not held",
+            "options: SYN 198.18.0.1:443, held",
+            "others: UDP 198.18.0.1:53, not held",
+            "ready: SYN 198.18.0.1:443, held",
+            "syn: SYN 198.18.0.1:443, held",
+            "v6: IPV6 [2001:db8::1]:443, not held",
+        ]
+    );
+}
+
+#[test]
 fn hello_seeds_are_understood_as_they_should_be() {
-    let run = |bytes: &[u8]| match Watcher::for_tls().feed(bytes).unwrap() {
+    let run = |bytes: &[u8]| match Watcher::new().feed(bytes).unwrap() {
         Opening::Tls(name) => name.unwrap_or_else(|| "no name".into()),
         Opening::BadTls(_) => "bad".into(),
-        Opening::Http(_) | Opening::Other => "other".into(),
+        Opening::Other => "other".into(),
     };
     assert_eq!(
         outcomes("client_hello", run),

@@ -51,8 +51,12 @@ fn connections_beyond_the_bound_are_reset_and_the_others_go_on() {
 #[test]
 fn a_client_that_says_too_little_in_time_is_let_go() {
     let opening = Duration::from_millis(200);
+    let origin = WebServer::new("hello");
     let guest = limited(
-        "allow = [{ host = \"*\" }]\nmode = \"enforce\"",
+        &format!(
+            "allow = [{{ host = \"*\" }}]\nresolve = {{ \"web.example\" = \"{}\" }}",
+            origin.address
+        ),
         Limits { opening, ..Limits::default() },
     );
     let resolved = guest.run(&["getent", "ahostsv4", "web.example"]);

@@ -9,6 +9,7 @@
 
 mod support;
 
+mod answered;
 mod bypass;
 mod clients;
 mod corpus;

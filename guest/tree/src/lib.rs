@@ -21,6 +21,7 @@ mod error;
 mod holes;
 mod name;
 mod notes;
+mod origin;
 mod pack;
 mod place;
 mod read;
@@ -31,11 +32,12 @@ mod write;
 pub use error::{Shown, TreeError};
 pub use name::Name;
 pub use notes::Notes;
+pub use origin::Origin;
 pub use pack::{Packer, check, pack};
 pub use place::Destination;
 pub use read::{Entry, Kind, Reader};
 pub use room::Room;
-pub use unpack::{Origin, unpack};
+pub use unpack::unpack;
 
 /// Bytes of a path within a tree: what the kernel takes, without the final zero.
 pub const LONGEST_PATH: usize = 4095;

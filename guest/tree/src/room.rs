@@ -9,7 +9,8 @@ use crate::TreeError;
 /// What an entry takes on the disk beside its content, and what contents are rounded up to.
 const PAGE: u64 = 4096;
 
-/// After so many bytes or entries the disk is looked at again.
+/// After so many bytes, or half of what is free if that is less, or after so many entries the disk is
+/// looked at again.
 const LOOK_BYTES: u64 = 16 << 20;
 const LOOK_ENTRIES: u64 = 256;
 
@@ -22,8 +23,9 @@ pub struct Room {
     disk: OwnedFd,
     limit: u64,
     spent: u64,
-    /// Since the disk was looked at.
-    bytes: u64,
+    /// What may be written before the disk is looked at again.
+    allowed: u64,
+    /// Since it was.
     entries: u64,
 }
 
@@ -35,8 +37,8 @@ impl Room {
     /// There is none.
     pub fn on(disk: &impl AsFd, limit: u64) -> Result<Self, TreeError> {
         let disk = disk.as_fd().try_clone_to_owned().map_err(TreeError::failed("look at", b""))?;
-        let room = Self { disk, limit, spent: 0, bytes: 0, entries: 0 };
-        room.look(0)?;
+        let mut room = Self { disk, limit, spent: 0, allowed: 0, entries: 0 };
+        room.allowed = room.look(0)?;
         Ok(room)
     }
 
@@ -51,22 +53,22 @@ impl Room {
         // What is not small is looked at with its whole size, and while it is written.
         if bytes >= LOOK_BYTES || self.entries >= LOOK_ENTRIES {
             self.entries = 0;
-            self.look(bytes)?;
+            self.allowed = self.look(bytes)?;
         }
         Ok(())
     }
 
-    /// Notes that so much was written.
-    pub fn wrote(&mut self, bytes: u64) -> Result<(), TreeError> {
-        self.bytes = self.bytes.saturating_add(bytes);
-        if self.bytes < LOOK_BYTES {
-            return Ok(());
+    /// Takes room for so much of a content, before it is written.
+    pub fn write(&mut self, bytes: u64) -> Result<(), TreeError> {
+        if self.allowed < bytes {
+            self.allowed = self.look(bytes)?;
         }
-        self.bytes = 0;
-        self.look(0)
+        self.allowed -= bytes;
+        Ok(())
     }
 
-    fn look(&self, needed: u64) -> Result<(), TreeError> {
+    /// What may be written now, which is at least what is needed.
+    fn look(&self, needed: u64) -> Result<u64, TreeError> {
         let disk = fstatvfs(&self.disk).map_err(TreeError::failed("look at the disk of", b""))?;
         let size = disk.fragment_size();
         Disk {
@@ -90,16 +92,17 @@ struct Disk {
 }
 
 impl Disk {
-    fn has_room_for(self, needed: u64) -> Result<(), TreeError> {
+    fn has_room_for(self, needed: u64) -> Result<u64, TreeError> {
         let kept = (self.bytes / 50).min(KEPT_BYTES);
-        if self.free_bytes < kept.saturating_add(needed) {
+        let Some(spare) = self.free_bytes.checked_sub(kept.saturating_add(needed)) else {
             return Err(TreeError::NoRoom { what: "bytes", free: self.free_bytes, kept });
-        }
+        };
         let kept = (self.inodes / 50).min(KEPT_INODES);
         if self.inodes > 0 && self.free_inodes < kept.saturating_add(LOOK_ENTRIES) {
             return Err(TreeError::NoRoom { what: "inodes", free: self.free_inodes, kept });
         }
-        Ok(())
+        // Others write, too.
+        Ok(needed.saturating_add((spare / 2).min(LOOK_BYTES)))
     }
 }
 
@@ -129,6 +132,17 @@ mod tests {
         ] {
             assert_eq!(disk.has_room_for(needed).is_ok(), room, "{disk:?} {needed}");
         }
+    }
+
+    #[test]
+    fn the_less_is_free_the_sooner_the_disk_is_looked_at_again() {
+        let disk = |free_bytes| Disk { bytes: 50 << 20, free_bytes, inodes: 0, free_inodes: 0 };
+        let allowed = |free, needed| disk(free).has_room_for(needed).ok();
+        assert_eq!(allowed(50 << 20, 0), Some(LOOK_BYTES));
+        assert_eq!(allowed(9 << 20, 0), Some(4 << 20));
+        assert_eq!(allowed(9 << 20, 4 << 20), Some(6 << 20));
+        assert_eq!(allowed(9 << 20, 8 << 20), Some(8 << 20));
+        assert_eq!(allowed(9 << 20, 9 << 20), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{
-    FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, futimens, mkdirat, mknodat, utimensat,
+    Mode, SFlag, UtimensatFlags, fchmod, fstat, futimens, mkdirat, mknodat, utimensat,
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
@@ -19,28 +19,11 @@ use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
 use crate::below::{Below, InTheWay, Links, look, make_way};
 use crate::holes::Segment;
 use crate::name::Name;
+use crate::origin::Origin;
 use crate::place::{Destination, create_missing};
 use crate::read::{Entry, Kind, Reader};
 use crate::room::Room;
 use crate::{Notes, PIECE, TreeError};
-
-/// Who has made an archive, and with that what is taken from it.
-#[derive(Debug, Clone, Copy)]
-pub enum Origin {
-    /// A guest: hostile code, unpacked on a host. At most `limit` bytes of the disk are used; the
-    /// caller's umask applies; set-id and sticky bits are dropped; links that lead out, pipes,
-    /// sockets and devices are left out.
-    Guest {
-        /// Bytes on the disk.
-        limit: u64,
-    },
-    /// A person on the host, unpacked in a guest: everything arrives as it was, and is `owner`'s,
-    /// user and group.
-    Host {
-        /// The owner; none is the caller.
-        owner: Option<(u32, u32)>,
-    },
-}
 
 /// Unpacks an archive, up to its end. What was left out is noted.
 ///
@@ -81,38 +64,6 @@ pub fn unpack(
             }
         }
         _ => Err(TreeError::refused(first.name.as_bytes(), "is neither a file nor a directory")),
-    }
-}
-
-impl Origin {
-    /// What is taken of a mode.
-    fn mode(self, mode: u32) -> u32 {
-        match self {
-            Self::Guest { .. } => mode & 0o777,
-            Self::Host { .. } => mode & 0o7777,
-        }
-    }
-
-    /// What a directory's mode becomes that was just made: in a host the umask has its say.
-    fn mode_of_directory(self, mode: u32, made: &FileStat) -> u32 {
-        match self {
-            Self::Guest { .. } => mode & made.st_mode,
-            Self::Host { .. } => mode,
-        }
-    }
-
-    fn limit(self) -> u64 {
-        match self {
-            Self::Guest { limit } => limit,
-            Self::Host { .. } => u64::MAX,
-        }
-    }
-
-    fn owner(self) -> Option<(u32, u32)> {
-        match self {
-            Self::Guest { .. } => None,
-            Self::Host { owner } => owner,
-        }
     }
 }
 
@@ -268,9 +219,9 @@ impl Unpacker {
             while at < end {
                 let most = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
                 let count = reader.content(&mut piece[..most])?;
+                self.room.write(count as u64)?;
                 file.write_all_at(&piece[..count], at).map_err(failed("write"))?;
                 at += count as u64;
-                self.room.wrote(count as u64)?;
             }
         }
         if segments.last().is_none_or(|last| last.offset + last.length < size) {

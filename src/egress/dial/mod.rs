@@ -62,6 +62,15 @@ pub enum HttpRoute {
     },
 }
 
+impl HttpRoute {
+    /// The connection.
+    pub fn dialled(&self) -> &Dialled {
+        match self {
+            Self::Origin(dialled) | Self::Parent { dialled, .. } => dialled,
+        }
+    }
+}
+
 impl Dialer {
     /// Reads the parent's credentials, where there are some. `deadline` is for each connection, from
     /// the lookup to the answer.
@@ -220,8 +229,11 @@ fn with_port(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
 }
 
 async fn connect_to(addresses: &[SocketAddr]) -> Result<Dialled, Cause> {
-    let (stream, address) =
-        connect::connect_any(addresses).await.map_err(|error| Cause::Connect(error.to_string()))?;
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => Cause::ConnectRefused,
+        _ => Cause::Connect(error.to_string()),
+    };
+    let (stream, address) = connect::connect_any(addresses).await.map_err(failed)?;
     Ok(Dialled { stream, peer: Peer::Direct(address) })
 }
 

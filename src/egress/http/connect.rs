@@ -39,8 +39,12 @@ pub(super) async fn serve(shared: &Arc<Shared>, mut guest: TcpStream, strict: &S
     }
     if plan.inspection == Inspection::Enforce(Expected::Http) {
         // Each request in the tunnel is decided on and forwarded by itself.
-        if grant(&mut guest).await.is_ok() {
-            Box::pin(serve_origin(shared, guest, plan)).await;
+        match shared.dial_http(&plan.host, plan.port, plan.allow_private).await {
+            Ok(route) if grant(&mut guest).await.is_ok() => {
+                Box::pin(serve_origin(shared, guest, Arc::new(plan), route)).await;
+            }
+            Ok(_) => {}
+            Err(cause) => turn_away(shared, &guest, &plan, cause).await,
         }
         return;
     }

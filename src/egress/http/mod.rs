@@ -6,6 +6,7 @@
 mod body;
 mod connect;
 mod guarded;
+mod onward;
 mod request;
 mod serve;
 mod strict;
@@ -21,6 +22,7 @@ pub use strict::{Strict, Violation};
 pub use watched::{Speaks, Watched};
 
 use super::carry::{Plan, read_some};
+use super::dial::HttpRoute;
 use super::host::Host;
 use super::record::{Subject, Via};
 use super::shared::Shared;
@@ -35,17 +37,23 @@ pub(super) async fn serve_proxy(shared: &Arc<Shared>, guest: TcpStream) {
             connect::serve(shared, guest, &strict).await;
         }
         Ok((strict, seen)) => {
-            serve::serve(shared, guest, strict, seen, Origin::Any).await;
+            serve::serve(shared, guest, (strict, seen), Origin::Any).await;
         }
         Err(cause) => refuse(shared, guest, None, cause).await,
     }
 }
 
-/// Serves requests on a connection to one origin.
-pub(super) async fn serve_origin(shared: &Arc<Shared>, guest: TcpStream, plan: Plan) {
+/// Serves requests on a connection to one origin, the first of them by a route that is there.
+pub(super) async fn serve_origin(
+    shared: &Arc<Shared>,
+    guest: TcpStream,
+    plan: Arc<Plan>,
+    route: HttpRoute,
+) {
     match read_head(shared, &guest).await {
         Ok((strict, seen)) => {
-            serve::serve(shared, guest, strict, seen, Origin::One(Box::new(plan))).await;
+            serve::serve(shared, guest, (strict, seen), Origin::One { plan, route: Some(route) })
+                .await;
         }
         Err(cause) => {
             plan.refuse(shared, cause.clone());

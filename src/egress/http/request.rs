@@ -31,6 +31,11 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// Where a connection goes, before anything was asked of it.
+    pub(super) fn of(host: Host, port: u16) -> Self {
+        Self { host, port, path: PathAndQuery::from_static("/") }
+    }
+
     /// The URL without its query, which may hold secrets.
     pub(super) fn url(&self) -> String {
         let Self { host, port, path } = self;

@@ -6,29 +6,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes as Data;
-use http_body_util::{Either, Empty, Full};
-use hyper::body::{Body, Incoming};
-use hyper::client::conn::http1::{self as client, SendRequest};
-use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::http::request::Parts;
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1 as client;
+use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, Uri, Version};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::super::buffers::bound_far;
 use super::super::carry::Plan;
 use super::super::dial::{Dialled, HttpRoute};
 use super::super::policy::{Decision, Expected, Inspection};
-use super::super::record::{Bytes, Peer, SharedFlow, Subject, Via};
+use super::super::record::{Bytes, SharedFlow, Subject, Via};
 use super::super::shared::Shared;
 use super::super::verdict::{Cause, Verdict};
 use super::body::{Counted, Way};
 use super::guarded::{Guarded, Watch};
+use super::onward::{
+    Again, Failed, Kept, Outgoing, Route, repeatable, request_line, rewrite, size_of,
+};
 use super::refusal;
 use super::request::{Target, cause_header, direct, proxied, status_of, strip};
 use super::strict::Strict;
@@ -41,60 +41,21 @@ pub(super) enum Origin {
     /// Anything that the policy allows: the forward proxy.
     Any,
     /// What the connection was made to.
-    One(Box<Plan>),
+    One {
+        /// What was decided about it.
+        plan: Arc<Plan>,
+        /// Where requests go, as far as that was reached already.
+        route: Option<HttpRoute>,
+    },
 }
 
 type Answer = Response<Either<Full<Data>, Counted>>;
-
-/// What is sent to a destination: a client's body, or none.
-type Outgoing = Either<Empty<Data>, Counted>;
 
 /// Bytes of a line such as `HTTP/1.1 200 OK`, about.
 const STATUS_LINE: usize = 17;
 
 /// The most header fields of an answer. Some servers send a cookie for each thing they know.
 const MAX_ANSWER_FIELDS: usize = 1000;
-
-/// An exchange that came to nothing.
-struct Failed {
-    cause: Cause,
-    /// The request, where none of it was sent.
-    unsent: Option<Again>,
-}
-
-/// A request that can be sent once more.
-enum Again {
-    /// As it was: nothing of it was sent.
-    Whole(Box<Request<Outgoing>>),
-    /// One without a body that does the same however often it is sent.
-    Parts(Box<Parts>),
-}
-
-impl Again {
-    fn into_request(self, target: &Target, route: &Route) -> Request<Outgoing> {
-        match self {
-            Self::Whole(request) => *request,
-            Self::Parts(parts) => {
-                let parts = rewrite_head(*parts, target, route);
-                Request::from_parts(parts, Either::Left(Empty::new()))
-            }
-        }
-    }
-}
-
-/// A copy of a request that a server may see twice: one that changes nothing, or nothing more
-/// (RFC 9110, section 9.2.2), and has no body.
-fn repeatable(request: &Request<Incoming>) -> Option<Again> {
-    if !request.method().is_idempotent() || !request.body().is_end_stream() {
-        return None;
-    }
-    let mut copy = Request::new(());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
-    Some(Again::Parts(Box::new(copy.into_parts().0)))
-}
 
 /// Waits until nothing has passed, in either direction, for too long.
 async fn nothing_passes(bytes: &Bytes, idle: Duration) {
@@ -119,34 +80,29 @@ struct Connection<'a> {
     drivers: Mutex<JoinSet<()>>,
 }
 
-/// A connection to a destination that has answered and can be used again.
-struct Kept {
-    target: Target,
-    sender: SendRequest<Outgoing>,
-    peer: Peer,
-    route: Route,
-}
-
-/// How a request is written.
-#[derive(Clone)]
-enum Route {
-    Origin,
-    Parent(Option<SecretString>),
-}
-
 /// Serves requests until the client is done, breaks a rule of HTTP, or is quiet for too long.
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     guest: TcpStream,
-    strict: Strict,
-    seen: Vec<u8>,
-    origin: Origin,
+    (strict, seen): (Strict, Vec<u8>),
+    mut origin: Origin,
 ) {
     let subject = subject_of(&guest, &origin);
     let guarded = Guarded::new(guest, strict, seen);
     let watch = guarded.watch();
+    let route = match &mut origin {
+        Origin::One { plan, route } => {
+            route.take().map(|route| (Target::of(plan.host.clone(), plan.port), route))
+        }
+        Origin::Any => None,
+    };
     let connection =
         Connection { shared, origin, kept: Mutex::default(), drivers: Mutex::default() };
+    if let Some((target, route)) = route {
+        // Where it can't be used, the first request finds another.
+        let kept = connection.attach(target, route).await.ok();
+        *connection.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+    }
     let service =
         service_fn(|request| async { Ok::<_, Infallible>(connection.respond(request).await) });
     let served = http1::Builder::new()
@@ -170,7 +126,7 @@ pub(super) async fn serve(
 
 /// What a broken request is recorded as.
 fn subject_of(guest: &TcpStream, origin: &Origin) -> Subject {
-    if let Origin::One(plan) = origin {
+    if let Origin::One { plan, .. } = origin {
         return plan.subject.clone();
     }
     let original = guest.local_addr().ok();
@@ -231,7 +187,7 @@ impl Connection<'_> {
         };
         let target = match &self.origin {
             Origin::Any => proxied(request.method(), uri, headers),
-            Origin::One(plan) => {
+            Origin::One { plan, .. } => {
                 subject = Subject { method: subject.method, ..plan.subject.clone() };
                 direct(uri, headers, &plan.host, plan.port)
             }
@@ -322,13 +278,16 @@ impl Connection<'_> {
     }
 
     async fn connect(&self, target: &Target, plan: &Plan) -> Result<Kept, Cause> {
-        let dialled =
-            self.shared.dialer.dial_http(&target.host, target.port, plan.allow_private).await?;
-        let (Dialled { stream, peer }, route) = match dialled {
+        let route = self.shared.dial_http(&target.host, target.port, plan.allow_private).await?;
+        self.attach(target.clone(), route).await
+    }
+
+    /// Makes a connection one that takes requests.
+    async fn attach(&self, target: Target, route: HttpRoute) -> Result<Kept, Cause> {
+        let (Dialled { stream, peer }, route) = match route {
             HttpRoute::Origin(dialled) => (dialled, Route::Origin),
             HttpRoute::Parent { dialled, authorization } => (dialled, Route::Parent(authorization)),
         };
-        bound_far(&stream, self.shared.opened());
         // What servers answer is not for us to judge: what a client would take passes.
         let mut client = client::Builder::new();
         client
@@ -338,37 +297,18 @@ impl Connection<'_> {
             .ignore_invalid_headers_in_responses(true)
             .max_headers(MAX_ANSWER_FIELDS)
             .max_buf_size(BUFFER);
-        let (sender, driver) = client
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| Cause::Connect(error.to_string()))?;
-        let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);
-        while drivers.try_join_next().is_some() {}
-        drivers.spawn(async move {
-            // What goes wrong with it shows in the exchanges on it.
-            _ = driver.await;
-        });
-        Ok(Kept { target: target.clone(), sender, peer, route })
-    }
-}
-
-/// What a request's first line takes on the wire.
-fn request_line<B>(request: &Request<B>) -> usize {
-    // Two blanks, the version, the line's end, and that of the head.
-    let target = request.uri().to_string().len();
-    request.method().as_str().len() + target + 14
-}
-
-/// What header fields take on the wire.
-fn size_of(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
-}
-
-impl Kept {
-    /// Whether the next request may go here: same destination, and the last answer is read out.
-    fn serves(&self, target: &Target) -> bool {
-        self.sender.is_ready()
-            && (&self.target.host, self.target.port) == (&target.host, target.port)
+        let failed = |error: hyper::Error| Cause::Connect(error.to_string());
+        let (mut sender, driver) = client.handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        {
+            let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);
+            while drivers.try_join_next().is_some() {}
+            drivers.spawn(async move {
+                // What goes wrong with it shows in the exchanges on it.
+                _ = driver.await;
+            });
+        }
+        sender.ready().await.map_err(failed)?;
+        Ok(Kept { target, sender, peer, route })
     }
 }
 
@@ -381,42 +321,6 @@ fn for_plain_http(decision: Decision<'_>) -> Decision<'_> {
         }
         _ => decision,
     }
-}
-
-/// The request as it goes on.
-fn rewrite(
-    request: Request<Incoming>,
-    target: &Target,
-    route: &Route,
-    flow: &SharedFlow,
-    plan: &Plan,
-) -> Request<Outgoing> {
-    let (parts, body) = request.into_parts();
-    let body = Counted::new(body, Way::Up, flow.clone(), plan);
-    Request::from_parts(rewrite_head(parts, target, route), Either::Right(body))
-}
-
-fn rewrite_head(mut parts: Parts, target: &Target, route: &Route) -> Parts {
-    strip(&mut parts.headers);
-    parts.version = Version::HTTP_11;
-    parts.uri = Uri::from(target.path.clone());
-    let authority = target.authority();
-    if let Route::Parent(authorization) = route {
-        let whole = Uri::builder().scheme("http").authority(&*authority);
-        let whole = whole.path_and_query(target.path.clone()).build();
-        // Each part was one of a URI before.
-        parts.uri = whole.unwrap_or(parts.uri);
-        let value =
-            authorization.as_ref().map(|value| HeaderValue::from_str(value.expose_secret()));
-        if let Some(Ok(mut value)) = value {
-            value.set_sensitive(true);
-            parts.headers.insert(header::PROXY_AUTHORIZATION, value);
-        }
-    }
-    if let Ok(value) = HeaderValue::from_str(&authority) {
-        parts.headers.insert(header::HOST, value);
-    }
-    parts
 }
 
 /// The answer where a destination failed after the exchange had begun.

@@ -1,8 +1,7 @@
-//! What a client's first bytes say: whether they are TLS and for which server, whether they are
-//! HTTP and for which host; and whether that is what was expected. Pure: bytes in, findings out.
+//! What a client's first bytes say: whether they are TLS and for which server; and whether that is
+//! what was expected. Pure: bytes in, findings out.
 
 mod client_hello;
-mod http_head;
 mod records;
 mod retry;
 
@@ -24,17 +23,12 @@ pub enum Opening {
     Tls(Option<String>),
     /// The beginning of TLS, and then something that is none; the text says what is wrong.
     BadTls(String),
-    /// An HTTP/1 request, with its Host.
-    Http(Option<String>),
     /// Anything else.
     Other,
 }
 
-/// Looks at the first bytes as they come.
+/// Looks at the first bytes as they come. What is not TLS is told by its first byte.
 pub struct Watcher {
-    /// Whether HTTP is told from other protocols. It takes a whole head to tell, which a client of
-    /// another protocol may never send.
-    tell_http: bool,
     seen: Vec<u8>,
     hello: ClientHello,
     /// Where the `ClientHello` ends, once it is whole.
@@ -42,14 +36,9 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Tells TLS and HTTP.
+    /// One that has seen nothing.
     pub fn new() -> Self {
-        Self { tell_http: true, seen: Vec::new(), hello: ClientHello::new(), end: None }
-    }
-
-    /// Tells TLS only: anything else is told by its first byte.
-    pub fn for_tls() -> Self {
-        Self { tell_http: false, ..Self::new() }
+        Self { seen: Vec::new(), hello: ClientHello::new(), end: None }
     }
 
     /// Takes the next bytes. `None` where it can't be told yet.
@@ -58,10 +47,10 @@ impl Watcher {
         let found = match self.seen.first()? {
             // The content type of handshake records.
             22 => self.hello.feed(bytes).map(|opening| self.alone(opening)),
-            _ if self.tell_http => http_head::look(&self.seen),
             _ => Some(Opening::Other),
         };
-        found.or_else(|| (self.seen.len() > MAX_OPENING).then(|| self.too_long()))
+        let too_long = || Opening::BadTls(format!("it is longer than {MAX_OPENING} bytes"));
+        found.or_else(|| (self.seen.len() > MAX_OPENING).then(too_long))
     }
 
     /// A hello with nothing behind it in its record.
@@ -82,26 +71,12 @@ impl Watcher {
         let rest = self.end.map(|end| self.seen.split_off(end)).unwrap_or_default();
         (self.seen, rest)
     }
-
-    fn too_long(&self) -> Opening {
-        match self.seen.first() {
-            Some(22) => Opening::BadTls(format!("it is longer than {MAX_OPENING} bytes")),
-            _ => Opening::Other,
-        }
-    }
 }
 
 impl Opening {
     /// Whether it is what is expected on a connection to `host`.
     pub fn judge(&self, expected: Expected, host: &Host) -> Result<(), Cause> {
         match (expected, self) {
-            (Expected::Http, Self::Http(Some(said))) => {
-                match Host::parse_with_port(said, Some(0)) {
-                    Ok((named, _)) if named == *host => Ok(()),
-                    _ => Err(Cause::HostMismatch(said.clone())),
-                }
-            }
-            (Expected::Http, Self::Http(None)) => Err(Cause::Request("it has no Host".into())),
             (Expected::Http, _) => Err(Cause::Request("it is no HTTP/1".into())),
             (_, Self::BadTls(why)) => Err(Cause::ClientHello(why.clone())),
             (_, Self::Tls(None)) => Err(Cause::SniMissing),
@@ -109,8 +84,8 @@ impl Opening {
                 Ok(named) if host.name() == Some(&named) => Ok(()),
                 _ => Err(Cause::SniMismatch(said.clone())),
             },
-            (Expected::Tls, Self::Http(_) | Self::Other) => Err(Cause::NotTls),
-            (Expected::TlsForNameOrOther, Self::Http(_) | Self::Other) => Ok(()),
+            (Expected::Tls, Self::Other) => Err(Cause::NotTls),
+            (Expected::TlsForNameOrOther, Self::Other) => Ok(()),
         }
     }
 
@@ -118,8 +93,7 @@ impl Opening {
     pub fn named(&self) -> Option<HostName> {
         match self {
             Self::Tls(Some(said)) => HostName::parse(said).ok(),
-            Self::Http(Some(said)) => Host::parse_with_port(said, Some(0)).ok()?.0.name().cloned(),
-            Self::Tls(None) | Self::BadTls(_) | Self::Http(None) | Self::Other => None,
+            Self::Tls(None) | Self::BadTls(_) | Self::Other => None,
         }
     }
 }

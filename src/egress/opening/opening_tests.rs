@@ -135,26 +135,6 @@ fn other_protocols_are_seen_at_once() {
     }
 }
 
-#[test]
-fn where_only_tls_matters_nothing_else_is_waited_for() {
-    assert_eq!(Watcher::for_tls().feed(b"G"), Some(Opening::Other));
-    assert_eq!(Watcher::for_tls().feed(&[22]), None);
-}
-
-#[test]
-fn a_request_is_judged_by_its_host() {
-    let opening = look(b"GET / HTTP/1.1\r\nUser-Agent: x\r\nHOST: a.example:80\r\n\r\n").unwrap();
-    assert_eq!(opening.judge(Expected::Http, &name("a.example")), Ok(()));
-    assert_eq!(
-        opening.judge(Expected::Http, &name("b.example")),
-        Err(Cause::HostMismatch("a.example:80".into()))
-    );
-    assert_eq!(look(b"GET / HTTP/1.0\r\n\r\n"), Some(Opening::Http(None)));
-    assert_eq!(look(b"GET / HTTP/1.1\r\nHost: a"), None);
-    assert_eq!(look(b"GE"), None);
-    assert_eq!(look(b"GETX"), Some(Opening::Other));
-}
-
 /// What comes with a hello is not taken for a part of it, and nothing hides behind it in its record.
 #[test]
 fn a_hello_ends_with_its_record() {
@@ -162,7 +142,7 @@ fn a_hello_ends_with_its_record() {
     let (first, behind) = (records(&message, 90), plain("evil.example"));
     for cut in [1, first.len(), first.len() + 1, first.len() + behind.len()] {
         let bytes = [&first[..], &behind].concat();
-        let mut watcher = Watcher::for_tls();
+        let mut watcher = Watcher::new();
         let opening = bytes.chunks(cut).find_map(|part| watcher.feed(part));
         assert_eq!(opening, Some(Opening::Tls(Some("a.example".into()))), "{cut}");
         let (judged, rest) = watcher.into_seen();
@@ -172,7 +152,7 @@ fn a_hello_ends_with_its_record() {
     let both = [&message[..], &hello(&[sni(&["evil.example"]), signature_algorithms()])].concat();
     let rows = [records(&both, 1 << 14), records(&[&message[..], &[0]].concat(), 1 << 14)];
     for bytes in rows {
-        let opening = Watcher::for_tls().feed(&bytes);
+        let opening = Watcher::new().feed(&bytes);
         assert!(matches!(opening, Some(Opening::BadTls(_))), "{opening:?}");
     }
 }

@@ -74,6 +74,7 @@ impl Answer {
 ///
 /// Until that hello nothing passes that it was not made for: another kind of record would hide a
 /// hello from us that a lenient server reads.
+#[derive(Default)]
 pub struct SecondHello {
     /// Whole records that were looked at.
     passed: Vec<u8>,
@@ -82,18 +83,6 @@ pub struct SecondHello {
     watcher: Watcher,
     has_begun: bool,
     others: usize,
-}
-
-impl Default for SecondHello {
-    fn default() -> Self {
-        Self {
-            passed: Vec::new(),
-            held: Vec::new(),
-            watcher: Watcher::for_tls(),
-            has_begun: false,
-            others: 0,
-        }
-    }
 }
 
 impl SecondHello {

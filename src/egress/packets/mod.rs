@@ -2,85 +2,32 @@
 //! of a TCP connection, each UDP and ICMP packet and all that isn't IPv4, so that what the kernel
 //! refuses by itself is in the record, too. It only watches: nothing here forwards or answers.
 
+pub(super) mod filter;
 mod parse;
+pub(super) mod socket;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use nix::sys::socket::{LinkAddr, recvfrom};
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::time::{Duration, interval, sleep};
+use tokio::time::{Duration, interval};
 
 use super::listen::{DNS_PORT, PROXY_PORT};
 use super::record::{Subject, Via};
 use super::shared::Shared;
 use super::verdict::{Cause, Verdict};
+use filter::WATCH;
 use parse::{Kind, Packet};
-
-/// Every protocol, in network byte order as `socket(2)` takes it (`ETH_P_ALL` of
-/// `linux/if_ether.h`).
-const ALL_PROTOCOLS: i32 = 0x0003_u16.to_be() as i32;
-
-/// The bytes of a packet that are looked at: the longest IPv4 header, and a TCP header up to its
-/// flags.
-const LENGTH: u32 = 80;
-
-/// Packets that are looked at in one turn. After a full one there is a rest, in which others have
-/// theirs; what comes meanwhile waits in the socket, and what has no room there is counted as lost.
-const TURN: usize = 128;
-const REST: Duration = Duration::from_millis(5);
+use socket::PacketSocket;
 
 /// How often it is asked how many packets the kernel had no room for.
 const LOSS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Keeps the guest's bulk traffic out of the socket: what passes is neither sent by this side nor
-/// ARP nor a TCP segment as a connection that is open sends it, with ACK or RST and without SYN. Later
-/// fragments of TCP say nothing, and without the first one nothing answers them. (Classic BPF, see
-/// `packet(7)` and the kernel's networking/filter; a jump counts the instructions to skip.)
-const FILTER: [SockFilter; 16] = {
-    // Ancillary data: SKF_AD_OFF + SKF_AD_PKTTYPE, SKF_AD_PROTOCOL.
-    const PACKET_TYPE: u32 = (-0x1000_i32 + 4).cast_unsigned();
-    const ETHER_TYPE: u32 = (-0x1000_i32).cast_unsigned();
-    const LOAD_WORD: u16 = 0x20;
-    const LOAD_HALF: u16 = 0x28;
-    const LOAD_BYTE: u16 = 0x30;
-    const LOAD_BYTE_INDEXED: u16 = 0x50;
-    const LOAD_INDEX_HEADER: u16 = 0xb1;
-    const JUMP_EQUAL: u16 = 0x15;
-    const JUMP_SET: u16 = 0x45;
-    const RETURN: u16 = 0x06;
-    [
-        SockFilter::new(LOAD_WORD, 0, 0, PACKET_TYPE),
-        // PACKET_OUTGOING.
-        SockFilter::new(JUMP_EQUAL, 13, 0, 4),
-        SockFilter::new(LOAD_WORD, 0, 0, ETHER_TYPE),
-        SockFilter::new(JUMP_EQUAL, 11, 0, 0x0806),
-        SockFilter::new(JUMP_EQUAL, 0, 9, 0x0800),
-        SockFilter::new(LOAD_BYTE, 0, 0, 9),
-        SockFilter::new(JUMP_EQUAL, 0, 7, 6),
-        // A later fragment has no TCP header; the first of several may have part of one.
-        SockFilter::new(LOAD_HALF, 0, 0, 6),
-        SockFilter::new(JUMP_SET, 6, 0, 0x1fff),
-        SockFilter::new(JUMP_SET, 4, 0, 0x2000),
-        SockFilter::new(LOAD_INDEX_HEADER, 0, 0, 0),
-        SockFilter::new(LOAD_BYTE_INDEXED, 0, 0, 13),
-        // Its flags: SYN; else neither RST nor ACK.
-        SockFilter::new(JUMP_SET, 1, 0, 0x02),
-        SockFilter::new(JUMP_SET, 1, 0, 0x14),
-        SockFilter::new(RETURN, 0, 0, LENGTH),
-        SockFilter::new(RETURN, 0, 0, 0),
-    ]
-};
-
 /// The socket, and what need not be recorded because a listener is there for it.
 #[derive(Debug)]
-pub(super) struct PacketSocket {
-    socket: OwnedFd,
+pub(super) struct Watch {
+    socket: PacketSocket,
     listening: Listening,
 }
 
@@ -94,6 +41,11 @@ pub(super) struct Listening {
 }
 
 impl Listening {
+    /// Whether connections to the port are accepted at any address.
+    pub(super) fn accepts(&self, port: u16) -> bool {
+        self.ports.as_ref().is_none_or(|ports| ports.contains(&port))
+    }
+
     /// Why a packet goes no further; `None` where a listener answers the `guest`.
     fn judge(&self, packet: &Packet, guest: Ipv4Addr) -> Option<Cause> {
         // The kernel drops most of these, and what it answers goes to nobody.
@@ -104,14 +56,14 @@ impl Listening {
         match packet.kind {
             Kind::Syn | Kind::Fragment | Kind::Segment(_) => {
                 let port = packet.to.map_or(0, |to| to.port());
-                let accepted = self.ports.as_ref().is_none_or(|ports| ports.contains(&port))
-                    || is_gateway(DNS_PORT)
-                    || is_gateway(PROXY_PORT);
+                let own = is_gateway(DNS_PORT) || is_gateway(PROXY_PORT);
                 match packet.kind {
-                    _ if !accepted => Some(Cause::Closed),
+                    _ if !own && !self.accepts(port) => Some(Cause::Closed),
                     // No connection comes of it, so that its listener sees nothing.
                     Kind::Segment(_) => Some(Cause::Protocol("a TCP segment of no connection")),
-                    // What comes of a fragment is a connection like any other.
+                    _ if !own && packet.is_fragment => {
+                        Some(Cause::Protocol("a connection that begins in fragments"))
+                    }
                     _ => forged,
                 }
             }
@@ -125,74 +77,39 @@ impl Listening {
     }
 }
 
-impl PacketSocket {
-    /// Makes the socket in the network namespace of the calling thread. There should be no guest in
-    /// it yet: what comes before the filter is there is seen unfiltered.
+impl Watch {
+    /// Makes the socket in the network namespace of the calling thread.
     pub(super) fn new(listening: Listening) -> io::Result<Self> {
-        let protocol = Protocol::from(ALL_PROTOCOLS);
-        let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol))?;
-        socket.attach_filter(&FILTER)?;
-        socket.set_nonblocking(true)?;
-        Ok(Self { socket: socket.into(), listening })
+        Ok(Self { socket: PacketSocket::new(&WATCH)?, listening })
     }
+}
+
+/// What a packet without its link header is an attempt at and where to, in the words of the record;
+/// `None` for what any host sends by itself. What fuzzing calls.
+pub fn attempt(ether_type: u16, bytes: &[u8]) -> Option<String> {
+    let Packet { kind, to, .. } = parse::read(ether_type, bytes)?;
+    Some(to.map_or_else(|| kind.to_string(), |to| format!("{kind} {to}")))
 }
 
 /// Records attempts until it is dropped.
-pub(super) async fn serve(shared: Arc<Shared>, socket: PacketSocket) -> io::Result<()> {
-    let PacketSocket { socket, listening } = socket;
-    // SAFETY: an `OwnedFd` is the same open descriptor from here until it is dropped.
-    let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
+pub(super) async fn serve(shared: Arc<Shared>, watch: Watch) -> io::Result<()> {
+    let Watch { socket, listening } = watch;
+    let packets = socket.begin()?;
     let guest = shared.recorder.guest();
     let mut losses = interval(LOSS_INTERVAL);
+    let take = |ether_type, bytes: &[u8]| {
+        if let Some(packet) = parse::read(ether_type, bytes)
+            && let Some(cause) = listening.judge(&packet, guest)
+        {
+            record(&shared, &packet, cause);
+        }
+    };
     loop {
         tokio::select! {
-            _ = losses.tick() => shared.recorder.missed(lost(socket.get_ref())?),
-            ready = socket.readable() => {
-                let mut ready = ready?;
-                let mut taken = 0;
-                while taken < TURN {
-                    let mut buffer = [0; LENGTH as usize];
-                    let receive = |socket: &AsyncFd<OwnedFd>| receive(socket.get_ref(), &mut buffer);
-                    let Ok(received) = ready.try_io(receive) else { break };
-                    taken += 1;
-                    if let Ok((length, ether_type)) = received
-                        && let Some(packet) = parse::read(ether_type, &buffer[..length])
-                        && let Some(cause) = listening.judge(&packet, guest)
-                    {
-                        record(&shared, &packet, cause);
-                    }
-                }
-                if taken == TURN {
-                    sleep(REST).await;
-                }
-            }
+            _ = losses.tick() => shared.recorder.missed(packets.lost()?),
+            turn = packets.turn(take) => turn?,
         }
     }
-}
-
-/// The length and the `EtherType` of the next packet.
-fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, u16)> {
-    let (length, from) = recvfrom::<LinkAddr>(socket.as_raw_fd(), buffer)?;
-    let ether_type = from.map_or(0, |from| u16::from_be(from.protocol()));
-    Ok((length.min(buffer.len()), ether_type))
-}
-
-/// How many packets the kernel had no room for since it was asked last.
-fn lost(socket: &OwnedFd) -> io::Result<u64> {
-    let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
-    let mut length = libc::socklen_t::try_from(size_of_val(&statistics)).unwrap_or(0);
-    // SAFETY: the kernel writes at most `length` bytes, which is the size of `statistics`, and both
-    // outlive the call.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_STATISTICS,
-            (&raw mut statistics).cast(),
-            &raw mut length,
-        )
-    };
-    if result == 0 { Ok(statistics.tp_drops.into()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn record(shared: &Shared, packet: &Packet, cause: Cause) {
@@ -209,57 +126,12 @@ fn record(shared: &Shared, packet: &Packet, cause: Cause) {
 
 #[cfg(test)]
 mod tests {
+    use super::filter::LENGTH;
+    use super::filter::tests::{Seen, segment};
     use super::*;
 
-    /// What [`FILTER`] says of a packet from the guest: a reading of classic BPF as far as it is used.
     fn passes(ether_type: u16, bytes: &[u8]) -> bool {
-        let (mut accumulator, mut index, mut at) = (0_u32, 0_usize, 0_usize);
-        loop {
-            let SockFilter { .. } = FILTER[at];
-            // SAFETY: a `SockFilter` is a transparent `sock_filter`.
-            let libc::sock_filter { code, jt, jf, k } =
-                unsafe { std::mem::transmute_copy(&FILTER[at]) };
-            at += 1;
-            let mut jump = |holds: bool| at += usize::from(if holds { jt } else { jf });
-            let byte = |offset: usize| bytes.get(offset).copied();
-            let offset = k as usize;
-            match code {
-                // The packet's type is that of one for this host; its protocol.
-                0x20 if k == (-0x1000_i32 + 4).cast_unsigned() => accumulator = 0,
-                0x20 => accumulator = ether_type.into(),
-                0x28 => match (byte(offset), byte(offset + 1)) {
-                    (Some(high), Some(low)) => {
-                        accumulator = u16::from_be_bytes([high, low]).into();
-                    }
-                    _ => return false,
-                },
-                0x30 | 0x50 => match byte(offset + if code == 0x50 { index } else { 0 }) {
-                    Some(byte) => accumulator = byte.into(),
-                    None => return false,
-                },
-                0xb1 => match byte(offset) {
-                    Some(byte) => index = usize::from(byte & 0xf) * 4,
-                    None => return false,
-                },
-                0x15 => jump(accumulator == k),
-                0x45 => jump(accumulator & k != 0),
-                0x06 => return k > 0,
-                other => panic!("no such instruction: {other:#x}"),
-            }
-        }
-    }
-
-    /// A TCP segment with these flags, in an IPv4 packet with so many bytes of options.
-    fn segment(flags: u8, options: usize, fragment: [u8; 2]) -> Vec<u8> {
-        let mut bytes = vec![0; 20 + options + 20];
-        bytes[0] = 0x45 + u8::try_from(options / 4).unwrap();
-        bytes[6..8].copy_from_slice(&fragment);
-        bytes[9] = 6;
-        bytes[12..16].copy_from_slice(&GUEST.octets());
-        bytes[16..20].copy_from_slice(&[192, 0, 2, 1]);
-        bytes[20 + options + 3] = 22;
-        bytes[20 + options + 13] = flags;
-        bytes
+        Seen::of_guest(ether_type, bytes).passes(&WATCH)
     }
 
     #[test]
@@ -331,7 +203,8 @@ mod tests {
             ports: ports.map(|ports| ports.iter().copied().collect()),
             gateway: Ipv4Addr::new(172, 31, 0, 1),
         };
-        listening.judge(&Packet { kind, from: Some(GUEST), to: to.parse().ok() }, GUEST)
+        let (from, to, is_fragment) = (Some(GUEST), to.parse().ok(), kind == Kind::Fragment);
+        listening.judge(&Packet { kind, from, to, is_fragment }, GUEST)
     }
 
     #[test]
@@ -339,7 +212,7 @@ mod tests {
         let listening = Listening { ports: None, gateway: Ipv4Addr::new(172, 31, 0, 1) };
         let from = Some(Ipv4Addr::new(172, 31, 0, 9));
         for (kind, to) in [(Kind::Syn, "1.1.1.1:80"), (Kind::Udp, "172.31.0.1:53")] {
-            let packet = Packet { kind, from, to: to.parse().ok() };
+            let packet = Packet { kind, from, to: to.parse().ok(), is_fragment: false };
             assert_eq!(listening.judge(&packet, GUEST), Some(Cause::ForgedSource), "{kind}");
             assert_eq!(listening.judge(&Packet { from: Some(GUEST), ..packet }, GUEST), None);
         }
@@ -360,7 +233,13 @@ mod tests {
             (web, Kind::Icmp, "172.31.0.1:0", Some(Cause::Protocol("ICMP"))),
             (None, Kind::Syn, "1.1.1.1:22", None),
             (web, Kind::Fragment, "1.1.1.1:22", Some(Cause::Closed)),
-            (web, Kind::Fragment, "1.1.1.1:443", None),
+            (
+                web,
+                Kind::Fragment,
+                "1.1.1.1:443",
+                Some(Cause::Protocol("a connection that begins in fragments")),
+            ),
+            (web, Kind::Fragment, "172.31.0.1:3128", None),
             (web, Kind::Segment(0), "1.1.1.1:22", Some(Cause::Closed)),
             (web, Kind::Segment(0x29), "172.31.0.1:22", Some(Cause::Closed)),
             (

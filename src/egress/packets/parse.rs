@@ -73,6 +73,8 @@ pub(super) struct Packet {
     pub(super) from: Option<Ipv4Addr>,
     /// Where to; without a port where the protocol has none or it is cut off.
     pub(super) to: Option<SocketAddr>,
+    /// Whether it is one of several that make one packet of IPv4.
+    pub(super) is_fragment: bool,
 }
 
 /// Reads a packet without its link header. `None` for what any host sends by itself.
@@ -80,7 +82,9 @@ pub(super) fn read(ether_type: u16, bytes: &[u8]) -> Option<Packet> {
     match ether_type {
         IPV4 => Some(read_v4(bytes)),
         IPV6 => read_v6(bytes),
-        other => Some(Packet { kind: Kind::Ethernet(other), from: None, to: None }),
+        other => {
+            Some(Packet { kind: Kind::Ethernet(other), from: None, to: None, is_fragment: false })
+        }
     }
 }
 
@@ -98,11 +102,11 @@ fn read_v4(bytes: &[u8]) -> Packet {
         Some(Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3]))
     };
     // A later fragment has no ports.
-    let is_later =
-        matches!(bytes, [_, _, _, _, _, _, high, low, ..] if (high & 0x1f, *low) != (0, 0));
+    let fragment = bytes.get(6..8).map_or(0, |field| u16::from_be_bytes([field[0], field[1]]));
+    let (is_later, is_fragment) = (fragment & 0x1fff != 0, fragment & 0x3fff != 0);
     let port = |bytes: &[u8]| if is_later { 0 } else { port(kind, bytes, header) };
     let to = address(16).map(|to| SocketAddr::new(IpAddr::V4(to), port(&bytes[20..])));
-    Packet { kind, from: address(12), to }
+    Packet { kind, from: address(12), to, is_fragment }
 }
 
 /// What a TCP segment with these flags is; `None` where they are cut off.
@@ -142,7 +146,8 @@ fn read_v6(bytes: &[u8]) -> Option<Packet> {
         _ => 0,
     };
     let to = SocketAddr::new(address.into(), port);
-    (!is_routine).then_some(Packet { kind: Kind::Ipv6, from: None, to: Some(to) })
+    let packet = Packet { kind: Kind::Ipv6, from: None, to: Some(to), is_fragment: false };
+    (!is_routine).then_some(packet)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! of what passes apart from refusals, so that a flood of the one hides nothing of the other; what was
 //! not recorded is counted. This module decides nothing.
 
+mod flow;
 mod learn;
 mod limit;
 mod line;
@@ -17,20 +18,20 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+pub use flow::{Bytes, Flow, SharedFlow};
 pub use learn::{LearnError, Learned};
 pub use limit::Rate;
 pub use line::{Peer, Subject, Via};
 pub use report::{Report, Row, Total, Totals};
 
-use super::host::HostName;
 use super::verdict::Verdict;
+use flow::Passed;
 use limit::Bucket;
 use line::{Context, End};
-use sums::{Key, Sums};
+use sums::Sums;
 
 /// How many of the last lines are kept at hand, of what passes and of what is refused.
 const RECENT: usize = 32;
@@ -195,20 +196,7 @@ impl Recorder {
         let key = record.sums.open(&subject, &verdict);
         record.write(&subject, Some(id), &verdict, rule.as_deref(), None);
         drop(record);
-        Flow {
-            recorder: self.clone(),
-            subject,
-            verdict,
-            rule,
-            key,
-            id,
-            start: Instant::now(),
-            bytes: Arc::default(),
-            reason: None,
-            status: None,
-            peer: None,
-            named: None,
-        }
+        Flow::new(self.clone(), Passed { subject, verdict, rule, key, id })
     }
 
     /// The sums so far, in all rows.
@@ -306,107 +294,6 @@ impl Record {
         if self.files.as_mut().is_none_or(say) {
             self.unsaid = 0;
         }
-    }
-}
-
-/// Bytes that passed, counted by whoever moves them.
-#[derive(Debug, Default)]
-pub struct Bytes {
-    /// From the guest.
-    pub up: AtomicU64,
-    /// To the guest.
-    pub down: AtomicU64,
-}
-
-impl Bytes {
-    /// Both directions together.
-    pub fn total(&self) -> u64 {
-        self.up.load(Ordering::Relaxed) + self.down.load(Ordering::Relaxed)
-    }
-}
-
-/// Something that passes. Dropping it records its end.
-#[derive(Debug)]
-pub struct Flow {
-    recorder: Recorder,
-    subject: Subject,
-    verdict: Verdict,
-    rule: Option<String>,
-    key: Key,
-    id: u64,
-    start: Instant,
-    bytes: Arc<Bytes>,
-    reason: Option<String>,
-    status: Option<u16>,
-    peer: Option<Peer>,
-    named: Option<String>,
-}
-
-impl Flow {
-    /// The counters.
-    pub fn bytes(&self) -> Arc<Bytes> {
-        Arc::clone(&self.bytes)
-    }
-
-    /// Notes whom it was connected to.
-    pub fn connected_to(&mut self, peer: Peer) {
-        self.peer = Some(peer);
-    }
-
-    /// Notes the server that the guest named in its first bytes.
-    pub fn named(&mut self, name: &HostName) {
-        self.named = Some(name.to_string());
-    }
-
-    /// Notes the HTTP status that was answered.
-    pub fn answered(&mut self, status: u16) {
-        self.status = Some(status);
-    }
-
-    /// Notes why it ended, where it wasn't by both sides' will.
-    pub fn ended_by(&mut self, reason: impl std::fmt::Display) {
-        self.reason = Some(reason.to_string());
-    }
-
-    /// Records another verdict on the same subject, e.g. on what the client said in the end.
-    pub fn judge(&self, verdict: &Verdict) {
-        self.recorder.verdict(self.subject.clone(), verdict, self.rule.as_deref());
-    }
-}
-
-/// A flow of two halves, each of which may be the last to end: a server may answer before it has
-/// taken all of a request. It is over when both have been dropped.
-#[derive(Debug, Clone)]
-pub struct SharedFlow(Arc<Mutex<Flow>>);
-
-impl SharedFlow {
-    /// Shares it.
-    pub fn new(flow: Flow) -> Self {
-        Self(Arc::new(Mutex::new(flow)))
-    }
-
-    /// The flow, for a moment.
-    pub fn lock(&self) -> MutexGuard<'_, Flow> {
-        // A flow is whole between any two statements that could panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Flow {
-    fn drop(&mut self) {
-        let end = End {
-            up: self.bytes.up.load(Ordering::Relaxed),
-            down: self.bytes.down.load(Ordering::Relaxed),
-            elapsed: self.start.elapsed(),
-            reason: self.reason.take(),
-            status: self.status,
-            peer: self.peer.take(),
-            named: self.named.take(),
-        };
-        let mut record = self.recorder.lock();
-        record.sums.close(&self.key, end.up, end.down);
-        let rule = self.rule.as_deref();
-        record.write(&self.subject, Some(self.id), &self.verdict, rule, Some(&end));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tests of `record`, beside it because they are as long.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::egress::verdict::Cause;
 

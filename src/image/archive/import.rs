@@ -103,8 +103,8 @@ impl Store {
             if length == 0 {
                 break;
             }
-            let written = write_but_zeros(&file, &piece[..length], at).map_err(unwritten())?;
-            room.wrote(written).map_err(self.no_room())?;
+            room.write(length as u64).map_err(self.no_room())?;
+            write_but_zeros(&file, &piece[..length], at).map_err(unwritten())?;
             at += length as u64;
             moved(length as u64);
         }
@@ -153,14 +153,12 @@ fn name_parts(directory: &Path, opening: &Opening, parts: &[(&Part, File)]) -> i
     File::open(directory)?.sync_all()
 }
 
-/// Writes what is not zero of a piece of a new file. Gives how many bytes that are.
-fn write_but_zeros(file: &File, piece: &[u8], at: u64) -> io::Result<u64> {
-    let mut written = 0;
+/// Writes what is not zero of a piece of a new file.
+fn write_but_zeros(file: &File, piece: &[u8], at: u64) -> io::Result<()> {
     for (index, block) in piece.chunks(HOLE).enumerate() {
         if *block != [0; HOLE][..block.len()] {
             file.write_all_at(block, at + (index * HOLE) as u64)?;
-            written += block.len() as u64;
         }
     }
-    Ok(written)
+    Ok(())
 }

@@ -5,6 +5,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::statvfs::statvfs;
 use proptest::prelude::*;
 
 use super::*;
@@ -115,6 +118,43 @@ fn what_is_zero_takes_room_neither_on_the_way_nor_on_arrival() {
     there.store.verify(&imported).unwrap();
     let blocks = fs::metadata(imported.rootfs()).unwrap().blocks();
     assert!(blocks * 512 <= 64 << 10, "{blocks} blocks");
+}
+
+#[test]
+fn an_import_on_a_small_disk_is_refused_before_it_fills_it() {
+    const DISK: u64 = 64 << 20;
+    let here = Fixture::new();
+    // Five parts, of a few bytes in the archive.
+    let image = here.publish("base", &"x".repeat(14 << 20), 1);
+    let archive = export(&here.store, &image).unwrap();
+    assert!(archive.len() < 64 << 10, "{}", archive.len());
+    let place = tempfile::tempdir().unwrap();
+    // What is mounted is mounted for one thread.
+    let (least, error) = std::thread::scope(|scope| {
+        let import = || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            let options = format!("size={DISK}");
+            let (kind, options) = (Some("tmpfs"), Some(options.as_str()));
+            mount(kind, place.path(), kind, MsFlags::empty(), options).unwrap();
+            let store = Store::open(place.path().join("images"));
+            let free = || {
+                let disk = statvfs(place.path()).unwrap();
+                disk.blocks_available() * disk.fragment_size()
+            };
+            let mut least = u64::MAX;
+            let imported =
+                store.import(&*archive, Path::new("archive"), &Trust::default(), &mut |_, _| {
+                    least = least.min(free());
+                });
+            assert!(is_empty(&store) && free() > DISK / 4 * 3);
+            (least, imported.unwrap_err())
+        };
+        scope.spawn(import).join().unwrap()
+    });
+    assert!(least >= DISK / 50, "{least} bytes were left");
+    assert!(crate::failure::chain(&error).contains("free"), "{error:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Reads a gzipped tar archive that came from elsewhere: bounded, and nothing in it leads out of
-//! the directory that it is unpacked in.
+//! the directory that it is unpacked in. What comes from a guest is read by `mayfly_tree`, which takes
+//! only what its own packer writes; here names may also come in pax headers, as others write them.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -7,12 +8,16 @@ use std::io::{self, Read};
 use std::path::{Component, Path};
 
 use flate2::read::MultiGzDecoder;
-use tar::EntryType;
+use tar::{EntryType, PaxExtensions};
 
 /// What is refused beyond: GitHub's runner has 0.2 GB in 12,000 files, unpacked 0.7 GB.
 const MOST_ENTRIES: usize = 100_000;
 const MOST_BYTES: u64 = 4 << 30;
 const LONGEST_PATH: usize = 1024;
+/// All names together, which are kept until the end.
+const MOST_NAMES: usize = 16 << 20;
+/// A header of extensions: its two names, and some numbers.
+const LONGEST_EXTENSION: u64 = 8 << 10;
 
 /// Why an archive can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,24 +69,36 @@ pub(super) fn read<E: From<TarballError>>(
 ) -> Result<(), E> {
     let mut archive = tar::Archive::new(MultiGzDecoder::new(file).take(MOST_BYTES));
     let (mut seen, mut links) = (BTreeSet::new(), BTreeSet::new());
-    let entries = archive.entries().map_err(TarballError::Damaged)?;
+    let (mut extension, mut names) = (Extension::default(), 0);
+    // Raw: the library would read extensions of any length.
+    let entries = archive.entries().map_err(TarballError::Damaged)?.raw(true);
     for (index, entry) in entries.enumerate() {
-        if index == MOST_ENTRIES {
+        let mut entry = entry.map_err(TarballError::Damaged)?;
+        if index == MOST_ENTRIES || names > MOST_NAMES {
             return Err(TarballError::TooLarge.into());
         }
-        let mut entry = entry.map_err(TarballError::Damaged)?;
-        let Some(path) = checked_path(&entry.path_bytes())? else { continue };
+        if extension.read(&mut entry)? {
+            continue;
+        }
+        let Extension { path, target: long_target, size } = std::mem::take(&mut extension);
+        let path = path.unwrap_or_else(|| entry.path_bytes().into_owned());
+        let Some(path) = checked_path(&path)? else { continue };
+        names += path.len();
         let refused = |problem| E::from(TarballError::Entry { path: path.clone(), problem });
         if parents(&path).any(|parent| links.contains(parent)) {
             return Err(refused("is behind a link"));
+        }
+        if size.is_some_and(|size| size != entry.size()) {
+            return Err(refused("has two lengths"));
         }
         let kind = entry.header().entry_type();
         if !seen.insert(path.clone()) && kind != EntryType::Directory {
             return Err(refused("is there twice"));
         }
         let target = |entry: &tar::Entry<'_, _>| {
-            let target = entry.link_name_bytes().unwrap_or_default();
-            String::from_utf8(target.into_owned()).map_err(|_| refused("links to what is no text"))
+            let short = || entry.link_name_bytes().unwrap_or_default().into_owned();
+            let target = long_target.clone().unwrap_or_else(short);
+            String::from_utf8(target).map_err(|_| refused("links to what is no text"))
         };
         match kind {
             EntryType::Directory => take(&path, Member::Directory)?,
@@ -112,6 +129,49 @@ pub(super) fn read<E: From<TarballError>>(
     // Damage behind the last entry is damage.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(TarballError::Damaged)?;
     Ok(())
+}
+
+/// What headers say of the entry after them.
+#[derive(Default)]
+struct Extension {
+    path: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
+    size: Option<u64>,
+}
+
+impl Extension {
+    /// Reads an entry that is one of GNU's or pax's, if it is.
+    fn read(&mut self, entry: &mut tar::Entry<'_, impl Read>) -> Result<bool, TarballError> {
+        let kind = entry.header().entry_type();
+        let is_pax = kind == EntryType::XHeader;
+        if !is_pax && !kind.is_gnu_longname() && !kind.is_gnu_longlink() {
+            return Ok(false);
+        }
+        if entry.size() > LONGEST_EXTENSION {
+            let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            return Err(TarballError::Entry { path, problem: "is a name that is too long" });
+        }
+        let mut text = Vec::new();
+        entry.read_to_end(&mut text)?;
+        if !is_pax {
+            if text.last() == Some(&0) {
+                text.pop();
+            }
+            let place = if kind.is_gnu_longname() { &mut self.path } else { &mut self.target };
+            *place = Some(text);
+            return Ok(true);
+        }
+        for record in PaxExtensions::new(&text) {
+            let record = record?;
+            match record.key_bytes() {
+                b"path" => self.path = Some(record.value_bytes().to_vec()),
+                b"linkpath" => self.target = Some(record.value_bytes().to_vec()),
+                b"size" => self.size = record.value().ok().and_then(|size| size.parse().ok()),
+                _ => {}
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// An entry's path without `.`; none for the archive's own root.
@@ -249,6 +309,79 @@ mod tests {
             let error = unpack(&archive(entries)).unwrap_err();
             assert!(matches!(error, TarballError::Entry { .. }), "{entries:?}: {error}");
         }
+    }
+
+    /// A header of an extension, with as much behind it as it says, and no more than that is made.
+    fn extended(kind: EntryType, size: u64, text: &[u8]) -> Vec<u8> {
+        let mut header = Header::new_gnu();
+        header.set_path("extension").unwrap();
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_cksum();
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.extend_from_slice(text);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes
+    }
+
+    fn gzipped(parts: &[&[u8]]) -> Vec<u8> {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        for part in parts {
+            gzip.write_all(part).unwrap();
+        }
+        gzip.finish().unwrap()
+    }
+
+    /// What `archive` makes, without its compression.
+    fn plain(entries: &[Entry<'_>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        MultiGzDecoder::new(&archive(entries)[..]).read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn names_come_in_extensions_too() {
+        let long = ["a"; 150].join("/");
+        let pax = |key: &str, value: &str| {
+            let length = key.len() + value.len() + 3;
+            let digits = if length + 3 > 99 { 3 } else { 2 };
+            format!("{} {key}={value}\n", length + digits).into_bytes()
+        };
+        let file = plain(&[("x", EntryType::Regular, "hello")]);
+        for (extension, size) in [(pax("path", &long), 5), (pax("size", "5"), 5)] {
+            let header = extended(EntryType::XHeader, extension.len() as u64, &extension);
+            let taken = unpack(&gzipped(&[&header, &file])).unwrap();
+            assert!(taken[0].ends_with(&format!(" {size} true")), "{taken:?}");
+        }
+        let header = extended(EntryType::GNULongName, long.len() as u64 + 1, long.as_bytes());
+        let taken = unpack(&gzipped(&[&header, &file])).unwrap();
+        assert_eq!(taken, [format!("{long} 5 true")]);
+        // They are bound to the same rules.
+        let up = extended(EntryType::GNULongName, 5, b"../x\0");
+        let other = extended(EntryType::XHeader, 9, b"9 size=6\n");
+        for header in [up, other] {
+            let error = unpack(&gzipped(&[&header, &file])).unwrap_err();
+            assert!(matches!(error, TarballError::Entry { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_would_take_memory_is_refused_before_it_does() {
+        for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+            // By what it says, whatever comes behind it.
+            let header = extended(kind, 300 << 20, &[]);
+            let error = unpack(&gzipped(&[&header])).unwrap_err();
+            assert!(matches!(error, TarballError::Entry { .. }), "{kind:?}: {error}");
+        }
+        // Names that are each as long as may be.
+        let mut bytes = Vec::new();
+        for number in 0..20_000 {
+            let name = format!("{number:05}{}", "/aaaaaaa".repeat(120));
+            bytes.extend(extended(EntryType::GNULongName, name.len() as u64, name.as_bytes()));
+            bytes.extend(&plain(&[("x", EntryType::Directory, "")])[..512]);
+        }
+        let error = unpack(&gzipped(&[&bytes])).unwrap_err();
+        assert!(matches!(error, TarballError::TooLarge), "{error}");
     }
 
     #[test]

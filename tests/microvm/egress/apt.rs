@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use mayfly::egress::address::{Class, classify};
 
-use super::Guest;
 use super::servers::WebServer;
+use super::{Guest, Outcome};
 use crate::support::{Host, PATIENCE, until};
 
 /// Debian's archive as this machine's sources name it.
@@ -194,6 +194,57 @@ const INSTALLED: &str = r#"
         probe redis-other redis-cli -h other.test ping
 "#;
 
+/// A server in the guest, asked by clients that know of the proxy: by each name and address that is
+/// the guest's own, one of them that of a container network.
+const INSIDE: &str = r#"
+        echo "127.0.1.1 $HOSTNAME" >>/etc/hosts
+        python3 -c "
+import fcntl, socket, struct
+address = struct.pack('16sH2s4s8s', b'lo:1', 2, b'', socket.inet_aton('172.17.0.1'), b'')
+fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8916, address)  # SIOCSIFADDR
+"
+        mkdir /tmp/inside
+        echo from inside >/tmp/inside/index.html
+        python3 -m http.server --directory /tmp/inside 8080 >/dev/null 2>&1 &
+        server=$!
+        until curl -s --noproxy '*' http://127.0.0.1:8080/ >/dev/null; do sleep 0.2; done
+        names="localhost 127.0.0.1 127.0.1.1 172.31.0.2 172.17.0.1 service-a $HOSTNAME"
+        for name in $names; do
+            probe "curl ${name/$HOSTNAME/own}" curl -sS -m 20 "http://$name:8080/"
+        done
+        probe python python3 -c "
+import http.client, sys, urllib.request
+for name in sys.argv[1:]:
+    print('urllib', urllib.request.urlopen(f'http://{name}:8080/', timeout=20).read())
+    connection = http.client.HTTPConnection(name, 8080, timeout=20)
+    connection.request('GET', '/')
+    print('http.client', connection.getresponse().read())
+" $names
+        kill $server
+"#;
+
+/// The guest's own hosts file, without its own name.
+fn hosts(directory: &Path) -> PathBuf {
+    let hosts = directory.join("hosts");
+    fs::write(&hosts, "127.0.0.1 localhost\n172.31.0.2 service-a # a service\n").unwrap();
+    hosts
+}
+
+/// What [`INSIDE`] tries.
+#[track_caller]
+fn assert_inside(outcome: &Outcome) {
+    let names =
+        ["localhost", "127.0.0.1", "127.0.1.1", "172.31.0.2", "172.17.0.1", "service-a", "own"];
+    for name in names {
+        outcome.assert_works(&format!("curl {name}"), "from inside");
+    }
+    outcome.assert_works("python", "from inside");
+    let said = &outcome.probe("python").said;
+    assert_eq!(said.matches("from inside").count(), 2 * names.len(), "{said}");
+    let asked = outcome.recorded().into_iter().find(|line| line.contains(":8080"));
+    assert_eq!(asked, None, "nobody outside is asked for what is inside");
+}
+
 #[test]
 fn clients_installed_from_the_mirror_reach_what_is_allowed_and_no_more() {
     // The image was built from it, so that it is there.
@@ -215,10 +266,12 @@ fn clients_installed_from_the_mirror_reach_what_is_allowed_and_no_more() {
         ssh.port,
         redis.port
     );
-    let script = sources_script(&mirror, "trixie") + INSTALLED;
+    let script = sources_script(&mirror, "trixie") + INSTALLED + INSIDE;
     let script = format!("set -- '{}'\n{script}", directory.path().display());
-    let outcome =
-        Guest::new(&host, &policy).copy(directory.path().join("user"), "/key").run(&script);
+    let outcome = Guest::new(&host, &policy)
+        .copy(directory.path().join("user"), "/key")
+        .copy(hosts(directory.path()), "/etc/hosts")
+        .run(&script);
     for (name, probe) in &outcome.probes {
         eprintln!("{:>6} ms: {name}", probe.milliseconds);
     }
@@ -239,11 +292,12 @@ fn clients_installed_from_the_mirror_reach_what_is_allowed_and_no_more() {
         ("wget-other", ""),
         ("urllib-other", "HTTP Error 403: Forbidden"),
         ("ssh-other", "Could not resolve hostname other.test"),
-        ("ssh-port", "Connection reset by"),
+        ("ssh-port", "Connection refused"),
         ("redis-other", "Could not connect to Redis"),
     ] {
         outcome.assert_fails(probe, says);
     }
+    assert_inside(&outcome);
     for line in [
         "transparent ssh.test:22 allowed",
         "transparent redis.test:6379 allowed",

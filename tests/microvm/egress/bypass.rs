@@ -3,12 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
 use super::attempts::{Row, Sign};
 use super::canary::Canary;
+use super::servers::Echo;
 use super::{Guest, Outcome, attempts, frames, summary};
 use crate::support::{Host, image};
 
@@ -65,7 +68,19 @@ fn try_everything(mode: &str) {
     assert!(rows.len() + frames.len() >= 60, "{} rows", rows.len() + frames.len());
     let lines = host.root().join("frames.txt");
     fs::write(&lines, frames::lines(&frames).replace(&frames::gateway_mac(), "GATE")).unwrap();
-    let policy = format!("mode = {mode:?}\nallow = [{{ host = \"web.test\" }}]");
+    // The one name that is allowed: it may be connected to, and hears nothing.
+    let arrived = Arc::new(Mutex::new(Vec::new()));
+    let arrives = Arc::clone(&arrived);
+    let web = Echo::new(move |mut stream| {
+        let mut bytes = Vec::new();
+        _ = stream.read_to_end(&mut bytes);
+        arrives.lock().unwrap().extend(bytes);
+    });
+    let policy = format!(
+        "mode = {mode:?}\nallow = [{{ host = \"web.test\" }}]\n\
+         resolve = {{ \"web.test\" = \"{}\" }}",
+        web.address
+    );
     let outcome = Guest::new(&host, &policy)
         .copy(lines, "/frames.txt")
         .copy(image::guest_program("frames"), "/frames")
@@ -90,6 +105,8 @@ fn try_everything(mode: &str) {
         .collect();
     assert!(missing.is_empty(), "not recorded: {missing:#?}\nbut: {recorded:#?}");
     canary.assert_silent();
+    let arrived = String::from_utf8_lossy(&arrived.lock().unwrap()).into_owned();
+    assert!(arrived.is_empty(), "{arrived}");
     host.assert_clean();
 }
 
