@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,30 @@ pub(super) fn find(number: u32, identity: Option<&Identity>) -> io::Result<Optio
     Ok(if has_ended(&pidfd)? { None } else { Some(pidfd) })
 }
 
+/// The shepherd of a directory, by what the kernel says: it is the first of a process-id namespace
+/// other than this one's, which no daemon and no command is, and has the directory open, as its lock has
+/// it, or in a root of its own, of which it can't let go.
+pub(super) fn holder(directory: &Path) -> io::Result<Option<OwnedFd>> {
+    let own = place(Path::new("/proc/self/ns/pid"))?;
+    let is = |number: u32| {
+        let enclosed =
+            is_enclosed(number)? && place(Path::new(&format!("/proc/{number}/ns/pid")))? != own;
+        Ok::<_, io::Error>(enclosed && (has_open(number, directory)? || sees(number, directory)?))
+    };
+    for entry in fs::read_dir("/proc")? {
+        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // One that may not be looked at is another user's, or is gone.
+        let Ok(process) = open(number) else { continue };
+        // All of it was about this process, and not about a later one with its number.
+        if is(number).unwrap_or(false) && !has_ended(&process)? {
+            return Ok(Some(process));
+        }
+    }
+    Ok(None)
+}
+
 /// Whether the process of a number is the first of a process-id namespace below this one's.
 pub(super) fn is_enclosed(number: u32) -> io::Result<bool> {
     let text = match fs::read_to_string(format!("/proc/{number}/status")) {
@@ -74,20 +98,26 @@ fn innermost(status: &str) -> Option<&str> {
 }
 
 /// Whether the process of a number has a directory open.
-pub(super) fn has_open(number: u32, directory: &Path) -> io::Result<bool> {
-    let wanted = fs::metadata(directory)?;
-    let entries = match fs::read_dir(format!("/proc/{number}/fd")) {
-        Err(error) if is_no_more(&error) => return Ok(false),
-        entries => entries?,
-    };
-    for entry in entries {
-        // One that was closed in the meantime is none.
-        let found = entry.and_then(|entry| fs::metadata(entry.path()));
-        if found.is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino())) {
-            return Ok(true);
-        }
+fn has_open(number: u32, directory: &Path) -> io::Result<bool> {
+    let wanted = place(directory)?;
+    // One that was closed in the meantime is none.
+    let entries = fs::read_dir(format!("/proc/{number}/fd"))?.filter_map(Result::ok);
+    Ok(entries.into_iter().any(|entry| place(&entry.path()).is_ok_and(|found| found == wanted)))
+}
+
+/// Whether the process of a number has a root of its own, in which a directory has its name.
+fn sees(number: u32, directory: &Path) -> io::Result<bool> {
+    let root = PathBuf::from(format!("/proc/{number}/root"));
+    if place(&root)? == place(Path::new("/"))? {
+        return Ok(false);
     }
-    Ok(false)
+    let name = directory.strip_prefix("/").unwrap_or(directory);
+    Ok(place(&root.join(name))? == place(directory)?)
+}
+
+/// What tells a file from all others: its device and inode.
+fn place(path: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn is_no_more(error: &io::Error) -> bool {

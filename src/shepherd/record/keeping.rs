@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,7 @@ use super::super::detached;
 use super::super::event::{Event, Happened, Phase};
 use super::super::identity;
 use super::super::plan::{Id, monotonic};
-use super::liveness::{Liveness, is_living, liveness, lock};
+use super::liveness::{Liveness, is_living, kill, liveness, lock};
 use super::{Summary, events, summary};
 
 /// The file with the name of a black box's pool; a microVM without a pool has none.
@@ -84,9 +84,17 @@ pub fn ago(found: &Found, phase: Phase) -> Option<Duration> {
     Some(Duration::from_nanos(monotonic()).saturating_sub(entered))
 }
 
+/// Locks the directory of a microVM that lives no more. A shepherd that has let go of it and lives
+/// on was taken over, and is killed.
+fn take(directory: &Path) -> io::Result<File> {
+    let lock = lock(directory)?.ok_or(io::ErrorKind::ResourceBusy)?;
+    kill(directory)?;
+    Ok(lock)
+}
+
 /// Removes the directory of a detached microVM that lives no more.
 pub fn collect(directory: &Path) -> io::Result<()> {
-    let Some(_lock) = lock(directory)? else { return Err(io::ErrorKind::ResourceBusy.into()) };
+    let _lock = take(directory)?;
     // The socket comes last: as long as it is there, a daemon that is interrupted here comes back.
     let socket = detached::socket(directory)?;
     for entry in fs::read_dir(directory)? {
@@ -105,7 +113,7 @@ pub fn collect(directory: &Path) -> io::Result<()> {
 /// Makes the directory of a detached microVM of a pool's that lives no more a black box like any
 /// other, to be removed when there are too many.
 pub fn keep(directory: &Path, pool: &str) -> io::Result<()> {
-    let Some(_lock) = lock(directory)? else { return Err(io::ErrorKind::ResourceBusy.into()) };
+    let _lock = take(directory)?;
     fs::write(directory.join(POOL), pool)?;
     detached::socket(directory)?.map_or(Ok(()), |name| fs::remove_file(directory.join(name)))
 }

@@ -1,7 +1,5 @@
 use proptest::prelude::*;
 
-use std::fs::File;
-
 use super::super::super::identity::Identity;
 use super::super::liveness::flock;
 use super::*;

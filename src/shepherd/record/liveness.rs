@@ -80,20 +80,10 @@ pub fn liveness(directory: &Path) -> io::Result<Liveness> {
     Ok(if ending { Liveness::Ending } else { Liveness::Gone })
 }
 
-/// The shepherd of a directory as a process; `None` where it has ended or lets go, or has not said
-/// yet which it is.
-///
-/// What it has said is a hint: one that was taken over can write any number. The process is one
-/// that has the directory open, as its lock has it, and that is the first of a process-id namespace
-/// of its own, which no daemon and no command is.
+/// The shepherd of a directory as a process; `None` where it has ended. What it has written there
+/// does not count: one that was taken over can write any number.
 pub(in crate::shepherd) fn process(directory: &Path) -> io::Result<Option<OwnedFd>> {
-    let Some(summary) = summary(directory)? else { return Ok(None) };
-    let Some(process) = identity::find(summary.pid, summary.process.as_ref())? else {
-        return Ok(None);
-    };
-    let holds = identity::is_enclosed(summary.pid)? && identity::has_open(summary.pid, directory)?;
-    // All of it was about this process, and not about a later one with its number.
-    Ok(if holds && !identity::has_ended(&process)? { Some(process) } else { None })
+    identity::holder(directory)
 }
 
 /// Kills the shepherd of a directory, and with it everything of its microVM, through a descriptor
@@ -158,29 +148,24 @@ mod tests {
         let enclose = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "sleep", "60"];
         let mut usual = start(&["sleep", "60"], &own);
         let mut wrong = start(&enclose, &other);
-        let mut right = start(&enclose, &own);
-        let [wrong_one, right_one] = [&wrong, &right].map(|process| child(process.id()));
-        for pid in [std::process::id(), usual.id(), wrong.id(), wrong_one, right.id()] {
+        child(wrong.id());
+        for pid in [std::process::id(), usual.id(), wrong.id(), child(wrong.id())] {
             says(&own, pid);
             kill(&own).unwrap();
             assert!(process(&own).unwrap().is_none(), "{pid}");
         }
-        assert!(
-            [&mut usual, &mut wrong, &mut right]
-                .map(Child::try_wait)
-                .iter()
-                .all(|ended| { matches!(ended, Ok(None)) })
-        );
-        says(&own, right_one);
+        let mut right = start(&enclose, &own);
+        child(right.id());
         kill(&own).unwrap();
         // It tells how its child has ended.
         assert!(!right.wait().unwrap().success());
         assert!(process(&own).unwrap().is_none());
+        for process in [&mut usual, &mut wrong] {
+            assert!(process.try_wait().unwrap().is_none());
+        }
         // One that says that it is the daemon does not keep its directory for ever.
         says(&own, std::process::id());
         assert_eq!(liveness(&own).unwrap(), Liveness::Gone);
-        kill(&other).unwrap();
-        says(&other, wrong_one);
         kill(&other).unwrap();
         wrong.wait().unwrap();
         usual.kill().unwrap();

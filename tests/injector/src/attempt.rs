@@ -86,6 +86,12 @@ impl Argument {
 }
 
 impl How {
+    /// Why it can't be tried here.
+    pub(crate) fn lacks(&self, given: &Given) -> Option<&'static str> {
+        let inet6 = matches!(self, Self::Connect(Peer::Inet6));
+        (inet6 && !given.contains_key("port6")).then_some("there is no IPv6 here")
+    }
+
     /// Tries it in a fork of a process; what came of it, and the result that the kernel gave.
     pub(crate) fn outcome(
         &self,

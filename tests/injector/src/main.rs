@@ -92,6 +92,10 @@ fn try_all(setting: &str, found: &Found, given: &Given) -> Result<bool, String> 
         let failed = |what: &str, error| format!("can't try {what} in {name} ({pid}): {error}");
         let mut process = Process::seize(pid).map_err(|error| failed("anything", error))?;
         for attempt in rows::ALL {
+            if let Some(lacking) = attempt.how.lacks(given) {
+                println!("{name}\t{}\tnot tried: {lacking}", attempt.what);
+                continue;
+            }
             let outcome = attempt.how.outcome(&mut process, given);
             let (outcome, result) = outcome.map_err(|error| failed(attempt.what, error))?;
             let expected = attempt.expected(name, setting);

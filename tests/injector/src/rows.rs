@@ -37,7 +37,8 @@ const QEMU_ENDS: [&str; 11] = [
 pub(crate) const SETTINGS: [&str; 4] = ["root", "user", "unit", "container"];
 
 /// What the filter of a setting, which lies below ours, ends every process for.
-const SETTING_ENDS: [(&str, &str); 1] = [("unit", "a call by a number of x32")];
+const SETTING_ENDS: [(&str, &str); 2] =
+    [("unit", "a call by a number of x32"), ("container", "a call by a number of x32")];
 
 impl Attempt {
     pub(crate) fn expected(&self, process: &str, setting: &str) -> Outcome {

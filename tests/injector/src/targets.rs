@@ -58,7 +58,7 @@ struct Targets {
     made: Vec<PathBuf>,
     paths: Vec<UnixListener>,
     // Open as long as it lives.
-    _ports: [TcpListener; 2],
+    _ports: Vec<TcpListener>,
 }
 
 /// Enters the mount and network namespaces of a process, for this thread alone.
@@ -75,9 +75,16 @@ impl Targets {
     fn make(state: &Path, own: &Path, given: Given) -> io::Result<Self> {
         let name = format!("mayfly-test-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name)?;
-        let ports = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("[::1]:0")?];
-        let port = |listener: &TcpListener| listener.local_addr().map(|local| local.port());
-        let [port4, port6] = [port(&ports[0])?, port(&ports[1])?];
+        let mut ports = vec![TcpListener::bind("127.0.0.1:0")?];
+        // A container may have no IPv6.
+        match TcpListener::bind("[::1]:0") {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            listener => ports.push(listener?),
+        }
+        let mut numbers = Vec::new();
+        for (key, listener) in ["port4", "port6"].into_iter().zip(&ports) {
+            numbers.push((key.to_owned(), listener.local_addr()?.port().to_string()));
+        }
         let paths = vec![UnixListener::bind_addr(&address)?];
         let mut targets = Self { given: Given::new(), made: Vec::new(), paths, _ports: ports };
         let owner = fs::metadata(state)?.uid();
@@ -100,9 +107,8 @@ impl Targets {
             ("shepherd".to_owned(), text(&shepherd)),
             ("socket".to_owned(), text(&state.join("any"))),
             ("abstract".to_owned(), name),
-            ("port4".to_owned(), port4.to_string()),
-            ("port6".to_owned(), port6.to_string()),
         ]);
+        targets.given.extend(numbers);
         targets.given.extend(given);
         targets.check()?;
         Ok(targets)

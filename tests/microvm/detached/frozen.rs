@@ -81,6 +81,29 @@ fn a_guest_that_is_silent_while_its_shepherd_runs_is_ended() {
     front_end.murder();
 }
 
+/// Writes what a shepherd that was taken over could: that it is another process.
+fn forge(directory: &Path, pid: u32) {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(')').unwrap();
+    let path = directory.join("microvm.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut summary: record::Summary = serde_json::from_str(&text).unwrap();
+    summary.pid = pid;
+    summary.process.as_mut().unwrap().ticks =
+        rest.split_whitespace().nth(19).unwrap().parse().unwrap();
+    std::fs::write(path, serde_json::to_vec(&summary).unwrap()).unwrap();
+}
+
+/// How many bytes a shepherd says to a process that connects by `wrapper`.
+fn hello(directory: &Path, wrapper: &[&str]) -> String {
+    let script = "import glob, socket; s = socket.socket(socket.AF_UNIX); \
+                  s.connect(glob.glob('front-*')[0]); print(len(s.recv(64)))";
+    let words = [wrapper, &["python3", "-c", script]].concat();
+    let mut client = std::process::Command::new(words[0]);
+    let output = client.args(&words[1..]).current_dir(directory).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[test]
 fn a_shepherd_that_is_stopped_is_killed_through_its_process() {
     let host = Host::new();
@@ -88,15 +111,24 @@ fn a_shepherd_that_is_stopped_is_killed_through_its_process() {
     let front_end = FrontEnd::start(&host, &task);
     let directory = wait_for(&host, Phase::Running);
     front_end.murder();
+    // Where QEMU of any microVM is, nobody is served.
+    assert_eq!(hello(&directory, &["unshare", "--net"]), "0\n");
+    assert_eq!(hello(&directory, &["env"]), "64\n");
+    let mut bystander = std::process::Command::new("sleep").arg("600").spawn().unwrap();
     runtime().block_on(async {
         // Attached before it is stopped: its orders are not acknowledged then.
         let mut shepherd = Handle::attach(&directory).await.unwrap();
         kill(pid(&directory), Signal::SIGSTOP).unwrap();
+        forge(&directory, bystander.id());
         let number = shepherd.order(&Order::End).unwrap();
         assert!(number > 1, "numbers go on where the front end before left off");
-        shepherd.kill().unwrap();
+        // As a daemon that has no connection does it.
+        record::kill(&directory).unwrap();
         shepherd.ended().await.unwrap();
     });
+    assert!(bystander.try_wait().unwrap().is_none(), "another was killed");
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
     until("nothing is left", PATIENCE, || {
         (record::liveness(&directory).unwrap() == record::Liveness::Gone).then_some(())
     });
