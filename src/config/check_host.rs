@@ -24,6 +24,10 @@ const DRAIN: Duration = Duration::from_secs(90);
 const MAX_DRAIN: Duration = Duration::from_secs(7 * 86_400);
 /// A hundred logs as long as they can be, and thousands of ordinary ones.
 const LOG_BYTES: Size = Size(10 << 30);
+/// Some three million jobs.
+const AUDIT_BYTES: Size = Size(10 << 30);
+/// A year, and time to notice that it is over.
+const AUDIT_AGE: Duration = Duration::from_secs(400 * 86_400);
 /// Who may submit jobs may use the host: the owner, unless a mode says more.
 const SOCKET_MODE: u32 = 0o600;
 /// The fewest characters of a token for a listener.
@@ -71,6 +75,8 @@ pub(super) fn host(
         image_keys: image_keys(draft, sources)?,
         drain,
         log_bytes: draft.log_bytes.unwrap_or(LOG_BYTES),
+        audit_bytes: draft.audit_bytes.unwrap_or(AUDIT_BYTES),
+        audit_age: draft.audit_age.unwrap_or(AUDIT_AGE),
     })
 }
 

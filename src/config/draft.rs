@@ -131,6 +131,9 @@ pub(super) struct HostDraft {
     #[serde(deserialize_with = "optional_duration")]
     pub(super) drain: Option<Duration>,
     pub(super) log_bytes: Option<Size>,
+    pub(super) audit_bytes: Option<Size>,
+    #[serde(deserialize_with = "optional_duration")]
+    pub(super) audit_age: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -135,6 +135,8 @@ fn show_host(host: &Host, hide: Hide) -> Value {
         "image_keys": host.image_keys.keys().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "drain": duration(host.drain),
         "log_bytes": host.log_bytes.to_string(),
+        "audit_bytes": host.audit_bytes.to_string(),
+        "audit_age": duration(host.audit_age),
     });
     if let Some((listen, token)) = &host.api.tcp {
         shown["listen"] = json!(listen);

@@ -315,6 +315,10 @@ pub struct Host {
     pub drain: Duration,
     /// How much the logs and egress records of jobs that are over may take together.
     pub log_bytes: Size,
+    /// How much the closed segments of the audit log may take.
+    pub audit_bytes: Size,
+    /// How long they are kept.
+    pub audit_age: Duration,
 }
 
 /// `[telemetry]`.

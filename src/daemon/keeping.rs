@@ -14,13 +14,16 @@ use super::decide::JobKey;
 use super::error::DaemonError;
 use super::millis::Millis;
 use super::world::World;
-use crate::ledger::Retention;
+use crate::failure::chain;
+use crate::ledger::{Retention, segments};
 use crate::shepherd::record;
 
 /// Between two times of forgetting.
 const INTERVAL: Duration = Duration::from_secs(3600);
 /// How long the log of a job is kept.
 const LOG_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
+/// How many segments of the audit log are closed at a time: each takes some 50 ms.
+const CLOSINGS: usize = 4;
 /// How many logs are kept.
 const LOGS: usize = 10_000;
 
@@ -32,6 +35,7 @@ impl World {
         }
         self.next_forgetting = now + INTERVAL;
         self.ledger.prune(&Retention::default())?;
+        self.close_segments();
         let bounds = Bounds {
             oldest: SystemTime::now().checked_sub(LOG_AGE).unwrap_or(SystemTime::UNIX_EPOCH),
             jobs: LOGS,
@@ -49,6 +53,29 @@ impl World {
             tracing::warn!("can't remove old black boxes: {error}");
         }
         Ok(())
+    }
+
+    /// Closes segments of the audit log, and forgets old ones. What fails is tried again in an hour;
+    /// until then the ledger is larger than it should be.
+    fn close_segments(&mut self) {
+        let directory = self.state.audit();
+        let host = &self.settings.host;
+        let kept = segments::Kept { bytes: host.audit_bytes.0, age: host.audit_age };
+        for _ in 0..CLOSINGS {
+            match self.ledger.close_segment(&directory, segments::SEGMENT) {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => {
+                    return tracing::error!(
+                        "can't close a segment of the audit log: {}",
+                        chain(&error)
+                    );
+                }
+            }
+        }
+        if let Err(error) = self.ledger.prune_segments(&directory, kept) {
+            tracing::error!("can't forget old segments of the audit log: {}", chain(&error));
+        }
     }
 
     /// Takes down that so many bytes were added to what is kept of jobs, which is looked through when

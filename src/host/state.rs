@@ -127,6 +127,11 @@ impl StateDirectory {
         self.root.join("ledger.db")
     }
 
+    /// Closed segments of the daemon's audit log.
+    pub fn audit(&self) -> PathBuf {
+        self.root.join("audit")
+    }
+
     /// What local jobs of the daemon's wrote.
     pub fn logs(&self) -> PathBuf {
         self.root.join("logs")

@@ -5,14 +5,18 @@
 //! reordering entries breaks the chain at that place; removing the last ones is seen by the head
 //! that the ledger keeps beside the chain.
 //!
+//! The ledger has the newest entries; older ones are in files beside it ([`super::segments`]), and the
+//! oldest may be gone. Two marks tell where each part begins.
+//!
 //! What it can't show: someone who may write the file can cut the end *and* the head, or write a
 //! whole new chain. Against that the [`Head`] is to be kept elsewhere now and then: a chain that
 //! does not contain it has been rewritten.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use super::error::LedgerError;
@@ -23,6 +27,10 @@ pub(super) const ACTOR: &str = "daemon";
 /// Distinguishes these hashes from all others; with the version of the encoding.
 const DOMAIN: &[u8] = b"mayfly audit 1\0";
 const HEAD: &str = "audit_head";
+/// Where the head is of what the ledger no longer has.
+pub(super) const BASE: &str = "audit_base";
+/// Where the head is of what nobody has any more.
+pub(super) const PRUNED: &str = "audit_pruned";
 
 /// A link of the chain: SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,6 +56,15 @@ impl fmt::Debug for Hash {
 impl Serialize for Hash {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Hash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).ok();
+        let hash = bytes.and_then(|bytes| bytes.try_into().ok()).map(Self);
+        hash.ok_or_else(|| serde::de::Error::custom("no SHA-256 in lower-case hexadecimal digits"))
     }
 }
 
@@ -83,6 +100,11 @@ pub struct Head {
     pub sequence: u64,
     /// Its hash.
     pub hash: Hash,
+}
+
+impl Head {
+    /// Before the first entry.
+    pub(super) const NONE: Self = Self { sequence: 0, hash: Hash::NONE };
 }
 
 impl fmt::Display for Head {
@@ -132,6 +154,12 @@ pub enum Broken {
     /// The chain never had this head.
     #[error("the audit log does not contain {0}: it was rewritten or cut")]
     Rewritten(Head),
+    /// A closed segment is not where it was put.
+    #[error("a segment of the audit log is missing: {}", .0.display())]
+    NoSegment(PathBuf),
+    /// A closed segment has something else in it than whole entries.
+    #[error("a segment of the audit log is damaged: {}", .0.display())]
+    Garbled(PathBuf),
 }
 
 /// An audit log is broken, or can't be read.
@@ -140,6 +168,9 @@ pub enum VerifyError {
     /// It is broken.
     #[error(transparent)]
     Broken(#[from] Broken),
+    /// A head of entries that are not kept any more.
+    #[error("{0} can't be looked for: only what follows {1} is kept")]
+    Forgotten(Head, Head),
     /// It can't be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -149,6 +180,7 @@ impl crate::failure::Failure for VerifyError {
     fn code(&self) -> crate::failure::Code {
         match self {
             Self::Broken(_) => crate::failure::Code::BadData,
+            Self::Forgotten(..) => crate::failure::Code::NotFound,
             Self::Ledger(error) => error.code(),
         }
     }
@@ -156,13 +188,17 @@ impl crate::failure::Failure for VerifyError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Broken(_) => None,
+            Self::Forgotten(..) => {
+                Some("look in an export: `mayfly audit verify --exported DIRECTORY`".to_owned())
+            }
             Self::Ledger(error) => error.hint(),
         }
     }
 }
 
 /// An entry, for export.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Line {
     /// Its place.
     pub sequence: u64,
@@ -197,7 +233,7 @@ impl Line {
     }
 
     /// Whether it follows from the entry before and is what its hash says.
-    fn check(&self, before: Head) -> Result<Head, Broken> {
+    pub(super) fn check(&self, before: Head) -> Result<Head, Broken> {
         if self.sequence != before.sequence + 1 {
             return Err(Broken::Missing(before.sequence + 1));
         }
@@ -219,7 +255,13 @@ pub(super) fn append(connection: &Connection, entry: &Entry<'_>) -> rusqlite::Re
         .prepare_cached("SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1")?
         .query_row([], |row| Ok((row.get::<_, i64>(0)?, Hash(row.get(1)?))))
         .optional()?;
-    let (sequence, previous) = last.unwrap_or((0, Hash::NONE));
+    // The ledger may have closed all of it.
+    let (sequence, previous) = if let Some(last) = last {
+        last
+    } else {
+        let base = mark(connection, BASE)?;
+        (i64::try_from(base.sequence).unwrap_or(i64::MAX), base.hash)
+    };
     let sequence = sequence + 1;
     let hash = entry.hash(sequence, previous);
     connection
@@ -243,57 +285,73 @@ pub(super) fn append(connection: &Connection, entry: &Entry<'_>) -> rusqlite::Re
     Ok(())
 }
 
+/// One of the marks; where there is none, nothing was closed or pruned. One that can't be read is taken
+/// for none: then the chain does not hold.
+fn mark(connection: &Connection, key: &str) -> rusqlite::Result<Head> {
+    let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
+    let text: Option<String> = statement.query_row([key], |row| row.get(0)).optional()?;
+    Ok(text.and_then(|text| text.parse().ok()).unwrap_or(Head::NONE))
+}
+
 const SELECT: &str = "SELECT sequence, time, actor, action, subject, detail, previous, hash
      FROM audit WHERE sequence > ?1 ORDER BY sequence";
 
 impl Reader {
-    /// Follows the chain from its first entry to its last, all of one moment. `kept` is a head
-    /// that was kept elsewhere: the chain must contain it.
-    pub fn verify_audit(&self, kept: Option<Head>) -> Result<Head, VerifyError> {
-        let refused = LedgerError::refused("verify the audit log");
-        let (checked, head) = self.walk(kept).map_err(refused)?;
-        let end = checked?;
-        let head = match head {
-            Some(text) => text.parse().ok(),
-            None => Some(Head { sequence: 0, hash: Hash::NONE }),
-        };
-        if head != Some(end) {
-            let head = head.map_or(0, |head| head.sequence);
-            return Err(Broken::Cut { found: end.sequence, head }.into());
+    /// Follows the chain from the first entry that is kept to its last, all of one moment: through
+    /// the closed segments in `directory`, then through the ledger. `kept` is a head that was kept
+    /// elsewhere: the chain must contain it.
+    ///
+    /// # Errors
+    /// The chain does not hold, or can't be read.
+    pub fn verify_audit(&self, directory: &Path, kept: Option<Head>) -> Result<Head, VerifyError> {
+        loop {
+            let before = self.audit_mark(PRUNED)?;
+            match self.verify_once(directory, kept) {
+                // The daemon removed old segments meanwhile.
+                Err(VerifyError::Broken(Broken::NoSegment(_)))
+                    if self.audit_mark(PRUNED)? != before => {}
+                verified => return verified,
+            }
         }
-        Ok(end)
     }
 
-    /// The end of the chain or where it breaks, and the head as the ledger keeps it.
-    fn walk(&self, kept: Option<Head>) -> rusqlite::Result<(Result<Head, Broken>, Option<String>)> {
-        // One transaction: the daemon may append meanwhile.
-        let transaction = self.connection.unchecked_transaction()?;
-        let head = transaction
-            .query_row("SELECT value FROM meta WHERE key = ?1", [HEAD], |row| row.get(0))
-            .optional()?;
-        let mut statement = transaction.prepare(SELECT)?;
-        let mut rows = statement.query([0])?;
-        let mut end = Head { sequence: 0, hash: Hash::NONE };
-        let mut met = kept.is_none_or(|kept| kept == end);
-        while let Some(row) = rows.next()? {
-            match Line::read(row)?.check(end) {
-                Ok(next) => end = next,
-                Err(broken) => return Ok((Err(broken), head)),
-            }
+    fn verify_once(&self, directory: &Path, kept: Option<Head>) -> Result<Head, VerifyError> {
+        const DOING: &str = "verify the audit log";
+        // One transaction: the daemon may append meanwhile, or close a segment.
+        let transaction = self.connection.unchecked_transaction();
+        let _transaction = transaction.map_err(LedgerError::refused(DOING))?;
+        let pruned = self.audit_mark(PRUNED)?;
+        let mut met = false;
+        let mut end = self.walk_segments(directory, |head| met |= kept == Some(head))?;
+        self.audit_lines::<VerifyError>(end.sequence, |line| {
+            end = line.check(end)?;
             met |= kept == Some(end);
+            Ok(())
+        })?;
+        let head = self.audit_mark(HEAD)?;
+        if head != end {
+            return Err(Broken::Cut { found: end.sequence, head: head.sequence }.into());
         }
-        let checked = match kept {
-            Some(kept) if !met => Err(Broken::Rewritten(kept)),
+        match kept {
+            Some(kept) if kept.sequence < pruned.sequence => {
+                Err(VerifyError::Forgotten(kept, pruned))
+            }
+            Some(kept) if !met => Err(Broken::Rewritten(kept).into()),
             _ => Ok(end),
-        };
-        Ok((checked, head))
+        }
+    }
+
+    /// A mark of the audit log's.
+    pub(super) fn audit_mark(&self, key: &str) -> Result<Head, LedgerError> {
+        mark(&self.connection, key).map_err(LedgerError::refused("read the audit log"))
     }
 
     /// The place of the last entry; 0 where there is none.
     pub fn audit_end(&self) -> Result<u64, LedgerError> {
         self.connection
-            .query_row("SELECT coalesce(max(sequence), 0) FROM audit", [], |row| row.get(0))
+            .query_row("SELECT max(sequence) FROM audit", [], |row| row.get(0))
             .map_err(LedgerError::refused("read the audit log"))
+            .and_then(|last: Option<u64>| Ok(last.unwrap_or(self.audit_mark(BASE)?.sequence)))
     }
 
     /// Gives each entry after that place to `take`, in order, until it fails.

@@ -44,6 +44,12 @@ pub enum LedgerError {
         /// What `SQLite` said.
         source: rusqlite::Error,
     },
+    /// A segment of the audit log can't be read.
+    #[error("can't read {0}")]
+    SegmentNotRead(PathBuf, #[source] io::Error),
+    /// A segment of the audit log can't be written or removed.
+    #[error("can't write {0}")]
+    SegmentNotWritten(PathBuf, #[source] io::Error),
     /// A job, microVM or registration that is not there.
     #[error("there is no {what} {name:?} in the ledger")]
     Unknown {
@@ -104,9 +110,12 @@ impl Failure for LedgerError {
             Self::NotOpened(_, source) | Self::Refused { source, .. } if busy(source) => {
                 Code::Unavailable
             }
-            Self::NotOpened(..) | Self::NotLocked(..) | Self::Refused { .. } => Code::CannotWrite,
+            Self::NotOpened(..)
+            | Self::NotLocked(..)
+            | Self::SegmentNotWritten(..)
+            | Self::Refused { .. } => Code::CannotWrite,
             Self::Damaged { .. } | Self::NotMigrated(..) | Self::OtherSchema(_) => Code::BadData,
-            Self::NotRead(..) | Self::Unknown { .. } => Code::NotFound,
+            Self::NotRead(..) | Self::SegmentNotRead(..) | Self::Unknown { .. } => Code::NotFound,
             Self::WrongState { .. } => Code::Usage,
             Self::Json(..) | Self::Random(_) => Code::Internal,
         }

@@ -7,7 +7,8 @@
 //! egress           what each microVM reached and was refused, in sums
 //! registrations    runners at GitHub; a name is here *before* GitHub is asked for it
 //! deliveries       webhooks whose effect is recorded
-//! audit            every change of the above, each entry carrying the hash of the one before
+//! audit            every change of the above, each entry carrying the hash of the one before; older
+//!                  entries are in files beside the ledger
 //! ```
 //!
 //! Each method is one transaction, and its audit entry is in the same one: after a SIGKILL at any
@@ -30,6 +31,7 @@ mod prune;
 mod read;
 mod registrations;
 mod schema;
+pub mod segments;
 mod types;
 
 #[cfg(test)]

@@ -286,6 +286,12 @@ impl Change<'_> {
         run().map_err(LedgerError::refused(self.doing))
     }
 
+    /// Sets a mark of the audit log's.
+    pub(super) fn mark(&self, key: &str, head: audit::Head) -> Result<(), LedgerError> {
+        let values = (key, head.to_string());
+        self.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", values).map(drop)
+    }
+
     /// Adds an entry to the audit log.
     pub(super) fn audit(
         &self,

@@ -3,7 +3,7 @@
 use rusqlite_migration::{M, Migrations};
 
 /// The version that this program reads and writes: `SQLite`'s `user_version`.
-pub(super) const VERSION: i64 = 5;
+pub(super) const VERSION: i64 = 6;
 
 /// One step per version. What was released is never changed.
 pub(super) fn migrations() -> Migrations<'static> {
@@ -13,6 +13,7 @@ pub(super) fn migrations() -> Migrations<'static> {
         M::up(RUN),
         M::up(EGRESS_TOTALS),
         M::up(GUESSED),
+        M::up(SEGMENTS),
     ])
 }
 
@@ -142,6 +143,17 @@ CREATE TABLE egress_totals (
 
 // Whether a job's microVM is only what its runner's words suggest; GitHub's own word decides.
 const GUESSED: &str = "ALTER TABLE jobs ADD COLUMN guessed INTEGER NOT NULL DEFAULT 0;";
+
+// What a closed segment has in a file may go. Before the mark is set, nothing may.
+const SEGMENTS: &str = "
+DROP TRIGGER audit_is_not_cut;
+CREATE TRIGGER audit_is_not_cut BEFORE DELETE ON audit
+WHEN OLD.sequence > coalesce(
+    (SELECT CAST(substr(value, 1, instr(value, ':') - 1) AS INTEGER) FROM meta WHERE key = 'audit_base'),
+    0
+)
+BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+";
 
 #[cfg(test)]
 mod tests {

@@ -202,7 +202,7 @@ impl Daemon {
     pub(crate) fn assert_ledger(&self) {
         let ledger = self.ledger();
         assert_eq!(ledger.damage().unwrap(), None);
-        ledger.verify_audit(None).unwrap();
+        ledger.verify_audit(&self.host.state().join("audit"), None).unwrap();
         self.run(&["audit", "verify"]).assert_code(0);
     }
 

@@ -99,6 +99,8 @@ fn the_reference_has_the_defaults_that_are_in_effect() {
         "host.allow_emulation",
         "host.drain",
         "host.log_bytes",
+        "host.audit_bytes",
+        "host.audit_age",
     ];
     for key in fixed {
         assert!(compared.iter().any(|other| other == key), "{key} has another default");

@@ -53,7 +53,7 @@ fn what_a_microvm_reached_is_noted_once_and_goes_with_it() {
     let all = Retention { count: 0, ..Retention::default() };
     bench.ledger.prune(&all).unwrap();
     assert_eq!(bench.ledger.reader().egress("m-1").unwrap(), None);
-    bench.ledger.reader().verify_audit(None).unwrap();
+    bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap();
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_local_job_goes_its_way_and_keeps_what_it_was() {
     assert_eq!(job.state, JobState::Finished);
     assert_eq!(job.result, Some(JobResult::Exited(3)));
     assert!(job.queued_at <= job.claimed_at.unwrap() && job.started_at <= job.ended_at);
-    assert_eq!(bench.ledger.reader().verify_audit(None).unwrap().sequence, 4);
+    assert_eq!(bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap().sequence, 4);
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn the_environment_of_a_command_goes_with_the_end_of_the_job() {
 fn a_step_that_does_not_follow_is_refused_and_leaves_no_trace() {
     let mut bench = Bench::new();
     let id = bench.submit();
-    let before = bench.ledger.reader().verify_audit(None).unwrap();
+    let before = bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap();
     for refused in [
         bench.ledger.start(id),
         bench.ledger.finish(id, &JobResult::Exited(0)),
@@ -102,7 +102,7 @@ fn a_step_that_does_not_follow_is_refused_and_leaves_no_trace() {
     }
     let unknown = bench.ledger.claim(JobId(9999), "m-1").unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
-    assert_eq!(bench.ledger.reader().verify_audit(None).unwrap(), before);
+    assert_eq!(bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap(), before);
     assert_eq!(state(&bench, id), JobState::Queued);
 }
 
@@ -176,7 +176,7 @@ fn events_of_a_microvm_count_once_however_often_they_are_told() {
     let microvm = bench.ledger.reader().microvm("m-1").unwrap().unwrap();
     assert_eq!(microvm.cause.as_deref(), Some("silent"));
     assert!(bench.ledger.transition("m-2", &told[0]).is_err());
-    assert_eq!(bench.ledger.reader().verify_audit(None).unwrap().sequence, 4);
+    assert_eq!(bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap().sequence, 4);
 }
 
 #[test]
@@ -216,14 +216,17 @@ fn what_is_over_is_forgotten_beyond_the_count_and_the_age_and_the_audit_stays() 
         bench.ledger.deleted(&microvm).unwrap();
         bench.ledger.deliver(&microvm, None).unwrap();
     }
-    let entries = bench.ledger.reader().verify_audit(None).unwrap().sequence;
+    let entries = bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap().sequence;
     let keep = Retention { count: 2, delivery_count: 1, ..Retention::default() };
     let pruned = Pruned { jobs: 3, microvms: 3, registrations: 3, deliveries: 4 };
     assert_eq!(bench.ledger.prune(&keep).unwrap(), pruned);
     assert_eq!(bench.ledger.prune(&keep).unwrap(), Pruned::default());
     assert_eq!(bench.ledger.reader().phases("m-0").unwrap(), []);
     assert_eq!(bench.ledger.reader().phases("m-4").unwrap().len(), 1);
-    assert_eq!(bench.ledger.reader().verify_audit(None).unwrap().sequence, entries + 1);
+    assert_eq!(
+        bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap().sequence,
+        entries + 1
+    );
     std::thread::sleep(Duration::from_millis(5));
     let nothing = Retention { age: Duration::ZERO, deliveries: Duration::ZERO, ..keep };
     let pruned = Pruned { jobs: 2, microvms: 2, registrations: 2, deliveries: 1 };
@@ -257,11 +260,14 @@ fn a_second_daemon_is_refused_and_a_reader_is_not() {
     let reader = Reader::open(&bench.path()).unwrap();
     let id = bench.submit();
     assert_eq!(reader.job(id).unwrap().unwrap().id, id);
-    assert_eq!(reader.verify_audit(None).unwrap().sequence, 1);
+    assert_eq!(reader.verify_audit(&super::nowhere(), None).unwrap().sequence, 1);
     let Bench { directory, ledger } = bench;
     drop((reader, ledger));
     let path = directory.path().join("ledger");
-    assert_eq!(Reader::open(&path).unwrap().verify_audit(None).unwrap().sequence, 1);
+    assert_eq!(
+        Reader::open(&path).unwrap().verify_audit(&super::nowhere(), None).unwrap().sequence,
+        1
+    );
     Ledger::open(&path).unwrap();
 }
 

@@ -82,7 +82,7 @@ fn a_ledger_that_another_process_locks_is_waited_for() {
     });
     bench.submit();
     release.join().unwrap();
-    bench.ledger.reader().verify_audit(None).unwrap();
+    bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap();
 }
 
 #[test]
@@ -99,7 +99,8 @@ fn a_ledger_in_a_directory_that_can_not_be_written_to_is_read() {
     }
     let (directory, path) = ledger();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o500)).unwrap();
-    let found = Reader::open(&path).map(|reader| reader.verify_audit(None).unwrap().sequence);
+    let found = Reader::open(&path)
+        .map(|reader| reader.verify_audit(&super::nowhere(), None).unwrap().sequence);
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
     assert_eq!(found.unwrap(), 200);
 }

@@ -48,9 +48,9 @@ fn a_delivery_has_its_effect_once() {
     let queued = note(7, GithubState::Queued);
     let noted = deliver(&mut bench, "guid-1", &queued).unwrap();
     assert_eq!((noted.state, noted.released), (JobState::Queued, vec![]));
-    let before = bench.ledger.reader().verify_audit(None).unwrap();
+    let before = bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap();
     assert_eq!(bench.ledger.deliver("guid-1", Some(&queued)).unwrap(), Delivered::Before);
-    assert_eq!(bench.ledger.reader().verify_audit(None).unwrap(), before);
+    assert_eq!(bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap(), before);
     assert_eq!(bench.ledger.deliver("guid-2", None).unwrap(), Delivered::Now(None));
     assert_eq!(bench.ledger.deliver("guid-2", None).unwrap(), Delivered::Before);
 }
@@ -106,7 +106,7 @@ fn githubs_word_corrects_a_guess_even_after_the_end() {
         let job = bench.ledger.reader().job(first).unwrap().unwrap();
         assert_eq!((job.state, job.microvm, job.result), (JobState::Queued, None, None));
         assert_eq!((job.started_at, job.ended_at), (None, None));
-        bench.ledger.reader().verify_audit(None).unwrap();
+        bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap();
     }
 }
 
@@ -165,6 +165,6 @@ proptest! {
             .collect();
         waiting.sort_unstable();
         prop_assert_eq!(waiting, expected);
-        ledger.reader().verify_audit(None).unwrap();
+        ledger.reader().verify_audit(&super::nowhere(), None).unwrap();
     }
 }

@@ -35,7 +35,7 @@ fn write(ledger: &mut Ledger, number: u64) {
 /// entry without its change, or a change without its entry, would be half a transaction.
 fn check(reader: &Reader) -> usize {
     assert_eq!(reader.damage().unwrap(), None);
-    reader.verify_audit(None).unwrap();
+    reader.verify_audit(&super::nowhere(), None).unwrap();
     let mut last = BTreeMap::new();
     let mut living = BTreeSet::new();
     reader

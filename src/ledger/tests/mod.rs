@@ -32,6 +32,11 @@ impl Bench {
     }
 }
 
+/// Where no segment of the audit log was closed.
+fn nowhere() -> PathBuf {
+    "/nonexistent".into()
+}
+
 fn command() -> Command {
     Command {
         arguments: vec!["printf".into(), b"\xff\0"[..].into()],

@@ -1,0 +1,398 @@
+//! The part of the audit log that the ledger no longer has: a file for each [`SEGMENT`] entries.
+//!
+//! A segment is closed in this order: its file is written, synced and read back; then one transaction
+//! removes its entries from the ledger, notes where the ledger's part begins, and adds an entry that
+//! says so. After a crash in between, the same file is written again. Old segments are removed in the
+//! other order: the ledger notes it first, then the files go. The first entry that is left anywhere
+//! carries the hash of the last one that went, so the chain is never broken.
+//!
+//! Segments lie at fixed places: the first holds the entries 1 to 4096. An export has the same files,
+//! and one more for the entries that fill no segment yet.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use super::audit::{BASE, Broken, Head, Line, PRUNED, VerifyError};
+use super::error::LedgerError;
+use super::{Ledger, Reader};
+
+/// How many entries a segment has: some 3 MB.
+pub const SEGMENT: u64 = 4096;
+const STEP: usize = 4096;
+/// What an export calls the entries that fill no segment yet.
+const OPEN: &str = "audit-open.jsonl";
+/// The most bytes of a line: what an entry says is cut to far less when it comes in.
+const MAX_LINE: u64 = 4 << 20;
+
+/// The file of the segment that follows this entry.
+fn name(before: u64) -> String {
+    format!("audit-{:012}.jsonl", before + 1)
+}
+
+/// How much of the closed segments is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// So many bytes.
+    pub bytes: u64,
+    /// So long after the segment was closed.
+    pub age: Duration,
+}
+
+impl Ledger {
+    /// Closes the oldest segment, where the ledger would have `left` entries and more afterwards.
+    /// Returns the head of what was closed.
+    ///
+    /// # Errors
+    /// The chain does not hold, or a file or the ledger can't be written; nothing is removed then.
+    pub fn close_segment(
+        &mut self,
+        directory: &Path,
+        left: u64,
+    ) -> Result<Option<Head>, VerifyError> {
+        let base = self.reader().audit_mark(BASE)?;
+        if self.reader().audit_end()? < base.sequence + SEGMENT + left {
+            return Ok(None);
+        }
+        fs::create_dir_all(directory).map_err(not_written(directory))?;
+        let path = directory.join(name(base.sequence));
+        let head = self.reader().write_entries(base, &path)?;
+        if read_segment(&path, base, |_| Ok::<_, VerifyError>(()))? != head {
+            return Err(Broken::Garbled(path).into());
+        }
+        self.change("close a segment of the audit log", |change| {
+            change.mark(BASE, head)?;
+            change.execute("DELETE FROM audit WHERE sequence <= ?1", [head.sequence])?;
+            change.audit("audit.closed", &head.to_string(), &json!({ "first": base.sequence + 1 }))
+        })?;
+        Ok(Some(head))
+    }
+
+    /// Removes the oldest closed segments beyond what is kept. Returns the head of what went.
+    ///
+    /// # Errors
+    /// A segment can't be read or removed; one that does not hold is not removed.
+    pub fn prune_segments(
+        &mut self,
+        directory: &Path,
+        kept: Kept,
+    ) -> Result<Option<Head>, VerifyError> {
+        let pruned = self.reader().audit_mark(PRUNED)?;
+        let base = self.reader().audit_mark(BASE)?;
+        let segments = list(directory, pruned, base)?;
+        let going = too_much(&segments, kept, SystemTime::now());
+        let mut end = pruned;
+        for segment in &segments[..going] {
+            end = read_segment(&segment.path, end, |_| Ok::<_, VerifyError>(()))?;
+        }
+        if going > 0 {
+            self.change("forget segments of the audit log", |change| {
+                change.mark(PRUNED, end)?;
+                change.audit("audit.pruned", &end.to_string(), &json!({ "segments": going }))
+            })?;
+        }
+        // With those that a crash left behind.
+        let mut before = end.sequence;
+        while let Some(first) = before.checked_sub(SEGMENT) {
+            before = first;
+            let path = directory.join(name(before));
+            match fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Err(error) => return Err(not_written(&path)(error).into()),
+            }
+        }
+        Ok((going > 0).then_some(end))
+    }
+}
+
+impl Reader {
+    /// Gives each entry after that place to `take`, in order, those of closed segments first.
+    ///
+    /// # Errors
+    /// What `take` says; or an entry can't be read.
+    pub fn audit_history<E: From<VerifyError> + From<LedgerError>>(
+        &self,
+        directory: &Path,
+        after: u64,
+        mut take: impl FnMut(&Line) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (pruned, base) = (self.audit_mark(PRUNED)?, self.audit_mark(BASE)?);
+        let mut end = pruned;
+        while end.sequence < base.sequence {
+            let path = directory.join(name(end.sequence));
+            // What was asked for does not begin before the next segment.
+            if end.sequence + SEGMENT <= after {
+                end = last(&path)?;
+                continue;
+            }
+            end =
+                read_segment(
+                    &path,
+                    end,
+                    |line| {
+                        if line.sequence > after { take(line) } else { Ok(()) }
+                    },
+                )?;
+        }
+        self.audit_lines(after.max(base.sequence), take)
+    }
+
+    /// Copies all of the log that is kept into a directory; segments that are there already are not
+    /// written again, but must follow from each other. Returns the head.
+    ///
+    /// # Errors
+    /// The chain does not hold; a file can't be read or written.
+    pub fn export_audit(&self, from: &Path, to: &Path) -> Result<Head, VerifyError> {
+        // One moment: the daemon may close a segment meanwhile.
+        let transaction = self.connection.unchecked_transaction();
+        let _transaction = transaction.map_err(LedgerError::refused("read the audit log"))?;
+        fs::create_dir_all(to).map_err(not_written(to))?;
+        let (pruned, base) = (self.audit_mark(PRUNED)?, self.audit_mark(BASE)?);
+        let mut end = pruned;
+        while end.sequence < base.sequence {
+            let (source, path) = (from.join(name(end.sequence)), to.join(name(end.sequence)));
+            let before = end;
+            end = read_segment(&source, before, |_| Ok::<_, VerifyError>(()))?;
+            if !path.try_exists().map_err(not_read(&path))? {
+                let mut reader = File::open(&source).map_err(not_read(&source))?;
+                write(&path, |file| io::copy(&mut reader, file).map(drop))?;
+            }
+            if read_segment(&path, before, |_| Ok::<_, VerifyError>(()))? != end {
+                return Err(Broken::Garbled(path).into());
+            }
+        }
+        let last = self.audit_end()?;
+        while end.sequence + SEGMENT <= last {
+            end = self.write_entries(end, &to.join(name(end.sequence)))?;
+        }
+        self.write_entries(end, &to.join(OPEN))
+    }
+
+    /// Follows the chain through closed segments, from what was pruned to where the ledger begins.
+    /// `meet` is given each head.
+    pub(super) fn walk_segments(
+        &self,
+        directory: &Path,
+        mut meet: impl FnMut(Head),
+    ) -> Result<Head, VerifyError> {
+        let (pruned, base) = (self.audit_mark(PRUNED)?, self.audit_mark(BASE)?);
+        let mut end = pruned;
+        meet(end);
+        while end.sequence < base.sequence {
+            end = read_segment(&directory.join(name(end.sequence)), end, |line| {
+                meet(Head { sequence: line.sequence, hash: line.hash });
+                Ok::<_, VerifyError>(())
+            })?;
+        }
+        if end != base {
+            return Err(Broken::Unlinked(base.sequence + 1).into());
+        }
+        Ok(end)
+    }
+
+    /// Writes the entries after one, up to the end of its segment, into a file that takes the place of
+    /// what is there. Returns the head of the last.
+    fn write_entries(&self, before: Head, path: &Path) -> Result<Head, VerifyError> {
+        let mut end = before;
+        let mut broken = None;
+        let mut refused = None;
+        write(path, |file| {
+            let taken = self.audit_lines::<LedgerError>(before.sequence, |line| {
+                if broken.is_some() || end.sequence >= before.sequence + SEGMENT {
+                    return Ok(());
+                }
+                match line.check(end) {
+                    Ok(next) => end = next,
+                    Err(error) => broken = Some(error),
+                }
+                let mut text = serde_json::to_vec(line)
+                    .map_err(|error| LedgerError::Json("an entry", error))?;
+                text.push(b'\n');
+                file.write_all(&text).map_err(not_written(path))
+            });
+            refused = taken.err();
+            Ok(())
+        })?;
+        match (broken, refused) {
+            (Some(broken), _) => Err(broken.into()),
+            (None, Some(refused)) => Err(refused.into()),
+            (None, None) => Ok(end),
+        }
+    }
+}
+
+/// Verifies the files of an export by themselves. `kept` is a head that they must contain.
+///
+/// # Errors
+/// The chain does not hold; there is no file, or it can't be read.
+pub fn verify_exported(directory: &Path, kept: Option<Head>) -> Result<Head, VerifyError> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(directory).map_err(not_read(directory))? {
+        let name = entry.map_err(not_read(directory))?.file_name();
+        let name = name.to_str().and_then(|name| name.strip_prefix("audit-"));
+        numbers.extend(name.and_then(|name| name.strip_suffix(".jsonl")?.parse::<u64>().ok()));
+    }
+    let first = numbers.iter().min().copied().unwrap_or(1);
+    let open = directory.join(OPEN);
+    let begin = if numbers.is_empty() {
+        first_of(&open)?
+    } else {
+        first_of(&directory.join(name(first.saturating_sub(1))))?
+    };
+    let mut end = begin;
+    let mut met = kept.is_none_or(|kept| kept == end);
+    let mut meet = |line: &Line| {
+        met |= kept == Some(Head { sequence: line.sequence, hash: line.hash });
+        Ok::<_, VerifyError>(())
+    };
+    let last = numbers.iter().max().copied().unwrap_or(0);
+    while end.sequence < last {
+        end = read_segment(&directory.join(name(end.sequence)), end, &mut meet)?;
+    }
+    if open.try_exists().map_err(not_read(&open))? {
+        end = read_lines(&open, end, &mut meet)?;
+    }
+    match kept {
+        Some(kept) if kept.sequence < begin.sequence => Err(VerifyError::Forgotten(kept, begin)),
+        Some(kept) if !met => Err(Broken::Rewritten(kept).into()),
+        _ => Ok(end),
+    }
+}
+
+/// A closed segment's file.
+struct Closed {
+    path: PathBuf,
+    bytes: u64,
+    /// When it was closed.
+    modified: SystemTime,
+}
+
+/// The closed segments that are kept, the oldest first.
+fn list(directory: &Path, pruned: Head, base: Head) -> Result<Vec<Closed>, VerifyError> {
+    let mut segments = Vec::new();
+    for before in (pruned.sequence..base.sequence).step_by(STEP) {
+        let path = directory.join(name(before));
+        let metadata = fs::metadata(&path).map_err(|error| missing(&path, error))?;
+        let modified = metadata.modified().map_err(not_read(&path))?;
+        segments.push(Closed { path, bytes: metadata.len(), modified });
+    }
+    Ok(segments)
+}
+
+/// How many of the oldest are too much.
+fn too_much(segments: &[Closed], kept: Kept, now: SystemTime) -> usize {
+    let mut bytes = 0_u64;
+    let stay = segments.iter().rev().take_while(|segment| {
+        bytes = bytes.saturating_add(segment.bytes);
+        // A clock that went back makes nothing old.
+        let age = now.duration_since(segment.modified).unwrap_or_default();
+        bytes <= kept.bytes && age <= kept.age
+    });
+    segments.len() - stay.count()
+}
+
+/// Reads a whole segment, each entry of which must follow from the one before.
+fn read_segment<E: From<VerifyError>>(
+    path: &Path,
+    before: Head,
+    take: impl FnMut(&Line) -> Result<(), E>,
+) -> Result<Head, E> {
+    let end = read_lines(path, before, take)?;
+    if end.sequence != before.sequence + SEGMENT {
+        return Err(VerifyError::from(Broken::Missing(end.sequence + 1)).into());
+    }
+    Ok(end)
+}
+
+fn read_lines<E: From<VerifyError>>(
+    path: &Path,
+    before: Head,
+    mut take: impl FnMut(&Line) -> Result<(), E>,
+) -> Result<Head, E> {
+    let mut end = before;
+    for line in lines(path)? {
+        let line = line?;
+        end = line.check(end).map_err(VerifyError::from)?;
+        take(&line)?;
+    }
+    Ok(end)
+}
+
+/// The head before a file's first entry, by what that says.
+fn first_of(path: &Path) -> Result<Head, VerifyError> {
+    match lines(path)?.next() {
+        Some(line) => {
+            let Line { sequence, previous, .. } = line?;
+            Ok(Head { sequence: sequence.saturating_sub(1), hash: previous })
+        }
+        None => Ok(Head::NONE),
+    }
+}
+
+/// The head of a file's last entry, which is not checked.
+fn last(path: &Path) -> Result<Head, VerifyError> {
+    let mut end = None;
+    for line in lines(path)? {
+        let line = line?;
+        end = Some(Head { sequence: line.sequence, hash: line.hash });
+    }
+    end.ok_or_else(|| Broken::Garbled(path.to_owned()).into())
+}
+
+fn lines(path: &Path) -> Result<impl Iterator<Item = Result<Line, VerifyError>>, VerifyError> {
+    let file = File::open(path).map_err(|error| missing(path, error))?;
+    let mut file = BufReader::new(file);
+    let path = path.to_owned();
+    Ok(std::iter::from_fn(move || {
+        let mut text = Vec::new();
+        let mut bounded = io::Read::take(&mut file, MAX_LINE);
+        match bounded.read_until(b'\n', &mut text) {
+            Ok(0) => None,
+            Ok(_) if text.ends_with(b"\n") => {
+                let line = serde_json::from_slice(&text);
+                Some(line.map_err(|_| Broken::Garbled(path.clone()).into()))
+            }
+            Ok(_) => Some(Err(Broken::Garbled(path.clone()).into())),
+            Err(error) => Some(Err(not_read(&path)(error).into())),
+        }
+    }))
+}
+
+/// Writes a file that is there whole or not at all.
+fn write(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), LedgerError> {
+    let beside = path.with_extension("new");
+    let made = || {
+        let mut options = File::options();
+        let file = options.create(true).write(true).truncate(true).mode(0o600).open(&beside)?;
+        let mut file = BufWriter::new(file);
+        fill(&mut file)?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        fs::rename(&beside, path)?;
+        // The name, too, survives the end of the host's power.
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    };
+    made().map_err(not_written(path))
+}
+
+fn missing(path: &Path, error: io::Error) -> VerifyError {
+    match error.kind() {
+        io::ErrorKind::NotFound => Broken::NoSegment(path.to_owned()).into(),
+        _ => not_read(path)(error).into(),
+    }
+}
+
+fn not_read(path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
+    |error| LedgerError::SegmentNotRead(path.to_owned(), error)
+}
+
+fn not_written(path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
+    |error| LedgerError::SegmentNotWritten(path.to_owned(), error)
+}
