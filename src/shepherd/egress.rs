@@ -158,8 +158,10 @@ fn inside(hostname: &str) -> String {
     const RANGES: [&str; 4] = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
     const DOCKER: [&str; 4] = ["172.17.0", "172.18.0", "172.19.0", "172.20.0"];
     let mut direct: Vec<String> = NO_PROXY.split(',').map(str::to_owned).collect();
-    // Some clients keep the brackets of an address, some want the dot before a suffix.
-    direct.extend(["[::1]", ".localhost", "ip6-localhost", "0.0.0.0"].map(str::to_owned));
+    // Some clients keep the brackets of an address, some want the dot before a suffix; the last one is
+    // where the agent puts the guest's own name, for those that know no ranges.
+    let own = ["[::1]", ".localhost", "ip6-localhost", "0.0.0.0", "127.0.1.1"];
+    direct.extend(own.map(str::to_owned));
     direct.extend([hostname.to_owned(), format!("{hostname}.local"), network::GUEST.to_string()]);
     direct.extend(RANGES.map(str::to_owned));
     for network in DOCKER {
@@ -198,6 +200,7 @@ mod tests {
             ".localhost",
             "127.0.0.1",
             "127.0.0.0/8",
+            "127.0.1.1",
             "::1",
             "[::1]",
             "m-1",
