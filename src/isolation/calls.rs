@@ -46,24 +46,17 @@ const COMMON: &[c_long] = &[
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime,
     libc::SYS_timerfd_gettime,
-    // Files.
+    // Files, with those in NAMED.
     libc::SYS_open,
-    libc::SYS_openat,
     libc::SYS_stat,
     libc::SYS_lstat,
     libc::SYS_fstat,
-    libc::SYS_newfstatat,
-    libc::SYS_statx,
     libc::SYS_statfs,
     libc::SYS_fstatfs,
     libc::SYS_access,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
     libc::SYS_readlink,
-    libc::SYS_readlinkat,
     libc::SYS_getcwd,
     libc::SYS_chdir,
-    libc::SYS_fchdir,
     libc::SYS_getdents64,
     libc::SYS_fallocate,
     libc::SYS_ftruncate,
@@ -137,6 +130,15 @@ const COMMON: &[c_long] = &[
     libc::SYS_getrandom,
 ];
 
+/// Those that take a directory and a name. A shepherd holds directories open that it had before its
+/// root, and with dots a name leads from them to anywhere on the host: so there may be none.
+const NAMED: &[c_long] =
+    &[libc::SYS_openat, libc::SYS_faccessat, libc::SYS_faccessat2, libc::SYS_readlinkat];
+
+/// The same with the place of their flags: they also ask about an open file, without a name
+/// (`AT_EMPTY_PATH`).
+const LOOKED_AT: &[(c_long, u8)] = &[(libc::SYS_newfstatat, 3), (libc::SYS_statx, 2)];
+
 /// QEMU's emulation of devices, and KVM. Its sockets it inherits; the pair is for the other end of
 /// a vhost-user device.
 const QEMU: &[c_long] = &[
@@ -156,14 +158,8 @@ const QEMU: &[c_long] = &[
 ];
 
 /// Sockets of its own directory, which are all that its root has.
-const VSOCK: &[c_long] = &[
-    libc::SYS_bind,
-    libc::SYS_listen,
-    libc::SYS_accept4,
-    libc::SYS_connect,
-    libc::SYS_unlink,
-    libc::SYS_unlinkat,
-];
+const VSOCK: &[c_long] =
+    &[libc::SYS_bind, libc::SYS_listen, libc::SYS_accept4, libc::SYS_connect, libc::SYS_unlink];
 
 /// Egress, which connects to the network; the files of its own directory; the end of its children.
 const SHEPHERD: &[c_long] = &[
@@ -174,10 +170,7 @@ const SHEPHERD: &[c_long] = &[
     libc::SYS_tee,
     libc::SYS_sendfile,
     libc::SYS_rename,
-    libc::SYS_renameat,
-    libc::SYS_renameat2,
     libc::SYS_unlink,
-    libc::SYS_unlinkat,
     libc::SYS_flock,
     libc::SYS_umask,
     libc::SYS_kill,
@@ -219,6 +212,14 @@ fn common() -> Result<Calls, BackendError> {
         // Limits of its own, to be read.
         .allow_where(libc::SYS_prlimit64, &[Is::Word(0, 0), Is::Long(2, 0)])?
         .allow_where(libc::SYS_clone, &[thread()])?;
+    for call in NAMED {
+        calls = calls.allow_where(*call, &[here(0)])?;
+    }
+    let empty = u64::from(libc::AT_EMPTY_PATH.cast_unsigned());
+    for (call, flags) in LOOKED_AT {
+        calls = calls.allow_where(*call, &[here(0)])?;
+        calls = calls.allow_where(*call, &[Is::Bits(*flags, empty, empty)])?;
+    }
     for control in PROCESS_CONTROLS {
         calls = calls.allow_where(libc::SYS_prctl, &[Is::Word(0, control.cast_unsigned())])?;
     }
@@ -243,13 +244,18 @@ pub(crate) fn qemu(key: ExecutionKey) -> Result<Calls, BackendError> {
 /// Those of `vhost-device-vsock`, from before its first instruction on.
 pub(crate) fn vsock(key: ExecutionKey) -> Result<Calls, BackendError> {
     let unix = Is::Word(0, libc::AF_UNIX.cast_unsigned());
-    let calls = executing(common()?.allow(VSOCK), key)?;
+    let calls =
+        executing(common()?.allow(VSOCK), key)?.allow_where(libc::SYS_unlinkat, &[here(0)])?;
     controlling(calls.allow_where(libc::SYS_socket, &[unix, stream(), Is::Word(2, 0)])?)
 }
 
 /// A shepherd's, once QEMU runs.
 pub(crate) fn shepherd() -> Result<Calls, BackendError> {
-    let mut calls = common()?.allow(SHEPHERD);
+    let mut calls = common()?
+        .allow(SHEPHERD)
+        .allow_where(libc::SYS_unlinkat, &[here(0)])?
+        .allow_where(libc::SYS_renameat, &[here(0), here(2)])?
+        .allow_where(libc::SYS_renameat2, &[here(0), here(2)])?;
     for family in [libc::AF_INET, libc::AF_INET6] {
         for (kind, protocol) in [(stream(), libc::IPPROTO_TCP), (datagram(), libc::IPPROTO_UDP)] {
             // 0 is the usual one of the type. Others are ICMP, SCTP and more of the kernel's code.
@@ -268,6 +274,11 @@ fn controlling(mut calls: Calls) -> Result<Calls, BackendError> {
         calls = calls.allow_where(libc::SYS_ioctl, &[control])?;
     }
     Ok(calls)
+}
+
+/// No directory: a name is from the root or from the working directory.
+fn here(place: u8) -> Is {
+    Is::Word(place, libc::AT_FDCWD.cast_unsigned())
 }
 
 /// The flags of `clone(2)` that make a thread, and nothing that is more than one.

@@ -62,6 +62,8 @@ pub(crate) enum Argument {
     Given(&'static str),
     Text(Path),
     Memory,
+    /// A directory that the process has open.
+    Directory,
 }
 
 impl Path {
@@ -81,6 +83,8 @@ impl Argument {
             Self::Given(key) => Ok(given[*key].parse().unwrap_or(u64::MAX)),
             Self::Text(path) => process.text(&path.text(given)),
             Self::Memory => process.put(&[0; 256]),
+            // None is as good as a wrong one.
+            Self::Directory => Ok(process.directory()?.unwrap_or(u64::from(u32::MAX))),
         }
     }
 }

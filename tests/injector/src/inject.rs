@@ -7,7 +7,7 @@
 //! `CONFIG_CHECKPOINT_RESTORE`), and that is done for the fork alone.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 
@@ -144,6 +144,14 @@ impl Process {
     fn resume(&mut self) -> Result<(), Failed> {
         ptrace::setregs(self.pid, before(self.registers))?;
         proceed(self.pid).map(drop)
+    }
+
+    /// A directory that it has open, by its descriptor.
+    pub(crate) fn directory(&self) -> io::Result<Option<u64>> {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid))?.filter_map(Result::ok);
+        let mut directories =
+            open.filter(|entry| fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_dir()));
+        Ok(directories.find_map(|entry| entry.file_name().to_str()?.parse().ok()))
     }
 
     /// Puts bytes where the process can read them; gives the address.

@@ -66,7 +66,10 @@ impl Attempt {
     }
 }
 
-use Argument::{Memory, Number, Text};
+use Argument::{Directory, Memory, Number, Text};
+
+/// A file that is there, from any directory of a host.
+const UP: &str = "../../../../../../../../../../../../../../../../etc/passwd";
 
 const ZERO: Argument = Number(0);
 const BAD: Argument = Number(u32::MAX as u64);
@@ -137,6 +140,33 @@ pub(crate) const ALL: &[Attempt] = &[
     read("read `/proc/self/environ`", Path::Is("/proc/self/environ"), NOBODY),
     read("read `/proc/1/root/etc/shadow`", Path::Is("/proc/1/root/etc/shadow"), NOBODY),
     read("read by a name with dots", Path::Is("../../../../../../etc/shadow"), NOBODY),
+    row(
+        "read by an open directory and dots",
+        How::Done(libc::SYS_openat, [Directory, Text(Path::Is(UP)), ZERO, ZERO, ZERO, ZERO]),
+        NOBODY,
+    ),
+    row(
+        "go into an open directory",
+        How::Done(libc::SYS_fchdir, [Directory, ZERO, ZERO, ZERO, ZERO, ZERO]),
+        NOBODY,
+    ),
+    call(
+        "remove by an open directory and dots",
+        libc::SYS_unlinkat,
+        [Directory, Text(Path::Is("../no-such/file")), ZERO, ZERO, ZERO, ZERO],
+    ),
+    call(
+        "rename by an open directory and dots",
+        libc::SYS_renameat2,
+        [
+            Directory,
+            Text(Path::Is("../no-such/file")),
+            Directory,
+            Text(Path::Is("../no-such/other")),
+            ZERO,
+            ZERO,
+        ],
+    ),
     read("list `/proc/self/fd`", Path::Is("/proc/self/fd"), NOBODY),
     read("list `/sys/fs/cgroup`", Path::Is("/sys/fs/cgroup"), NOBODY),
     read("list `/run`", Path::Is("/run"), NOBODY),
