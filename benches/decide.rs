@@ -20,7 +20,7 @@ mod world;
 use std::time::Duration;
 
 use mayfly::daemon::decide::{
-    Action, Backoff, Blocker, Decision, JobKey, Load, Machine, MachineKey, Obstacle, Pool,
+    Action, Backoff, Blocker, Decision, JobKey, Load, Machine, MachineKey, Obstacle, Pool, PoolId,
     Registers, Stage, View, Waiting,
 };
 use mayfly::daemon::millis::Millis;

@@ -50,6 +50,16 @@ pub trait Failure: std::error::Error {
     }
 }
 
+/// Says that a task panicked, where it did: a mistake in Mayfly, which concerns that task alone.
+pub fn contained(ended: Result<(), tokio::task::JoinError>) {
+    let Err(error) = ended else { return };
+    if error.is_panic() {
+        let cause = panic_text(&*error.into_panic());
+        crate::telemetry::metrics::PANICS.add([], 1);
+        tracing::error!(cause, "a task of the daemon panicked, which is a mistake in Mayfly");
+    }
+}
+
 /// The whole chain of causes in one line: `error: cause: cause of the cause`.
 pub fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source())

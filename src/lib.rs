@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! cli ─▶ { daemon, trial } ─▶ shepherd ─▶ { machine, channel, network, egress } ─▶ mayfly-protocol
-//!           └──▶ api, config, github, image, ledger, host, isolation, telemetry
+//!           └──▶ api, config, forge, github, image, ledger, host, isolation, telemetry
 //!                                                              (know nothing of those above)
 //! ```
 
@@ -15,6 +15,7 @@ pub mod config;
 pub mod daemon;
 pub mod egress;
 pub mod failure;
+pub mod forge;
 pub mod github;
 pub mod host;
 pub mod image;

@@ -1,129 +1,117 @@
 //! The end of a microVM: what it means for its work, and what is kept of it.
+//!
+//! What its job wrote is kept first; then its work is settled, then it is in the ledger as ended,
+//! then its directory goes: a daemon that is killed in between finds it again. Both the keeping and
+//! the going are tasks.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
+use super::backlog::Backlog;
 use super::decide::{JobKey, MachineKey};
 use super::error::DaemonError;
-use super::microvm::{Microvm, Runner, Verdict, Work, verdict};
-use super::world::{Queued, World};
-use crate::egress::record as egress;
-use crate::failure::Code;
-use crate::ledger::{JobResult, JobState};
+use super::fleet::{Microvm, Runner, Verdict, Work, verdict};
+use super::happening::Happening;
+use super::registry::Registry;
+use super::running::Daemon;
 use crate::shepherd::event::{Outcome, Phase, out_of_memory};
+use crate::shepherd::output;
+use crate::shepherd::plan::Id;
 use crate::shepherd::runner::Meaning;
-use crate::shepherd::{output, record};
 
-/// How often a job is given to another microVM after one failed before it began.
-const TRIES: u32 = 3;
+/// How long the keeping of a job's output, and the removal of a directory, may take.
+const KEEPING: Duration = Duration::from_secs(5 * 60);
+/// After a directory could not be put away.
+const PUT_AWAY_AGAIN: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+    Duration::from_secs(600),
+];
 
-impl World {
-    /// A microVM is over: its work is settled, then it is in the ledger as ended, then its
-    /// directory goes; so that a daemon that is killed in between finds it again.
-    pub(super) fn ended(&mut self, key: MachineKey, outcome: &Outcome) -> Result<(), DaemonError> {
-        let Some(held) = self.microvms.remove(&key) else { return Ok(()) };
-        let microvm = held.microvm;
-        let Some(id) = microvm.id.clone() else { return Ok(()) };
-        let directory = self.state.microvms().join(id.as_str());
-        let memory = match outcome {
+impl Daemon {
+    /// A microVM is over: what its job wrote is kept, also of a job that a daemon before this one
+    /// settled without living to keep it.
+    pub(super) fn ended(&mut self, key: MachineKey) -> Result<(), DaemonError> {
+        let Some(id) = self.id_of(key) else { return Ok(()) };
+        let Some(job) = self.reader().job_of(id.as_str())? else { return self.over(key) };
+        let log = self.log(JobKey(job.id.0));
+        let keep = tokio::time::timeout(KEEPING, self.fleet.shepherds().keep_output(&id, log));
+        self.tasks.report(async move {
+            // What can't be kept in time is lost, and holds nothing up.
+            Happening::Kept(key, keep.await.unwrap_or_default())
+        });
+        Ok(())
+    }
+
+    /// What the job of a microVM that is over wrote is kept: the rest is settled.
+    pub(super) fn over(&mut self, key: MachineKey) -> Result<(), DaemonError> {
+        let Some((microvm, outcome)) = self.fleet.leave(key) else { return Ok(()) };
+        let Some(id) = microvm.id().cloned() else { return Ok(()) };
+        self.booted_or_not(&microvm, &outcome);
+        match microvm.work() {
+            Work::None => {}
+            Work::Local(job) => {
+                let (backlog, mut desk) = self.desk();
+                backlog.settle(*job, &outcome, microvm.ended_for(), &mut desk)?;
+            }
+            Work::Runner(runner) => {
+                self.settle_runner(&microvm, runner, &outcome)?;
+                Backlog::runner_over(id.as_str(), runner.result, &mut self.ledger)?;
+            }
+        }
+        let memory = match &outcome {
             Outcome::Job { status, oom_kills, .. } => out_of_memory(status, *oom_kills),
             Outcome::Failed(_) => None,
         };
-        let abnormal = match outcome {
+        let abnormal = match &outcome {
             Outcome::Job { .. } => None,
             Outcome::Failed(report) => Some(report.message.as_str()),
         };
-        self.booted_or_not(&microvm, outcome);
-        match &microvm.work {
-            Work::None => {}
-            Work::Local(job) => self.settle(&microvm, *job, outcome)?,
-            Work::Runner(runner) => {
-                self.settle_runner(&microvm, runner, outcome)?;
-                self.completed(id.as_str(), runner.result)?;
-            }
-        }
-        self.keep_log_of(id.as_str(), &directory)?;
         // What the daemon ended itself is no evidence of anything.
         let evidence = is_evidence(&microvm);
         let silent = evidence.then(|| silence(&microvm));
-        let cause = microvm.ended_for.as_deref().or(abnormal).or(memory.as_deref()).or(silent);
-        let unexpected = abnormal.is_some() && was_unexpected(&microvm);
+        let cause = microvm.ended_for().or(abnormal).or(memory.as_deref()).or(silent);
+        let unexpected = abnormal.is_some() && microvm.was_unexpected();
         let keep = unexpected || evidence;
         let word = if unexpected { "failed" } else { "ended" };
+        let directory = self.state.microvms().join(id.as_str());
         let black_box = keep.then(|| directory.display().to_string());
         self.ledger.ended(id.as_str(), word, cause, black_box.as_deref())?;
         tracing::info!(cause, "the microVM is gone");
-        let pool = &microvm.pool_name;
-        let put_away =
-            if keep { record::keep(&directory, pool) } else { record::collect(&directory) };
-        if let Err(error) = put_away
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!("can't put away its directory: {error}");
-        }
-        if keep && let Err(error) = record::prune(&self.state.microvms()) {
-            tracing::warn!("can't remove old black boxes: {error}");
-        }
+        self.put_away(&id, keep.then(|| microvm.pool_name().to_owned()));
         Ok(())
+    }
+
+    /// Puts away the directory of a microVM that is gone and settled.
+    pub(super) fn put_away(&mut self, id: &Id, black_box_of: Option<String>) {
+        let (shepherds, id) = (self.fleet.shepherds().clone(), id.clone());
+        self.tasks.spawn(async move {
+            for pause in PUT_AWAY_AGAIN {
+                let put_away = shepherds.put_away(&id, black_box_of.clone());
+                let why = match tokio::time::timeout(KEEPING, put_away).await {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "it takes too long".to_owned(),
+                };
+                tracing::warn!(microvm = %id, "can't put away its directory: {why}");
+                tokio::time::sleep(pause).await;
+            }
+            // The next daemon finds it.
+        });
     }
 
     fn booted_or_not(&mut self, microvm: &Microvm, outcome: &Outcome) {
         let now = self.now();
-        let Some(pool) = microvm.pool.and_then(|pool| self.pools.get_mut(pool)) else { return };
         if let Outcome::Failed(report) = outcome
             // One that was killed can't say more than how far it came.
-            && report.phase.min(microvm.phase) < Phase::Ready
-            && was_unexpected(microvm)
-            && microvm.work == Work::None
+            && report.phase.min(microvm.phase()) < Phase::Ready
+            && microvm.was_unexpected()
+            && *microvm.work() == Work::None
         {
             tracing::warn!("a boot failed: {}", report.message);
-            let why = super::decide::Blocker::BootsFail(report.message.clone());
-            pool.boot_failed(why, now);
+            self.fleet.boot_failed(microvm.pool(), report.message.clone(), now);
         }
-    }
-
-    fn settle(
-        &mut self,
-        microvm: &Microvm,
-        key: JobKey,
-        outcome: &Outcome,
-    ) -> Result<(), DaemonError> {
-        let Some(job) = self.known(key)? else { return Ok(()) };
-        if job.state.is_over() {
-            return Ok(());
-        }
-        let started = job.state == JobState::Running;
-        match (verdict(outcome, started), &microvm.ended_for) {
-            (Verdict::Finished { exit_code, result }, _) => {
-                if !started {
-                    self.ledger.start(job.id)?;
-                }
-                tracing::info!(result, "the job ended");
-                self.ledger.finish(job.id, &finished(exit_code, outcome))?;
-            }
-            // A job is ended with its microVM when it is cancelled, and is over then, or when it
-            // took too long.
-            (_, Some(why)) => self.ledger.fail(job.id, why, Some(Code::TimedOut as u8))?,
-            (Verdict::Again { cause }, None) if job.requeued < TRIES => {
-                tracing::warn!("the job waits again: {cause}");
-                self.ledger.requeue(job.id, &cause)?;
-                let now = self.now();
-                let pool = job.pool.as_deref().and_then(|pool| self.pool_named(pool));
-                if let Some(pool) = pool {
-                    self.enqueue(Queued { job: key, pool, since: now });
-                }
-                return Ok(());
-            }
-            (Verdict::Again { cause }, None) => {
-                tracing::warn!("the job failed for the last time: {cause}");
-                self.ledger.fail(job.id, &cause, Some(Code::MachineFailed as u8))?;
-            }
-            (Verdict::Failed { exit_code, cause }, None) => {
-                tracing::warn!("the job failed: {cause}");
-                self.ledger.fail(job.id, &cause, Some(exit_code))?;
-            }
-        }
-        Ok(())
     }
 
     fn settle_runner(
@@ -133,103 +121,43 @@ impl World {
         outcome: &Outcome,
     ) -> Result<(), DaemonError> {
         let now = self.now();
-        let regular = irregular(outcome);
-        // GitHub removes a runner whose job ended; what it did not, the next list shows.
-        if runner.result.is_some() && regular.is_none() {
-            self.ledger.deleted(&runner.name)?;
+        let irregular = irregular(outcome);
+        if runner.result.is_some() && irregular.is_none() {
+            Registry::spent(&runner.name, &mut self.ledger)?;
         } else {
-            self.removals.add(&runner.name, microvm.pool, runner.id, now);
+            self.registry.remove(&runner.name, runner.id, &self.ledger, now)?;
         }
-        let failed = runner.job.is_none() && was_unexpected(microvm);
-        if let (true, Some(pool)) = (failed, microvm.pool.and_then(|pool| self.pools.get_mut(pool)))
-        {
+        if runner.job.is_none() && microvm.was_unexpected() {
             // Also one that ended well: made again at once, it would do the same for ever.
-            let why = regular.unwrap_or_else(|| "the runner ended without a job".to_owned());
+            let why = irregular.unwrap_or_else(|| "the runner ended without a job".to_owned());
             tracing::warn!("{why}");
-            pool.runner_failed(why, now);
+            self.registry.runner_failed(microvm.pool(), why, now);
         }
         Ok(())
     }
 
-    /// Keeps what a job wrote and the record of what it reached, which outlive its microVM.
-    fn keep_log(&mut self, job: JobKey, directory: &Path) {
-        let log = self.log(job);
-        let output = directory.join(output::OUTPUT);
-        let kept = output::complete(directory).and_then(|()| std::fs::rename(&output, &log));
-        self.note_kept(job, &log, kept);
-        for (from, to) in [(egress::JSON, "egress.jsonl"), (egress::SQUID, "access.log")] {
-            let to = log.with_extension(to);
-            // Of a try before this one.
-            let removed = std::fs::remove_file(&to).or_else(absent);
-            // A black box has it, too.
-            let kept = removed.and_then(|()| std::fs::hard_link(directory.join(from), &to));
-            self.note_kept(job, &to, kept);
-        }
-    }
-
-    fn note_kept(&mut self, job: JobKey, path: &Path, kept: io::Result<()>) {
-        match kept.and_then(|()| path.metadata()) {
-            Ok(metadata) => self.kept(metadata.len()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::warn!(job = job.0, "can't keep {}: {error}", path.display());
-            }
-        }
-    }
-
-    /// Keeps what the job of a microVM wrote; also of one that a daemon before this one settled
-    /// without living to keep it.
-    fn keep_log_of(&mut self, microvm: &str, directory: &Path) -> Result<(), DaemonError> {
-        if let Some(job) = self.ledger.reader().job_of(microvm)? {
-            self.keep_log(JobKey(job.id.0), directory);
-        }
-        Ok(())
-    }
-
-    /// Where the output of a local job is kept once its microVM is gone.
+    /// Where the output of a job is kept once its microVM is gone.
     pub(super) fn log(&self, job: JobKey) -> PathBuf {
         self.state.logs().join(format!("{}.log", job.0))
     }
 
     /// Where the output of a job is now.
-    pub(super) fn current_log(&self, job: JobKey) -> Option<PathBuf> {
-        let microvm = self.known(job).ok()??.microvm;
+    pub(super) fn current_log(&self, job: JobKey, microvm: Option<&str>) -> Option<PathBuf> {
         let living = microvm.map(|id| self.state.microvms().join(id).join(output::OUTPUT));
         living.into_iter().chain([self.log(job)]).find(|path| path.exists())
-    }
-}
-
-/// What is not there is no failure.
-fn absent(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
-}
-
-fn finished(exit_code: u8, outcome: &Outcome) -> JobResult {
-    use mayfly_protocol::message::JobStatus;
-    match outcome {
-        Outcome::Job { status: JobStatus::Signal(number), .. } => {
-            JobResult::Signalled(i32::from(*number))
-        }
-        _ => JobResult::Exited(i32::from(exit_code)),
     }
 }
 
 /// Whether a runner ended in a way that somebody will want to look into: before it had a job, or
 /// without a word on how its job ended.
 fn is_evidence(microvm: &Microvm) -> bool {
-    matches!(&microvm.work, Work::Runner(runner) if runner.result.is_none())
-        && was_unexpected(microvm)
-}
-
-/// Whether a microVM ended otherwise than the daemon wanted. One that had to be killed did.
-fn was_unexpected(microvm: &Microvm) -> bool {
-    microvm.ended_for.is_none() || microvm.killed.is_some()
+    microvm.runner().is_some_and(|runner| runner.result.is_none()) && microvm.was_unexpected()
 }
 
 /// What is wrong with the end of a runner that is evidence.
 fn silence(microvm: &Microvm) -> &'static str {
-    match &microvm.work {
-        Work::Runner(runner) if runner.job.is_none() => "its runner ended before it had a job",
+    match microvm.runner() {
+        Some(runner) if runner.job.is_none() => "its runner ended before it had a job",
         _ => "its runner did not say how its job ended",
     }
 }

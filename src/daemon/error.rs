@@ -4,8 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::registrar::GitHubError;
 use crate::failure::{Code, Failure};
+use crate::github::forge::GitHubError;
 use crate::ledger::LedgerError;
 use crate::machine::accelerator::Unusable;
 
@@ -54,8 +54,7 @@ impl Failure for DaemonError {
     fn code(&self) -> Code {
         match self {
             Self::Ledger(error) => error.code(),
-            Self::GitHub(GitHubError::Setup(error)) => error.code(),
-            Self::GitHub(GitHubError::Address(_)) => Code::BadConfiguration,
+            Self::GitHub(error) => error.code(),
             Self::Accelerator(error) => error.code(),
             Self::Socket(_, error) if error.kind() == io::ErrorKind::AddrInUse => Code::Unavailable,
             Self::Microvms(..) | Self::Directory(..) | Self::Socket(..) => Code::CannotWrite,
@@ -71,7 +70,7 @@ impl Failure for DaemonError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Ledger(error) => error.hint(),
-            Self::GitHub(GitHubError::Setup(error)) => error.hint(),
+            Self::GitHub(error) => error.hint(),
             Self::Accelerator(error) => error.hint(),
             Self::Emulation(_) => Some(
                 "use a host with KVM; to try Mayfly without, set allow_emulation = true in [host]"

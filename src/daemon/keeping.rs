@@ -10,12 +10,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::decide::JobKey;
 use super::error::DaemonError;
+use super::happening::Happening;
 use super::millis::Millis;
-use super::world::World;
+use super::tasks::Tasks;
+use crate::config::Settings;
 use crate::failure::chain;
-use crate::ledger::{Retention, segments};
+use crate::host::state::StateDirectory;
+use crate::ledger::{JobId, Ledger, Reader, Retention, segments};
 use crate::shepherd::record;
 
 /// Between two times of forgetting.
@@ -27,42 +29,58 @@ const CLOSINGS: usize = 4;
 /// How many logs are kept.
 const LOGS: usize = 10_000;
 
-impl World {
-    /// Forgets what is old, where it is time.
-    pub(super) fn forget_due(&mut self, now: Millis) -> Result<(), DaemonError> {
-        if self.next_forgetting > now {
+/// When old records are forgotten next, and how much there is of what jobs wrote.
+pub(super) struct Keeping {
+    state: StateDirectory,
+    next: Millis,
+    /// Whether files are being removed.
+    at_work: bool,
+    /// Bytes that there were after files were last removed, and that came since.
+    left: u64,
+    came: u64,
+}
+
+impl Keeping {
+    pub(super) fn new(state: StateDirectory) -> Self {
+        Self { state, next: Millis(0), at_work: false, left: 0, came: 0 }
+    }
+
+    /// Forgets what is old, where it is time. Files go in a task.
+    pub(super) fn act(
+        &mut self,
+        settings: &Settings,
+        ledger: &mut Ledger,
+        now: Millis,
+        tasks: &mut Tasks,
+    ) -> Result<(), DaemonError> {
+        if self.next > now || self.at_work {
             return Ok(());
         }
-        self.next_forgetting = now + INTERVAL;
-        self.ledger.prune(&Retention::default())?;
-        self.close_segments();
+        (self.next, self.at_work, self.came) = (now + INTERVAL, true, 0);
+        ledger.prune(&Retention::default())?;
+        self.close_segments(settings, ledger);
         let bounds = Bounds {
             oldest: SystemTime::now().checked_sub(LOG_AGE).unwrap_or(SystemTime::UNIX_EPOCH),
             jobs: LOGS,
             // With room for what comes until the next time.
-            bytes: self.settings.host.log_bytes.0 / 10 * 9,
+            bytes: settings.host.log_bytes.0 / 10 * 9,
         };
-        let job = |job| self.known(JobKey(job));
-        let unfinished = |number| matches!(job(number), Ok(Some(job)) if !job.state.is_over());
-        // Files that can't be removed now are tried again in an hour.
-        match prune_logs(&self.state.logs(), bounds, unfinished) {
-            Ok(left) => self.log_bytes = left,
-            Err(error) => tracing::warn!("can't remove old logs: {error}"),
-        }
-        if let Err(error) = record::prune(&self.state.microvms()) {
-            tracing::warn!("can't remove old black boxes: {error}");
-        }
+        let (state, before) = (self.state.clone(), self.left);
+        tasks.report(async move {
+            let prune = tokio::task::spawn_blocking(move || prune(&state, bounds, before));
+            Happening::Pruned(prune.await.unwrap_or(before))
+        });
         Ok(())
     }
 
     /// Closes segments of the audit log, and forgets old ones. What fails is tried again in an hour;
     /// until then the ledger is larger than it should be.
-    fn close_segments(&mut self) {
+    fn close_segments(&self, settings: &Settings, ledger: &mut Ledger) {
         let directory = self.state.audit();
-        let host = &self.settings.host;
+        let host = &settings.host;
         let kept = segments::Kept { bytes: host.audit_bytes.0, age: host.audit_age };
         for _ in 0..CLOSINGS {
-            match self.ledger.close_segment(&directory, segments::SEGMENT) {
+            match ledger.close_segment(&directory, segments::SEGMENT) {
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(error) => {
@@ -73,19 +91,52 @@ impl World {
                 }
             }
         }
-        if let Err(error) = self.ledger.prune_segments(&directory, kept) {
+        if let Err(error) = ledger.prune_segments(&directory, kept) {
             tracing::error!("can't forget old segments of the audit log: {}", chain(&error));
         }
     }
 
-    /// Takes down that so many bytes were added to what is kept of jobs, which is looked through when
-    /// it is too much.
-    pub(super) fn kept(&mut self, bytes: u64) {
-        self.log_bytes = self.log_bytes.saturating_add(bytes);
-        if self.log_bytes > self.settings.host.log_bytes.0 {
-            self.next_forgetting = Millis(0);
+    /// When it is time.
+    pub(super) fn wake(&self) -> Option<Millis> {
+        (!self.at_work).then_some(self.next)
+    }
+
+    /// Files were removed: so many bytes are left of what was there before.
+    pub(super) fn pruned(&mut self, left: u64) {
+        (self.left, self.at_work) = (left, false);
+    }
+
+    /// So many bytes came to what is kept of jobs, which is looked through when it is too much.
+    pub(super) fn kept(&mut self, bytes: u64, settings: &Settings) {
+        self.came = self.came.saturating_add(bytes);
+        if self.left.saturating_add(self.came) > settings.host.log_bytes.0 {
+            self.next = Millis(0);
         }
     }
+}
+
+/// Removes files that are too old or too much. Gives how many bytes are left of what jobs wrote.
+fn prune(state: &StateDirectory, bounds: Bounds, before: u64) -> u64 {
+    if let Err(error) = record::prune(&state.microvms()) {
+        tracing::warn!("can't remove old black boxes: {error}");
+    }
+    let reader = match Reader::open(&state.ledger()) {
+        Ok(reader) => reader,
+        Err(error) => {
+            tracing::warn!("can't remove old logs: {error}");
+            return before;
+        }
+    };
+    // One that can't be looked up may not be over.
+    let unfinished = |number| match reader.job(JobId(number)) {
+        Ok(job) => job.is_some_and(|job| !job.state.is_over()),
+        Err(_) => true,
+    };
+    // Files that can't be removed now are tried again in an hour.
+    prune_logs(&state.logs(), bounds, unfinished).unwrap_or_else(|error| {
+        tracing::warn!("can't remove old logs: {error}");
+        before
+    })
 }
 
 /// What is kept of one job.

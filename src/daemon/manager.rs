@@ -17,7 +17,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 use super::error::DaemonError;
-use super::world::World;
+use super::running::Daemon;
 use crate::api::types::{PoolView, Status};
 
 /// How often the manager hears of the daemon, at the least.
@@ -64,20 +64,20 @@ impl Manager {
     }
 
     /// The daemon serves.
-    pub(super) fn serving(&mut self, world: &World) {
-        self.status = status(&world.status(), &world.pool_views());
+    pub(super) fn serving(&mut self, daemon: &Daemon) {
+        self.status = status(&daemon.look().status(), &daemon.look().pools());
         let text = self.status.clone();
         self.tell(&[NotifyState::Ready, NotifyState::Status(&text)]);
     }
 
     /// The loop answers.
-    pub(super) fn pulse(&mut self, world: &World) {
+    pub(super) fn pulse(&mut self, daemon: &Daemon) {
         self.say();
         if !self.unsaid.is_empty() {
             // Signs of life don't queue up, least of all before what counts.
             return;
         }
-        let text = status(&world.status(), &world.pool_views());
+        let text = status(&daemon.look().status(), &daemon.look().pools());
         let mut news = vec![NotifyState::Watchdog];
         if text != self.status {
             news.push(NotifyState::Status(&text));
@@ -92,15 +92,15 @@ impl Manager {
     /// Settings are read: tells before and after.
     pub(super) fn while_reading<T>(
         &mut self,
-        world: &mut World,
-        read: impl FnOnce(&mut World) -> Result<T, DaemonError>,
+        daemon: &mut Daemon,
+        read: impl FnOnce(&mut Daemon) -> Result<T, DaemonError>,
     ) -> Result<T, DaemonError> {
         // A reload that does not say when it began is none; there is always a clock.
         if let Ok(now) = NotifyState::monotonic_usec_now() {
             self.tell(&[NotifyState::Reloading, now]);
         }
-        let result = read(world)?;
-        self.serving(world);
+        let result = read(daemon)?;
+        self.serving(daemon);
         // What ends goes on ending.
         self.ending = false;
         Ok(result)

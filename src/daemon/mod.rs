@@ -4,48 +4,43 @@
 //! counts, [`decide`] turns pools, microVMs and waiting jobs into actions. Both are pure: no clock,
 //! no input or output, no chance; so is the time that they are told ([`millis`]).
 //!
-//! One loop owns everything else ([`serving`](serve)): it hears what its tasks report, asks what
-//! follows, carries it out, and writes to the ledger before it does what can't be taken back. A
-//! ledger that can't be written ends the daemon, not the jobs: shepherds outlive it, and the next
-//! daemon adopts them.
+//! The rest is a few parts with one job each, whose fields are their own: the [`fleet`] (microVMs and
+//! their shepherds), the [`backlog`] (what waits, and what became of jobs), the [`registry`] (runners
+//! at the forge), [`keeping`] (what is kept, and for how long) and the [`views`] (what others read).
+//! One loop composes them ([`running`]): it hears what its tasks report, asks what follows, carries
+//! it out, and writes to the ledger before it does what can't be taken back. A ledger that can't be
+//! written ends the daemon, not the jobs: shepherds outlive it, and the next daemon adopts them.
+//!
+//! Two seams lead out of here, each a trait with a real driver and a scripted one for tests:
+//! [`crate::forge::Forge`], and `Shepherds` in [`fleet`].
 //!
 //! Owns the pools and the policy. Knows nothing of people, of QEMU, or of a guest's bytes.
 
 mod acting;
 mod adoption;
 mod answering;
+mod backlog;
 mod clock;
 pub mod decide;
 pub mod demand;
 mod ending;
 mod error;
-mod explaining;
-mod following;
+mod fleet;
 mod happening;
 mod hearing;
-mod hints;
 mod keeping;
 mod manager;
-mod microvm;
-#[cfg(test)]
-mod microvm_tests;
 pub mod millis;
-mod observing;
-mod overdue;
-mod overview;
 mod pools;
-#[cfg(test)]
-mod pools_tests;
-mod readiness;
-mod registrar;
-mod registrations;
+mod registry;
 mod reloading;
-mod scale_sets;
+mod running;
 mod serving;
-mod spans;
-mod triggers;
-mod world;
+mod tasks;
+#[cfg(test)]
+mod testing;
+mod views;
 
+pub use crate::github::forge::{GitHubError, github_client};
 pub use error::DaemonError;
-pub use registrar::{GitHubError, github_client};
 pub use serving::{Reread, serve};

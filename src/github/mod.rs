@@ -4,9 +4,11 @@
 //! configurations, the runners of a scope, the queued jobs of repositories, webhooks and the
 //! message sessions of runner scale sets. It must not know of microVMs, pools, the ledger or the
 //! loop that calls it: it answers what GitHub says, and what can be known when GitHub does not
-//! answer ([`CallError`]).
+//! answer ([`CallError`]). Only [`forge`] knows the settings, and whom it speaks to: it is the seam
+//! through which the daemon sees all of this ([`crate::forge`]).
 //!
 //! ```text
+//! forge ─▶ everything below
 //! runners, groups, poll, deliveries, downloads ─▶ client ─▶ auth ─▶ wire ─▶ transport ─▶ GitHub
 //! scale_set ──────────────────────────┘              └▶ budget, classify  (pure)
 //! webhook, job, labels                                                   (pure)
@@ -22,6 +24,7 @@ mod client;
 mod deliveries;
 mod downloads;
 mod error;
+pub mod forge;
 mod groups;
 pub mod job;
 mod jwt;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Action, Load, Machine, Millis, Retirement, Stage, View, Waiting, step};
+use super::{Action, Load, Machine, Millis, Pool, PoolId, Retirement, Stage, View, Waiting, step};
 
 /// What a pool has.
 #[derive(Debug, Default)]
@@ -19,6 +19,24 @@ pub(super) struct Census<'a> {
     pub(super) registered: Vec<&'a Machine>,
     /// What waits, the oldest first.
     pub(super) waiting: Vec<&'a Waiting>,
+}
+
+/// Where each pool is in the view. Names are small numbers, so this is a table of them.
+struct Places(Vec<Option<usize>>);
+
+impl Places {
+    fn of(pools: &[Pool]) -> Self {
+        let names = pools.iter().map(|pool| pool.id.0 as usize + 1).max().unwrap_or_default();
+        let mut places = vec![None; names];
+        for (place, pool) in pools.iter().enumerate() {
+            places[pool.id.0 as usize] = Some(place);
+        }
+        Self(places)
+    }
+
+    fn get(&self, pool: PoolId) -> Option<usize> {
+        self.0.get(pool.0 as usize).copied().flatten()
+    }
 }
 
 /// What all pools have.
@@ -38,14 +56,15 @@ impl<'a> Survey<'a> {
     pub(super) fn of(view: &View<'a>) -> Self {
         let mut survey = Self::default();
         survey.pools.resize_with(view.pools.len(), Census::default);
+        let places = Places::of(view.pools);
         for machine in view.machines {
             step();
-            survey.count(machine);
+            survey.count(machine, &places);
         }
         for waiting in view.demand {
             step();
-            if let Some(census) = survey.pools.get_mut(waiting.pool()) {
-                census.waiting.push(waiting);
+            if let Some(place) = places.get(waiting.pool()) {
+                survey.pools[place].waiting.push(waiting);
             }
         }
         for census in &mut survey.pools {
@@ -56,12 +75,12 @@ impl<'a> Survey<'a> {
         survey
     }
 
-    fn count(&mut self, machine: &'a Machine) {
+    fn count(&mut self, machine: &'a Machine, places: &Places) {
         self.used = self.used.plus(machine.load);
         if machine.stage == Stage::Ending {
             self.ending = self.ending.plus(machine.load);
         }
-        let Some(census) = machine.pool.and_then(|pool| self.pools.get_mut(pool)) else {
+        let Some(census) = places.get(machine.pool).map(|place| &mut self.pools[place]) else {
             if matches!(machine.stage, Stage::Warm | Stage::Registered) {
                 let why = Retirement::Orphaned;
                 self.orphans.push(Action::Retire { machine: machine.key, why });
@@ -84,7 +103,7 @@ impl<'a> Survey<'a> {
 
 impl Waiting {
     /// The pool that it waits for.
-    pub fn pool(&self) -> usize {
+    pub fn pool(&self) -> PoolId {
         match self {
             Self::Local { pool, .. } | Self::Runners { pool, .. } => *pool,
         }

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use super::world::{Manners, World};
-use super::{Load, Millis, Pool, Registers};
+use super::{Load, Millis, Pool, PoolId, Registers};
 
 /// A pool whose machines take so many processors, and twice as many GiB.
 pub(crate) fn pool(processors: u32, min_idle: u32, max: u32, registers: Registers) -> Pool {
     Pool {
+        // A world names its pools by their places.
+        id: PoolId(0),
         load: Load { processors, memory: u64::from(processors) << 31 },
         min_idle,
         max,
@@ -15,7 +17,7 @@ pub(crate) fn pool(processors: u32, min_idle: u32, max: u32, registers: Register
         idle: Duration::from_secs(300),
         claim: Duration::from_secs(120),
         boot_obstacle: None,
-        github_obstacle: None,
+        forge_obstacle: None,
     }
 }
 
@@ -25,7 +27,7 @@ pub(crate) fn host(processors: u32) -> Load {
 }
 
 /// A fleet of 2,000 microVMs that has 100,000 jobs a day, more by day than by night. Returns the
-/// world and the moments and pools of its jobs; every second pool is GitHub's.
+/// world and the moments and pools of its jobs; every second pool is the forge's.
 pub(crate) fn fleet() -> (World, Vec<(Millis, usize)>) {
     let registers = |pool| if pool % 2 == 0 { Registers::Late } else { Registers::Never };
     let pools = (0..10).map(|index| {

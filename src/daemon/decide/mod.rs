@@ -14,7 +14,7 @@
 //!
 //! The rules, in their order:
 //!
-//! 1. Waiting jobs take warm machines, the oldest first; jobs of GitHub count the runners that are
+//! 1. Waiting jobs take warm machines, the oldest first; jobs of the forge count the runners that are
 //!    registered and have no job yet as theirs.
 //! 2. What is missing beyond warm and booting machines is booted, the oldest waiting job first
 //!    between pools. Where the host's budget ends, those behind wait too: a large microVM is not
@@ -41,6 +41,7 @@ mod simulation;
 #[cfg(test)]
 mod world;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -55,7 +56,7 @@ use round::Round;
 pub struct View<'a> {
     /// The time.
     pub now: Millis,
-    /// The pools; machines and jobs name them by their place here.
+    /// The pools.
     pub pools: &'a [Pool],
     /// Every machine that is not gone.
     pub machines: &'a [Machine],
@@ -112,9 +113,17 @@ impl Load {
     }
 }
 
+/// The driver's name for a pool. It names the same pool for as long as the driver lives, whatever
+/// other pools come and go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct PoolId(pub u32);
+
 /// A pool: machines that are all alike.
 #[derive(Debug, Clone)]
 pub struct Pool {
+    /// Its name.
+    pub id: PoolId,
     /// What one of its machines takes.
     pub load: Load,
     /// Spare machines to keep.
@@ -130,7 +139,7 @@ pub struct Pool {
     /// Why nothing can be booted.
     pub boot_obstacle: Option<Obstacle>,
     /// Why nothing can be registered.
-    pub github_obstacle: Option<Obstacle>,
+    pub forge_obstacle: Option<Obstacle>,
 }
 
 /// When machines become runners.
@@ -157,7 +166,7 @@ pub struct Obstacle {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "blocker", content = "detail", rename_all = "snake_case")]
 pub enum Blocker {
-    /// A runner is registered, or being registered; GitHub has not given it the job yet.
+    /// A runner is registered, or being registered; the forge has not given it the job yet.
     Listening,
     /// A machine boots for it.
     Booting,
@@ -169,17 +178,17 @@ pub enum Blocker {
     HostBudget,
     /// One machine of the pool takes more than the host's whole budget.
     LargerThanHost,
-    /// The pool registers no runners, so it can't serve jobs of GitHub.
+    /// The pool registers no runners, so it can't serve jobs of the forge.
     NeverRegisters,
     /// The image can't be used: why.
     Image(String),
     /// Boots failed, the last one for this cause.
     BootsFail(String),
-    /// GitHub limits the rate of calls.
+    /// The forge limits the rate of calls.
     RateLimited,
-    /// GitHub can't be reached: why.
+    /// The forge can't be reached: why.
     Unreachable(String),
-    /// GitHub refuses: what it said.
+    /// The forge refuses: what it said.
     Refused(String),
     /// Runners end before they have a job, the last one for this cause.
     RunnersFail(String),
@@ -229,8 +238,8 @@ pub struct JobKey(pub u64);
 pub struct Machine {
     /// Its name.
     pub key: MachineKey,
-    /// Its pool; `None` for one whose pool is no longer configured.
-    pub pool: Option<usize>,
+    /// Its pool, which may no longer be among those of the view.
+    pub pool: PoolId,
     /// What it takes: its pool may have changed since it was booted.
     pub load: Load,
     /// Where it is in its life.
@@ -268,14 +277,14 @@ pub enum Waiting {
         /// Its name.
         job: JobKey,
         /// Its pool.
-        pool: usize,
+        pool: PoolId,
         /// Since when it waits.
         since: Millis,
     },
-    /// Jobs of GitHub's that want runners of a pool.
+    /// Jobs of the forge that want runners of a pool.
     Runners {
         /// The pool.
-        pool: usize,
+        pool: PoolId,
         /// How many.
         count: u32,
         /// Since when the oldest of them waits.
@@ -289,7 +298,7 @@ pub enum Action {
     /// Boot a machine.
     Boot {
         /// For this pool.
-        pool: usize,
+        pool: PoolId,
     },
     /// Hand a local job to a warm machine.
     Assign {
@@ -303,8 +312,8 @@ pub enum Action {
         /// The machine.
         machine: MachineKey,
     },
-    /// End a machine that has no job. A registered one is deleted at GitHub first, and stays where
-    /// GitHub says that it is busy.
+    /// End a machine that has no job. A registered one is deleted at the forge first, and stays where
+    /// The forge says that it is busy.
     Retire {
         /// The machine.
         machine: MachineKey,
@@ -347,7 +356,7 @@ pub struct Decision {
     /// To be carried out in this order.
     pub actions: Vec<Action>,
     /// For each pool with jobs that still wait: what they wait for.
-    pub blockers: Vec<Option<Obstacle>>,
+    pub blockers: BTreeMap<PoolId, Obstacle>,
     /// When to decide again, even if nothing happens.
     pub wake: Option<Millis>,
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::fleet::{host, pool};
 use super::world::{Manners, World};
-use super::{Blocker, Millis, Obstacle, Pool, Registers, Stage};
+use super::{Blocker, Millis, Obstacle, Pool, PoolId, Registers, Stage};
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -78,11 +78,11 @@ fn take(world: &mut World, step: Step) {
                 obstacle(world, until, Blocker::Image("gone".to_owned()));
         }
         Step::NoGithub(pool, until) => {
-            world.pools[pool].github_obstacle = obstacle(world, until, Blocker::RateLimited);
+            world.pools[pool].forge_obstacle = obstacle(world, until, Blocker::RateLimited);
         }
         Step::Over(pool) => {
             world.pools[pool].boot_obstacle = None;
-            world.pools[pool].github_obstacle = None;
+            world.pools[pool].forge_obstacle = None;
         }
     }
     world.decide();
@@ -115,7 +115,7 @@ proptest! {
         settle(&mut world);
         let decision = world.decide();
         for waiting in world.demand() {
-            let pool = &world.pools[waiting.pool()];
+            let pool = &world.pools[waiting.pool().0 as usize];
             let impossible = pool.max == 0
                 || world.budget.fits(pool.load) == 0
                 || runners_hold_the_room(&world, waiting.pool());
@@ -179,7 +179,7 @@ proptest! {
 }
 
 /// Whether runners that are to stay (`Always`) leave no room for one more of a pool.
-fn runners_hold_the_room(world: &World, index: usize) -> bool {
+fn runners_hold_the_room(world: &World, index: PoolId) -> bool {
     let stay = |registers| registers == Registers::Always;
     let local = world.demand().iter().any(|waiting| waiting.pool() == index);
     local && world.pools.iter().any(|pool| stay(pool.registers) && pool.min_idle > 0)

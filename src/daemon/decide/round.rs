@@ -20,6 +20,8 @@ pub(super) struct Round<'a> {
     missing: Vec<Missing>,
     /// A waiting job needs more of the budget than is free: nothing behind it may take any.
     held: bool,
+    /// For each pool of the view: what its jobs wait for.
+    blockers: Vec<Option<Obstacle>>,
     decision: Decision,
 }
 
@@ -40,12 +42,15 @@ impl<'a> Round<'a> {
             ending: survey.ending,
             missing: Vec::new(),
             held: false,
-            decision: Decision { actions: survey.orphans, blockers, wake: None },
+            blockers,
+            decision: Decision { actions: survey.orphans, ..Decision::default() },
         }
     }
 
     pub(super) fn end(self) -> Decision {
-        self.decision
+        let named = self.view.pools.iter().zip(self.blockers);
+        let blockers = named.filter_map(|(pool, blocker)| Some((pool.id, blocker?))).collect();
+        Decision { blockers, ..self.decision }
     }
 
     /// Gives warm and booting machines and idle runners to what waits.
@@ -76,7 +81,7 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Serves jobs of GitHub's; how many of them lack a machine.
+    /// Serves jobs of the forge; how many of them lack a machine.
     fn serve_runners(&mut self, pool: usize, count: u32) -> u32 {
         let view = self.view;
         let listening = count.min(self.pools[pool].runners);
@@ -92,7 +97,7 @@ impl<'a> Round<'a> {
             self.block(pool, Blocker::NeverRegisters);
             return 0;
         }
-        if let Some(obstacle) = self.standing(view.pools[pool].github_obstacle.as_ref()) {
+        if let Some(obstacle) = self.standing(view.pools[pool].forge_obstacle.as_ref()) {
             self.stop(pool, obstacle);
             return 0;
         }
@@ -147,11 +152,11 @@ impl<'a> Round<'a> {
 
     /// Boots as many as are wanted and fit; how many.
     fn boot_up_to(&mut self, index: usize, wanted: u32) -> u32 {
-        let load = self.view.pools[index].load;
+        let Pool { id, load, .. } = self.view.pools[index];
         let count = wanted.min(self.free.fits(load));
         for _ in 0..count {
             step();
-            self.decision.actions.push(Action::Boot { pool: index });
+            self.decision.actions.push(Action::Boot { pool: id });
         }
         self.free = self.free.minus(load.times(count));
         self.pools[index].machines += count;
@@ -217,7 +222,7 @@ impl<'a> Round<'a> {
 
     /// Makes up to so many spare machines runners.
     fn register_spares(&mut self, index: usize, wanted: u32) {
-        let obstacle = self.standing(self.view.pools[index].github_obstacle.as_ref());
+        let obstacle = self.standing(self.view.pools[index].forge_obstacle.as_ref());
         if let Some(obstacle) = obstacle.filter(|_| wanted > 0) {
             return self.wake_when_over(obstacle);
         }
@@ -304,7 +309,7 @@ impl<'a> Round<'a> {
     /// Names what jobs of a pool wait for: what stands in the way before what is under way, and of
     /// the same kind what the oldest job waits for.
     fn name(&mut self, pool: usize, obstacle: Obstacle) {
-        let there = &mut self.decision.blockers[pool];
+        let there = &mut self.blockers[pool];
         if there.as_ref().is_none_or(|there| !there.why.is_limit() && obstacle.why.is_limit()) {
             *there = Some(obstacle);
         }

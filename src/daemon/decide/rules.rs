@@ -3,27 +3,35 @@
 use std::time::Duration;
 
 use super::fleet::{host, pool};
+use super::world::id;
 use super::*;
 
-fn machine(key: u64, pool: usize, stage: Stage, since: u64) -> Machine {
+fn machine(key: u64, pool: u32, stage: Stage, since: u64) -> Machine {
     let load = Load { processors: 2, memory: 4 << 30 };
-    Machine { key: MachineKey(key), pool: Some(pool), load, stage, since: Millis(since) }
+    Machine { key: MachineKey(key), pool: PoolId(pool), load, stage, since: Millis(since) }
 }
 
-fn local(job: u64, pool: usize, since: u64) -> Waiting {
-    Waiting::Local { job: JobKey(job), pool, since: Millis(since) }
+fn local(job: u64, pool: u32, since: u64) -> Waiting {
+    Waiting::Local { job: JobKey(job), pool: PoolId(pool), since: Millis(since) }
 }
 
-fn runners(pool: usize, count: u32, since: u64) -> Waiting {
-    Waiting::Runners { pool, count, since: Millis(since) }
+fn runners(pool: u32, count: u32, since: u64) -> Waiting {
+    Waiting::Runners { pool: PoolId(pool), count, since: Millis(since) }
+}
+
+/// Pools that are named by their places.
+fn numbered(pools: &[Pool]) -> Vec<Pool> {
+    let places = pools.iter().enumerate();
+    places.map(|(place, pool)| Pool { id: id(place), ..pool.clone() }).collect()
 }
 
 fn at(now: u64, pools: &[Pool], machines: &[Machine], demand: &[Waiting]) -> Decision {
+    let pools = &numbered(pools)[..];
     decide(&View { now: Millis(now), pools, machines, demand, budget: host(10), draining: false })
 }
 
-fn why(decision: &Decision, pool: usize) -> Option<Blocker> {
-    decision.blockers[pool].clone().map(|obstacle| obstacle.why)
+fn why(decision: &Decision, pool: u32) -> Option<Blocker> {
+    decision.blockers.get(&PoolId(pool)).cloned().map(|obstacle| obstacle.why)
 }
 
 fn retire(key: u64, why: Retirement) -> Action {
@@ -38,7 +46,7 @@ fn the_oldest_job_takes_the_oldest_machine_and_the_next_boots() {
     let expected = [
         Action::Assign { machine: MachineKey(2), job: JobKey(7) },
         Action::Register { machine: MachineKey(1) },
-        Action::Boot { pool: 0 },
+        Action::Boot { pool: PoolId(0) },
     ];
     assert_eq!(decision.actions, expected);
     assert_eq!(why(&decision, 0), Some(Blocker::Booting));
@@ -61,7 +69,7 @@ fn each_limit_has_its_name() {
     let until = Some(Millis(500));
     broken.boot_obstacle = Some(Obstacle { until, why: Blocker::Image("gone".to_owned()) });
     let mut limited = pool(2, 0, 9, Registers::Late);
-    limited.github_obstacle = Some(Obstacle { until: None, why: Blocker::RateLimited });
+    limited.forge_obstacle = Some(Obstacle { until: None, why: Blocker::RateLimited });
     let pools =
         [small, pool(8, 0, 9, Registers::Late), broken, pool(16, 0, 9, Registers::Late), limited];
     let demand = [
@@ -83,7 +91,10 @@ fn each_limit_has_its_name() {
     let decision = at(100, &pools, &machines, &demand[..1]);
     assert_eq!(why(&decision, 0), Some(Blocker::PoolAtMax(1)));
     // An obstacle whose time has come is none.
-    assert_eq!(at(500, &pools, &machines, &demand[3..4]).actions, [Action::Boot { pool: 2 }]);
+    assert_eq!(
+        at(500, &pools, &machines, &demand[3..4]).actions,
+        [Action::Boot { pool: PoolId(2) }]
+    );
 }
 
 #[test]
@@ -117,7 +128,7 @@ fn spares_beyond_those_that_are_kept_go_after_their_time() {
     assert_eq!(decision.actions, [retire(2, Retirement::Idle)]);
     let decision = at(900_000, &pools, &machines[..1], &[]);
     assert_eq!((decision.actions, decision.wake), (vec![], None));
-    assert_eq!(at(0, &pools, &[], &[]).actions, [Action::Boot { pool: 0 }]);
+    assert_eq!(at(0, &pools, &[], &[]).actions, [Action::Boot { pool: PoolId(0) }]);
 }
 
 #[test]
@@ -132,7 +143,7 @@ fn a_runner_that_no_job_came_to_is_retired_though_jobs_seem_to_wait() {
 fn a_pool_that_always_registers_keeps_its_spares_as_runners() {
     let pools = [pool(2, 2, 9, Registers::Always)];
     let warm = [machine(1, 0, Stage::Warm, 0)];
-    let expected = [Action::Register { machine: MachineKey(1) }, Action::Boot { pool: 0 }];
+    let expected = [Action::Register { machine: MachineKey(1) }, Action::Boot { pool: PoolId(0) }];
     assert_eq!(at(1, &pools, &warm, &[]).actions, expected);
     let three = [1, 2, 3].map(|key| machine(key, 0, Stage::Registered, key));
     let late = 10 * 120_000;
@@ -161,7 +172,7 @@ fn draining_ends_what_has_no_job_and_takes_none() {
 
 #[test]
 fn a_machine_whose_pool_is_gone_goes_unless_it_has_a_job() {
-    let orphan = |key, stage| Machine { pool: None, ..machine(key, 0, stage, 0) };
+    let orphan = |key, stage| Machine { pool: PoolId(99), ..machine(key, 0, stage, 0) };
     let machines = [orphan(1, Stage::Warm), orphan(2, Stage::Busy)];
     let decision = at(1, &[pool(2, 0, 9, Registers::Late)], &machines, &[]);
     assert_eq!(decision.actions, [retire(1, Retirement::Orphaned)]);

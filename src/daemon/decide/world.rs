@@ -1,5 +1,5 @@
 //! A stand-in for the rest of the world, on a virtual clock: machines that boot, fail, register
-//! and end, and a GitHub that gives jobs to runners. It carries out every decision and checks it.
+//! and end, and a forge that gives jobs to runners. It carries out every decision and checks it.
 //!
 //! Tests and the benchmark share this file, so all it needs comes from the module around it.
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{
     Action, Backoff, Blocker, Decision, JobKey, Load, Machine, MachineKey, Millis, Obstacle, Pool,
-    Registers, Stage, View, Waiting, decide,
+    PoolId, Registers, Stage, View, Waiting, decide,
 };
 
 /// How the world behaves.
@@ -57,7 +57,7 @@ pub(crate) struct World {
     pub(crate) budget: Load,
     pub(crate) draining: bool,
     pub(crate) tally: Tally,
-    /// Jobs that GitHub is wrongly believed to have, per pool.
+    /// Jobs that the forge is wrongly believed to have, per pool.
     pub(crate) phantoms: Vec<u32>,
     manners: Manners,
     local: BTreeMap<(Millis, u64), usize>,
@@ -69,8 +69,21 @@ pub(crate) struct World {
     random: u64,
 }
 
+/// The name of the pool at that place.
+pub(crate) fn id(place: usize) -> PoolId {
+    PoolId(u32::try_from(place).expect("few pools"))
+}
+
+/// The place of the pool of that name.
+fn place(pool: PoolId) -> usize {
+    pool.0 as usize
+}
+
 impl World {
-    pub(crate) fn new(pools: Vec<Pool>, budget: Load, manners: Manners, seed: u64) -> Self {
+    pub(crate) fn new(mut pools: Vec<Pool>, budget: Load, manners: Manners, seed: u64) -> Self {
+        for (place, pool) in pools.iter_mut().enumerate() {
+            pool.id = id(place);
+        }
         Self {
             now: Millis(0),
             machines: Vec::new(),
@@ -139,14 +152,14 @@ impl World {
     pub(crate) fn demand(&self) -> Vec<Waiting> {
         let local = self.local.iter().map(|((since, job), pool)| Waiting::Local {
             job: JobKey(*job),
-            pool: *pool,
+            pool: id(*pool),
             since: *since,
         });
         let github = self.github.iter().zip(&self.phantoms).enumerate();
         let runners = github.filter_map(|(pool, (queue, phantoms))| {
             let count = u32::try_from(queue.len()).expect("few jobs") + phantoms;
             let since = queue.front().copied().unwrap_or_default();
-            (count > 0).then_some(Waiting::Runners { pool, count, since })
+            (count > 0).then_some(Waiting::Runners { pool: id(pool), count, since })
         });
         local.chain(runners).collect()
     }
@@ -182,16 +195,16 @@ impl World {
     fn check_blockers(&self, demand: &[Waiting], decision: &Decision) {
         let mut unserved = vec![0; self.pools.len()];
         for waiting in demand {
-            unserved[waiting.pool()] += i64::from(waiting.count());
+            unserved[place(waiting.pool())] += i64::from(waiting.count());
         }
         for action in &decision.actions {
             if let Action::Assign { machine, .. } | Action::Register { machine } = action {
                 let machine = &self.machines[self.places[&machine.0]];
-                unserved[machine.pool.expect("a pool")] -= 1;
+                unserved[place(machine.pool)] -= 1;
             }
         }
         for (pool, unserved) in unserved.into_iter().enumerate() {
-            let named = decision.blockers[pool].is_some();
+            let named = decision.blockers.contains_key(&id(pool));
             assert!(named || unserved <= 0, "{unserved} jobs of pool {pool} wait without a reason");
         }
     }
@@ -201,7 +214,7 @@ impl World {
         let mut used = Load::default();
         for machine in &self.machines {
             used = used.plus(machine.load);
-            counts[machine.pool.expect("a pool")] += 1;
+            counts[place(machine.pool)] += 1;
         }
         assert!(used.processors <= self.budget.processors && used.memory <= self.budget.memory);
         for (pool, count) in self.pools.iter().zip(counts) {
@@ -212,10 +225,10 @@ impl World {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Boot { pool } => {
-                let (key, load) = (self.fresh(), self.pools[pool].load);
+                let (key, load) = (self.fresh(), self.pools[place(pool)].load);
                 let machine = Machine {
                     key: MachineKey(key),
-                    pool: Some(pool),
+                    pool,
                     load,
                     stage: Stage::Booting,
                     since: self.now,
@@ -295,10 +308,10 @@ impl World {
         }
     }
 
-    /// GitHub gives the jobs of a pool to its runners.
+    /// The forge gives the jobs of a pool to its runners.
     fn give_jobs(&mut self, pool: usize) {
         let idle =
-            |machine: &&Machine| machine.pool == Some(pool) && machine.stage == Stage::Registered;
+            |machine: &&Machine| machine.pool == id(pool) && machine.stage == Stage::Registered;
         let waiting = self.github[pool].len();
         let runners: Vec<u64> =
             self.machines.iter().filter(idle).take(waiting).map(|one| one.key.0).collect();
@@ -332,7 +345,7 @@ impl World {
         let machine = &mut self.machines[self.places[&key]];
         assert!(before.contains(&machine.stage), "{machine:?} can't become {stage:?}");
         (machine.stage, machine.since) = (stage, self.now);
-        machine.pool.expect("a pool")
+        place(machine.pool)
     }
 
     fn after(&mut self, milliseconds: u64, happening: Happening) {

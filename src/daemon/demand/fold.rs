@@ -2,20 +2,20 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{GithubJob, Heard, Settings};
-use crate::daemon::decide::Waiting;
+use super::{ForgeJob, Heard, Settings};
+use crate::daemon::decide::{PoolId, Waiting};
 use crate::daemon::millis::Millis;
 
 /// What is known.
 #[derive(Debug, Clone)]
 pub struct Demand {
     settings: Settings,
-    jobs: HashMap<GithubJob, Known>,
+    jobs: HashMap<ForgeJob, Known>,
     /// Our runners that took a job, until it is known which one.
     taken: HashMap<String, Taken>,
     /// Runners of which it is known which job they took.
     met: HashMap<String, Millis>,
-    statistics: BTreeMap<usize, Statistics>,
+    statistics: BTreeMap<PoolId, Statistics>,
 }
 
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ struct Known {
 enum State {
     Queued {
         repository: String,
-        pool: usize,
+        pool: PoolId,
         since: Millis,
     },
     /// A snapshot did not list it, or nothing confirmed it.
@@ -40,7 +40,7 @@ enum State {
 
 #[derive(Debug, Clone, Copy)]
 struct Taken {
-    pool: usize,
+    pool: PoolId,
     at: Millis,
 }
 
@@ -103,9 +103,9 @@ impl Demand {
     /// what is too old to count is not taken in.
     pub fn seed(
         &mut self,
-        job: GithubJob,
+        job: ForgeJob,
         repository: String,
-        pool: usize,
+        pool: PoolId,
         since: Millis,
         now: Millis,
     ) {
@@ -115,12 +115,12 @@ impl Demand {
     }
 
     /// Forgets what is known of a job: it was wrong.
-    pub fn forget(&mut self, job: GithubJob) {
+    pub fn forget(&mut self, job: ForgeJob) {
         self.jobs.remove(&job);
     }
 
     /// Moves a job forward, never back.
-    fn forward(&mut self, job: GithubJob, state: State, at: Millis) {
+    fn forward(&mut self, job: ForgeJob, state: State, at: Millis) {
         let full = self.jobs.len() >= self.settings.capacity;
         match self.jobs.get_mut(&job) {
             Some(known) if state.rank() > known.state.rank() => *known = Known { state, at },
@@ -145,12 +145,12 @@ impl Demand {
     fn reconcile(
         &mut self,
         repository: &str,
-        queued: Vec<(GithubJob, usize, Millis)>,
+        queued: Vec<(ForgeJob, PoolId, Millis)>,
         begun: Millis,
     ) {
         let lag = self.settings.lag;
-        let listed: HashSet<GithubJob> = queued.iter().map(|(job, ..)| *job).collect();
-        let mut pools: HashSet<usize> = queued.iter().map(|(_, pool, _)| *pool).collect();
+        let listed: HashSet<ForgeJob> = queued.iter().map(|(job, ..)| *job).collect();
+        let mut pools: HashSet<PoolId> = queued.iter().map(|(_, pool, _)| *pool).collect();
         for (job, known) in &mut self.jobs {
             let State::Queued { repository: its, pool, .. } = &known.state else { continue };
             if its.eq_ignore_ascii_case(repository) {
@@ -177,7 +177,7 @@ impl Demand {
         self.taken.retain(|_, taken| !pools.contains(&taken.pool) || taken.at + lag > begun);
     }
 
-    fn count(&mut self, pool: usize, waiting: u32, at: Millis) {
+    fn count(&mut self, pool: PoolId, waiting: u32, at: Millis) {
         let before = self.statistics.get(&pool);
         if before.is_some_and(|before| before.at > at) {
             return;
@@ -204,7 +204,7 @@ impl Demand {
     /// What waits, for [`decide`](crate::daemon::decide::decide), the oldest first: one entry per
     /// known job, one per pool with statistics.
     pub fn waiting(&self) -> Vec<Waiting> {
-        let mut taken: HashMap<usize, u32> = HashMap::new();
+        let mut taken: HashMap<PoolId, u32> = HashMap::new();
         for mark in self.taken.values() {
             *taken.entry(mark.pool).or_default() += 1;
         }
@@ -216,7 +216,7 @@ impl Demand {
                 waiting.push(Waiting::Runners { pool: *pool, count, since: statistics.since });
             }
         }
-        let mut jobs: Vec<(Millis, GithubJob, usize)> = self.queued().collect();
+        let mut jobs: Vec<(Millis, ForgeJob, PoolId)> = self.queued().collect();
         jobs.retain(|(_, _, pool)| !self.statistics.contains_key(pool));
         jobs.sort_unstable();
         for (since, _, pool) in jobs {
@@ -231,22 +231,20 @@ impl Demand {
     }
 
     /// The known jobs that wait: since when, which, for which pool; in no order.
-    pub fn queued(&self) -> impl Iterator<Item = (Millis, GithubJob, usize)> + '_ {
+    pub fn queued(&self) -> impl Iterator<Item = (Millis, ForgeJob, PoolId)> + '_ {
         self.jobs.iter().filter_map(|(job, known)| match known.state {
             State::Queued { pool, since, .. } => Some((since, *job, pool)),
             _ => None,
         })
     }
 
-    /// Follows a change of the pools: each pool's new place, or `None` where it is gone.
-    pub fn renumber(&mut self, place: impl Fn(usize) -> Option<usize>) {
-        self.jobs.retain(|_, known| match &mut known.state {
-            State::Queued { pool, .. } => place(*pool).map(|new| *pool = new).is_some(),
+    /// Forgets what waits for pools that are gone.
+    pub fn keep_pools(&mut self, is_there: impl Fn(PoolId) -> bool) {
+        self.jobs.retain(|_, known| match known.state {
+            State::Queued { pool, .. } => is_there(pool),
             _ => true,
         });
-        self.taken.retain(|_, taken| place(taken.pool).map(|new| taken.pool = new).is_some());
-        let statistics = std::mem::take(&mut self.statistics).into_iter();
-        self.statistics =
-            statistics.filter_map(|(pool, numbers)| Some((place(pool)?, numbers))).collect();
+        self.taken.retain(|_, taken| is_there(taken.pool));
+        self.statistics.retain(|pool, _| is_there(*pool));
     }
 }

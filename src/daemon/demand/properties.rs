@@ -5,29 +5,29 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Demand, GithubJob, Heard, Settings};
-use crate::daemon::decide::Waiting;
+use super::{Demand, ForgeJob, Heard, Settings};
+use crate::daemon::decide::{PoolId, Waiting};
 use crate::daemon::millis::Millis;
 
-const POOLS: usize = 3;
+const POOLS: u32 = 3;
 
 /// A job as it truly is: how far it came (0 waits, 1 runs, 2 is done), and on what runner.
 #[derive(Debug, Clone)]
 struct Truth {
-    pool: usize,
+    pool: PoolId,
     stage: u8,
     repository: usize,
     ours: bool,
 }
 
 fn truths() -> impl Strategy<Value = Vec<Truth>> {
-    let one = (0..POOLS, 0..3_u8, 0..2_usize, any::<bool>())
+    let one = ((0..POOLS).prop_map(PoolId), 0..3_u8, 0..2_usize, any::<bool>())
         .prop_map(|(pool, stage, repository, ours)| Truth { pool, stage, repository, ours });
     prop::collection::vec(one, 0..20)
 }
 
-fn job(number: usize) -> GithubJob {
-    GithubJob { id: number as u64, attempt: 1 }
+fn job(number: usize) -> ForgeJob {
+    ForgeJob { id: number as u64, attempt: 1 }
 }
 
 fn repository(number: usize) -> String {
@@ -73,7 +73,7 @@ fn heard() -> impl Strategy<Value = (Vec<Truth>, Vec<Heard>)> {
     })
 }
 
-fn waiting(demand: &Demand) -> BTreeMap<usize, u32> {
+fn waiting(demand: &Demand) -> BTreeMap<PoolId, u32> {
     let mut counts = BTreeMap::new();
     for waiting in demand.waiting() {
         let Waiting::Runners { pool, count, .. } = waiting else { panic!("{waiting:?}") };
@@ -91,7 +91,7 @@ fn snapshot(demand: &mut Demand, truths: &[Truth], at: Millis) {
     }
 }
 
-fn expected(truths: &[Truth]) -> BTreeMap<usize, u32> {
+fn expected(truths: &[Truth]) -> BTreeMap<PoolId, u32> {
     let mut counts = BTreeMap::new();
     for truth in truths.iter().filter(|truth| truth.stage == 0) {
         *counts.entry(truth.pool).or_default() += 1;
@@ -128,9 +128,9 @@ proptest! {
         let mut demand = Demand::new(settings);
         let now = tell(&mut demand, hints(&truths), Millis(1)) + settings.lag;
         snapshot(&mut demand, &truths, now);
-        let known: BTreeSet<GithubJob> = demand.queued().map(|(_, job, _)| job).collect();
+        let known: BTreeSet<ForgeJob> = demand.queued().map(|(_, job, _)| job).collect();
         tell(&mut demand, heard, now);
-        let after: BTreeSet<GithubJob> = demand.queued().map(|(_, job, _)| job).collect();
+        let after: BTreeSet<ForgeJob> = demand.queued().map(|(_, job, _)| job).collect();
         prop_assert_eq!(after, known);
     }
 
@@ -162,20 +162,20 @@ proptest! {
     fn no_more_is_known_than_there_is_room_for(count in 0..40_u64, capacity in 0..20_usize) {
         let mut demand = Demand::new(Settings { capacity, ..Settings::default() });
         for id in 0..count {
-            let job = GithubJob { id, attempt: 1 };
-            demand.hear(Heard::Queued { job, repository: repository(0), pool: 0 }, Millis(id));
+            let job = ForgeJob { id, attempt: 1 };
+            demand.hear(Heard::Queued { job, repository: repository(0), pool: PoolId(0) }, Millis(id));
         }
         prop_assert_eq!(demand.queued().count() as u64, count.min(capacity as u64));
     }
 }
 
 fn queued(id: u64) -> Heard {
-    let job = GithubJob { id, attempt: 1 };
-    Heard::Queued { job, repository: repository(0), pool: 0 }
+    let job = ForgeJob { id, attempt: 1 };
+    Heard::Queued { job, repository: repository(0), pool: PoolId(0) }
 }
 
 fn taken(number: usize) -> Heard {
-    Heard::Taken { runner: runner(number), pool: 0 }
+    Heard::Taken { runner: runner(number), pool: PoolId(0) }
 }
 
 #[test]
@@ -185,24 +185,36 @@ fn a_mark_counts_as_one_job_less_until_its_job_is_known() {
     demand.hear(queued(2), Millis(2));
     demand.hear(taken(9), Millis(3));
     demand.hear(taken(9), Millis(3));
-    assert_eq!(demand.waiting(), [Waiting::Runners { pool: 0, count: 1, since: Millis(2) }]);
-    let job = GithubJob { id: 2, attempt: 1 };
+    assert_eq!(
+        demand.waiting(),
+        [Waiting::Runners { pool: PoolId(0), count: 1, since: Millis(2) }]
+    );
+    let job = ForgeJob { id: 2, attempt: 1 };
     demand.hear(Heard::InProgress { job, runner: Some(runner(9)) }, Millis(4));
     demand.hear(taken(9), Millis(5));
-    assert_eq!(demand.waiting(), [Waiting::Runners { pool: 0, count: 1, since: Millis(1) }]);
+    assert_eq!(
+        demand.waiting(),
+        [Waiting::Runners { pool: PoolId(0), count: 1, since: Millis(1) }]
+    );
 }
 
 #[test]
 fn statistics_count_instead_of_jobs_and_the_newest_win() {
     let mut demand = Demand::new(Settings::default());
     demand.hear(queued(1), Millis(1));
-    demand.hear(Heard::Statistics { pool: 0, waiting: 3 }, Millis(10));
-    demand.hear(Heard::Statistics { pool: 0, waiting: 7 }, Millis(5));
+    demand.hear(Heard::Statistics { pool: PoolId(0), waiting: 3 }, Millis(10));
+    demand.hear(Heard::Statistics { pool: PoolId(0), waiting: 7 }, Millis(5));
     demand.hear(taken(9), Millis(11));
-    assert_eq!(demand.waiting(), [Waiting::Runners { pool: 0, count: 2, since: Millis(10) }]);
-    demand.hear(Heard::Statistics { pool: 0, waiting: 2 }, Millis(20));
-    assert_eq!(demand.waiting(), [Waiting::Runners { pool: 0, count: 2, since: Millis(10) }]);
-    demand.hear(Heard::Statistics { pool: 0, waiting: 0 }, Millis(30));
+    assert_eq!(
+        demand.waiting(),
+        [Waiting::Runners { pool: PoolId(0), count: 2, since: Millis(10) }]
+    );
+    demand.hear(Heard::Statistics { pool: PoolId(0), waiting: 2 }, Millis(20));
+    assert_eq!(
+        demand.waiting(),
+        [Waiting::Runners { pool: PoolId(0), count: 2, since: Millis(10) }]
+    );
+    demand.hear(Heard::Statistics { pool: PoolId(0), waiting: 0 }, Millis(30));
     assert_eq!(demand.waiting(), []);
 }
 
@@ -217,13 +229,14 @@ fn a_snapshot_that_may_be_behind_removes_nothing_and_one_that_is_not_brings_back
     assert_eq!(demand.waiting().len(), 1);
     demand.hear(empty(), begin + lag);
     assert_eq!(demand.waiting(), []);
-    let job = GithubJob { id: 1, attempt: 1 };
-    let listed =
-        |at| (Heard::Snapshot { repository: repository(0), queued: vec![(job, 0, begin)] }, at);
+    let job = ForgeJob { id: 1, attempt: 1 };
+    let listed = |at| {
+        (Heard::Snapshot { repository: repository(0), queued: vec![(job, PoolId(0), begin)] }, at)
+    };
     let (heard, at) = listed(begin + lag * 2);
     demand.hear(heard, at);
     assert_eq!(demand.waiting().len(), 1);
-    // GitHub put a job back that a runner had lost; one that is done stays so.
+    // The forge put a job back that a runner had lost; one that is done stays so.
     demand.hear(Heard::InProgress { job, runner: None }, begin + lag * 2);
     let (heard, at) = listed(begin + lag * 3);
     demand.hear(heard, at);
@@ -235,12 +248,15 @@ fn a_snapshot_that_may_be_behind_removes_nothing_and_one_that_is_not_brings_back
 }
 
 #[test]
-fn pools_keep_their_jobs_when_they_are_renumbered() {
+fn what_waits_for_a_pool_that_is_gone_is_forgotten() {
     let mut demand = Demand::new(Settings::default());
     demand.hear(queued(1), Millis(1));
-    demand.hear(Heard::Statistics { pool: 1, waiting: 3 }, Millis(10));
-    demand.renumber(|pool| (pool == 0).then_some(2));
-    assert_eq!(demand.waiting(), [Waiting::Runners { pool: 2, count: 1, since: Millis(1) }]);
+    demand.hear(Heard::Statistics { pool: PoolId(1), waiting: 3 }, Millis(10));
+    demand.keep_pools(|pool| pool == PoolId(0));
+    assert_eq!(
+        demand.waiting(),
+        [Waiting::Runners { pool: PoolId(0), count: 1, since: Millis(1) }]
+    );
 }
 
 #[test]
@@ -251,13 +267,13 @@ fn what_waited_before_the_daemon_counts_from_then_and_no_longer_than_else() {
     let since = |seconds: u64| Millis(now.0 - seconds * 1000);
     demand.hear(Heard::Completed { job: job(3), runner: None }, since(2));
     for (number, ago) in [(1, 30), (2, 61), (3, 10), (4, 60)] {
-        demand.seed(job(number), repository(0), 0, since(ago), now);
+        demand.seed(job(number), repository(0), PoolId(0), since(ago), now);
     }
     let waits = |demand: &Demand| demand.queued().map(|(_, job, _)| job.id).collect::<Vec<_>>();
     assert_eq!(waits(&demand), [1], "not what is too old, nor what is known to be over");
     assert_eq!(demand.waiting()[0].since(), since(30));
     // Again does not make it younger.
-    demand.seed(job(1), repository(0), 0, now, now);
+    demand.seed(job(1), repository(0), PoolId(0), now, now);
     demand.expire(now + Duration::from_secs(29));
     assert_eq!(waits(&demand), [1]);
     demand.expire(now + Duration::from_secs(30));
@@ -269,12 +285,15 @@ fn what_was_guessed_wrongly_waits_again() {
     let mut demand = Demand::new(Settings::default());
     let now = Millis(1_000);
     for number in [1, 2] {
-        demand.hear(Heard::Queued { job: job(number), repository: repository(0), pool: 0 }, now);
+        demand.hear(
+            Heard::Queued { job: job(number), repository: repository(0), pool: PoolId(0) },
+            now,
+        );
     }
     demand.hear(Heard::InProgress { job: job(1), runner: Some(runner(1)) }, now);
     demand.hear(Heard::InProgress { job: job(2), runner: Some(runner(1)) }, now);
     assert_eq!(waiting(&demand), BTreeMap::new());
     demand.forget(job(1));
-    demand.seed(job(1), repository(0), 0, now, now);
-    assert_eq!(waiting(&demand), BTreeMap::from([(0, 1)]));
+    demand.seed(job(1), repository(0), PoolId(0), now, now);
+    assert_eq!(waiting(&demand), BTreeMap::from([(PoolId(0), 1)]));
 }

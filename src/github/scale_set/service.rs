@@ -128,6 +128,19 @@ impl Client {
         }
     }
 
+    /// Deletes the scale set of that name in that runner group, if there is one.
+    pub async fn remove_named(&self, name: &str, group: Option<&str>) -> Result<(), CallError> {
+        let group = match self.group(group).await {
+            // With the group its sets went.
+            Err(CallError::NotFound { .. }) => return Ok(()),
+            group => group?,
+        };
+        match self.find(name, group).await? {
+            Some(set) => self.remove(set.id).await,
+            None => Ok(()),
+        }
+    }
+
     /// Opens the set's one session. If another's lingers (409; [`super::is_session_conflict`]),
     /// try again after [`super::recover::CONFLICT_WAIT`]: it is gone about 50 s after its owner.
     pub async fn open(&self, set: u64, owner: &str) -> Result<Session, CallError> {

@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
-use super::decide::Stage;
 use super::microvm::{Microvm, Work};
-use super::millis::Millis;
+use crate::daemon::decide::Stage;
+use crate::daemon::millis::Millis;
 
 /// How much longer than the shepherd's own deadline a phase may last.
 const SLACK: Duration = Duration::from_secs(5);
@@ -33,6 +33,8 @@ const AGAIN: Duration = Duration::from_secs(10);
 pub(super) struct Patience {
     /// From its plan until its guest is ready.
     pub(super) boot: Duration,
+    /// Ready without a job.
+    pub(super) idle: Duration,
     /// Its job.
     pub(super) job: Duration,
 }
@@ -40,7 +42,11 @@ pub(super) struct Patience {
 impl Default for Patience {
     /// For one whose plan is not known: longer than any boot takes.
     fn default() -> Self {
-        Self { boot: Duration::from_secs(10 * 60), job: Duration::from_secs(6 * 3600) }
+        Self {
+            boot: Duration::from_secs(10 * 60),
+            idle: Duration::from_secs(24 * 3600),
+            job: Duration::from_secs(6 * 3600),
+        }
     }
 }
 
@@ -75,6 +81,11 @@ pub(super) fn step(microvm: &Microvm) -> Option<(Millis, Step)> {
             since + microvm.patience.boot + SLACK,
             Step::Kill("its shepherd did not keep the deadline of the boot"),
         )),
+        // Its shepherd ends it by then itself.
+        Stage::Warm => Some((
+            since + microvm.patience.idle + ENDING,
+            Step::Kill("its shepherd did not keep the deadline of a microVM without a job"),
+        )),
         Stage::Registering => {
             Some((since + REGISTERING, Step::End("the runner did not come up in time")))
         }
@@ -99,15 +110,15 @@ pub(super) fn step(microvm: &Microvm) -> Option<(Millis, Step)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::microvm::Runner;
     use super::*;
-    use crate::daemon::decide::{JobKey, Load, MachineKey};
-    use crate::daemon::microvm::Runner;
+    use crate::daemon::decide::{JobKey, Load, MachineKey, PoolId};
     use crate::shepherd::plan::Id;
 
     const BEGAN: Millis = Millis(1000);
 
     fn microvm(stage: Stage, work: Work) -> Microvm {
-        let mut microvm = Microvm::new(MachineKey(1), Some(0), "small", Load::default(), BEGAN);
+        let mut microvm = Microvm::new(MachineKey(1), PoolId(0), "small", Load::default(), BEGAN);
         microvm.id = Id::parse("m-0123456789");
         (microvm.stage, microvm.work) = (stage, work);
         microvm
@@ -126,7 +137,7 @@ mod tests {
         let local = || Work::Local(JobKey(1));
         for (stage, work, expected) in [
             (Stage::Booting, Work::None, Some((605, true))),
-            (Stage::Warm, Work::None, None),
+            (Stage::Warm, Work::None, Some((24 * 3600 + 15, true))),
             (Stage::Assigned, local(), Some((605, true))),
             (Stage::Registering, runner(), Some((300, false))),
             (Stage::Registered, runner(), None),

@@ -1,55 +1,41 @@
 //! "Why is my job waiting?": what happened to a job so far, and what it waits for.
 
-use super::clock::Clock;
-use super::decide::{JobKey, Obstacle};
-use super::error::DaemonError;
-use super::microvm::Microvm;
-use super::world::World;
+use super::{Read, Sight};
 use crate::api::types::{
     Blocker, DestinationView, EgressView, Explanation, JobId, JobSource, JobState, JobView,
-    PhaseView, Problem, Time,
+    PhaseView, Problem, ProblemKind, Time,
 };
-use crate::ledger::{self, Destination, Egress, JobResult, Verdicts};
-use crate::shepherd::plan::Id;
+use crate::config::GitHub;
+use crate::daemon::clock::Clock;
+use crate::daemon::decide::{JobKey, Obstacle};
+use crate::ledger::{self, Destination, Egress, JobResult, LedgerError, Reader, Verdicts};
 
-impl World {
+impl Sight {
     /// A job as the API shows it.
-    pub(super) fn job_view(&self, job: &ledger::Job) -> JobView {
-        let page = || {
-            let github = self.settings.github.as_ref()?;
-            github.job_page(job.repository.as_deref()?, job.run_id?, job.github_id?)
-        };
-        JobView { url: page(), ..job_view(job) }
+    fn job_view(&self, job: &ledger::Job) -> JobView {
+        job_view(job, self.github.as_ref())
     }
 
-    pub(super) fn explain(&self, id: JobId) -> Result<Result<Explanation, Problem>, DaemonError> {
-        let job = match self.job(id)? {
-            Ok(job) => job,
-            Err(problem) => return Ok(Err(problem)),
-        };
+    pub(in crate::daemon) fn explain(self, id: JobId, reader: &Reader) -> Read<Explanation> {
+        let Some(job) = reader.job(ledger::JobId(id))? else { return Ok(Err(no_job(id))) };
         let noted = match &job.microvm {
-            Some(microvm) => self.ledger.reader().egress(microvm)?,
+            Some(microvm) => reader.egress(microvm)?,
             None => None,
         };
         let egress = noted.as_ref().or_else(|| self.reached(&job)).map(|egress| EgressView {
             destinations: egress.destinations.iter().map(destination_view).collect(),
             ..egress_view(egress.verdicts)
         });
-        Ok(Ok(Explanation { egress, ..self.story(&job)? }))
+        Ok(Ok(Explanation { egress, ..self.story(&job, reader)? }))
     }
 
     /// What a job's microVM reached so far, while it lives.
     fn reached(&self, job: &ledger::Job) -> Option<&Egress> {
-        let its =
-            |microvm: &&Microvm| microvm.id.as_ref().map(Id::as_str) == job.microvm.as_deref();
-        let mut microvms = self.microvms.values().map(|held| &held.microvm);
-        let found = job.microvm.as_ref().and_then(|_| microvms.find(its));
-        found.and_then(|microvm| microvm.reached.as_ref())
+        self.reached.get(job.microvm.as_deref()?)
     }
 
     /// The same without what its microVM reached.
-    fn story(&self, job: &ledger::Job) -> Result<Explanation, DaemonError> {
-        let reader = self.ledger.reader();
+    fn story(&self, job: &ledger::Job, reader: &Reader) -> Result<Explanation, LedgerError> {
         let mut phases = vec![began("queued", job.queued_at)];
         let mut black_box = None;
         if let Some(id) = &job.microvm {
@@ -78,13 +64,17 @@ impl World {
     }
 
     /// The same with what its microVM reached in numbers only.
-    pub(super) fn brief(&self, job: &ledger::Job) -> Result<Explanation, DaemonError> {
+    pub(super) fn brief(
+        &self,
+        job: &ledger::Job,
+        reader: &Reader,
+    ) -> Result<Explanation, LedgerError> {
         let verdicts = match &job.microvm {
-            Some(microvm) => self.ledger.reader().verdicts(microvm)?,
+            Some(microvm) => reader.verdicts(microvm)?,
             None => None,
         };
         let verdicts = verdicts.or_else(|| self.reached(job).map(|egress| egress.verdicts));
-        Ok(Explanation { egress: verdicts.map(egress_view), ..self.story(job)? })
+        Ok(Explanation { egress: verdicts.map(egress_view), ..self.story(job, reader)? })
     }
 
     /// What a job waits for; none where it does not wait.
@@ -95,20 +85,15 @@ impl World {
         let say = |code: &str, message: String| {
             Some(Blocker { code: code.to_owned(), message, until: None })
         };
-        let Some(pool) = job.pool.as_deref().and_then(|pool| self.pool_named(pool)) else {
+        let is_there = |name: &&str| self.pools.iter().any(|pool| pool.name == *name);
+        let Some(pool) = job.pool.as_deref().filter(is_there) else {
             return say("no_pool", no_pool(&job.labels));
         };
-        if job.source == ledger::Source::Local {
-            let before = self.queue.iter().take_while(|queued| queued.job != JobKey(job.id.0));
-            let before = before.filter(|queued| queued.pool == pool).count();
-            if before > 0 && self.blockers.get(pool).and_then(Option::as_ref).is_none() {
-                return say("behind_others", format!("{before} jobs of its pool are before it"));
-            }
+        let blocker = self.blockers.get(pool).cloned();
+        if let (None, Some(before @ 1..)) = (&blocker, self.before.get(&JobKey(job.id.0))) {
+            return say("behind_others", format!("{before} jobs of its pool are before it"));
         }
-        match self.blockers.get(pool).and_then(Option::as_ref) {
-            Some(obstacle) => Some(blocker_view(obstacle, self.clock)),
-            None => say("deciding", "it is about to be given a microVM".to_owned()),
-        }
+        blocker.or_else(|| say("deciding", "it is about to be given a microVM".to_owned()))
     }
 }
 
@@ -161,8 +146,13 @@ pub(super) fn blocker_view(obstacle: &Obstacle, clock: Clock) -> Blocker {
     }
 }
 
-/// A job as the API shows it, but for what the settings know of it.
-fn job_view(job: &ledger::Job) -> JobView {
+pub(in crate::daemon) fn no_job(job: JobId) -> Problem {
+    Problem::new(ProblemKind::NotFound, format!("there is no job {job}"))
+}
+
+/// A job as the API shows it.
+pub(in crate::daemon) fn job_view(job: &ledger::Job, github: Option<&GitHub>) -> JobView {
+    let page = || github?.job_page(job.repository.as_deref()?, job.run_id?, job.github_id?);
     let name = job.name.clone().or_else(|| {
         let command = job.command.as_ref()?;
         let words =
@@ -188,7 +178,7 @@ fn job_view(job: &ledger::Job) -> JobView {
         name: ledger::cut(&name.unwrap_or_default()),
         repository: job.repository.clone(),
         github_id: job.github_id,
-        url: None,
+        url: page(),
         microvm: job.microvm.clone(),
         queued: time(job.queued_at),
         started: job.started_at.map(time),

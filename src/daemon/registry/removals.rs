@@ -1,14 +1,14 @@
-//! The runners at GitHub that have to go: which, and when to try again. Pure.
+//! The runners at the forge that have to go: which, and when to try again. Pure.
 //!
-//! A name is here from the moment at which nothing of ours can use it any more until GitHub says
-//! that there is no such runner. What is here is only as good as what was recorded; a list of the
+//! A name is here from the moment at which nothing of ours can use it any more until the forge
+//! says that there is no such runner. What is here is only as good as what was recorded; a list of the
 //! scope's runners, compared with those in use, finds the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::millis::Millis;
-use crate::github::Runner;
+use crate::daemon::millis::Millis;
+use crate::forge::Runner;
 
 /// The wait after the first refusal, and what it doubles up to.
 const FIRST: Duration = Duration::from_secs(2);
@@ -22,8 +22,8 @@ pub(super) struct Removals(BTreeMap<String, Removal>);
 
 #[derive(Debug)]
 struct Removal {
-    // Whose registrar knows it; none is the scope's.
-    pool: Option<usize>,
+    // Whose it is, where that is known.
+    pool: Option<String>,
     number: Option<u64>,
     tries: u32,
     next: Millis,
@@ -36,21 +36,15 @@ struct Removal {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Due {
     pub(super) name: String,
-    pub(super) pool: Option<usize>,
+    pub(super) pool: Option<String>,
     pub(super) number: Option<u64>,
 }
 
 impl Removals {
     /// A runner that has to go.
-    pub(super) fn add(
-        &mut self,
-        name: &str,
-        pool: Option<usize>,
-        number: Option<u64>,
-        now: Millis,
-    ) {
+    pub(super) fn add(&mut self, name: &str, pool: Option<&str>, number: Option<u64>, now: Millis) {
         self.0.entry(name.to_owned()).or_insert(Removal {
-            pool,
+            pool: pool.map(str::to_owned),
             number,
             tries: 0,
             next: now,
@@ -66,7 +60,7 @@ impl Removals {
         due.take(room)
             .map(|(name, one)| {
                 one.under_way = true;
-                Due { name: name.clone(), pool: one.pool, number: one.number }
+                Due { name: name.clone(), pool: one.pool.clone(), number: one.number }
             })
             .collect()
     }
@@ -79,13 +73,6 @@ impl Removals {
             one.next = now + wait.min(LONGEST);
             one.tried = Some(now);
             one.under_way = false;
-        }
-    }
-
-    /// Pools have new places; what is of one that is gone has to go nevertheless.
-    pub(super) fn renumber(&mut self, place: impl Fn(usize) -> Option<usize>) {
-        for one in self.0.values_mut() {
-            one.pool = one.pool.and_then(&place);
         }
     }
 
@@ -148,7 +135,7 @@ mod tests {
     use super::*;
 
     fn runner(name: &str) -> Runner {
-        Runner { id: 1, name: name.to_owned(), online: false, busy: false, labels: Vec::new() }
+        Runner { number: 1, name: name.to_owned(), busy: false }
     }
 
     #[test]

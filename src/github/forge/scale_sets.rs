@@ -1,22 +1,23 @@
 //! The scale sets of pools: one task each, which makes the set, or finds it, and holds its session.
 //!
-//! Like every source of jobs it only says what it heard. It knows its pool by name: places change
-//! when settings are read again.
+//! Like every source of jobs it only says what it heard.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::happening::{Happening, Hint};
-use super::registrar::{GitHub, Registrar};
-use super::world::World;
+use super::GitHub;
+use super::registrar::Registrar;
 use crate::config::{Pool, PoolName, Trigger};
 use crate::failure::chain;
+use crate::forge::{Said, Wanted};
 use crate::github::CallError;
 use crate::github::scale_set::{
-    ItemKind, Message, Polled, Session, Statistics, is_session_conflict,
+    Item, ItemKind, Message, Polled, Session, Statistics, is_session_conflict,
 };
 
 /// Between the loss of a session and the next.
@@ -25,68 +26,75 @@ const SESSION_AGAIN: Duration = Duration::from_secs(5);
 const CONFLICT_AGAIN: Duration = Duration::from_secs(15);
 /// Between two tries to take offered jobs.
 const ACQUIRE_AGAIN: Duration = Duration::from_secs(1);
+/// Between two tries to remove a set that was left: it is refused while the set has running jobs.
+const REMOVE_AGAIN: Duration = Duration::from_secs(60);
 
 /// The scale sets that are held, by their pools' names.
 pub(super) type Sets = BTreeMap<PoolName, Held>;
 
 /// The way to the task of a scale set, which ends with it.
 pub(super) struct Held {
-    /// The most runners that there may be; 0 while the daemon drains.
-    pub(super) capacity: watch::Sender<u32>,
+    /// The most runners that there may be; 0 where no more jobs are to be taken.
+    capacity: watch::Sender<u32>,
     /// What the set was made with.
     labels: Vec<String>,
     group: Option<String>,
     _ends: DropGuard,
 }
 
-impl World {
-    /// Holds the scale sets of the pools that want one, and no others.
-    pub(super) fn hold_sets(&mut self) {
-        let Some(github) = self.github.clone() else { return };
-        let wanted: BTreeMap<PoolName, Pool> = self
-            .pools
-            .iter()
-            .map(|pool| &pool.settings)
-            .filter(|pool| matches!(pool.trigger, Trigger::ScaleSet | Trigger::Auto))
-            .map(|pool| (pool.name.clone(), pool.clone()))
-            .collect();
-        // One whose labels or group changed is held anew, which tells the service of them.
-        self.sets.retain(|name, held| {
-            wanted
-                .get(name)
-                .is_some_and(|pool| pool.labels == held.labels && pool.runner_group == held.group)
-        });
-        for (name, pool) in wanted {
-            let max = if self.draining.is_some() { 0 } else { pool.max };
-            if let Some(held) = self.sets.get(&name) {
-                held.capacity.send_replace(max);
-                continue;
-            }
-            let (sender, capacity) = watch::channel(max);
-            let cancel = self.cancel.child_token();
-            let (labels, group) = (pool.labels.clone(), pool.runner_group.clone());
-            let task = Task {
-                github: github.clone(),
-                pool,
-                owner: self.prefix.trim_end_matches('-').to_owned(),
-                capacity,
-                to: self.happenings.clone(),
-                cancel: cancel.clone(),
-            };
-            self.tasks.spawn(task.run());
-            self.sets
-                .insert(name, Held { capacity: sender, labels, group, _ends: cancel.drop_guard() });
+/// Holds the scale sets of the pools that want one, and no others.
+pub(super) fn hold(
+    github: &Arc<GitHub>,
+    wanted: &Wanted,
+    sets: &mut Sets,
+    tasks: &mut JoinSet<()>,
+    to: &mpsc::Sender<Said>,
+) {
+    let holds = |pool: &Pool| matches!(pool.trigger, Trigger::ScaleSet | Trigger::Auto);
+    let wanted: BTreeMap<_, _> = wanted.pools.iter().filter(|(_, (pool, _))| holds(pool)).collect();
+    // Held no longer, and what is left of it at GitHub where that is another set by now.
+    let mut left = BTreeMap::new();
+    sets.retain(|name, held| {
+        let Some((pool, _)) = wanted.get(name) else { return false };
+        // One whose labels changed is held anew, which tells the service of them.
+        let stays = pool.labels == held.labels && pool.runner_group == held.group;
+        if pool.runner_group != held.group {
+            left.insert(name.clone(), Group(held.group.clone()));
         }
+        stays
+    });
+    for (name, (pool, capacity)) in wanted {
+        if let Some(held) = sets.get(name) {
+            held.capacity.send_replace(*capacity);
+            continue;
+        }
+        let (sender, capacity) = watch::channel(*capacity);
+        let cancel = CancellationToken::new();
+        let task = Task {
+            github: github.clone(),
+            pool: pool.clone(),
+            left: left.remove(name),
+            capacity,
+            to: to.clone(),
+            cancel: cancel.clone(),
+        };
+        tasks.spawn(task.run());
+        let (labels, group) = (pool.labels.clone(), pool.runner_group.clone());
+        let held = Held { capacity: sender, labels, group, _ends: cancel.drop_guard() };
+        sets.insert(name.clone(), held);
     }
 }
 
+/// A runner group by its name; none is the default one.
+struct Group(Option<String>);
+
 struct Task {
-    github: GitHub,
+    github: Arc<GitHub>,
     pool: Pool,
-    /// Who has the session, for people at GitHub.
-    owner: String,
+    /// The group in which a set of that name was left that is this one's no more.
+    left: Option<Group>,
     capacity: watch::Receiver<u32>,
-    to: mpsc::Sender<Happening>,
+    to: mpsc::Sender<Said>,
     cancel: CancellationToken,
 }
 
@@ -95,8 +103,8 @@ struct Cancelled;
 
 impl Task {
     async fn run(self) {
-        // It ends by being cancelled, or where the pool falls back to polling.
-        let _ = self.hold().await;
+        // Both end by being cancelled; the first also where the pool falls back to polling.
+        let _ = tokio::join!(self.hold(), self.remove_left());
     }
 
     /// Waits for work, unless the task is cancelled.
@@ -104,17 +112,31 @@ impl Task {
         self.cancel.run_until_cancelled(work).await.ok_or(Cancelled)
     }
 
-    async fn say(&self, happening: Happening) {
+    /// Removes the set that was left in another group: jobs would go on to wait there.
+    async fn remove_left(&self) -> Result<(), Cancelled> {
+        let Some(Group(group)) = &self.left else { return Ok(()) };
+        let name = self.pool.name.as_str();
+        let remove = || self.github.sets.remove_named(name, group.as_deref());
+        while let Err(error) = self.unless(remove()).await? {
+            tracing::warn!(pool = name, "can't remove its former scale set: {}", chain(&error));
+            self.unless(tokio::time::sleep(REMOVE_AGAIN)).await?;
+        }
+        tracing::info!(pool = name, group, "its former scale set is removed");
+        Ok(())
+    }
+
+    async fn say(&self, said: Said) {
         // The loop ends after its tasks; then nobody needs to know.
-        let _ = self.to.send(happening).await;
+        let _ = self.to.send(said).await;
     }
 
     async fn fails(&self, error: CallError) {
-        self.say(Happening::Source(Some(self.pool.name.clone()), Some(error))).await;
+        self.say(Said::Fails(Some(self.pool.name.clone()), error.into())).await;
     }
 
     async fn registers(&self, registrar: Registrar) {
-        self.say(Happening::ScaleSet(self.pool.name.clone(), registrar)).await;
+        self.github.find(&self.pool.name, registrar);
+        self.say(Said::Ready(self.pool.name.clone())).await;
     }
 
     /// Makes the set, or finds it, then holds its session; again where the set got lost.
@@ -144,9 +166,9 @@ impl Task {
     /// Holds one session after another, until the set is gone.
     async fn sessions(&self, set: u64) -> Result<(), Cancelled> {
         loop {
-            let wait = match self.unless(self.github.sets.open(set, &self.owner)).await? {
+            let wait = match self.unless(self.github.sets.open(set, &self.github.owner)).await? {
                 Ok(session) => {
-                    self.say(Happening::Source(Some(self.pool.name.clone()), None)).await;
+                    self.say(Said::Answers).await;
                     match self.session(session).await? {
                         Some(wait) => wait,
                         None => return Ok(()),
@@ -225,8 +247,7 @@ impl Task {
             return self.unless(tokio::time::sleep(ACQUIRE_AGAIN)).await;
         }
         for item in message.items {
-            let hint = Hint::Item(self.pool.name.clone(), Box::new(item));
-            self.say(Happening::Hint(hint)).await;
+            self.tell(item).await;
         }
         if let Some(statistics) = message.statistics {
             self.count(statistics).await;
@@ -238,9 +259,20 @@ impl Task {
         Ok(())
     }
 
+    /// Statistics count; what is said of single jobs tells which runner has which.
+    async fn tell(&self, item: Item) {
+        let Item { kind, name: job, run_id: run, runner_name: runner, .. } = item;
+        let pool = self.pool.name.clone();
+        tracing::info!(%pool, job, run, runner, ?kind, "a job of the scale set");
+        match (kind, runner) {
+            (ItemKind::Started, Some(runner)) => self.say(Said::Took { pool, runner, job }).await,
+            (ItemKind::Completed, Some(runner)) => self.say(Said::Ended { runner }).await,
+            _ => {}
+        }
+    }
+
     async fn count(&self, counts: Statistics) {
         let waiting = counts.assigned_jobs.saturating_sub(counts.running_jobs);
-        let hint = Hint::Statistics(self.pool.name.clone(), waiting);
-        self.say(Happening::Hint(hint)).await;
+        self.say(Said::Counted { pool: self.pool.name.clone(), waiting }).await;
     }
 }

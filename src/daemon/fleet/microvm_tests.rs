@@ -4,9 +4,9 @@ use mayfly_protocol::message::JobStatus;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::decide::{JobKey, Load, MachineKey, Stage};
 use super::microvm::{Microvm, News, Runner, Work};
-use super::millis::Millis;
+use crate::daemon::decide::{JobKey, Load, MachineKey, PoolId, Stage};
+use crate::daemon::millis::Millis;
 use crate::shepherd::event::{Event, Happened, Outcome, Phase};
 use crate::shepherd::plan::Id;
 use crate::shepherd::runner::{JobResult, RunnerMark};
@@ -81,7 +81,7 @@ fn is_earlier(happened: &Happened) -> bool {
 
 fn microvm(work: Work) -> Microvm {
     let load = Load { processors: 1, memory: 1 << 30 };
-    let mut microvm = Microvm::new(MachineKey(1), Some(0), "small", load, Millis(0));
+    let mut microvm = Microvm::new(MachineKey(1), PoolId(0), "small", load, Millis(0));
     microvm.work = work;
     microvm
 }

@@ -2,9 +2,9 @@
 
 use mayfly_protocol::message::{JobStatus, NotStarted};
 
-use super::decide::{JobKey, Load, Machine, MachineKey, Stage};
-use super::millis::Millis;
 use super::overdue::Patience;
+use crate::daemon::decide::{JobKey, Load, Machine, MachineKey, PoolId, Stage};
+use crate::daemon::millis::Millis;
 use crate::egress::record::{Report, Row, Total, Totals};
 use crate::failure::Code;
 use crate::ledger::{Destination, Egress, Verdicts};
@@ -14,12 +14,12 @@ use crate::shepherd::runner::{JobResult, RunnerMark};
 
 /// A microVM that is not gone.
 #[derive(Debug)]
-pub(super) struct Microvm {
+pub(in crate::daemon) struct Microvm {
     pub(super) key: MachineKey,
     /// Its name; none until it is planned.
     pub(super) id: Option<Id>,
-    /// The pool's place in the settings; none where the settings no longer have it.
-    pub(super) pool: Option<usize>,
+    /// Its pool, which the settings may no longer have.
+    pub(super) pool: PoolId,
     pub(super) pool_name: String,
     pub(super) load: Load,
     pub(super) stage: Stage,
@@ -39,7 +39,7 @@ pub(super) struct Microvm {
     pub(super) over: Option<Millis>,
     /// When it was last killed.
     pub(super) killed: Option<Millis>,
-    /// When its job was reported as completed, by whom it comes from.
+    /// When its job was reported as completed, by the forge.
     pub(super) completed: Option<Millis>,
     /// Why the daemon ends it, where it does.
     pub(super) ended_for: Option<String>,
@@ -49,31 +49,31 @@ pub(super) struct Microvm {
 
 /// What a microVM is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Work {
+pub(in crate::daemon) enum Work {
     /// Nothing yet.
     None,
     /// A job of the daemon's own queue.
     Local(JobKey),
-    /// A runner of GitHub's.
+    /// A runner of the forge's.
     Runner(Runner),
 }
 
 /// A runner in a microVM.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Runner {
-    /// Its name at GitHub.
-    pub(super) name: String,
-    /// Its number at GitHub, once it has one.
-    pub(super) id: Option<u64>,
+pub(in crate::daemon) struct Runner {
+    /// Its name at the forge.
+    pub(in crate::daemon) name: String,
+    /// Its number at the forge, once it has one.
+    pub(in crate::daemon) id: Option<u64>,
     /// The job that it took, as it calls it.
-    pub(super) job: Option<String>,
+    pub(in crate::daemon) job: Option<String>,
     /// What came of that job, as it says.
-    pub(super) result: Option<JobResult>,
+    pub(in crate::daemon) result: Option<JobResult>,
 }
 
 /// What an event means to the daemon.
 #[derive(Debug, PartialEq)]
-pub(super) enum News {
+pub(in crate::daemon) enum News {
     /// Nothing that is acted upon.
     Nothing,
     /// It can be given work.
@@ -89,10 +89,72 @@ pub(super) enum News {
 }
 
 impl Microvm {
+    pub(in crate::daemon) fn key(&self) -> MachineKey {
+        self.key
+    }
+
+    pub(in crate::daemon) fn id(&self) -> Option<&Id> {
+        self.id.as_ref()
+    }
+
+    pub(in crate::daemon) fn pool(&self) -> PoolId {
+        self.pool
+    }
+
+    pub(in crate::daemon) fn pool_name(&self) -> &str {
+        &self.pool_name
+    }
+
+    pub(in crate::daemon) fn load(&self) -> Load {
+        self.load
+    }
+
+    pub(in crate::daemon) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    pub(in crate::daemon) fn since(&self) -> Millis {
+        self.since
+    }
+
+    pub(in crate::daemon) fn work(&self) -> &Work {
+        &self.work
+    }
+
+    /// Its runner, where it has one.
+    pub(in crate::daemon) fn runner(&self) -> Option<&Runner> {
+        match &self.work {
+            Work::Runner(runner) => Some(runner),
+            Work::None | Work::Local(_) => None,
+        }
+    }
+
+    /// The last phase that its shepherd told.
+    pub(in crate::daemon) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Why the daemon ends it, where it does.
+    pub(in crate::daemon) fn ended_for(&self) -> Option<&str> {
+        self.ended_for.as_deref()
+    }
+
+    /// What its job reached so far.
+    pub(in crate::daemon) fn reached(&self) -> Option<&Egress> {
+        self.reached.as_ref()
+    }
+
+    /// Whether it ended otherwise than the daemon wanted. One that had to be killed did.
+    pub(in crate::daemon) fn was_unexpected(&self) -> bool {
+        self.ended_for.is_none() || self.killed.is_some()
+    }
+}
+
+impl Microvm {
     /// One that is to be booted.
     pub(super) fn new(
         key: MachineKey,
-        pool: Option<usize>,
+        pool: PoolId,
         pool_name: &str,
         load: Load,
         now: Millis,
@@ -206,7 +268,7 @@ impl Microvm {
             }
             RunnerMark::Running { job } if runner.job.is_none() => {
                 runner.job = Some(job.clone());
-                // One that is being retired has won the race: GitHub says so, too.
+                // One that is being retired has won the race: the forge says so, too.
                 self.enter(Stage::Busy, now);
                 News::TookJob(job.clone())
             }
@@ -221,7 +283,7 @@ impl Microvm {
 
 /// How a local job came out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::daemon) enum Verdict {
     /// It ended by itself.
     Finished { exit_code: u8, result: String },
     /// It never began, and can be given to another microVM.
@@ -231,7 +293,7 @@ pub(super) enum Verdict {
 }
 
 /// What the end of a microVM means for the local job that it was given.
-pub(super) fn verdict(outcome: &Outcome, started: bool) -> Verdict {
+pub(in crate::daemon) fn verdict(outcome: &Outcome, started: bool) -> Verdict {
     match outcome {
         Outcome::Job { status: JobStatus::Code(code), .. } => {
             Verdict::Finished { exit_code: *code, result: format!("exit {code}") }
