@@ -50,7 +50,7 @@ pub(in crate::daemon) struct Held {
     pub(in crate::daemon) over: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Letter {
     guid: String,
     change: Change,
@@ -145,29 +145,25 @@ impl FakeForge {
         self.changed();
     }
 
-    /// The next delivery that is to be tried, and when the one after it is.
-    fn next_letter(&self) -> Result<(String, Change, Job, Arc<Mutex<bool>>), Option<Instant>> {
+    /// The next delivery that is to be tried; or when there is one.
+    fn next_letter(&self) -> Result<Letter, Option<Instant>> {
         let now = Instant::now();
         let mut state = self.state();
         let is_done = |letter: &Letter| *letter.acknowledged.lock().unwrap();
         state.outbox.retain(|letter| !is_done(letter));
-        let due = |letter: &Letter| letter.sent.is_none_or(|sent| sent + AGAIN <= now);
-        match state.outbox.iter_mut().find(|letter| due(letter)) {
-            Some(Letter { guid, change, job, sent, acknowledged }) => {
-                *sent = Some(now);
-                Ok((guid.clone(), *change, job.clone(), acknowledged.clone()))
-            }
-            None => {
-                let next = state.outbox.iter().filter_map(|letter| Some(letter.sent? + AGAIN));
-                Err(next.min())
-            }
+        let due = |letter: &&mut Letter| letter.sent.is_none_or(|sent| sent + AGAIN <= now);
+        if let Some(letter) = state.outbox.iter_mut().find(due) {
+            letter.sent = Some(now);
+            return Ok(letter.clone());
         }
+        let next = state.outbox.iter().filter_map(|letter| Some(letter.sent? + AGAIN));
+        Err(next.min())
     }
 
     async fn deliver(&self, to: &mpsc::Sender<Said>) {
         let mut changes = self.changes.subscribe();
         loop {
-            let (guid, change, job, acknowledged) = match self.next_letter() {
+            let Letter { guid, change, job, acknowledged, .. } = match self.next_letter() {
                 Ok(letter) => letter,
                 Err(next) => {
                     let next = next.unwrap_or_else(|| Instant::now() + AGAIN);
@@ -221,13 +217,11 @@ impl State {
     }
 
     fn deregister(&mut self, name: &str) -> Removal {
-        match self.runners.get(name) {
-            Some(Registration { busy: true, .. }) => Removal::Busy,
-            _ => {
-                self.runners.remove(name);
-                Removal::Gone
-            }
+        if self.runners.get(name).is_some_and(|registration| registration.busy) {
+            return Removal::Busy;
         }
+        self.runners.remove(name);
+        Removal::Gone
     }
 }
 

@@ -240,13 +240,12 @@ impl FakeHost {
         let mut values = job.environment.iter().map(|(_, value)| words(value.as_slice()));
         let runner = values.find_map(|value| value.strip_prefix(START).map(str::to_owned));
         self.tell(id, Happened::Phase(Phase::Running));
-        match runner {
-            Some(runner) => self.run(id, &runner).await?,
-            None => {
-                let mark = job.arguments.first().map(|word| words(word.as_slice()));
-                self.state().ran.extend(mark);
-                self.pass(id, self.job).await?;
-            }
+        if let Some(runner) = runner {
+            self.run(id, &runner).await?;
+        } else {
+            let mark = job.arguments.first().map(|word| words(word.as_slice()));
+            self.state().ran.extend(mark);
+            self.pass(id, self.job).await?;
         }
         self.tell(id, Happened::Phase(Phase::Finished));
         Ok(())
@@ -454,9 +453,11 @@ impl Shepherds for Scripted {
 
     fn start(&self, plan: Plan) -> Promise<'_, Result<Box<dyn Shepherd>, String>> {
         Box::pin(async move {
-            let effect = || match self.0.begin(&plan) {
-                true => Connection::open(&self.0, &plan.id).map_err(|error| error.to_string()),
-                false => Err("its directory is there already".to_owned()),
+            let effect = || {
+                if !self.0.begin(&plan) {
+                    return Err("its directory is there already".to_owned());
+                }
+                Connection::open(&self.0, &plan.id).map_err(|error| error.to_string())
             };
             let error = || Err("no more processes".to_owned());
             self.0.faults.call(Call::Start, effect, error).await
@@ -538,7 +539,7 @@ fn plan(wanted: &Wanted, number: u64) -> Plan {
         programs,
         directory: format!("/microvms/{id}").into(),
         private: "/private".into(),
-        detached: wanted.detached.clone(),
+        detached: wanted.detached,
         id,
     }
 }
