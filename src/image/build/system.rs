@@ -23,11 +23,12 @@ const FINISH: &str = include_str!("finish.sh");
 const DESCRIBE: &str = include_str!("describe.sh");
 
 /// What dpkg leaves out when it unpacks a package, now and in the guest: nobody reads manual
-/// pages there, and its only locale is the C library's own C.UTF-8. Copyright files stay.
+/// pages there, and its only locale is the C library's own C.UTF-8. Copyright files stay, and so do
+/// the directories of manual pages: packages of Java and of `PostgreSQL` can't be set up without.
 const LEFT_OUT: [&str; 8] = [
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
-    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/man/*/*",
     "path-exclude=/usr/share/info/*",
     "path-exclude=/usr/share/lintian/*",
     "path-exclude=/usr/share/locale/*",
