@@ -32,6 +32,7 @@ struct State {
     runners: BTreeMap<String, Registration>,
     numbers: u64,
     outbox: Vec<Letter>,
+    wanted: Wanted,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +96,16 @@ impl FakeForge {
 
     pub(in crate::daemon) fn jobs(&self) -> Vec<Held> {
         self.state().jobs.values().cloned().collect()
+    }
+
+    /// How many runners are wanted of each pool at most.
+    pub(in crate::daemon) fn wanted(&self) -> Vec<u32> {
+        self.state().wanted.pools.values().map(|(_, most)| *most).collect()
+    }
+
+    /// How often the daemon said that it was absent.
+    pub(in crate::daemon) fn absences(&self) -> u64 {
+        self.state().wanted.absences
     }
 
     /// The names of the runners that are registered.
@@ -267,7 +278,15 @@ impl Forge for FakeForge {
         Box::pin(async move {
             // Whoever listens anew asks for what was missed.
             self.state().outbox.iter_mut().for_each(|letter| letter.sent = None);
-            let ends = async { while wanted.changed().await.is_ok() {} };
+            let ends = async {
+                loop {
+                    let now = wanted.borrow_and_update().clone();
+                    self.state().wanted = now;
+                    if wanted.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
             tokio::select! {
                 () = self.deliver(&to) => {}
                 () = ends => {}

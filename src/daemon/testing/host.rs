@@ -117,6 +117,12 @@ impl FakeHost {
         self.changed();
     }
 
+    /// Breaks all connections.
+    pub(in crate::daemon) fn disconnect(&self) {
+        self.state().machines.values_mut().for_each(|machine| machine.connection += 1);
+        self.changed();
+    }
+
     /// How many living shepherds are stopped.
     pub(in crate::daemon) fn stopped(&self) -> usize {
         self.state().machines.values().filter(|machine| machine.alive && machine.stopped).count()

@@ -5,6 +5,7 @@ mod faults;
 mod forge;
 mod host;
 mod injection;
+mod mends;
 mod stage;
 
 use std::collections::BTreeMap;

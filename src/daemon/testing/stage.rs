@@ -110,6 +110,16 @@ impl Stage {
         }
     }
 
+    /// Kills the daemon and starts another, which finds no ledger.
+    pub(in crate::daemon) fn lose_the_ledger(&mut self) {
+        self.daemon = None;
+        let ledger = self.state.ledger();
+        for ending in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{ending}", ledger.display()));
+        }
+        self.serve().unwrap();
+    }
+
     /// Queues a local job.
     pub(in crate::daemon) fn submit(&mut self) -> String {
         self.marks += 1;

@@ -1,0 +1,101 @@
+//! What was mended once, each by itself.
+
+use std::time::Duration;
+
+use super::faults::{Call, Fault};
+use super::stage::{FORGE, Stage};
+use crate::ledger::JobState;
+use crate::shepherd::event::Phase;
+
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+fn stage() -> Stage {
+    let mut stage = Stage::new(Duration::from_secs(30));
+    stage.serve().unwrap();
+    stage
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_was_not_acknowledged_is_given_again_once_there_is_a_connection() {
+    let mut stage = stage();
+    // The order to start is lost on its way, and a minute later the connection is.
+    stage.faults.add(Call::Order, 1, 1, Fault::Never);
+    stage.faults.add(Call::Attach, 1, 3, Fault::Error);
+    stage.submit();
+    let is_ready = |stage: &mut Stage| stage.host.phases() == [Phase::Ready];
+    assert!(stage.run(PATIENCE, is_ready).await);
+    stage.run(Duration::from_secs(60), |_| false).await;
+    assert_eq!(stage.host.phases(), [Phase::Ready], "it has no order");
+    stage.host.disconnect();
+    assert!(stage.run(PATIENCE, Stage::is_done).await);
+    assert_eq!(stage.jobs()[0].state, JobState::Finished);
+    assert_eq!(stage.jobs()[0].requeued, 0);
+    stage.assert_exactly_once("an order given again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_microvm_that_the_ledger_does_not_know_is_counted_and_ended() {
+    let mut stage = stage();
+    stage.submit();
+    let runs = |stage: &mut Stage| stage.host.phases() == [Phase::Running];
+    assert!(stage.run(PATIENCE, runs).await);
+    stage.lose_the_ledger();
+    assert_eq!(stage.daemon().fleet.len(), 1, "it counts");
+    let gone = |stage: &mut Stage| stage.host.left().is_empty() && stage.daemon().fleet.len() == 0;
+    assert!(stage.run(Duration::from_secs(60), gone).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_wants_no_more_work_and_ends_though_a_runner_can_not_be_deleted() {
+    let mut stage = stage();
+    stage.forge.queue(FORGE);
+    let listens = |stage: &mut Stage| !stage.forge.registered().is_empty();
+    assert!(stage.run(PATIENCE, listens).await);
+    assert!(stage.forge.wanted().iter().all(|most| *most > 0));
+    stage.faults.add(Call::Deregister, 1, 1000, Fault::Error);
+    stage.daemon().drain();
+    let drained = |stage: &mut Stage| stage.daemon().is_drained();
+    assert!(stage.run(Duration::from_secs(120), drained).await, "it sits the drain out");
+    assert!(stage.forge.wanted().iter().all(|most| *most == 0));
+    assert!(!stage.host.lives());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_told_while_the_daemon_was_away_is_asked_for_again() {
+    let mut stage = stage();
+    let before = stage.forge.absences();
+    // Nobody turns the loop.
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    stage.run(Duration::from_secs(5), |_| false).await;
+    assert_eq!(stage.forge.absences(), before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shepherd_that_is_stopped_gives_up_its_place_within_the_deadline_of_its_phase() {
+    let seconds = Duration::from_secs;
+    for (phase, source, deadline) in [
+        // Prepared and booted within 40 s.
+        (Phase::Booting, "local", seconds(40)),
+        // Claimed within ten minutes.
+        (Phase::Claimed, "local", seconds(600)),
+        // The job, its farewell, and what comes after it.
+        (Phase::Running, "local", seconds(20 * 60 + 60 + 130)),
+        // A runner that does not come up, and does not end when it is told to.
+        (Phase::Claimed, FORGE, seconds(300 + 10)),
+    ] {
+        let mut stage = stage();
+        if source == FORGE {
+            stage.forge.queue(FORGE);
+        } else {
+            stage.submit();
+        }
+        let there = |stage: &mut Stage| stage.host.phases() == [phase];
+        assert!(stage.run(PATIENCE, there).await, "{phase} {source}");
+        stage.host.stop(true);
+        let free = |stage: &mut Stage| stage.host.stopped() == 0;
+        let limit = deadline + seconds(5 + 1);
+        assert!(stage.run(limit, free).await, "{phase} {source}: still there after {limit:?}");
+        assert!(stage.run(PATIENCE * 4, Stage::is_done).await, "{phase} {source}");
+        stage.assert_exactly_once(&format!("{phase} {source}"));
+    }
+}
