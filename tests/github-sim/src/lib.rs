@@ -33,4 +33,4 @@ pub mod time;
 pub use faults::{Class, Fault, Rule};
 pub use server::Simulator;
 pub use state::jobs::{Conclusion, Job, NewJob, Status};
-pub use state::settings::{App, Hook, RunnerArchive, Settings};
+pub use state::settings::{App, Hook, RunnerArchive, RunnerKind, Settings};

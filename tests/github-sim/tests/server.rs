@@ -9,6 +9,8 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use data_encoding::{BASE64, BASE64URL_NOPAD};
@@ -16,7 +18,8 @@ use mayfly_github_sim::contract::{self, Contract};
 use mayfly_github_sim::state::State;
 use mayfly_github_sim::state::hooks::signature;
 use mayfly_github_sim::{
-    App, Class, Conclusion, Fault, Hook, NewJob, Rule, Settings, Simulator, app_key, time,
+    App, Class, Conclusion, Fault, Hook, Job, NewJob, Rule, RunnerKind, Settings, Simulator,
+    app_key, time,
 };
 use serde_json::{Value, json};
 
@@ -214,7 +217,7 @@ fn run_runner(github: &Simulator, name: &str, config: Option<&str>) -> (Option<i
     install_runner(directory.path());
     let minted = mint(github, "pat", name).1;
     let config = config.or(minted["encoded_jit_config"].as_str()).unwrap();
-    let output = std::process::Command::new(directory.path().join("bin/Runner.Listener"))
+    let output = Command::new(directory.path().join("bin/Runner.Listener"))
         .arg("run")
         .env("ACTIONS_RUNNER_INPUT_JITCONFIG", config)
         // Tests may run as root; the guest's never does.
@@ -262,27 +265,132 @@ fn the_stand_in_runner_says_by_its_exit_code_what_failed() {
     assert_eq!(run_runner(&github, "r3", None).0, Some(0));
 }
 
+/// How a runner is told to end.
+#[derive(Clone, Copy)]
+enum To {
+    Listener,
+    Group,
+}
+
+/// Runs a job of these steps, sends a signal once the job has said `begun`, and waits for the end:
+/// the status (negative for a signal), the console, and how GitHub sees the job.
+fn interrupt(kind: RunnerKind, signal: &str, to: To, steps: &[&str]) -> (i32, String, Job) {
+    let tokens = vec!["pat".to_owned()];
+    let settings = Settings { tokens, runner_kind: kind, ..Settings::default() };
+    let github = Simulator::start(settings).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    install_runner(directory.path());
+    let steps = steps.iter().map(|step| (*step).to_owned()).collect();
+    let id = github.queue(NewJob { steps, ..job() });
+    let minted = mint(&github, "pat", "r1").1;
+    let mut command = Command::new(directory.path().join("bin/Runner.Listener"));
+    command.args(["run", "--jitconfig", minted["encoded_jit_config"].as_str().unwrap()]);
+    command.env("RUNNER_ALLOW_RUNASROOT", "1").process_group(0).stdout(Stdio::piped());
+    let runner = command.spawn().unwrap();
+    assert!(github.wait(PATIENCE, |state: &State| state.jobs[&id].log.contains("begun\n")));
+    let number = match to {
+        To::Listener => runner.id().to_string(),
+        To::Group => format!("-{}", runner.id()),
+    };
+    let told = Command::new("kill").args([signal, "--", &number]).status().unwrap();
+    assert!(told.success());
+    let group = format!("-{}", runner.id());
+    let end = || Command::new("kill").args(["-KILL", "--", &group]).output().unwrap();
+    if kind == RunnerKind::Deaf {
+        // It is not over, however long one waits, and then it is ended.
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(github.job(id).unwrap().conclusion.is_none());
+        end();
+    }
+    let status = {
+        let mut runner = runner;
+        // Whoever holds the console, as a job that was left hanging, is not waited for.
+        let status = runner.wait().unwrap();
+        let ended = status.code().or(status.signal().map(|signal| -signal)).unwrap();
+        end();
+        let mut console = String::new();
+        runner.stdout.take().unwrap().read_to_string(&mut console).unwrap();
+        (ended, console)
+    };
+    (status.0, status.1, github.job(id).unwrap())
+}
+
+const CANCELED: &str = "Job build completed with result: Canceled";
+
 #[test]
-fn the_stand_in_runner_cancels_its_job_when_it_is_stopped() {
+fn the_stand_in_runner_tells_github_when_it_is_interrupted() {
+    let steps = ["echo begun; sleep 60", "# if: always()\necho after"];
+    for (kind, signal, to, code, after) in [
+        (RunnerKind::Dotnet8, "-INT", To::Group, 0, true),
+        (RunnerKind::Dotnet10, "-INT", To::Group, 0, true),
+        (RunnerKind::Dotnet10, "-INT", To::Listener, 0, false),
+        (RunnerKind::Dotnet8, "-TERM", To::Listener, 143, false),
+    ] {
+        let (status, console, job) = interrupt(kind, signal, to, &steps);
+        assert_eq!(status, code, "{console}");
+        assert!(console.contains("Exiting...\n") && console.contains(CANCELED), "{console}");
+        assert!(!console.contains("Removed"), "{console}");
+        assert_eq!(job.conclusion, Some(Conclusion::Failure));
+        assert!(job.annotation.unwrap().contains("shutdown signal"));
+        assert_eq!(job.log.contains("after\n"), after, "{}", job.log);
+        assert!(job.log.contains("The operation was canceled."), "{}", job.log);
+    }
+}
+
+#[test]
+fn a_step_that_ignores_signals_is_killed() {
+    let steps = ["trap '' INT TERM; echo begun; sleep 60 & wait; sleep 60"];
+    let (status, console, job) = interrupt(RunnerKind::Dotnet8, "-INT", To::Group, &steps);
+    assert_eq!(status, 0);
+    assert!(console.contains(CANCELED), "{console}");
+    assert_eq!(job.conclusion, Some(Conclusion::Failure));
+}
+
+#[test]
+fn a_stand_in_runner_that_dies_or_is_deaf_tells_github_nothing() {
+    let steps = ["echo begun; sleep 60"];
+    for (kind, signal, code) in [
+        (RunnerKind::Dotnet10, "-TERM", -15),
+        (RunnerKind::Deaf, "-INT", -9),
+        (RunnerKind::Deaf, "-TERM", -9),
+    ] {
+        let (status, console, job) = interrupt(kind, signal, To::Listener, &steps);
+        assert_eq!(status, code, "{console}");
+        assert!(!console.contains("completed with result"), "{console}");
+        assert_eq!(job.conclusion, None);
+    }
+}
+
+#[test]
+fn the_stand_in_runner_writes_what_the_real_one_writes() {
     let tokens = vec!["pat".to_owned()];
     let github = Simulator::start(Settings { tokens, ..Settings::default() }).unwrap();
     let directory = tempfile::tempdir().unwrap();
     install_runner(directory.path());
-    let id = github.queue(NewJob { steps: vec!["sleep 60".to_owned()], ..job() });
+    // Its job sees the key, readable by all, and its own lines with their times.
+    let look = "echo first; cd ../_diag; until grep -sq 'Z first' pages/*_1_1.log; do sleep 0.1; done; \
+                cmp pages/*_1_1.log blocks/*_1.1; stat -c %a ../.credentials_rsaparams";
+    let id = github.queue(NewJob { steps: vec![look.to_owned()], ..job() });
     let minted = mint(&github, "pat", "r1").1;
-    let mut runner = std::process::Command::new(directory.path().join("run.sh"))
-        .args(["--jitconfig", minted["encoded_jit_config"].as_str().unwrap()])
+    let config = minted["encoded_jit_config"].as_str().unwrap();
+    let output = Command::new(directory.path().join("bin/Runner.Listener"))
+        .args(["run", "--jitconfig", config])
         .env("RUNNER_ALLOW_RUNASROOT", "1")
-        .env("RUNNER_MANUALLY_TRAP_SIG", "1")
-        .stdout(std::process::Stdio::null())
-        .spawn()
+        .output()
         .unwrap();
-    let started = |state: &State| !state.jobs[&id].started_runs.is_empty();
-    assert!(github.wait(PATIENCE, started));
-    let told = std::process::Command::new("kill").arg(runner.id().to_string()).status().unwrap();
-    assert!(told.success());
-    assert!(runner.wait().unwrap().success());
-    assert_eq!(github.job(id).unwrap().conclusion, Some(Conclusion::Cancelled));
+    let console = String::from_utf8(output.stdout).unwrap();
+    let job = github.job(id).unwrap();
+    assert_eq!(job.conclusion, Some(Conclusion::Success), "{}", job.log);
+    assert!(job.log.ends_with("first\n644\n"), "{}", job.log);
+    assert!(console.starts_with("\n√ Connected to GitHub\n\nCurrent runner version:"), "{console}");
+    assert!(
+        console.ends_with("Succeeded\n√ Removed .credentials\n√ Removed .runner\n"),
+        "{console}"
+    );
+    for left in ["pages", "blocks"] {
+        let left = std::fs::read_dir(directory.path().join("_diag").join(left)).unwrap();
+        assert_eq!(left.count(), 0, "sent lines are removed");
+    }
 }
 
 #[test]

@@ -6,9 +6,9 @@
 //! | `POST session` | | 200; 401 expired or unknown, 404 gone, 409 a session is there |
 //! | `GET message` (long poll) | | 200 with the job, 204 none yet, 404 the registration is gone |
 //! | `POST started?run=ID` | | 200; 409 another run of this job was started |
-//! | `POST log` | text | 200 |
+//! | `POST log?from=BYTES` | text, with how much came before it | 200; what came before is known |
 //! | `POST renew` | | 200 with `cancel` or `go on` |
-//! | `POST completed?result=success` | | 200 |
+//! | `POST completed?result=success` | | 200, also the second time |
 //! | `DELETE session` | | 200 |
 //!
 //! A job is lines of a word and a value: `job NUMBER`, `name TEXT`, and for each step `step BASE64`.
@@ -23,6 +23,10 @@ use crate::time::Millis;
 
 /// More than this is not kept of a job's log, in bytes.
 const LONGEST_LOG: usize = 4 << 20;
+
+/// What GitHub shows of a job whose runner was interrupted.
+const SHUTDOWN: &str = "The runner has received a shutdown signal. This can happen when the runner \
+                        service is stopped, or a manually started runner is canceled.";
 
 /// A call below `_sim/runner`.
 pub(super) fn answer(
@@ -44,6 +48,10 @@ pub(super) fn answer(
             Ok(()) => return Reply::text(200, "bye\n").into(),
             Err(why) => return rejected(why).into(),
         },
+        // The answer to its first report was lost.
+        ("POST", ["completed"]) if state.has_completed(&credential) => {
+            return Reply::text(200, "noted before\n").into();
+        }
         _ => {}
     }
     let runner = match state.heard(&credential, now) {
@@ -62,8 +70,14 @@ pub(super) fn answer(
         ("GET", ["message"]) => Reply::text(200, order(job)).into(),
         ("POST", ["started"]) => started(job, &request.parameter("run").unwrap_or_default()).into(),
         ("POST", ["log"]) => {
+            // What came already is sent again where its answer was lost, with what is new behind it.
+            let from = request.parameter("from").and_then(|from| from.parse().ok());
+            let known = job.logged.saturating_sub(from.unwrap_or(job.logged));
+            let known = known.min(request.body.len());
+            let new = &request.body[known..];
+            job.logged += new.len();
             if job.log.len() < LONGEST_LOG {
-                job.log.push_str(&String::from_utf8_lossy(&request.body));
+                job.log.push_str(&String::from_utf8_lossy(new));
             }
             Reply::text(200, "kept\n").into()
         }
@@ -76,7 +90,9 @@ pub(super) fn answer(
                 Some("cancelled") => Conclusion::Cancelled,
                 _ => Conclusion::Failure,
             };
-            state.complete(id, conclusion, None, now);
+            let note = request.parameter("note").map(|_| SHUTDOWN);
+            job.reported = true;
+            state.complete(id, conclusion, note, now);
             Reply::text(200, "noted\n").into()
         }
         _ => Reply::not_found().into(),

@@ -124,6 +124,10 @@ pub struct Job {
     pub runner: Option<TakenBy>,
     /// What the runner reported, oldest first.
     pub log: String,
+    /// Bytes of it that the runner has reported, before the bound.
+    pub logged: usize,
+    /// Whether the runner itself reported the end.
+    pub reported: bool,
     /// The runs that were started, each with an id of the runner's own: one, or something is wrong.
     pub started_runs: Vec<String>,
     /// The scale set that may run it, and whether it has acquired it.
@@ -157,6 +161,8 @@ impl State {
             completed_at: None,
             runner: None,
             log: String::new(),
+            logged: 0,
+            reported: false,
             started_runs: Vec::new(),
             scale_set,
             acquired: false,

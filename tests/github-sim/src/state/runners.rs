@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::State;
-use super::jobs::Conclusion;
+use super::jobs::{Conclusion, Job};
 use crate::faults::{Class, Fault};
 use crate::time::Millis;
 
@@ -180,7 +180,8 @@ impl State {
             "AgentId": id.to_string(), "AgentName": new.name, "PoolId": new.group.to_string(),
             "PoolName": "Default", "ServerUrl": server, "ServerUrlV2": server, "UseV2Flow": "true",
             "GitHubUrl": server, "WorkFolder": new.work_folder, "Ephemeral": "True",
-            "DisableUpdate": "False",
+            "DisableUpdate": "True",
+            "SimulatedKind": self.settings.runner_kind.text(),
         });
         let credentials = json!({
             "Scheme": "OAuth",
@@ -249,6 +250,17 @@ impl State {
             self.complete(job, Conclusion::Cancelled, Some("the runner was stopped"), now);
         }
         Ok(())
+    }
+
+    /// Whether a credential was of a runner whose job it has reported as over.
+    pub fn has_completed(&self, credential: &str) -> bool {
+        let departed = self.departed.iter().find(|departed| departed.credential == credential);
+        departed.is_some_and(|departed| {
+            let reported = |job: &Job| {
+                job.reported && job.runner.as_ref().is_some_and(|taken| taken.id == departed.id)
+            };
+            self.jobs.values().any(reported)
+        })
     }
 
     fn runner_of(&self, credential: &str) -> Result<u64, Rejected> {

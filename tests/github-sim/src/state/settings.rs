@@ -64,6 +64,29 @@ pub struct RunnerArchive {
     pub token: String,
 }
 
+/// What the stand-in runner was built for: how it takes signals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RunnerKind {
+    /// As released today: SIGTERM is as good as SIGINT, with status 143.
+    #[default]
+    Dotnet8,
+    /// As what comes next: SIGTERM is its end without a word.
+    Dotnet10,
+    /// Hangs: it, its worker and its steps ignore both.
+    Deaf,
+}
+
+impl RunnerKind {
+    /// As its configuration has it.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Dotnet8 => "dotnet8",
+            Self::Dotnet10 => "dotnet10",
+            Self::Deaf => "deaf",
+        }
+    }
+}
+
 /// How this GitHub is.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -79,6 +102,8 @@ pub struct Settings {
     pub url: Option<String>,
     /// How runners reach this GitHub, where that differs from how supervisors do.
     pub runner_url: Option<String>,
+    /// What the stand-in runner is like, which its configuration tells it.
+    pub runner_kind: RunnerKind,
     /// How long an installation token lives: an hour at GitHub.
     pub token_life: Millis,
     /// How long the token of a scale set's message queue lives.
@@ -116,6 +141,7 @@ impl Default for Settings {
             runner: None,
             url: None,
             runner_url: None,
+            runner_kind: RunnerKind::default(),
             token_life: 3_600 * SECOND,
             queue_token_life: 3_600 * SECOND,
             jit_life: 3_600 * SECOND,
