@@ -187,6 +187,8 @@ impl Daemon {
 
     /// Decides and acts. Gives when to come back, even if nothing happens.
     pub(super) fn round(&mut self) -> Result<Option<Millis>, DaemonError> {
+        // Whatever woke the loop: where calls come all the time, nobody waits for the clock.
+        self.look_at_the_clock();
         let now = self.now();
         self.backlog.expire(now);
         let decided = self.decide(now);
