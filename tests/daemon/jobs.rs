@@ -18,7 +18,8 @@ fn each_job_runs_once_in_a_microvm_of_its_own_and_leaves_nothing() {
         assert_eq!(job.conclusion, Some(Conclusion::Success), "{}", job.log);
         let page = format!("/octo/hello/actions/runs/{}/job/{}", job.run_id, job.id);
         assert!(listed.to_string().contains(&page), "{page}: {listed:#}");
-        boots.push(job.log.lines().find(|line| line.starts_with("boot ")).unwrap().to_owned());
+        let boot = job.log.lines().find(|line| line.starts_with("boot "));
+        boots.push(boot.unwrap_or_else(|| panic!("no boot: {:?}", job.log)).to_owned());
     }
     boots.sort();
     boots.dedup();
