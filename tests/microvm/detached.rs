@@ -208,8 +208,8 @@ const WHOLE_LIFE: [Phase; 8] = [
 #[test]
 fn a_job_outlives_its_front_end_and_all_is_there_afterwards() {
     let host = Host::new();
-    // Long enough for whoever comes next on a busy machine.
-    let script = "echo out; echo err >&2; sleep 4; echo late; exit 3";
+    // Apart, because two streams have no order; and long enough for whoever comes next.
+    let script = "echo out; sleep 2; echo err >&2; sleep 3; echo late; exit 3";
     let front_end = FrontEnd::start(&host, &Task::new(&host).with_job(script));
     let directory = wait_for(&host, Phase::Running);
     front_end.murder();
