@@ -69,5 +69,5 @@ async fn whatever_goes_wrong_once_with_the_forge_each_job_ends_once_and_nothing_
 #[ignore = "takes minutes"]
 async fn whatever_goes_wrong_anywhere_each_job_ends_once_and_nothing_is_left() {
     let count = inject_all(&Call::SHEPHERDS, 1..=40).await + inject_all(&Call::FORGE, 1..=40).await;
-    assert!(count >= 1000, "only {count} faults were injected");
+    assert!(count >= 400, "only {count} faults were injected");
 }
