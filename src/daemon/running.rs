@@ -43,6 +43,22 @@ const AT_ONCE: usize = 256;
 /// How long the loop waits where nothing tells it how long.
 const FAR: std::time::Duration = std::time::Duration::from_secs(3600);
 
+/// The daemon as it is, for those who look on. No method, which would borrow the views with the rest.
+macro_rules! look {
+    ($daemon:ident) => {
+        Look {
+            settings: &$daemon.settings,
+            pools: &$daemon.pools,
+            fleet: &$daemon.fleet,
+            backlog: &$daemon.backlog,
+            registry: &$daemon.registry,
+            blockers: &$daemon.blockers,
+            draining: $daemon.draining.is_some(),
+            clock: $daemon.clock,
+        }
+    };
+}
+
 /// The daemon.
 pub(super) struct Daemon {
     pub(super) settings: Settings,
@@ -152,16 +168,7 @@ impl Daemon {
 
     /// The daemon as it is, for those who look on.
     pub(super) fn look(&self) -> Look<'_> {
-        Look {
-            settings: &self.settings,
-            pools: &self.pools,
-            fleet: &self.fleet,
-            backlog: &self.backlog,
-            registry: &self.registry,
-            blockers: &self.blockers,
-            draining: self.draining.is_some(),
-            clock: self.clock,
-        }
+        look!(self)
     }
 
     /// What the log says from here on is about that microVM.
@@ -202,16 +209,7 @@ impl Daemon {
         self.fleet.end_overdue(&self.clock, self.ledger.reader());
         self.registry.act(now, &mut self.tasks);
         self.keeping.act(&self.settings, &mut self.ledger, now, &mut self.tasks)?;
-        let look = Look {
-            settings: &self.settings,
-            pools: &self.pools,
-            fleet: &self.fleet,
-            backlog: &self.backlog,
-            registry: &self.registry,
-            blockers: &self.blockers,
-            draining: self.draining.is_some(),
-            clock: self.clock,
-        };
+        let look = look!(self);
         let wakes = [
             decided.wake,
             self.registry.wake(),

@@ -15,7 +15,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
@@ -316,10 +316,7 @@ impl Reader {
     }
 
     fn verify_once(&self, directory: &Path, kept: Option<Head>) -> Result<Head, VerifyError> {
-        const DOING: &str = "verify the audit log";
-        // One transaction: the daemon may append meanwhile, or close a segment.
-        let transaction = self.connection.unchecked_transaction();
-        let _transaction = transaction.map_err(LedgerError::refused(DOING))?;
+        let _moment = self.moment()?;
         let pruned = self.audit_mark(PRUNED)?;
         let mut met = false;
         let mut end = self.walk_segments(directory, |head| met |= kept == Some(head))?;
@@ -339,6 +336,12 @@ impl Reader {
             Some(kept) if !met => Err(Broken::Rewritten(kept).into()),
             _ => Ok(end),
         }
+    }
+
+    /// As long as it is held, all that is read is of one moment: the daemon may append meanwhile, or
+    /// close a segment.
+    pub(super) fn moment(&self) -> Result<Transaction<'_>, LedgerError> {
+        self.connection.unchecked_transaction().map_err(LedgerError::refused("read the audit log"))
     }
 
     /// A mark of the audit log's.

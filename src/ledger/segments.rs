@@ -22,7 +22,7 @@ use super::error::LedgerError;
 use super::{Ledger, Reader};
 
 /// How many entries a segment has: some 3 MB.
-pub const SEGMENT: u64 = 4096;
+pub const SEGMENT: u64 = STEP as u64;
 const STEP: usize = 4096;
 /// What an export calls the entries that fill no segment yet.
 const OPEN: &str = "audit-open.jsonl";
@@ -121,6 +121,7 @@ impl Reader {
         after: u64,
         mut take: impl FnMut(&Line) -> Result<(), E>,
     ) -> Result<(), E> {
+        let _moment = self.moment()?;
         let (pruned, base) = (self.audit_mark(PRUNED)?, self.audit_mark(BASE)?);
         let mut end = pruned;
         while end.sequence < base.sequence {
@@ -148,9 +149,7 @@ impl Reader {
     /// # Errors
     /// The chain does not hold; a file can't be read or written.
     pub fn export_audit(&self, from: &Path, to: &Path) -> Result<Head, VerifyError> {
-        // One moment: the daemon may close a segment meanwhile.
-        let transaction = self.connection.unchecked_transaction();
-        let _transaction = transaction.map_err(LedgerError::refused("read the audit log"))?;
+        let _moment = self.moment()?;
         fs::create_dir_all(to).map_err(not_written(to))?;
         let (pruned, base) = (self.audit_mark(PRUNED)?, self.audit_mark(BASE)?);
         let mut end = pruned;

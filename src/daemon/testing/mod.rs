@@ -6,6 +6,7 @@ mod forge;
 mod host;
 mod injection;
 mod mends;
+mod shepherds;
 mod stage;
 
 use std::collections::BTreeMap;

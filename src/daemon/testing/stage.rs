@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::faults::Faults;
 use super::forge::FakeForge;
-use super::host::{FakeHost, Scripted};
+use super::host::FakeHost;
+use super::shepherds::Scripted;
 use super::{pool, settings};
 use crate::config::{Settings, Trigger};
 use crate::daemon::clock::Clock;

@@ -104,6 +104,11 @@ const fn first(what: &'static str, number: libc::c_long, first: u64) -> Attempt 
     call(what, number, [Number(first), BAD, BAD, BAD, BAD, BAD])
 }
 
+/// A call of one path and another.
+const fn between(what: &'static str, number: libc::c_long, one: Path, other: Path) -> Attempt {
+    call(what, number, [Text(one), Text(other), ZERO, ZERO, ZERO, ZERO])
+}
+
 const fn socket(
     what: &'static str,
     family: libc::c_int,
@@ -326,29 +331,17 @@ pub(crate) const ALL: &[Attempt] = &[
         [BAD, Text(Path::Is("x")), BAD, BAD, ZERO, ZERO],
     ),
     call("`open_by_handle_at`", libc::SYS_open_by_handle_at, [BAD, BAD, ZERO, ZERO, ZERO, ZERO]),
-    call(
+    between(
         "make a symbolic link in its directory",
         libc::SYS_symlink,
-        [
-            Text(Path::Is("/etc/shadow")),
-            Text(Path::In("own", "injected-link")),
-            ZERO,
-            ZERO,
-            ZERO,
-            ZERO,
-        ],
+        Path::Is("/etc/shadow"),
+        Path::In("own", "injected-link"),
     ),
-    call(
+    between(
         "make a hard link in its directory",
         libc::SYS_link,
-        [
-            Text(Path::In("own", "events.jsonl")),
-            Text(Path::In("own", "injected-link")),
-            ZERO,
-            ZERO,
-            ZERO,
-            ZERO,
-        ],
+        Path::In("own", "events.jsonl"),
+        Path::In("own", "injected-link"),
     ),
     call(
         "make a named pipe in its directory",
