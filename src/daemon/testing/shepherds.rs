@@ -41,21 +41,32 @@ impl Connection {
         Ok(Box::new(Self { host, id, number, told: 0, last, unacknowledged }))
     }
 
-    /// The next event; none where the connection ended; an error where there is none yet.
-    fn next(&mut self) -> Result<Option<Event>, ()> {
+    /// The next event, which stays the next; none where the connection ended; an error where there is
+    /// none yet.
+    fn next(&self) -> Result<Option<Event>, ()> {
         let state = self.host.state();
         let Some(machine) = state.machines.get(&self.id) else { return Ok(None) };
         if machine.connection != self.number {
             return Ok(None);
         }
         match machine.events.get(self.told) {
-            Some(event) => {
-                self.told += 1;
-                Ok(Some(event.clone()))
-            }
+            Some(event) => Ok(Some(event.clone())),
             None if machine.alive => Err(()),
             None => Ok(None),
         }
+    }
+
+    /// Whether it is alive and this connection to it stands.
+    fn stands(&self) -> bool {
+        let state = self.host.state();
+        let machine = state.machines.get(&self.id);
+        machine.is_some_and(|one| one.alive && one.connection == self.number)
+    }
+
+    /// Notes that an event was told.
+    fn tell(&mut self, next: Option<Event>) -> Option<Event> {
+        self.told += usize::from(next.is_some());
+        next
     }
 
     /// Gives an order with its number; whether it was received.
@@ -83,19 +94,21 @@ impl Shepherd for Connection {
             let mut stalled = false;
             loop {
                 changes.mark_unchanged();
-                let next = self.next();
-                let ended = matches!(next, Ok(None));
-                if let Ok(next) = next
-                    && (ended || !stalled)
+                // What stalls is told in the end: it is in the record of one that died.
+                if let Ok(next) = self.next()
+                    && (!stalled || !self.stands())
                 {
-                    match self.host.faults.at(Call::Event).filter(|_| !ended) {
-                        None => return next,
+                    match self.host.faults.at(Call::Event).filter(|_| next.is_some()) {
+                        None => return self.tell(next),
                         Some(Fault::Error | Fault::Twice) => return None,
                         Some(Fault::Late(time)) => {
                             tokio::time::sleep(time).await;
-                            return next;
+                            return self.tell(next);
                         }
-                        Some(Fault::Never) => stalled = true,
+                        Some(Fault::Never) => {
+                            stalled = true;
+                            continue;
+                        }
                         Some(Fault::KilledBefore | Fault::KilledAfter) => {
                             self.host.faults.kill();
                             std::future::pending::<()>().await;
