@@ -52,6 +52,8 @@ pub(crate) struct Written<'a> {
     pub(crate) github: &'a str,
     /// More of `[host]`.
     pub(crate) host: &'a str,
+    /// Nothing is polled: jobs are heard of from deliveries only.
+    pub(crate) webhooks_only: bool,
     /// The pools; a pool's name is its label.
     pub(crate) pools: &'a [(&'a str, &'a Pool)],
 }
@@ -116,11 +118,12 @@ impl Service {
         write_private(&root.join("webhook-secret"), SECRET);
         let (root, url, address) = (root.display(), self.github.url(), self.github.address());
         let Written { github: more_of_github, host: more_of_host, .. } = written;
+        let polled = if written.webhooks_only { "" } else { "repositories = [\"octo/hello\"]" };
         daemon.configure(&format!(
             r#"
             [github]
             url = "{url}/octo"
-            repositories = ["octo/hello"]
+            {polled}
             app = {{ client_id = "Iv23simulated", private_key_file = "{root}/app.pem" }}
             webhook = {{ listen = "{webhook}", secret_file = "{root}/webhook-secret" }}
             {more_of_github}
