@@ -1,8 +1,10 @@
 //! Each way to learn of jobs, once from end to end. Webhooks and polls are in `jobs`.
 
+use mayfly_github_sim::state::State;
 use mayfly_github_sim::{Conclusion, Settings};
 
 use super::service::{JOB_PATIENCE, Pool, Service};
+use super::support::until;
 
 /// How often a call was made whose name has a part.
 fn calls(service: &Service, part: &str) -> u64 {
@@ -48,6 +50,32 @@ fn a_scale_set_hands_over_the_jobs_that_wait_and_those_that_come() {
             .with(|state, _| state.scale_sets.values().filter(|set| set.session.is_some()).count());
         assert_eq!(open, 0, "a session is left");
     });
+}
+
+#[test]
+fn a_pool_that_is_moved_to_another_group_leaves_no_scale_set_in_the_old_one() {
+    let pool = Pool { trigger: "scale-set", min_idle: 0, max: 1 };
+    let settings = Settings { poll_hold: 5_000, ..Settings::default() };
+    let service = Service::start(settings, &pool);
+    let groups = |service: &Service| {
+        let sets =
+            |state: &State| state.scale_sets.values().map(|set| set.group).collect::<Vec<_>>();
+        service.github.with(|state, _| sets(state))
+    };
+    until("the first scale set", JOB_PATIENCE, || (groups(&service) == [1]).then_some(()));
+    let path = service.daemon.host.root().join("mayfly.toml");
+    let before = std::fs::read_to_string(&path).unwrap();
+    let moved = before.replace("trigger =", "runner_group = \"builders\"\ntrigger =");
+    assert_ne!(moved, before);
+    std::fs::write(&path, moved).unwrap();
+    service.daemon.run(&["reload"]).assert_code(0);
+    until("one scale set, in the other group", JOB_PATIENCE, || {
+        (groups(&service) == [3]).then_some(())
+    });
+    let job = service.queue(&["echo ran"]);
+    service.wait_for_all(1);
+    assert_success(&service, job);
+    service.finish();
 }
 
 #[test]
