@@ -2,6 +2,7 @@
 
 use super::decide::MachineKey;
 use super::fleet::NotPlanned;
+use super::keeping::Swept;
 use super::millis::Millis;
 use crate::forge::{ForgeError, Registered, Removal, Runner};
 use crate::shepherd::event::Event;
@@ -25,6 +26,6 @@ pub(super) enum Happening {
     Deregistered(String, Result<Removal, ForgeError>),
     /// The forge's runners were listed; when that was asked for is before it.
     Listed(Millis, Result<Vec<Runner>, ForgeError>),
-    /// What is old was removed: so many bytes of what jobs wrote are left.
-    Pruned(u64),
+    /// What is old was looked for, and old files were removed.
+    Swept(Box<Swept>),
 }

@@ -36,9 +36,8 @@ impl Daemon {
             Happening::Registered(key, name, Err(error)) => self.not_registered(key, &name, &error),
             Happening::Deregistered(name, removed) => self.deregistered(&name, &removed),
             Happening::Listed(asked, runners) => self.runners(asked, &runners),
-            Happening::Pruned(left) => {
-                self.keeping.pruned(left);
-                Ok(())
+            Happening::Swept(swept) => {
+                self.keeping.swept(&swept, &mut self.ledger, self.clock.now())
             }
         }
     }
@@ -52,7 +51,7 @@ impl Daemon {
             | Happening::Kept(key, _)
             | Happening::Registered(key, ..) => Some(*key),
             Happening::Deregistered(name, _) => self.fleet.with_runner(name).map(Microvm::key),
-            Happening::Listed(..) | Happening::Pruned(_) => None,
+            Happening::Listed(..) | Happening::Swept(_) => None,
         }
     }
 

@@ -208,7 +208,7 @@ impl Daemon {
         }
         self.fleet.end_overdue(&self.clock, self.ledger.reader());
         self.registry.act(now, &mut self.tasks);
-        self.keeping.act(&self.settings, &mut self.ledger, now, &mut self.tasks)?;
+        self.keeping.act(&self.settings, now, &mut self.tasks);
         let look = look!(self);
         let wakes = [
             decided.wake,

@@ -3,7 +3,7 @@
 use rusqlite::params;
 
 use super::jobs::note;
-use super::{Delivered, GithubNote, Ledger, LedgerError};
+use super::{Delivered, ForgeNote, Ledger, LedgerError};
 
 impl Ledger {
     /// Records a delivery's effect, and by its GUID that it was seen, in one transaction: after a
@@ -13,7 +13,7 @@ impl Ledger {
     pub fn deliver(
         &mut self,
         guid: &str,
-        effect: Option<&GithubNote<'_>>,
+        effect: Option<&ForgeNote<'_>>,
     ) -> Result<Delivered, LedgerError> {
         self.change("record a delivery", |change| {
             let inserted = change.execute(

@@ -135,7 +135,7 @@ impl Failure for LedgerError {
             }
             Self::NotOpened(..) | Self::NotRead(..) => {
                 "the ledger and its -wal must be readable; where the state directory can't be \
-                 written to, copy both elsewhere and name that directory with --state-dir"
+                 written to, copy both elsewhere and name that directory as the state directory"
             }
             Self::InUse(_) => "end the other daemon, or give this one a state directory of its own",
             Self::NotMigrated(..) => "it may have been written by a later version of Mayfly",

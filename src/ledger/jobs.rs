@@ -5,15 +5,16 @@ use serde_json::json;
 
 use super::open::Change;
 use super::{
-    Command, GithubNote, GithubState, JobId, JobResult, JobState, Ledger, LedgerError, Noted,
+    Command, ForgeNote, ForgeState, JobId, JobResult, JobState, Ledger, LedgerError, Noted,
     RunnerKnown, Source,
 };
 
 /// The longest text of another's that is kept, in characters. GitHub's own names are shorter.
 const MAX_TEXT: usize = 256;
 
-/// The most labels of a job that are kept.
-const MAX_LABELS: usize = 100;
+/// The most labels of a job that are kept: one more than a runner can have, so that no runner has all
+/// labels of a job of which some were cut.
+const MAX_LABELS: usize = 101;
 
 /// A text that others wrote, no longer than is kept.
 pub fn cut(text: &str) -> String {
@@ -87,7 +88,7 @@ impl Ledger {
     }
 
     /// Takes down what GitHub says of a job; nothing goes back but what was guessed.
-    pub fn note_github_job(&mut self, told: &GithubNote<'_>) -> Result<Noted, LedgerError> {
+    pub fn note_forge_job(&mut self, told: &ForgeNote<'_>) -> Result<Noted, LedgerError> {
         self.change("note a job of GitHub's", |change| note(change, told))
     }
 
@@ -223,11 +224,11 @@ fn with_code(change: &Change<'_>, job: JobId, code: Option<u8>) -> Result<(), Le
 }
 
 /// Takes down what is told of a job of GitHub's.
-pub(super) fn note(change: &Change<'_>, note: &GithubNote<'_>) -> Result<Noted, LedgerError> {
+pub(super) fn note(change: &Change<'_>, note: &ForgeNote<'_>) -> Result<Noted, LedgerError> {
     let (name, conclusion) = (note.name.map(cut), note.conclusion.map(cut));
     let repository = cut(note.repository);
     let labels: Vec<_> = note.labels.iter().take(MAX_LABELS).map(|label| cut(label)).collect();
-    let note = &GithubNote {
+    let note = &ForgeNote {
         name: name.as_deref(),
         conclusion: conclusion.as_deref(),
         repository: &repository,
@@ -270,21 +271,21 @@ struct Known {
     state: JobState,
 }
 
-fn known(change: &Change<'_>, note: &GithubNote<'_>) -> Result<Option<Known>, LedgerError> {
+fn known(change: &Change<'_>, note: &ForgeNote<'_>) -> Result<Option<Known>, LedgerError> {
     change.first(
         "SELECT id, state FROM jobs WHERE github_id = ?1 AND attempt = ?2",
-        params![note.github_id, note.attempt],
+        params![note.forge_id, note.attempt],
         |row| Ok(Known { id: row.get(0)?, state: row.get(1)? }),
     )
 }
 
 /// Where a job is by what GitHub says.
-fn state(note: &GithubNote<'_>) -> JobState {
+fn state(note: &ForgeNote<'_>) -> JobState {
     match (note.state, note.conclusion) {
-        (GithubState::Queued, _) => JobState::Queued,
-        (GithubState::Running, _) => JobState::Running,
-        (GithubState::Completed, Some("cancelled")) => JobState::Cancelled,
-        (GithubState::Completed, _) => JobState::Finished,
+        (ForgeState::Queued, _) => JobState::Queued,
+        (ForgeState::Running, _) => JobState::Running,
+        (ForgeState::Completed, Some("cancelled")) => JobState::Cancelled,
+        (ForgeState::Completed, _) => JobState::Finished,
     }
 }
 
@@ -304,14 +305,14 @@ fn newest(change: &Change<'_>) -> Result<JobId, LedgerError> {
     id.ok_or_else(|| LedgerError::Unknown { what: "job", name: "the newest".to_owned() })
 }
 
-fn insert(change: &Change<'_>, note: &GithubNote<'_>) -> Result<(JobId, JobState), LedgerError> {
+fn insert(change: &Change<'_>, note: &ForgeNote<'_>) -> Result<(JobId, JobState), LedgerError> {
     change.execute(
         "INSERT INTO jobs (source, state, github_id, attempt, repository, queued_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         params![
             Source::Github,
             JobState::Queued,
-            note.github_id,
+            note.forge_id,
             note.attempt,
             note.repository,
             change.now
@@ -323,7 +324,7 @@ fn insert(change: &Change<'_>, note: &GithubNote<'_>) -> Result<(JobId, JobState
         "source": "github",
         "pool": note.pool,
         "repository": note.repository,
-        "github_id": note.github_id,
+        "github_id": note.forge_id,
         "attempt": note.attempt,
     });
     change.audit("job.queued", &id.to_string(), &detail)?;
@@ -332,7 +333,7 @@ fn insert(change: &Change<'_>, note: &GithubNote<'_>) -> Result<(JobId, JobState
 
 fn update(
     change: &Change<'_>,
-    note: &GithubNote<'_>,
+    note: &ForgeNote<'_>,
     known: &Known,
 ) -> Result<(JobId, JobState), LedgerError> {
     let Known { id, state: before } = *known;
@@ -363,7 +364,7 @@ fn update(
 }
 
 /// Takes down what describes a job; what is not told stays.
-fn describe(change: &Change<'_>, note: &GithubNote<'_>, id: JobId) -> Result<(), LedgerError> {
+fn describe(change: &Change<'_>, note: &ForgeNote<'_>, id: JobId) -> Result<(), LedgerError> {
     let labels = (!note.labels.is_empty()).then(|| json!(note.labels).to_string());
     change.execute(
         "UPDATE jobs SET name = coalesce(?2, name), labels = coalesce(?3, labels),

@@ -19,6 +19,7 @@
 //! and holds no secret: the environment of a command, which may hold some, goes when the job ends.
 
 pub mod audit;
+pub mod closing;
 mod command;
 mod deliveries;
 mod egress;
@@ -42,8 +43,8 @@ pub use egress::{Destination, Egress, Verdicts};
 pub use error::LedgerError;
 pub use jobs::cut;
 pub use open::{Ledger, Reader};
-pub use prune::{Pruned, Retention};
+pub use prune::{Old, Pruned, Retention};
 pub use types::{
-    Delivered, Filter, GithubNote, GithubState, Job, JobId, JobResult, JobState, Microvm, Noted,
+    Delivered, Filter, ForgeNote, ForgeState, Job, JobId, JobResult, JobState, Microvm, Noted,
     Phase, Registration, RegistrationState, RunnerKnown, Source, Time,
 };

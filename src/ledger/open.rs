@@ -184,7 +184,11 @@ fn damaged(
 
 /// Whether all of the ledger is in its one file.
 fn is_settled(path: &Path) -> bool {
-    std::fs::metadata(beside(path, "-wal")).map_or(true, |log| log.len() == 0)
+    match std::fs::metadata(beside(path, "-wal")) {
+        Ok(log) => log.len() == 0,
+        // What can't be looked at may have something in it.
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
 }
 
 /// Opens a file that nothing changes meanwhile.

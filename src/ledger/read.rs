@@ -58,9 +58,9 @@ impl Reader {
     }
 
     /// The newest attempt of a job of GitHub's, by GitHub's id.
-    pub fn github_job(&self, github_id: u64) -> Result<Option<Job>, LedgerError> {
+    pub fn forge_job(&self, forge_id: u64) -> Result<Option<Job>, LedgerError> {
         let sql = format!("{JOB} WHERE github_id = ?1 ORDER BY attempt");
-        Ok(self.all("read a job", &sql, [github_id], job)?.pop())
+        Ok(self.all("read a job", &sql, [forge_id], job)?.pop())
     }
 
     /// The jobs of GitHub's that are not over, the oldest first.
@@ -153,7 +153,7 @@ fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         pool: row.get(2)?,
         state: row.get(3)?,
         command: json(row, 4)?,
-        github_id: row.get(5)?,
+        forge_id: row.get(5)?,
         attempt: row.get(6)?,
         repository: row.get(7)?,
         name: row.get(8)?,

@@ -1,113 +1,34 @@
 //! The part of the audit log that the ledger no longer has: a file for each [`SEGMENT`] entries.
 //!
-//! A segment is closed in this order: its file is written, synced and read back; then one transaction
-//! removes its entries from the ledger, notes where the ledger's part begins, and adds an entry that
-//! says so. After a crash in between, the same file is written again. Old segments are removed in the
-//! other order: the ledger notes it first, then the files go. The first entry that is left anywhere
-//! carries the hash of the last one that went, so the chain is never broken.
-//!
 //! Segments lie at fixed places: the first holds the entries 1 to 4096. An export has the same files,
 //! and one more for the entries that fill no segment yet.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::path::Path;
 
-use serde_json::json;
-
+use super::Reader;
 use super::audit::{BASE, Broken, Head, Line, PRUNED, VerifyError};
 use super::error::LedgerError;
-use super::{Ledger, Reader};
 
 /// How many entries a segment has: some 3 MB.
 pub const SEGMENT: u64 = STEP as u64;
-const STEP: usize = 4096;
+pub(super) const STEP: usize = 4096;
 /// What an export calls the entries that fill no segment yet.
 const OPEN: &str = "audit-open.jsonl";
 /// The most bytes of a line: what an entry says is cut to far less when it comes in.
 const MAX_LINE: u64 = 4 << 20;
 
 /// The file of the segment that follows this entry.
-fn name(before: u64) -> String {
+pub(super) fn name(before: u64) -> String {
     format!("audit-{:012}.jsonl", before + 1)
 }
 
-/// How much of the closed segments is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kept {
-    /// So many bytes.
-    pub bytes: u64,
-    /// So long after the segment was closed.
-    pub age: Duration,
-}
-
-impl Ledger {
-    /// Closes the oldest segment, where the ledger would have `left` entries and more afterwards.
-    /// Returns the head of what was closed.
-    ///
-    /// # Errors
-    /// The chain does not hold, or a file or the ledger can't be written; nothing is removed then.
-    pub fn close_segment(
-        &mut self,
-        directory: &Path,
-        left: u64,
-    ) -> Result<Option<Head>, VerifyError> {
-        let base = self.reader().audit_mark(BASE)?;
-        if self.reader().audit_end()? < base.sequence + SEGMENT + left {
-            return Ok(None);
-        }
-        fs::create_dir_all(directory).map_err(not_written(directory))?;
-        let path = directory.join(name(base.sequence));
-        let head = self.reader().write_entries(base, &path)?;
-        if read_segment(&path, base, |_| Ok::<_, VerifyError>(()))? != head {
-            return Err(Broken::Garbled(path).into());
-        }
-        self.change("close a segment of the audit log", |change| {
-            change.mark(BASE, head)?;
-            change.execute("DELETE FROM audit WHERE sequence <= ?1", [head.sequence])?;
-            change.audit("audit.closed", &head.to_string(), &json!({ "first": base.sequence + 1 }))
-        })?;
-        Ok(Some(head))
-    }
-
-    /// Removes the oldest closed segments beyond what is kept. Returns the head of what went.
-    ///
-    /// # Errors
-    /// A segment can't be read or removed; one that does not hold is not removed.
-    pub fn prune_segments(
-        &mut self,
-        directory: &Path,
-        kept: Kept,
-    ) -> Result<Option<Head>, VerifyError> {
-        let pruned = self.reader().audit_mark(PRUNED)?;
-        let base = self.reader().audit_mark(BASE)?;
-        let segments = list(directory, pruned, base)?;
-        let going = too_much(&segments, kept, SystemTime::now());
-        let mut end = pruned;
-        for segment in &segments[..going] {
-            end = read_segment(&segment.path, end, |_| Ok::<_, VerifyError>(()))?;
-        }
-        if going > 0 {
-            self.change("forget segments of the audit log", |change| {
-                change.mark(PRUNED, end)?;
-                change.audit("audit.pruned", &end.to_string(), &json!({ "segments": going }))
-            })?;
-        }
-        // With those that a crash left behind.
-        let mut before = end.sequence;
-        while let Some(first) = before.checked_sub(SEGMENT) {
-            before = first;
-            let path = directory.join(name(before));
-            match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-                Err(error) => return Err(not_written(&path)(error).into()),
-            }
-        }
-        Ok((going > 0).then_some(end))
-    }
+/// The number of a segment's first entry, by the name of its file.
+pub(super) fn number(name: &OsStr) -> Option<u64> {
+    name.to_str()?.strip_prefix("audit-")?.strip_suffix(".jsonl")?.parse().ok()
 }
 
 impl Reader {
@@ -196,7 +117,7 @@ impl Reader {
 
     /// Writes the entries after one, up to the end of its segment, into a file that takes the place of
     /// what is there. Returns the head of the last.
-    fn write_entries(&self, before: Head, path: &Path) -> Result<Head, VerifyError> {
+    pub(super) fn write_entries(&self, before: Head, path: &Path) -> Result<Head, VerifyError> {
         let mut end = before;
         let mut broken = None;
         let mut refused = None;
@@ -232,9 +153,7 @@ impl Reader {
 pub fn verify_exported(directory: &Path, kept: Option<Head>) -> Result<Head, VerifyError> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(directory).map_err(not_read(directory))? {
-        let name = entry.map_err(not_read(directory))?.file_name();
-        let name = name.to_str().and_then(|name| name.strip_prefix("audit-"));
-        numbers.extend(name.and_then(|name| name.strip_suffix(".jsonl")?.parse::<u64>().ok()));
+        numbers.extend(number(&entry.map_err(not_read(directory))?.file_name()));
     }
     let first = numbers.iter().min().copied().unwrap_or(1);
     let open = directory.join(OPEN);
@@ -263,40 +182,8 @@ pub fn verify_exported(directory: &Path, kept: Option<Head>) -> Result<Head, Ver
     }
 }
 
-/// A closed segment's file.
-struct Closed {
-    path: PathBuf,
-    bytes: u64,
-    /// When it was closed.
-    modified: SystemTime,
-}
-
-/// The closed segments that are kept, the oldest first.
-fn list(directory: &Path, pruned: Head, base: Head) -> Result<Vec<Closed>, VerifyError> {
-    let mut segments = Vec::new();
-    for before in (pruned.sequence..base.sequence).step_by(STEP) {
-        let path = directory.join(name(before));
-        let metadata = fs::metadata(&path).map_err(|error| missing(&path, error))?;
-        let modified = metadata.modified().map_err(not_read(&path))?;
-        segments.push(Closed { path, bytes: metadata.len(), modified });
-    }
-    Ok(segments)
-}
-
-/// How many of the oldest are too much.
-fn too_much(segments: &[Closed], kept: Kept, now: SystemTime) -> usize {
-    let mut bytes = 0_u64;
-    let stay = segments.iter().rev().take_while(|segment| {
-        bytes = bytes.saturating_add(segment.bytes);
-        // A clock that went back makes nothing old.
-        let age = now.duration_since(segment.modified).unwrap_or_default();
-        bytes <= kept.bytes && age <= kept.age
-    });
-    segments.len() - stay.count()
-}
-
 /// Reads a whole segment, each entry of which must follow from the one before.
-fn read_segment<E: From<VerifyError>>(
+pub(super) fn read_segment<E: From<VerifyError>>(
     path: &Path,
     before: Head,
     take: impl FnMut(&Line) -> Result<(), E>,
@@ -381,17 +268,17 @@ fn write(
     made().map_err(not_written(path))
 }
 
-fn missing(path: &Path, error: io::Error) -> VerifyError {
+pub(super) fn missing(path: &Path, error: io::Error) -> VerifyError {
     match error.kind() {
         io::ErrorKind::NotFound => Broken::NoSegment(path.to_owned()).into(),
         _ => not_read(path)(error).into(),
     }
 }
 
-fn not_read(path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
+pub(super) fn not_read(path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
     |error| LedgerError::SegmentNotRead(path.to_owned(), error)
 }
 
-fn not_written(path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
+pub(super) fn not_written(path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
     |error| LedgerError::SegmentNotWritten(path.to_owned(), error)
 }

@@ -157,7 +157,7 @@ words! {
 
 words! {
     /// What is told of a job of GitHub's.
-    GithubState {
+    ForgeState {
         /// It waits.
         Queued = "queued",
         /// It runs.
@@ -205,7 +205,7 @@ pub struct Job {
     #[serde(skip)]
     pub command: Option<Command>,
     /// GitHub's id of it.
-    pub github_id: Option<u64>,
+    pub forge_id: Option<u64>,
     /// GitHub's id of the workflow run that it is a part of.
     pub run_id: Option<u64>,
     /// The attempt of its run at GitHub.
@@ -239,9 +239,9 @@ pub struct Job {
 
 /// What GitHub says of a job. What is `None` leaves what is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GithubNote<'a> {
+pub struct ForgeNote<'a> {
     /// GitHub's id of it.
-    pub github_id: u64,
+    pub forge_id: u64,
     /// GitHub's id of its workflow run.
     pub run_id: Option<u64>,
     /// The attempt of its run.
@@ -259,7 +259,7 @@ pub struct GithubNote<'a> {
     /// How it is known which runner has the job.
     pub runner: RunnerKnown,
     /// Where it is. Never goes back.
-    pub state: GithubState,
+    pub state: ForgeState,
     /// How it ended.
     pub conclusion: Option<&'a str>,
 }
@@ -275,7 +275,7 @@ pub enum RunnerKnown {
     Told,
 }
 
-/// What became of a [`GithubNote`].
+/// What became of a [`ForgeNote`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Noted {
     /// The job's number here.

@@ -204,5 +204,5 @@ impl Backlog {
 
 /// Which attempt of which job of the forge's it is.
 fn forge_job(job: &ledger::Job) -> Option<ForgeJob> {
-    Some(ForgeJob { id: job.github_id?, attempt: job.attempt.unwrap_or(1) })
+    Some(ForgeJob { id: job.forge_id?, attempt: job.attempt.unwrap_or(1) })
 }

@@ -7,7 +7,7 @@ use crate::daemon::error::DaemonError;
 use crate::daemon::millis::Millis;
 use crate::forge::{Change, Delivery, Job};
 use crate::ledger::{
-    self, Delivered, GithubNote, GithubState, JobId, JobState, Ledger, Noted, RunnerKnown,
+    self, Delivered, ForgeNote, ForgeState, JobId, JobState, Ledger, Noted, RunnerKnown,
 };
 use crate::shepherd::runner::JobResult;
 
@@ -40,9 +40,9 @@ impl Backlog {
     ) -> Result<Option<Word>, DaemonError> {
         let Delivery { guid, change, job, acknowledge } = delivery;
         let state = change.map(|change| match change {
-            Change::Queued => GithubState::Queued,
-            Change::Running => GithubState::Running,
-            Change::Over => GithubState::Completed,
+            Change::Queued => ForgeState::Queued,
+            Change::Running => ForgeState::Running,
+            Change::Over => ForgeState::Completed,
         });
         let effect = match state {
             Some(state) if desk.is_noted(&job, state)? => Some(desk.told(&job, state)?),
@@ -116,7 +116,7 @@ impl Backlog {
     ) -> Result<Vec<Word>, DaemonError> {
         let (mut waiting, mut words) = (Vec::new(), Vec::new());
         for job in queued {
-            self.note(job, GithubState::Queued, desk)?;
+            self.note(job, ForgeState::Queued, desk)?;
             if let Some(pool) = desk.pool_for(&job.labels) {
                 let since = job.since.map(|at| desk.clock.at(at));
                 let known = ForgeJob { id: job.id, attempt: job.attempt };
@@ -125,7 +125,7 @@ impl Backlog {
         }
         for job in running {
             if let Some(runner) = job.runner.clone().filter(|name| name.starts_with(desk.prefix)) {
-                self.note(job, GithubState::Running, desk)?;
+                self.note(job, ForgeState::Running, desk)?;
                 let known = ForgeJob { id: job.id, attempt: job.attempt };
                 let heard = Heard::InProgress { job: known, runner: Some(runner.clone()) };
                 self.demand.hear(heard, begun);
@@ -141,11 +141,11 @@ impl Backlog {
     fn note(
         &mut self,
         job: &Job,
-        state: GithubState,
+        state: ForgeState,
         desk: &mut Desk<'_>,
     ) -> Result<(), DaemonError> {
         let told = desk.told(job, state)?;
-        let noted = desk.ledger.note_github_job(&told.note(job))?;
+        let noted = desk.ledger.note_forge_job(&told.note(job))?;
         self.wait_again(&noted.released, desk)
     }
 
@@ -180,7 +180,7 @@ impl Backlog {
             Some(job) => Some(job),
             None => match likely()? {
                 Some(job) => {
-                    say(&job, GithubState::Running, microvm, None, desk.ledger)?;
+                    say(&job, ForgeState::Running, microvm, None, desk.ledger)?;
                     Some(job)
                 }
                 None => None,
@@ -206,7 +206,7 @@ impl Backlog {
                 match result {
                     Some(result) => {
                         let conclusion = Some(conclusion(result));
-                        say(&job, GithubState::Completed, microvm, conclusion, ledger)?;
+                        say(&job, ForgeState::Completed, microvm, conclusion, ledger)?;
                     }
                     None => ledger.fail(job.id, "its microVM ended before it", None)?,
                 }
@@ -219,19 +219,23 @@ impl Backlog {
 impl Desk<'_> {
     /// Whether a job is this daemon's to keep: jobs that other machines serve are not, once they
     /// have them. The end of one may be told without its labels.
-    fn is_noted(&self, job: &Job, state: GithubState) -> Result<bool, DaemonError> {
+    fn is_noted(&self, job: &Job, state: ForgeState) -> Result<bool, DaemonError> {
         let pool = self.pool_for(&job.labels);
-        if state == GithubState::Queued && pool.is_none() {
-            tracing::debug!(forge_job = job.id, labels = ?job.labels, "no pool has these labels");
+        if state == ForgeState::Queued && pool.is_none() {
+            tracing::debug!(
+                forge_job = job.id,
+                labels = job.labels.join(", "),
+                "no pool has these labels"
+            );
         }
         let ours = || job.runner.as_deref().is_some_and(|name| name.starts_with(self.prefix));
-        let known = || Ok(self.ledger.reader().github_job(job.id)?.is_some());
-        let told = state == GithubState::Queued || pool.is_some() || job.labels.is_empty();
+        let known = || Ok(self.ledger.reader().forge_job(job.id)?.is_some());
+        let told = state == ForgeState::Queued || pool.is_some() || job.labels.is_empty();
         if told || ours() { Ok(true) } else { known() }
     }
 
     /// What the forge's word on a job means here.
-    fn told(&self, job: &Job, state: GithubState) -> Result<Told, DaemonError> {
+    fn told(&self, job: &Job, state: ForgeState) -> Result<Told, DaemonError> {
         let pool = self.pool_for(&job.labels).and_then(|pool| self.pools.get(pool));
         let pool = pool.map(|pool| pool.name.to_string());
         let name = job.runner.as_deref().filter(|name| !name.is_empty());
@@ -253,7 +257,7 @@ fn close_vanished(
     desk: &mut Desk<'_>,
 ) -> Result<(), DaemonError> {
     let listed = |job: &ledger::Job| {
-        let is = |other: &&Job| Some(other.id) == job.github_id;
+        let is = |other: &&Job| Some(other.id) == job.forge_id;
         queued.iter().find(is).or(running.iter().find(is)).is_some()
     };
     let before = desk.clock.wall(begun).0.saturating_sub(LAG_MS);
@@ -274,13 +278,13 @@ fn close_vanished(
 /// Notes what a runner said of its job as if the forge had.
 fn say(
     job: &ledger::Job,
-    state: GithubState,
+    state: ForgeState,
     microvm: &str,
     conclusion: Option<&str>,
     ledger: &mut Ledger,
 ) -> Result<(), DaemonError> {
-    ledger.note_github_job(&GithubNote {
-        github_id: job.github_id.unwrap_or_default(),
+    ledger.note_forge_job(&ForgeNote {
+        forge_id: job.forge_id.unwrap_or_default(),
         run_id: None,
         attempt: job.attempt.unwrap_or(1),
         repository: job.repository.as_deref().unwrap_or_default(),
@@ -300,13 +304,13 @@ struct Told {
     pool: Option<String>,
     microvm: Option<String>,
     runner: RunnerKnown,
-    state: GithubState,
+    state: ForgeState,
 }
 
 impl Told {
-    fn note<'a>(&'a self, job: &'a Job) -> GithubNote<'a> {
-        GithubNote {
-            github_id: job.id,
+    fn note<'a>(&'a self, job: &'a Job) -> ForgeNote<'a> {
+        ForgeNote {
+            forge_id: job.id,
             run_id: Some(job.run_id),
             attempt: job.attempt,
             repository: &job.repository,

@@ -152,7 +152,7 @@ pub(in crate::daemon) fn no_job(job: JobId) -> Problem {
 
 /// A job as the API shows it.
 pub(in crate::daemon) fn job_view(job: &ledger::Job, github: Option<&GitHub>) -> JobView {
-    let page = || github?.job_page(job.repository.as_deref()?, job.run_id?, job.github_id?);
+    let page = || github?.job_page(job.repository.as_deref()?, job.run_id?, job.forge_id?);
     let name = job.name.clone().or_else(|| {
         let command = job.command.as_ref()?;
         let words =
@@ -177,7 +177,7 @@ pub(in crate::daemon) fn job_view(job: &ledger::Job, github: Option<&GitHub>) ->
         // The command of a local job may be much longer.
         name: ledger::cut(&name.unwrap_or_default()),
         repository: job.repository.clone(),
-        github_id: job.github_id,
+        github_id: job.forge_id,
         url: page(),
         microvm: job.microvm.clone(),
         queued: time(job.queued_at),

@@ -42,7 +42,7 @@ pub(super) fn of(
         }
     }
     for (name, number) in [
-        ("github.job.id", job.github_id),
+        ("github.job.id", job.forge_id),
         ("github.run.id", job.run_id),
         ("github.job.attempt", job.attempt.map(u64::from)),
         ("mayfly.job.exit_code", job.exit_code.map(u64::from)),
@@ -93,7 +93,7 @@ mod tests {
             pool: Some("small".to_owned()),
             state: JobState::Failed,
             command: None,
-            github_id: None,
+            forge_id: None,
             run_id: None,
             attempt: None,
             repository: None,

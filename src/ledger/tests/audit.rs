@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use super::{Bench, nowhere};
 use crate::ledger::audit::{Broken, Head, VerifyError};
-use crate::ledger::segments::{self, Kept, SEGMENT};
+use crate::ledger::closing::{self, Kept};
+use crate::ledger::segments::{self, SEGMENT};
 use crate::ledger::{LedgerError, Reader};
 
 /// A ledger of ten entries, tampered with as someone who may write the file can.
@@ -175,12 +176,12 @@ const ALL: Kept = Kept { bytes: u64::MAX, age: Duration::MAX };
 fn a_chain_holds_through_closed_segments_and_after_old_ones_went() {
     let (mut bench, directory) = long(3 * SEGMENT + 10);
     let before = bench.ledger.reader().verify_audit(&directory, None).unwrap();
-    assert!(bench.ledger.close_segment(&directory, 3 * SEGMENT).unwrap().is_none());
+    assert!(bench.close_segment(&directory, 3 * SEGMENT).unwrap().is_none());
     for closed in 1..=3 {
-        let head = bench.ledger.close_segment(&directory, 0).unwrap().unwrap();
+        let head = bench.close_segment(&directory, 0).unwrap().unwrap();
         assert_eq!(head.sequence, closed * SEGMENT);
     }
-    assert!(bench.ledger.close_segment(&directory, 0).unwrap().is_none());
+    assert!(bench.close_segment(&directory, 0).unwrap().is_none());
     let end = bench.ledger.reader().verify_audit(&directory, Some(before)).unwrap();
     assert_eq!(end.sequence, 3 * SEGMENT + 13);
     let all: Vec<_> = (1..=end.sequence).collect();
@@ -188,9 +189,9 @@ fn a_chain_holds_through_closed_segments_and_after_old_ones_went() {
         assert_eq!(numbers(&bench, &directory, after), all[usize::try_from(after).unwrap()..]);
     }
 
-    assert!(bench.ledger.prune_segments(&directory, ALL).unwrap().is_none());
+    assert!(bench.prune_segments(&directory, ALL).unwrap().is_none());
     let one = std::fs::metadata(directory.join("audit-000000008193.jsonl")).unwrap().len();
-    let pruned = bench.ledger.prune_segments(&directory, Kept { bytes: one, ..ALL }).unwrap();
+    let pruned = bench.prune_segments(&directory, Kept { bytes: one, ..ALL }).unwrap();
     assert_eq!(pruned.unwrap().sequence, 2 * SEGMENT);
     assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1);
     let reader = bench.ledger.reader();
@@ -204,7 +205,7 @@ fn a_chain_holds_through_closed_segments_and_after_old_ones_went() {
     // All of it by its age; the next entry follows all the same.
     let none = Kept { age: Duration::ZERO, ..ALL };
     std::thread::sleep(Duration::from_millis(10));
-    assert!(bench.ledger.prune_segments(&directory, none).unwrap().is_some());
+    assert!(bench.prune_segments(&directory, none).unwrap().is_some());
     bench.submit();
     let end = bench.ledger.reader().verify_audit(&directory, None).unwrap();
     assert_eq!(end.sequence, 3 * SEGMENT + 16);
@@ -213,8 +214,8 @@ fn a_chain_holds_through_closed_segments_and_after_old_ones_went() {
 #[test]
 fn what_is_done_to_a_closed_segment_is_found() {
     let (mut bench, directory) = long(2 * SEGMENT);
-    bench.ledger.close_segment(&directory, 0).unwrap().unwrap();
-    bench.ledger.close_segment(&directory, 0).unwrap().unwrap();
+    bench.close_segment(&directory, 0).unwrap().unwrap();
+    bench.close_segment(&directory, 0).unwrap().unwrap();
     let path = directory.join("audit-000000004097.jsonl");
     let whole = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<_> = whole.lines().collect();
@@ -236,7 +237,7 @@ fn what_is_done_to_a_closed_segment_is_found() {
         assert!(matches!(&error, VerifyError::Broken(broken) if *broken == found), "{error}");
         // What does not hold stays where it is, for those who look into it.
         let none = Kept { age: Duration::ZERO, ..ALL };
-        assert!(bench.ledger.prune_segments(&directory, none).is_err());
+        assert!(bench.prune_segments(&directory, none).is_err());
         assert!(path.exists());
     }
     std::fs::remove_file(&path).unwrap();
@@ -248,7 +249,7 @@ fn what_is_done_to_a_closed_segment_is_found() {
 fn an_export_is_whole_by_itself_and_goes_on_where_it_was() {
     let (mut bench, directory) = long(2 * SEGMENT + 5);
     let to = bench.directory.path().join("elsewhere");
-    bench.ledger.close_segment(&directory, 0).unwrap().unwrap();
+    bench.close_segment(&directory, 0).unwrap().unwrap();
     let first = bench.ledger.reader().export_audit(&directory, &to).unwrap();
     assert_eq!(segments::verify_exported(&to, None).unwrap(), first);
     let names = || {
@@ -259,9 +260,9 @@ fn an_export_is_whole_by_itself_and_goes_on_where_it_was() {
     };
     assert_eq!(names().len(), 3);
 
-    bench.ledger.close_segment(&directory, 0).unwrap().unwrap();
+    bench.close_segment(&directory, 0).unwrap().unwrap();
     append(&mut bench, SEGMENT);
-    bench.ledger.prune_segments(&directory, Kept { bytes: 0, ..ALL }).unwrap();
+    bench.prune_segments(&directory, Kept { bytes: 0, ..ALL }).unwrap();
     let second = bench.ledger.reader().export_audit(&directory, &to).unwrap();
     assert_eq!(segments::verify_exported(&to, Some(first)).unwrap(), second);
     assert_eq!(bench.ledger.reader().verify_audit(&directory, None).unwrap(), second);
@@ -278,7 +279,7 @@ fn an_export_is_whole_by_itself_and_goes_on_where_it_was() {
 #[test]
 fn only_what_was_closed_can_be_removed_from_the_ledger() {
     let (mut bench, directory) = long(SEGMENT + 1);
-    bench.ledger.close_segment(&directory, 0).unwrap().unwrap();
+    bench.close_segment(&directory, 0).unwrap().unwrap();
     let connection = rusqlite::Connection::open(bench.path()).unwrap();
     assert!(connection.execute_batch("DELETE FROM audit").is_err());
     assert_eq!(bench.ledger.reader().audit_end().unwrap(), SEGMENT + 2);
@@ -288,12 +289,43 @@ fn only_what_was_closed_can_be_removed_from_the_ledger() {
 fn a_segment_that_can_not_be_written_leaves_all_in_the_ledger() {
     let (mut bench, directory) = long(SEGMENT);
     std::fs::write(&directory, "no directory").unwrap();
-    assert!(bench.ledger.close_segment(&directory, 0).is_err());
+    assert!(bench.close_segment(&directory, 0).is_err());
     assert_eq!(bench.ledger.reader().verify_audit(&nowhere(), None).unwrap().sequence, SEGMENT);
     std::fs::remove_file(&directory).unwrap();
     // One that a crash left before the ledger knew is written again.
     std::fs::create_dir(&directory).unwrap();
     std::fs::write(directory.join("audit-000000000001.jsonl"), "half").unwrap();
-    bench.ledger.close_segment(&directory, 0).unwrap().unwrap();
+    bench.close_segment(&directory, 0).unwrap().unwrap();
     assert!(bench.ledger.reader().verify_audit(&directory, None).is_ok());
+}
+
+#[test]
+fn files_of_forgotten_segments_go_also_after_a_crash_between_two_of_them() {
+    let (mut bench, directory) = long(3 * SEGMENT);
+    for _ in 0..3 {
+        bench.close_segment(&directory, 0).unwrap().unwrap();
+    }
+    let reader = Reader::open(&bench.path()).unwrap();
+    let old = reader.old_segments(&directory, Kept { bytes: 0, ..ALL }).unwrap().unwrap();
+    bench.ledger.forget_segments(old).unwrap().unwrap();
+    // The crash came after the second had gone.
+    std::fs::remove_file(directory.join("audit-000000004097.jsonl")).unwrap();
+    std::fs::write(directory.join("audit-notes.txt"), "a stranger's").unwrap();
+    closing::remove_forgotten(&reader, &directory).unwrap();
+    let left: Vec<_> =
+        std::fs::read_dir(&directory).unwrap().map(|one| one.unwrap().file_name()).collect();
+    assert_eq!(left, ["audit-notes.txt"]);
+    assert!(bench.ledger.forget_segments(old).unwrap().is_none(), "it is done once");
+}
+
+#[test]
+fn what_was_written_beside_the_loop_is_closed_once() {
+    let (mut bench, directory) = long(2 * SEGMENT);
+    let reader = Reader::open(&bench.path()).unwrap();
+    let written = reader.write_segment(&directory, 0).unwrap().unwrap();
+    // The ledger goes on meanwhile.
+    bench.submit();
+    assert_eq!(bench.ledger.close_segment(written).unwrap().unwrap().sequence, SEGMENT);
+    assert!(bench.ledger.close_segment(written).unwrap().is_none());
+    bench.ledger.reader().verify_audit(&directory, None).unwrap();
 }

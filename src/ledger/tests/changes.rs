@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::{Bench, command};
 use crate::failure::{Code, Failure};
 use crate::ledger::{
-    Destination, Egress, Filter, GithubNote, GithubState, JobId, JobResult, JobState, Ledger,
+    Destination, Egress, Filter, ForgeNote, ForgeState, JobId, JobResult, JobState, Ledger,
     LedgerError, Phase, Pruned, Reader, RegistrationState, Retention, RunnerKnown, Source, Time,
     Verdicts,
 };
@@ -51,7 +51,7 @@ fn what_a_microvm_reached_is_noted_once_and_goes_with_it() {
     assert_eq!((noted[0].up, noted[0].down), (i64::MAX as u64, 1));
     bench.ledger.ended("m-1", "ended", None, None).unwrap();
     let all = Retention { count: 0, ..Retention::default() };
-    bench.ledger.prune(&all).unwrap();
+    bench.prune(&all).unwrap();
     assert_eq!(bench.ledger.reader().egress("m-1").unwrap(), None);
     bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap();
 }
@@ -127,8 +127,8 @@ fn a_job_that_runs_is_never_put_back() {
 fn what_github_says_of_a_job_moves_it_forward_only() {
     let mut bench = Bench::new();
     let labels = ["self-hosted".to_owned()];
-    let mut note = GithubNote {
-        github_id: 7,
+    let mut note = ForgeNote {
+        forge_id: 7,
         run_id: Some(70),
         attempt: 1,
         repository: "octo/cat",
@@ -137,13 +137,13 @@ fn what_github_says_of_a_job_moves_it_forward_only() {
         pool: Some("small"),
         microvm: None,
         runner: RunnerKnown::Not,
-        state: GithubState::Completed,
+        state: ForgeState::Completed,
         conclusion: Some("success"),
     };
-    let id = bench.ledger.note_github_job(&note).unwrap().id;
-    (note.state, note.conclusion, note.labels) = (GithubState::Queued, None, &[]);
+    let id = bench.ledger.note_forge_job(&note).unwrap().id;
+    (note.state, note.conclusion, note.labels) = (ForgeState::Queued, None, &[]);
     (note.name, note.microvm, note.run_id) = (None, Some("m-9"), None);
-    let again = bench.ledger.note_github_job(&note).unwrap();
+    let again = bench.ledger.note_forge_job(&note).unwrap();
     assert_eq!((again.id, again.state), (id, JobState::Finished));
     let job = bench.ledger.reader().job(id).unwrap().unwrap();
     assert_eq!(job.state, JobState::Finished);
@@ -151,7 +151,7 @@ fn what_github_says_of_a_job_moves_it_forward_only() {
     assert_eq!((job.labels, job.name.as_deref()), (labels.to_vec(), Some("build")));
     assert_eq!((job.microvm.as_deref(), job.run_id), (Some("m-9"), Some(70)));
     note.attempt = 2;
-    assert_ne!(bench.ledger.note_github_job(&note).unwrap().id, id);
+    assert_ne!(bench.ledger.note_forge_job(&note).unwrap().id, id);
 }
 
 #[test]
@@ -219,8 +219,8 @@ fn what_is_over_is_forgotten_beyond_the_count_and_the_age_and_the_audit_stays() 
     let entries = bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap().sequence;
     let keep = Retention { count: 2, delivery_count: 1, ..Retention::default() };
     let pruned = Pruned { jobs: 3, microvms: 3, registrations: 3, deliveries: 4 };
-    assert_eq!(bench.ledger.prune(&keep).unwrap(), pruned);
-    assert_eq!(bench.ledger.prune(&keep).unwrap(), Pruned::default());
+    assert_eq!(bench.prune(&keep).unwrap(), pruned);
+    assert_eq!(bench.prune(&keep).unwrap(), Pruned::default());
     assert_eq!(bench.ledger.reader().phases("m-0").unwrap(), []);
     assert_eq!(bench.ledger.reader().phases("m-4").unwrap().len(), 1);
     assert_eq!(
@@ -230,9 +230,35 @@ fn what_is_over_is_forgotten_beyond_the_count_and_the_age_and_the_audit_stays() 
     std::thread::sleep(Duration::from_millis(5));
     let nothing = Retention { age: Duration::ZERO, deliveries: Duration::ZERO, ..keep };
     let pruned = Pruned { jobs: 2, microvms: 2, registrations: 2, deliveries: 1 };
-    assert_eq!(bench.ledger.prune(&nothing).unwrap(), pruned);
+    assert_eq!(bench.prune(&nothing).unwrap(), pruned);
     let left = bench.ledger.reader().jobs(&Filter::default(), 10).unwrap();
     assert_eq!(left.iter().map(|job| &job.id).collect::<Vec<_>>(), [&waiting]);
+}
+
+#[test]
+fn what_is_forgotten_at_a_time_has_a_bound_and_what_waits_again_is_kept() {
+    let mut bench = Bench::new();
+    for number in 0..500 {
+        bench.ledger.deliver(&number.to_string(), None).unwrap();
+    }
+    let keep = Retention { delivery_count: 0, count: 0, ..Retention::default() };
+    let mut counts = Vec::new();
+    loop {
+        let old = bench.ledger.reader().old(&keep).unwrap();
+        counts.push(bench.ledger.forget(&old).unwrap().deliveries);
+        if !old.is_full() {
+            break;
+        }
+    }
+    assert_eq!(counts, [200, 200, 100]);
+
+    let id = bench.submit();
+    bench.ledger.claim(id, "m-0").unwrap();
+    bench.ledger.finish(id, &JobResult::Exited(0)).unwrap();
+    let old = bench.ledger.reader().old(&keep).unwrap();
+    let connection = rusqlite::Connection::open(bench.path()).unwrap();
+    connection.execute("UPDATE jobs SET ended_at = NULL, state = 'queued'", []).unwrap();
+    assert_eq!(bench.ledger.forget(&old).unwrap().jobs, 0);
 }
 
 #[test]

@@ -4,12 +4,12 @@ use proptest::prelude::*;
 
 use super::Bench;
 use crate::ledger::{
-    Delivered, GithubNote, GithubState, JobId, JobState, Ledger, Noted, RunnerKnown,
+    Delivered, ForgeNote, ForgeState, JobId, JobState, Ledger, Noted, RunnerKnown,
 };
 
-fn note(github_id: u64, state: GithubState) -> GithubNote<'static> {
-    GithubNote {
-        github_id,
+fn note(forge_id: u64, state: ForgeState) -> ForgeNote<'static> {
+    ForgeNote {
+        forge_id,
         run_id: None,
         attempt: 1,
         repository: "octo/cat",
@@ -23,15 +23,11 @@ fn note(github_id: u64, state: GithubState) -> GithubNote<'static> {
     }
 }
 
-fn has(
-    microvm: &'static str,
-    runner: RunnerKnown,
-    note: GithubNote<'static>,
-) -> GithubNote<'static> {
-    GithubNote { microvm: Some(microvm), runner, ..note }
+fn has(microvm: &'static str, runner: RunnerKnown, note: ForgeNote<'static>) -> ForgeNote<'static> {
+    ForgeNote { microvm: Some(microvm), runner, ..note }
 }
 
-fn deliver(bench: &mut Bench, guid: &str, effect: &GithubNote<'_>) -> Option<Noted> {
+fn deliver(bench: &mut Bench, guid: &str, effect: &ForgeNote<'_>) -> Option<Noted> {
     match bench.ledger.deliver(guid, Some(effect)).unwrap() {
         Delivered::Now(noted) => noted,
         Delivered::Before => None,
@@ -45,7 +41,7 @@ fn state(bench: &Bench, job: JobId) -> JobState {
 #[test]
 fn a_delivery_has_its_effect_once() {
     let mut bench = Bench::new();
-    let queued = note(7, GithubState::Queued);
+    let queued = note(7, ForgeState::Queued);
     let noted = deliver(&mut bench, "guid-1", &queued).unwrap();
     assert_eq!((noted.state, noted.released), (JobState::Queued, vec![]));
     let before = bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap();
@@ -64,9 +60,9 @@ fn a_delivery_whose_effect_is_refused_is_not_seen() {
             "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END",
         )
         .unwrap();
-    let queued = note(7, GithubState::Queued);
+    let queued = note(7, ForgeState::Queued);
     assert!(bench.ledger.deliver("guid-1", Some(&queued)).is_err());
-    assert_eq!(bench.ledger.reader().github_job(7).unwrap(), None);
+    assert_eq!(bench.ledger.reader().forge_job(7).unwrap(), None);
     connection.execute_batch("DROP TRIGGER full").unwrap();
     assert!(deliver(&mut bench, "guid-1", &queued).is_some());
 }
@@ -75,16 +71,16 @@ fn a_delivery_whose_effect_is_refused_is_not_seen() {
 fn what_waits_is_there_for_the_next_daemon() {
     let Bench { directory, mut ledger } = Bench::new();
     let path = directory.path().join("ledger");
-    ledger.deliver("guid-1", Some(&note(7, GithubState::Queued))).unwrap();
-    ledger.deliver("guid-2", Some(&note(8, GithubState::Completed))).unwrap();
+    ledger.deliver("guid-1", Some(&note(7, ForgeState::Queued))).unwrap();
+    ledger.deliver("guid-2", Some(&note(8, ForgeState::Completed))).unwrap();
     // Late: what is over stays over.
-    let late = ledger.deliver("guid-3", Some(&note(8, GithubState::Queued))).unwrap();
+    let late = ledger.deliver("guid-3", Some(&note(8, ForgeState::Queued))).unwrap();
     let Delivered::Now(Some(late)) = late else { panic!("{late:?}") };
     assert_eq!(late.state, JobState::Finished);
     drop(ledger);
     let ledger = Ledger::open(&path).unwrap();
     let open = ledger.reader().open_github().unwrap();
-    assert_eq!(open.iter().map(|job| job.github_id).collect::<Vec<_>>(), [Some(7)]);
+    assert_eq!(open.iter().map(|job| job.forge_id).collect::<Vec<_>>(), [Some(7)]);
 }
 
 #[test]
@@ -93,14 +89,14 @@ fn githubs_word_corrects_a_guess_even_after_the_end() {
         let mut bench = Bench::new();
         let mut queue = |number| bench_queue(&mut bench, number);
         let (first, second) = (queue(1), queue(2));
-        let guess = has("m-1", RunnerKnown::Guessed, note(1, GithubState::Running));
-        bench.ledger.note_github_job(&guess).unwrap();
+        let guess = has("m-1", RunnerKnown::Guessed, note(1, ForgeState::Running));
+        bench.ledger.note_forge_job(&guess).unwrap();
         if ended {
-            let guess = GithubNote { conclusion: Some("success"), ..guess };
-            let guess = GithubNote { state: GithubState::Completed, ..guess };
-            bench.ledger.note_github_job(&guess).unwrap();
+            let guess = ForgeNote { conclusion: Some("success"), ..guess };
+            let guess = ForgeNote { state: ForgeState::Completed, ..guess };
+            bench.ledger.note_forge_job(&guess).unwrap();
         }
-        let told = has("m-1", RunnerKnown::Told, note(2, GithubState::Completed));
+        let told = has("m-1", RunnerKnown::Told, note(2, ForgeState::Completed));
         let noted = deliver(&mut bench, "guid", &told).unwrap();
         assert_eq!(noted, Noted { id: second, state: JobState::Finished, released: vec![first] });
         let job = bench.ledger.reader().job(first).unwrap().unwrap();
@@ -111,7 +107,7 @@ fn githubs_word_corrects_a_guess_even_after_the_end() {
 }
 
 fn bench_queue(bench: &mut Bench, number: u64) -> JobId {
-    bench.ledger.note_github_job(&note(number, GithubState::Queued)).unwrap().id
+    bench.ledger.note_forge_job(&note(number, ForgeState::Queued)).unwrap().id
 }
 
 #[test]
@@ -119,15 +115,15 @@ fn a_guess_that_github_confirms_or_corrects_is_no_guess_any_more() {
     for microvm in [Some("m-1"), Some("m-2"), None] {
         let mut bench = Bench::new();
         let first = bench_queue(&mut bench, 1);
-        let guess = has("m-1", RunnerKnown::Guessed, note(1, GithubState::Running));
-        bench.ledger.note_github_job(&guess).unwrap();
+        let guess = has("m-1", RunnerKnown::Guessed, note(1, ForgeState::Running));
+        bench.ledger.note_forge_job(&guess).unwrap();
         // Ours, or one that is none of ours.
-        let told = GithubNote { microvm, runner: RunnerKnown::Told, ..guess };
-        bench.ledger.note_github_job(&told).unwrap();
+        let told = ForgeNote { microvm, runner: RunnerKnown::Told, ..guess };
+        bench.ledger.note_forge_job(&told).unwrap();
         let job = bench.ledger.reader().job(first).unwrap().unwrap();
         assert_eq!(job.microvm.as_deref(), microvm);
-        let other = has("m-1", RunnerKnown::Told, note(2, GithubState::Running));
-        assert_eq!(bench.ledger.note_github_job(&other).unwrap().released, []);
+        let other = has("m-1", RunnerKnown::Told, note(2, ForgeState::Running));
+        assert_eq!(bench.ledger.note_forge_job(&other).unwrap().released, []);
         assert_eq!(state(&bench, first), JobState::Running);
     }
 }
@@ -149,7 +145,7 @@ proptest! {
                 drop(ledger);
                 ledger = Ledger::open(&path).unwrap();
             }
-            let state = [GithubState::Queued, GithubState::Running, GithubState::Completed];
+            let state = [ForgeState::Queued, ForgeState::Running, ForgeState::Completed];
             let state = state[usize::from(step)];
             let known = furthest.entry(job).or_insert(step);
             *known = step.max(*known);
@@ -161,7 +157,7 @@ proptest! {
         let mut waiting: Vec<u64> = open
             .iter()
             .filter(|job| job.state == JobState::Queued)
-            .filter_map(|job| job.github_id)
+            .filter_map(|job| job.forge_id)
             .collect();
         waiting.sort_unstable();
         prop_assert_eq!(waiting, expected);

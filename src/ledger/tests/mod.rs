@@ -6,9 +6,11 @@ mod damaged;
 mod deliveries;
 mod killed;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{Command, JobId, Ledger};
+use super::audit::{Head, VerifyError};
+use super::closing::{self, Kept};
+use super::{Command, JobId, Ledger, LedgerError, Pruned, Retention};
 
 /// A ledger in a directory of its own.
 struct Bench {
@@ -29,6 +31,32 @@ impl Bench {
 
     fn submit(&mut self) -> JobId {
         self.ledger.submit_local("small", &command()).unwrap()
+    }
+
+    /// Forgets, as the daemon does in two steps.
+    fn prune(&mut self, keep: &Retention) -> Result<Pruned, LedgerError> {
+        let old = self.ledger.reader().old(keep)?;
+        self.ledger.forget(&old)
+    }
+
+    fn close_segment(&mut self, directory: &Path, left: u64) -> Result<Option<Head>, VerifyError> {
+        match self.ledger.reader().write_segment(directory, left)? {
+            Some(written) => Ok(self.ledger.close_segment(written)?),
+            None => Ok(None),
+        }
+    }
+
+    fn prune_segments(
+        &mut self,
+        directory: &Path,
+        kept: Kept,
+    ) -> Result<Option<Head>, VerifyError> {
+        let head = match self.ledger.reader().old_segments(directory, kept)? {
+            Some(old) => self.ledger.forget_segments(old)?,
+            None => None,
+        };
+        closing::remove_forgotten(self.ledger.reader(), directory)?;
+        Ok(head)
     }
 }
 
