@@ -103,16 +103,21 @@ pub fn bind(socket: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> 
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
         }
         // One of a version that knew no lock, or of another program.
-        Ok(_)
-            if std::os::unix::net::UnixStream::connect(
-                reachable.directory.join(&reachable.name),
-            )
-            .is_ok() =>
-        {
-            let text = "something answers at this socket: give each daemon its own host.socket";
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+        Ok(_) => {
+            match std::os::unix::net::UnixStream::connect(reachable.directory.join(&reachable.name))
+            {
+                Ok(_) => {
+                    let text =
+                        "something answers at this socket: give each daemon its own host.socket";
+                    return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+                }
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                // Nothing else means that nobody has it.
+                Err(error) => return Err(error),
+            }
         }
-        _ => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     // Bound elsewhere first and then moved here: nobody connects before the mode is right.
     let beside = reachable.directory.join(format!(".{}.{}", reachable.name, std::process::id()));

@@ -252,6 +252,11 @@ async fn a_socket_is_one_daemons_and_only_its_owner_removes_it() {
     drop(other);
     let (_fourth, file) = server::bind(&path, 0o600).unwrap();
     drop(file);
+    // One that can't be connected to is not nobody's for that.
+    let other = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    assert!(server::bind(&path, 0o600).is_err());
+    drop(other);
+    std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "a file").unwrap();
     assert!(server::bind(&path, 0o600).is_err());
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file");

@@ -144,7 +144,7 @@ impl Daemon {
     /// Where the output of a job is now.
     pub(super) fn current_log(&self, job: JobKey, microvm: Option<&str>) -> Option<PathBuf> {
         let living = microvm.map(|id| self.state.microvms().join(id).join(output::OUTPUT));
-        living.into_iter().chain([self.log(job)]).find(|path| path.exists())
+        living.into_iter().chain([self.log(job)]).find(|path| path.try_exists().unwrap_or(true))
     }
 }
 

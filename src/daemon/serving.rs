@@ -37,8 +37,9 @@ pub async fn serve(
     let mut signals = Signals::take()?;
     let (calls, mut asked) = mpsc::channel(call::CAPACITY);
     let (mut daemon, mut inbox) = open(settings, state).await?;
-    daemon.adopt()?;
+    // Before shepherds are attached to: these could take all descriptors. Who calls waits for the loop.
     let doors = daemon.open_doors(calls).await?;
+    daemon.adopt()?;
     tracing::info!(pools = daemon.pools.iter().count(), "serving");
     let (mut manager, mut pulses) = (Manager::new(), Manager::pulses());
     manager.serving(&daemon);
@@ -67,8 +68,8 @@ pub async fn serve(
                 Wish::Reload => match manager
                     .while_reading(&mut daemon, |daemon| daemon.reload(&mut reread))?
                 {
-                    Ok(report) => tracing::info!(applied = ?report.applied,
-                        needs_restart = ?report.needs_restart, "settings read again"),
+                    Ok(report) => tracing::info!(applied = report.applied.join(", "),
+                        needs_restart = report.needs_restart.join(", "), "settings read again"),
                     Err(problem) => tracing::error!("the settings stay as they are: {problem}"),
                 },
             },

@@ -22,6 +22,17 @@ pub fn raise() -> u64 {
     }
 }
 
+/// Descriptors that a process keeps for what is no microVM's: files, calls, those who ask.
+const KEPT: u64 = 16;
+
+/// An error, as of a lack of descriptors, where one more microVM would take some of those that are kept
+/// for the rest of this process.
+pub fn spare() -> io::Result<()> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let open = std::fs::read_dir("/proc/self/fd")?.count() as u64;
+    if open + KEPT > limit { Err(io::Error::from_raw_os_error(libc::EMFILE)) } else { Ok(()) }
+}
+
 /// Whether an error says that no more files can be open.
 pub fn ran_out(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
@@ -38,6 +49,17 @@ mod tests {
         assert!(raised >= ENOUGH.min(most), "{raised} of {most}");
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (raised, most));
         assert_eq!(raise(), raised);
+    }
+
+    #[test]
+    fn some_descriptors_are_kept() {
+        let (limit, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        spare().unwrap();
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+        setrlimit(Resource::RLIMIT_NOFILE, open + KEPT / 2, most).unwrap();
+        let error = spare().unwrap_err();
+        setrlimit(Resource::RLIMIT_NOFILE, limit, most).unwrap();
+        assert!(ran_out(&error), "{error}");
     }
 
     #[test]

@@ -30,6 +30,7 @@ use super::process::FRONT;
 use super::record::{self, Liveness};
 use super::wire::{self, Acknowledgement, Hello, Lines, Message, Report, VersionError, WireError};
 use crate::failure::{Code, Failure};
+use crate::host::descriptors;
 
 /// What goes wrong between a front end and its shepherd.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +76,7 @@ impl Failure for HandleError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Enclosure(error) => error.hint(),
-            Self::TooLong(_) => Some("copy large data in as a file with --copy-in".to_owned()),
+            Self::TooLong(_) => Some("pass large data in a file".to_owned()),
             Self::Version(_) => {
                 Some("restart the daemon: the program it was started from was replaced".to_owned())
             }
@@ -345,9 +346,8 @@ impl Handle {
         match waitid(Waited::PIDFd(std::os::fd::AsFd::as_fd(&ended)), WaitPidFlag::WEXITED) {
             Ok(WaitStatus::Exited(_, code)) => Ok(format!("exit status {code}")),
             Ok(WaitStatus::Signaled(_, signal, _)) => Ok(format!("signal {signal}")),
-            Ok(status) => Ok(format!("{status:?}")),
-            // Another process's child.
-            Err(nix::Error::ECHILD) => Ok("ended".to_owned()),
+            // Another process's child is not waited for.
+            Ok(_) | Err(nix::Error::ECHILD) => Ok("ended".to_owned()),
             Err(error) => Err(HandleError::Connection(error.into())),
         }
     }
@@ -441,7 +441,15 @@ async fn follow(directory: PathBuf, lines: Option<Lines<OwnedReadHalf>>, to: mps
         // It lives, and talks to another.
         return;
     }
-    for event in record::events(&directory).unwrap_or_default().into_iter().skip(heard) {
+    let events = loop {
+        match record::events(&directory) {
+            Ok(events) => break events,
+            // Whoever follows it looks at it again.
+            Err(error) if !descriptors::ran_out(&error) => return,
+            Err(_) => tokio::time::sleep(LOOK).await,
+        }
+    };
+    for event in events.into_iter().skip(heard) {
         if to.send(News::Event(Box::new(event))).await.is_err() {
             return;
         }

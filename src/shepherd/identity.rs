@@ -71,14 +71,25 @@ pub(super) fn holder(directory: &Path) -> io::Result<Option<OwnedFd>> {
         let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // One that may not be looked at is another user's, or is gone.
-        let Ok(process) = open(number) else { continue };
+        let Some(process) = unless_hidden(open(number))? else { continue };
         // All of it was about this process, and not about a later one with its number.
-        if is(number).unwrap_or(false) && !has_ended(&process)? {
+        if unless_hidden(is(number))? == Some(true) && !has_ended(&process)? {
             return Ok(Some(process));
         }
     }
     Ok(None)
+}
+
+/// What was asked of a process; none of one that may not be looked at, which is another user's, or that
+/// is gone. Any other error says nothing about the process: there may be no descriptors left to look.
+fn unless_hidden<T>(asked: io::Result<T>) -> io::Result<Option<T>> {
+    match asked {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if is_no_more(&error) || error.kind() == io::ErrorKind::PermissionDenied => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether the process of a number is the first of a process-id namespace below this one's.
@@ -100,9 +111,13 @@ fn innermost(status: &str) -> Option<&str> {
 /// Whether the process of a number has a directory open.
 fn has_open(number: u32, directory: &Path) -> io::Result<bool> {
     let wanted = place(directory)?;
-    // One that was closed in the meantime is none.
-    let entries = fs::read_dir(format!("/proc/{number}/fd"))?.filter_map(Result::ok);
-    Ok(entries.into_iter().any(|entry| place(&entry.path()).is_ok_and(|found| found == wanted)))
+    for entry in fs::read_dir(format!("/proc/{number}/fd"))? {
+        // One that was closed in the meantime is none.
+        if unless_hidden(place(&entry?.path()))? == Some(wanted) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether the process of a number has a root of its own, in which a directory has its name.
@@ -200,5 +215,20 @@ mod tests {
         child.wait().unwrap();
         assert!(find(number, Some(&identity)).unwrap().is_none());
         kill(&pidfd).unwrap();
+    }
+
+    #[test]
+    fn without_descriptors_to_look_nobody_is_taken_for_gone() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let directory = tempfile::tempdir().unwrap();
+        assert!(holder(directory.path()).unwrap().is_none());
+        let (limit, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let next = fs::File::open("/dev/null").unwrap().as_raw_fd();
+        // Enough to list processes, and not to look at one.
+        let few = u64::try_from(next).unwrap() + 1;
+        setrlimit(Resource::RLIMIT_NOFILE, few, most).unwrap();
+        let looked = holder(directory.path());
+        setrlimit(Resource::RLIMIT_NOFILE, limit, most).unwrap();
+        assert_eq!(looked.unwrap_err().raw_os_error(), Some(libc::EMFILE));
     }
 }

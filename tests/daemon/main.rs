@@ -14,6 +14,7 @@
 
 mod alone;
 mod browser;
+mod crowd;
 mod daemon;
 mod drained;
 mod explained;

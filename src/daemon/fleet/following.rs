@@ -96,6 +96,8 @@ struct Follower<'a> {
 
 impl Follower<'_> {
     async fn follow(mut self, mut shepherd: Box<dyn Shepherd>) {
+        // How one that is gone ended, while its record is read: it may have its end.
+        let mut gone: Option<String> = None;
         loop {
             match self.follow_once(&mut *shepherd).await {
                 Followed::ToItsEnd(number, event) => {
@@ -108,14 +110,19 @@ impl Follower<'_> {
                 Followed::NobodyListens => return,
                 Followed::UntilSilence => {}
             }
-            if self.shepherds.is_gone(&self.id) {
-                let how = tokio::time::timeout(LAST, shepherd.ended()).await;
-                let how = how.unwrap_or_else(|_| "its process was not heard of".to_owned());
+            if let Some(how) = gone {
                 return self.vanished(&how).await;
             }
-            // It lives, or may: the connection was lost only.
-            tokio::time::sleep(AGAIN).await;
-            match self.attach(shepherd.into_unacknowledged()).await {
+            let unacknowledged = if self.shepherds.is_gone(&self.id) {
+                let how = tokio::time::timeout(LAST, shepherd.ended()).await;
+                gone = Some(how.unwrap_or_else(|_| "its process was not heard of".to_owned()));
+                Unacknowledged::new()
+            } else {
+                // It lives, or may: the connection was lost only.
+                tokio::time::sleep(AGAIN).await;
+                shepherd.into_unacknowledged()
+            };
+            match self.attach(unacknowledged).await {
                 Some(again) => shepherd = again,
                 None => return,
             }

@@ -369,7 +369,7 @@ impl Fleet {
     /// Ends one that has no job. Where it has a runner, that is gone to be deleted first.
     pub(super) fn retire_idle(&mut self, key: MachineKey, why: Retirement, now: Millis) {
         let Some(microvm) = self.get(key) else { return };
-        tracing::debug!(was = ?microvm.stage, ?why, "retiring");
+        tracing::debug!(%why, "retiring");
         let is_runner = microvm.runner().is_some();
         self.retire(key, &format!("retired: {why}"), now);
         if !is_runner {

@@ -2,18 +2,23 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::shepherds::{Left, NotPlanned, Shepherd, Shepherds, Unacknowledged};
 use crate::daemon::decide::Load;
 use crate::egress::record as egress;
 use crate::failure::{Failure, chain};
 use crate::forge::Promise;
+use crate::host::descriptors;
 use crate::host::state::StateDirectory;
 use crate::shepherd::event::{Event, Phase};
 use crate::shepherd::plan::{Id, Order, Plan};
 use crate::shepherd::planner::{self, PlanError, Wanted};
 use crate::shepherd::record::{self, Found, Liveness};
 use crate::shepherd::{AttachError, Handle, output};
+
+/// After there were no descriptors to keep a log.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The shepherds below a state directory.
 #[derive(Debug)]
@@ -52,6 +57,7 @@ impl Shepherds for Processes {
 
     fn start(&self, plan: Plan) -> Promise<'_, Result<Box<dyn Shepherd>, String>> {
         Box::pin(async move {
+            descriptors::spare().map_err(|error| format!("{error}: {}", descriptors::HINT))?;
             match Handle::spawn_detached(&self.program, &plan).await {
                 Ok(handle) => Ok(Box::new(handle) as Box<dyn Shepherd>),
                 Err(error) => Err(chain(&error)),
@@ -61,6 +67,10 @@ impl Shepherds for Processes {
 
     fn attach<'a>(&'a self, id: &'a Id) -> Promise<'a, Result<Box<dyn Shepherd>, AttachError>> {
         Box::pin(async move {
+            // Of one that is gone only its record is read.
+            if !self.is_gone(id) {
+                descriptors::spare()?;
+            }
             let handle = Handle::attach(&self.directory(id)).await?;
             Ok(Box::new(handle) as Box<dyn Shepherd>)
         })
@@ -94,8 +104,20 @@ impl Shepherds for Processes {
     fn keep_output(&self, id: &Id, log: PathBuf) -> Promise<'static, u64> {
         let (directory, id) = (self.directory(id), id.clone());
         Box::pin(async move {
-            let keep = tokio::task::spawn_blocking(move || keep_output(&id, &directory, &log));
-            keep.await.unwrap_or_default()
+            // What there are no descriptors for now is kept later; how long that may take is the caller's
+            // to say.
+            loop {
+                let (own, from, to) = (id.clone(), directory.clone(), log.clone());
+                let keep = tokio::task::spawn_blocking(move || keep_output(&own, &from, &to));
+                match keep.await {
+                    Ok(Err(error)) => {
+                        tracing::warn!(microvm = %id, "its log is kept later: {error}");
+                    }
+                    Ok(Ok(bytes)) => return bytes,
+                    Err(_) => return 0,
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
         })
     }
 
@@ -137,29 +159,33 @@ impl Shepherd for Handle {
     }
 }
 
-/// Keeps what a job wrote and the record of what it reached, which outlive its microVM.
-fn keep_output(id: &Id, directory: &Path, log: &Path) -> u64 {
+/// Keeps what a job wrote and the record of what it reached, which outlive its microVM. Gives how many
+/// bytes; an error where there are no descriptors left.
+fn keep_output(id: &Id, directory: &Path, log: &Path) -> io::Result<u64> {
     let output = directory.join(output::OUTPUT);
     let kept = output::complete(directory).and_then(|()| std::fs::rename(&output, log));
-    let mut bytes = count(id, log, kept);
+    let mut bytes = count(id, log, kept)?;
     for (from, to) in [(egress::JSON, "egress.jsonl"), (egress::SQUID, "access.log")] {
         let to = log.with_extension(to);
         // Of a try before this one.
         let removed = std::fs::remove_file(&to).or_else(absent);
         // A black box has it, too.
         let kept = removed.and_then(|()| std::fs::hard_link(directory.join(from), &to));
-        bytes = bytes.saturating_add(count(id, &to, kept));
+        bytes = bytes.saturating_add(count(id, &to, kept)?);
     }
-    bytes
+    Ok(bytes)
 }
 
-fn count(id: &Id, path: &Path, kept: io::Result<()>) -> u64 {
+fn count(id: &Id, path: &Path, kept: io::Result<()>) -> io::Result<u64> {
     match kept.and_then(|()| path.metadata()) {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Ok(metadata) => Ok(metadata.len()),
+        Err(error) if descriptors::ran_out(&error) => Err(error),
         Err(error) => {
-            tracing::warn!(microvm = %id, "can't keep {}: {error}", path.display());
-            0
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(microvm = %id, "can't keep {}: {error}", path.display());
+            }
+            // What an earlier try kept is there.
+            Ok(path.metadata().map_or(0, |metadata| metadata.len()))
         }
     }
 }

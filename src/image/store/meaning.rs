@@ -128,6 +128,13 @@ impl Store {
             Err(error) => return Err(ImageError::read(link)(error)),
         };
         let digest = target.to_str().and_then(|target| Digest::try_from(target.to_owned()).ok());
-        Ok(digest.filter(|digest| self.directory(name, digest).is_dir()))
+        let Some(digest) = digest else { return Ok(None) };
+        let directory = self.directory(name, &digest);
+        match fs::metadata(&directory) {
+            Ok(found) => Ok(found.is_dir().then_some(digest)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            // One that can't be looked at may well be what is meant, and is not to be collected.
+            Err(error) => Err(ImageError::read(directory)(error)),
+        }
     }
 }

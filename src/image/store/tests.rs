@@ -374,3 +374,18 @@ fn a_collection_removes_old_downloads_of_which_no_image_is_made() {
     assert_eq!(fixture.store.collect(&Retention::default(), false).unwrap().downloads, 1);
     assert!(young.exists() && !old.exists());
 }
+
+#[test]
+fn a_build_that_can_not_be_looked_at_is_not_taken_for_absent() {
+    let fixture = Fixture::new();
+    let image = fixture.publish("base", "one", 1);
+    let other = fixture.candidate("base", "two", 1);
+    let directory = fixture.store.directory(&image.name, &image.digest);
+    fs::rename(&directory, fixture.directory.path().join("aside")).unwrap();
+    // Nobody can look through a link to itself, root neither.
+    std::os::unix::fs::symlink(&directory, &directory).unwrap();
+    assert!(matches!(fixture.find("base"), Err(ImageError::Read { .. })));
+    let nothing = Retention { recent: 0, pinned: Vec::new() };
+    assert!(fixture.store.collect(&nothing, false).is_err());
+    assert!(fixture.store.directory(&other.image.name, &other.image.digest).is_dir());
+}

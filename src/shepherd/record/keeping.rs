@@ -122,9 +122,14 @@ pub fn keep(directory: &Path, pool: &str) -> io::Result<()> {
 pub fn living(microvms: &Path) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for directory in directories(microvms)? {
-        // One that ends while it is looked at is not living.
-        if let (Ok(true), Some(entry)) = (is_living(&directory), read(&directory)) {
-            entries.push(entry);
+        let look = |directory: &Path| {
+            if is_living(directory)? { read(directory) } else { Ok(None) }
+        };
+        match look(&directory) {
+            Ok(entry) => entries.extend(entry),
+            // One that ends while it is looked at is not living.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     entries.sort_by(|one, other| one.summary.id.cmp(&other.summary.id));
@@ -146,10 +151,10 @@ pub fn prune(microvms: &Path) -> io::Result<()> {
     }
     let oldest = SystemTime::now().checked_sub(KEPT_FOR).unwrap_or(SystemTime::UNIX_EPOCH);
     let boxes: Vec<_> = dead.iter().map(|(pool, modified, ..)| (&pool[..], *modified)).collect();
-    for index in too_many(&boxes, oldest) {
-        fs::remove_dir_all(&dead[index].2)?;
-    }
-    Ok(())
+    // One that can't be removed keeps no other.
+    let removed =
+        too_many(&boxes, oldest).into_iter().map(|index| fs::remove_dir_all(&dead[index].2));
+    removed.fold(Ok(()), Result::and)
 }
 
 /// Which black boxes go, given their pools and times: those that are too old; and while there are too
@@ -180,20 +185,27 @@ fn too_many(boxes: &[(&[u8], SystemTime)], oldest: SystemTime) -> Vec<usize> {
 }
 
 fn directories(microvms: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(microvms)?;
-    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
-    paths.filter(|path| path.as_ref().map_or(true, |path| path.is_dir())).collect()
+    let mut directories = Vec::new();
+    for entry in fs::read_dir(microvms)? {
+        let entry = entry?;
+        // One that can't be looked at is no other kind of file for that.
+        if entry.file_type()?.is_dir() {
+            directories.push(entry.path());
+        }
+    }
+    Ok(directories)
 }
 
-fn read(directory: &Path) -> Option<Entry> {
-    let summary = summary(directory).ok()??;
-    let phases =
-        events(directory).ok()?.into_iter().rev().filter_map(|event| match event.happened {
+/// None of one whose record is not written yet.
+fn read(directory: &Path) -> io::Result<Option<Entry>> {
+    let Some(summary) = summary(directory)? else { return Ok(None) };
+    let mut phases =
+        events(directory)?.into_iter().rev().filter_map(|event| match event.happened {
             Happened::Phase(phase) => Some(phase),
             _ => None,
         });
-    let phase = phases.into_iter().next().unwrap_or(Phase::Planned);
-    Some(Entry { summary, phase })
+    let phase = phases.next().unwrap_or(Phase::Planned);
+    Ok(Some(Entry { summary, phase }))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::super::super::identity::Identity;
-use super::super::liveness::flock;
+use super::super::liveness::{flock, lock_new};
 use super::*;
 use crate::host::size::Size;
 
@@ -112,4 +112,30 @@ fn a_directory_goes_while_others_look_at_it() {
     collect(&path).unwrap();
     assert!(!path.exists());
     looks.join().unwrap();
+}
+
+#[test]
+fn what_can_not_be_looked_at_is_an_error_and_not_absent() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("m-0123456789");
+    fs::create_dir(&path).unwrap();
+    // A record that can't be read, also by root.
+    fs::create_dir(path.join("microvm.json")).unwrap();
+    let lock = lock(&path).unwrap().unwrap();
+    assert!(living(directory.path()).is_err());
+    assert!(owned(directory.path()).is_ok(), "it lives by its lock");
+    drop(lock);
+    assert_eq!(living(directory.path()).unwrap(), []);
+    assert!(owned(directory.path()).is_err(), "whether its process has ended is not known");
+}
+
+#[test]
+fn a_new_directory_that_someone_keeps_looking_at_is_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let looking = File::open(directory.path()).unwrap();
+    assert!(flock(&looking, libc::LOCK_SH | libc::LOCK_NB).unwrap());
+    let error = lock_new(directory.path()).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+    drop(looking);
+    lock_new(directory.path()).unwrap();
 }

@@ -29,11 +29,17 @@ pub(super) fn lock(directory: &Path) -> io::Result<Option<File>> {
     Ok(None)
 }
 
-/// Locks a directory that was just made: whoever has it looks at it only, and is soon done.
+/// Locks a directory that was just made: whoever has it looks at it only, and is soon done. An error
+/// where that takes long: who looks may have been stopped.
 pub(in crate::shepherd) fn lock_new(directory: &Path) -> io::Result<File> {
     let file = File::open(directory)?;
-    flock(&file, libc::LOCK_EX)?;
-    Ok(file)
+    for _ in 0..LOOKS {
+        if flock(&file, libc::LOCK_EX | libc::LOCK_NB)? {
+            return Ok(file);
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
+    Err(io::ErrorKind::ResourceBusy.into())
 }
 
 /// Whether the microVM of a directory lives. Looks do not stand in each other's way.
