@@ -14,6 +14,8 @@ use super::types::{App, Credentials, GitHub, Repository, Scope, Secret, Webhook}
 
 /// How often the runners are listed where nothing is said: 12 calls of 5,000 an hour.
 const RECONCILE: Duration = Duration::from_secs(5 * 60);
+/// Each is asked in turn: more of them take more of GitHub's rate limit than there is.
+const MAX_REPOSITORIES: usize = 500;
 /// What either interval may be.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
@@ -218,6 +220,10 @@ fn repositories(
     scope: &Scope,
     sources: &Sources,
 ) -> Result<Vec<Repository>, ConfigError> {
+    if written.len() > MAX_REPOSITORIES {
+        let problem = Problem::TooMany(MAX_REPOSITORIES);
+        return Err(sources.error("github.repositories", written.len(), problem));
+    }
     let mut repositories = Vec::new();
     for (index, text) in written.iter().enumerate() {
         let error = |problem| sources.error(format!("github.repositories[{index}]"), text, problem);

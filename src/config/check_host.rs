@@ -19,6 +19,8 @@ use crate::machine::accelerator::{Accelerator, Wish};
 const RESERVE: Size = Size::mebibytes(512);
 /// The most processors that can be promised: far more than any host has.
 const MAX_PROCESSORS: u32 = 65_536;
+/// More keys than one host has reason to trust.
+const MAX_IMAGE_KEYS: usize = 64;
 /// As much as systemd gives a service to stop by default.
 const DRAIN: Duration = Duration::from_secs(90);
 const MAX_DRAIN: Duration = Duration::from_secs(7 * 86_400);
@@ -94,6 +96,10 @@ fn mode(draft: &HostDraft, sources: &Sources) -> Result<u32, ConfigError> {
 }
 
 fn image_keys(draft: &HostDraft, sources: &Sources) -> Result<Trust, ConfigError> {
+    if draft.image_keys.len() > MAX_IMAGE_KEYS {
+        let problem = Problem::TooMany(MAX_IMAGE_KEYS);
+        return Err(sources.error("host.image_keys", draft.image_keys.len(), problem));
+    }
     let key = |(index, text): (usize, &String)| {
         let place = format!("host.image_keys[{index}]");
         text.parse().map_err(|_| sources.error(place, text, Problem::NoImageKey))

@@ -63,6 +63,12 @@ pub struct Job {
     pub completed_at: Option<SystemTime>,
 }
 
+/// The most labels of a job that are read: one more than a runner can have, so that no runner has all
+/// labels of a job of which some were left out.
+const MAX_LABELS: usize = 101;
+/// The most characters of a text that are read: a label is no longer than 256, names are shorter.
+const MAX_TEXT: usize = 1024;
+
 impl From<&str> for Status {
     fn from(text: &str) -> Self {
         match text {
@@ -116,21 +122,43 @@ impl RawJob {
             id: self.id,
             run_id: self.run_id,
             attempt: self.run_attempt.unwrap_or(1).max(1),
-            repository: repository.to_owned(),
-            name: self.name.unwrap_or_default(),
-            workflow: self.workflow_name,
-            branch: self.head_branch,
-            labels: self.labels.unwrap_or_default(),
+            repository: short(repository.to_owned()),
+            name: self.name.map(short).unwrap_or_default(),
+            workflow: self.workflow_name.map(short),
+            branch: self.head_branch.map(short),
+            labels: few(self.labels.unwrap_or_default()),
             status: self.status.as_deref().unwrap_or("").into(),
-            conclusion: self.conclusion,
+            conclusion: self.conclusion.map(short),
             runner_id: self.runner_id.filter(|id| *id != 0),
-            runner_name: self.runner_name.filter(|name| !name.is_empty()),
-            runner_group: self.runner_group_name.filter(|name| !name.is_empty()),
+            runner_name: self.runner_name.filter(|name| !name.is_empty()).map(short),
+            runner_group: self.runner_group_name.filter(|name| !name.is_empty()).map(short),
             created_at: self.created_at.as_deref().and_then(time),
             started_at: self.started_at.as_deref().and_then(time),
             completed_at: self.completed_at.as_deref().and_then(time),
         }
     }
+}
+
+/// A text that others wrote, no longer than is read.
+fn short(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+        text.truncate(end);
+    }
+    text
+}
+
+/// Labels that others wrote, each once, no more than are read.
+pub(super) fn few(labels: Vec<String>) -> Vec<String> {
+    let mut few: Vec<String> = Vec::new();
+    for label in labels.into_iter().map(short) {
+        if few.len() == MAX_LABELS {
+            break;
+        }
+        if !few.contains(&label) {
+            few.push(label);
+        }
+    }
+    few
 }
 
 /// A value, or `None` for null and for what is of another kind.
@@ -161,6 +189,25 @@ mod tests {
         let job = job(serde_json::json!({"id": 1, "run_id": 2}));
         assert_eq!((job.id, job.run_id, job.attempt), (1, 2, 1));
         assert_eq!((job.labels.len(), job.status), (0, Status::Other(String::new())));
+    }
+
+    #[test]
+    fn what_is_read_of_a_job_has_a_bound_and_no_runner_has_what_was_cut() {
+        let many: Vec<_> = (0..100_000).map(|number| format!("l{}", number % 50_000)).collect();
+        let long = "ü".repeat(1 << 20);
+        let big = job(serde_json::json!({
+            "id": 1, "run_id": 2, "labels": many, "name": long, "workflow_name": long,
+            "head_branch": long, "conclusion": long, "runner_name": long,
+        }));
+        // A runner has 100 at most.
+        assert_eq!((big.labels.len(), &*big.labels[100]), (101, "l100"));
+        assert_eq!(big.name.chars().count(), 1024);
+        assert_eq!(big.runner_name.map(|name| name.chars().count()), Some(1024));
+        let same = vec!["x"; 100_000];
+        let same = job(serde_json::json!({"id": 1, "run_id": 2, "labels": same}));
+        assert_eq!(same.labels, ["x"], "each once");
+        let label = job(serde_json::json!({"id": 1, "run_id": 2, "labels": [long]}));
+        assert!(label.labels[0].chars().count() > 256, "no label of a runner is as long");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::*;
 use crate::failure::{Code, Failure, chain};
 use crate::host::size::Size;
 
+mod bounds;
 mod credentials;
 mod generated;
 mod needs;
