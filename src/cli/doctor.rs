@@ -1,5 +1,6 @@
 //! `mayfly doctor`: what this host offers, and what to do about what it lacks.
 
+use std::io;
 use std::process::ExitCode;
 
 use super::output::{self, Output, OutputError};
@@ -12,15 +13,17 @@ use crate::host::programs::{Program, QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK};
 use crate::host::size::Size;
 use crate::host::state::StateDirectory;
 use crate::image::{Store, Trust};
+use crate::ledger::{LedgerError, Reader};
 use crate::machine::accelerator::Facts;
-use crate::shepherd::enclosure;
+use crate::shepherd::plan::Id;
+use crate::shepherd::{enclosure, record};
 
 /// Memory below which a job has little to run in.
 const LITTLE_MEMORY: Size = Size::gibibytes(2);
 /// Disk below which images and overlays have little room.
 const LITTLE_DISK: Size = Size::gibibytes(5);
 
-/// Check accelerator, devices, namespaces, programs, memory, disk and images.
+/// Check accelerator, devices, namespaces, programs, memory, disk, images and microVMs.
 #[derive(Debug, clap::Args)]
 pub(super) struct DoctorArguments {
     /// Print a JSON array
@@ -41,6 +44,7 @@ pub(super) fn run(
         Ok(state) => {
             checks.push(disk(&state));
             checks.push(images(&state, &arguments.trust.trust()));
+            checks.push(microvms(&state));
         }
         Err(problem) => checks.push(problem.as_check("state directory")),
     }
@@ -143,5 +147,75 @@ fn images(state: &StateDirectory, trust: &Trust) -> Check {
             }
         }
         Err(error) => Check::bad(subject, failure::chain(&error), "run mayfly image list"),
+    }
+}
+
+/// Whether the ledger knows the daemon's microVMs that are there.
+fn microvms(state: &StateDirectory) -> Check {
+    let subject = "microVMs";
+    let found = match record::owned(&state.microvms()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Check::bad(subject, error, "run it as the user of the daemon"),
+        Ok(found) => found,
+    };
+    if found.is_empty() {
+        return Check::good(subject, "there is none of a daemon's");
+    }
+    let is_known = |reader: &Reader, id: &Id| {
+        Ok::<_, LedgerError>(reader.microvm(id.as_str())?.is_some_and(|row| row.ended_at.is_none()))
+    };
+    let mut unknown = Vec::new();
+    let looked = Reader::open(&state.ledger()).and_then(|reader| {
+        for one in &found {
+            if !is_known(&reader, &one.id)? {
+                unknown.push(one.id.as_str());
+            }
+        }
+        Ok(())
+    });
+    match looked {
+        Err(error) => {
+            let remedy = error.hint().unwrap_or_default();
+            Check::bad(subject, failure::chain(&error), &remedy)
+        }
+        Ok(()) if unknown.is_empty() => {
+            Check::good(subject, format!("{} of the daemon's, all in the ledger", found.len()))
+        }
+        Ok(()) => Check::warning(
+            subject,
+            format!("the ledger does not have, or has as ended: {}", unknown.join(", ")),
+            "start `mayfly serve`, again if it runs: it ends and removes them",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger;
+
+    #[test]
+    fn microvms_that_the_ledger_does_not_know_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path()).unwrap();
+        let check = || {
+            let check = microvms(&state);
+            (check.outcome, check.found)
+        };
+        assert_eq!(check().0, Outcome::Good);
+        for id in ["m-0000000001", "m-0000000002"] {
+            let own = state.microvms().join(id);
+            std::fs::create_dir_all(&own).unwrap();
+            std::fs::write(own.join("front-0123"), "").unwrap();
+        }
+        assert_eq!(check().0, Outcome::Bad, "there is no ledger");
+        let mut ledger = Ledger::open(&state.ledger()).unwrap();
+        ledger.planned("m-0000000001", "small", "base").unwrap();
+        let named = "the ledger does not have, or has as ended: m-0000000002";
+        assert_eq!(check(), (Outcome::Warning, named.to_owned()));
+        ledger.planned("m-0000000002", "small", "base").unwrap();
+        assert_eq!(check().0, Outcome::Good);
+        ledger.ended("m-0000000002", "ended", None, None).unwrap();
+        assert_eq!(check(), (Outcome::Warning, named.to_owned()));
     }
 }
