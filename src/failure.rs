@@ -77,6 +77,8 @@ pub fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
 
 #[cfg(test)]
 mod reference;
+#[cfg(test)]
+mod words;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! What a guest may say, when, and how much: a state machine without I/O.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use mayfly_protocol::flow::{FlowError, MAX_CHUNK, ReceiveWindow};
 use mayfly_protocol::frame::FrameError;
@@ -31,6 +32,37 @@ pub enum Stage {
     Over,
 }
 
+impl fmt::Display for Stage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Connected => "before its hello",
+            Self::Greeted => "before it was told to prepare",
+            Self::Preparing => "while it prepared",
+            Self::Prepared => "before it had a job",
+            Self::Starting => "while its job started",
+            Self::Running => "while its job ran",
+            Self::Over => "after its job",
+        })
+    }
+}
+
+/// What people call a stream from the guest.
+fn output_name(stream: OutputStream) -> String {
+    match stream {
+        OutputStream::Stdout => "stdout".to_owned(),
+        OutputStream::Stderr => "stderr".to_owned(),
+        OutputStream::CopyOut(index) => format!("copied tree {index}"),
+    }
+}
+
+/// What people call a stream to the guest.
+pub fn input_name(stream: InputStream) -> String {
+    match stream {
+        InputStream::Stdin => "stdin".to_owned(),
+        InputStream::CopyIn(index) => format!("tree {index} to copy"),
+    }
+}
+
 /// The guest broke the rules. What it is worth is one line in the record: the microVM ends.
 #[derive(Debug, thiserror::Error)]
 pub enum Violation {
@@ -46,7 +78,7 @@ pub enum Violation {
         ours: u16,
     },
     /// A message that has no place now.
-    #[error("the guest sent {message} while {stage:?}")]
+    #[error("the guest sent {message} {stage}")]
     OutOfOrder {
         /// Name of the message.
         message: &'static str,
@@ -168,16 +200,14 @@ impl Conversation {
             (Starting | Running, GuestMessage::OutputEnd { stream, error }) => {
                 match self.outputs.remove(&stream) {
                     Some(_) => Ok(Heard::OutputEnd(stream, error.as_deref().map(clean))),
-                    None => {
-                        Err(Violation::NotOpen { message: name, stream: format!("{stream:?}") })
-                    }
+                    None => Err(Violation::NotOpen { message: name, stream: output_name(stream) }),
                 }
             }
             (Starting | Running, GuestMessage::Credit { stream, bytes }) => {
                 if self.inputs.contains(&stream) {
                     Ok(Heard::Credit(stream, bytes))
                 } else {
-                    Err(Violation::NotOpen { message: name, stream: format!("{stream:?}") })
+                    Err(Violation::NotOpen { message: name, stream: input_name(stream) })
                 }
             }
             (Starting, GuestMessage::Exited(JobStatus::NotStarted(why))) => {
@@ -219,7 +249,7 @@ impl Conversation {
     }
 
     fn output(&mut self, stream: OutputStream, bytes: Vec<u8>) -> Result<Heard, Violation> {
-        let name = || format!("{stream:?}");
+        let name = || output_name(stream);
         let Some(window) = self.outputs.get_mut(&stream) else {
             return Err(Violation::NotOpen { message: "Output", stream: name() });
         };
@@ -235,7 +265,7 @@ impl Conversation {
             (_, JobStatus::NotStarted(_)) => {
                 Err(Violation::OutOfOrder { message: "NotStarted", stage: self.stage })
             }
-            (Some(stream), _) => Err(Violation::Unended(format!("{stream:?}"))),
+            (Some(stream), _) => Err(Violation::Unended(output_name(*stream))),
             (None, status) => {
                 self.stage = Stage::Over;
                 Ok(Heard::Exited(status.clone()))

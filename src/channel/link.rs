@@ -146,7 +146,7 @@ mod tests {
             (&[0, 0, 0, 2, 0xee, 0xee], "malformed message"),
             (&[0, 0, 0, 2, 1, 1], "left over"),
             (&[0, 0, 0, 9, 1], "closed the channel"),
-            (&[0, 0, 0, 1, 1], "Prepared while Connected"),
+            (&[0, 0, 0, 1, 1], "Prepared before its hello"),
             (&[], "closed the channel"),
         ] {
             let error = first_error(bytes).await;

@@ -52,9 +52,22 @@ pub(super) fn failed(report: &FailureReport, console: &[String]) -> ExitCode {
         message.push_str("\n  | ");
         message.push_str(line);
     }
-    show(&message, report.hint.as_deref());
+    show(&message, option(&report.cause).or(report.hint.as_deref()));
     evidence(&report.black_box);
     ExitCode::from(report.code)
+}
+
+/// The option of `mayfly run` and `mayfly once` that helps against a cause. Hints of other folders
+/// name none, as the daemon's users read them, too.
+fn option(cause: &str) -> Option<&'static str> {
+    match cause {
+        "job_deadline" => Some("give it longer with --timeout"),
+        "host_disk_full" => {
+            Some("make room on the file system of the state directory, or use a smaller --disk")
+        }
+        "job_too_long" => Some("copy large data in as a file with --copy-in"),
+        _ => None,
+    }
 }
 
 /// Says where the evidence of an abnormal end is, if there is any.

@@ -31,7 +31,7 @@ fn told(code: Code) -> (&'static str, &'static str) {
              trusts has signed",
         ),
         Code::BadConfiguration => ("bad configuration", "a recipe or the settings are wrong"),
-        Code::TimedOut => ("timed out", "the command did not end within `--timeout`"),
+        Code::TimedOut => ("timed out", "the command did not end within its deadline"),
         Code::MachineFailed => {
             ("machine failed", "the microVM failed before the command could end")
         }

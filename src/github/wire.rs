@@ -217,8 +217,8 @@ pub(super) fn read<T: DeserializeOwned>(answer: &Answer, call: &str) -> Result<T
         call: call.to_owned(),
         // serde's words can quote a value; place and kind are enough.
         source: format!(
-            "the answer's JSON is not as expected ({:?}, line {}, column {})",
-            source.classify(),
+            "the answer's JSON is not as expected ({}, line {}, column {})",
+            if source.is_data() { "its data" } else { "its form" },
             source.line(),
             source.column()
         )

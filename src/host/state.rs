@@ -51,10 +51,11 @@ impl Failure for StateError {
     }
 
     fn hint(&self) -> Option<String> {
-        if matches!(self, Self::NotThere(..)) {
-            return Some(format!("name the daemon's directory with --state-dir or {VARIABLE}"));
-        }
-        Some(format!("name a directory that you may write to with --state-dir or {VARIABLE}"))
+        let which = match self {
+            Self::NotThere(..) => "the daemon's directory",
+            _ => "a directory that you may write to",
+        };
+        Some(format!("name {which}: {VARIABLE}, or host.state_directory in the settings"))
     }
 }
 

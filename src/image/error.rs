@@ -414,8 +414,8 @@ impl Failure for ImageError {
                     .to_owned()
             }
             Self::Untrusted { .. } => {
-                "Trusted keys are in host.image_keys of the settings file, or \
-                 --image-key and MAYFLY_IMAGE_KEYS."
+                "Trusted keys are in host.image_keys of the settings, in MAYFLY_IMAGE_KEYS, or were \
+                 named on the command line."
                     .to_owned()
             }
             Self::Ambiguous { .. } => "Give more digits.".to_owned(),

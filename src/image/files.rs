@@ -4,6 +4,7 @@
 //! are not compared.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use ext4_view::{Ext4, Ext4Error, File, Metadata, PathBuf};
@@ -44,6 +45,20 @@ pub enum Difference {
     Owner,
     /// When it was last changed.
     Time,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Added => "added",
+            Self::Removed => "removed",
+            Self::Kind => "kind",
+            Self::Content => "content",
+            Self::Mode => "mode",
+            Self::Owner => "owner",
+            Self::Time => "time",
+        })
+    }
 }
 
 /// The files that differ in the second of two ext4 images, 10,000 at most.

@@ -198,10 +198,9 @@ impl Failure for Unusable {
             Self::NoPermission => "add your user to the group that owns /dev/kvm: \
                 sudo usermod -aG kvm $USER, then log in again"
                 .to_owned(),
-            _ => {
-                "use --accel tcg to try Mayfly in software emulation, slowly and without isolation"
-                    .to_owned()
-            }
+            _ => "choose tcg as the accelerator to try Mayfly in software emulation, slowly and \
+                 without isolation"
+                .to_owned(),
         })
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 
 use futures_util::StreamExt;
 use qapi::futures::{QapiEvents, QapiService, QmpStreamTokio};
-use qapi::qmp;
+use qapi::{Enum as _, qmp};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -79,7 +79,7 @@ pub(super) async fn launch(socket: UnixStream) -> Result<(Control, Events), QmpE
     let status = stream.execute(qmp::query_status {}).await;
     let status = status.map_err(refused("query-status"))?;
     if status.status != qmp::RunState::prelaunch {
-        return Err(QmpError::Unexpected(format!("its state is {:?}", status.status)));
+        return Err(QmpError::Unexpected(format!("its state is {}", status.status.name())));
     }
     let disks = stream.execute(qmp::query_block {}).await.map_err(refused("query-block"))?;
     let nodes: Vec<_> = disks.iter().filter_map(|disk| disk.inserted.as_ref()).collect();

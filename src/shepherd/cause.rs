@@ -134,19 +134,17 @@ impl Failure for Cause {
             Self::Network(error) => return error.hint(),
             Self::Egress(error) => return error.hint(),
             Self::Machine(error) => return error.hint(),
-            Self::Deadline(Phase::Running, _) => "give it longer with --timeout",
+            Self::Deadline(Phase::Running, _) => "give it a longer deadline",
             Self::Deadline(Phase::Prepared | Phase::Booting, _) => {
                 "the console's last lines are in the black box"
             }
             Self::Died(Death::HostDiskFull) => {
-                "make room on the file system of the state directory, or use a smaller --disk"
+                "make room on the file system of the state directory, or use a smaller disk"
             }
             Self::Channel(ChannelError::Violation(Violation::Version { .. })) => {
                 "build the image again with this version: mayfly image build"
             }
-            Self::Channel(ChannelError::TooLong(_)) => {
-                "copy large data in as a file with --copy-in"
-            }
+            Self::Channel(ChannelError::TooLong(_)) => "pass large data in a file",
             _ => return None,
         };
         Some(text.to_owned())

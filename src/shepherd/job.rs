@@ -19,7 +19,7 @@ use super::event::{Happened, Phase};
 use super::output::{self, Bounded, OutputLog};
 use super::plan::{Farewell, Order, Plan};
 use super::runner::{self, Marks};
-use crate::channel::conversation::{inputs, outputs};
+use crate::channel::conversation::{input_name, inputs, outputs};
 use crate::channel::pump::{InputPump, OutputPump, Passed};
 use crate::channel::{ChannelError, Heard, Link, Violation};
 use crate::host::clock::Deadline;
@@ -295,7 +295,7 @@ impl Streams {
             Heard::Credit(stream, bytes) => {
                 let credited = self.inputs.get(&stream).map(|pump| pump.credit(bytes));
                 credited.transpose().map_err(|error| {
-                    ChannelError::from(Violation::Flow { stream: format!("{stream:?}"), error })
+                    ChannelError::from(Violation::Flow { stream: input_name(stream), error })
                 })?;
             }
             Heard::Heartbeat(statistics) => {

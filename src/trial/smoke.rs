@@ -66,7 +66,12 @@ fn judge(tried: &Tried) -> Smoke {
     }
     let errors = String::from_utf8_lossy(&tried.errors);
     let said = errors.lines().next_back().unwrap_or_default();
-    Smoke { passed: false, detail: format!("{last}: {:?} {said}", tried.status) }
+    let status = match &tried.status {
+        JobStatus::Code(code) => format!("exit status {code}"),
+        JobStatus::Signal(number) => format!("signal {number}"),
+        JobStatus::NotStarted(_) => "not started".to_owned(),
+    };
+    Smoke { passed: false, detail: format!("{last}: {status} {said}") }
 }
 
 #[cfg(test)]
@@ -83,6 +88,6 @@ mod tests {
         assert_eq!(good, Smoke { passed: true, detail: "2 steps".to_owned() });
         assert!(!judge(&tried(JobStatus::Code(0), "files\n", "")).passed);
         let bad = judge(&tried(JobStatus::Code(1), "files\ngit\n", "x\nfatal: no\n"));
-        assert_eq!(bad.detail, "git: Code(1) fatal: no");
+        assert_eq!(bad.detail, "git: exit status 1 fatal: no");
     }
 }

@@ -55,7 +55,7 @@ fn bytes_after_a_message_are_refused() {
 
 #[test]
 fn a_message_before_hello_is_refused() {
-    assert_found_out("no-hello", &[], "hostile_guest", "sent Prepared while Connected");
+    assert_found_out("no-hello", &[], "hostile_guest", "sent Prepared before its hello");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn output_beyond_the_window_is_refused() {
     let (_unread, output) = std::io::pipe().unwrap();
     let mut command = host.command(ATTACK.iter().chain(&["--", "job"]));
     let ending = Running::start_between(&mut command, Stdio::null(), output).finish(PATIENCE);
-    ending.assert_says("broke the flow control of Stdout").assert_failed(
+    ending.assert_says("broke the flow control of stdout").assert_failed(
         &host,
         "hostile_guest",
         125,
@@ -105,13 +105,13 @@ fn credit_for_an_input_that_is_not_there_is_refused() {
 
 #[test]
 fn output_of_an_unknown_stream_is_refused() {
-    let says = "sent Output for CopyOut(9), which is not open";
+    let says = "sent Output for copied tree 9, which is not open";
     assert_found_out("unknown-stream", &[], "hostile_guest", says);
 }
 
 #[test]
 fn an_end_before_the_ends_of_the_streams_is_refused() {
-    assert_found_out("early-exit", &[], "hostile_guest", "before the end of Stdout");
+    assert_found_out("early-exit", &[], "hostile_guest", "before the end of stdout");
 }
 
 #[test]

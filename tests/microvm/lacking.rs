@@ -242,7 +242,10 @@ fn a_state_directory_that_cant_be_written_is_named() {
         Running::start(command.env("MAYFLY_STATE_DIR", state)).finish(PATIENCE)
     };
     let ending = run(&closed.join("state"));
-    ending.assert_code(73).assert_says("can't make the state directory").assert_says("--state-dir");
+    ending
+        .assert_code(73)
+        .assert_says("can't make the state directory")
+        .assert_says("MAYFLY_STATE_DIR");
     // All there, but another user's.
     for directory in ["images", "microvms", "verified", "private"] {
         fs::create_dir(closed.join(directory)).unwrap();

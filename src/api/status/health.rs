@@ -44,7 +44,8 @@ pub(super) async fn readyz(State(pages): State<Pages>) -> Response {
 async fn ask(pages: &Pages) -> Result<Readiness, Problem> {
     let asked = pages.calls.ask(|answer| Call::Ready { answer });
     tokio::time::timeout(DEADLINE, asked).await.unwrap_or_else(|_| {
-        let message = format!("the daemon's loop has not answered within {DEADLINE:?}");
+        let limit = humantime::format_duration(DEADLINE);
+        let message = format!("the daemon's loop has not answered within {limit}");
         Err(Problem::new(ProblemKind::Unavailable, message))
     })
 }

@@ -94,8 +94,7 @@ fn show(rebuilt: &Rebuilt, output: &mut dyn Write) -> Result<(), ImageError> {
     }
     say(output, "files")?;
     for change in rebuilt.files.iter().take(SHOWN) {
-        let difference = format!("{:?}", change.difference).to_lowercase();
-        say(output, &format!("  {difference:<8} {}", plain(&change.path)))?;
+        say(output, &format!("  {:<8} {}", change.difference, plain(&change.path)))?;
     }
     match rebuilt.files.len().saturating_sub(SHOWN) {
         0 => Ok(()),

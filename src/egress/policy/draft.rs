@@ -217,7 +217,11 @@ fn check_deny(place: &Place<'_>, index: usize, rule: &RuleDraft) -> Result<Rule,
         return not_in_deny("allow_private", rule.allow_private.to_string());
     }
     if let Some(tls) = rule.tls {
-        return not_in_deny("tls", format!("{tls:?}"));
+        let written = match tls {
+            Tls::SniMustMatch => "sni-must-match",
+            Tls::Any => "any",
+        };
+        return not_in_deny("tls", written.to_owned());
     }
     if let Some(bytes) = rule.max_bytes {
         return not_in_deny("max_bytes", bytes.to_string());

@@ -27,7 +27,7 @@ fn an_error_names_file_key_and_value() {
         ),
         (
             r#"deny = [{ host = "a.example", tls = "any" }]"#,
-            "/etc/mayfly.toml: egress.policy.ci.deny[0].tls = \"Any\" can't be used: \
+            "/etc/mayfly.toml: egress.policy.ci.deny[0].tls = \"any\" can't be used: \
              a `deny` rule has no such key",
         ),
         (

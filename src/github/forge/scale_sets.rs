@@ -263,7 +263,7 @@ impl Task {
     async fn tell(&self, item: Item) {
         let Item { kind, name: job, run_id: run, runner_name: runner, .. } = item;
         let pool = self.pool.name.clone();
-        tracing::info!(%pool, job, run, runner, ?kind, "a job of the scale set");
+        tracing::info!(%pool, job, run, runner, %kind, "a job of the scale set");
         match (kind, runner) {
             (ItemKind::Started, Some(runner)) => self.say(Said::Took { pool, runner, job }).await,
             (ItemKind::Completed, Some(runner)) => self.say(Said::Ended { runner }).await,

@@ -1,11 +1,12 @@
 //! What the service of scale sets says, read leniently.
 
+use std::fmt;
 use std::time::SystemTime;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::github::job::{lenient, time};
+use crate::github::job::{few, lenient, time};
 
 /// A scale set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +100,18 @@ pub enum ItemKind {
     Completed,
     /// Something that this version does not know.
     Other(String),
+}
+
+impl fmt::Display for ItemKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Available => "available",
+            Self::Assigned => "assigned",
+            Self::Started => "started",
+            Self::Completed => "completed",
+            Self::Other(kind) => kind,
+        })
+    }
 }
 
 /// A runner of a scale set.
@@ -198,7 +211,7 @@ impl From<RawItem> for Item {
             job_id: raw.job_id.unwrap_or_default(),
             name: raw.job_display_name.unwrap_or_default(),
             run_id: raw.workflow_run_id.unwrap_or(0),
-            labels: raw.request_labels.unwrap_or_default(),
+            labels: few(raw.request_labels.unwrap_or_default()),
             queued_at: raw.queue_time.as_deref().and_then(time),
             runner_id: raw.runner_id.filter(|id| *id != 0),
             runner_name: raw.runner_name.filter(|name| !name.is_empty()),
