@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use tokio::sync::oneshot;
 
 use super::types::{
-    DrainReport, Explanation, JobFilter, JobId, JobView, MicrovmView, Overview, PoolView, Problem,
-    Readiness, ReloadReport, Status, Submission,
+    DrainReport, DrainWish, Explanation, JobFilter, JobId, JobView, MicrovmView, Overview,
+    PoolView, Problem, Readiness, ReloadReport, Status, Submission,
 };
 
 /// Where the loop puts its answer. That nobody waits for it any more is no error.
@@ -67,11 +67,17 @@ pub enum Call {
     Cancel {
         /// Which job.
         job: JobId,
+        /// The user who asks, where that is known.
+        user: Option<u32>,
         /// The job as it is then; one that runs ends soon after.
         answer: Answer<JobView>,
     },
     /// Take no more jobs, and end when the running ones have ended.
     Drain {
+        /// Whether the running ones are ended.
+        wish: DrainWish,
+        /// The user who asks, where that is known.
+        user: Option<u32>,
         /// What is waited for.
         answer: Answer<DrainReport>,
     },

@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 
 use super::path::reachable;
 use super::types::{
-    DrainReport, Explanation, JobFilter, JobId, JobView, MicrovmView, PoolView, Problem,
+    DrainReport, DrainWish, Explanation, JobFilter, JobId, JobView, MicrovmView, PoolView, Problem,
     ProblemKind, ReloadReport, Status, Submission,
 };
 use crate::failure::{Code, Failure};
@@ -151,8 +151,10 @@ impl Client {
     }
 
     /// Lets the daemon take no more jobs and end.
-    pub async fn drain(&self) -> Result<DrainReport, ClientError> {
-        self.post("/v1/drain").await
+    pub async fn drain(&self, wish: DrainWish) -> Result<DrainReport, ClientError> {
+        let mut query = vec![format!("end_jobs={}", wish.end_jobs)];
+        query.extend(wish.within_ms.map(|within| format!("within_ms={within}")));
+        self.post(&format!("/v1/drain?{}", query.join("&"))).await
     }
 
     /// Lets the daemon read its settings again.

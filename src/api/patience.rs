@@ -23,6 +23,11 @@ pub(super) trait Client: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Who it is.
     fn source(&self) -> Source;
 
+    /// The user whose process it is, where the kernel says so.
+    fn user(&self) -> Option<u32> {
+        None
+    }
+
     /// Has the kernel hang up on a client that is gone without a word.
     fn prepare(&self) {}
 }
@@ -43,6 +48,10 @@ impl Client for UnixStream {
     fn source(&self) -> Source {
         let process = self.peer_cred().ok().and_then(|credentials| credentials.pid());
         Source::Process(process.unwrap_or_default())
+    }
+
+    fn user(&self) -> Option<u32> {
+        self.peer_cred().ok().map(|credentials| credentials.uid())
     }
 }
 

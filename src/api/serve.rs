@@ -82,6 +82,10 @@ pub(super) async fn serve<L: Listener>(
     let _ = timeout(GRACE, ended).await;
 }
 
+/// The user whose process made a request, as handlers find it among its extensions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct User(pub(super) Option<u32>);
+
 /// The connections of one listener.
 struct Server<S> {
     router: Router,
@@ -137,7 +141,7 @@ impl<S: Client> Server<S> {
     fn serve(&mut self, source: Source, stream: S) {
         let (activity, end) = (Activity::new(), CancellationToken::new());
         let connection = run(
-            Timed::new(stream, Arc::clone(&activity)),
+            stream,
             self.router.clone(),
             Arc::clone(&activity),
             [self.stop.clone(), end.clone()],
@@ -149,12 +153,15 @@ impl<S: Client> Server<S> {
 
 /// Serves one connection.
 async fn run<S: Client>(
-    stream: Timed<S>,
+    stream: S,
     router: Router,
     activity: Arc<Activity>,
     [stop, end]: [CancellationToken; 2],
 ) {
-    let service = service_fn(move |request| {
+    let user = User(stream.user());
+    let stream = Timed::new(stream, Arc::clone(&activity));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(user);
         let (router, activity) = (router.clone(), Arc::clone(&activity));
         async move { Ok::<_, Infallible>(respond(router, request, &activity).await) }
     });

@@ -12,7 +12,7 @@ use axum::extract::{DefaultBodyLimit, Path as InPath, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router, middleware};
+use axum::{Extension, Json, Router, middleware};
 use nix::fcntl::{Flock, FlockArg};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -23,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 use super::call::{Answer, Call};
 use super::guarded::Guarded;
 use super::path::{Reachable, reachable};
+use super::serve::User;
 use super::status::{self, Pages};
-use super::types::{JobFilter, JobId, Problem, ProblemKind, Submission};
+use super::types::{DrainWish, JobFilter, JobId, Problem, ProblemKind, Submission};
 use super::{log, serve, token};
 
 /// The most bytes of a request: arguments and variables of a job.
@@ -266,9 +267,13 @@ async fn explain(State(calls): State<Calls>, job: JobPath) -> Reply<impl Seriali
     calls.ask(|answer| Call::Explain { job, answer }).await.map(Json)
 }
 
-async fn cancel(State(calls): State<Calls>, job: JobPath) -> Reply<impl Serialize> {
+async fn cancel(
+    State(calls): State<Calls>,
+    Extension(User(user)): Extension<User>,
+    job: JobPath,
+) -> Reply<impl Serialize> {
     let InPath(job) = valid(job)?;
-    calls.ask(|answer| Call::Cancel { job, answer }).await.map(Json)
+    calls.ask(|answer| Call::Cancel { job, user, answer }).await.map(Json)
 }
 
 async fn microvms(State(calls): State<Calls>) -> Reply<impl Serialize> {
@@ -287,8 +292,13 @@ async fn overview(State(calls): State<Calls>) -> Reply<impl Serialize> {
     calls.ask(|answer| Call::Overview { answer }).await.map(Json)
 }
 
-async fn drain(State(calls): State<Calls>) -> Reply<impl Serialize> {
-    calls.ask(|answer| Call::Drain { answer }).await.map(Json)
+async fn drain(
+    State(calls): State<Calls>,
+    Extension(User(user)): Extension<User>,
+    wish: Result<Query<DrainWish>, QueryRejection>,
+) -> Reply<impl Serialize> {
+    let Query(wish) = valid(wish)?;
+    calls.ask(|answer| Call::Drain { wish, user, answer }).await.map(Json)
 }
 
 async fn reload(State(calls): State<Calls>) -> Reply<impl Serialize> {

@@ -35,6 +35,7 @@ fn job(id: JobId, state: JobState) -> JobView {
         exit_code: None,
         result: None,
         cause: None,
+        warning: None,
     }
 }
 
@@ -116,7 +117,8 @@ fn a_filter_arrives_and_a_list_comes_back() {
 #[test]
 fn a_refusal_comes_back_with_its_hint_and_code() {
     let script = |call| match call {
-        Call::Cancel { job: 3, answer } => {
+        Call::Cancel { job: 3, user, answer } => {
+            assert_eq!(user, Some(nix::unistd::getuid().as_raw()));
             let problem = Problem::new(ProblemKind::Conflict, "job 3 is over").hint("too late");
             answer.send(Err(problem)).unwrap();
         }

@@ -192,6 +192,9 @@ pub struct JobView {
     /// Why it could not be run to its end, or was cancelled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// What its runner needed and was refused, so that GitHub may lack its log, and what allows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// A microVM of the daemon's.
@@ -337,6 +340,16 @@ pub struct PhaseView {
     /// What more there is to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+}
+
+/// What is wanted of a drain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainWish {
+    /// Whether jobs that run are ended, too: told first, so that GitHub hears of it.
+    pub end_jobs: bool,
+    /// How long they may take for that, in milliseconds; no longer than `deadlines.farewell`.
+    pub within_ms: Option<u64>,
 }
 
 /// What a drain waits for.

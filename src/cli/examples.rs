@@ -40,7 +40,7 @@ Examples:
 
 pub(super) const CANCEL: &str = "\
 Examples:
-  mayfly cancel 7";
+  mayfly cancel 7                           the audit log says who did";
 
 pub(super) const POOLS: &str = "\
 Examples:
@@ -54,7 +54,8 @@ Examples:
 
 pub(super) const DRAIN: &str = "\
 Examples:
-  mayfly drain                              before a host is shut down";
+  mayfly drain                              jobs that run end by themselves
+  mayfly drain --end-jobs --within 20s      before a host is shut down";
 
 pub(super) const RELOAD: &str = "\
 Examples:

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use secrecy::SecretString;
 
@@ -21,7 +22,7 @@ use crate::shepherd::runner;
 ///
 /// The just-in-time configuration comes from `ACTIONS_RUNNER_INPUT_JITCONFIG`, from a file or from
 /// standard input. The exit status is the runner's. SIGTERM or SIGINT interrupts the runner, which
-/// has a minute to tell GitHub that its job ends; a second one ends the microVM.
+/// has `--farewell` to end its job and to tell GitHub; a second one ends the microVM.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct OnceArguments {
@@ -33,6 +34,9 @@ pub(super) struct OnceArguments {
     /// Where the runner lies in the image
     #[arg(long, value_name = "DIR", default_value = runner::DIRECTORY, value_parser = directory)]
     runner_dir: String,
+    /// How long the runner may take to end once it was interrupted, by a signal or by --timeout
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
+    farewell: Duration,
     /// Copy the runner's logs (`_diag`) into this directory at the end
     #[arg(long, value_name = "DIR")]
     diag: Option<PathBuf>,
@@ -65,8 +69,8 @@ pub(super) fn run(
     };
     let secret = check(&secret)?;
     let MicrovmArguments { copy_in, .. } = &arguments.microvm;
-    let plan = arguments.microvm.plan("github", state, asked)?;
-    let farewell = plan.deadlines.farewell;
+    let mut plan = arguments.microvm.plan("github", state, asked)?;
+    plan.deadlines.farewell = arguments.farewell;
     let environment = arguments.microvm.environment();
     let mut job = runner::job(&secret, environment, &arguments.runner_dir);
     job.copy_in = copy_in.iter().map(|copy| copy.guest.clone().into()).collect();
@@ -84,7 +88,7 @@ pub(super) fn run(
         copy_out: &copy_out,
         // A runner that never began has no logs.
         must_copy: false,
-        runner: Some(farewell),
+        runner: Some(arguments.farewell),
         judge_egress: missed,
     };
     carry_out(&errand, state)

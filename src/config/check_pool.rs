@@ -33,6 +33,10 @@ const IDLE: Duration = Duration::from_secs(600);
 const CLAIM: Duration = Duration::from_secs(300);
 /// What GitHub gives a job by default.
 const JOB: Duration = Duration::from_secs(6 * 3600);
+/// Most runners end their job within 14 s, with a step that ignores signals within 18 s.
+const FAREWELL: Duration = Duration::from_secs(60);
+/// A runner gives up its last report after 264 s.
+const MAX_FAREWELL: Duration = Duration::from_secs(600);
 
 /// What a pool is checked against.
 pub(super) struct Surroundings<'a> {
@@ -214,6 +218,7 @@ fn deadlines(draft: &DeadlinesDraft, place: &Place<'_>) -> Result<Deadlines, Con
         idle: within("idle", draft.idle.unwrap_or(IDLE), Duration::ZERO, 24 * 7 * HOUR)?,
         claim: within("claim", draft.claim.unwrap_or(CLAIM), 10 * SECOND, 24 * HOUR)?,
         job: within("job", draft.job.unwrap_or(JOB), SECOND, MAX_JOB)?,
+        farewell: within("farewell", draft.farewell.unwrap_or(FAREWELL), SECOND, MAX_FAREWELL)?,
     })
 }
 

@@ -104,6 +104,8 @@ pub(super) struct DeadlinesDraft {
     pub(super) claim: Option<Duration>,
     #[serde(deserialize_with = "optional_duration")]
     pub(super) job: Option<Duration>,
+    #[serde(deserialize_with = "optional_duration")]
+    pub(super) farewell: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

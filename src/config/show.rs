@@ -110,6 +110,7 @@ fn show_pool(pool: &Pool) -> Value {
             "idle": duration(pool.deadlines.idle),
             "claim": duration(pool.deadlines.claim),
             "job": duration(pool.deadlines.job),
+            "farewell": duration(pool.deadlines.farewell),
         },
         "environment": pool.environment,
         "hooks": {

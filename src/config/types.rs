@@ -269,6 +269,8 @@ pub struct Deadlines {
     pub claim: Duration,
     /// How long a job may run.
     pub job: Duration,
+    /// From the interrupt of a runner that has to go until its microVM ends.
+    pub farewell: Duration,
 }
 
 /// Scripts in the image that the runner calls, by absolute paths.

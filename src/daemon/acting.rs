@@ -43,10 +43,14 @@ impl Daemon {
             processors: pool.cpus,
             memory: pool.memory,
             disk: pool.disk,
-            egress: pool.egress.clone(),
+            egress: pool.egress.clone().with_listed(self.names.taken()),
             egress_record: None,
             boot: pool.deadlines.boot,
-            deadlines: Deadlines { job: pool.deadlines.job, ..Deadlines::default() },
+            deadlines: Deadlines {
+                job: pool.deadlines.job,
+                farewell: pool.deadlines.farewell,
+                ..Deadlines::default()
+            },
             detached: Some(Detached::default()),
         };
         let named = (id, pool.name.as_str());
@@ -74,7 +78,7 @@ impl Daemon {
         let variables = variables.map(|(name, value)| (bytes(name), bytes(value)));
         let timeout = command.timeout;
         let job = local_job(command, variables.collect());
-        self.fleet.order(key, Order::Start(Box::new(job)), now);
+        self.fleet.order(key, Order::Start(Box::new(job)));
         self.fleet.set_deadline(key, timeout.map(|timeout| now + timeout));
         Ok(())
     }
@@ -97,12 +101,11 @@ impl Daemon {
 
     /// Gives a runner what starts it.
     pub(super) fn hand_over_runner(&mut self, key: MachineKey, start: &SecretString) {
-        let now = self.now();
         let Some((_, pool)) = self.pool_of(key) else { return };
         let hooks = pool.hooks.variables().map(|(name, value)| (bytes(name), bytes(value)));
         let own = pool.environment.iter().map(|(name, value)| (bytes(name), bytes(value)));
         let job = runner::job(start, hooks.chain(own), &pool.runner_directory);
-        self.fleet.order(key, Order::Start(Box::new(job)), now);
+        self.fleet.order(key, Order::Start(Box::new(job)));
     }
 
     /// Ends a microVM that has no job; at the forge first where it is known there.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::decide::JobKey;
 use super::error::DaemonError;
-use super::fleet::Microvm;
 use super::running::Daemon;
-use super::views::{job_view, no_job};
+use super::stopping::person;
+use super::views::{job_view, judged_view, no_job};
 use crate::api::types::{
     DrainReport, JobFilter, JobId, JobState, JobView, Problem, ProblemKind, Submission,
 };
@@ -16,15 +16,21 @@ use crate::failure::chain;
 use crate::ledger::{self, Bytes, Command, Filter};
 
 /// How a call came out: what is answered, or the end of the daemon.
-type Answered<T> = Result<Result<T, Problem>, DaemonError>;
+pub(super) type Answered<T> = Result<Result<T, Problem>, DaemonError>;
 
 impl Daemon {
     /// Answers a call. [`Call::Reload`] is the caller's, who reads the settings.
     pub(super) fn answer(&mut self, call: Call) -> Result<(), DaemonError> {
         match call {
             Call::Submit { submission, answer } => give(answer, self.submit(submission)?),
-            Call::Cancel { job, answer } => give(answer, self.cancel(job)?),
-            Call::Drain { answer } => give(answer, Ok(self.report_drain())),
+            Call::Cancel { job, user, answer } => give(answer, self.cancel(job, user)?),
+            Call::Drain { wish, user, answer } => {
+                if wish.end_jobs {
+                    let most = wish.within_ms.map_or(Duration::MAX, Duration::from_millis);
+                    self.end_jobs(&format!("a drain by {}", person(user)), most)?;
+                }
+                give(answer, Ok(self.report_drain()));
+            }
             Call::Log { job, answer } => give(answer, self.job_log(job)?),
             Call::Microvms { answer } => give(answer, Ok(self.look().sight().microvms)),
             Call::Pools { answer } => give(answer, Ok(self.look().pools())),
@@ -35,9 +41,8 @@ impl Daemon {
                 let github = self.settings.github.clone();
                 self.views.answer(answer, &mut self.tasks, move |reader| {
                     let found = reader.job(ledger::JobId(job))?;
-                    Ok(found
-                        .map(|found| job_view(&found, github.as_ref()))
-                        .ok_or_else(|| no_job(job)))
+                    let view = found.map(|found| judged_view(&found, github.as_ref(), reader));
+                    Ok(view.transpose()?.ok_or_else(|| no_job(job)))
                 });
             }
             Call::Explain { job, answer } => {
@@ -63,7 +68,8 @@ impl Daemon {
             let state = filter.state.map(ledger_state);
             let wanted = Filter { state, pool: filter.pool.clone(), source: None };
             let jobs = reader.jobs(&wanted, filter.limit())?;
-            Ok(Ok(jobs.iter().map(|job| job_view(job, github.as_ref())).collect()))
+            let view = |job| judged_view(job, github.as_ref(), reader);
+            Ok(Ok(jobs.iter().map(view).collect::<Result<_, _>>()?))
         });
     }
 
@@ -97,12 +103,12 @@ impl Daemon {
     }
 
     /// A job as it is now.
-    fn view(&self, id: JobId) -> Answered<JobView> {
+    pub(super) fn view(&self, id: JobId) -> Answered<JobView> {
         let github = self.settings.github.as_ref();
         Ok(self.job(id)?.map(|job| job_view(&job, github)))
     }
 
-    fn job(&self, id: JobId) -> Answered<ledger::Job> {
+    pub(super) fn job(&self, id: JobId) -> Answered<ledger::Job> {
         Ok(self.known(JobKey(id))?.ok_or_else(|| no_job(id)))
     }
 
@@ -111,27 +117,6 @@ impl Daemon {
             let path = self.current_log(JobKey(id), job.microvm.as_deref());
             Log { path, growing: !job.state.is_over() && job.source == ledger::Source::Local }
         }))
-    }
-
-    fn cancel(&mut self, id: JobId) -> Answered<JobView> {
-        let job = match self.job(id)? {
-            Ok(job) => job,
-            Err(problem) => return Ok(Err(problem)),
-        };
-        if job.source == ledger::Source::Github {
-            let problem = Problem::new(ProblemKind::Conflict, "this job is GitHub's");
-            return Ok(Err(problem.hint("cancel its run there; the microVM ends with it")));
-        }
-        if job.state.is_over() {
-            let problem = format!("job {id} is over: {}", job.state);
-            return Ok(Err(Problem::new(ProblemKind::Conflict, problem)));
-        }
-        self.backlog.cancel(JobKey(id), &mut self.ledger)?;
-        self.views.change();
-        if let Some(key) = self.fleet.with_job(JobKey(id)).map(Microvm::key) {
-            self.fleet.end(key, "its job was cancelled", self.clock.now());
-        }
-        self.view(id)
     }
 }
 

@@ -8,16 +8,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::backlog::Backlog;
+use super::concluding::consequence;
 use super::decide::{JobKey, MachineKey};
 use super::error::DaemonError;
-use super::fleet::{Microvm, Runner, Verdict, Work, verdict};
+use super::fleet::{Microvm, Runner, Work};
 use super::happening::Happening;
 use super::registry::Registry;
 use super::running::Daemon;
 use crate::shepherd::event::{Outcome, Phase, out_of_memory};
 use crate::shepherd::output;
 use crate::shepherd::plan::Id;
-use crate::shepherd::runner::Meaning;
 
 /// How long the keeping of a job's output, and the removal of a directory, may take.
 const KEEPING: Duration = Duration::from_secs(5 * 60);
@@ -55,10 +55,7 @@ impl Daemon {
                 let (backlog, mut desk) = self.desk();
                 backlog.settle(*job, &outcome, microvm.ended_for(), &mut desk)?;
             }
-            Work::Runner(runner) => {
-                self.settle_runner(&microvm, runner, &outcome)?;
-                Backlog::runner_over(id.as_str(), runner.result, &mut self.ledger)?;
-            }
+            Work::Runner(runner) => self.settle_runner(&microvm, runner, &outcome)?,
         }
         let memory = match &outcome {
             Outcome::Job { status, oom_kills, .. } => out_of_memory(status, *oom_kills),
@@ -114,6 +111,7 @@ impl Daemon {
         }
     }
 
+    /// What its end means for a runner's registration, its job and the next runner.
     fn settle_runner(
         &mut self,
         microvm: &Microvm,
@@ -121,17 +119,18 @@ impl Daemon {
         outcome: &Outcome,
     ) -> Result<(), DaemonError> {
         let now = self.now();
-        let irregular = irregular(outcome);
-        if runner.result.is_some() && irregular.is_none() {
+        let Some(consequence) = consequence(microvm, outcome) else { return Ok(()) };
+        if consequence.is_spent {
             Registry::spent(&runner.name, &mut self.ledger)?;
         } else {
             self.registry.remove(&runner.name, runner.id, &self.ledger, now)?;
         }
-        if runner.job.is_none() && microvm.was_unexpected() {
-            // Also one that ended well: made again at once, it would do the same for ever.
-            let why = irregular.unwrap_or_else(|| "the runner ended without a job".to_owned());
+        if let Some(why) = consequence.back_off {
             tracing::warn!("{why}");
             self.registry.runner_failed(microvm.pool(), why, now);
+        }
+        if let Some(id) = microvm.id() {
+            Backlog::runner_over(id.as_str(), &consequence.job, &mut self.ledger)?;
         }
         Ok(())
     }
@@ -159,24 +158,5 @@ fn silence(microvm: &Microvm) -> &'static str {
     match microvm.runner() {
         Some(runner) if runner.job.is_none() => "its runner ended before it had a job",
         _ => "its runner did not say how its job ended",
-    }
-}
-
-/// Why the end of a runner is not a regular one, if it is not.
-fn irregular(outcome: &Outcome) -> Option<String> {
-    use mayfly_protocol::message::JobStatus;
-    match outcome {
-        Outcome::Job { status: JobStatus::Code(code), .. } => {
-            let meaning = Meaning::of(*code);
-            (!meaning.is_regular()).then(|| meaning.to_string())
-        }
-        Outcome::Job { status: JobStatus::Signal(number), .. } => {
-            Some(format!("the runner was ended by signal {number}"))
-        }
-        Outcome::Job { status: JobStatus::NotStarted(_), .. } => match verdict(outcome, false) {
-            Verdict::Failed { cause, .. } | Verdict::Again { cause } => Some(cause),
-            Verdict::Finished { .. } => None,
-        },
-        Outcome::Failed(report) => Some(report.message.clone()),
     }
 }

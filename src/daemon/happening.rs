@@ -26,6 +26,8 @@ pub(super) enum Happening {
     Deregistered(String, Result<Removal, ForgeError>),
     /// The forge's runners were listed; when that was asked for is before it.
     Listed(Millis, Result<Vec<Runner>, ForgeError>),
+    /// The forge listed the names that its runners contact, or has no such list.
+    Named(Result<Option<Vec<String>>, ForgeError>),
     /// What is old was looked for, and old files were removed.
     Swept(Box<Swept>),
 }

@@ -36,6 +36,7 @@ impl Daemon {
             Happening::Registered(key, name, Err(error)) => self.not_registered(key, &name, &error),
             Happening::Deregistered(name, removed) => self.deregistered(&name, &removed),
             Happening::Listed(asked, runners) => self.runners(asked, &runners),
+            Happening::Named(names) => self.names.named(&names, &mut self.ledger, self.clock.now()),
             Happening::Swept(swept) => {
                 self.keeping.swept(&swept, &mut self.ledger, self.clock.now())
             }
@@ -51,7 +52,7 @@ impl Daemon {
             | Happening::Kept(key, _)
             | Happening::Registered(key, ..) => Some(*key),
             Happening::Deregistered(name, _) => self.fleet.with_runner(name).map(Microvm::key),
-            Happening::Listed(..) | Happening::Swept(_) => None,
+            Happening::Listed(..) | Happening::Named(_) | Happening::Swept(_) => None,
         }
     }
 

@@ -25,6 +25,7 @@ use super::fleet::{Fleet, Shepherds};
 use super::happening::Happening;
 use super::keeping::Keeping;
 use super::millis::Millis;
+use super::names::Names;
 use super::pools::{Pools, load};
 use super::registry::{Registry, registers};
 use super::tasks::Tasks;
@@ -70,6 +71,7 @@ pub(super) struct Daemon {
     pub(super) backlog: Backlog,
     pub(super) registry: Registry,
     pub(super) keeping: Keeping,
+    pub(super) names: Names,
     pub(super) views: Views,
     pub(super) tasks: Tasks,
     /// Why each pool's jobs wait, by the last decision.
@@ -84,6 +86,8 @@ pub(super) struct Drain {
     since: Millis,
     /// When jobs that still run are left to a later daemon.
     pub(super) until: Millis,
+    /// Whether jobs that run are ended.
+    ends_jobs: bool,
 }
 
 /// What comes to the loop.
@@ -122,6 +126,7 @@ impl Daemon {
         }
         let (to, said) = mpsc::channel(SAID);
         let backlog = Backlog::new(forge.as_deref());
+        let names = Names::new(forge.is_some(), &mut ledger)?;
         let mut registry = Registry::new(forge, prefix(&instance));
         let pools = Pools::new(&settings.pools);
         registry.take_on(settings.github.as_ref());
@@ -129,6 +134,7 @@ impl Daemon {
         registry.listen(to, &mut tasks);
         let daemon = Self {
             keeping: Keeping::new(state.clone()),
+            names,
             settings,
             state,
             ledger,
@@ -208,6 +214,7 @@ impl Daemon {
         }
         self.fleet.end_overdue(&self.clock, self.ledger.reader());
         self.registry.act(now, &mut self.tasks);
+        self.names.act(self.registry.shared_forge(), now, &mut self.tasks);
         self.keeping.act(&self.settings, now, &mut self.tasks);
         let look = look!(self);
         let wakes = [
@@ -215,6 +222,7 @@ impl Daemon {
             self.registry.wake(),
             self.fleet.wake(&self.clock),
             self.keeping.wake(),
+            self.names.wake(),
             self.draining.map(|drain| drain.until),
             self.views.show(look, self.ledger.reader())?,
         ];
@@ -320,12 +328,26 @@ impl Daemon {
             return drain;
         }
         tracing::info!("draining: no new work is taken, running jobs are waited for");
-        let drain = Drain { since: now, until: now + self.settings.host.drain };
+        let until = now + self.settings.host.drain;
+        let drain = Drain { since: now, until, ends_jobs: false };
         self.draining = Some(drain);
         self.registry.hurry(now);
         self.want();
         self.views.change();
         drain
+    }
+
+    /// The end, which was being approached, comes by then.
+    pub(super) fn end_by(&mut self, latest: Millis) {
+        if let Some(drain) = &mut self.draining {
+            drain.until = drain.until.min(latest);
+            drain.ends_jobs = true;
+        }
+    }
+
+    /// Whether jobs that run are being ended, so that the end of the daemon is near.
+    pub(super) fn ends_jobs(&self) -> bool {
+        self.draining.is_some_and(|drain| drain.ends_jobs)
     }
 
     /// Ends everything but the microVMs.

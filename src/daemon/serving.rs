@@ -63,6 +63,9 @@ pub async fn serve(
             _ = pulses.tick() => manager.pulse(&daemon),
             signal = signals.next() => match signal {
                 Wish::Drain if !daemon.is_draining() => _ = daemon.drain(),
+                // As a service manager does, after it said that the host shuts down.
+                Wish::Drain if daemon.ends_jobs() => {}
+                Wish::ShutDown => daemon.shut_down()?,
                 // Asked to drain twice, or not to wait at all.
                 Wish::Drain | Wish::HandOver => break,
                 Wish::Reload => match manager
@@ -161,6 +164,8 @@ impl Daemon {
 /// What a signal asks for.
 enum Wish {
     Drain,
+    /// The host shuts down.
+    ShutDown,
     /// The next daemon is about to start.
     HandOver,
     Reload,
@@ -170,6 +175,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    shut_down: Signal,
     user: Signal,
 }
 
@@ -180,6 +186,7 @@ impl Signals {
             terminate: take(SignalKind::terminate())?,
             interrupt: take(SignalKind::interrupt())?,
             hang_up: take(SignalKind::hangup())?,
+            shut_down: take(SignalKind::user_defined1())?,
             user: take(SignalKind::user_defined2())?,
         })
     }
@@ -189,6 +196,7 @@ impl Signals {
             _ = self.terminate.recv() => Wish::Drain,
             _ = self.interrupt.recv() => Wish::Drain,
             _ = self.hang_up.recv() => Wish::Reload,
+            _ = self.shut_down.recv() => Wish::ShutDown,
             _ = self.user.recv() => Wish::HandOver,
         }
     }

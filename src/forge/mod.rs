@@ -46,6 +46,11 @@ pub trait Forge: Send + Sync {
     /// All runners that are registered where this forge registers them, others' among them.
     fn runners(&self) -> Promise<'_, Result<Vec<Runner>, ForgeError>>;
 
+    /// The names that its runners contact, where it has a list of them.
+    fn names(&self) -> Promise<'_, Result<Option<Vec<String>>, ForgeError>> {
+        Box::pin(async { Ok(None) })
+    }
+
     /// Listens for work, and for what became of it, as `wanted` has it at each moment; ends with
     /// it. What is heard is told one after another; where nobody takes it, it waits.
     fn listen(

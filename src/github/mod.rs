@@ -30,6 +30,7 @@ pub mod job;
 mod jwt;
 pub mod labels;
 mod measure;
+mod names;
 mod poll;
 mod runners;
 pub mod scale_set;

@@ -366,3 +366,27 @@ async fn https_goes_through_the_proxy_and_loopback_http_does_not() {
     assert_eq!(Client::new(&settings).unwrap().runners().await.unwrap(), []);
     server.seen().await;
 }
+
+#[tokio::test]
+async fn the_names_that_github_lists_are_read_whatever_else_it_tells() {
+    let names = value!(["github.com", "productionresultssa0.blob.core.windows.net"]);
+    let told = value!({
+        "verifiable_password_authentication": false, "hooks": ["192.30.252.0/22"],
+        "domains": { "website": ["*.github.com"], "actions_inbound": {
+            "full_domains": names, "wildcard_domains": ["*.actions.githubusercontent.com"],
+        } },
+    });
+    let server = Server::start(vec![json(200, told), json(200, value!({ "hooks": [] }))]).await;
+    let credentials = Credentials::Token("ghp_verysecret".into());
+    let target = "https://github.com/octo".parse().unwrap();
+    let settings = Settings { target, ..server.settings("octo", credentials) };
+    let client = Client::new(&settings).unwrap();
+    let listed = client.names().await.unwrap().unwrap();
+    assert_eq!(listed, ["github.com", "productionresultssa0.blob.core.windows.net"]);
+    // A list that is empty, or no longer there, says nothing.
+    assert_eq!(client.names().await.unwrap(), None);
+    // A server of one's own has no such list, and is not asked.
+    assert_eq!(server.client("octo").names().await.unwrap(), None);
+    let seen: Vec<_> = server.seen().await.into_iter().map(|seen| seen.line).collect();
+    assert_eq!(seen, ["GET /meta", "GET /meta"]);
+}

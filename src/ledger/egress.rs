@@ -155,6 +155,15 @@ impl Reader {
         Ok(Some(Egress { verdicts, destinations }))
     }
 
+    /// The names and addresses that its policy refused a microVM, with port and cause.
+    pub fn refused(&self, microvm: &str) -> Result<Vec<(String, u16, String)>, LedgerError> {
+        let sql = "SELECT host, port, cause FROM egress
+            WHERE microvm = ?1 AND verdict = 'refused' AND cause IN ('no-rule', 'port', 'denied')
+            ORDER BY row";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        self.all("list what a microVM was refused", sql, [microvm], read)
+    }
+
     /// The same in numbers only.
     pub fn verdicts(&self, microvm: &str) -> Result<Option<Verdicts>, LedgerError> {
         let sql = "SELECT allowed, refused, would_refuse, up, down, omitted, unrecorded

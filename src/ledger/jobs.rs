@@ -269,22 +269,28 @@ fn release(change: &Change<'_>, its: JobId, microvm: &str) -> Result<Vec<JobId>,
 struct Known {
     id: JobId,
     state: JobState,
+    /// Whether Mayfly told it to end.
+    interrupted: bool,
 }
 
 fn known(change: &Change<'_>, note: &ForgeNote<'_>) -> Result<Option<Known>, LedgerError> {
     change.first(
-        "SELECT id, state FROM jobs WHERE github_id = ?1 AND attempt = ?2",
-        params![note.forge_id, note.attempt],
-        |row| Ok(Known { id: row.get(0)?, state: row.get(1)? }),
+        "SELECT id, state, cause IS NOT NULL AND state = ?3 FROM jobs
+         WHERE github_id = ?1 AND attempt = ?2",
+        params![note.forge_id, note.attempt, JobState::Running],
+        |row| Ok(Known { id: row.get(0)?, state: row.get(1)?, interrupted: row.get(2)? }),
     )
 }
 
-/// Where a job is by what GitHub says.
-fn state(note: &ForgeNote<'_>) -> JobState {
+/// Where a job is by what GitHub says. One that Mayfly told to end counts as cancelled, although
+/// GitHub calls it failed; one that succeeded all the same does not.
+fn state(note: &ForgeNote<'_>, interrupted: bool) -> JobState {
     match (note.state, note.conclusion) {
         (ForgeState::Queued, _) => JobState::Queued,
         (ForgeState::Running, _) => JobState::Running,
         (ForgeState::Completed, Some("cancelled")) => JobState::Cancelled,
+        (ForgeState::Completed, Some("success")) => JobState::Finished,
+        (ForgeState::Completed, _) if interrupted => JobState::Cancelled,
         (ForgeState::Completed, _) => JobState::Finished,
     }
 }
@@ -328,7 +334,7 @@ fn insert(change: &Change<'_>, note: &ForgeNote<'_>) -> Result<(JobId, JobState)
         "attempt": note.attempt,
     });
     change.audit("job.queued", &id.to_string(), &detail)?;
-    update(change, note, &Known { id, state: JobState::Queued })
+    update(change, note, &Known { id, state: JobState::Queued, interrupted: false })
 }
 
 fn update(
@@ -336,9 +342,9 @@ fn update(
     note: &ForgeNote<'_>,
     known: &Known,
 ) -> Result<(JobId, JobState), LedgerError> {
-    let Known { id, state: before } = *known;
+    let Known { id, state: before, interrupted } = *known;
     describe(change, note, id)?;
-    let to = state(note);
+    let to = state(note, interrupted);
     if rank(to) <= rank(before) {
         return Ok((id, before));
     }

@@ -1,9 +1,32 @@
 //! Changes of microVMs.
 
+use std::time::Duration;
+
 use rusqlite::params;
 use serde_json::json;
 
-use super::{Ledger, LedgerError, Phase};
+use super::open::Change;
+use super::{JobState, Ledger, LedgerError, Phase, Source};
+
+/// Takes down what began in a microVM. Whether that is news.
+fn transition(change: &Change<'_>, id: &str, phase: &Phase) -> Result<bool, LedgerError> {
+    let there = change.first("SELECT 1 FROM microvms WHERE id = ?1", [id], |_| Ok(()))?;
+    there.ok_or_else(|| LedgerError::Unknown { what: "microVM", name: id.to_owned() })?;
+    let news = change.execute(
+        "INSERT OR IGNORE INTO transitions (microvm, event, phase, elapsed_ms, at)
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![id, phase.event, phase.phase, phase.elapsed_ms, phase.at],
+    )? > 0;
+    if news {
+        change.execute(
+            "UPDATE microvms SET phase = (SELECT phase FROM transitions
+                 WHERE microvm = ?1 ORDER BY event DESC LIMIT 1)
+             WHERE id = ?1",
+            [id],
+        )?;
+    }
+    Ok(news)
+}
 
 impl Ledger {
     /// A microVM is about to be made.
@@ -22,26 +45,36 @@ impl Ledger {
     /// daemon was away, and each counts once, by its place in the microVM's record.
     pub fn transition(&mut self, id: &str, phase: &Phase) -> Result<bool, LedgerError> {
         self.change("note a phase of a microVM", |change| {
-            let there = change.first("SELECT 1 FROM microvms WHERE id = ?1", [id], |_| Ok(()))?;
-            if there.is_none() {
-                return Err(LedgerError::Unknown { what: "microVM", name: id.to_owned() });
-            }
-            let news = change.execute(
-                "INSERT OR IGNORE INTO transitions (microvm, event, phase, elapsed_ms, at)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![id, phase.event, phase.phase, phase.elapsed_ms, phase.at],
-            )? > 0;
+            let news = transition(change, id, phase)?;
             if news {
-                change.execute(
-                    "UPDATE microvms SET phase = (SELECT phase FROM transitions
-                         WHERE microvm = ?1 ORDER BY event DESC LIMIT 1)
-                     WHERE id = ?1",
-                    [id],
-                )?;
                 let detail = json!({ "phase": phase.phase, "elapsed_ms": phase.elapsed_ms });
                 change.audit("microvm.phase", id, &detail)?;
             }
             Ok(news)
+        })
+    }
+
+    /// The job of a microVM was told to end, for that reason; of a job of GitHub's it is the cause
+    /// of how it ends.
+    pub fn interrupted(
+        &mut self,
+        id: &str,
+        phase: &Phase,
+        why: &str,
+        within: Duration,
+    ) -> Result<(), LedgerError> {
+        self.change("note that a job is told to end", |change| {
+            if !transition(change, id, phase)? {
+                return Ok(());
+            }
+            let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+            let detail = json!({ "why": why, "within_ms": within });
+            change.audit("microvm.interrupted", id, &detail)?;
+            change.execute(
+                "UPDATE jobs SET cause = ?2 WHERE microvm = ?1 AND source = ?3 AND state = ?4",
+                params![id, why, Source::Github, JobState::Running],
+            )?;
+            Ok(())
         })
     }
 

@@ -27,6 +27,7 @@ mod error;
 mod instance;
 mod jobs;
 mod microvms;
+mod names;
 mod open;
 mod prune;
 mod read;

@@ -16,13 +16,13 @@ use super::context::Context;
 use super::detached::Detached;
 use super::egress;
 use super::event::{Happened, Phase};
+use super::late::Late;
 use super::output::{self, Bounded, OutputLog};
 use super::plan::{Farewell, Order, Plan};
-use super::runner::{self, Marks};
+use super::runner::{self, Marks, RunnerMark};
 use crate::channel::conversation::{input_name, inputs, outputs};
 use crate::channel::pump::{InputPump, OutputPump, Passed};
 use crate::channel::{ChannelError, Heard, Link, Violation};
-use crate::host::clock::Deadline;
 use crate::machine::Machine;
 
 /// The first descriptor of a copied tree; below it are the standard streams and the front end's
@@ -45,7 +45,8 @@ pub(super) struct Streams {
     bounds: Option<Detached>,
     // Of a job that is a runner.
     marks: Option<Marks>,
-    heard: runner::Heard,
+    // It said that it has a job of GitHub's.
+    has_job: bool,
 }
 
 /// A stream's pump, for each stream.
@@ -75,7 +76,7 @@ impl Streams {
             status: None,
             bounds: plan.detached,
             marks: runner::is_runner(job).then(Marks::default),
-            heard: runner::Heard::default(),
+            has_job: false,
         })
     }
 
@@ -159,7 +160,10 @@ impl Streams {
         machine: &mut Machine,
         limit: Duration,
     ) -> Result<JobStatus, Cause> {
-        let mut late = Late::begin(context, Phase::Running, limit);
+        // A daemon's runner waits for its job first: how long, the daemon decides.
+        let waits = self.is_runner() && self.bounds.is_some();
+        let first = if waits { limit.max(context.plan.deadlines.idle) } else { limit };
+        let mut late = Late::begin(context, Phase::Running, first);
         loop {
             if let (Some(status), 0) = (&self.status, self.open) {
                 return match late.farewell {
@@ -220,12 +224,15 @@ impl Streams {
             }
             order = context.front.order() => match order? {
                 // There is no job yet that could be told.
-                Order::Farewell(_) if late.phase != Phase::Running => Err(Cause::Ended),
+                Order::Farewell(_) | Order::End if late.phase != Phase::Running => {
+                    Err(Cause::Ended)
+                }
                 Order::Farewell(farewell) => {
                     late.interrupt(context, link, farewell, Cause::Ended).map(|()| None)
                 }
-                // A runner with a job is told first, whoever ends it; the second time it is ended.
-                Order::End if self.has_githubs_job() && late.farewell.is_none() => {
+                // A runner is told first, whoever ends it: it ends its job or deletes its session.
+                // The second time it is ended.
+                Order::End if self.is_runner() && late.farewell.is_none() => {
                     let within = context.plan.deadlines.farewell;
                     let farewell = Farewell { within, why: Cause::Ended.to_string() };
                     late.interrupt(context, link, farewell, Cause::Ended).map(|()| None)
@@ -236,17 +243,23 @@ impl Streams {
             Some(passed) = self.passed.recv() => self.passed_on(passed, link).map(|()| None),
             heard = link.hear(), if self.status.is_none() => {
                 let heard = heard?;
-                late.silence = context.clock.after(late.silence.limit());
-                self.hear(heard, context)
+                late.heard(context);
+                let had_job = self.has_job;
+                let heard = self.hear(heard, context)?;
+                if self.has_job && !had_job {
+                    let limit = context.plan.deadlines.job;
+                    late.begin_again(context, limit);
+                }
+                Ok(heard)
             }
             death = machine.died(), if self.status.is_none() => Err(Cause::Died(death)),
             error = egress::failed(&mut context.egress) => Err(error.into()),
         }
     }
 
-    /// Whether the job is a runner with a job of GitHub's that is not over.
-    fn has_githubs_job(&self) -> bool {
-        self.status.is_none() && self.heard.running && self.heard.completed.is_none()
+    /// Whether the job is a runner that has not ended.
+    fn is_runner(&self) -> bool {
+        self.status.is_none() && self.marks.is_some()
     }
 
     fn passed_on(&mut self, passed: Passed, link: &mut Link) -> Result<(), Cause> {
@@ -278,7 +291,7 @@ impl Streams {
             Heard::Output(stream, bytes) => {
                 if let (OutputStream::Stdout, Some(marks)) = (stream, &mut self.marks) {
                     for mark in marks.read(&bytes) {
-                        self.heard.note(&mark);
+                        self.has_job |= matches!(mark, RunnerMark::Running { .. });
                         context.tell(Happened::Runner(mark))?;
                     }
                 }
@@ -322,71 +335,6 @@ fn obey(order: &Order, link: &mut Link) -> Result<(), Cause> {
         Order::Prepare(_) | Order::Start(_) | Order::End | Order::Farewell(_) => {}
     }
     Ok(())
-}
-
-/// When the job is too late, and its guest too silent.
-struct Late {
-    phase: Phase,
-    end: Deadline,
-    silence: Deadline,
-    // Why the microVM ends, once the job was interrupted.
-    farewell: Option<Cause>,
-}
-
-impl Late {
-    fn begin(context: &mut Context, phase: Phase, limit: Duration) -> Self {
-        let silence = context.plan.deadlines.silence;
-        let (end, silence) = (context.after(limit), context.after(silence));
-        Self { phase, end, silence, farewell: None }
-    }
-
-    /// Tells the job to end, and what its microVM ends of if it does not. Once: who is told again
-    /// has no longer for it.
-    fn interrupt(
-        &mut self,
-        context: &mut Context,
-        link: &mut Link,
-        farewell: Farewell,
-        cause: Cause,
-    ) -> Result<(), Cause> {
-        let end = context.after(farewell.within);
-        if self.farewell.is_some() {
-            // A shorter one counts, as where the host shuts down in the meantime.
-            if context.clock.left(&end) < context.clock.left(&self.end) {
-                self.end = end;
-            }
-            return Ok(());
-        }
-        // SIGINT and no other: GitHub's runner ends in an orderly way on it on every version of
-        // .NET. To the whole process group, so that steps end at once and `always()` steps run.
-        link.say(&HostMessage::Signal(libc::SIGINT))?;
-        self.end = end;
-        self.farewell = Some(cause);
-        context.tell(Happened::Interrupted(farewell))
-    }
-
-    /// One of the deadlines has passed. A runner is told before it is ended.
-    fn passed(
-        &mut self,
-        which: usize,
-        is_runner: bool,
-        context: &mut Context,
-        link: &mut Link,
-    ) -> Result<(), Cause> {
-        if which != 0 {
-            return Err(Cause::Silent(self.silence.limit()));
-        }
-        if let Some(cause) = self.farewell.take() {
-            return Err(cause);
-        }
-        let cause = Cause::Deadline(self.phase, self.end.limit());
-        if !is_runner || self.phase != Phase::Running {
-            return Err(cause);
-        }
-        let within = context.plan.deadlines.farewell;
-        let farewell = Farewell { within, why: cause.to_string() };
-        self.interrupt(context, link, farewell, cause)
-    }
 }
 
 /// Takes possession of a descriptor that this process was started with: of a standard stream as a

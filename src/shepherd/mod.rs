@@ -27,6 +27,7 @@ mod greeting;
 mod handle;
 pub mod identity;
 mod job;
+mod late;
 mod life;
 pub mod output;
 pub mod plan;

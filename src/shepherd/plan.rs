@@ -147,8 +147,8 @@ pub enum Order {
     Signal(i32),
     /// The job's terminal has another size.
     Resize(TerminalSize),
-    /// End the microVM now; one whose runner has a job after a farewell of the plan's length. The
-    /// second ends it in any case.
+    /// End the microVM now; one that has a runner after a farewell of the plan's length. The second
+    /// ends it in any case.
     End,
     /// Interrupt the job (SIGINT to its process group), and end the microVM after a while. A job
     /// that does not run yet ends at once.

@@ -43,7 +43,10 @@ fn told(happened: &Happened) -> &'static str {
              it is, and skipped"
         }
         Happened::Runner(mark) => match mark {
-            RunnerMark::Connected => "the job is a runner, and GitHub took it",
+            RunnerMark::Connected => {
+                "the job is a runner, and says so before it was in touch with GitHub"
+            }
+            RunnerMark::Retrying => "the runner can't reach GitHub, and tries again without end",
             RunnerMark::Listening => "the runner waits for a job",
             RunnerMark::Running { .. } => "the runner has a job",
             RunnerMark::Completed { .. } => "the runner's job is over",
@@ -93,6 +96,7 @@ pub(super) fn samples() -> Vec<Happened> {
         Happened::Greeted { agent: "0.1.0".to_owned(), kernel: "6.12.1".to_owned() },
         Happened::Runner(RunnerMark::Connected),
         Happened::Runner(RunnerMark::Listening),
+        Happened::Runner(RunnerMark::Retrying),
         Happened::Runner(RunnerMark::Running { job: name() }),
         Happened::Runner(RunnerMark::Completed { job: name(), result: JobResult::Succeeded }),
         Happened::Egress(Report { rows: vec![row], totals, omitted: 0, unrecorded: 0 }),

@@ -69,10 +69,12 @@ pub(super) fn is_runner(job: &Job) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunnerMark {
-    /// GitHub took it.
+    /// It found its configuration. Said before it was in touch with anybody: no proof of anything.
     Connected,
     /// It waits for a job.
     Listening,
+    /// It can't reach GitHub, and tries again without end.
+    Retrying,
     /// It has a job.
     Running {
         /// The job's name, as the workflow's author wrote it.
@@ -124,8 +126,12 @@ impl JobResult {
 /// The longest line that can be a mark, in bytes. The names of jobs are shorter.
 const LINE: usize = 4096;
 
-/// Marks that are taken of one runner, which in its life has four to say.
+/// Marks that are taken of one runner, which in its life has four to say, beside those of lost
+/// connections.
 const MARKS: usize = 32;
+
+/// Marks that are taken of lost connections.
+const RETRIES: usize = 32;
 
 /// Finds marks in a runner's output, however it is cut into pieces. Holds one line at the most.
 #[derive(Debug, Default)]
@@ -134,6 +140,7 @@ pub struct Marks {
     // The line is longer than one that is a mark.
     long: bool,
     found: usize,
+    retries: usize,
 }
 
 impl Marks {
@@ -150,16 +157,24 @@ impl Marks {
                 self.line.extend_from_slice(text);
             }
             if ends {
-                if !self.long && self.found < MARKS {
-                    let mark = mark(&self.line);
-                    self.found += usize::from(mark.is_some());
-                    marks.extend(mark);
+                if !self.long {
+                    marks.extend(mark(&self.line).filter(|mark| self.is_taken(mark)));
                 }
                 self.line.clear();
                 self.long = false;
             }
         }
         marks
+    }
+
+    /// Whether there were not too many of a mark's kind.
+    fn is_taken(&mut self, mark: &RunnerMark) -> bool {
+        let (found, most) = match mark {
+            RunnerMark::Retrying => (&mut self.retries, RETRIES),
+            _ => (&mut self.found, MARKS),
+        };
+        *found += 1;
+        *found <= most
     }
 }
 
@@ -170,6 +185,8 @@ fn mark(line: &[u8]) -> Option<RunnerMark> {
     match line {
         "√ Connected to GitHub" | "Connected to GitHub" => return Some(RunnerMark::Connected),
         "Listening for Jobs" => return Some(RunnerMark::Listening),
+        _ if is_reconnected(line) => return Some(RunnerMark::Listening),
+        _ if line.starts_with("Runner connect error") => return Some(RunnerMark::Retrying),
         _ => {}
     }
     if let Some(job) = line.strip_prefix("Running job: ") {
@@ -178,6 +195,11 @@ fn mark(line: &[u8]) -> Option<RunnerMark> {
     // A name may have the words in it, too; the last are the runner's.
     let (job, result) = line.strip_prefix("Job ")?.rsplit_once(" completed with result: ")?;
     Some(RunnerMark::Completed { job: printable(job), result: JobResult::named(result)? })
+}
+
+/// Whether a runner says that it found GitHub again, with a tick before the time.
+fn is_reconnected(line: &str) -> bool {
+    line.strip_prefix("√ ").is_some_and(|line| without_time(line) == "Runner reconnected.")
 }
 
 /// The line without the time that the listener puts before it: `2026-01-02 03:04:05Z: `.
@@ -289,7 +311,7 @@ impl Heard {
         match mark {
             RunnerMark::Running { .. } => self.running = true,
             RunnerMark::Completed { result, .. } => self.completed = Some(*result),
-            RunnerMark::Connected | RunnerMark::Listening => {}
+            RunnerMark::Connected | RunnerMark::Listening | RunnerMark::Retrying => {}
         }
     }
 }
@@ -313,25 +335,10 @@ impl Conclusion {
         }
     }
 
-    /// Whether GitHub has removed the registration itself. If not, or if nobody knows, it is to be
-    /// removed.
-    pub fn registration_is_gone(self) -> bool {
-        matches!(self, Self::Completed(_))
-    }
-
     /// Whether the next runner of the pool has to wait for a back-off, so that an outage of GitHub
     /// costs a few registrations and no storm of them.
     pub fn backs_off(self) -> bool {
         matches!(self, Self::Refused(_) | Self::Lost(_))
-    }
-
-    /// Whether a new image is what helps.
-    pub fn needs_a_new_image(self) -> bool {
-        matches!(
-            self,
-            Self::Refused(Meaning::Updating | Meaning::VersionDeprecated)
-                | Self::Lost(Meaning::Updating | Meaning::VersionDeprecated)
-        )
     }
 
     /// Whether there is nothing to say about it.

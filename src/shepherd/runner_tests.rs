@@ -35,6 +35,18 @@ fn the_words_of_a_runner_are_marks() {
 }
 
 #[test]
+fn a_lost_connection_is_a_mark_until_there_is_one_again_and_takes_no_other_marks_place() {
+    let lost = "2026-01-02 03:04:05Z: Runner connect error: refused. Retrying until reconnected.\n";
+    let found = "√ 2026-01-02 03:04:09Z: Runner reconnected.\n";
+    let marks = all(format!("{lost}{found}").as_bytes());
+    assert_eq!(marks, [RunnerMark::Retrying, RunnerMark::Listening]);
+    let mut marks = Marks::default();
+    assert_eq!(marks.read(lost.repeat(1000).as_bytes()).len(), RETRIES);
+    let running = RunnerMark::Running { job: "a".to_owned() };
+    assert_eq!(marks.read(b"Running job: a\n"), [running]);
+}
+
+#[test]
 fn what_only_looks_like_a_mark_is_none() {
     for text in [
         "x Listening for Jobs\n",
@@ -130,8 +142,6 @@ fn every_status_is_concluded_by_what_was_heard() {
         // An outage or a refusal never lets the next registration follow at once.
         let refused = matches!(conclusion, Refused(_) | Lost(_));
         assert_eq!(conclusion.backs_off(), refused);
-        assert_eq!(conclusion.needs_a_new_image(), [3, 4, 7].contains(&status));
-        assert!(conclusion.registration_is_gone() <= matches!(conclusion, Completed(_)));
     }
 }
 
@@ -145,6 +155,7 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
         "Failed",
         "2026-01-02 03:04:05Z: ",
         "√ Connected to GitHub",
+        "Runner connect error: refused",
         "\r",
         "\n",
         "\n",
@@ -180,7 +191,7 @@ proptest! {
         for mark in all(&bytes) {
             let shown = match mark {
                 RunnerMark::Running { job } | RunnerMark::Completed { job, .. } => job,
-                RunnerMark::Connected | RunnerMark::Listening => continue,
+                RunnerMark::Connected | RunnerMark::Listening | RunnerMark::Retrying => continue,
             };
             prop_assert!(shown.len() <= 3 * LINE && !shown.chars().any(char::is_control));
         }

@@ -157,7 +157,7 @@ table! {
     Histogram(JOBS) JOB_DURATION "mayfly_job_duration_seconds" ["pool", "source"]
         "From when a job began until it was over.";
     Counter JOBS_ENDED "mayfly_jobs_total" ["pool", "source", "result"]
-        "Jobs that are over. `succeeded`, `failed` and `skipped` are the job's own doing, `cancelled` a person's, `error` Mayfly's or the host's.";
+        "Jobs that are over. `succeeded`, `failed` and `skipped` are the job's own doing, `cancelled` a person's, `taken_back` GitHub's, `error` Mayfly's or the host's.";
     Counter JOBS_REQUEUED "mayfly_jobs_requeued_total" ["pool"]
         "Jobs that wait again because their microVM failed before they began.";
 
@@ -189,6 +189,9 @@ table! {
         "Connections, requests, lookups and packets of guests: `allowed`, `refused`, or `would-refuse` where the policy only watches. Counted when a microVM ends.";
     Counter EGRESS_BYTES "mayfly_egress_bytes_total" ["pool", "direction"]
         "Bytes that guests sent (`up`) and received (`down`). Counted when a microVM ends.";
+
+    Counter NEEDS_REFUSED "mayfly_egress_needs_refused_total" ["pool"]
+        "Runners whose policy refused what a runner needs, so that GitHub may lack the log of a job. `mayfly explain` says what allows it.";
 
     Counter REGISTRATIONS "mayfly_registrations_total" ["pool", "step"]
         "Runners at GitHub that were `made`, have `taken` a job, and were `deleted`.";

@@ -50,7 +50,7 @@ fn a_job_that_waits_for_the_hosts_budget_is_told_so() {
         github: "poll = \"1s\"",
         host: "cpus = 1",
         pools: &[("test", &pool), ("other", &pool)],
-        webhooks_only: false,
+        ..Written::default()
     };
     let mut service = Service::configure(Settings::default(), &written);
     service.serve();

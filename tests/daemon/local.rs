@@ -124,7 +124,7 @@ fn a_job_is_cancelled_wherever_it_is() {
     assert!(daemon.run(&["cancel", &queued]).assert_code(0).text().contains("cancelled"));
     daemon.wait_for("1", &["running"]);
     assert_eq!(daemon.ask(&["cancel", "1"])["state"], "cancelled");
-    waiting.finish(JOB_PATIENCE).assert_code(130).assert_says("cancelled by a person");
+    waiting.finish(JOB_PATIENCE).assert_code(130).assert_says("cancelled by the user");
     for job in ["1", &queued] {
         let job = daemon.job(job);
         assert_eq!(

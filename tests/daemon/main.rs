@@ -30,4 +30,5 @@ mod storm;
 #[path = "../microvm/support/mod.rs"]
 mod support;
 mod telemetry;
+mod told;
 mod triggers;

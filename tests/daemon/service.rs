@@ -25,7 +25,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// Its settings, with a label that its jobs have.
-    fn text(&self, name: &str, label: &str) -> String {
+    fn text(&self, name: &str, label: &str, deadlines: &str) -> String {
         let Self { trigger, min_idle, max } = self;
         format!(
             r#"
@@ -39,7 +39,7 @@ impl Pool {
             trigger = "{trigger}"
             egress = "test"
             runner_directory = "/home/runner/actions-runner"
-            deadlines = {{ claim = "1m" }}
+            deadlines = {{ claim = "1m"{deadlines} }}
             "#
         )
     }
@@ -56,6 +56,8 @@ pub(crate) struct Written<'a> {
     pub(crate) webhooks_only: bool,
     /// The pools; a pool's name is its label.
     pub(crate) pools: &'a [(&'a str, &'a Pool)],
+    /// More of `deadlines`, of pools by name, each with a comma before it.
+    pub(crate) deadlines: &'a [(&'a str, &'a str)],
 }
 
 /// `mayfly serve` with a GitHub of its own.
@@ -95,8 +97,11 @@ impl Service {
         };
         let github = Simulator::start(github).unwrap();
         let service = Self { github, daemon };
-        let pools: String =
-            written.pools.iter().map(|(name, pool)| pool.text(name, name)).collect();
+        let pools = written.pools.iter().map(|(name, pool)| {
+            let more = written.deadlines.iter().find(|(of, _)| of == name);
+            pool.text(name, name, more.map_or("", |(_, more)| more))
+        });
+        let pools: String = pools.collect();
         service.furnish(&service.daemon, webhook, written, &pools);
         service
     }
@@ -107,7 +112,7 @@ impl Service {
         let daemon = Daemon::new();
         let key = |daemon: &Daemon| daemon.host.root().join("app.pem");
         std::fs::copy(key(&self.daemon), key(&daemon)).unwrap();
-        let pools = pool.text("test", label);
+        let pools = pool.text("test", label, "");
         self.furnish(&daemon, free_address(), &Written::default(), &pools);
         daemon
     }

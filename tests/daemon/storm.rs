@@ -78,7 +78,7 @@ fn every_job_runs_once_whatever_goes_wrong_at_github() {
         github: "poll = \"20s\"\nreconcile = \"30s\"",
         host: "cpus = 4\nmemory = \"4G\"\ndrain = \"5m\"",
         pools: &[("hook", &hook), ("set", &set)],
-        webhooks_only: false,
+        ..Written::default()
     };
     let mut service = Service::configure(github, &written);
     service.serve();

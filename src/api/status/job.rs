@@ -31,6 +31,9 @@ pub(super) fn part(story: &Explanation, now: Time) -> Part {
                 strong { (cause_word(job.state)) } " " (text(cause, PARAGRAPH))
             }
         }
+        @if let Some(warning) = &job.warning {
+            p.callout.warn { strong { "Refused:" } " " (text(warning, PARAGRAPH)) }
+        }
         @if story.blocker.is_some() {
             div.callout.warn { strong { "Waits:" } " " (reason(story.blocker.as_ref(), now)) }
         }

@@ -206,6 +206,9 @@ fn ended(stories: &[Explanation], now: Time) -> Markup {
                                 @if let Some(cause) = &story.job.cause {
                                     p.cause { (text(cause, LINE)) }
                                 }
+                                @if let Some(warning) = &story.job.warning {
+                                    p.cause { (text(warning, PARAGRAPH)) }
+                                }
                             }
                             td.wide data-label="Time" { (times(story, now)) }
                             td data-label="Egress" { (egress(story)) }

@@ -39,6 +39,7 @@ fn story(said: &str, id: JobId, state: JobState) -> Explanation {
             exit_code: Some(7),
             result: Some(text()),
             cause: Some(text()),
+            warning: Some(text()),
         },
         phases: vec![
             PhaseView {

@@ -92,9 +92,15 @@ fn row(job: &JobView, now: Time) -> [String; 8] {
         format!("{} ago", brief(now.since(job.queued))),
         brief(waited),
         optional(ran),
-        optional(job.result.as_ref()),
+        result(job),
         name,
     ]
+}
+
+/// How a job ended, and whether there is more to say about it.
+fn result(job: &JobView) -> String {
+    let result = optional(job.result.as_ref());
+    if job.warning.is_some() { format!("{result}, see explain") } else { result }
 }
 
 pub(super) fn logs(arguments: &LogsArguments, state: Option<&Path>) -> Result<(), Problem> {
@@ -201,6 +207,7 @@ fn story(explanation: &Explanation, now: Time) -> Vec<String> {
     fact("microVM", job.microvm.as_deref());
     fact("result", job.result.as_deref());
     fact("cause", job.cause.as_deref());
+    fact("warning", job.warning.as_deref());
     fact("evidence", black_box.as_deref());
     for line in explanation.egress.iter().flat_map(reached) {
         fact("egress", Some(&line));
@@ -297,5 +304,7 @@ mod tests {
             row(&job, now),
             ["4", "finished", "ci", "2m ago", "3.0s", "1m", "exit 0", "true"]
         );
+        let warned = JobView { warning: Some("no log".to_owned()), ..job };
+        assert_eq!(row(&warned, now)[6], "exit 0, see explain");
     }
 }

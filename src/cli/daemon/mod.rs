@@ -36,7 +36,10 @@ pub(super) enum Verb {
     /// runner is registered for it, the daemon drains.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(jobs::JobArguments),
-    /// End a local job, whether it waits or runs
+    /// End a job that runs, or a local one that waits
+    ///
+    /// A local job ends at once. The runner of a job of GitHub's is interrupted, ends its job, tells
+    /// GitHub and has `deadlines.farewell` for that. One that waits at GitHub is cancelled there.
     #[command(after_help = examples::CANCEL)]
     Cancel(jobs::JobArguments),
     /// List the daemon's pools and what each waits for
@@ -48,9 +51,10 @@ pub(super) enum Verb {
     /// Let the daemon take no more jobs and end when the running ones have ended
     ///
     /// Answers at once. The daemon ends within `host.drain`; local jobs that are queued, and jobs
-    /// that still run then, are the next daemon's.
+    /// that still run then, are the next daemon's. With `--end-jobs`, also later, jobs that run are
+    /// ended: runners are interrupted, end their jobs and tell GitHub.
     #[command(after_help = examples::DRAIN)]
-    Drain(Connection),
+    Drain(show::DrainArguments),
     /// Let the daemon read its settings again
     ///
     /// Prints which keys are in effect and which need a restart. Settings that are wrong change
@@ -117,7 +121,7 @@ pub(super) fn run(verb: &Verb, state: Option<&Path>) -> Result<ExitCode, Problem
         Verb::Cancel(arguments) => jobs::cancel(arguments, state)?,
         Verb::Pools(connection) => show::pools(connection, state)?,
         Verb::Status(connection) => show::status(connection, state)?,
-        Verb::Drain(connection) => show::drain(connection, state)?,
+        Verb::Drain(arguments) => show::drain(arguments, state)?,
         Verb::Reload(connection) => show::reload(connection, state)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,12 +1,13 @@
 //! `mayfly pools`, `status`, `drain` and `reload`.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::super::report::{self, Problem};
 use super::super::table::{self, brief, optional};
 use super::jobs::blocked;
 use super::{Connection, wait};
-use crate::api::types::{Status, Time};
+use crate::api::types::{DrainWish, Status, Time};
 
 pub(super) fn pools(connection: &Connection, state: Option<&Path>) -> Result<(), Problem> {
     let pools = wait(connection.client(state)?.pools())?;
@@ -65,8 +66,25 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
     ]
 }
 
-pub(super) fn drain(connection: &Connection, state: Option<&Path>) -> Result<(), Problem> {
-    let report = wait(connection.client(state)?.drain())?;
+/// How the daemon is to drain.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct DrainArguments {
+    /// End the jobs that run
+    #[arg(long)]
+    end_jobs: bool,
+    /// How long they may take to end, where that is less than `deadlines.farewell`
+    #[arg(long, value_name = "DURATION", requires = "end_jobs",
+          value_parser = humantime::parse_duration)]
+    within: Option<Duration>,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub(super) fn drain(arguments: &DrainArguments, state: Option<&Path>) -> Result<(), Problem> {
+    let DrainArguments { end_jobs, within, connection } = arguments;
+    let within = within.map(|within| u64::try_from(within.as_millis()).unwrap_or(u64::MAX));
+    let wish = DrainWish { end_jobs: *end_jobs, within_ms: within };
+    let report = wait(connection.client(state)?.drain(wish))?;
     connection.print(&report, |report, out| {
         out.line(format_args!(
             "the daemon takes no more jobs; {} run, {} stay queued; it ends within {}",

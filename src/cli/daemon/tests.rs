@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Verb, run};
 use crate::api::status::Pages;
-use crate::api::types::{JobState, JobView, Problem, ProblemKind, Submission};
+use crate::api::types::{DrainWish, JobState, JobView, Problem, ProblemKind, Submission};
 use crate::api::{Call, Log, call, server};
 use crate::config::Api;
 
@@ -109,7 +109,7 @@ fn each_verb_asks_what_it_is_called() {
             ]});
             answer.send(Ok(serde_json::from_value(story).unwrap())).unwrap();
         }
-        Call::Cancel { job: 7, answer } => {
+        Call::Cancel { job: 7, answer, .. } => {
             answer.send(Ok(job(JobState::Cancelled, None))).unwrap();
         }
         Call::Pools { answer } => {
@@ -127,7 +127,9 @@ fn each_verb_asks_what_it_is_called() {
             });
             answer.send(Ok(serde_json::from_value(status).unwrap())).unwrap();
         }
-        Call::Drain { answer } => {
+        Call::Drain { wish, answer, .. } => {
+            let ending = DrainWish { end_jobs: true, within_ms: Some(20_000) };
+            assert!([DrainWish::default(), ending].contains(&wish), "{wish:?}");
             let report = json!({ "running": 1, "queued": 0, "until": time });
             answer.send(Ok(serde_json::from_value(report).unwrap())).unwrap();
         }
@@ -144,6 +146,7 @@ fn each_verb_asks_what_it_is_called() {
         &["pools"],
         &["status"],
         &["drain"],
+        &["drain", "--end-jobs", "--within", "20s"],
         &["reload"],
     ] {
         assert_eq!(with_daemon(line, script), Ok(ExitCode::SUCCESS), "{line:?}");

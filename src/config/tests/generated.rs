@@ -68,7 +68,13 @@ const POOL: &[(&str, &[&str])] = &[
     ("max", &["1", "5", "0"]),
     ("trigger", &["'auto'", "'none'", "'webhook'", "'poll'", "'scale-set'", "'always'"]),
     ("egress", &["'ci'", "'none'", "'github'", "'open'"]),
-    ("deadlines", &["{ boot = '1m', idle = '5m', claim = '1m', job = '1h' }", "{ job = '0s' }"]),
+    (
+        "deadlines",
+        &[
+            "{ boot = '1m', idle = '5m', claim = '1m', job = '1h', farewell = '9s' }",
+            "{ job = '0s' }",
+        ],
+    ),
     ("environment", &["{ A = 'b' }", "{ '' = 'x' }", "{ 'A=B' = '' }"]),
     ("hooks", &["{ job_started = '/a', job_completed = '/b' }", "{ job_started = 'a' }"]),
     ("runner_directory", &["'/opt/runner'", "'..'"]),

@@ -214,6 +214,7 @@ fn pools_that_can_not_be_are_refused() {
         ("name = 'a'\nlabels = ['a b']", "a label has"),
         ("name = 'a'\ndeadlines = { claim = '1s' }", "pool[0].deadlines.claim = \"1s\""),
         ("name = 'a'\ndeadlines = { job = '6d' }", "it must be from 1s to 5days"),
+        ("name = 'a'\ndeadlines = { farewell = '0s' }", "it must be from 1s to 10m"),
         ("name = 'a'\nhooks = { job_started = 'x' }", "a path must be absolute"),
         ("name = 'a'\nenvironment = { '1A' = 'x' }", "no name of a variable"),
         ("name = 'a'\nenvironment = { ACTIONS_RUNNER_INPUT_JITCONFIG = 'x' }", "sets that"),

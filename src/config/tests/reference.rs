@@ -93,6 +93,7 @@ fn the_reference_has_the_defaults_that_are_in_effect() {
         "pool.runner_directory",
         "pool.deadlines.idle",
         "pool.deadlines.claim",
+        "pool.deadlines.farewell",
         "pool.deadlines.job",
         "host.socket_mode",
         "host.accel",
@@ -136,7 +137,7 @@ fn the_reference_has_the_bounds_of_deadlines() {
         Place::new().load(&text).is_ok()
     };
     let rows = rows_below(&page, "| key of `deadlines`");
-    assert_eq!(rows.len(), 4);
+    assert_eq!(rows.len(), 5);
     let step = Duration::from_secs(1);
     for row in rows {
         let (least, most) = row[2].split_once(" … ").unwrap();

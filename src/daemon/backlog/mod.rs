@@ -20,6 +20,8 @@ use crate::forge::Forge;
 use crate::ledger::{self, Command, JobId, JobState, Ledger, Source};
 pub(super) use words::Word;
 
+/// How the cause begins of a job that the forge took from its runner.
+pub(super) const TAKEN_BACK: &str = "GitHub took the job back";
 /// Why a local job can't be served any more.
 const NO_POOL: &str = "its pool is no longer configured";
 /// How long a forge keeps a job queued.
@@ -135,11 +137,19 @@ impl Backlog {
         Ok(ledger.claim(JobId(job.0), microvm)?)
     }
 
-    /// Ends a local job as a person wants it.
-    pub(super) fn cancel(&mut self, job: JobKey, ledger: &mut Ledger) -> Result<(), DaemonError> {
+    /// Ends a local job as somebody wants it. One that is over stays as it is.
+    pub(super) fn cancel(
+        &mut self,
+        job: JobKey,
+        why: &str,
+        ledger: &mut Ledger,
+    ) -> Result<(), DaemonError> {
         self.queue.retain(|queued| queued.job != job);
-        let code = Some(Code::Interrupted as u8);
-        Ok(ledger.cancel(JobId(job.0), "cancelled by a person", code)?)
+        let known = ledger.reader().job(JobId(job.0))?;
+        if known.is_some_and(|known| !known.state.is_over()) {
+            ledger.cancel(JobId(job.0), why, Some(Code::Interrupted as u8))?;
+        }
+        Ok(())
     }
 
     /// What the ledger says waits, waits here, too: what was acknowledged is never said again. To be

@@ -1,6 +1,7 @@
 //! The forge's word on its jobs: to whom it counts as waiting, and what the ledger keeps of it.
 
 use super::{Backlog, Desk, forge_job};
+use crate::daemon::concluding::JobEnd;
 use crate::daemon::decide::PoolId;
 use crate::daemon::demand::{ForgeJob, Heard};
 use crate::daemon::error::DaemonError;
@@ -198,17 +199,23 @@ impl Backlog {
     /// its runner has.
     pub(in crate::daemon) fn runner_over(
         microvm: &str,
-        result: Option<JobResult>,
+        end: &JobEnd,
         ledger: &mut Ledger,
     ) -> Result<(), DaemonError> {
         for job in ledger.reader().open_github()? {
-            if job.microvm.as_deref() == Some(microvm) && job.state == JobState::Running {
-                match result {
-                    Some(result) => {
-                        let conclusion = Some(conclusion(result));
-                        say(&job, ForgeState::Completed, microvm, conclusion, ledger)?;
-                    }
-                    None => ledger.fail(job.id, "its microVM ended before it", None)?,
+            if job.microvm.as_deref() != Some(microvm) || job.state != JobState::Running {
+                continue;
+            }
+            match (end, &job.cause) {
+                (JobEnd::Said(result), _) => {
+                    let conclusion = Some(conclusion(*result));
+                    say(&job, ForgeState::Completed, microvm, conclusion, ledger)?;
+                }
+                // It was told to end.
+                (_, Some(why)) => ledger.cancel(job.id, why, None)?,
+                (JobEnd::Lost(why), None) => ledger.fail(job.id, why, None)?,
+                (JobEnd::None | JobEnd::Interrupted, None) => {
+                    ledger.fail(job.id, "its microVM ended before it", None)?;
                 }
             }
         }

@@ -1,8 +1,10 @@
 //! One microVM as the daemon knows it, and what an event of its shepherd changes. Pure.
 
+use std::time::Duration;
+
 use mayfly_protocol::message::{JobStatus, NotStarted};
 
-use super::overdue::Patience;
+use super::overdue::{Patience, REGISTERING};
 use crate::daemon::decide::{JobKey, Load, Machine, MachineKey, PoolId, Stage};
 use crate::daemon::millis::Millis;
 use crate::egress::record::{Report, Row, Total, Totals};
@@ -33,6 +35,12 @@ pub(in crate::daemon) struct Microvm {
     pub(super) deadline: Option<Millis>,
     /// How long its phases may last.
     pub(super) patience: Patience,
+    /// Whether its shepherd interrupted its job.
+    pub(super) interrupted: bool,
+    /// Since when its runner can't reach the forge, by its own word.
+    pub(super) retrying: Option<Millis>,
+    /// Whether it is ended because its runner did not do what it is there for.
+    pub(super) failed: bool,
     /// When it was told to end.
     pub(super) told_to_end: Option<Millis>,
     /// When it began to end by itself.
@@ -139,14 +147,34 @@ impl Microvm {
         self.ended_for.as_deref()
     }
 
+    /// Since when its runner can't reach the forge, by its own word.
+    pub(in crate::daemon) fn retrying(&self) -> Option<Millis> {
+        self.retrying
+    }
+
+    /// Whether its shepherd interrupted its job.
+    pub(in crate::daemon) fn was_interrupted(&self) -> bool {
+        self.interrupted
+    }
+
+    /// Until when its runner waits for a job, or to be one that does.
+    pub(in crate::daemon) fn claim_ends(&self, claim: Duration) -> Option<Millis> {
+        match self.stage {
+            Stage::Registering => Some(self.since + REGISTERING),
+            Stage::Registered => Some(self.since + claim),
+            _ => None,
+        }
+    }
+
     /// What its job reached so far.
     pub(in crate::daemon) fn reached(&self) -> Option<&Egress> {
         self.reached.as_ref()
     }
 
-    /// Whether it ended otherwise than the daemon wanted. One that had to be killed did.
+    /// Whether it ended otherwise than the daemon wanted. One that had to be killed, or was ended for
+    /// what it failed to do, did.
     pub(in crate::daemon) fn was_unexpected(&self) -> bool {
-        self.ended_for.is_none() || self.killed.is_some()
+        self.ended_for.is_none() || self.killed.is_some() || self.failed
     }
 }
 
@@ -172,6 +200,9 @@ impl Microvm {
             phase: Phase::Planned,
             deadline: None,
             patience: Patience::default(),
+            interrupted: false,
+            retrying: None,
+            failed: false,
             told_to_end: None,
             over: None,
             killed: None,
@@ -213,10 +244,11 @@ impl Microvm {
                 self.reached = Some(egress(report));
                 News::Nothing
             }
-            Happened::Greeted { .. }
-            | Happened::Egress(_)
-            | Happened::Interrupted(_)
-            | Happened::Unknown(_) => News::Nothing,
+            Happened::Interrupted(_) => {
+                self.interrupted = true;
+                News::Nothing
+            }
+            Happened::Greeted { .. } | Happened::Egress(_) | Happened::Unknown(_) => News::Nothing,
         }
     }
 
@@ -258,6 +290,10 @@ impl Microvm {
     fn mark(&mut self, mark: &RunnerMark, now: Millis) -> News {
         let over = self.phase > Phase::Running;
         let Work::Runner(runner) = &mut self.work else { return News::Nothing };
+        self.retrying = match mark {
+            RunnerMark::Retrying => Some(self.retrying.unwrap_or(now)),
+            _ => None,
+        };
         match mark {
             _ if over => News::Nothing,
             RunnerMark::Listening if runner.job.is_none() => {

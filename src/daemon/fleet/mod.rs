@@ -1,10 +1,12 @@
 //! The fleet: every microVM that is not gone, and the way to its shepherd.
 //!
-//! Owns the microVMs ([`microvm`]), when each is ended or killed by the daemon itself ([`overdue`]),
+//! Owns the microVMs ([`microvm`]), how each is told to end ([`ends`]), when it is ended or killed by
+//! the daemon itself ([`overdue`]),
 //! the tasks that hold shepherds ([`following`]), and the seam to these ([`shepherds`]); of the
 //! ledger the microVMs, their phases and what they reached. What a microVM's job is worth is not
 //! known here.
 
+mod ends;
 mod following;
 mod microvm;
 #[cfg(test)]
@@ -19,10 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::clock::Clock;
-use super::decide::{
-    Blocker, JobKey, Load, Machine, MachineKey, Obstacle, PoolId, Retirement, Stage,
-};
+use super::decide::{Blocker, JobKey, Load, Machine, MachineKey, Obstacle, PoolId, Stage};
 use super::error::DaemonError;
 use super::happening::Happening;
 use super::millis::Millis;
@@ -36,7 +35,7 @@ use crate::shepherd::planner::Wanted;
 use crate::telemetry::log;
 use following::{ERRANDS, Errand, Ways};
 pub(super) use microvm::{Microvm, News, Runner, Verdict, Work, verdict};
-use overdue::{Patience, Step};
+use overdue::Patience;
 pub(super) use processes::Processes;
 pub(super) use shepherds::{Left, NotPlanned, Shepherds};
 #[cfg(test)]
@@ -190,6 +189,7 @@ impl Fleet {
             boot: plan.deadlines.prepare + plan.deadlines.boot,
             idle: plan.deadlines.idle,
             job: plan.deadlines.job,
+            farewell: plan.deadlines.farewell,
         };
         let (sender, errands) = mpsc::channel(ERRANDS);
         held.errands = Some(sender);
@@ -258,16 +258,14 @@ impl Fleet {
         let id = event.microvm.as_str();
         match &event.happened {
             Happened::Phase(phase) => {
-                let at = humantime::parse_rfc3339(&event.time);
-                let phase = ledger::Phase {
-                    event: number as u64,
-                    phase: phase.to_string(),
-                    elapsed_ms: event.elapsed_ms,
-                    at: at.unwrap_or_else(|_| std::time::SystemTime::now()).into(),
-                };
-                ledger.transition(id, &phase)?;
+                ledger.transition(id, &phase_of(number, event, &phase.to_string()))?;
             }
             Happened::Egress(report) => ledger.note_egress(id, &microvm::egress(report))?,
+            Happened::Interrupted(farewell) => {
+                tracing::info!("its job is told to end: {}", farewell.why);
+                let phase = phase_of(number, event, "interrupted");
+                ledger.interrupted(id, &phase, &farewell.why, farewell.within)?;
+            }
             _ => {}
         }
         let Microvm { pool, work, .. } = &held.microvm;
@@ -358,47 +356,8 @@ impl Fleet {
         }
     }
 
-    /// It is to go for that reason, and is not told so yet.
-    pub(super) fn retire(&mut self, key: MachineKey, why: &str, now: Millis) {
-        if let Some(microvm) = self.get_mut(key) {
-            microvm.ended_for.get_or_insert_with(|| why.to_owned());
-            microvm.enter(Stage::Ending, now);
-        }
-    }
-
-    /// Ends one that has no job. Where it has a runner, that is gone to be deleted first.
-    pub(super) fn retire_idle(&mut self, key: MachineKey, why: Retirement, now: Millis) {
-        let Some(microvm) = self.get(key) else { return };
-        tracing::debug!(%why, "retiring");
-        let is_runner = microvm.runner().is_some();
-        self.retire(key, &format!("retired: {why}"), now);
-        if !is_runner {
-            self.order(key, Order::End, now);
-        }
-    }
-
-    /// Ends one for that reason.
-    pub(super) fn end(&mut self, key: MachineKey, why: &str, now: Millis) {
-        if let Some(microvm) = self.get_mut(key) {
-            microvm.ended_for = Some(why.to_owned());
-            microvm.enter(Stage::Ending, now);
-        }
-        self.order(key, Order::End, now);
-    }
-
-    /// Ends one whose runner is deleted, if it was being retired for that.
-    pub(super) fn end_retired(&mut self, key: MachineKey, now: Millis) {
-        // One that took a job between the two is busy, and goes on.
-        if self.get(key).is_some_and(|microvm| microvm.stage() == Stage::Ending) {
-            self.order(key, Order::End, now);
-        }
-    }
-
-    /// Gives an order to a shepherd. One to end has a deadline from here on.
-    pub(super) fn order(&mut self, key: MachineKey, order: Order, now: Millis) {
-        if let (Order::End, Some(microvm)) = (&order, self.get_mut(key)) {
-            microvm.told_to_end.get_or_insert(now);
-        }
+    /// Gives an order to a shepherd.
+    pub(super) fn order(&self, key: MachineKey, order: Order) {
         self.errand(key, Errand::Order(order));
     }
 
@@ -413,48 +372,19 @@ impl Fleet {
         }
     }
 
-    /// Ends, or kills, microVMs that took too long.
-    pub(super) fn end_overdue(&mut self, clock: &Clock, reader: &Reader) {
-        let now = clock.now();
-        if clock.settles() > now {
-            return;
-        }
-        let due = self.microvms.values().filter(|held| held.over.is_none()).filter_map(|held| {
-            let (at, step) = overdue::step(&held.microvm)?;
-            (at <= now).then_some((held.microvm.key, step))
-        });
-        for (key, step) in due.collect::<Vec<_>>() {
-            let _about = self.about(Some(key), reader);
-            let Some(microvm) = self.get_mut(key) else { continue };
-            microvm.enter(Stage::Ending, now);
-            match step {
-                Step::End(why) => {
-                    tracing::warn!("the microVM ends: {why}");
-                    microvm.ended_for = Some(why.to_owned());
-                    self.order(key, Order::End, now);
-                }
-                Step::Kill(why) => {
-                    tracing::warn!("the microVM is killed: {why}");
-                    if microvm.killed.replace(now).is_none() {
-                        let before = microvm.ended_for.take();
-                        let before = before.map(|why| format!("{why}; ")).unwrap_or_default();
-                        microvm.ended_for = Some(format!("{before}{why}: it was killed"));
-                    }
-                    self.errand(key, Errand::Kill);
-                }
-            }
-        }
-    }
-
-    /// When the next microVM is overdue.
-    pub(super) fn wake(&self, clock: &Clock) -> Option<Millis> {
-        let living = self.microvms.values().filter(|held| held.over.is_none());
-        let steps = living.filter_map(|held| overdue::step(&held.microvm));
-        steps.map(|(at, _)| at.max(clock.settles())).min()
-    }
-
     /// Lets go of all of them: those that follow shepherds end, shepherds don't.
     pub(super) fn let_go(&mut self) {
         self.microvms.clear();
+    }
+}
+
+/// What the ledger keeps of an event with which something began.
+fn phase_of(number: usize, event: &Event, phase: &str) -> ledger::Phase {
+    let at = humantime::parse_rfc3339(&event.time);
+    ledger::Phase {
+        event: number as u64,
+        phase: phase.to_owned(),
+        elapsed_ms: event.elapsed_ms,
+        at: at.unwrap_or_else(|_| std::time::SystemTime::now()).into(),
     }
 }

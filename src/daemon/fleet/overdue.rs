@@ -17,14 +17,13 @@ const ENDING: Duration = Duration::from_secs(10).saturating_add(SLACK);
 /// From the end of a job until its microVM is gone: two minutes for what is copied out, and as
 /// above.
 const FINISHING: Duration = Duration::from_secs(120).saturating_add(ENDING);
-/// How long a runner that has a job may take to end it once it was told to.
-const FAREWELL: Duration = Duration::from_secs(60);
 /// From a job's message to its start, copies included.
 const CLAIMING: Duration = Duration::from_secs(10 * 60).saturating_add(SLACK);
 /// How long a runner may take from its registration to its listening.
-const REGISTERING: Duration = Duration::from_secs(5 * 60);
-/// How long a runner may take to end after its job was reported as completed.
-const COMPLETED: Duration = Duration::from_secs(2 * 60);
+pub(super) const REGISTERING: Duration = Duration::from_secs(5 * 60);
+/// How long a runner may take to end after its job was reported as completed. It tries for 264 s to
+/// send a last report that GitHub refuses.
+const COMPLETED: Duration = Duration::from_secs(5 * 60);
 /// Between two kills of one that is still there.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -37,6 +36,8 @@ pub(super) struct Patience {
     pub(super) idle: Duration,
     /// Its job.
     pub(super) job: Duration,
+    /// From the order to end until a runner has ended.
+    pub(super) farewell: Duration,
 }
 
 impl Default for Patience {
@@ -46,6 +47,7 @@ impl Default for Patience {
             boot: Duration::from_secs(10 * 60),
             idle: Duration::from_secs(24 * 3600),
             job: Duration::from_secs(6 * 3600),
+            farewell: Duration::from_secs(10 * 60),
         }
     }
 }
@@ -55,6 +57,8 @@ impl Default for Patience {
 pub(super) enum Step {
     /// Tell it to end, for this cause.
     End(&'static str),
+    /// The same, where its runner did not do what it is there for.
+    Fail(&'static str),
     /// Kill it, for this cause.
     Kill(&'static str),
 }
@@ -64,8 +68,11 @@ pub(super) fn step(microvm: &Microvm) -> Option<(Millis, Step)> {
     if let Some(killed) = microvm.killed {
         return Some((killed + AGAIN, Step::Kill("it was still there after it was killed")));
     }
-    let is_told_first = matches!(&microvm.work, Work::Runner(runner) if runner.job.is_some());
-    let ending = if is_told_first { FAREWELL + FINISHING } else { ENDING };
+    let farewell = match microvm.work {
+        Work::Runner(_) => microvm.patience.farewell,
+        Work::None | Work::Local(_) => Duration::ZERO,
+    };
+    let ending = if farewell.is_zero() { ENDING } else { farewell + FINISHING };
     let ending = microvm
         .told_to_end
         .map(|at| (at + ending, Step::Kill("its shepherd did not obey the order to end")));
@@ -87,13 +94,13 @@ pub(super) fn step(microvm: &Microvm) -> Option<(Millis, Step)> {
             Step::Kill("its shepherd did not keep the deadline of a microVM without a job"),
         )),
         Stage::Registering => {
-            Some((since + REGISTERING, Step::End("the runner did not come up in time")))
+            Some((since + REGISTERING, Step::Fail("the runner did not come up in time")))
         }
         Stage::Assigned => {
             Some((since + CLAIMING, Step::Kill("its shepherd did not start the job in time")))
         }
         Stage::Busy => Some((
-            since + microvm.patience.job + FAREWELL + FINISHING,
+            since + microvm.patience.job + farewell + FINISHING,
             Step::Kill("its shepherd did not keep the deadline of the job"),
         )),
         _ => None,
@@ -103,7 +110,7 @@ pub(super) fn step(microvm: &Microvm) -> Option<(Millis, Step)> {
     let deadline = deadline.map(|at| (at, Step::End("the job did not end in time")));
     let has_runner = matches!(microvm.work, Work::Runner(_)) && microvm.stage != Stage::Ending;
     let completed = microvm.completed.filter(|_| has_runner).map(|at| {
-        (at + COMPLETED, Step::End("its job was reported as completed, and its runner went on"))
+        (at + COMPLETED, Step::Fail("its job was reported as completed, and its runner went on"))
     });
     [own, deadline, completed].into_iter().flatten().min_by_key(|(at, _)| *at)
 }
@@ -119,6 +126,7 @@ mod tests {
 
     fn microvm(stage: Stage, work: Work) -> Microvm {
         let mut microvm = Microvm::new(MachineKey(1), PoolId(0), "small", Load::default(), BEGAN);
+        microvm.patience.farewell = Duration::from_secs(60);
         microvm.id = Id::parse("m-0123456789");
         (microvm.stage, microvm.work) = (stage, work);
         microvm
@@ -141,31 +149,24 @@ mod tests {
             (Stage::Assigned, local(), Some((605, true))),
             (Stage::Registering, runner(), Some((300, false))),
             (Stage::Registered, runner(), None),
-            (Stage::Busy, local(), Some((6 * 3600 + 195, true))),
+            (Stage::Busy, local(), Some((6 * 3600 + 135, true))),
             (Stage::Busy, runner(), Some((6 * 3600 + 195, true))),
             // Its registration goes first, then it is told to end.
             (Stage::Ending, runner(), None),
         ] {
+            // A runner has its farewell before it is killed.
+            let told = if matches!(work, Work::Runner(_)) { 195 } else { 15 };
             let mut microvm = microvm(stage, work);
             assert_eq!(seconds(&microvm), expected, "{stage:?}");
             microvm.told_to_end = Some(BEGAN);
-            assert_eq!(seconds(&microvm), Some((15, true)), "told to end, {stage:?}");
+            assert_eq!(seconds(&microvm), Some((told, true)), "told to end, {stage:?}");
             microvm.over = Some(BEGAN);
-            assert_eq!(seconds(&microvm), Some((15, true)), "over, {stage:?}");
+            assert_eq!(seconds(&microvm), Some((told.min(135), true)), "over, {stage:?}");
             microvm.told_to_end = None;
             assert_eq!(seconds(&microvm), Some((135, true)), "over by itself, {stage:?}");
             microvm.killed = Some(BEGAN);
             assert_eq!(seconds(&microvm), Some((10, true)), "killed, {stage:?}");
         }
-    }
-
-    #[test]
-    fn a_runner_that_has_a_job_has_its_farewell_before_it_is_killed() {
-        let mut microvm = microvm(Stage::Ending, runner());
-        microvm.told_to_end = Some(BEGAN);
-        let Work::Runner(its) = &mut microvm.work else { unreachable!("it is a runner") };
-        its.job = Some("build".to_owned());
-        assert_eq!(seconds(&microvm), Some((195, true)));
     }
 
     #[test]
@@ -189,10 +190,10 @@ mod tests {
         for stage in [Stage::Registering, Stage::Registered, Stage::Busy] {
             let mut microvm = microvm(stage, runner());
             microvm.completed = Some(BEGAN);
-            assert_eq!(seconds(&microvm), Some((120, false)), "{stage:?}");
+            assert_eq!(seconds(&microvm), Some((300, false)), "{stage:?}");
         }
         let mut local = microvm(Stage::Busy, Work::Local(JobKey(1)));
         local.completed = Some(BEGAN);
-        assert_ne!(seconds(&local), Some((120, false)));
+        assert_ne!(seconds(&local), Some((300, false)));
     }
 }

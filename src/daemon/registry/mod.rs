@@ -88,6 +88,10 @@ impl Registry {
         self.forge.as_deref()
     }
 
+    pub(super) fn shared_forge(&self) -> Option<Arc<dyn Forge>> {
+        self.forge.clone()
+    }
+
     /// How the names of this daemon's runners begin.
     pub(super) fn prefix(&self) -> &str {
         &self.prefix

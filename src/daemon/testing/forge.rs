@@ -31,6 +31,10 @@ struct State {
     jobs: BTreeMap<u64, Held>,
     runners: BTreeMap<String, Registration>,
     numbers: u64,
+    registrations: usize,
+    /// The names that it lists, and whether it does not answer when it is asked for them.
+    names: Vec<String>,
+    is_silent: bool,
     outbox: Vec<Letter>,
     wanted: Wanted,
 }
@@ -111,6 +115,18 @@ impl FakeForge {
     /// The names of the runners that are registered.
     pub(in crate::daemon) fn registered(&self) -> Vec<String> {
         self.state().runners.keys().cloned().collect()
+    }
+
+    /// What it lists as its own names from now on; none where it does not answer.
+    pub(in crate::daemon) fn list(&self, names: Option<&[&str]>) {
+        let mut state = self.state();
+        state.is_silent = names.is_none();
+        state.names = names.unwrap_or_default().iter().map(|&name| name.into()).collect();
+    }
+
+    /// How many runners were registered so far.
+    pub(in crate::daemon) fn registrations(&self) -> usize {
+        self.state().registrations
     }
 
     /// A runner listens from now on; gives the job that it gets.
@@ -221,6 +237,7 @@ impl State {
             return Err(ForgeError::NameTaken("there is one of that name".to_owned()));
         }
         self.numbers += 1;
+        self.registrations += 1;
         let number = self.numbers;
         let registration = Registration { number, listens: false, busy: false };
         self.runners.insert(name.to_owned(), registration);
@@ -268,6 +285,13 @@ impl Forge for FakeForge {
         };
         let effect = move || Ok(self.state().runners.iter().map(runner).collect());
         Box::pin(self.faults.call(Call::Runners, effect, || Err(away())))
+    }
+
+    fn names(&self) -> Promise<'_, Result<Option<Vec<String>>, ForgeError>> {
+        let State { names, is_silent, .. } = &*self.state();
+        let names = (!names.is_empty()).then(|| names.clone());
+        let answer = if *is_silent { Err(away()) } else { Ok(names) };
+        Box::pin(async move { answer })
     }
 
     fn listen(

@@ -30,7 +30,12 @@ pub(in crate::daemon) struct FakeHost {
     forge: Arc<FakeForge>,
     /// How long each job takes.
     job: Duration,
+    /// How long a runner tries in vain to reach the forge, and what it ends with then.
+    outage: Mutex<Option<Outage>>,
 }
+
+/// How long, and the status; none that ends by itself, if none.
+type Outage = (Duration, Option<u8>);
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -68,7 +73,13 @@ impl FakeHost {
         job: Duration,
     ) -> Arc<Self> {
         let changes = watch::Sender::new(0);
-        Arc::new(Self { state: Mutex::default(), changes, faults, forge, job })
+        let (state, outage) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { state, changes, faults, forge, job, outage })
+    }
+
+    /// Runners that start from here on can't reach the forge, or can.
+    pub(in crate::daemon) fn outage(&self, outage: Option<Outage>) {
+        *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = outage;
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -113,6 +124,13 @@ impl FakeHost {
     pub(in crate::daemon) fn disconnect(&self) {
         self.state().machines.values_mut().for_each(|machine| machine.connection += 1);
         self.changed();
+    }
+
+    /// What the policies of all microVMs say of a name, on port 443.
+    pub(in crate::daemon) fn lets_pass(&self, name: &str) -> Vec<bool> {
+        let host = crate::egress::host::Host::parse(name).unwrap();
+        let passes = |machine: &Machine| machine.plan.egress.decide(&host, 443).verdict.passes();
+        self.state().machines.values().map(passes).collect()
     }
 
     /// How many living shepherds are stopped.
@@ -180,9 +198,7 @@ impl FakeHost {
             None => Err(Over::Killed),
             Some(machine) if machine.killed => Err(Over::Killed),
             Some(machine) if machine.stopped => Ok(true),
-            Some(machine) if machine.orders.iter().any(|one| matches!(one, Order::End)) => {
-                Err(Over::Told)
-            }
+            Some(machine) if machine.orders.iter().any(ends) => Err(Over::Told),
             Some(_) => Ok(false),
         }
     }
@@ -225,7 +241,8 @@ impl FakeHost {
         }
     }
 
-    async fn serve(&self, id: &Id) -> Result<(), Over> {
+    /// Gives what the job ended with.
+    async fn serve(&self, id: &Id) -> Result<u8, Over> {
         for phase in [Phase::Planned, Phase::Prepared, Phase::Booting] {
             self.tell(id, Happened::Phase(phase));
         }
@@ -238,18 +255,25 @@ impl FakeHost {
         let mut values = job.environment.iter().map(|(_, value)| words(value.as_slice()));
         let runner = values.find_map(|value| value.strip_prefix(START).map(str::to_owned));
         self.tell(id, Happened::Phase(Phase::Running));
+        let mut status = 0;
         if let Some(runner) = runner {
-            self.run(id, &runner).await?;
+            status = self.run(id, &runner).await?;
         } else {
             let mark = job.arguments.first().map(|word| words(word.as_slice()));
             self.state().ran.extend(mark);
             self.pass(id, self.job).await?;
         }
         self.tell(id, Happened::Phase(Phase::Finished));
-        Ok(())
+        Ok(status)
     }
 
-    async fn run(&self, id: &Id, runner: &str) -> Result<(), Over> {
+    async fn run(&self, id: &Id, runner: &str) -> Result<u8, Over> {
+        let outage = *self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((time, status)) = outage {
+            self.tell(id, Happened::Runner(RunnerMark::Retrying));
+            self.pass(id, time).await?;
+            return Ok(status.unwrap_or(1));
+        }
         self.tell(id, Happened::Runner(RunnerMark::Listening));
         let waits = async {
             loop {
@@ -268,15 +292,20 @@ impl FakeHost {
         passed?;
         let result = JobResult::Succeeded;
         self.tell(id, Happened::Runner(RunnerMark::Completed { job, result }));
-        Ok(())
+        Ok(0)
     }
+}
+
+/// Whether an order ends the microVM. A runner here ends as soon as it is told.
+fn ends(order: &Order) -> bool {
+    matches!(order, Order::End | Order::Farewell(_))
 }
 
 /// The life of a shepherd.
 async fn live(host: Arc<FakeHost>, id: Id) {
     let outcome = match host.serve(&id).await {
-        Ok(()) => {
-            let status = JobStatus::Code(0);
+        Ok(status) => {
+            let status = JobStatus::Code(status);
             Some(Outcome::Job { status, not_copied: Vec::new(), oom_kills: 0 })
         }
         Err(Over::Told) => {

@@ -78,10 +78,10 @@ async fn a_shepherd_that_is_stopped_gives_up_its_place_within_the_deadline_of_it
         (Phase::Booting, "local", seconds(40)),
         // Claimed within ten minutes.
         (Phase::Claimed, "local", seconds(600)),
-        // The job, its farewell, and what comes after it.
-        (Phase::Running, "local", seconds(20 * 60 + 60 + 130)),
+        // The job, and what comes after it.
+        (Phase::Running, "local", seconds(20 * 60 + 130)),
         // A runner that does not come up, and does not end when it is told to.
-        (Phase::Claimed, FORGE, seconds(300 + 10)),
+        (Phase::Claimed, FORGE, seconds(300 + 60 + 130)),
     ] {
         let mut stage = stage();
         if source == FORGE {
@@ -98,4 +98,60 @@ async fn a_shepherd_that_is_stopped_gives_up_its_place_within_the_deadline_of_it
         assert!(stage.run(PATIENCE * 4, Stage::is_done).await, "{phase} {source}");
         stage.assert_exactly_once(&format!("{phase} {source}"));
     }
+}
+
+/// Jobs that wait while GitHub does not serve runners, for 20 minutes, and then does.
+async fn outage(after: Duration, status: Option<u8>, most: usize) {
+    const JOBS: usize = 4;
+    let mut stage = stage();
+    stage.host.outage(Some((after, status)));
+    for _ in 0..JOBS {
+        stage.forge.queue(FORGE);
+    }
+    stage.run(Duration::from_secs(20 * 60), |_| false).await;
+    let made = stage.forge.registrations();
+    let about = format!("{made} registrations, {status:?} after {after:?}");
+    assert!(made >= 2 * JOBS, "it is tried again: {about}");
+    assert!(made <= most, "a storm: {about}");
+    stage.host.outage(None);
+    // What was made in the outage is still to come to its end.
+    assert!(stage.run(PATIENCE, Stage::is_done).await, "{about}");
+    stage.assert_exactly_once(&about);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_the_forges_costs_no_storm_of_registrations() {
+    let seconds = Duration::from_secs;
+    // Refused at once, again and again: the pause doubles.
+    outage(seconds(1), Some(1), 48).await;
+    // Messages fail for long.
+    outage(seconds(670), Some(2), 16).await;
+    // Never in touch at all: ended by the deadline, four in 20 minutes for each job.
+    outage(seconds(1 << 20), None, 20).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_names_of_the_forges_are_taken_in_their_known_forms_and_outlast_its_silence() {
+    const ACCOUNT: &str = "productionresultssa20.blob.core.windows.net";
+    const ATTACKER: &str = "attacker.blob.core.windows.net";
+    let mut stage = Stage::new(Duration::from_secs(30));
+    stage.forge.list(Some(&[ACCOUNT, ATTACKER]));
+    stage.serve().unwrap();
+    stage.run(Duration::from_secs(5), |_| false).await;
+    // No list any more, and another daemon.
+    stage.forge.list(None);
+    stage.restart().await;
+    stage.forge.queue(FORGE);
+    let boots = |stage: &mut Stage| !stage.host.phases().is_empty();
+    assert!(stage.run(PATIENCE, boots).await);
+    assert_eq!(stage.host.lets_pass(ACCOUNT), [true]);
+    assert_eq!(stage.host.lets_pass(ATTACKER), [false]);
+    assert!(stage.run(PATIENCE, Stage::is_done).await);
+    // A list without it takes it back.
+    stage.forge.list(Some(&["github.com"]));
+    stage.restart().await;
+    stage.run(Duration::from_secs(5), |_| false).await;
+    stage.forge.queue(FORGE);
+    assert!(stage.run(PATIENCE, boots).await);
+    assert_eq!(stage.host.lets_pass(ACCOUNT), [false]);
 }

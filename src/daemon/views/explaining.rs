@@ -8,14 +8,10 @@ use crate::api::types::{
 use crate::config::GitHub;
 use crate::daemon::clock::Clock;
 use crate::daemon::decide::{JobKey, Obstacle};
+use crate::egress::policy::{Refused, missed_of};
 use crate::ledger::{self, Destination, Egress, JobResult, LedgerError, Reader, Verdicts};
 
 impl Sight {
-    /// A job as the API shows it.
-    fn job_view(&self, job: &ledger::Job) -> JobView {
-        job_view(job, self.github.as_ref())
-    }
-
     pub(in crate::daemon) fn explain(self, id: JobId, reader: &Reader) -> Read<Explanation> {
         let Some(job) = reader.job(ledger::JobId(id))? else { return Ok(Err(no_job(id))) };
         let noted = match &job.microvm {
@@ -26,12 +22,23 @@ impl Sight {
             destinations: egress.destinations.iter().map(destination_view).collect(),
             ..egress_view(egress.verdicts)
         });
-        Ok(Ok(Explanation { egress, ..self.story(&job, reader)? }))
+        let mut explanation = Explanation { egress, ..self.story(&job, reader)? };
+        if let (None, ledger::Source::Github) = (&noted, job.source) {
+            explanation.job.warning = self.reached(&job).and_then(|egress| self.missed(egress));
+        }
+        Ok(Ok(explanation))
     }
 
     /// What a job's microVM reached so far, while it lives.
     fn reached(&self, job: &ledger::Job) -> Option<&Egress> {
         self.reached.get(job.microvm.as_deref()?)
+    }
+
+    /// What a runner needed of that and was refused so far.
+    fn missed(&self, egress: &Egress) -> Option<String> {
+        let refused = egress.destinations.iter().filter(|one| one.verdict == "refused");
+        let refused = refused.map(|one| Refused::of(&one.host, one.port, one.cause.as_deref()));
+        missed_of(&self.github.as_ref()?.server, refused)
     }
 
     /// The same without what its microVM reached.
@@ -60,7 +67,8 @@ impl Sight {
             phases[index - 1].lasted_ms = u64::try_from(lasted.as_millis()).ok();
         }
         let blocker = self.blocker(job);
-        Ok(Explanation { job: self.job_view(job), phases, blocker, black_box, egress: None })
+        let job = judged_view(job, self.github.as_ref(), reader)?;
+        Ok(Explanation { job, phases, blocker, black_box, egress: None })
     }
 
     /// The same with what its microVM reached in numbers only.
@@ -190,12 +198,92 @@ pub(in crate::daemon) fn job_view(job: &ledger::Job, github: Option<&GitHub>) ->
             JobResult::Concluded(conclusion) => conclusion.clone(),
         }),
         cause: job.cause.clone(),
+        warning: None,
     }
+}
+
+/// The same with what its runner needed and was refused, once its microVM has ended.
+pub(in crate::daemon) fn judged_view(
+    job: &ledger::Job,
+    github: Option<&GitHub>,
+    reader: &Reader,
+) -> Result<JobView, LedgerError> {
+    let refused = match (&job.microvm, job.source) {
+        (Some(microvm), ledger::Source::Github) => reader.refused(microvm)?,
+        _ => Vec::new(),
+    };
+    let refused = refused.iter().map(|(host, port, cause)| Refused::of(host, *port, Some(cause)));
+    let warning = github.and_then(|github| missed_of(&github.server, refused));
+    Ok(JobView { warning, ..job_view(job, github) })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::no_pool;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Credentials, Scope, Secret};
+    use crate::ledger::{ForgeNote, ForgeState, Ledger, RunnerKnown};
+
+    fn github(server: &str) -> GitHub {
+        GitHub {
+            server: server.to_owned(),
+            scope: Scope::Organization("octo".to_owned()),
+            api: server.to_owned(),
+            credentials: Credentials::Token(Secret {
+                value: "token".into(),
+                source: "a test".to_owned(),
+            }),
+            webhook: None,
+            repositories: Vec::new(),
+            poll: None,
+            reconcile: Duration::from_secs(300),
+        }
+    }
+
+    #[test]
+    fn a_job_whose_log_was_refused_its_way_to_github_has_a_warning() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(&directory.path().join("ledger.db")).unwrap();
+        ledger.planned("m-1", "ci", "runner").unwrap();
+        let note = ForgeNote {
+            forge_id: 7,
+            run_id: Some(6),
+            attempt: 1,
+            repository: "octo/hello",
+            name: Some("build"),
+            labels: &[],
+            pool: Some("ci"),
+            microvm: Some("m-1"),
+            runner: RunnerKnown::Told,
+            state: ForgeState::Completed,
+            conclusion: Some("success"),
+        };
+        let id = ledger.note_forge_job(&note).unwrap().id;
+        let row = |host: &str, cause: Option<&str>| Destination {
+            host: host.to_owned(),
+            port: 443,
+            verdict: if cause.is_some() { "refused" } else { "allowed" }.to_owned(),
+            cause: cause.map(str::to_owned),
+            connections: 1,
+            up: 0,
+            down: 0,
+        };
+        let results = "productionresultssa7.blob.core.windows.net";
+        let destinations = vec![
+            row("github.com", None),
+            row("evil.example", Some("no-rule")),
+            row("api.github.com", Some("connect")),
+            row(results, Some("no-rule")),
+        ];
+        let verdicts = Verdicts { allowed: 1, refused: 3, ..Verdicts::default() };
+        ledger.note_egress("m-1", &Egress { verdicts, destinations }).unwrap();
+        let job = ledger.reader().job(id).unwrap().unwrap();
+        let view = |server| judged_view(&job, Some(&github(server)), ledger.reader()).unwrap();
+        let warning = view("https://github.com").warning.unwrap();
+        assert!(warning.contains(results) && warning.contains("github-results"), "{warning}");
+        assert_eq!(view("https://ghes.example").warning, None);
+    }
 
     #[test]
     fn labels_are_told_apart_and_a_job_without_any_is_told_so() {

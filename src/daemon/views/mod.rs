@@ -32,7 +32,7 @@ use crate::config::Settings;
 use crate::failure::chain;
 use crate::ledger::{Ledger, LedgerError, Reader};
 use crate::telemetry::otlp;
-pub(super) use explaining::{job_view, no_job};
+pub(super) use explaining::{job_view, judged_view, no_job};
 pub(super) use observing::Observer;
 pub(super) use sight::Sight;
 
@@ -68,7 +68,7 @@ impl Views {
         ledger: &Ledger,
         instance: &str,
     ) -> Result<(Self, Option<otlp::Exporter>), DaemonError> {
-        let (observer, exporter) = Observer::new(&settings.telemetry, ledger, instance)?;
+        let (observer, exporter) = Observer::new(settings, ledger, instance)?;
         let reading = Reading(Arc::new(Mutex::new(Reader::open(path)?)));
         let views = Self { observer, reading, changed: true, changes: watch::Sender::new(0) };
         Ok((views, exporter))

@@ -13,11 +13,13 @@ use serde_json::Value;
 use super::explaining::blocker_view;
 use super::sight::stage;
 use super::{Look, spans};
-use crate::config::Telemetry;
+use crate::config::Settings;
+use crate::daemon::backlog::TAKEN_BACK;
 use crate::daemon::decide::{Blocker, PoolId, Stage};
 use crate::daemon::error::DaemonError;
 use crate::daemon::fleet::Microvm;
 use crate::daemon::millis::Millis;
+use crate::egress::policy::{Refused, missed_of};
 use crate::ledger::{Job, JobId, JobResult, JobState, Ledger, LedgerError, Reader, Time};
 use crate::shepherd::event::{Event, Happened, Outcome};
 use crate::telemetry::metrics::{self, NO_POOL, OTHER};
@@ -51,17 +53,20 @@ pub(in crate::daemon) struct Observer {
     pools: BTreeSet<String>,
     waits: BTreeMap<(String, String), u32>,
     causes: BTreeSet<String>,
+    /// GitHub's address, which says what runners need.
+    server: Option<String>,
 }
 
 impl Observer {
     /// Counts from here on. Where traces are wanted, what takes them to their collector is beside
     /// it, to be run.
     pub(super) fn new(
-        settings: &Telemetry,
+        settings: &Settings,
         ledger: &Ledger,
         instance: &str,
     ) -> Result<(Self, Option<otlp::Exporter>), DaemonError> {
-        let collector = settings.otlp.as_ref().map(|otlp| otlp.collector.clone());
+        let otlp = settings.telemetry.otlp.as_ref();
+        let collector = otlp.map(|otlp| otlp.collector.clone());
         let exporting = collector.map(|collector| otlp::exporter(collector, instance)).transpose();
         let (traces, exporter) = exporting.map_err(DaemonError::Collector)?.unzip();
         let observer = Self {
@@ -73,6 +78,7 @@ impl Observer {
             pools: BTreeSet::new(),
             waits: BTreeMap::new(),
             causes: BTreeSet::new(),
+            server: settings.github.as_ref().map(|github| github.server.clone()),
         };
         Ok((observer, exporter))
     }
@@ -239,6 +245,14 @@ impl Observer {
                     metrics::EGRESS_BYTES.add([pool, "up"], row.up);
                     metrics::EGRESS_BYTES.add([pool, "down"], row.down);
                 }
+                let server = self.server.as_deref().filter(|_| microvm.runner().is_some());
+                let refused = report.rows.iter().filter(|row| row.verdict == "refused");
+                let refused =
+                    refused.map(|row| Refused::of(&row.host, row.port, row.cause.as_deref()));
+                if let Some(why) = server.and_then(|server| missed_of(server, refused)) {
+                    tracing::warn!("{why}");
+                    metrics::NEEDS_REFUSED.add([pool], 1);
+                }
             }
             _ => {}
         }
@@ -322,7 +336,7 @@ fn show_budget(look: Look<'_>) {
 /// Shows what has not happened yet in a pool: what is not there can't be seen to grow.
 fn begin(pool: &str) {
     for source in ["local", "github"] {
-        for result in ["succeeded", "failed", "cancelled", "error"] {
+        for result in ["succeeded", "failed", "cancelled", "taken_back", "error"] {
             metrics::JOBS_ENDED.add([pool, source, result], 0);
         }
     }
@@ -336,6 +350,7 @@ fn begin(pool: &str) {
 fn result(job: &Job) -> &'static str {
     match (job.state, &job.result) {
         (JobState::Cancelled, _) => "cancelled",
+        (JobState::Failed, _) if is_taken_back(job) => "taken_back",
         (JobState::Finished, Some(JobResult::Exited(0))) => "succeeded",
         (JobState::Finished, Some(JobResult::Exited(_) | JobResult::Signalled(_))) => "failed",
         (JobState::Finished, Some(JobResult::Concluded(conclusion))) => match conclusion.as_str() {
@@ -346,6 +361,11 @@ fn result(job: &Job) -> &'static str {
         },
         _ => "error",
     }
+}
+
+/// Whether GitHub took the job from its runner.
+fn is_taken_back(job: &Job) -> bool {
+    job.cause.as_ref().is_some_and(|cause| cause.starts_with(TAKEN_BACK))
 }
 
 fn between(from: Time, to: Time) -> Duration {

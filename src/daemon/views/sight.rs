@@ -1,12 +1,13 @@
 //! What others are shown of the daemon at one moment.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use super::Look;
 use super::explaining::blocker_view;
 use crate::api::types::{Blocker, Budget, MicrovmView, PoolView, Readiness, Status};
 use crate::config::{GitHub, Pool};
-use crate::daemon::decide::{JobKey, PoolId, Stage, Waiting};
+use crate::daemon::decide::{self, JobKey, Obstacle, PoolId, Stage, Waiting};
 use crate::daemon::fleet::{Microvm, Work};
 use crate::ledger::Egress;
 
@@ -30,7 +31,7 @@ impl Look<'_> {
     /// Everything that others are shown.
     pub(in crate::daemon) fn sight(self) -> Sight {
         let blockers = self.pools.iter().filter_map(|(id, pool)| {
-            let blocker = blocker_view(self.blockers.get(&id)?, self.clock);
+            let blocker = self.blocker(id, self.blockers.get(&id)?);
             Some((pool.name.to_string(), blocker))
         });
         let reached = self
@@ -106,7 +107,30 @@ impl Look<'_> {
                 .get(&id)
                 .cloned()
                 .or_else(obstacle)
-                .map(|obstacle| blocker_view(&obstacle, self.clock)),
+                .map(|obstacle| self.blocker(id, &obstacle)),
+        }
+    }
+
+    /// What jobs of a pool wait for. That a runner is registered for them is not the whole truth where
+    /// that runner can't reach the forge.
+    fn blocker(self, pool: PoolId, obstacle: &Obstacle) -> Blocker {
+        let its = self.fleet.iter().filter(|microvm| microvm.pool() == pool);
+        let cut_off = its.filter_map(|microvm| Some((microvm.retrying()?, microvm)));
+        match cut_off.min_by_key(|(since, _)| *since) {
+            Some((since, microvm)) if obstacle.why == decide::Blocker::Listening => {
+                let lasts = Duration::from_secs(self.clock.now().since(since).as_secs());
+                let lasts = humantime::format_duration(lasts);
+                let claim = self.pools.get(pool).map(|pool| pool.deadlines.claim);
+                let until = microvm.claim_ends(claim.unwrap_or_default());
+                Blocker {
+                    code: "runner_cut_off".to_owned(),
+                    message: format!(
+                        "its runner can't reach GitHub (\"Retrying until reconnected\") for {lasts}"
+                    ),
+                    until: until.map(|until| self.clock.wall(until)),
+                }
+            }
+            _ => blocker_view(obstacle, self.clock),
         }
     }
 

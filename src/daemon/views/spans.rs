@@ -52,7 +52,7 @@ pub(super) fn of(
             trace.tell(name, number);
         }
     }
-    if matches!(result, "failed" | "error") {
+    if matches!(result, "failed" | "taken_back" | "error") {
         trace.fail(job.cause.as_deref().unwrap_or("the job failed"));
     }
     let given = job.claimed_at.or(job.started_at).unwrap_or(end);

@@ -61,23 +61,55 @@ pub fn needs_of(server: &str) -> Vec<Need> {
     vec![own]
 }
 
+/// A destination that a policy refused, as the guest said it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused<'a> {
+    /// The name or address.
+    pub host: &'a str,
+    /// The port; 0 where there is none.
+    pub port: u16,
+    /// The cause's word.
+    pub cause: Option<&'a str>,
+}
+
 /// What a runner of github.com needed and was refused, with the set that would have allowed it.
 pub fn missed(report: &Report) -> Option<String> {
-    let needs = needs_of("https://github.com");
-    let mut refused = report.rows.iter().filter(|row| row.verdict == "refused");
-    let (host, Need { purpose, set, .. }) = refused.find_map(|row| {
-        let name = HostName::parse(&row.host).ok()?;
+    let refused = report.rows.iter().filter(|row| row.verdict == "refused");
+    missed_of(
+        "https://github.com",
+        refused.map(|row| Refused::of(&row.host, row.port, row.cause.as_deref())),
+    )
+}
+
+impl<'a> Refused<'a> {
+    /// One of these parts.
+    pub fn of(host: &'a str, port: u16, cause: Option<&'a str>) -> Self {
+        Self { host, port, cause }
+    }
+}
+
+/// What a runner of that server needed and was refused, with what would have allowed it.
+pub fn missed_of<'a>(
+    server: &str,
+    refused: impl IntoIterator<Item = Refused<'a>>,
+) -> Option<String> {
+    let needs = needs_of(server);
+    let (host, Need { purpose, set, .. }) = refused.into_iter().find_map(|one| {
+        let name = HostName::parse(one.host).ok()?;
         let is_of =
             |need: &&Need| Pattern::parse(&need.host).is_ok_and(|pattern| pattern.matches(&name));
         // Trouble of the network is no refusal of the policy.
-        let by_policy = matches!(row.cause.as_deref(), Some("no-rule" | "port" | "denied"));
+        let by_policy = matches!(one.cause, Some("no-rule" | "port" | "denied"));
         let need = needs.iter().find(is_of)?;
-        (by_policy && matches!(row.port, 0 | 443)).then_some((&row.host, need))
+        (by_policy && matches!(one.port, 0 | 443)).then_some((one.host, need))
     })?;
-    let set = set.unwrap_or("github");
+    let line = match set {
+        Some(set) => format!("include = [\"{set}\"]"),
+        None => format!("allow = [{{ host = \"{host}\", ports = [443] }}]"),
+    };
     Some(format!(
-        "the egress policy refused {host}, which a runner needs ({purpose}); \
-         `include = [\"{set}\"]` in the policy allows it"
+        "the egress policy refused {host}, which a runner needs ({purpose}); `{line}` in the policy \
+         allows it"
     ))
 }
 
@@ -145,6 +177,15 @@ mod tests {
         ] {
             assert_eq!(said(rows), None);
         }
+    }
+
+    #[test]
+    fn what_runners_of_another_server_miss_is_told_with_a_rule() {
+        let refused = |host| [Refused::of(host, 443, Some("no-rule"))];
+        let told = missed_of("https://octo.ghe.com", refused("jobs.octo.ghe.com")).unwrap();
+        let line = "`allow = [{ host = \"jobs.octo.ghe.com\", ports = [443] }]`";
+        assert!(told.contains(line), "{told}");
+        assert_eq!(missed_of("https://octo.ghe.com", refused("github.com")), None);
     }
 
     #[test]

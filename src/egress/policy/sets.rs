@@ -19,7 +19,7 @@ impl Set {
 }
 
 /// What a runner talks to, and what GitHub serves itself.
-const CORE: &[&str] = &[
+pub(super) const CORE: &[&str] = &[
     "github.com",
     "api.github.com",
     "*.actions.githubusercontent.com",
@@ -41,7 +41,7 @@ const CORE: &[&str] = &[
 
 /// The storage accounts in which GitHub keeps logs, summaries, caches and artifacts, as it lists
 /// them. They are GitHub's own: names beside them may be anybody's, so there is no pattern here.
-const RESULTS: &[&str] = &[
+pub(super) const RESULTS: &[&str] = &[
     "productionresultssa0.blob.core.windows.net",
     "productionresultssa1.blob.core.windows.net",
     "productionresultssa2.blob.core.windows.net",

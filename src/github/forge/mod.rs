@@ -208,6 +208,10 @@ impl Forge for GitHub {
         })
     }
 
+    fn names(&self) -> Promise<'_, Result<Option<Vec<String>>, ForgeError>> {
+        Box::pin(async move { Ok(self.client.names().await?) })
+    }
+
     fn listen(
         self: Arc<Self>,
         wanted: watch::Receiver<Wanted>,

@@ -1,0 +1,77 @@
+//! The names that GitHub listed last, kept for a GitHub that does not answer.
+
+use std::collections::BTreeSet;
+
+use rusqlite::params;
+use serde_json::json;
+
+use super::{Ledger, LedgerError};
+
+const NAMES: &str = "github_names";
+
+impl Ledger {
+    /// Keeps the names that are taken from GitHub's list. Returns whether they are others than before.
+    pub fn note_names(&mut self, names: &BTreeSet<String>) -> Result<bool, LedgerError> {
+        let before = self.names()?;
+        if before == *names {
+            return Ok(false);
+        }
+        let text = json!(names).to_string();
+        let detail = json!({
+            "added": names.difference(&before).collect::<Vec<_>>(),
+            "removed": before.difference(names).collect::<Vec<_>>(),
+        });
+        self.change("keep GitHub's names", |change| {
+            change.execute(
+                "INSERT INTO meta (key, value) VALUES (?1, ?2)
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                params![NAMES, text],
+            )?;
+            change.audit("egress.names", "github", &detail)
+        })?;
+        Ok(true)
+    }
+
+    /// Those that were kept last.
+    pub fn names(&mut self) -> Result<BTreeSet<String>, LedgerError> {
+        let known: Option<String> = self.change("read GitHub's names", |change| {
+            change.first("SELECT value FROM meta WHERE key = ?1", [NAMES], |row| row.get(0))
+        })?;
+        let read = |text: String| serde_json::from_str(&text);
+        let known = known.map(read).transpose();
+        Ok(known.map_err(|error| LedgerError::Json("GitHub's names", error))?.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_list_stays_and_each_change_is_audited_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ledger.db");
+        let of = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let mut ledger = Ledger::open(&path).unwrap();
+        assert_eq!(ledger.names().unwrap(), BTreeSet::new());
+        assert!(!ledger.note_names(&BTreeSet::new()).unwrap());
+        assert!(ledger.note_names(&of(&["a", "b"])).unwrap());
+        assert!(!ledger.note_names(&of(&["b", "a"])).unwrap());
+        assert!(ledger.note_names(&of(&["b", "c"])).unwrap());
+        drop(ledger);
+        let mut ledger = Ledger::open(&path).unwrap();
+        assert_eq!(ledger.names().unwrap(), of(&["b", "c"]));
+        let mut details = Vec::new();
+        let take = |line: &crate::ledger::audit::Line| {
+            if line.action == "egress.names" {
+                details.push(line.detail.clone());
+            }
+            Ok::<_, LedgerError>(())
+        };
+        ledger.reader().audit_lines(0, take).unwrap();
+        assert_eq!(
+            details,
+            [r#"{"added":["a","b"],"removed":[]}"#, r#"{"added":["c"],"removed":["a"]}"#]
+        );
+    }
+}
