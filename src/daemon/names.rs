@@ -75,7 +75,8 @@ impl Names {
         let Some(names) = names else { return Ok(()) };
         let taken = listed(names.iter().map(String::as_str));
         if ledger.note_names(&taken)? {
-            tracing::info!(names = ?taken, "GitHub lists names beyond the built-in sets: taken");
+            let names = taken.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            tracing::info!(names, "GitHub lists names beyond the built-in sets: taken");
         }
         self.taken = taken;
         Ok(())

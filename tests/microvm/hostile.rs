@@ -60,12 +60,12 @@ fn a_message_before_hello_is_refused() {
 
 #[test]
 fn a_second_hello_is_refused() {
-    assert_found_out("second-hello", &[], "hostile_guest", "sent Hello while");
+    assert_found_out("second-hello", &[], "hostile_guest", "the guest sent Hello ");
 }
 
 #[test]
 fn a_message_out_of_order_is_refused() {
-    assert_found_out("out-of-order", &[], "hostile_guest", "sent Started while");
+    assert_found_out("out-of-order", &[], "hostile_guest", "the guest sent Started ");
 }
 
 #[test]
@@ -95,12 +95,12 @@ fn a_chunk_that_is_too_long_is_refused() {
 
 #[test]
 fn credit_that_nobody_owes_is_refused() {
-    assert_found_out("credit", &["-i"], "hostile_guest", "broke the flow control of Stdin");
+    assert_found_out("credit", &["-i"], "hostile_guest", "broke the flow control of stdin");
 }
 
 #[test]
 fn credit_for_an_input_that_is_not_there_is_refused() {
-    assert_found_out("credit", &[], "hostile_guest", "sent Credit for Stdin, which is not open");
+    assert_found_out("credit", &[], "hostile_guest", "sent Credit for stdin, which is not open");
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub(in crate::daemon) struct Microvm {
     pub(super) completed: Option<Millis>,
     /// Why the daemon ends it, where it does.
     pub(super) ended_for: Option<String>,
+    /// Whether it ended as it was told to, by its own word: whoever told it may be gone.
+    pub(super) obeyed: bool,
     /// What its job reached so far. At the end the ledger has it.
     pub(super) reached: Option<Egress>,
 }
@@ -171,10 +173,10 @@ impl Microvm {
         self.reached.as_ref()
     }
 
-    /// Whether it ended otherwise than the daemon wanted. One that had to be killed, or was ended for
-    /// what it failed to do, did.
+    /// Whether it ended otherwise than a daemon wanted, this one or one before it. One that had to be
+    /// killed, or was ended for what it failed to do, did.
     pub(in crate::daemon) fn was_unexpected(&self) -> bool {
-        self.ended_for.is_none() || self.killed.is_some() || self.failed
+        (self.ended_for.is_none() && !self.obeyed) || self.killed.is_some() || self.failed
     }
 }
 
@@ -208,6 +210,7 @@ impl Microvm {
             killed: None,
             completed: None,
             ended_for: None,
+            obeyed: false,
             reached: None,
         }
     }

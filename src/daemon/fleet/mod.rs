@@ -29,6 +29,7 @@ use super::pools::Troubles;
 use super::tasks::Tasks;
 use crate::forge::Registered;
 use crate::ledger::{self, Ledger, Reader};
+use crate::shepherd::cause::Cause;
 use crate::shepherd::event::{Event, Happened, Outcome};
 use crate::shepherd::plan::{Id, Order, Plan};
 use crate::shepherd::planner::Wanted;
@@ -281,7 +282,9 @@ impl Fleet {
     /// One that is over leaves the fleet, with how it ended.
     pub(super) fn leave(&mut self, key: MachineKey) -> Option<(Microvm, Outcome)> {
         let outcome = self.microvms.get_mut(&key)?.over.take()?;
-        let held = self.microvms.remove(&key)?;
+        let mut held = self.microvms.remove(&key)?;
+        let told = Cause::Ended.name();
+        held.microvm.obeyed = matches!(&outcome, Outcome::Failed(report) if report.cause == told);
         Some((held.microvm, outcome))
     }
 

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::faults::{Call, Fault, Faults};
 use super::forge::{FakeForge, START};
+use crate::shepherd::cause::Cause;
 use crate::shepherd::event::{Event, FailureReport, Happened, Outcome, Phase};
 use crate::shepherd::plan::{Id, Order, Plan};
 use crate::shepherd::runner::{JobResult, RunnerMark};
@@ -309,8 +310,8 @@ async fn live(host: Arc<FakeHost>, id: Id) {
             Some(Outcome::Job { status, not_copied: Vec::new(), oom_kills: 0 })
         }
         Err(Over::Told) => {
-            let message = "it was told to end".to_owned();
-            Some(Outcome::Failed(FailureReport { message, ..FailureReport::default() }))
+            let (cause, message) = (Cause::Ended.name().to_owned(), Cause::Ended.to_string());
+            Some(Outcome::Failed(FailureReport { cause, message, ..FailureReport::default() }))
         }
         Err(Over::Killed) => None,
     };

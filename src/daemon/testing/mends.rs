@@ -46,6 +46,26 @@ async fn a_microvm_that_the_ledger_does_not_know_is_counted_and_ended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_was_told_to_end_by_a_daemon_that_was_killed_is_no_failure() {
+    let mut stage = stage();
+    stage.submit();
+    let runs = |stage: &mut Stage| stage.host.phases() == [Phase::Running];
+    assert!(stage.run(PATIENCE, runs).await);
+    let id = stage.host.left().remove(0);
+    stage.lose_the_ledger();
+    // Long enough to give the order, and not to hear of the end.
+    stage.run(Duration::from_millis(1), |_| false).await;
+    stage.kill();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!stage.host.lives(), "it has ended as it was told to");
+    stage.serve().unwrap();
+    let gone = |stage: &mut Stage| stage.host.left().is_empty() && stage.daemon().fleet.len() == 0;
+    assert!(stage.run(Duration::from_secs(60), gone).await);
+    let row = stage.reader().microvm(&id).unwrap().unwrap();
+    assert_eq!((row.outcome.as_deref(), row.black_box), (Some("ended"), None), "{:?}", row.cause);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_wants_no_more_work_and_ends_though_a_runner_can_not_be_deleted() {
     let mut stage = stage();
     stage.forge.queue(FORGE);

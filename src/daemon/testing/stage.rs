@@ -111,6 +111,11 @@ impl Stage {
         }
     }
 
+    /// Kills the daemon.
+    pub(in crate::daemon) fn kill(&mut self) {
+        self.daemon = None;
+    }
+
     /// Kills the daemon and starts another, which finds no ledger.
     pub(in crate::daemon) fn lose_the_ledger(&mut self) {
         self.daemon = None;
@@ -172,7 +177,7 @@ impl Stage {
         }
     }
 
-    fn reader(&self) -> Reader {
+    pub(in crate::daemon) fn reader(&self) -> Reader {
         Reader::open(&self.state.ledger()).unwrap()
     }
 
