@@ -1,0 +1,117 @@
+//! Ordinary programs in the image `runner`, each tried in one boot of an image that has them beside
+//! the rest. The table in `docs/guide/images.md` is made from the rows here.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::{Host, images, long};
+
+/// The functions that try the programs (`programs.sh` says how they are called).
+const SCRIPT: &str = include_str!("programs.sh");
+
+/// How long the image may take to be built, and then all programs together, in emulation.
+const PATIENCE: Duration = Duration::from_secs(40 * 60);
+
+/// The job lets everybody make user namespaces; what needs them is tried before it and after.
+const ALLOW: &str = "allow_user_namespaces";
+
+/// How a program does as a job's user.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Does {
+    /// It works.
+    Work,
+    /// It fails until the job has run [`ALLOW`].
+    WorkWhenAllowed,
+    /// It fails.
+    Fail,
+}
+use Does::{Fail, Work, WorkWhenAllowed};
+
+/// A program: its function, its name and what was tried, how it does, what the page says to that.
+struct Program(&'static str, &'static str, Does, &'static str);
+
+const USER_NAMESPACES: &str = "`sudo sysctl -w kernel.unprivileged_userns_clone=1` in the job, or \
+                               `hardening.off = [\"kernel.user-namespaces\"]`";
+
+#[rustfmt::skip]
+const PROGRAMS: &[Program] = &[
+ROWS
+];
+
+/// The table of the page.
+fn table() -> String {
+    let mut table = "| program | as it is | what to add |\n|---|---|---|\n".to_owned();
+    for Program(_, what, does, says) in PROGRAMS {
+        let does = if *does == Work { "works" } else { "does not work" };
+        writeln!(table, "| {what} | {does} | {says} |").unwrap();
+    }
+    table
+}
+
+#[test]
+fn the_page_says_which_programs_work() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guide/images.md");
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once("<!-- made: programs -->\n").unwrap();
+    let (_, after) = rest.split_once("<!-- end -->").unwrap();
+    let made = format!("{before}<!-- made: programs -->\n{}<!-- end -->{after}", table());
+    if std::env::var_os("MAYFLY_WRITE_REFERENCE").is_some() {
+        fs::write(&path, &made).unwrap();
+    }
+    let old =
+        "the table is old: MAYFLY_WRITE_REFERENCE=1 cargo test --test microvm programs writes it";
+    assert!(made == page || fs::read_to_string(&path).unwrap() == made, "{old}");
+}
+
+/// A host with an image that has all of the programs.
+fn host() -> Host {
+    let host = Host::bare();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let archive = host.root().join("runner.tgz");
+    let packed = Command::new(root.join("tests/github-sim/pack-runner")).arg(&archive).status();
+    assert!(packed.unwrap().success());
+    let profile = root.join("tests/microvm/programs/programs.toml");
+    let mut build = host.mayfly(["image", "build", "--set", "name=programs", "--set", "size=10G"]);
+    build.arg("--set").arg(format!("profiles+={}", profile.display()));
+    build.arg("--runner-archive").arg(archive).arg(root.join("images/runner/image.toml"));
+    let built = build.output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    host
+}
+
+/// Minutes, and gigabytes of packages: with `scripts/test --long`.
+#[test]
+#[ignore = "takes minutes"]
+fn ordinary_programs_work_or_the_page_says_what_they_need() {
+    assert!(long() && images().is_dir(), "run scripts/test --long");
+    let host = host();
+    let names = PROGRAMS.iter().map(|Program(name, ..)| *name);
+    let again = PROGRAMS.iter().filter(|Program(_, _, does, _)| *does == WorkWhenAllowed);
+    let again = again.map(|Program(name, ..)| *name);
+    let command = ["--image=programs", "--cpus=2", "--memory=4G", "--", "bash", "-c", SCRIPT, "-"];
+    let running = host.start(command.into_iter().chain(names).chain([ALLOW]).chain(again));
+    let ending = running.finish(PATIENCE);
+    let text = ending.assert_code(0).text();
+    let mut tried = text.lines().filter_map(|line| {
+        let mut fields = line.strip_prefix("tried\t")?.split('\t');
+        Some((fields.next()?, fields.next()? == "0"))
+    });
+    let mut wrong = Vec::new();
+    let mut expect = |name: &'static str, works: bool| {
+        let found = tried.next();
+        if found != Some((name, works)) {
+            wrong.push(format!("{name}: {found:?}"));
+        }
+    };
+    for Program(name, _, does, _) in PROGRAMS {
+        expect(name, *does == Work);
+    }
+    expect(ALLOW, true);
+    for Program(name, ..) in PROGRAMS.iter().filter(|Program(_, _, does, _)| *does == WorkWhenAllowed) {
+        expect(name, true);
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}: {ending:?}");
+}
