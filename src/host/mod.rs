@@ -8,6 +8,7 @@ pub mod capacity;
 pub mod check;
 pub mod clock;
 pub mod descriptors;
+pub mod memory;
 pub mod programs;
 pub mod size;
 pub mod state;

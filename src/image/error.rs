@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use mayfly_tree::TreeError;
+
 use super::archive::ArchiveError;
 use super::build::TarballError;
 use super::download::DownloadError;
@@ -333,6 +335,12 @@ impl ImageError {
     pub(super) fn write(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         |source| Self::Write { path, source }
+    }
+
+    /// A disk that is too full for what would be written to `path`.
+    pub(super) fn no_room(path: impl Into<PathBuf>) -> impl FnOnce(TreeError) -> Self {
+        let write = Self::write(path);
+        |error| write(io::Error::new(io::ErrorKind::StorageFull, error.to_string()))
     }
 }
 

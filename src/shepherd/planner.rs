@@ -122,7 +122,6 @@ pub fn plan_from(
     state: &StateDirectory,
 ) -> Result<(Plan, Option<String>), PlanError> {
     let image = store.find(&wanted.image)?;
-    store.ensure_verified(&image, &state.verified(), &wanted.trust)?;
     let disk = disk(wanted.disk, &image)?;
     let (accelerator, why) = accelerator::choose(wanted.accelerator, &Facts::gather())?;
     let warning = why.map(|why| format!("{why}; using {accelerator}"));
@@ -134,6 +133,8 @@ pub fn plan_from(
     crate::network::require_tun()?;
     let capacity = Capacity::read().map_err(PlanError::Unknown)?;
     capacity.admit(wanted.processors, wanted.memory)?;
+    // Last: of an image that was not verified yet, all of it is read.
+    store.ensure_verified(&image, &state.verified(), &wanted.trust)?;
     let id = Id::new().map_err(PlanError::Random)?;
     let directory = state.microvms().join(id.as_str());
     let usual = wanted.deadlines.boot * accelerator.profile().patience;

@@ -21,6 +21,7 @@
     reason = "a test that can't go on fails"
 )]
 
+mod clock;
 mod copies;
 mod detached;
 mod docker;

@@ -18,7 +18,7 @@ use super::arguments::CopyOut;
 use crate::cli::microvm::CopyIn;
 use crate::cli::report;
 use crate::failure::{Code, Failure, chain};
-use crate::host::descriptors;
+use crate::host::{descriptors, memory};
 
 /// The newest Landlock version whose rights are asked for; older kernels give what they have.
 const LANDLOCK: ABI = ABI::V5;
@@ -82,6 +82,7 @@ pub(super) struct Copies {
     descriptors: Vec<OwnedFd>,
     packing: JoinHandle<Result<Notes, CopyError>>,
     unpacking: Vec<(PathBuf, JoinHandle<Result<Notes, TreeError>>)>,
+    bound: Option<memory::Bound>,
 }
 
 /// What became of them.
@@ -124,7 +125,15 @@ impl Copies {
         }
         let packing = thread::Builder::new().name("copy-in".to_owned());
         let packing = packing.spawn(|| pack(sources)).map_err(CopyError::NotBegun)?;
-        Ok(Self { descriptors, packing, unpacking })
+        Ok(Self { descriptors, packing, unpacking, bound: None })
+    }
+
+    /// Bounds what this process may take for what comes out of the guest, until they have ended.
+    pub(super) fn bound_memory(&mut self) -> io::Result<()> {
+        if !self.unpacking.is_empty() {
+            self.bound = Some(memory::bound(memory::FOR_UNPACKING)?);
+        }
+        Ok(())
     }
 
     /// Gives the shepherd's ends of the pipes away.

@@ -72,10 +72,17 @@ fn refused(error: io::Error) -> Problem {
     Problem::file(format!("can't take the standard streams: {error}"), Code::Internal)
 }
 
+#[allow(clippy::needless_pass_by_value)] // As `map_err` wants it.
+fn unbounded(error: io::Error) -> Problem {
+    Problem::file(format!("can't bound the memory of this process: {error}"), Code::Internal)
+}
+
 /// Starts the shepherd and gives it what it is to do.
 fn give(errand: &Errand<'_>, start: &Order, copies: &mut Copies) -> Result<Handle, Problem> {
     let descriptors = descriptors(&errand.job, copies.descriptors()).map_err(refused)?;
     let mut shepherd = Handle::spawn(&descriptors)?;
+    // Only now: the shepherd must not inherit it.
+    copies.bound_memory().map_err(unbounded)?;
     // The ends are the shepherd's now; an archive ends when the last of its writers is gone.
     drop(descriptors);
     shepherd.order(&Order::Prepare(Box::new(errand.plan.clone())))?;

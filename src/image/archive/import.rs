@@ -10,12 +10,13 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use mayfly_tree::{Room, TreeError};
+use mayfly_tree::Room;
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::linkat;
 
 use super::read::{Body, Opening, Reader, at_end, decompress};
 use super::{Moved, PIECE, total};
+use crate::host::memory;
 use crate::image::build::Workspace;
 use crate::image::error::ImageError;
 use crate::image::hash;
@@ -41,6 +42,7 @@ impl Store {
         moved: &mut Moved<'_>,
     ) -> Result<Image, ImageError> {
         let refused = |source| ImageError::Archive { path: from.to_owned(), source };
+        let _bound = memory::bound(memory::FOR_UNPACKING).map_err(ImageError::read(from))?;
         let archive = decompress(input).map_err(refused)?;
         let (opening, mut reader) = Reader::open(archive).map_err(refused)?;
         let digest = hash::of_bytes(&opening.bytes);
@@ -53,7 +55,7 @@ impl Store {
         drop(self.lock()?);
         let disk = File::open(self.path()).map_err(ImageError::write(self.path()))?;
         // An archive takes a fraction of what it becomes.
-        let mut room = Room::on(&disk, u64::MAX).map_err(self.no_room())?;
+        let mut room = Room::on(&disk, u64::MAX).map_err(ImageError::no_room(self.path()))?;
         let (mut done, total) = (0, total(&opening.manifest));
         let mut parts = Vec::new();
         for part in opening.manifest.parts.all() {
@@ -103,7 +105,7 @@ impl Store {
             if length == 0 {
                 break;
             }
-            room.write(length as u64).map_err(self.no_room())?;
+            room.write(length as u64).map_err(ImageError::no_room(self.path()))?;
             write_but_zeros(&file, &piece[..length], at).map_err(unwritten())?;
             at += length as u64;
             moved(length as u64);
@@ -112,13 +114,6 @@ impl Store {
             .and_then(|()| file.sync_all())
             .map_err(unwritten())?;
         Ok(file)
-    }
-
-    fn no_room(&self) -> impl Fn(TreeError) -> ImageError {
-        |error| {
-            let source = io::Error::new(io::ErrorKind::StorageFull, error.to_string());
-            ImageError::write(self.path())(source)
-        }
     }
 
     fn publish_parts(

@@ -10,6 +10,8 @@ use std::path::{Component, Path};
 use flate2::read::MultiGzDecoder;
 use tar::{EntryType, PaxExtensions};
 
+use crate::host::memory;
+
 /// What is refused beyond: GitHub's runner has 0.2 GB in 12,000 files, unpacked 0.7 GB.
 const MOST_ENTRIES: usize = 100_000;
 const MOST_BYTES: u64 = 4 << 30;
@@ -67,6 +69,7 @@ pub(super) fn read<E: From<TarballError>>(
     file: File,
     mut take: impl FnMut(&str, Member<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
+    let _bound = memory::bound(memory::FOR_UNPACKING).map_err(TarballError::Damaged)?;
     let mut archive = tar::Archive::new(MultiGzDecoder::new(file).take(MOST_BYTES));
     let (mut seen, mut links) = (BTreeSet::new(), BTreeSet::new());
     let (mut extension, mut names) = (Extension::default(), 0);

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use tar::{EntryType, Header};
 
+use mayfly_tree::Room;
+
 use crate::image::error::ImageError;
 use crate::image::recipe::AbsolutePath;
 
@@ -16,6 +18,7 @@ use crate::image::recipe::AbsolutePath;
 pub(super) struct Layer {
     archive: tar::Builder<BufWriter<File>>,
     path: PathBuf,
+    room: Room,
     /// The time of everything in it, in seconds since 1970.
     date: u64,
 }
@@ -40,8 +43,9 @@ impl Layer {
     /// Begins the archive at `path`.
     pub(super) fn create(path: PathBuf, date: u64) -> Result<Self, ImageError> {
         let output = File::create_new(&path).map_err(ImageError::write(&path))?;
+        let room = Room::on(&output, u64::MAX).map_err(ImageError::no_room(&path))?;
         let archive = tar::Builder::new(BufWriter::new(output));
-        Ok(Self { archive, path, date })
+        Ok(Self { archive, path, room, date })
     }
 
     /// Adds a file of `length` bytes.
@@ -52,6 +56,8 @@ impl Layer {
         length: u64,
         content: impl Read,
     ) -> Result<(), ImageError> {
+        // Twice: it is unpacked while the archive is there.
+        self.room.take(length.saturating_mul(2)).map_err(ImageError::no_room(&self.path))?;
         let mut header = self.header(EntryType::Regular, access);
         header.set_size(length);
         let added = self.archive.append_data(&mut header, relative(path), content);
