@@ -48,16 +48,16 @@ fn connect(to: SocketAddr) -> TcpStream {
 
 /// What so many connections hold that stand still: uploads through a tunnel, and bodies of requests.
 fn stand_still(connections: usize, most: usize) {
-    let sink = Echo::new(never_read);
-    let guest = Guest::new(&format!(
-        "allow = [{{ host = \"bulk.example\", ports = [80, 7777], tls = \"any\" }}]\n\
-         resolve = {{ \"bulk.example\" = \"{}\" }}",
-        sink.address
-    ));
-    let address = guest.lookup("bulk.example");
     let post = b"POST / HTTP/1.1\r\nHost: bulk.example\r\nContent-Length: 1000000000\r\n\r\n";
     for (what, port, prelude) in [("uploads", 7777, &b""[..]), ("POSTs", 80, &post[..])] {
-        let taken = guest.within(|| {
+        let sink = Echo::new(never_read);
+        let guest = Guest::new(&format!(
+            "allow = [{{ host = \"bulk.example\", ports = [80, 7777], tls = \"any\" }}]\n\
+             resolve = {{ \"bulk.example\" = \"{}\" }}",
+            sink.address
+        ));
+        let address = guest.lookup("bulk.example");
+        let (taken, streams) = guest.within(|| {
             let mut streams: Vec<_> = (0..connections)
                 .map(|_| {
                     let mut stream = connect(SocketAddr::new(address, port));
@@ -66,12 +66,17 @@ fn stand_still(connections: usize, most: usize) {
                     stream
                 })
                 .collect();
-            fill(&mut streams)
+            (fill(&mut streams), streams)
         });
         println!("{connections} {what} that stand still hold {} KiB", taken >> 10);
         assert!(taken <= most, "{what}: {taken} bytes");
+        assert_another_is_served(&guest);
+        drop(streams);
     }
-    // A guest that fills its buffers keeps no other connection out.
+}
+
+/// A guest that fills its buffers keeps no other connection out.
+fn assert_another_is_served(guest: &Guest) {
     let mut stream = guest.within(|| connect("172.31.0.1:3128".parse().unwrap()));
     stream.write_all(b"GET http://other.example/ HTTP/1.1\r\nHost: other.example\r\n\r\n").unwrap();
     let mut answer = [0; 12];

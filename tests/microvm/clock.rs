@@ -2,7 +2,7 @@
 //! fire in every boot.
 
 use std::io::Write;
-use std::process::ChildStdin;
+use std::process::{ChildStdin, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -29,7 +29,8 @@ struct Asked {
 
 impl Asked {
     fn start(host: &Host) -> Self {
-        let mut running = host.start(["--", "bash", "-c", CLOCK]);
+        let mut command = host.command(["--", "bash", "-c", CLOCK]);
+        let mut running = Running::start_with(&mut command, Stdio::piped());
         let stdin = running.stdin();
         Self { running, stdin, answers: 0 }
     }

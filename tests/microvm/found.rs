@@ -35,6 +35,13 @@ const ROWS: &[Row] = &[
     row("user", "id -un; id -u", "runner 1001", "`runner`, 1001", "`[[users]]`"),
     row("root", "sudo -n id -un", "root", "`sudo`, without a password", "`hardening.sudo = false`"),
     row(
+        "files that root makes",
+        "sudo mkdir /opt/made && sudo sh -c 'echo text >/opt/made/file' && cat /opt/made/file",
+        "text",
+        "all may read them: `umask` 022 with `sudo`, too",
+        "",
+    ),
+    row(
         "Docker",
         "test -S /run/docker.sock && id -Gn | grep -ow docker",
         "docker",

@@ -129,9 +129,12 @@ pub(super) fn read<E: From<TarballError>>(
             _ => return Err(refused("is neither file, directory nor link")),
         }
     }
-    // Damage behind the last entry is damage.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(TarballError::Damaged)?;
-    Ok(())
+    read_rest(archive.into_inner()).map_err(E::from)
+}
+
+/// Damage behind the last entry is damage.
+fn read_rest(mut archive: impl Read) -> Result<(), TarballError> {
+    io::copy(&mut archive, &mut io::sink()).map(drop).map_err(TarballError::Damaged)
 }
 
 /// What headers say of the entry after them.

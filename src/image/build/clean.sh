@@ -7,7 +7,9 @@ set -eu
 root=$1 date=$2
 
 # Device nodes that root can make and others can't; a guest mounts a devtmpfs there.
-find "$root/dev" "$root/run" "$root/tmp" "$root/var/tmp" "$root/var/log" -mindepth 1 -delete
+find "$root/dev" "$root/run" "$root/tmp" "$root/var/tmp" -mindepth 1 -delete
+# Services that are started in a job write to the directories that their packages made.
+find "$root/var/log" -mindepth 1 ! -type d -delete
 rm -rf "$root/var/cache/apt" "$root/var/cache/debconf"/*-old "$root/var/cache/ldconfig" \
     "$root/var/lib/apt/lists" "$root/var/lib/dpkg"/*-old "$root/etc"/*- "$root/.dockerenv"
 mkdir -p "$root/var/cache/apt/archives/partial" "$root/var/lib/apt/lists/partial"

@@ -5,7 +5,8 @@ use std::fmt::Write;
 
 use mayfly_protocol::settings::Settings;
 
-use super::{CONTROLS, Control, Measure, Unless, operation};
+use super::operation::{self, Operation};
+use super::{CONTROLS, Control, Measure, Unless};
 use crate::image::recipe::Content;
 
 /// What is done to harden an image.
@@ -66,6 +67,10 @@ impl Plan {
     }
 }
 
+/// The last word on the umask of what root does by sudo. PAM would take that of a login, and what a
+/// job installs by sudo could not be read by the job.
+const SUDO_UMASK: &str = "session optional pam_umask.so umask=0022\n";
+
 /// Lets the recipe's users become root without a password. Nothing in a name of a user needs
 /// quotes.
 fn sudoers(content: &Content) -> String {
@@ -75,7 +80,9 @@ fn sudoers(content: &Content) -> String {
         let _ = writeln!(lines, "{} ALL=(ALL:ALL) NOPASSWD: ALL", user.name);
     }
     let path = "/etc/sudoers.d/mayfly";
-    format!("{}chmod 0440 '{path}'\n", operation::write(path, &lines))
+    let umask = ["/etc/pam.d/sudo", "/etc/pam.d/sudo-i"]
+        .map(|service| Operation::Append(service, SUDO_UMASK).script());
+    format!("{}chmod 0440 '{path}'\n{}", operation::write(path, &lines), umask.concat())
 }
 
 #[cfg(test)]
@@ -131,6 +138,7 @@ mod tests {
         let plan = plan_of("[hardening]\nsudo = true");
         assert!(!plan.settings.no_new_privileges && !plan.settings.root_nosuid);
         assert!(plan.settings.root_nodev);
+        assert!(plan.script.contains("'/etc/pam.d/sudo-i'"));
         assert!(!plan.controls["job.no-new-privileges"] && plan.controls["files.no-set-id"]);
         assert!(plan.script.contains("runner ALL=(ALL:ALL) NOPASSWD: ALL"));
         is_shell(plan.script.as_bytes());

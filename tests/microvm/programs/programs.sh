@@ -148,7 +148,10 @@ iptables_in_container() {
     docker run --rm --cap-add NET_ADMIN nft:2 iptables-nft -S INPUT
 }
 
-gdb_child() { gdb --batch -ex 'break main' -ex run -ex bt --args sleep 1 2>&1 | grep -c 'exited\|#0'; }
+gdb_child() {
+    echo 'int main(void) { return 0; }' >own.c && gcc -g -o own own.c
+    gdb --batch -ex 'break main' -ex run -ex bt ./own 2>&1 | grep -o 'Breakpoint 1, main'
+}
 live() { sleep 300 & }
 gdb_live() {
     live
