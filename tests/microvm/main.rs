@@ -37,6 +37,7 @@ mod isolation;
 mod lacking;
 mod odd_hosts;
 mod once;
+mod programs;
 mod rootless;
 mod run;
 mod streams;

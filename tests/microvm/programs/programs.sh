@@ -79,7 +79,7 @@ dbus_system() {
 
 browse() {
     echo '<p id=p>old</p><script>p.textContent = "new " + (6 * 7)</script>' >page.html
-    timeout 150 chromium --headless --disable-gpu "$@" --dump-dom "file://$PWD/page.html" |
+    timeout 500 chromium --headless --disable-gpu "$@" --dump-dom "file://$PWD/page.html" |
         grep -o 'new 42'
 }
 chromium_without_sandbox() { browse --no-sandbox; }
@@ -235,6 +235,8 @@ git_http() {
 }
 
 sshd() {
+    # What the service's unit makes on a machine that has systemd.
+    sudo mkdir -p /run/sshd
     ssh-keygen -q -t ed25519 -N '' -f host
     ssh-keygen -q -t ed25519 -N '' -f key
     /usr/sbin/sshd -f /dev/null -h "$PWD/host" -p 2222 -o ListenAddress=127.0.0.1 \
@@ -242,7 +244,7 @@ sshd() {
     eval "$(ssh-agent)" >/dev/null
     ssh-add -q key
     ssh -p 2222 -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
-        127.0.0.1 echo by ssh
+        127.0.0.1 echo by ssh || { cat log; return 1; }
     kill "$(cat pid)" "$SSH_AGENT_PID"
 }
 
@@ -255,10 +257,10 @@ gnupg() {
 }
 
 nginx() {
-    printf 'pid %s/pid; error_log %s/error; events {}\nhttp { access_log off; server { listen 127.0.0.1:8003; location / { return 200 "served\\n"; } } }\n' "$PWD" "$PWD" >own.conf
-    /usr/sbin/nginx -c "$PWD/own.conf" -e "$PWD/error"
+    printf 'pid %s/pid; error_log %s/error; events {}\nhttp { access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fast; uwsgi_temp_path uw; scgi_temp_path s; server { listen 127.0.0.1:8003; location / { return 200 "served\\n"; } } }\n' "$PWD" "$PWD" >own.conf
+    /usr/sbin/nginx -p "$PWD" -c "$PWD/own.conf" -e "$PWD/error"
     until curl -fsS --noproxy '*' http://127.0.0.1:8003/ 2>/dev/null; do sleep 0.2; done
-    /usr/sbin/nginx -c "$PWD/own.conf" -e "$PWD/error" -s stop
+    /usr/sbin/nginx -p "$PWD" -c "$PWD/own.conf" -e "$PWD/error" -s stop
 }
 
 sqlite() { sqlite3 own.db 'pragma journal_mode=wal; create table t(n); insert into t values(42); select n from t;' | tail -n 1; }
@@ -347,7 +349,7 @@ try() {
     set -m
     (set -e -o pipefail; "$1") >"../$1.out" 2>&1 </dev/null &
     local group=$! guard
-    (sleep 240 && kill -KILL -- "-$group") 2>/dev/null >&2 &
+    (sleep 600 && kill -KILL -- "-$group") 2>/dev/null >&2 &
     guard=$!
     wait $group
     status=$?
