@@ -29,10 +29,13 @@ struct Asked {
 
 impl Asked {
     fn start(host: &Host) -> Self {
-        let mut command = host.command(["--", "bash", "-c", CLOCK]);
+        let mut command = host.command(["-i", "--", "bash", "-c", CLOCK]);
         let mut running = Running::start_with(&mut command, Stdio::piped());
         let stdin = running.stdin();
-        Self { running, stdin, answers: 0 }
+        let mut asked = Self { running, stdin, answers: 0 };
+        // The first answer waits for the boot, and is as exact.
+        asked.ahead();
+        asked
     }
 
     /// Seconds that the guest's clock is ahead of the host's, and how exactly that is known.
