@@ -36,7 +36,7 @@ const ROWS: &[Row] = &[
     row("root", "sudo -n id -un", "root", "`sudo`, without a password", "`hardening.sudo = false`"),
     row(
         "files that root makes",
-        "sudo mkdir /opt/made && sudo sh -c 'echo text >/opt/made/file' && cat /opt/made/file",
+        "sudo mkdir -p /opt/made && sudo sh -c 'echo text >/opt/made/file' && cat /opt/made/file",
         "text",
         "all may read them: `umask` 022 with `sudo`, too",
         "",
