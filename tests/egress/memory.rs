@@ -68,7 +68,7 @@ fn stand_still(connections: usize, most: usize) {
                 .collect();
             (fill(&mut streams), streams)
         });
-        println!("{connections} {what} that stand still hold {} KiB", taken >> 10);
+        eprintln!("{connections} {what} that stand still hold {} KiB", taken >> 10);
         assert!(taken <= most, "{what}: {taken} bytes");
         assert_another_is_served(&guest);
         drop(streams);
