@@ -47,6 +47,7 @@ fn connect(to: SocketAddr) -> TcpStream {
 }
 
 /// What so many connections hold that stand still: uploads through a tunnel, and bodies of requests.
+#[allow(clippy::print_stderr, reason = "a figure, for whoever asks for the output")]
 fn stand_still(connections: usize, most: usize) {
     let post = b"POST / HTTP/1.1\r\nHost: bulk.example\r\nContent-Length: 1000000000\r\n\r\n";
     for (what, port, prelude) in [("uploads", 7777, &b""[..]), ("POSTs", 80, &post[..])] {
