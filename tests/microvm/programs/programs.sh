@@ -240,7 +240,7 @@ sshd() {
     ssh-keygen -q -t ed25519 -N '' -f host
     ssh-keygen -q -t ed25519 -N '' -f key
     /usr/sbin/sshd -f /dev/null -h "$PWD/host" -p 2222 -o ListenAddress=127.0.0.1 \
-        -o AuthorizedKeysFile="$PWD/key.pub" -o StrictModes=no -o PidFile="$PWD/pid" -E log
+        -o AuthorizedKeysFile="$PWD/key.pub" -o StrictModes=no -o PidFile="$PWD/pid" -E "$PWD/log"
     eval "$(ssh-agent)" >/dev/null
     ssh-add -q key
     ssh -p 2222 -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
