@@ -293,7 +293,7 @@ fuse_overlayfs() {
     sudo umount merged
 }
 loop_mount() {
-    truncate -s 8M disk && /usr/sbin/mkfs.vfat disk >/dev/null
+    truncate -s 8M disk && /usr/sbin/mkfs.ext4 -q disk
     mkdir mounted && sudo mount -o loop disk mounted && sudo umount mounted && echo mounted
 }
 network_namespace() {
