@@ -10,7 +10,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, mknod};
 
 /// A root directory could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +126,12 @@ fn attach(root: &Path, entry: &Entry) -> io::Result<()> {
         fs::create_dir_all(&target)?;
     } else {
         target.parent().map_or(Ok(()), fs::create_dir_all)?;
-        fs::File::options().create(true).append(true).open(&target)?;
+        // Not opened: a child that another thread starts just then would hold it, and what is open
+        // for writing somewhere can't be made read-only.
+        match mknod(&target, SFlag::S_IFREG, Mode::S_IRUSR | Mode::S_IWUSR, 0) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     let none = None::<&Path>;
     mount(Some(&entry.source), &target, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
@@ -168,4 +175,47 @@ pub(crate) fn enter(path: &CStr) -> nix::Result<()> {
     nix::unistd::pivot_root(c".", c".")?;
     umount2(c".", MntFlags::MNT_DETACH)?;
     nix::unistd::chdir(c"/")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    #[test]
+    fn a_root_is_made_while_other_threads_start_children() {
+        assert!(nix::unistd::geteuid().is_root(), "this test mounts: run it as root");
+        let directory = tempfile::tempdir().unwrap();
+        let entries = [
+            Entry::new(Path::new("/dev/null"), Right::Device),
+            Entry::new(Path::new("/etc/passwd"), Right::Read),
+        ];
+        let over = AtomicBool::new(false);
+        let children = || {
+            while !over.load(Ordering::Relaxed) {
+                assert!(Command::new("true").status().unwrap().success());
+            }
+        };
+        let roots = || {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+            for number in 0..300 {
+                let path = directory.path().join(number.to_string());
+                Root::make(&path, &entries).map_err(io::Error::other)?;
+            }
+            io::Result::Ok(())
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(children);
+            scope.spawn(children);
+            let made = scope.spawn(roots).join().unwrap();
+            over.store(true, Ordering::Relaxed);
+            made.unwrap();
+        });
+    }
 }
