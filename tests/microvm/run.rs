@@ -57,7 +57,10 @@ fn more_arguments_than_a_message_holds_are_refused_with_a_hint() {
     let long = "x".repeat(127 * 1024);
     let words = ["--", "true"].into_iter().chain(std::iter::repeat_n(long.as_str(), 9));
     let ending = host.run(words);
-    ending.assert_code(64).assert_says("too much for one message").assert_says("--copy-in");
+    ending
+        .assert_code(64)
+        .assert_says("too much for one message")
+        .assert_says("pass large data in a file");
     host.assert_no_process();
 }
 
