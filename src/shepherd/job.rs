@@ -215,7 +215,7 @@ impl Streams {
         late: &mut Late,
     ) -> Result<Option<Heard>, Cause> {
         // A guest that told the end of its job has no more to say.
-        let deadlines = [late.end, late.silence];
+        let deadlines = [late.end, late.silence.next()];
         let deadlines = if self.status.is_none() { &deadlines[..] } else { &deadlines[..1] };
         tokio::select! {
             biased;

@@ -7,29 +7,63 @@ use mayfly_protocol::message::HostMessage;
 use super::cause::Cause;
 use super::context::Context;
 use super::event::{Happened, Phase};
+use super::greeting::wall_clock;
 use super::plan::Farewell;
 use crate::channel::Link;
 use crate::host::clock::Deadline;
+
+/// How long a guest has said nothing.
+///
+/// Under emulation a guest can lose its timer's interrupt while it waits for nothing else, and then
+/// sleeps for good. Any message wakes it, and setting its clock makes its kernel arm every timer
+/// again, so a guest gets one halfway, while there is time for an answer. One that hangs for another
+/// reason ignores it.
+pub(super) struct Silence {
+    pub(super) end: Deadline,
+    /// None once the message was sent.
+    pub(super) wake: Option<Deadline>,
+}
+
+impl Silence {
+    /// The guest was heard just now.
+    pub(super) fn begin(context: &Context) -> Self {
+        let limit = context.plan.deadlines.silence;
+        let clock = &context.clock;
+        Self { end: clock.after(limit), wake: Some(clock.after(limit / 2)) }
+    }
+
+    /// The next moment at which something is to be done.
+    pub(super) fn next(&self) -> Deadline {
+        self.wake.unwrap_or(self.end)
+    }
+
+    /// That moment has passed: wakes the guest, or finds it silent.
+    pub(super) fn passed(&mut self, link: &mut Link) -> Result<(), Cause> {
+        if self.wake.take().is_none() {
+            return Err(Cause::Silent(self.end.limit()));
+        }
+        Ok(link.say(&HostMessage::SetClock(wall_clock()))?)
+    }
+}
 
 /// When the job is too late, and its guest too silent.
 pub(super) struct Late {
     pub(super) phase: Phase,
     pub(super) end: Deadline,
-    pub(super) silence: Deadline,
+    pub(super) silence: Silence,
     // Why the microVM ends, once the job was interrupted.
     pub(super) farewell: Option<Cause>,
 }
 
 impl Late {
     pub(super) fn begin(context: &mut Context, phase: Phase, limit: Duration) -> Self {
-        let silence = context.plan.deadlines.silence;
-        let (end, silence) = (context.after(limit), context.after(silence));
-        Self { phase, end, silence, farewell: None }
+        let end = context.after(limit);
+        Self { phase, end, silence: Silence::begin(context), farewell: None }
     }
 
     /// The guest was heard.
     pub(super) fn heard(&mut self, context: &Context) {
-        self.silence = context.clock.after(self.silence.limit());
+        self.silence = Silence::begin(context);
     }
 
     /// A runner that waited has its job now, for so long. Not where it ends already.
@@ -73,7 +107,7 @@ impl Late {
         link: &mut Link,
     ) -> Result<(), Cause> {
         if which != 0 {
-            return Err(Cause::Silent(self.silence.limit()));
+            return self.silence.passed(link);
         }
         if let Some(cause) = self.farewell.take() {
             return Err(cause);

@@ -16,6 +16,7 @@ use super::event::{FailureReport, Happened, Outcome, Phase};
 use super::front::Front;
 use super::greeting::{explain, greet, wall_clock};
 use super::job::Streams;
+use super::late::Silence;
 use super::plan::Plan;
 use super::programs::Programs;
 use super::record::Record;
@@ -222,19 +223,19 @@ impl Ready {
 
     async fn wait_for_job(&mut self) -> Result<Job, Cause> {
         let Self { context, machine, link, .. } = self;
-        let (idle, silence) = (context.plan.deadlines.idle, context.plan.deadlines.silence);
-        let (idle, mut silent) = (context.after(idle), context.after(silence));
+        let idle = context.after(context.plan.deadlines.idle);
+        let mut silence = Silence::begin(context);
         loop {
-            let deadlines = [idle, silent];
+            let deadlines = [idle, silence.next()];
             tokio::select! {
                 biased;
-                late = context.clock.passed(&deadlines) => return Err(match late {
-                    0 => Cause::Deadline(Phase::Ready, idle.limit()),
-                    _ => Cause::Silent(silence),
-                }),
+                late = context.clock.passed(&deadlines) => match late {
+                    0 => return Err(Cause::Deadline(Phase::Ready, idle.limit())),
+                    _ => silence.passed(link)?,
+                },
                 job = context.front.job() => return job,
                 heard = link.hear() => {
-                    silent = context.clock.after(silence);
+                    silence = Silence::begin(context);
                     match heard? {
                         Heard::Heartbeat(statistics) => context.statistics = Some(statistics),
                         Heard::Failed { step, error } => return Err(Cause::Agent { step, error }),

@@ -30,6 +30,7 @@ const FRONT_END: &str = "MAYFLY_TEST_FRONT_END";
 struct Task {
     state: PathBuf,
     mayfly: PathBuf,
+    image: String,
     idle: Duration,
     silence: Duration,
     output: u64,
@@ -44,6 +45,7 @@ impl Task {
         Self {
             state,
             mayfly,
+            image: "base".to_owned(),
             idle: PATIENCE,
             silence: Deadlines::default().silence,
             output: 1 << 20,
@@ -98,7 +100,7 @@ fn front_end() {
     let wanted = Wanted {
         trust: mayfly::image::Trust::default(),
         asked: monotonic(),
-        image: "base".parse().unwrap(),
+        image: task.image.parse().unwrap(),
         accelerator: Wish::Auto,
         processors: 1,
         memory: Size::mebibytes(256),

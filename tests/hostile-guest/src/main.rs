@@ -104,6 +104,7 @@ fn misbehave_in_job(guest: &mut Guest, mode: &str) -> Result<(), FrameError> {
         "console" => flood_console(),
         "ports" => guest.try_ports(),
         "clock" => guest.tell_clock(),
+        "asleep" => guest.sleep_until_woken(),
         mode if mode.starts_with("copy-") => guest.copy_out(&copies::archive(mode)),
         "chatter" => {
             guest.finish(3)?;
@@ -187,6 +188,14 @@ impl Guest {
         let forward = self.clocks.is_sorted_by(|before, after| before < after);
         let report = format!("set {} times, forward: {forward}\n", self.clocks.len());
         let bytes = report.into_bytes().into();
+        self.say(&GuestMessage::Output { stream: OutputStream::Stdout, bytes })?;
+        self.finish(0)
+    }
+
+    /// Says nothing, as a guest that lost its timer, until its clock is set.
+    fn sleep_until_woken(&mut self) -> Result<(), FrameError> {
+        while !matches!(self.hear()?, Some(HostMessage::SetClock(_)) | None) {}
+        let bytes = b"woken\n".to_vec().into();
         self.say(&GuestMessage::Output { stream: OutputStream::Stdout, bytes })?;
         self.finish(0)
     }

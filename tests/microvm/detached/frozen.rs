@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{FrontEnd, Task, found, log, outcome, runtime, wait_for, wait_for_no_process};
+use crate::support::image::Forgery;
 use crate::support::{Host, PATIENCE, until};
 
 /// Short, for a test; still many heartbeats.
@@ -78,6 +79,24 @@ fn a_guest_that_is_silent_while_its_shepherd_runs_is_ended() {
     let found = until("the end", PATIENCE, || found(&host).filter(|found| !found.living));
     let Outcome::Failed(failure) = outcome(&found.events) else { panic!("{:?}", found.events) };
     assert_eq!(failure.cause, "silent");
+    front_end.murder();
+}
+
+/// Under emulation a guest can lose its timer and sleep until something reaches it.
+#[test]
+fn a_guest_that_is_silent_is_woken_before_it_is_given_up() {
+    let host = Host::bare();
+    Forgery::hostile("asleep").install(&host);
+    let image = "hostile".to_owned();
+    let task = Task { silence: SILENCE, image, ..Task::new(&host) }.with_job("job");
+    let front_end = FrontEnd::start(&host, &task);
+    let found = until("the end", PATIENCE, || found(&host).filter(|found| !found.living));
+    let status = JobStatus::Code(0);
+    assert_eq!(
+        *outcome(&found.events),
+        Outcome::Job { status, not_copied: Vec::new(), oom_kills: 0 }
+    );
+    assert_eq!(log(&wait_for(&host, Phase::Destroyed)), "woken\n");
     front_end.murder();
 }
 
