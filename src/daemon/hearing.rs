@@ -209,6 +209,8 @@ impl Daemon {
                 }
                 Ok(())
             }
+            Said::Holds { pool, place } => self.holds(&pool, &place, true),
+            Said::Left { pool, place } => self.holds(&pool, &place, false),
             Said::Answers => {
                 self.registry.answers(now);
                 Ok(())
@@ -220,6 +222,14 @@ impl Daemon {
                 Ok(())
             }
         }
+    }
+
+    /// What the forge has for a pool is kept, so that a daemon after this one can have it removed.
+    fn holds(&mut self, pool: &str, place: &str, is_there: bool) -> Result<(), DaemonError> {
+        self.ledger.note_place(pool, place, is_there)?;
+        self.registry.holds(self.ledger.places()?);
+        self.want();
+        Ok(())
     }
 
     /// The forge's word on a runner; what the runner says on its console is only sooner.

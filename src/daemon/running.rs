@@ -130,6 +130,7 @@ impl Daemon {
         let mut registry = Registry::new(forge, prefix(&instance));
         let pools = Pools::new(&settings.pools);
         registry.take_on(settings.github.as_ref());
+        registry.holds(ledger.places()?);
         registry.want(&pools, false, clock.absences());
         registry.listen(to, &mut tasks);
         let daemon = Self {

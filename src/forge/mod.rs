@@ -10,7 +10,7 @@
 mod error;
 mod said;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -66,12 +66,18 @@ pub trait Forge: Send + Sync {
     fn confirms(&self) -> bool;
 }
 
+/// Where a forge has something for pools, by their names, in its own words.
+pub type Places = BTreeMap<String, BTreeSet<String>>;
+
 /// What is to be listened for.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
     /// The pools that jobs may be for, with the runners that each may have at most: 0 where no more
     /// work is to be taken.
     pub pools: BTreeMap<PoolName, (Pool, u32)>,
+    /// What [`Said::Holds`] said, now or to a daemon before this one, and no [`Said::Left`] since:
+    /// places by the pools' names, of which there may be some that are no more.
+    pub held: Places,
     /// How often this process was absent: what was said meanwhile may be lost.
     pub absences: u64,
 }

@@ -47,6 +47,20 @@ pub enum Said {
     },
     /// Runners of a pool can be registered from now on.
     Ready(PoolName),
+    /// In this place it has something for a pool that outlives the daemon.
+    Holds {
+        /// The pool's name.
+        pool: String,
+        /// Where, in the forge's own words.
+        place: String,
+    },
+    /// It has removed what it had there.
+    Left {
+        /// The pool's name; there may be no such pool any more.
+        pool: String,
+        /// Where.
+        place: String,
+    },
     /// It answered.
     Answers,
     /// It can't be listened to: for that pool, or at all.

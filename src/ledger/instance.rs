@@ -1,6 +1,5 @@
 //! The name of this ledger's daemon, by which its runners are told from those of others.
 
-use rusqlite::params;
 use serde_json::json;
 
 use super::{Ledger, LedgerError};
@@ -14,14 +13,10 @@ impl Ledger {
         let random = crate::host::random::<4>().map_err(LedgerError::Random)?;
         let new = data_encoding::BASE32_DNSSEC.encode(&random)[..6].to_owned();
         self.change("name this daemon", |change| {
-            let known =
-                change
-                    .first("SELECT value FROM meta WHERE key = ?1", [INSTANCE], |row| row.get(0))?;
-            if let Some(known) = known {
+            if let Some(known) = change.meta(INSTANCE)? {
                 return Ok(known);
             }
-            change
-                .execute("INSERT INTO meta (key, value) VALUES (?1, ?2)", params![INSTANCE, new])?;
+            change.set_meta(INSTANCE, &new)?;
             change.audit("ledger.named", &new, &json!({}))?;
             Ok(new)
         })

@@ -26,9 +26,11 @@ mod egress;
 mod error;
 mod instance;
 mod jobs;
+mod meta;
 mod microvms;
 mod names;
 mod open;
+mod places;
 mod prune;
 mod read;
 mod registrations;
@@ -44,6 +46,7 @@ pub use egress::{Destination, Egress, Verdicts};
 pub use error::LedgerError;
 pub use jobs::cut;
 pub use open::{Ledger, Reader};
+pub use places::Places;
 pub use prune::{Old, Pruned, Retention};
 pub use types::{
     Delivered, Filter, ForgeNote, ForgeState, Job, JobId, JobResult, JobState, Microvm, Noted,

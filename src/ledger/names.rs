@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::params;
 use serde_json::json;
 
 use super::{Ledger, LedgerError};
@@ -16,17 +15,12 @@ impl Ledger {
         if before == *names {
             return Ok(false);
         }
-        let text = json!(names).to_string();
         let detail = json!({
             "added": names.difference(&before).collect::<Vec<_>>(),
             "removed": before.difference(names).collect::<Vec<_>>(),
         });
         self.change("keep GitHub's names", |change| {
-            change.execute(
-                "INSERT INTO meta (key, value) VALUES (?1, ?2)
-                 ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                params![NAMES, text],
-            )?;
+            change.set_meta_json(NAMES, names)?;
             change.audit("egress.names", "github", &detail)
         })?;
         Ok(true)
@@ -34,12 +28,7 @@ impl Ledger {
 
     /// Those that were kept last.
     pub fn names(&mut self) -> Result<BTreeSet<String>, LedgerError> {
-        let known: Option<String> = self.change("read GitHub's names", |change| {
-            change.first("SELECT value FROM meta WHERE key = ?1", [NAMES], |row| row.get(0))
-        })?;
-        let read = |text: String| serde_json::from_str(&text);
-        let known = known.map(read).transpose();
-        Ok(known.map_err(|error| LedgerError::Json("GitHub's names", error))?.unwrap_or_default())
+        self.change("read GitHub's names", |change| change.meta_json(NAMES))
     }
 }
 

@@ -79,6 +79,35 @@ fn a_pool_that_is_moved_to_another_group_leaves_no_scale_set_in_the_old_one() {
 }
 
 #[test]
+fn a_scale_set_that_was_left_is_removed_by_the_next_daemon() {
+    let pool = Pool { trigger: "scale-set", min_idle: 0, max: 1 };
+    let settings = Settings { poll_hold: 5_000, ..Settings::default() };
+    let mut service = Service::start(settings, &pool);
+    let groups = |service: &Service| {
+        let sets =
+            |state: &State| state.scale_sets.values().map(|set| set.group).collect::<Vec<_>>();
+        service.github.with(|state, _| sets(state))
+    };
+    until("the first scale set", JOB_PATIENCE, || (groups(&service) == [1]).then_some(()));
+    let path = service.daemon.host.root().join("mayfly.toml");
+    let before = std::fs::read_to_string(&path).unwrap();
+    // Moved while no daemon runs.
+    service.kill();
+    let moved = before.replace("trigger =", "runner_group = \"builders\"\ntrigger =");
+    std::fs::write(&path, &moved).unwrap();
+    service.serve();
+    until("one scale set, in the other group", JOB_PATIENCE, || {
+        (groups(&service) == [3]).then_some(())
+    });
+    // Another trigger needs none.
+    service.kill();
+    std::fs::write(&path, moved.replace("\"scale-set\"", "\"poll\"")).unwrap();
+    service.serve();
+    until("no scale set", JOB_PATIENCE, || groups(&service).is_empty().then_some(()));
+    service.finish();
+}
+
+#[test]
 fn a_pool_that_is_always_registered_waits_for_jobs_with_a_runner() {
     let pool = Pool { trigger: "always", min_idle: 1, max: 1 };
     let service = Service::start(Settings::default(), &pool);

@@ -23,7 +23,7 @@ use super::pools::{Pools, Troubles};
 use super::tasks::Tasks;
 use crate::api::types::Check;
 use crate::config::{self, Pool, Trigger};
-use crate::forge::{Forge, ForgeError, Removal, Runner, Said, Wanted};
+use crate::forge::{Forge, ForgeError, Places, Removal, Runner, Said, Wanted};
 use crate::ledger::{Ledger, RegistrationState};
 use reach::Reach;
 use removals::{Removals, orphans};
@@ -53,6 +53,8 @@ pub(super) struct Registry {
     runners: Troubles,
     /// The pools of which the forge said that their runners can be registered.
     ready: BTreeSet<PoolId>,
+    /// Where the forge has something for pools.
+    held: Places,
     wanted: watch::Sender<Wanted>,
 }
 
@@ -80,6 +82,7 @@ impl Registry {
             calls: Troubles::default(),
             runners: Troubles::default(),
             ready: BTreeSet::new(),
+            held: Places::new(),
             wanted: watch::Sender::new(Wanted::default()),
         }
     }
@@ -103,7 +106,13 @@ impl Registry {
             let most = if draining { 0 } else { pool.max };
             (pool.name.clone(), (pool.clone(), most))
         });
-        self.wanted.send_replace(Wanted { pools: wanted.collect(), absences });
+        let (pools, held) = (wanted.collect(), self.held.clone());
+        self.wanted.send_replace(Wanted { pools, held, absences });
+    }
+
+    /// Takes on where the forge has something for pools.
+    pub(super) fn holds(&mut self, held: Places) {
+        self.held = held;
     }
 
     /// Takes on how often runners are listed.

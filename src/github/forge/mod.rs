@@ -148,7 +148,7 @@ impl GitHub {
         if !self.repositories.is_empty() {
             tasks.spawn(polling::poll(self.clone(), to.clone(), stop.clone()));
         }
-        let mut sets = Sets::new();
+        let mut sets = Sets::default();
         loop {
             let now = wanted.borrow_and_update().clone();
             scale_sets::hold(&self, &now, &mut sets, &mut tasks, &to);

@@ -2,7 +2,7 @@
 //!
 //! Like every source of jobs it only says what it heard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use super::GitHub;
 use super::registrar::Registrar;
 use crate::config::{Pool, PoolName, Trigger};
 use crate::failure::chain;
-use crate::forge::{Said, Wanted};
+use crate::forge::{Places, Said, Wanted};
 use crate::github::CallError;
 use crate::github::scale_set::{
-    Item, ItemKind, Message, Polled, Session, Statistics, is_session_conflict,
+    Client, Item, ItemKind, Message, Polled, Session, Statistics, is_session_conflict,
 };
 
 /// Between the loss of a session and the next.
@@ -29,11 +29,17 @@ const ACQUIRE_AGAIN: Duration = Duration::from_secs(1);
 /// Between two tries to remove a set that was left: it is refused while the set has running jobs.
 const REMOVE_AGAIN: Duration = Duration::from_secs(60);
 
-/// The scale sets that are held, by their pools' names.
-pub(super) type Sets = BTreeMap<PoolName, Held>;
+/// The tasks of scale sets. Each ends with what is here of it.
+#[derive(Default)]
+pub(super) struct Sets {
+    held: BTreeMap<PoolName, Held>,
+    /// Those of a pool's name in a group that is not its own any more are removed: jobs would go
+    /// on to wait there.
+    left: BTreeMap<Former, DropGuard>,
+}
 
-/// The way to the task of a scale set, which ends with it.
-pub(super) struct Held {
+/// A set that is held.
+struct Held {
     /// The most runners that there may be; 0 where no more jobs are to be taken.
     capacity: watch::Sender<u32>,
     /// What the set was made with.
@@ -41,6 +47,9 @@ pub(super) struct Held {
     group: Option<String>,
     _ends: DropGuard,
 }
+
+/// A pool's name and what is kept of a group.
+type Former = (String, String);
 
 /// Holds the scale sets of the pools that want one, and no others.
 pub(super) fn hold(
@@ -51,20 +60,25 @@ pub(super) fn hold(
     to: &mpsc::Sender<Said>,
 ) {
     let holds = |pool: &Pool| matches!(pool.trigger, Trigger::ScaleSet | Trigger::Auto);
-    let wanted: BTreeMap<_, _> = wanted.pools.iter().filter(|(_, (pool, _))| holds(pool)).collect();
-    // Held no longer, and what is left of it at GitHub where that is another set by now.
-    let mut left = BTreeMap::new();
-    sets.retain(|name, held| {
-        let Some((pool, _)) = wanted.get(name) else { return false };
-        // One whose labels changed is held anew, which tells the service of them.
-        let stays = pool.labels == held.labels && pool.runner_group == held.group;
-        if pool.runner_group != held.group {
-            left.insert(name.clone(), Group(held.group.clone()));
-        }
-        stays
+    let pools: BTreeMap<_, _> = wanted.pools.iter().filter(|(_, (pool, _))| holds(pool)).collect();
+    // One whose labels changed is held anew, which tells the service of them.
+    sets.held.retain(|name, held| {
+        let stays = |pool: &Pool| pool.labels == held.labels && pool.runner_group == held.group;
+        pools.get(name).is_some_and(|(pool, _)| stays(pool))
     });
-    for (name, (pool, capacity)) in wanted {
-        if let Some(held) = sets.get(name) {
+    let former = former(&wanted.held, &pools);
+    sets.left.retain(|left, _| former.contains(left));
+    for left in former {
+        sets.left.entry(left).or_insert_with_key(|left| {
+            let cancel = CancellationToken::new();
+            let removed = remove(github.sets.clone(), left.clone(), to.clone());
+            let ends = cancel.clone();
+            tasks.spawn(async move { ends.run_until_cancelled(removed).await.unwrap_or_default() });
+            cancel.drop_guard()
+        });
+    }
+    for (name, (pool, capacity)) in pools {
+        if let Some(held) = sets.held.get(name) {
             held.capacity.send_replace(*capacity);
             continue;
         }
@@ -73,7 +87,6 @@ pub(super) fn hold(
         let task = Task {
             github: github.clone(),
             pool: pool.clone(),
-            left: left.remove(name),
             capacity,
             to: to.clone(),
             cancel: cancel.clone(),
@@ -81,18 +94,41 @@ pub(super) fn hold(
         tasks.spawn(task.run());
         let (labels, group) = (pool.labels.clone(), pool.runner_group.clone());
         let held = Held { capacity: sender, labels, group, _ends: cancel.drop_guard() };
-        sets.insert(name.clone(), held);
+        sets.held.insert(name.clone(), held);
     }
 }
 
-/// A runner group by its name; none is the default one.
-struct Group(Option<String>);
+/// The sets that are held, or were, and are not what a pool has now.
+fn former(held: &Places, pools: &BTreeMap<&PoolName, &(Pool, u32)>) -> BTreeSet<Former> {
+    let now: BTreeSet<_> = pools
+        .iter()
+        .map(|(name, (pool, _))| (name.as_str(), place(pool.runner_group.as_deref())))
+        .collect();
+    let all = held.iter().flat_map(|(name, groups)| groups.iter().map(move |group| (name, group)));
+    let former = all.filter(|(name, group)| !now.contains(&(name.as_str(), group.as_str())));
+    former.map(|(name, group)| (name.clone(), group.clone())).collect()
+}
+
+/// What is kept of a runner group: its name, and nothing for the default one.
+fn place(group: Option<&str>) -> &str {
+    group.unwrap_or_default()
+}
+
+/// Removes a set, however often it takes. Given up where its pool has it again.
+async fn remove(sets: Client, (pool, group): Former, to: mpsc::Sender<Said>) {
+    let named = Some(group.as_str()).filter(|name| !name.is_empty());
+    while let Err(error) = sets.remove_named(&pool, named).await {
+        tracing::warn!(pool, group, "can't remove a former scale set: {}", chain(&error));
+        tokio::time::sleep(REMOVE_AGAIN).await;
+    }
+    tracing::info!(pool, group, "the former scale set is removed");
+    // The loop ends after its tasks; then the next daemon finds out.
+    let _ = to.send(Said::Left { pool, place: group }).await;
+}
 
 struct Task {
     github: Arc<GitHub>,
     pool: Pool,
-    /// The group in which a set of that name was left that is this one's no more.
-    left: Option<Group>,
     capacity: watch::Receiver<u32>,
     to: mpsc::Sender<Said>,
     cancel: CancellationToken,
@@ -103,26 +139,13 @@ struct Cancelled;
 
 impl Task {
     async fn run(self) {
-        // Both end by being cancelled; the first also where the pool falls back to polling.
-        let _ = tokio::join!(self.hold(), self.remove_left());
+        // It ends by being cancelled; also where the pool falls back to polling.
+        let _ = self.hold().await;
     }
 
     /// Waits for work, unless the task is cancelled.
     async fn unless<T>(&self, work: impl Future<Output = T>) -> Result<T, Cancelled> {
         self.cancel.run_until_cancelled(work).await.ok_or(Cancelled)
-    }
-
-    /// Removes the set that was left in another group: jobs would go on to wait there.
-    async fn remove_left(&self) -> Result<(), Cancelled> {
-        let Some(Group(group)) = &self.left else { return Ok(()) };
-        let name = self.pool.name.as_str();
-        let remove = || self.github.sets.remove_named(name, group.as_deref());
-        while let Err(error) = self.unless(remove()).await? {
-            tracing::warn!(pool = name, "can't remove its former scale set: {}", chain(&error));
-            self.unless(tokio::time::sleep(REMOVE_AGAIN)).await?;
-        }
-        tracing::info!(pool = name, group, "its former scale set is removed");
-        Ok(())
     }
 
     async fn say(&self, said: Said) {
@@ -147,6 +170,8 @@ impl Task {
             let made = self.unless(sets.ensure(pool.name.as_str(), group, &pool.labels)).await?;
             match made {
                 Ok(set) => {
+                    let (pool, place) = (pool.name.to_string(), place(group).to_owned());
+                    self.say(Said::Holds { pool, place }).await;
                     self.registers(Registrar::ScaleSet(sets.clone(), set.id)).await;
                     self.sessions(set.id).await?;
                 }
