@@ -96,6 +96,7 @@ pub(super) fn pool(
         environment: environment(&draft.environment, &place)?,
         hooks: hooks(&draft.hooks, &place)?,
         runner_directory: guest_path("runner_directory", runner_directory, &place)?,
+        job_log: draft.job_log.unwrap_or(false),
     })
 }
 

@@ -43,6 +43,7 @@ pub(super) fn pool(
         environment: BTreeMap::new(),
         hooks: HooksDraft::default(),
         runner_directory: None,
+        job_log: None,
     };
     Ok((pool, warnings))
 }

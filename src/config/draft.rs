@@ -91,6 +91,7 @@ pub(super) struct PoolDraft {
     #[serde(default)]
     pub(super) hooks: HooksDraft,
     pub(super) runner_directory: Option<String>,
+    pub(super) job_log: Option<bool>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -118,6 +118,7 @@ fn show_pool(pool: &Pool) -> Value {
             "job_completed": pool.hooks.job_completed,
         },
         "runner_directory": pool.runner_directory,
+        "job_log": pool.job_log,
     })
 }
 

@@ -225,6 +225,8 @@ pub struct Pool {
     pub hooks: Hooks,
     /// Where the runner is in the image, an absolute path.
     pub runner_directory: String,
+    /// Whether the lines of the steps of GitHub's jobs are in Mayfly's log of them, too.
+    pub job_log: bool,
 }
 
 /// How a pool learns that jobs wait at GitHub.

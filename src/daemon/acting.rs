@@ -104,7 +104,10 @@ impl Daemon {
         let Some((_, pool)) = self.pool_of(key) else { return };
         let hooks = pool.hooks.variables().map(|(name, value)| (bytes(name), bytes(value)));
         let own = pool.environment.iter().map(|(name, value)| (bytes(name), bytes(value)));
-        let job = runner::job(start, hooks.chain(own), &pool.runner_directory);
+        let mut job = runner::job(start, hooks.chain(own), &pool.runner_directory);
+        if pool.job_log {
+            job.follow = Some(runner::pages(&pool.runner_directory));
+        }
         self.fleet.order(key, Order::Start(Box::new(job)));
     }
 
@@ -140,5 +143,6 @@ fn local_job(command: Command, pool: Vec<(Bytes, Bytes)>) -> Job {
         stdin: false,
         copy_in: Vec::new(),
         copy_out: Vec::new(),
+        follow: None,
     }
 }

@@ -57,7 +57,14 @@ pub fn job(
         stdin: false,
         copy_in: Vec::new(),
         copy_out: vec![bytes(&format!("{directory}/_diag"))],
+        follow: None,
     }
+}
+
+/// Where a runner in `directory` keeps the lines of its job's steps until they were sent. They come
+/// with its standard error, in which no marks are looked for: a step can print none.
+pub fn pages(directory: &str) -> Bytes {
+    format!("{directory}/_diag/pages").into_bytes().into()
 }
 
 /// Whether a job is a runner.

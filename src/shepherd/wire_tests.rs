@@ -71,6 +71,7 @@ fn job() -> Job {
         stdin: true,
         copy_in: vec![b"in".to_vec().into()],
         copy_out: vec![b"out".to_vec().into()],
+        follow: Some(b"pages".to_vec().into()),
     }
 }
 

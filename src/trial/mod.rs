@@ -142,6 +142,7 @@ fn shell(user: &str) -> Job {
         stdin: true,
         copy_in: Vec::new(),
         copy_out: Vec::new(),
+        follow: None,
     }
 }
 

@@ -18,6 +18,7 @@ mod crowd;
 mod daemon;
 mod drained;
 mod explained;
+mod joblog;
 mod jobs;
 mod killed;
 mod local;

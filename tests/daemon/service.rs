@@ -58,6 +58,8 @@ pub(crate) struct Written<'a> {
     pub(crate) pools: &'a [(&'a str, &'a Pool)],
     /// More of `deadlines`, of pools by name, each with a comma before it.
     pub(crate) deadlines: &'a [(&'a str, &'a str)],
+    /// The pools that have the lines of their jobs' steps in the log.
+    pub(crate) job_log: &'a [&'a str],
 }
 
 /// `mayfly serve` with a GitHub of its own.
@@ -99,7 +101,8 @@ impl Service {
         let service = Self { github, daemon };
         let pools = written.pools.iter().map(|(name, pool)| {
             let more = written.deadlines.iter().find(|(of, _)| of == name);
-            pool.text(name, name, more.map_or("", |(_, more)| more))
+            let text = pool.text(name, name, more.map_or("", |(_, more)| more));
+            text + if written.job_log.contains(name) { "job_log = true\n" } else { "" }
         });
         let pools: String = pools.collect();
         service.furnish(&service.daemon, webhook, written, &pools);

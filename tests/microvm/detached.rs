@@ -134,6 +134,7 @@ fn job(script: &str) -> Job {
         stdin: false,
         copy_in: Vec::new(),
         copy_out: Vec::new(),
+        follow: None,
     }
 }
 

@@ -36,7 +36,7 @@ pub mod settings;
 
 /// Version of the messages. Both sides must have the same; an image records the one that its
 /// agent speaks, so that a mismatch is found before anything is booted.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// The context id by which a guest reaches its host (`VMADDR_CID_HOST` of `vsock(7)`).
 pub const HOST_CID: u32 = 2;

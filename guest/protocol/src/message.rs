@@ -186,6 +186,10 @@ pub struct Job {
     /// What is packed after the job ended; the n-th is the stream [`OutputStream::CopyOut`]`(n)`,
     /// an archive of the same kind.
     pub copy_out: Vec<Bytes>,
+    /// A directory; what the job's user writes into the files there comes with the job's standard
+    /// error while the job runs, line by line. It need not be there yet. None with a terminal.
+    #[serde(default)]
+    pub follow: Option<Bytes>,
 }
 
 /// Streams from the guest to the host.

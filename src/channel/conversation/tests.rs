@@ -29,6 +29,7 @@ fn job() -> Job {
         stdin: true,
         copy_in: vec![],
         copy_out: vec![b"/out".to_vec().into()],
+        follow: None,
     }
 }
 

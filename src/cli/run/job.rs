@@ -21,5 +21,6 @@ pub(super) fn job(arguments: &RunArguments) -> Job {
         stdin: arguments.interactive,
         copy_in: copy_in.map(|copy| copy.guest.clone().into()).collect(),
         copy_out: arguments.copy_out.iter().map(|copy| copy.guest.clone().into()).collect(),
+        follow: None,
     }
 }

@@ -78,6 +78,7 @@ const POOL: &[(&str, &[&str])] = &[
     ("environment", &["{ A = 'b' }", "{ '' = 'x' }", "{ 'A=B' = '' }"]),
     ("hooks", &["{ job_started = '/a', job_completed = '/b' }", "{ job_started = 'a' }"]),
     ("runner_directory", &["'/opt/runner'", "'..'"]),
+    ("job_log", &["true", "false"]),
 ];
 
 const POLICY: &[(&str, &[&str])] = &[

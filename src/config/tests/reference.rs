@@ -91,6 +91,7 @@ fn the_reference_has_the_defaults_that_are_in_effect() {
         "pool.trigger",
         "pool.egress",
         "pool.runner_directory",
+        "pool.job_log",
         "pool.deadlines.idle",
         "pool.deadlines.claim",
         "pool.deadlines.farewell",

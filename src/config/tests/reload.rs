@@ -65,3 +65,17 @@ fn a_changed_policy_counts_where_a_pool_has_it() {
     let new = place.load(&format!("{text}allow=[{{host='a.example'}}]")).unwrap();
     assert_eq!(diff(&old, &new).applied, ["egress.policy.ci"]);
 }
+
+#[test]
+fn a_changed_job_log_takes_no_restart() {
+    let place = Place::new();
+    let old = place.load("[[pool]]\nname='a'\n").unwrap();
+    assert!(!old.pools[0].job_log);
+    let new = place.load("[[pool]]\nname='a'\njob_log=true\n").unwrap();
+    let (taken, changes) = new.take_on(&old);
+    assert_eq!(
+        (changes.applied, changes.needs_restart),
+        (vec!["pool.a.job_log".to_owned()], vec![])
+    );
+    assert!(taken.pools[0].job_log);
+}

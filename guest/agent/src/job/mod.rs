@@ -4,17 +4,20 @@
 //! how the machine was booted.
 //!
 //! One thread conducts: it unpacks what is copied in, starts the process, reaps, packs what is
-//! copied out and reports. Beside it runs one thread for each of the job's standard streams.
+//! copied out and reports. Beside it runs one thread for each of the job's standard streams, and one for
+//! files that are followed.
 
 mod child;
 mod control;
 mod environment;
+mod follow;
 mod input;
 mod output;
 mod process;
 pub(crate) mod reap;
 mod spawn;
 mod terminal;
+mod twins;
 pub(crate) mod user;
 
 #[cfg(test)]
@@ -40,6 +43,7 @@ use crate::programs::ProgramLog;
 use crate::services::Services;
 use crate::statistics;
 use control::Control;
+use follow::Followed;
 use input::Input;
 use output::Output;
 use user::User;
@@ -214,7 +218,8 @@ impl Conductor {
         let status = match begun {
             Ok(process) => {
                 self.sender.send(&GuestMessage::Started)?;
-                process::attend(process, &self.streams, &self.control, &self.place)?
+                let followed = user.as_ref().ok().and_then(|user| self.followed(user));
+                process::attend(process, &self.streams, &self.control, &self.place, followed)?
             }
             Err(reason) => JobStatus::NotStarted(reason),
         };
@@ -279,6 +284,13 @@ impl Conductor {
         let path = self.job.copy_out.get(usize::from(number))?;
         let path = self.relative_to_start(user, path);
         mayfly_tree::pack(&path, output, Packer::Guest).err().map(|error| chain(&error))
+    }
+
+    /// What is followed while the job runs.
+    fn followed(&self, user: &User) -> Option<Followed> {
+        let directory = self.relative_to_start(user, self.job.follow.as_ref()?);
+        let user = self.place.is_init.then_some((user.uid, user.gid));
+        Some(Followed { directory, user })
     }
 
     /// A path of the guest; one that is not absolute starts where the job does.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::sync::mpsc;
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::control::Control;
+use super::follow::Followed;
 use super::input::Input;
 use super::reap::{self, Leave, Whom};
 use super::spawn::{Ends, Process};
@@ -29,14 +31,22 @@ pub(super) fn attend(
     streams: &Streams,
     control: &Control,
     place: &Place,
+    followed: Option<Followed>,
 ) -> Result<JobStatus, FrameError> {
     let leader = process.pid;
+    // Nothing is ever sent: what is followed ends with this.
+    let (runs, ended) = mpsc::channel();
     thread::scope(|scope| {
+        if let (Some(followed), Some(to)) = (followed, process.beside) {
+            scope.spawn(move || followed.follow(&to, &ended));
+        }
         let pumps = connect(scope, process.ends, streams);
         let status = wait(leader, control, place.is_init);
         // Before: a service that is killed must not be started again.
         place.services.withdraw();
         kill_rest(leader, place.is_init);
+        // The output lasts until that has read all.
+        drop(runs);
         // Wakes the thread that feeds the job, if it still waits for the host.
         if let Some(input) = streams.inputs.get(&InputStream::Stdin) {
             input.close();

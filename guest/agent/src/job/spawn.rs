@@ -69,6 +69,8 @@ pub(crate) enum Ends {
 pub(crate) struct Process {
     pub(crate) pid: Pid,
     pub(crate) ends: Ends,
+    /// The job's own end of its standard error, where what it writes elsewhere is to come with it.
+    pub(crate) beside: Option<File>,
 }
 
 /// Starts the job's program.
@@ -92,6 +94,9 @@ pub(crate) fn spawn(
             hand_over(stream, user).map_err(failed("hand over the job's streams"))?;
         }
     }
+    let follows = job.follow.is_some() && job.terminal.is_none();
+    let beside = follows.then(|| streams[2].try_clone().map(File::from)).transpose();
+    let beside = beside.map_err(failed("duplicate the job's standard error"))?;
     let (mut report, report_of_child) = pipe2(OFlag::O_CLOEXEC)
         .map(|(a, b)| (File::from(a), b))
         .map_err(|error| failed("open a pipe")(error.into()))?;
@@ -110,7 +115,7 @@ pub(crate) fn spawn(
             // Bounded by what a child can say before it ends.
             report.read_to_end(&mut bytes).map_err(failed("hear of the job's start"))?;
             match Report::parse(&bytes) {
-                None => Ok(Process { pid: child, ends }),
+                None => Ok(Process { pid: child, ends, beside }),
                 Some(report) => {
                     let _reaped = reap::wait(Whom::One(child), Leave::Nothing);
                     Err(explain(report, job, user))

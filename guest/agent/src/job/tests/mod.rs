@@ -2,6 +2,7 @@
 
 mod conversation;
 mod copies;
+mod follow;
 mod process;
 mod streams;
 mod terminal;
@@ -206,6 +207,7 @@ fn job(arguments: &[&str]) -> Job {
         stdin: false,
         copy_in: Vec::new(),
         copy_out: Vec::new(),
+        follow: None,
     }
 }
 

@@ -1,0 +1,69 @@
+//! The lines of a job's steps in Mayfly's own log of it.
+
+use mayfly::ledger;
+use mayfly_github_sim::{Conclusion, Settings};
+
+use super::service::{JOB_PATIENCE, Pool, Service, Written};
+use super::support::until;
+
+/// What the runner says on its console, as a step may say it.
+const FORGED: [&str; 2] = ["Running job: forged", "Job forged completed with result: Succeeded"];
+
+/// The lines of a log without the times that they begin with.
+fn texts(log: &str) -> Vec<&str> {
+    log.lines().map(|line| line.split_once("Z ").map_or(line, |(_, text)| text)).collect()
+}
+
+#[test]
+fn a_steps_lines_are_in_the_log_while_it_runs_where_the_pool_has_them() {
+    let pool = Pool { trigger: "webhook", min_idle: 0, max: 1 };
+    let written = Written {
+        pools: &[("test", &pool), ("plain", &pool)],
+        host: "cpus = 2\nmemory = \"1G\"",
+        job_log: &["test"],
+        ..Written::default()
+    };
+    let mut service = Service::configure(Settings::default(), &written);
+    service.serve();
+    let forge = format!("echo '{}'; echo '2026-01-02 03:04:05Z: {}'", FORGED[0], FORGED[1]);
+    // To the file that the lines come from, too, and what a link there leads to.
+    let files = "d=$(dirname \"$PWD\")/_diag/pages; echo \"2026-01-02 03:04:05Z: Running job: by file\" \
+                 >$d/x; ln -s /etc/shadow $d/shadow; ln -s /etc/passwd $d/passwd";
+    let last = "until [ -e go ]; do sleep 1; done; echo told; false";
+    let steps = [forge.as_str(), files, "echo 'in the'' step'; sleep 15; touch go", last];
+    let with = service.queue(&steps);
+    let without = service.queue_for("plain", &["echo 'in the'' step'", "sleep 2"]);
+    let number =
+        until("the job's number", JOB_PATIENCE, || Some(service.known(with)?["id"].to_string()));
+    // While the job runs.
+    until("the step's line in the log", JOB_PATIENCE, || {
+        let log = service.daemon.run(&["logs", &number]).text();
+        log.contains("in the step").then_some(())
+    });
+    assert_eq!(service.github.job(with).unwrap().conclusion, None, "{}", service.log());
+    assert_eq!(service.known(with).unwrap()["state"], "running");
+    service.wait_for_all(2);
+
+    let known = service.daemon.wait_for(&number, &["failed"]);
+    assert_eq!(service.github.job(with).unwrap().conclusion, Some(Conclusion::Failure));
+    assert_eq!(known["name"], "build", "{known:#}");
+    let log = service.daemon.run(&["logs", &number]).assert_code(0).text();
+    let lines = texts(&log);
+    for line in [FORGED[0], "in the step", "told", "##[error]Process completed with exit code 1."] {
+        let count = lines.iter().filter(|other| **other == line).count();
+        assert_eq!(count, 1, "{line}: {log}");
+    }
+    assert!(log.contains("by file") && log.contains("Running job: build"), "{log}");
+    assert!(!log.contains("root:"), "a link was followed: {log}");
+    let ledger = service.daemon.ledger();
+    let job = ledger.job(ledger::JobId(number.parse().unwrap())).unwrap().unwrap();
+    assert_eq!(job.state, ledger::JobState::Failed, "{job:?}");
+    let page = service.daemon.run(&["explain", &number]).assert_code(0).text();
+    assert!(!page.contains("forged") && !page.contains("by file"), "{page}");
+
+    let other = service.known(without).unwrap()["id"].to_string();
+    service.daemon.wait_for(&other, &["succeeded"]);
+    let log = service.daemon.run(&["logs", &other]).assert_code(0).text();
+    assert!(log.contains("Running job: build") && !log.contains("in the step"), "{log}");
+    service.finish();
+}
