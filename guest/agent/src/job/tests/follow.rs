@@ -43,7 +43,7 @@ fn lines_come_while_the_job_runs_and_beside_what_it_prints() {
 #[test]
 fn a_file_that_is_deleted_is_read_to_its_end() {
     let script = format!(
-        "mkdir pages; exec 3>pages/a; echo one >&3; {LOOKED}; rm pages/a; echo two >&3; {LOOKED}; \
+        "mkdir pages; exec 3>pages/a; echo one >&3; {LOOKED}; echo two >&3; rm pages/a; {LOOKED}; \
          echo three >pages/b; {LOOKED}; rm pages/b"
     );
     assert_eq!(followed(&script), "one\ntwo\nthree\n");
