@@ -61,6 +61,28 @@ fn every_link_leads_somewhere() {
     assert!(links > 100, "{links}");
 }
 
+/// The glossary says where each thing lives.
+#[test]
+fn what_the_glossary_names_is_there_and_each_term_has_one_meaning() {
+    let glossary = fs::read_to_string(project().join("docs/glossary.md")).unwrap();
+    let settings = fs::read_to_string(project().join("docs/reference/settings.md")).unwrap();
+    let rows: Vec<Vec<_>> = glossary
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.contains("---") && !line.contains("| Term"))
+        .map(|line| line.trim_matches(['|', ' ']).split(" | ").collect())
+        .collect();
+    let mut terms = BTreeSet::new();
+    for row in &rows {
+        let [term, _, place] = row[..] else { panic!("{row:?}") };
+        assert!(terms.insert(term), "{term} twice");
+        let place = place.trim_matches('`');
+        let (table, key) = place.split_once("]] ").unwrap_or((place, ""));
+        let is_setting = settings.contains(table) && settings.contains(key);
+        assert!(project().join(place).exists() || is_setting, "{term}: there is no {place}");
+    }
+    assert!(terms.len() > 50, "{}", terms.len());
+}
+
 /// The texts of the program, each literal on one line.
 fn sources() -> String {
     let mut found = Vec::new();
