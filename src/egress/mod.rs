@@ -23,6 +23,7 @@ mod gate;
 pub mod hold;
 pub mod host;
 pub mod http;
+mod idle;
 mod listen;
 pub mod names;
 pub mod opening;

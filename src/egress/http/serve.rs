@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes as Data;
 use http_body_util::{Either, Full};
@@ -16,16 +15,16 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 
 use super::super::carry::Plan;
 use super::super::dial::{Dialled, HttpRoute};
+use super::super::idle::nothing_passes;
 use super::super::policy::{Decision, Expected, Inspection};
-use super::super::record::{Bytes, SharedFlow, Subject, Via};
+use super::super::record::{SharedFlow, Subject, Via};
 use super::super::shared::Shared;
 use super::super::verdict::{Cause, Verdict};
 use super::body::{Counted, Way};
-use super::guarded::{Guarded, Watch};
+use super::guarded::Guarded;
 use super::onward::{
     Again, Failed, Kept, Outgoing, Route, repeatable, request_line, rewrite, size_of,
 };
@@ -56,19 +55,6 @@ const STATUS_LINE: usize = 17;
 
 /// The most header fields of an answer. Some servers send a cookie for each thing they know.
 const MAX_ANSWER_FIELDS: usize = 1000;
-
-/// Waits until nothing has passed, in either direction, for too long.
-async fn nothing_passes(bytes: &Bytes, idle: Duration) {
-    let mut last = bytes.total();
-    loop {
-        sleep(idle).await;
-        let now = bytes.total();
-        if now == last {
-            return;
-        }
-        last = now;
-    }
-}
 
 /// A client's connection, as its requests see it.
 struct Connection<'a> {
@@ -115,7 +101,7 @@ pub(super) async fn serve(
     tokio::select! {
         // How it ended shows in the record of each exchange.
         _ = served => {}
-        () = quiet(&watch, shared.limits.idle) => {}
+        () = nothing_passes(|| watch.traffic.load(Ordering::Relaxed), shared.limits.idle) => {}
         () = shared.cancel.cancelled() => {}
     }
     if let Some(violation) = watch.violation.get() {
@@ -137,19 +123,6 @@ fn subject_of(guest: &TcpStream, origin: &Origin) -> Subject {
         original,
         method: "HTTP".into(),
         url: None,
-    }
-}
-
-/// Waits until nothing has passed for too long.
-async fn quiet(watch: &Watch, idle: Duration) {
-    let mut last = watch.traffic.load(Ordering::Relaxed);
-    loop {
-        sleep(idle).await;
-        let now = watch.traffic.load(Ordering::Relaxed);
-        if now == last {
-            return;
-        }
-        last = now;
     }
 }
 
@@ -271,7 +244,7 @@ impl Connection<'_> {
                 }
                 Failed { cause: Cause::Connect(crate::failure::chain(error.error())), unsent }
             }),
-            () = nothing_passes(&bytes, self.shared.limits.idle) => {
+            () = nothing_passes(|| bytes.total(), self.shared.limits.idle) => {
                 Err(Failed { cause: Cause::ConnectDeadline, unsent: None })
             }
         }

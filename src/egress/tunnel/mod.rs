@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::idle::nothing_passes;
 use super::pace::Pace;
 use super::record::Bytes;
 use super::verdict::Cause;
@@ -112,22 +112,11 @@ impl Relay<'_> {
 const GUEST_FIRST: [&str; 2] = ["guest", "destination"];
 const GUEST_LAST: [&str; 2] = ["destination", "guest"];
 
-/// Waits until nothing has passed for too long or the microVM goes away. The time is told to a
-/// quarter: a timer for each read would cost more than the reads.
+/// Waits until nothing has passed for too long or the microVM goes away.
 async fn watch(bytes: &Bytes, bounds: &Bounds) -> Broken {
-    let mut quiet = 0;
-    let mut last = bytes.total();
-    loop {
-        tokio::select! {
-            () = bounds.cancel.cancelled() => return Broken::Cancelled,
-            () = sleep(bounds.idle / 4) => {}
-        }
-        let total = bytes.total();
-        quiet = if total == last { quiet + 1 } else { 0 };
-        last = total;
-        if quiet >= 4 {
-            return Broken::Idle(bounds.idle);
-        }
+    tokio::select! {
+        () = bounds.cancel.cancelled() => Broken::Cancelled,
+        () = nothing_passes(|| bytes.total(), bounds.idle) => Broken::Idle(bounds.idle),
     }
 }
 
