@@ -65,8 +65,12 @@ impl ActiveClock {
             self.active += passed;
             return None;
         }
+        // Once until it is over: one absence after another would put deadlines off for ever.
+        let is_settled = self.active >= self.settled;
         self.active += LOOK;
-        self.settled = self.active + GRACE;
+        if is_settled {
+            self.settled = self.active + GRACE;
+        }
         Some(passed.saturating_sub(LOOK))
     }
 

@@ -33,6 +33,22 @@ fn after_an_absence_what_waits_is_read_before_anything_is_overdue() {
     assert!(clock.has_passed(&deadline));
 }
 
+/// A host that is stopped again and again, and runs for less than the grace in between.
+#[test]
+fn absences_without_end_put_a_deadline_off_by_one_grace() {
+    let mut clock = ActiveClock::begin(Duration::ZERO);
+    let deadline = clock.after(2 * SECOND);
+    let (mut now, mut looks) = (Duration::ZERO, 0);
+    while !clock.has_passed(&deadline) {
+        // Every fifth look is after an absence.
+        now += if looks % 5 == 4 { 6 * SECOND } else { SECOND };
+        clock.look(now);
+        looks += 1;
+        assert!(looks < 20, "never");
+    }
+    assert!(clock.active() <= 2 * SECOND + LOOK + GRACE, "{clock:?}");
+}
+
 #[test]
 fn a_limit_without_end_is_none() {
     let clock = ActiveClock::begin(Duration::MAX);
@@ -133,7 +149,7 @@ fn freeze() -> impl Strategy<Value = (u64, u64, Who)> {
 
 fn life() -> impl Strategy<Value = Life> {
     let dies = prop_oneof![2 => Just(None), 1 => (0_u64..400).prop_map(Some)];
-    (1_u64..500, dies, prop::collection::vec(freeze(), 0..3), 0_u64..4).prop_map(
+    (1_u64..500, dies, prop::collection::vec(freeze(), 0..12), 0_u64..4).prop_map(
         |(job, dies, mut freezes, load)| {
             freezes.sort_by_key(|(at, ..)| *at);
             Life { job, dies, freezes, load }
