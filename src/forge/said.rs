@@ -47,7 +47,8 @@ pub enum Said {
     },
     /// Runners of a pool can be registered from now on.
     Ready(PoolName),
-    /// In this place it has something for a pool that outlives the daemon.
+    /// In this place it is about to have something for a pool that outlives the daemon. It waits
+    /// until [`super::Wanted::held`] has it.
     Holds {
         /// The pool's name.
         pool: String,

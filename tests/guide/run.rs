@@ -113,7 +113,8 @@ impl Service {
             mayfly drain";
         if self.answers() {
             let finished = Running::start(&mut self.place.script("end.sh", finish)).finish(BLOCK);
-            assert_eq!(finished.code(), 0, "{finished:?}");
+            // The page may have drained it, and it ended in between.
+            assert!(finished.code() == 0 || !self.answers(), "{finished:?}");
         }
         if let Some(mut daemon) = self.daemon.take() {
             until("the daemon's end", BLOCK, || daemon.try_wait().unwrap());

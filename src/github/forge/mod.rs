@@ -150,8 +150,7 @@ impl GitHub {
         }
         let mut sets = Sets::default();
         loop {
-            let now = wanted.borrow_and_update().clone();
-            scale_sets::hold(&self, &now, &mut sets, &mut tasks, &to);
+            scale_sets::hold(&self, &mut wanted, &mut sets, &mut tasks, &to);
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { break },
                 Some(ended) = tasks.join_next() => contained(ended),

@@ -54,11 +54,12 @@ type Former = (String, String);
 /// Holds the scale sets of the pools that want one, and no others.
 pub(super) fn hold(
     github: &Arc<GitHub>,
-    wanted: &Wanted,
+    told: &mut watch::Receiver<Wanted>,
     sets: &mut Sets,
     tasks: &mut JoinSet<()>,
     to: &mpsc::Sender<Said>,
 ) {
+    let wanted = told.borrow_and_update().clone();
     let holds = |pool: &Pool| matches!(pool.trigger, Trigger::ScaleSet | Trigger::Auto);
     let pools: BTreeMap<_, _> = wanted.pools.iter().filter(|(_, (pool, _))| holds(pool)).collect();
     // One whose labels changed is held anew, which tells the service of them.
@@ -87,6 +88,7 @@ pub(super) fn hold(
         let task = Task {
             github: github.clone(),
             pool: pool.clone(),
+            wanted: told.clone(),
             capacity,
             to: to.clone(),
             cancel: cancel.clone(),
@@ -129,6 +131,7 @@ async fn remove(sets: Client, (pool, group): Former, to: mpsc::Sender<Said>) {
 struct Task {
     github: Arc<GitHub>,
     pool: Pool,
+    wanted: watch::Receiver<Wanted>,
     capacity: watch::Receiver<u32>,
     to: mpsc::Sender<Said>,
     cancel: CancellationToken,
@@ -162,16 +165,31 @@ impl Task {
         self.say(Said::Ready(self.pool.name.clone())).await;
     }
 
+    /// Has it kept, before a set is made, that there may be one: a daemon that is killed in between
+    /// leaves it to the next.
+    async fn keep(&self) -> Result<(), Cancelled> {
+        let (pool, place) = (self.pool.name.to_string(), self.place());
+        self.say(Said::Holds { pool: pool.clone(), place: place.clone() }).await;
+        let mut wanted = self.wanted.clone();
+        let is_kept =
+            |wanted: &Wanted| wanted.held.get(&pool).is_some_and(|all| all.contains(&place));
+        let kept = async { wanted.wait_for(is_kept).await.map(drop) };
+        self.unless(kept).await?.map_err(|_| Cancelled)
+    }
+
+    fn place(&self) -> String {
+        place(self.pool.runner_group.as_deref()).to_owned()
+    }
+
     /// Makes the set, or finds it, then holds its session; again where the set got lost.
     async fn hold(&self) -> Result<(), Cancelled> {
         let (pool, sets) = (&self.pool, &self.github.sets);
         let group = pool.runner_group.as_deref();
+        self.keep().await?;
         loop {
             let made = self.unless(sets.ensure(pool.name.as_str(), group, &pool.labels)).await?;
             match made {
                 Ok(set) => {
-                    let (pool, place) = (pool.name.to_string(), place(group).to_owned());
-                    self.say(Said::Holds { pool, place }).await;
                     self.registers(Registrar::ScaleSet(sets.clone(), set.id)).await;
                     self.sessions(set.id).await?;
                 }
@@ -180,6 +198,8 @@ impl Task {
                     let why = chain(&error);
                     tracing::info!(pool = %pool.name, "no scale set here, polling instead: {why}");
                     self.registers(Registrar::Scope(self.github.client.clone())).await;
+                    let (pool, place) = (pool.name.to_string(), self.place());
+                    self.say(Said::Left { pool, place }).await;
                     return Ok(());
                 }
                 Err(error) => self.fails(error).await,
