@@ -36,7 +36,9 @@ impl Daemon {
     pub(super) fn take_on(&mut self, new: Settings) -> Result<(), DaemonError> {
         self.pools.take_on(&new.pools);
         self.registry.take_on(new.github.as_ref());
+        self.fleet.try_again();
         self.settings = new;
+        self.postpone_drain();
         let (backlog, mut desk) = self.desk();
         backlog.take_back(&mut desk)?;
         self.views.change();

@@ -83,7 +83,7 @@ pub(super) struct Daemon {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Drain {
     /// Since when.
-    since: Millis,
+    pub(super) since: Millis,
     /// When jobs that still run are left to a later daemon.
     pub(super) until: Millis,
     /// Whether jobs that run are ended.
@@ -336,6 +336,13 @@ impl Daemon {
         self.want();
         self.views.change();
         drain
+    }
+
+    /// A drain under way has as long as the settings say now, unless its jobs are being ended.
+    pub(super) fn postpone_drain(&mut self) {
+        if let Some(drain) = self.draining.as_mut().filter(|drain| !drain.ends_jobs) {
+            drain.until = drain.since + self.settings.host.drain;
+        }
     }
 
     /// The end, which was being approached, comes by then.

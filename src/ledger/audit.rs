@@ -20,7 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use super::error::LedgerError;
-use super::{Reader, Time};
+use super::{Reader, Time, meta};
 
 /// Who made the changes: all are the daemon's.
 pub(super) const ACTOR: &str = "daemon";
@@ -279,17 +279,13 @@ pub(super) fn append(connection: &Connection, entry: &Entry<'_>) -> rusqlite::Re
             previous.0,
             hash.0
         ])?;
-    connection
-        .prepare_cached("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)")?
-        .execute(params![HEAD, format!("{sequence}:{hash}")])?;
-    Ok(())
+    meta::write(connection, HEAD, &format!("{sequence}:{hash}"))
 }
 
 /// One of the marks; where there is none, nothing was closed or pruned. One that can't be read is taken
 /// for none: then the chain does not hold.
 fn mark(connection: &Connection, key: &str) -> rusqlite::Result<Head> {
-    let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
-    let text: Option<String> = statement.query_row([key], |row| row.get(0)).optional()?;
+    let text = meta::read(connection, key)?;
     Ok(text.and_then(|text| text.parse().ok()).unwrap_or(Head::NONE))
 }
 

@@ -1,16 +1,33 @@
-//! What the daemon keeps beside jobs and microVMs: single values by their names.
+//! What the ledger keeps beside jobs and microVMs: single values by their names.
 
-use rusqlite::params;
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::LedgerError;
 use super::open::Change;
 
+/// A value.
+pub(super) fn read(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
+    statement.query_row([key], |row| row.get(0)).optional()
+}
+
+/// Keeps a value, in place of the one before.
+pub(super) fn write(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)";
+    connection.prepare_cached(sql)?.execute(params![key, value]).map(drop)
+}
+
 impl Change<'_> {
-    /// A value as text.
+    /// A value.
     pub(super) fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
-        self.first("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
+        self.run(|connection| read(connection, key))
+    }
+
+    /// Keeps a value, in place of the one before.
+    pub(super) fn set_meta(&self, key: &str, value: &str) -> Result<(), LedgerError> {
+        self.run(|connection| write(connection, key, value))
     }
 
     /// A value that is kept as JSON; the default one where there is none.
@@ -20,13 +37,6 @@ impl Change<'_> {
     ) -> Result<T, LedgerError> {
         let Some(text) = self.meta(key)? else { return Ok(T::default()) };
         serde_json::from_str(&text).map_err(|error| LedgerError::Json(key, error))
-    }
-
-    /// Keeps a value as text, in place of the one before.
-    pub(super) fn set_meta(&self, key: &str, value: &str) -> Result<(), LedgerError> {
-        let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2)
-                   ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-        self.execute(sql, params![key, value]).map(drop)
     }
 
     /// Keeps a value as JSON.

@@ -268,14 +268,21 @@ pub(super) struct Change<'c> {
 }
 
 impl Change<'_> {
+    /// Does something in it.
+    pub(super) fn run<T>(
+        &self,
+        what: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, LedgerError> {
+        what(&self.transaction).map_err(LedgerError::refused(self.doing))
+    }
+
     /// Executes one statement; how many rows it changed.
     pub(super) fn execute(
         &self,
         sql: &str,
         values: impl rusqlite::Params,
     ) -> Result<usize, LedgerError> {
-        let run = || self.transaction.prepare_cached(sql)?.execute(values);
-        run().map_err(LedgerError::refused(self.doing))
+        self.run(|connection| connection.prepare_cached(sql)?.execute(values))
     }
 
     /// The first row, where there is one.
@@ -286,14 +293,12 @@ impl Change<'_> {
         read: impl FnOnce(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>, LedgerError> {
         use rusqlite::OptionalExtension as _;
-        let run = || self.transaction.prepare_cached(sql)?.query_row(values, read).optional();
-        run().map_err(LedgerError::refused(self.doing))
+        self.run(|connection| connection.prepare_cached(sql)?.query_row(values, read).optional())
     }
 
     /// Sets a mark of the audit log's.
     pub(super) fn mark(&self, key: &str, head: audit::Head) -> Result<(), LedgerError> {
-        let values = (key, head.to_string());
-        self.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", values).map(drop)
+        self.set_meta(key, &head.to_string())
     }
 
     /// Adds an entry to the audit log.
@@ -305,7 +310,7 @@ impl Change<'_> {
     ) -> Result<(), LedgerError> {
         let detail = detail.to_string();
         let entry = Entry { time: self.now, actor: audit::ACTOR, action, subject, detail: &detail };
-        audit::append(&self.transaction, &entry).map_err(LedgerError::refused(self.doing))
+        self.run(|connection| audit::append(connection, &entry))
     }
 }
 

@@ -19,9 +19,9 @@ use crate::host::clock::Deadline;
 /// again, so a guest gets one halfway, while there is time for an answer. One that hangs for another
 /// reason ignores it.
 pub(super) struct Silence {
-    pub(super) end: Deadline,
+    end: Deadline,
     /// None once the message was sent.
-    pub(super) wake: Option<Deadline>,
+    wake: Option<Deadline>,
 }
 
 impl Silence {

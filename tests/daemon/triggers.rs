@@ -52,26 +52,34 @@ fn a_scale_set_hands_over_the_jobs_that_wait_and_those_that_come() {
     });
 }
 
+/// Waits until there are scale sets in these groups and no others.
+#[track_caller]
+fn wait_for_sets(service: &Service, groups: &[u64]) {
+    let groups_of = |state: &State| state.scale_sets.values().map(|set| set.group).collect();
+    until(&format!("scale sets in {groups:?}"), JOB_PATIENCE, || {
+        let found: Vec<_> = service.github.with(|state, _| groups_of(state));
+        (found == groups).then_some(())
+    });
+}
+
+/// Writes the daemon's settings anew.
+fn rewrite(service: &Service, from: &str, to: &str) {
+    let path = service.daemon.host.root().join("mayfly.toml");
+    let before = std::fs::read_to_string(&path).unwrap();
+    let after = before.replace(from, to);
+    assert_ne!(after, before);
+    std::fs::write(&path, after).unwrap();
+}
+
 #[test]
 fn a_pool_that_is_moved_to_another_group_leaves_no_scale_set_in_the_old_one() {
     let pool = Pool { trigger: "scale-set", min_idle: 0, max: 1 };
     let settings = Settings { poll_hold: 5_000, ..Settings::default() };
     let service = Service::start(settings, &pool);
-    let groups = |service: &Service| {
-        let sets =
-            |state: &State| state.scale_sets.values().map(|set| set.group).collect::<Vec<_>>();
-        service.github.with(|state, _| sets(state))
-    };
-    until("the first scale set", JOB_PATIENCE, || (groups(&service) == [1]).then_some(()));
-    let path = service.daemon.host.root().join("mayfly.toml");
-    let before = std::fs::read_to_string(&path).unwrap();
-    let moved = before.replace("trigger =", "runner_group = \"builders\"\ntrigger =");
-    assert_ne!(moved, before);
-    std::fs::write(&path, moved).unwrap();
+    wait_for_sets(&service, &[1]);
+    rewrite(&service, "trigger =", "runner_group = \"builders\"\ntrigger =");
     service.daemon.run(&["reload"]).assert_code(0);
-    until("one scale set, in the other group", JOB_PATIENCE, || {
-        (groups(&service) == [3]).then_some(())
-    });
+    wait_for_sets(&service, &[3]);
     let job = service.queue(&["echo ran"]);
     service.wait_for_all(1);
     assert_success(&service, job);
@@ -83,27 +91,17 @@ fn a_scale_set_that_was_left_is_removed_by_the_next_daemon() {
     let pool = Pool { trigger: "scale-set", min_idle: 0, max: 1 };
     let settings = Settings { poll_hold: 5_000, ..Settings::default() };
     let mut service = Service::start(settings, &pool);
-    let groups = |service: &Service| {
-        let sets =
-            |state: &State| state.scale_sets.values().map(|set| set.group).collect::<Vec<_>>();
-        service.github.with(|state, _| sets(state))
-    };
-    until("the first scale set", JOB_PATIENCE, || (groups(&service) == [1]).then_some(()));
-    let path = service.daemon.host.root().join("mayfly.toml");
-    let before = std::fs::read_to_string(&path).unwrap();
+    wait_for_sets(&service, &[1]);
     // Moved while no daemon runs.
     service.kill();
-    let moved = before.replace("trigger =", "runner_group = \"builders\"\ntrigger =");
-    std::fs::write(&path, &moved).unwrap();
+    rewrite(&service, "trigger =", "runner_group = \"builders\"\ntrigger =");
     service.serve();
-    until("one scale set, in the other group", JOB_PATIENCE, || {
-        (groups(&service) == [3]).then_some(())
-    });
+    wait_for_sets(&service, &[3]);
     // Another trigger needs none.
     service.kill();
-    std::fs::write(&path, moved.replace("\"scale-set\"", "\"poll\"")).unwrap();
+    rewrite(&service, "\"scale-set\"", "\"poll\"");
     service.serve();
-    until("no scale set", JOB_PATIENCE, || groups(&service).is_empty().then_some(()));
+    wait_for_sets(&service, &[]);
     service.finish();
 }
 

@@ -120,6 +120,11 @@ impl Fleet {
         self.iter().find(|one| *one.work() == Work::Local(job))
     }
 
+    /// Tries all pools again: what kept one from booting may be mended.
+    pub(super) fn try_again(&mut self) {
+        self.boots = Troubles::default();
+    }
+
     /// Why nothing of a pool can be booted.
     pub(super) fn obstacle(&self, pool: PoolId) -> Option<Obstacle> {
         self.boots.obstacle(pool)

@@ -81,6 +81,37 @@ async fn a_drain_wants_no_more_work_and_ends_though_a_runner_can_not_be_deleted(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drain_under_way_has_the_time_that_a_reload_gives_it() {
+    let mut stage = stage();
+    let mut settings = stage.daemon().settings.clone();
+    let before = stage.daemon().drain();
+    settings.host.drain *= 2;
+    stage.daemon().take_on(settings.clone()).unwrap();
+    let now = stage.daemon().drain();
+    assert_eq!((now.since, now.until), (before.since, before.since + settings.host.drain));
+    // Not where the end is ordered.
+    let soon = now.since + Duration::from_secs(20);
+    stage.daemon().end_by(soon);
+    stage.daemon().take_on(settings).unwrap();
+    assert_eq!(stage.daemon().drain().until, soon);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_could_not_boot_is_tried_at_once_after_a_reload() {
+    let mut stage = stage();
+    stage.faults.add(Call::Start, 1, 9, Fault::Error);
+    stage.submit();
+    // The tenth try is minutes away.
+    let tried = |stage: &mut Stage| stage.faults.injected() >= 9;
+    assert!(stage.run(PATIENCE, tried).await);
+    assert!(!stage.run(Duration::from_secs(60), Stage::is_done).await, "it waits");
+    let settings = stage.daemon().settings.clone();
+    stage.daemon().take_on(settings).unwrap();
+    assert!(stage.run(Duration::from_secs(120), Stage::is_done).await, "it still waits");
+    assert_eq!(stage.jobs()[0].state, JobState::Finished);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_told_while_the_daemon_was_away_is_asked_for_again() {
     let mut stage = stage();
     let before = stage.forge.absences();
