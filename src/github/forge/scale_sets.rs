@@ -1,4 +1,5 @@
-//! The scale sets of pools: one task each, which makes the set, or finds it, and holds its session.
+//! The scale sets of pools: one task each, which makes the set, or finds it, and holds its session;
+//! and one for each set that no pool has any more, which removes it.
 //!
 //! Like every source of jobs it only says what it heard.
 
@@ -15,10 +16,10 @@ use super::registrar::Registrar;
 use crate::config::{Pool, PoolName, Trigger};
 use crate::failure::chain;
 use crate::forge::{Places, Said, Wanted};
-use crate::github::CallError;
 use crate::github::scale_set::{
     Client, Item, ItemKind, Message, Polled, Session, Statistics, is_session_conflict,
 };
+use crate::github::{CallError, Target};
 
 /// Between the loss of a session and the next.
 const SESSION_AGAIN: Duration = Duration::from_secs(5);
@@ -35,7 +36,7 @@ pub(super) struct Sets {
     held: BTreeMap<PoolName, Held>,
     /// Those of a pool's name in a group that is not its own any more are removed: jobs would go
     /// on to wait there.
-    left: BTreeMap<Former, DropGuard>,
+    left: BTreeMap<Placed, DropGuard>,
 }
 
 /// A set that is held.
@@ -48,8 +49,8 @@ struct Held {
     _ends: DropGuard,
 }
 
-/// A pool's name and what is kept of a group.
-type Former = (String, String);
+/// A pool's name and the place of a set of that name.
+type Placed = (String, String);
 
 /// Holds the scale sets of the pools that want one, and no others.
 pub(super) fn hold(
@@ -67,7 +68,11 @@ pub(super) fn hold(
         let stays = |pool: &Pool| pool.labels == held.labels && pool.runner_group == held.group;
         pools.get(name).is_some_and(|(pool, _)| stays(pool))
     });
-    let former = former(&wanted.held, &pools);
+    let scope = github.client.target();
+    let now = |(name, (pool, _)): (&&PoolName, &&(Pool, u32))| {
+        (name.to_string(), place(scope, pool.runner_group.as_deref()))
+    };
+    let former = former(scope, &wanted.held, &pools.iter().map(now).collect());
     sets.left.retain(|left, _| former.contains(left));
     for left in former {
         sets.left.entry(left).or_insert_with_key(|left| {
@@ -100,32 +105,34 @@ pub(super) fn hold(
     }
 }
 
-/// The sets that are held, or were, and are not what a pool has now.
-fn former(held: &Places, pools: &BTreeMap<&PoolName, &(Pool, u32)>) -> BTreeSet<Former> {
-    let now: BTreeSet<_> = pools
+/// The sets of this scope that are held, or were, and are not what a pool has now. Those of another
+/// scope wait for a daemon with its credentials.
+fn former(scope: &Target, held: &Places, now: &BTreeSet<Placed>) -> BTreeSet<Placed> {
+    let all = held
         .iter()
-        .map(|(name, (pool, _))| (name.as_str(), place(pool.runner_group.as_deref())))
-        .collect();
-    let all = held.iter().flat_map(|(name, groups)| groups.iter().map(move |group| (name, group)));
-    let former = all.filter(|(name, group)| !now.contains(&(name.as_str(), group.as_str())));
-    former.map(|(name, group)| (name.clone(), group.clone())).collect()
+        .flat_map(|(pool, places)| places.iter().map(move |place| (pool.clone(), place.clone())));
+    let is_here = |place: &str| {
+        place.strip_prefix(&scope.to_string()).is_some_and(|rest| rest.starts_with(' '))
+    };
+    all.filter(|placed| is_here(&placed.1) && !now.contains(placed)).collect()
 }
 
-/// What is kept of a runner group: its name, and nothing for the default one.
-fn place(group: Option<&str>) -> &str {
-    group.unwrap_or_default()
+/// What is kept of where a set is: the scope, in which there is no space, and the name of the
+/// runner group, empty for the default one.
+fn place(scope: &Target, group: Option<&str>) -> String {
+    format!("{scope} {}", group.unwrap_or_default())
 }
 
 /// Removes a set, however often it takes. Given up where its pool has it again.
-async fn remove(sets: Client, (pool, group): Former, to: mpsc::Sender<Said>) {
-    let named = Some(group.as_str()).filter(|name| !name.is_empty());
-    while let Err(error) = sets.remove_named(&pool, named).await {
+async fn remove(sets: Client, (pool, place): Placed, to: mpsc::Sender<Said>) {
+    let group = place.split_once(' ').map(|(_, group)| group).filter(|group| !group.is_empty());
+    while let Err(error) = sets.remove_named(&pool, group).await {
         tracing::warn!(pool, group, "can't remove a former scale set: {}", chain(&error));
         tokio::time::sleep(REMOVE_AGAIN).await;
     }
     tracing::info!(pool, group, "the former scale set is removed");
     // The loop ends after its tasks; then the next daemon finds out.
-    let _ = to.send(Said::Left { pool, place: group }).await;
+    let _ = to.send(Said::Left { pool, place }).await;
 }
 
 struct Task {
@@ -178,7 +185,7 @@ impl Task {
     }
 
     fn place(&self) -> String {
-        place(self.pool.runner_group.as_deref()).to_owned()
+        place(self.github.client.target(), self.pool.runner_group.as_deref())
     }
 
     /// Makes the set, or finds it, then holds its session; again where the set got lost.
@@ -319,5 +326,34 @@ impl Task {
     async fn count(&self, counts: Statistics) {
         let waiting = counts.assigned_jobs.saturating_sub(counts.running_jobs);
         self.say(Said::Counted { pool: self.pool.name.clone(), waiting }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(all: &[(&str, &str)]) -> BTreeSet<Placed> {
+        all.iter().map(|(pool, place)| ((*pool).to_owned(), (*place).to_owned())).collect()
+    }
+
+    #[test]
+    fn sets_that_no_pool_has_are_former_and_those_of_another_scope_are_left_alone() {
+        let scope: Target = "https://github.com/acme".parse().unwrap();
+        let mut held = Places::new();
+        for (pool, place) in [
+            ("moved", "https://github.com/acme "),
+            ("moved", "https://github.com/acme two words"),
+            ("gone", "https://github.com/acme "),
+            ("kept", "https://github.com/acme "),
+            ("moved", "https://github.com/acme-other "),
+            ("gone", "https://github.com/acme/site "),
+        ] {
+            held.entry(pool.to_owned()).or_default().insert(place.to_owned());
+        }
+        let group = place(&scope, Some("two words"));
+        let now = placed(&[("moved", &group), ("kept", &place(&scope, None))]);
+        let here = "https://github.com/acme ";
+        assert_eq!(former(&scope, &held, &now), placed(&[("moved", here), ("gone", here)]));
     }
 }
