@@ -95,7 +95,7 @@ impl Guest {
         let policy = toml::from_str(policy).unwrap();
         let policy = Arc::new(Policy::check(Path::new("test"), "ci", &policy).unwrap());
         let directory = tempfile::tempdir().unwrap();
-        let resolv = format!("nameserver {GATEWAY}\noptions attempts:1 timeout:5\n");
+        let resolv = format!("nameserver {GATEWAY}\noptions attempts:3 timeout:5\n");
         std::fs::write(directory.path().join("resolv.conf"), resolv).unwrap();
         let outer = new_namespace();
         let namespace = new_namespace();
