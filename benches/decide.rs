@@ -1,13 +1,14 @@
-//! What one decision costs, for a fleet of 2,000 microVMs and 100,000 jobs a day.
+//! Measures one decision for a fleet of 2,000 microVMs and 100,000 jobs a day.
 //!
-//! A day on a virtual clock, a decision after every event; figures are processor time. Run by `cargo bench --bench decide`.
+//! Simulates a day on a virtual clock, with a decision after every event. The figures are processor
+//! time. Run by `cargo bench --bench decide`.
 
 #![allow(
     clippy::print_stdout,
     clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a benchmark talks, and may fail"
+    reason = "a benchmark prints results and may panic"
 )]
 #![allow(missing_docs, reason = "a program")]
 
@@ -20,26 +21,26 @@ mod world;
 use std::time::Duration;
 
 use mayfly::daemon::decide::{
-    Action, Backoff, Blocker, Decision, JobKey, Load, Machine, MachineKey, Obstacle, Pool, PoolId,
-    Registers, Stage, View, Waiting,
+    Action, Backoff, Blocker, Decision, DecisionInput, JobKey, Machine, MachineKey, Obstacle, Pool,
+    PoolId, RegistrationPolicy, Resources, Stage, WaitingJobs,
 };
-use mayfly::daemon::millis::Millis;
+use mayfly::daemon::time::Millis;
 
 thread_local! {
     static TIMES: std::cell::RefCell<Vec<(Duration, usize)>> =
         const { std::cell::RefCell::new(Vec::new()) };
 }
 
-/// The decision, timed; the world calls it.
-fn decide(view: &View<'_>) -> Decision {
-    let begin = processor_time();
-    let decision = mayfly::daemon::decide::decide(view);
-    let time = processor_time().saturating_sub(begin);
-    TIMES.with_borrow_mut(|times| times.push((time, view.machines.len())));
+/// Decides and records the time. The simulated world calls it.
+fn decide(input: &DecisionInput<'_>) -> Decision {
+    let start = processor_time();
+    let decision = mayfly::daemon::decide::decide(input);
+    let time = processor_time().saturating_sub(start);
+    TIMES.with_borrow_mut(|times| times.push((time, input.machines.len())));
     decision
 }
 
-/// What this thread used of a processor: what others do on the machine does not count.
+/// Returns the processor time of this thread, which other processes do not affect.
 fn processor_time() -> Duration {
     let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
     nix::time::clock_gettime(clock).expect("a clock").into()
@@ -56,8 +57,8 @@ fn main() {
     print(&mut times, &format!("all {all} decisions"));
     times.retain(|(_, machines)| *machines >= 1500);
     let busy = times.len();
-    print(&mut times, &format!("{busy} with 1,500 machines and more"));
-    println!("\n{:?}", world.tally);
+    print(&mut times, &format!("{busy} with at least 1,500 machines"));
+    println!("\n{:?}", world.statistics);
 }
 
 fn print(times: &mut [(Duration, usize)], what: &str) {

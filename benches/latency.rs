@@ -1,12 +1,11 @@
-//! How long a job of GitHub's waits for its runner, and what Mayfly adds to that.
+//! Measures how long a GitHub job waits for its runner, and Mayfly's share of that.
 //!
-//! A simulated GitHub queues one job at a time at `mayfly serve`, told by webhook: with a warm
-//! microVM (`min_idle = 1`) and scaled to zero. From the queue to the runner's first request; of
-//! it, Mayfly's own share: from the queue to the call for a JIT configuration, and from its answer
-//! to the shepherd's word that the job is claimed. The rest is the guest's, and the runner's own
-//! start.
+//! A simulated GitHub queues one job at a time and notifies `mayfly serve` by webhook: with a warm
+//! microVM (`min_idle = 1`), and scaled to zero. The total is the time from the queue to the
+//! runner's first request. Mayfly's share ends with the shepherd's event that the job is claimed,
+//! without the boot. The guest and the start of the runner take the rest.
 //!
-//! Run by `scripts/bench latency`. Figures are of this machine.
+//! Run by `scripts/bench latency`. The figures depend on the machine.
 
 #![allow(
     clippy::print_stdout,
@@ -15,7 +14,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::cast_precision_loss,
-    reason = "a benchmark talks, and may fail; its figures are small"
+    reason = "a benchmark prints results and may panic; its figures are small"
 )]
 #![allow(missing_docs, reason = "a program")]
 
@@ -31,7 +30,7 @@ mod support;
 
 use mayfly_github_sim::Settings;
 use serde_json::Value;
-use service::{JOB_PATIENCE, Pool, Service};
+use service::{JOB_TIMEOUT, Pool, Service};
 
 /// Jobs of each kind.
 const ROUNDS: usize = 12;
@@ -39,7 +38,7 @@ const ROUNDS: usize = 12;
 fn main() {
     println!("{ROUNDS} jobs each; milliseconds\n");
     println!("{:<58} {:>9} {:>9}", "", "median", "p95");
-    measure("a warm microVM waits", 1);
+    measure("with a warm microVM", 1);
     measure("scaled to zero", 0);
 }
 
@@ -47,31 +46,31 @@ fn measure(name: &str, min_idle: u32) {
     let pool = Pool { trigger: "webhook", min_idle, max: 2 };
     let service = Service::start(Settings::default(), &pool);
     let mut total = Sample::new("queued to the runner's first request");
-    let mut boot = Sample::new("  the microVM's boot, planned to ready");
-    let mut own = Sample::new("  Mayfly's own share");
-    let mut rest = Sample::new("  the guest's and the runner's own start");
+    let mut boot = Sample::new("  boot of the microVM, planned to ready");
+    let mut own = Sample::new("  Mayfly's share");
+    let mut rest = Sample::new("  start of the guest's job and of the runner");
     // The first verifies the image and warms the caches.
     for round in 0..=ROUNDS {
-        wait_for_spares(&service, min_idle);
+        wait_for_warm(&service, min_idle);
         let (job, number) = (service.queue(&["true"]), round + 1);
-        assert!(service.github.wait_for_all(JOB_PATIENCE), "{}", service.log());
-        let job = service.github.job(job).expect("the job is there");
-        let minted = service.github.exchanges();
-        let minted = minted.iter().rev().find(|one| one.path.ends_with("generate-jitconfig"));
-        let minted = minted.expect("a JIT configuration was asked for").at;
+        assert!(service.github.wait_for_all(JOB_TIMEOUT), "{}", service.log());
+        let job = service.github.job(job).expect("the job");
+        let exchanges = service.github.exchanges();
+        let request = exchanges.iter().rev().find(|one| one.path.ends_with("generate-jitconfig"));
+        let requested_at = request.expect("a request for a JIT configuration").at;
         let phases = phases(&service, number);
         let [planned, ready, claimed] =
             ["planned", "ready", "claimed"].map(|phase| at(&phases, phase));
         if round == 0 {
             continue;
         }
-        let (queued, connected) = (job.queued_at, job.connected_at.expect("a runner came"));
+        let (queued, connected) = (job.queued_at, job.connected_at.expect("a runner connected"));
         let boots = if min_idle == 0 { ready - planned } else { 0 };
         total.add(connected - queued);
         boot.add(boots);
         own.add((claimed - queued).saturating_sub(boots));
         rest.add(connected - claimed);
-        assert!(minted >= queued, "it was registered for this job");
+        assert!(requested_at >= queued, "the runner was not registered for this job");
     }
     println!("{name}");
     for sample in [&total, &boot, &own, &rest] {
@@ -80,26 +79,26 @@ fn measure(name: &str, min_idle: u32) {
     service.finish();
 }
 
-/// Waits until as many microVMs are warm, and nothing else lives.
-fn wait_for_spares(service: &Service, spares: u32) {
-    support::until("warm microVMs and no others", JOB_PATIENCE, || {
+/// Waits until exactly this number of warm microVMs, and no others, exist.
+fn wait_for_warm(service: &Service, warm: u32) {
+    support::until("warm microVMs and no others", JOB_TIMEOUT, || {
         let pools = service.daemon.ask(&["pools"]);
         let count = |stage: &str| pools[0][stage].as_u64();
         let others = ["booting", "registered", "busy", "ending"].iter().map(|stage| count(stage));
         let others: u64 = others.map(Option::unwrap_or_default).sum();
-        (count("warm") == Some(u64::from(spares)) && others == 0).then_some(())
+        (count("warm") == Some(u64::from(warm)) && others == 0).then_some(())
     });
 }
 
-/// The phases of a job, by the daemon's own account.
+/// Returns the phases of a job from the daemon.
 fn phases(service: &Service, job: usize) -> Value {
-    support::until("the job's end in the ledger", JOB_PATIENCE, || {
-        let told = service.daemon.ask(&["explain", &job.to_string()]);
-        (told["job"]["state"] == "finished").then(|| told["phases"].clone())
+    support::until("the end of the job in the ledger", JOB_TIMEOUT, || {
+        let explanation = service.daemon.ask(&["explain", &job.to_string()]);
+        (explanation["job"]["state"] == "finished").then(|| explanation["phases"].clone())
     })
 }
 
-/// When a phase began, in milliseconds since 1970.
+/// Returns the start of a phase, in milliseconds since the Unix epoch.
 fn at(phases: &Value, phase: &str) -> u64 {
     let phases = phases.as_array().expect("a list");
     let found = phases.iter().find(|one| one["phase"] == phase);
@@ -124,7 +123,7 @@ impl Sample {
         self.values.sort_unstable();
     }
 
-    /// The smallest value that so many percent of the values do not exceed.
+    /// Returns a percentile (nearest-rank).
     fn percentile(&self, percent: usize) -> u64 {
         self.values[(self.values.len() * percent).div_ceil(100) - 1]
     }

@@ -1,11 +1,11 @@
 //! Mayfly: a fresh microVM for every CI job, destroyed afterwards.
 //!
-//! A folder has one job, and imports run downwards:
+//! Each folder has one task. Imports go from left to right only:
 //!
 //! ```text
 //! cli ─▶ { daemon, trial } ─▶ shepherd ─▶ { machine, channel, network, egress } ─▶ mayfly-protocol
 //!           └──▶ api, config, forge, github, image, ledger, host, isolation, telemetry
-//!                                                              (know nothing of those above)
+//!                                                              (independent of the folders above)
 //! ```
 
 pub mod api;

@@ -1,4 +1,4 @@
-//! Process entry.
+//! The entry point of the program.
 
 use std::process::ExitCode;
 

@@ -1,37 +1,41 @@
-//! Pages of `docs/reference/` that are made from the code, whole or in parts, so that neither can say
-//! what the other doesn't. `MAYFLY_WRITE_REFERENCE=1 cargo test --lib reference` writes them anew.
+//! Generates pages of `docs/`, or parts of them, from the code, so that both always agree.
+//! `MAYFLY_WRITE_REFERENCE=1 cargo test --lib reference` regenerates them.
 
 use std::path::{Path, PathBuf};
 
-/// What goes to the top of a page that is made as a whole.
+/// The first line of a page that is generated as a whole.
 pub(crate) const NOTE: &str =
-    "<!-- Made from the code: MAYFLY_WRITE_REFERENCE=1 cargo test --lib reference -->\n\n";
+    "<!-- Generated from the code: MAYFLY_WRITE_REFERENCE=1 cargo test --lib reference -->\n\n";
 
-/// A file below `docs/`.
+/// Returns the path of a file in `docs/`.
 pub(crate) fn document(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)
 }
 
-/// What it says.
+/// Returns the content of a file in `docs/`.
 pub(crate) fn read(name: &str) -> String {
     std::fs::read_to_string(document(name)).unwrap_or_default()
 }
 
-/// Fails unless a page is this, below the note. One test for each page.
-pub(crate) fn assert_made(name: &str, page: &str) {
+/// Panics unless a page has this content below the note. Each page has one such test.
+pub(crate) fn assert_generated(name: &str, page: &str) {
     assert_is(name, &format!("{NOTE}{page}"));
 }
 
-/// Fails unless the named parts of a page are these. A part stands between `<!-- made: NAME -->`
-/// and `<!-- end -->`; what is around the parts is written by hand. One test for each page.
-pub(crate) fn assert_made_in_parts(name: &str, parts: &[(&str, String)]) {
+/// Panics unless the named parts of a page have this content. A part is between `<!-- made: NAME
+/// -->` and `<!-- end -->`; the rest of the page is written by hand. Each page has one such test.
+pub(crate) fn assert_generated_parts(name: &str, parts: &[(&str, String)]) {
     let written = read(name);
     let mut page = written.clone();
     for (part, text) in parts {
-        page = replaced(&page, part, text)
+        page = replace_part(&page, part, text)
             .unwrap_or_else(|| panic!("docs/{name} has no part `{part}`"));
     }
-    assert_eq!(written.matches("<!-- made: ").count(), parts.len(), "docs/{name} has other parts");
+    assert_eq!(
+        written.matches("<!-- made: ").count(),
+        parts.len(),
+        "docs/{name} has other generated parts"
+    );
     assert_is(name, &page);
 }
 
@@ -42,17 +46,17 @@ fn assert_is(name: &str, page: &str) {
     let same = read(name) == page;
     assert!(
         same,
-        "docs/{name} is old: MAYFLY_WRITE_REFERENCE=1 cargo test --lib reference writes it anew"
+        "docs/{name} is outdated: MAYFLY_WRITE_REFERENCE=1 cargo test --lib reference regenerates it"
     );
 }
 
-fn replaced(page: &str, part: &str, text: &str) -> Option<String> {
+fn replace_part(page: &str, part: &str, text: &str) -> Option<String> {
     let (before, rest) = page.split_once(&format!("<!-- made: {part} -->\n"))?;
     let (_, after) = rest.split_once("<!-- end -->")?;
     Some(format!("{before}<!-- made: {part} -->\n\n{text}\n<!-- end -->{after}"))
 }
 
-/// The rows of all tables of a text, cell by cell, without headings.
+/// Returns the cells of the rows of all tables in a text, without headings.
 pub(crate) fn rows(text: &str) -> Vec<Vec<&str>> {
     let lines: Vec<_> = text.lines().collect();
     let is_rule = |line: &str| line.starts_with("|--");
@@ -65,9 +69,9 @@ pub(crate) fn rows(text: &str) -> Vec<Vec<&str>> {
 #[test]
 fn a_part_is_replaced_and_the_rest_stays() {
     let page = "before\n<!-- made: a -->\nold\n<!-- end -->\nafter";
-    let made = replaced(page, "a", "new\n").unwrap();
-    assert_eq!(made, "before\n<!-- made: a -->\n\nnew\n\n<!-- end -->\nafter");
-    assert_eq!(replaced(&made, "a", "new\n").unwrap(), made);
-    assert!(replaced(page, "b", "").is_none());
+    let generated = replace_part(page, "a", "new\n").unwrap();
+    assert_eq!(generated, "before\n<!-- made: a -->\n\nnew\n\n<!-- end -->\nafter");
+    assert_eq!(replace_part(&generated, "a", "new\n").unwrap(), generated);
+    assert!(replace_part(page, "b", "").is_none());
     assert_eq!(rows("| key | is |\n|---|---|\n| `a` | one |\n"), [["`a`", "one"]]);
 }

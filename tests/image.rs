@@ -1,5 +1,5 @@
-//! Builds real images, so it needs what a build needs: mmdebstrap, namespaces, and a mirror of
-//! Debian's packages that this machine can reach.
+//! Builds real images, so it needs the requirements of a build: mmdebstrap, namespaces, and a
+//! reachable mirror of Debian's packages.
 
 #![expect(
     clippy::unwrap_used,
@@ -18,8 +18,8 @@ mod ordinary;
 #[path = "image/runner.rs"]
 mod runner;
 
-/// The longest that any wait of these tests lasts.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// The timeout of every wait.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 const RECIPE: &str = r#"
 name = "tiny"
@@ -81,13 +81,13 @@ impl Fixture {
         command
     }
 
-    /// What is in the store, by name.
+    /// Returns the entries of the store.
     fn store(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path("store")) else { return Vec::new() };
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
-    /// Neither an image nor what a build works in.
+    /// Asserts that the store has neither images nor working directories.
     #[track_caller]
     fn assert_holds_nothing(&self) {
         let mut names = self.store();
@@ -102,7 +102,7 @@ impl Fixture {
     }
 }
 
-/// An ELF header and a segment: as far as anybody can tell who does not run it, a static program.
+/// Returns an ELF header and a segment, which pass as a static program.
 fn static_program() -> Vec<u8> {
     let mut program = vec![0; 64 + 56];
     program[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
@@ -122,16 +122,16 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// The reference that a successful build prints.
+/// Returns the reference that a successful build prints.
 fn built(output: &Output) -> String {
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout).trim().to_owned()
 }
 
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out waiting: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -180,7 +180,7 @@ fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
     let packages = manifest["packages"].as_array().unwrap();
     assert!(packages.iter().any(|package| package["name"] == "base-files"));
     assert!(!packages.iter().any(|package| package["name"] == "initramfs-tools"));
-    assert_bills_have(&fixture, packages.len());
+    assert_sboms_have(&fixture, packages.len());
 
     let rootfs = directory.join("rootfs.img");
     assert_eq!(bytes_at(&directory.join("kernel"), 0, 4), b"\x7fELF");
@@ -194,7 +194,7 @@ fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
     }
     assert_modules_are_there(&rootfs, guest_modules);
     assert!(inside(&rootfs, "stat /usr/bin/su").contains("Mode:  0755"), "no set-user-id");
-    // No manual pages, but their directories, which packages of Java link into when they are set up.
+    // No manual pages, but their directories, which packages of Java need for their links.
     let pages = inside(&rootfs, "ls -p /usr/share/man/man1");
     assert!(pages.contains("/../") && !pages.contains(".gz/"), "{pages}");
 
@@ -203,7 +203,7 @@ fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
     assert_eq!(difference["changes"], serde_json::json!([]));
 
     assert!(fixture.run(["verify", &reference]).status.success());
-    assert_a_changed_bill_is_refused(&fixture, &directory);
+    assert_a_changed_sbom_is_rejected(&fixture, &directory);
 
     fs::set_permissions(&rootfs, fs::Permissions::from_mode(0o644)).unwrap();
     let mut changed = fs::File::options().write(true).open(&rootfs).unwrap();
@@ -220,7 +220,7 @@ fn a_recipe_becomes_an_image_that_is_shown_checked_and_removed() {
     fixture.assert_holds_nothing();
 }
 
-fn assert_a_changed_bill_is_refused(fixture: &Fixture, directory: &Path) {
+fn assert_a_changed_sbom_is_rejected(fixture: &Fixture, directory: &Path) {
     let bill = directory.join("sbom.spdx.json");
     let kept = fs::read_to_string(&bill).unwrap();
     fs::set_permissions(&bill, fs::Permissions::from_mode(0o644)).unwrap();
@@ -231,7 +231,8 @@ fn assert_a_changed_bill_is_refused(fixture: &Fixture, directory: &Path) {
     fs::write(&bill, kept).unwrap();
 }
 
-/// Each in the file system, after what it needs, and known to `modprobe`.
+/// Asserts that each module is in the file system, after its dependencies, and in the index of
+/// `modprobe`.
 fn assert_modules_are_there(rootfs: &Path, modules: &[serde_json::Value]) {
     let names: Vec<&str> =
         modules.iter().map(|path| path.as_str().unwrap().rsplit_once('/').unwrap().1).collect();
@@ -246,8 +247,8 @@ fn assert_modules_are_there(rootfs: &Path, modules: &[serde_json::Value]) {
     }
 }
 
-/// Both bills of the image have its packages, the kernel's, and what the agent is made of.
-fn assert_bills_have(fixture: &Fixture, packages: usize) {
+/// Asserts that both SBOMs of the image have its packages, the kernel's, and the agent's crates.
+fn assert_sboms_have(fixture: &Fixture, packages: usize) {
     let bill = |format| -> serde_json::Value {
         let output = fixture.run(["sbom", "tiny", "--format", format]);
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -265,19 +266,19 @@ fn assert_bills_have(fixture: &Fixture, packages: usize) {
     assert_eq!(debian.len(), packages + 1);
     assert!(debian.iter().any(|purl| purl.contains("/linux-image-")), "{debian:?}");
     assert!(spdx.iter().any(|purl| purl.starts_with("pkg:cargo/nix@")), "{spdx:?}");
-    let licences = bill("spdx")["packages"].to_string();
-    assert!(licences.contains("GPL-2.0-or-later"), "no licence was understood");
+    let licenses = bill("spdx")["packages"].to_string();
+    assert!(licenses.contains("GPL-2.0-or-later"), "no license was parsed");
 }
 
 #[test]
-fn an_image_that_is_built_twice_at_once_or_again_is_the_same_or_tells_what_differs() {
+fn concurrent_builds_and_rebuilds_give_the_same_image_or_report_differences() {
     let fixture = Fixture::new();
     let recipe = RECIPE.replace(r#"content = "hello\n""#, r#"source = "greeting""#);
     fs::write(fixture.path("tiny.toml"), recipe).unwrap();
     fs::write(fixture.path("greeting"), "hello\n").unwrap();
     let builds = [fixture.build().spawn().unwrap(), fixture.build().spawn().unwrap()];
     let [first, second] = builds.map(|build| built(&build.wait_with_output().unwrap()));
-    // The same inputs give the same bytes, so whoever comes second finds it there.
+    // The same inputs give the same bytes, so the second build finds the image present.
     assert_eq!(first, second);
     assert!(fixture.run(["verify", "tiny"]).status.success());
     assert!(fixture.workspaces().is_empty());
@@ -293,7 +294,7 @@ fn an_image_that_is_built_twice_at_once_or_again_is_the_same_or_tells_what_diffe
     let (code, answer) = check();
     assert_eq!((code, &answer["same"]), (Some(0), &true.into()), "{answer}");
 
-    // The recipe is the same, a file that it takes from beside itself is not.
+    // The recipe is the same, a file that it refers to is not.
     fs::write(fixture.path("greeting"), "hallo\n").unwrap();
     let (code, answer) = check();
     assert_eq!((code, &answer["same"]), (Some(65), &false.into()), "{answer}");
@@ -309,7 +310,7 @@ fn an_image_that_is_built_twice_at_once_or_again_is_the_same_or_tells_what_diffe
     assert!(changed("inputs", "files.") && changed("parts", "rootfs.sha256"), "{answer}");
     assert!(!changed("packages", "") && !changed("parts", "kernel."), "{answer}");
 
-    // Neither is kept, nor anything of how they were made.
+    // Neither image is stored, and no working directory remains.
     assert_eq!(fixture.workspaces(), Vec::<String>::new());
     let listed = fixture.run(["list", "--json"]);
     let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
@@ -317,13 +318,16 @@ fn an_image_that_is_built_twice_at_once_or_again_is_the_same_or_tells_what_diffe
     let digest = listed[0]["digest"].as_str().unwrap();
     assert_eq!(format!("tiny@{digest}"), first);
 
-    // What can't give the same image is refused before it is built.
+    // Different inputs are rejected before the build.
     fs::write(fixture.path("tiny.toml"), RECIPE).unwrap();
     let mut command = fixture.mayfly();
     command.args(["rebuild-check", "tiny", "--recipe"]).arg(fixture.path("tiny.toml"));
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(65));
-    assert!(text(&output.stderr).contains("tiny.toml is not what image `tiny@"), "{output:?}");
+    assert!(
+        text(&output.stderr).contains("tiny.toml differs from the input of image `tiny@"),
+        "{output:?}"
+    );
 }
 
 #[test]
@@ -345,27 +349,27 @@ fn a_build_that_is_killed_leaves_nothing_that_runs_and_nothing_that_stays() {
     let dead = fixture.workspaces();
     assert_eq!(dead.len(), 1);
 
-    // The next build removes what is left, and itself when its time is up.
+    // The next build removes the remains, and its own when it times out.
     let output = fixture.build().args(["--timeout", "2s"]).output().unwrap();
     assert_eq!(output.status.code(), Some(124), "{}", text(&output.stderr));
     assert_eq!(fixture.workspaces(), Vec::<String>::new());
     assert!(processes_below(fixture.directory.path()).is_empty());
 }
 
-/// Minutes: with `scripts/test --long`.
+/// Takes minutes: run by `scripts/test --long`.
 #[test]
 #[ignore = "takes minutes"]
 fn ten_builds_killed_at_any_moment_leave_the_store_whole() {
     let fixture = Fixture::new();
     let begun = Instant::now();
     let reference = built(&fixture.build().output().unwrap());
-    let whole = begun.elapsed();
+    let duration = begun.elapsed();
     for kill in 0..10 {
-        // Another image each time, killed later each time, up to when it is published.
+        // A different image each time, killed later each time, up to its publication.
         let mut build = fixture.build();
         build.args(["--set", &format!("kernel.arguments+=kill={kill}")]);
         let mut build = build.spawn().unwrap();
-        std::thread::sleep(whole.mul_f64(f64::from(kill) / 9.0));
+        std::thread::sleep(duration.mul_f64(f64::from(kill) / 9.0));
         build.kill().unwrap();
         build.wait().unwrap();
         wait_until("its processes are gone", || {
@@ -385,7 +389,7 @@ fn ten_builds_killed_at_any_moment_leave_the_store_whole() {
     assert_eq!(fixture.workspaces(), Vec::<String>::new());
 }
 
-/// The processes whose arguments or environment name something below `directory`.
+/// Returns the processes whose arguments or environment refer to something below `directory`.
 fn processes_below(directory: &Path) -> Vec<String> {
     let needle = directory.as_os_str().as_encoded_bytes();
     let names = |path: PathBuf| {
@@ -400,7 +404,7 @@ fn processes_below(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_wrong_recipe_is_refused_before_anything_is_made() {
+fn an_invalid_recipe_is_rejected_before_the_build() {
     let fixture = Fixture::new();
     let wrong = RECIPE.replace("suite", "sweet");
     fs::write(fixture.path("tiny.toml"), wrong).unwrap();
@@ -414,7 +418,7 @@ fn a_wrong_recipe_is_refused_before_anything_is_made() {
 }
 
 #[test]
-fn an_agent_that_is_missing_or_dynamic_is_refused() {
+fn a_missing_or_dynamic_agent_is_rejected() {
     let fixture = Fixture::new();
     let output = fixture.build().args(["--agent", "/no/such/agent"]).output().unwrap();
     assert_eq!(output.status.code(), Some(66));

@@ -34,8 +34,8 @@ def of_cyclonedx(path):
         yield str(error)
     for component in json.loads(text)["components"]:
         yield from of_purl(component.get("purl"))
-        for licence in component.get("licenses", []):
-            yield from of_expression(licence["expression"])
+        for license in component.get("licenses", []):
+            yield from of_expression(license["expression"])
 
 
 def of_purl(text):
@@ -45,10 +45,10 @@ def of_purl(text):
 
 
 def of_expression(text):
-    """What is wrong with a licence's expression, aside from names of the document's own."""
+    """What is wrong with a license's expression, aside from names of the document's own."""
     licensing = get_spdx_licensing()
     unknown = licensing.unknown_license_keys(licensing.parse(text))
-    yield from (f"no licence of SPDX: {key}" for key in unknown if not key.startswith("LicenseRef-"))
+    yield from (f"no license of SPDX: {key}" for key in unknown if not key.startswith("LicenseRef-"))
 
 
 wrong = [("SPDX", m) for m in of_spdx(sys.argv[1])]

@@ -1,8 +1,7 @@
-//! The bills of materials of a real image, checked by the validators of those who publish the
-//! formats (`sbom.py`).
+//! Validates the SBOMs of a real image with the official validators of both formats (`sbom.py`).
 //!
-//! `scripts/test` installs them into a virtual environment, names it in `MAYFLY_SBOM_VALIDATORS`,
-//! and runs this; or says that it could not.
+//! `scripts/test` installs the validators into a virtual environment, sets `MAYFLY_SBOM_VALIDATORS`
+//! to it, and runs this test; or reports that it could not.
 //!
 //! `MAYFLY_TEST_IMAGES` names an image store that has `base`.
 

@@ -1,4 +1,4 @@
-//! Mayfly's side: a gate in a process of its own, as it is in a shepherd.
+//! Mayfly's gate in a separate process, as in a shepherd.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -9,27 +9,27 @@ use std::sync::Arc;
 
 use mayfly::egress::address::AddressCheck;
 use mayfly::egress::policy::Policy;
-use mayfly::egress::record::{Identity, Rate, Recorder};
-use mayfly::egress::{Gate, Limits, Settings, listen};
+use mayfly::egress::record::{EgressRecorder, RecordIdentity, RecordLimits};
+use mayfly::egress::{Gate, GateLimits, GateSettings, listen};
 use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::load::{NAME, ORIGIN_PORT};
-use crate::support::{GATEWAY, GUEST, Names};
+use crate::support::{FakeResolver, GATEWAY, GUEST};
 
-/// The argument that makes this program a gate.
+/// The argument that makes this program run a gate.
 pub const ARGUMENT: &str = "gate";
 
-/// A gate that runs until this is dropped.
-pub struct Process {
+/// A gate process, killed when dropped.
+pub struct GateProcess {
     child: Child,
     _stdin: ChildStdin,
     _record: TempDir,
 }
 
-impl Process {
-    /// Starts one that serves a network namespace and reaches the origin in another.
+impl GateProcess {
+    /// Starts a gate that serves one network namespace and reaches the origin in another.
     pub fn start(namespace: &File, world: &File) -> Self {
         let record = tempfile::tempdir().unwrap();
         let [namespace, world] = [namespace, world]
@@ -53,14 +53,14 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for GateProcess {
     fn drop(&mut self) {
         _ = self.child.kill();
         _ = self.child.wait();
     }
 }
 
-/// Is a gate until whoever started it is gone.
+/// Runs a gate until the parent process exits.
 pub fn run([namespace, world, record]: [&Path; 3]) {
     let enter = |namespace| {
         setns(File::open(namespace).unwrap().as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
@@ -73,26 +73,26 @@ pub fn run([namespace, world, record]: [&Path; 3]) {
     let policy = Arc::new(policy);
     let listeners = listen(&policy, GATEWAY).unwrap();
     enter(world);
-    let identity = Identity { microvm: "vm1".into(), policy: "ci".into(), guest: GUEST };
-    let recorder = Recorder::create(record, identity, Rate::default()).unwrap();
-    let settings = Settings {
+    let identity = RecordIdentity { microvm: "vm1".into(), policy: "ci".into(), guest: GUEST };
+    let recorder = EgressRecorder::create(record, identity, RecordLimits::default()).unwrap();
+    let settings = GateSettings {
         policy,
-        resolver: Arc::new(Names::default()),
+        resolver: Arc::new(FakeResolver::default()),
         addresses: AddressCheck::new(Vec::new()),
-        limits: Limits::default(),
+        limits: GateLimits::default(),
         gateway: GATEWAY,
     };
-    // As the shepherd's: one thread.
+    // One thread, as in the shepherd.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let cancel = CancellationToken::new();
-    let ended = cancel.clone();
+    let cancel_at_eof = cancel.clone();
     std::thread::spawn(move || {
         _ = std::io::stdin().read(&mut [0]);
-        ended.cancel();
+        cancel_at_eof.cancel();
     });
-    let served = async {
+    let server = async {
         println!("ready");
         Gate::new(settings, recorder).unwrap().serve(listeners, cancel).await
     };
-    runtime.block_on(served).unwrap();
+    runtime.block_on(server).unwrap();
 }

@@ -1,6 +1,6 @@
-//! The client and the origin, both as cheap as they can be: on a small machine they share the
-//! processors with the proxy, and what is to be seen is the proxy. The origin sends pages of a file
-//! in memory without copying them, the client throws away what comes without looking at it.
+//! The client and the origin. Both use as little processor time as possible, because they share the
+//! processors with the measured proxy: the origin sends a file in memory without copying it, and
+//! the client discards all data unread.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -13,16 +13,16 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::sendfile::sendfile64;
 use nix::sys::socket::{MsgFlags, recv};
 
-/// The name of the origin in policies, in squid's hosts and in the `ClientHello`.
+/// The name of the origin in policies, in squid's hosts file, and in the `ClientHello`.
 pub const NAME: &str = "tls.example";
 
-/// Where the origin listens, on all addresses of its namespace.
+/// The port of the origin, on all addresses of its namespace.
 pub const ORIGIN_PORT: u16 = 8443;
 
-/// Bytes of the file that is sent over and over, and the most that is thrown away at once.
+/// The size of the file that is sent repeatedly, and of the client's buffer, in bytes.
 const FILE: usize = 4 << 20;
 
-/// A `ClientHello` for the name, as OpenSSL sends it.
+/// Returns OpenSSL's `ClientHello` for the name.
 pub fn hello() -> Vec<u8> {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = std::process::Command::new("openssl")
@@ -40,14 +40,15 @@ pub fn hello() -> Vec<u8> {
     buffer
 }
 
-/// Answers the first bytes of each connection with two, and a following `G` with endless zeros.
+/// A server that responds to the first bytes of a connection with two bytes, and to a following `G`
+/// with endless zeros.
 pub struct Origin {
     listener: TcpListener,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Origin {
-    /// Listens in the namespace of the calling thread, for so many connections at once.
+    /// Listens in the namespace of the calling thread, for this number of concurrent connections.
     pub fn new(connections: usize) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, ORIGIN_PORT)).unwrap();
         let file = memfd_create("zeros", MFdFlags::MFD_CLOEXEC).unwrap();
@@ -58,7 +59,7 @@ impl Origin {
             let zeros = OwnedFd::from(file.try_clone().unwrap());
             std::thread::spawn(move || {
                 for stream in listener.incoming().map_while(Result::ok) {
-                    answer(stream, &zeros);
+                    respond(stream, &zeros);
                 }
             })
         });
@@ -69,7 +70,7 @@ impl Origin {
 
 impl Drop for Origin {
     fn drop(&mut self) {
-        // Whoever waits for a connection waits in vain from now on.
+        // Every `accept` fails from now on.
         let socket = socket2::SockRef::from(&self.listener);
         _ = socket.shutdown(Shutdown::Both);
         for thread in self.threads.drain(..) {
@@ -78,7 +79,7 @@ impl Drop for Origin {
     }
 }
 
-fn answer(mut stream: TcpStream, zeros: &OwnedFd) {
+fn respond(mut stream: TcpStream, zeros: &OwnedFd) {
     _ = stream.set_nodelay(true);
     let mut buffer = [0; 4096];
     if !matches!(stream.read(&mut buffer), Ok(1..)) || stream.write_all(b"ok").is_err() {
@@ -94,19 +95,19 @@ fn answer(mut stream: TcpStream, zeros: &OwnedFd) {
     }
 }
 
-/// A way to the origin.
+/// A route to the origin.
 #[derive(Debug, Clone, Copy)]
-pub enum Way {
-    /// To an address that is, or stands for, the origin.
-    To(SocketAddr),
-    /// By `CONNECT` of a proxy to this port of the name.
+pub enum Route {
+    /// To this address, the origin's or a stand-in for it.
+    Direct(SocketAddr),
+    /// Through `CONNECT` of a proxy, to this port of the name.
     Proxy(SocketAddr, u16),
 }
 
-impl Way {
-    /// Opens a connection, sends the hello and hears two bytes.
+impl Route {
+    /// Opens a connection, sends the hello, and receives two bytes.
     pub fn open(self, hello: &[u8]) -> TcpStream {
-        let (Self::To(address) | Self::Proxy(address, _)) = self;
+        let (Self::Direct(address) | Self::Proxy(address, _)) = self;
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
         if let Self::Proxy(_, port) = self {
@@ -128,15 +129,15 @@ impl Way {
     }
 }
 
-/// Opens connections, each for one exchange, many at a time. Returns how many there were.
-pub fn exchanges(way: Way, hello: &[u8], at_once: usize, time: Duration) -> u64 {
+/// Opens concurrent connections, each for one exchange. Returns their number.
+pub fn exchanges(route: Route, hello: &[u8], concurrency: usize, time: Duration) -> u64 {
     let count = AtomicU64::new(0);
     let start = Instant::now();
     std::thread::scope(|scope| {
-        for _ in 0..at_once {
+        for _ in 0..concurrency {
             scope.spawn(|| {
                 while start.elapsed() < time {
-                    way.open(hello);
+                    route.open(hello);
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -145,20 +146,20 @@ pub fn exchanges(way: Way, hello: &[u8], at_once: usize, time: Duration) -> u64 
     count.into_inner()
 }
 
-/// Takes what comes on many connections. Returns how many bytes it was.
-pub fn streams(way: Way, hello: &[u8], at_once: usize, time: Duration) -> u64 {
+/// Receives data on concurrent connections. Returns the number of bytes.
+pub fn streams(route: Route, hello: &[u8], concurrency: usize, time: Duration) -> u64 {
     let count = AtomicU64::new(0);
     let start = Instant::now();
     std::thread::scope(|scope| {
-        for _ in 0..at_once {
+        for _ in 0..concurrency {
             scope.spawn(|| {
-                let mut stream = way.open(hello);
+                let mut stream = route.open(hello);
                 stream.write_all(b"G").unwrap();
-                // Never written to.
-                let mut nowhere = vec![0; FILE];
+                // `MSG_TRUNC` never writes to it.
+                let mut buffer = vec![0; FILE];
                 while start.elapsed() < time {
-                    let taken = recv(stream.as_raw_fd(), &mut nowhere, MsgFlags::MSG_TRUNC);
-                    count.fetch_add(taken.unwrap() as u64, Ordering::Relaxed);
+                    let received = recv(stream.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC);
+                    count.fetch_add(received.unwrap() as u64, Ordering::Relaxed);
                 }
             });
         }

@@ -1,6 +1,6 @@
-//! The gate side by side with squid: same machine, same origin, same client in the same place, run
-//! by turns, each round with fresh processes of both. And what the transparent path and both
-//! forward proxies add to a direct connection.
+//! Compares the gate with squid: on the same machine, with the same origin and client, in turns,
+//! with new processes of both in each round. Also measures the latency that the transparent path
+//! and both forward proxies add to a direct connection.
 //!
 //! Run by `scripts/bench egress`, as root. Only the ratios mean anything on another machine.
 
@@ -10,7 +10,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::cast_precision_loss,
-    reason = "a benchmark talks, and may fail; its figures are for a person"
+    reason = "a benchmark prints rounded results and may panic"
 )]
 #![allow(missing_docs, unreachable_pub, reason = "a program")]
 
@@ -26,7 +26,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use load::{NAME, ORIGIN_PORT, Origin, Way};
+use load::{NAME, ORIGIN_PORT, Origin, Route};
 use mayfly::egress::{DNS_PORT, PROXY_PORT};
 use nix::sched::{CloneFlags, setns};
 use support::{GATEWAY, Squid};
@@ -34,14 +34,14 @@ use support::{GATEWAY, Squid};
 const ROUNDS: usize = 7;
 const CONNECTIONS: usize = 64;
 const STREAMS: usize = 4;
-/// How long each thing is measured in each round.
+/// The duration of each measurement in each round.
 const TIME: Duration = Duration::from_secs(3);
-/// Connections in each round, one after the other, of each kind.
+/// Sequential connections of each kind in each round.
 const PROBES: usize = 300;
 
 const SQUID_PORT: u16 = 3130;
 
-/// The kinds of connection whose latency is compared.
+/// The kinds of connections whose latency is compared.
 const LATENCIES: [&str; 4] =
     ["direct", "Mayfly, transparent", "Mayfly, forward proxy", "squid, forward proxy"];
 
@@ -60,17 +60,17 @@ fn main() {
     table.print();
 }
 
-/// Everything that was measured.
+/// All results.
 #[derive(Default)]
 struct Table {
-    squid: Proxy,
-    mayfly: Proxy,
+    squid: ProxyResults,
+    mayfly: ProxyResults,
     latencies: [Latencies; 4],
 }
 
-/// A value for each round.
+/// The results of one proxy, a value for each round.
 #[derive(Default)]
-struct Proxy {
+struct ProxyResults {
     exchanges: Vec<f64>,
     resident_exchanging: Vec<f64>,
     gigabits: Vec<f64>,
@@ -78,61 +78,62 @@ struct Proxy {
     resident_streaming: Vec<f64>,
 }
 
-/// The world, with the origin and squid in it, is joined to one client's namespace; the gate's
-/// namespace, from which nothing leads into the world but the gate, to another's.
+/// Runs one round. The namespace `world`, with the origin and squid, is connected to one client's
+/// namespace. The gate's namespace, whose only way to the world is the gate, is connected to
+/// another.
 fn round(hello: &[u8], table: &mut Table) {
     let [world, near_squid, gate, near_gate] = [(); 4].map(|()| support::new_namespace());
     support::join(&world, &near_squid);
     support::join(&gate, &near_gate);
     for namespace in [&world, &near_squid, &gate, &near_gate] {
-        support::inside(namespace, set_up);
+        support::run_in_namespace(namespace, set_up);
     }
-    let _origin = support::inside(&world, || Origin::new(CONNECTIONS + STREAMS));
-    let squid = support::inside(&world, squid);
-    let mayfly = gate::Process::start(&gate, &world);
-    let to_squid = Way::Proxy((GATEWAY, SQUID_PORT).into(), ORIGIN_PORT);
-    let to_mayfly = Way::Proxy((GATEWAY, PROXY_PORT).into(), 443);
-    let direct = Way::To((GATEWAY, ORIGIN_PORT).into());
-    let transparent = Way::To((support::inside(&near_gate, look_up), 443).into());
-    let ways = [
+    let _origin = support::run_in_namespace(&world, || Origin::new(CONNECTIONS + STREAMS));
+    let squid = support::run_in_namespace(&world, squid);
+    let mayfly = gate::GateProcess::start(&gate, &world);
+    let to_squid = Route::Proxy((GATEWAY, SQUID_PORT).into(), ORIGIN_PORT);
+    let to_mayfly = Route::Proxy((GATEWAY, PROXY_PORT).into(), 443);
+    let direct = Route::Direct((GATEWAY, ORIGIN_PORT).into());
+    let transparent = Route::Direct((support::run_in_namespace(&near_gate, look_up), 443).into());
+    let routes = [
         (&near_squid, direct),
         (&near_gate, transparent),
         (&near_gate, to_mayfly),
         (&near_squid, to_squid),
     ];
-    probe(ways, hello, &mut table.latencies);
-    for (proxy, namespace, way, process) in [
+    probe(routes, hello, &mut table.latencies);
+    for (proxy, namespace, route, process) in [
         (&mut table.squid, &near_squid, to_squid, squid.child.id()),
         (&mut table.mayfly, &near_gate, to_mayfly, mayfly.pid()),
     ] {
-        let measure = |load: fn(Way, &[u8]) -> u64| {
-            Load::measure(process, || support::inside(namespace, || load(way, hello)))
+        let measure = |load: fn(Route, &[u8]) -> u64| {
+            Load::measure(process, || support::run_in_namespace(namespace, || load(route, hello)))
         };
-        let load = measure(|way, hello| load::streams(way, hello, STREAMS, TIME));
+        let load = measure(|route, hello| load::streams(route, hello, STREAMS, TIME));
         let gigabytes = load.amount / 1e9;
         proxy.gigabits.push(gigabytes * 8.0 / load.seconds);
         proxy.processor.push(load.processor / gigabytes);
         proxy.resident_streaming.push(load.resident);
-        let load = measure(|way, hello| load::exchanges(way, hello, CONNECTIONS, TIME));
+        let load = measure(|route, hello| load::exchanges(route, hello, CONNECTIONS, TIME));
         proxy.exchanges.push(load.amount / load.seconds);
         proxy.resident_exchanging.push(load.resident);
     }
 }
 
-/// What each namespace needs. Set alike whatever the machine's own settings are.
+/// Applies the same network settings to each namespace, independent of the machine's.
 fn set_up() {
     for (setting, value) in [
-        // Thousands of connections a second to one address: ports must come back soon.
+        // Thousands of connections a second to one address need quick reuse of ports.
         ("tcp_tw_reuse", "1"),
         ("ip_local_port_range", "10240 65535"),
-        // The one that every kernel allows; one that paces its packets would be what is measured.
+        // Every kernel has it. An algorithm that paces packets would dominate the results.
         ("tcp_congestion_control", "reno"),
     ] {
         std::fs::write(format!("/proc/sys/net/ipv4/{setting}"), value).unwrap();
     }
 }
 
-/// Squid with a policy by name and its access log on, as Mayfly has them.
+/// Starts squid with a policy by name and an access log, like Mayfly.
 fn squid() -> Squid {
     Squid::at(
         &format!("{GATEWAY}:{SQUID_PORT}"),
@@ -144,7 +145,7 @@ fn squid() -> Squid {
     )
 }
 
-/// The address that stands for the origin's name in the gate's namespace.
+/// Returns the stand-in address of the origin's name in the gate's namespace.
 fn look_up() -> Ipv4Addr {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     let mut query = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -154,23 +155,23 @@ fn look_up() -> Ipv4Addr {
     }
     query.extend(b"\0\0\x01\0\x01");
     socket.send_to(&query, (GATEWAY, DNS_PORT)).unwrap();
-    let mut answer = [0; 512];
-    let length = socket.recv(&mut answer).unwrap();
-    // The address ends the answer.
-    let address: [u8; 4] = answer[length - 4..length].try_into().unwrap();
+    let mut response = [0; 512];
+    let length = socket.recv(&mut response).unwrap();
+    // The response ends with the address.
+    let address: [u8; 4] = response[length - 4..length].try_into().unwrap();
     address.into()
 }
 
-/// Opens connections by each way, by turns; notes how long each takes to its first byte.
-fn probe(ways: [(&File, Way); 4], hello: &[u8], latencies: &mut [Latencies; 4]) {
+/// Opens connections on each route in turns, and records the time to the first byte.
+fn probe(routes: [(&File, Route); 4], hello: &[u8], latencies: &mut [Latencies; 4]) {
     let enter = |namespace: &File| setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..PROBES {
-                for ((namespace, way), latencies) in ways.iter().zip(&mut *latencies) {
+                for ((namespace, route), latencies) in routes.iter().zip(&mut *latencies) {
                     enter(namespace);
                     let start = Instant::now();
-                    way.open(hello);
+                    route.open(hello);
                     latencies.push(start.elapsed().as_secs_f64() * 1e6);
                 }
             }
@@ -178,15 +179,15 @@ fn probe(ways: [(&File, Way); 4], hello: &[u8], latencies: &mut [Latencies; 4]) 
     });
 }
 
-/// Microseconds.
+/// Latencies in microseconds.
 type Latencies = Vec<f64>;
 
-/// What a process had to do under a load.
+/// The resources that a process used under a load.
 struct Load {
-    /// What the load counted.
+    /// The load's own count.
     amount: f64,
     seconds: f64,
-    /// Seconds of processor time, both of the process itself and of the kernel for it.
+    /// Seconds of user and system time.
     processor: f64,
     /// Resident memory in KiB, halfway through.
     resident: f64,
@@ -223,14 +224,14 @@ fn resident(process: u32) -> f64 {
 impl Table {
     fn print(&self) {
         let (squid, mayfly) = (&self.squid, &self.mayfly);
-        println!("{ROUNDS} rounds by turns; the median, and what the rounds lay between\n");
+        println!("{ROUNDS} rounds in turns; median (minimum to maximum)\n");
         println!("{:<44} {:>28} {:>28} {:>7}", "", "squid", "Mayfly", "ratio");
         let rows: [(_, &Vec<f64>, &Vec<f64>, _); 5] = [
-            ("CONNECT round trips/s, 64 at once", &squid.exchanges, &mayfly.exchanges, 0),
+            ("CONNECT round trips/s, 64 concurrent", &squid.exchanges, &mayfly.exchanges, 0),
             ("throughput of 4 streams, Gbit/s", &squid.gigabits, &mayfly.gigabits, 1),
             ("processor seconds per GB", &squid.processor, &mayfly.processor, 3),
             (
-                "resident KiB, 64 connections at once",
+                "resident KiB, 64 concurrent connections",
                 &squid.resident_exchanging,
                 &mayfly.resident_exchanging,
                 0,

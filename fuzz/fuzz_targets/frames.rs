@@ -1,20 +1,20 @@
-//! Any bytes as packets of a guest: what is an attempt at a connection is read as the stack reads it,
-//! and the table of those that are held keeps its bound, whatever comes in whatever order.
+//! Treats any bytes as packets of a guest: parsed connection attempts survive a round trip, and the
+//! table of pending connections keeps its bound for any sequence of events.
 #![no_main]
 
 use std::rc::Rc;
 
 use libfuzzer_sys::fuzz_target;
-use mayfly::egress::attempt;
-use mayfly::egress::hold::{Meeting, Segment, Table, again};
+use mayfly::egress::describe_packet;
+use mayfly::egress::pending::{PendingTable, Segment, SynState, replay_syn};
 
-const MOST: usize = 8;
+const CAPACITY: usize = 8;
 
 fuzz_target!(|bytes: &[u8]| {
-    let mut table: Table<Rc<()>, ()> = Table::new(MOST);
-    let held = Rc::new(());
+    let mut table: PendingTable<Rc<()>, ()> = PendingTable::new(CAPACITY);
+    let resource = Rc::new(());
     let mut rest = bytes;
-    // What is to be done, the type of a packet, its length, and the packet.
+    // The step, the packet's type, its length, and the packet.
     while let [step, kind, length, after @ ..] = rest {
         let (packet, after) = after.split_at(after.len().min(usize::from(*length)));
         rest = after;
@@ -23,33 +23,33 @@ fuzz_target!(|bytes: &[u8]| {
             1 => 0x86dd,
             other => u16::from(*other) << 3,
         };
-        if let Some(said) = attempt(ether_type, packet) {
-            assert!(said.len() < 100, "{said}");
+        if let Some(text) = describe_packet(ether_type, packet) {
+            assert!(text.len() < 100, "{text}");
         }
-        match Segment::read(packet) {
+        match Segment::parse(packet) {
             Some(Segment::Syn(syn)) => {
-                // The packet that is made of it is the same attempt.
-                let Some(Segment::Syn(read)) = Segment::read(&again(&syn)) else { panic!() };
-                assert_eq!(read.ends(), syn.ends());
-                let to = *syn.ends().to.ip();
-                if table.meet(&syn) == Meeting::New && table.may_add(to) {
+                // The replayed packet is the same attempt.
+                let Some(Segment::Syn(read)) = Segment::parse(&replay_syn(&syn)) else { panic!() };
+                assert_eq!(read.endpoints(), syn.endpoints());
+                let to = *syn.endpoints().destination.ip();
+                if table.observe(&syn) == SynState::New && table.has_room_for(to) {
                     if table.is_full() {
-                        assert!(table.displace().is_some());
+                        assert!(table.evict_oldest().is_some());
                     }
-                    let ticket = table.insert(syn, Rc::clone(&held));
+                    let ticket = table.insert(syn, Rc::clone(&resource));
                     match step % 4 {
-                        0 => assert!(table.ready(ticket, ()).is_ok()),
+                        0 => assert!(table.mark_ready(ticket, ()).is_ok()),
                         1 => assert!(table.remove(ticket).is_some()),
                         _ => {}
                     }
                 } else if step % 4 == 3 {
-                    table.take(&syn.ends());
+                    table.take(&syn.endpoints());
                 }
             }
-            Some(Segment::Reset(ends)) => drop(table.forget(&ends)),
+            Some(Segment::Reset(endpoints)) => drop(table.remove_by_endpoints(&endpoints)),
             None => {}
         }
-        assert!(table.len() <= MOST);
-        assert_eq!(Rc::strong_count(&held), table.len() + 1);
+        assert!(table.len() <= CAPACITY);
+        assert_eq!(Rc::strong_count(&resource), table.len() + 1);
     }
 });

@@ -1,5 +1,5 @@
-//! Any text as a pattern and a host: both read back as themselves, and a match is one by suffix, or
-//! by what stands around digits.
+//! Treats any text as a pattern and a host: both survive a round trip, and a match agrees with a
+//! comparison of suffixes, or of the parts around the digits.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

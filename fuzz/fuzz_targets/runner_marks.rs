@@ -1,12 +1,12 @@
-//! Any bytes as a runner's output, in one piece and byte by byte: the marks are the same.
+//! Parses any bytes as a runner's output, at once and byte by byte: the progress is the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mayfly::shepherd::runner::Marks;
+use mayfly::shepherd::runner::ProgressParser;
 
 fuzz_target!(|bytes: &[u8]| {
-    let whole = Marks::default().read(bytes);
-    let mut marks = Marks::default();
-    let split: Vec<_> = bytes.chunks(1).flat_map(|byte| marks.read(byte)).collect();
+    let whole = ProgressParser::default().read(bytes);
+    let mut parser = ProgressParser::default();
+    let split: Vec<_> = bytes.chunks(1).flat_map(|byte| parser.read(byte)).collect();
     assert_eq!(whole, split);
 });

@@ -1,4 +1,4 @@
-//! Clients that stand still, against each listener: others are served meanwhile, and each wait ends.
+//! Stalled clients against each listener: others are served meanwhile, and each wait times out.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -14,24 +14,24 @@ use tokio_util::sync::CancellationToken;
 use super::call::Call;
 use super::{call, server, status, webhook};
 
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The timeout of each step.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Connections that an abuser makes: more than any listener serves.
-const MANY: usize = 100;
+/// Connections of an abuser: more than any listener serves.
+const ABUSIVE_CONNECTIONS: usize = 100;
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// Where a listener is.
+/// The address of a listener.
 #[derive(Clone)]
-enum Place {
+enum Endpoint {
     Unix(std::path::PathBuf),
     Tcp(SocketAddr),
 }
 
-impl Place {
-    /// Connects; over TCP from an address of its own.
+impl Endpoint {
+    /// Connects; over TCP from its own address.
     async fn connect(&self, from: u8) -> Box<dyn Stream> {
         match self {
             Self::Unix(path) => Box::new(UnixStream::connect(path).await.unwrap()),
@@ -39,7 +39,7 @@ impl Place {
                 let socket = TcpSocket::new_v4().unwrap();
                 let own = IpAddr::from([127, 0, 0, from]);
                 socket.bind(SocketAddr::new(own, 0)).unwrap();
-                // What isn't read comes to a standstill soon.
+                // A small buffer, so that unread data stalls soon.
                 socket.set_recv_buffer_size(4096).unwrap();
                 Box::new(socket.connect(*address).await.unwrap())
             }
@@ -47,7 +47,7 @@ impl Place {
     }
 }
 
-/// What an abuser sends, as a function of an honest request: it never reads.
+/// Returns what an abuser sends, given an honest request. It never reads.
 type Abuse = fn(&[u8]) -> Vec<u8>;
 
 const ABUSES: [(&str, Abuse); 6] = [
@@ -63,7 +63,7 @@ const ABUSES: [(&str, Abuse); 6] = [
     }),
 ];
 
-/// A request with a body that is not sent whole, for whoever takes some.
+/// A request with an incomplete body.
 fn body(part: &[u8]) -> Vec<u8> {
     let mut request = b"POST /webhook HTTP/1.1\r\nhost: x\r\nx-github-delivery: d-1\r\n\
         authorization: Bearer right\r\ncontent-type: application/json\r\n\
@@ -73,44 +73,44 @@ fn body(part: &[u8]) -> Vec<u8> {
     request
 }
 
-/// Sends as much as is taken, and holds the connection.
-async fn abuse(place: Place, bytes: Vec<u8>) {
-    let mut stream = place.connect(1).await;
-    // It is hung up on at some time.
+/// Sends as much as the server takes, and holds the connection.
+async fn abuse(endpoint: Endpoint, bytes: Vec<u8>) {
+    let mut stream = endpoint.connect(1).await;
+    // The server drops the connection at some time.
     _ = stream.write_all(&bytes).await;
     std::future::pending::<()>().await;
 }
 
-/// The status of the answer to a request.
-async fn ask(place: &Place, request: &[u8]) -> Option<String> {
-    let mut stream = place.connect(2).await;
+/// Sends a request and returns the status of the response.
+async fn request_status(endpoint: &Endpoint, request: &[u8]) -> Option<String> {
+    let mut stream = endpoint.connect(2).await;
     stream.write_all(request).await.ok()?;
     let mut response = [0; 12];
     stream.read_exact(&mut response).await.ok()?;
     Some(String::from_utf8_lossy(&response[9..]).into_owned())
 }
 
-/// Abuses a listener in each way while an honest client asks it.
-async fn others_are_served(place: Place, honest: impl Into<Vec<u8>>, status: &str) {
+/// Abuses a listener in each way while an honest client sends a request.
+async fn others_are_served(endpoint: Endpoint, honest: impl Into<Vec<u8>>, status: &str) {
     let honest = &honest.into()[..];
     for (what, abuse_with) in ABUSES {
         let mut abusers = JoinSet::new();
-        for _ in 0..MANY {
-            abusers.spawn(abuse(place.clone(), abuse_with(honest)));
+        for _ in 0..ABUSIVE_CONNECTIONS {
+            abusers.spawn(abuse(endpoint.clone(), abuse_with(honest)));
         }
-        // Until they have what they get.
+        // Time for the abusers to connect.
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let asked = tokio::time::timeout(PATIENCE, ask(&place, honest)).await;
-        assert_eq!(asked.as_ref().ok().and_then(Option::as_deref), Some(status), "{what}");
+        let found = tokio::time::timeout(TEST_TIMEOUT, request_status(&endpoint, honest)).await;
+        assert_eq!(found.as_ref().ok().and_then(Option::as_deref), Some(status), "{what}");
         abusers.shutdown().await;
     }
 }
 
-/// Answers what is asked, as a daemon would that has nothing.
-async fn answer(mut asked: mpsc::Receiver<Call>) {
-    while let Some(call) = asked.recv().await {
+/// Responds like a daemon without pools.
+async fn respond(mut calls: mpsc::Receiver<Call>) {
+    while let Some(call) = calls.recv().await {
         match call {
-            Call::Pools { answer } => _ = answer.send(Ok(vec![])),
+            Call::Pools { responder } => _ = responder.send(Ok(vec![])),
             other => panic!("unexpected {other:?}"),
         }
     }
@@ -122,68 +122,68 @@ fn pools(path: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn the_unix_socket_serves_others_while_clients_stand_still() {
+async fn the_unix_socket_serves_others_while_clients_stall() {
     let directory = tempfile::tempdir().unwrap();
     let socket: &Path = &directory.path().join("api.sock");
-    let (calls, asked) = mpsc::channel(call::CAPACITY);
+    let (calls, received) = mpsc::channel(call::CAPACITY);
     let stop = CancellationToken::new();
     let (_changed, changes) = tokio::sync::watch::channel(0);
     let pages = status::Pages::new(calls.clone(), changes, None, stop.clone());
     let (listener, _file) = server::bind(socket, 0o600).unwrap();
     let serving = server::serve(listener, calls, pages, stop);
     tokio::select! {
-        () = others_are_served(Place::Unix(socket.to_owned()), pools("/v1/pools"), "200") => {}
+        () = others_are_served(Endpoint::Unix(socket.to_owned()), pools("/v1/pools"), "200") => {}
         () = serving => panic!("the server ended"),
-        () = answer(asked) => panic!("nobody asks"),
+        () = respond(received) => panic!("no more calls"),
     }
 }
 
 #[tokio::test]
-async fn the_api_over_tcp_serves_others_while_clients_stand_still() {
+async fn the_api_over_tcp_serves_others_while_clients_stall() {
     let listener = server::bind_tcp("0.0.0.0:0".parse().unwrap()).await.unwrap();
-    let place = Place::Tcp(([127, 0, 0, 1], listener.local_addr().unwrap().port()).into());
-    let (calls, asked) = mpsc::channel(call::CAPACITY);
+    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], listener.local_addr().unwrap().port()).into());
+    let (calls, received) = mpsc::channel(call::CAPACITY);
     let serving = server::serve_tcp(listener, "right".into(), calls, CancellationToken::new());
     tokio::select! {
-        () = others_are_served(place, pools("/v1/pools"), "200") => {}
+        () = others_are_served(endpoint, pools("/v1/pools"), "200") => {}
         () = serving => panic!("the server ended"),
-        () = answer(asked) => panic!("nobody asks"),
+        () = respond(received) => panic!("no more calls"),
     }
 }
 
 #[tokio::test]
-async fn the_status_page_serves_others_while_clients_stand_still() {
+async fn the_status_page_serves_others_while_clients_stall() {
     let listener = status::bind("0.0.0.0:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let place = Place::Tcp(([127, 0, 0, 1], address.port()).into());
-    let (calls, asked) = mpsc::channel(call::CAPACITY);
+    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], address.port()).into());
+    let (calls, received) = mpsc::channel(call::CAPACITY);
     let (_changed, changes) = tokio::sync::watch::channel(0);
     let pages = status::Pages::new(calls, changes, None, CancellationToken::new());
     let access = status::Access::Anyone;
     tokio::select! {
-        () = others_are_served(place, pools("/style.css"), "200") => {}
+        () = others_are_served(endpoint, pools("/style.css"), "200") => {}
         () = status::serve(listener, access, pages) => panic!("the server ended"),
-        () = answer(asked) => panic!("nobody asks"),
+        () = respond(received) => panic!("no more calls"),
     }
 }
 
 #[tokio::test]
-async fn webhooks_are_taken_while_clients_stand_still() {
+async fn webhooks_are_accepted_while_clients_stall() {
     let listener = server::bind_tcp("0.0.0.0:0".parse().unwrap()).await.unwrap();
-    let place = Place::Tcp(([127, 0, 0, 1], listener.local_addr().unwrap().port()).into());
+    let endpoint = Endpoint::Tcp(([127, 0, 0, 1], listener.local_addr().unwrap().port()).into());
     let verify: webhook::Verify = Arc::new(|_, signature| signature == "sha256=2");
     let (deliveries, mut taken) = mpsc::channel(1 << 20);
     let serving = webhook::serve(listener, verify, deliveries, CancellationToken::new());
     let honest = String::from_utf8(body(b"{}")).unwrap().replace("1000", "2");
     let take = async {
         while let Some(delivery) = taken.recv().await {
-            // Whoever sent it may be gone.
-            _ = delivery.answer.send(webhook::Answer::Taken);
+            // The client may have disconnected.
+            _ = delivery.responder.send(webhook::DeliveryOutcome::Accepted);
         }
     };
     tokio::select! {
-        () = others_are_served(place, honest, "202") => {}
+        () = others_are_served(endpoint, honest, "202") => {}
         () = serving => panic!("the server ended"),
-        () = take => panic!("nobody sends"),
+        () = take => panic!("no more deliveries"),
     }
 }

@@ -1,113 +1,114 @@
-//! What the server asks of the daemon's loop.
+//! Calls from the API server to the daemon's event loop.
 
 use std::path::PathBuf;
 
 use tokio::sync::oneshot;
 
 use super::types::{
-    DrainReport, DrainWish, Explanation, JobFilter, JobId, JobView, MicrovmView, Overview,
-    PoolView, Problem, Readiness, ReloadReport, Status, Submission,
+    ApiError, DaemonStatus, DrainReport, DrainRequest, Explanation, JobFilter, JobId, JobView,
+    MicrovmView, Overview, PoolView, Readiness, ReloadReport, Submission,
 };
 
-/// Where the loop puts its answer. That nobody waits for it any more is no error.
-pub type Answer<T> = oneshot::Sender<Result<T, Problem>>;
+/// The sender for the loop's response. The loop ignores a receiver that has gone away.
+pub type Responder<T> = oneshot::Sender<Result<T, ApiError>>;
 
-/// How many calls wait for the loop at most; further ones are told that it is busy.
+/// The maximum number of calls that wait for the loop. Further ones fail as overloaded.
 pub const CAPACITY: usize = 64;
 
-/// One request. Each is answered at once: the loop waits for nothing before it answers.
+/// A request to the loop. The loop responds without waiting for anything else.
 #[derive(Debug)]
 pub enum Call {
-    /// Queue a local job.
+    /// Queues a local job.
     Submit {
         /// The job.
         submission: Submission,
-        /// The job as it is queued.
-        answer: Answer<JobView>,
+        /// Receives the queued job.
+        responder: Responder<JobView>,
     },
-    /// List jobs, the newest first.
+    /// Lists jobs, newest first.
     Jobs {
-        /// Which ones.
+        /// Which jobs.
         filter: JobFilter,
-        /// They.
-        answer: Answer<Vec<JobView>>,
+        /// Receives the jobs.
+        responder: Responder<Vec<JobView>>,
     },
-    /// One job.
+    /// Returns one job.
     Job {
-        /// Which one.
+        /// Which job.
         job: JobId,
-        /// It.
-        answer: Answer<JobView>,
+        /// Receives the job.
+        responder: Responder<JobView>,
     },
-    /// Where the log of a job is. The server reads it, and asks again while it grows.
+    /// Returns where the log of a job is. The server reads the file, and calls again while it
+    /// grows.
     Log {
         /// Which job.
         job: JobId,
-        /// The log.
-        answer: Answer<Log>,
+        /// Receives the log's location.
+        responder: Responder<JobLog>,
     },
-    /// Why a job is where it is.
+    /// Returns the history of a job and what it waits for.
     Explain {
         /// Which job.
         job: JobId,
-        /// Its story.
-        answer: Answer<Explanation>,
+        /// Receives the explanation.
+        responder: Responder<Explanation>,
     },
-    /// List the daemon's microVMs.
+    /// Lists the daemon's microVMs.
     Microvms {
-        /// They.
-        answer: Answer<Vec<MicrovmView>>,
+        /// Receives the microVMs.
+        responder: Responder<Vec<MicrovmView>>,
     },
-    /// List the pools.
+    /// Lists the pools.
     Pools {
-        /// They.
-        answer: Answer<Vec<PoolView>>,
+        /// Receives the pools.
+        responder: Responder<Vec<PoolView>>,
     },
-    /// End a job, whether it waits or runs.
+    /// Cancels a waiting or running job.
     Cancel {
         /// Which job.
         job: JobId,
-        /// The user who asks, where that is known.
+        /// The requesting user, if known.
         user: Option<u32>,
-        /// The job as it is then; one that runs ends soon after.
-        answer: Answer<JobView>,
+        /// Receives the job. A running one ends soon after.
+        responder: Responder<JobView>,
     },
-    /// Take no more jobs, and end when the running ones have ended.
+    /// Takes no more jobs, and exits when the running ones have ended.
     Drain {
-        /// Whether the running ones are ended.
-        wish: DrainWish,
-        /// The user who asks, where that is known.
+        /// The drain options.
+        request: DrainRequest,
+        /// The requesting user, if known.
         user: Option<u32>,
-        /// What is waited for.
-        answer: Answer<DrainReport>,
+        /// Receives what the daemon waits for.
+        responder: Responder<DrainReport>,
     },
-    /// Read the settings again and apply what can be applied.
+    /// Reads the settings again and applies what can be applied.
     Reload {
-        /// What was applied and what was not.
-        answer: Answer<ReloadReport>,
+        /// Receives what was applied and what was not.
+        responder: Responder<ReloadReport>,
     },
-    /// How the daemon is.
+    /// Returns the state of the daemon.
     Status {
-        /// That.
-        answer: Answer<Status>,
+        /// Receives the status.
+        responder: Responder<DaemonStatus>,
     },
-    /// Everything at once, as of one moment.
+    /// Returns the content of the status page at one moment.
     Overview {
-        /// That.
-        answer: Answer<Box<Overview>>,
+        /// Receives the overview.
+        responder: Responder<Box<Overview>>,
     },
-    /// Whether the daemon can do its work.
+    /// Returns the readiness checks.
     Ready {
-        /// Whether, and why not.
-        answer: Answer<Readiness>,
+        /// Receives the checks.
+        responder: Responder<Readiness>,
     },
 }
 
-/// The log of a job.
+/// Where the log of a job is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Log {
-    /// The file; `None` where the job has not begun to write or never will.
+pub struct JobLog {
+    /// The file; `None` if the job has not written anything yet, or never will.
     pub path: Option<PathBuf>,
-    /// Whether there may be more later.
+    /// Whether the log may still grow.
     pub growing: bool,
 }

@@ -1,4 +1,4 @@
-//! The command line's end of the API.
+//! The API client of the command line.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,47 +14,47 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::path::reachable;
+use super::socket_path::shorten;
 use super::types::{
-    DrainReport, DrainWish, Explanation, JobFilter, JobId, JobView, MicrovmView, PoolView, Problem,
-    ProblemKind, ReloadReport, Status, Submission,
+    ApiError, ApiErrorKind, DaemonStatus, DrainReport, DrainRequest, Explanation, JobFilter, JobId,
+    JobView, MicrovmView, PoolView, ReloadReport, Submission,
 };
 use crate::failure::{Code, Failure};
 
-/// How long the daemon may take for an answer, a little longer than it gives itself.
-const ANSWER_TIME: Duration = Duration::from_secs(15);
-/// The most bytes of an answer that is kept in memory.
-const MAX_ANSWER: usize = 16 << 20;
+/// How long the daemon may take to respond: a little longer than the server's own limit.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
+/// The maximum size of a response that is read into memory.
+const MAX_RESPONSE: usize = 16 << 20;
 
-/// Why the daemon could not be asked.
+/// A failed call to the daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens there.
+    /// No daemon listens on the socket.
     #[error("no daemon listens on {}", socket.display())]
     NoDaemon {
         /// The socket.
         socket: PathBuf,
-        /// What the kernel says.
+        /// The error of the connection attempt.
         #[source]
         source: io::Error,
     },
-    /// The daemon refused.
-    #[error("{}", problem.message)]
+    /// The daemon returned an error.
+    #[error("{}", error.message)]
     Refused {
-        /// Why.
-        problem: Problem,
+        /// The error.
+        error: ApiError,
     },
-    /// The conversation broke off.
-    #[error("the daemon broke off")]
-    Broken(#[source] hyper::Error),
-    /// What came back is no answer of a daemon of this version.
-    #[error("the daemon's answer can't be understood: {0}")]
-    NotUnderstood(String),
-    /// It took too long.
-    #[error("the daemon does not answer")]
-    Silent,
-    /// What was received can't be passed on.
-    #[error("can't write what the daemon sent")]
+    /// The connection failed.
+    #[error("the connection to the daemon broke")]
+    Connection(#[source] hyper::Error),
+    /// The response does not parse.
+    #[error("cannot parse the daemon's response: {0}")]
+    InvalidResponse(String),
+    /// The daemon did not respond in time.
+    #[error("the daemon did not respond in time")]
+    TimedOut,
+    /// The received data can't be written.
+    #[error("cannot write the data received from the daemon")]
     Write(#[source] io::Error),
 }
 
@@ -64,16 +64,16 @@ impl Failure for ClientError {
             Self::NoDaemon { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Code::Forbidden
             }
-            Self::NoDaemon { .. } | Self::Broken(_) | Self::Silent => Code::Unavailable,
-            Self::Refused { problem } => match problem.kind {
-                ProblemKind::Invalid | ProblemKind::TooLarge => Code::Usage,
-                ProblemKind::Unauthorized | ProblemKind::NotAllowed => Code::Forbidden,
-                ProblemKind::NotFound => Code::NotFound,
-                ProblemKind::Conflict | ProblemKind::Unavailable => Code::Unavailable,
-                ProblemKind::BadSettings => Code::BadConfiguration,
-                ProblemKind::Internal => Code::Internal,
+            Self::NoDaemon { .. } | Self::Connection(_) | Self::TimedOut => Code::Unavailable,
+            Self::Refused { error } => match error.kind {
+                ApiErrorKind::Invalid | ApiErrorKind::TooLarge => Code::Usage,
+                ApiErrorKind::Unauthorized | ApiErrorKind::NotAllowed => Code::Forbidden,
+                ApiErrorKind::NotFound => Code::NotFound,
+                ApiErrorKind::Conflict | ApiErrorKind::Unavailable => Code::Unavailable,
+                ApiErrorKind::BadSettings => Code::BadConfiguration,
+                ApiErrorKind::Internal => Code::Internal,
             },
-            Self::NotUnderstood(_) => Code::Internal,
+            Self::InvalidResponse(_) => Code::Internal,
             Self::Write(_) => Code::CannotWrite,
         }
     }
@@ -81,88 +81,93 @@ impl Failure for ClientError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::NoDaemon { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("host.socket_mode says who may use it".into())
+                Some(
+                    "ask an administrator for access: host.socket_mode controls who may connect"
+                        .into(),
+                )
             }
             Self::NoDaemon { .. } => {
                 Some("start one with `mayfly serve`, or name its socket with --socket".into())
             }
-            Self::Refused { problem } => problem.hint.clone(),
-            Self::NotUnderstood(_) => Some("is the daemon of another version?".into()),
-            Self::Broken(_) | Self::Silent | Self::Write(_) => None,
+            Self::Refused { error } => error.hint.clone(),
+            Self::InvalidResponse(_) => {
+                Some("check that the daemon and this program have the same version".into())
+            }
+            Self::Connection(_) | Self::TimedOut | Self::Write(_) => None,
         }
     }
 }
 
-/// A daemon, by its socket. Each request is a connection of its own.
+/// A client of the daemon at a socket. Opens a connection per request.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub struct ApiClient {
     socket: PathBuf,
 }
 
-impl Client {
-    /// The daemon that listens there.
+impl ApiClient {
+    /// Creates a client of the daemon that listens on `socket`.
     pub fn new(socket: &Path) -> Self {
         Self { socket: socket.to_owned() }
     }
 
     /// Queues a local job.
     pub async fn submit(&self, submission: &Submission) -> Result<JobView, ClientError> {
-        self.ask(Method::POST, "/v1/jobs", Some(submission)).await
+        self.request(Method::POST, "/v1/jobs", Some(submission)).await
     }
 
-    /// Lists jobs, the newest first.
+    /// Lists jobs, newest first.
     pub async fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobView>, ClientError> {
         let mut query = vec![format!("limit={}", filter.limit())];
         query.extend(filter.state.map(|state| format!("state={state}")));
-        // The name of a pool has no character that would need to be escaped; what does names none.
+        // Pool names need no URL escaping; a name that would need it matches no pool.
         let plain = |name: &&String| name.bytes().all(|byte| byte.is_ascii_graphic());
         query.extend(filter.pool.as_ref().filter(plain).map(|pool| format!("pool={pool}")));
         self.get(&format!("/v1/jobs?{}", query.join("&"))).await
     }
 
-    /// One job.
+    /// Returns a job.
     pub async fn job(&self, job: JobId) -> Result<JobView, ClientError> {
         self.get(&format!("/v1/jobs/{job}")).await
     }
 
-    /// Why a job is where it is.
+    /// Returns the history of a job and what it waits for.
     pub async fn explain(&self, job: JobId) -> Result<Explanation, ClientError> {
         self.get(&format!("/v1/jobs/{job}/explanation")).await
     }
 
-    /// Ends a job.
+    /// Cancels a job.
     pub async fn cancel(&self, job: JobId) -> Result<JobView, ClientError> {
         self.post(&format!("/v1/jobs/{job}/cancel")).await
     }
 
-    /// The daemon's microVMs.
+    /// Lists the daemon's microVMs.
     pub async fn microvms(&self) -> Result<Vec<MicrovmView>, ClientError> {
         self.get("/v1/microvms").await
     }
 
-    /// The pools.
+    /// Lists the pools.
     pub async fn pools(&self) -> Result<Vec<PoolView>, ClientError> {
         self.get("/v1/pools").await
     }
 
-    /// How the daemon is.
-    pub async fn status(&self) -> Result<Status, ClientError> {
+    /// Returns the state of the daemon.
+    pub async fn status(&self) -> Result<DaemonStatus, ClientError> {
         self.get("/v1/status").await
     }
 
-    /// Lets the daemon take no more jobs and end.
-    pub async fn drain(&self, wish: DrainWish) -> Result<DrainReport, ClientError> {
-        let mut query = vec![format!("end_jobs={}", wish.end_jobs)];
-        query.extend(wish.within_ms.map(|within| format!("within_ms={within}")));
+    /// Drains the daemon: it takes no more jobs, and exits.
+    pub async fn drain(&self, request: DrainRequest) -> Result<DrainReport, ClientError> {
+        let mut query = vec![format!("end_jobs={}", request.end_jobs)];
+        query.extend(request.within_ms.map(|within| format!("within_ms={within}")));
         self.post(&format!("/v1/drain?{}", query.join("&"))).await
     }
 
-    /// Lets the daemon read its settings again.
+    /// Makes the daemon reload its settings.
     pub async fn reload(&self) -> Result<ReloadReport, ClientError> {
         self.post("/v1/reload").await
     }
 
-    /// Passes the log of a job on, piece by piece; with `follow` until the job is over.
+    /// Copies the log of a job to `sink`; with `follow` until the job ends.
     pub async fn log(
         &self,
         job: JobId,
@@ -171,9 +176,9 @@ impl Client {
     ) -> Result<(), ClientError> {
         let path = format!("/v1/jobs/{job}/log?follow={follow}");
         self.exchange(Method::GET, &path, Bytes::new(), async |response| {
-            let mut body = answer(response).await?;
+            let mut body = check_status(response).await?;
             while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(ClientError::Broken)?;
+                let frame = frame.map_err(ClientError::Connection)?;
                 if let Some(piece) = frame.data_ref() {
                     sink(piece).map_err(ClientError::Write)?;
                 }
@@ -184,31 +189,31 @@ impl Client {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.ask(Method::GET, path, None::<&()>).await
+        self.request(Method::GET, path, None::<&()>).await
     }
 
     async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.ask(Method::POST, path, None::<&()>).await
+        self.request(Method::POST, path, None::<&()>).await
     }
 
-    async fn ask<T: DeserializeOwned>(
+    async fn request<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
         let body = body.map(serde_json::to_vec).transpose();
-        let body = body.map_err(|error| ClientError::NotUnderstood(error.to_string()))?;
+        let body = body.map_err(|error| ClientError::InvalidResponse(error.to_string()))?;
         let body = Bytes::from(body.unwrap_or_default());
         let exchange = self.exchange(method, path, body, async |response| {
-            let bytes = whole(answer(response).await?).await?;
+            let bytes = read_body(check_status(response).await?).await?;
             serde_json::from_slice(&bytes)
-                .map_err(|error| ClientError::NotUnderstood(error.to_string()))
+                .map_err(|error| ClientError::InvalidResponse(error.to_string()))
         });
-        tokio::time::timeout(ANSWER_TIME, exchange).await.unwrap_or(Err(ClientError::Silent))
+        tokio::time::timeout(RESPONSE_TIMEOUT, exchange).await.unwrap_or(Err(ClientError::TimedOut))
     }
 
-    /// Sends a request and lets `take` have the response, while the connection is kept going.
+    /// Sends a request and passes the response to `take`, driving the connection meanwhile.
     async fn exchange<T>(
         &self,
         method: Method,
@@ -217,8 +222,8 @@ impl Client {
         take: impl AsyncFnOnce(Response<Incoming>) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
         let no_daemon = |source| ClientError::NoDaemon { socket: self.socket.clone(), source };
-        let stream = match reachable(&self.socket) {
-            Ok(reachable) => UnixStream::connect(reachable.path()).await.map_err(no_daemon)?,
+        let stream = match shorten(&self.socket) {
+            Ok(short) => UnixStream::connect(short.path()).await.map_err(no_daemon)?,
             Err(error) => return Err(no_daemon(error)),
         };
         let request = Request::builder()
@@ -227,44 +232,45 @@ impl Client {
             .header(header::HOST, "mayfly")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
-            .map_err(|error| ClientError::NotUnderstood(error.to_string()))?;
+            .map_err(|error| ClientError::InvalidResponse(error.to_string()))?;
         let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Broken)?;
+            http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Connection)?;
         let talk = async {
-            let sent = tokio::time::timeout(ANSWER_TIME, sender.send_request(request)).await;
-            let response = sent.map_err(|_| ClientError::Silent)?.map_err(ClientError::Broken)?;
+            let sent = tokio::time::timeout(RESPONSE_TIMEOUT, sender.send_request(request)).await;
+            let response =
+                sent.map_err(|_| ClientError::TimedOut)?.map_err(ClientError::Connection)?;
             take(response).await
         };
         let mut talk = std::pin::pin!(talk);
         tokio::select! {
             result = talk.as_mut() => return result,
-            // The connection ends first where the server closes it behind the last byte.
+            // The server may close the connection right after the last byte.
             _ = connection => {}
         }
         talk.await
     }
 }
 
-/// The body of a good response, or what is wrong.
-async fn answer(response: Response<Incoming>) -> Result<Incoming, ClientError> {
+/// Returns the body of a successful response, or the error in it.
+async fn check_status(response: Response<Incoming>) -> Result<Incoming, ClientError> {
     let status = response.status();
     let body = response.into_body();
     if status.is_success() {
         return Ok(body);
     }
-    let bytes = whole(body).await?;
+    let bytes = read_body(body).await?;
     match serde_json::from_slice(&bytes) {
-        Ok(problem) => Err(ClientError::Refused { problem }),
-        Err(_) => Err(ClientError::NotUnderstood(format!("status {status}"))),
+        Ok(error) => Err(ClientError::Refused { error }),
+        Err(_) => Err(ClientError::InvalidResponse(format!("status {status}"))),
     }
 }
 
-async fn whole(body: Incoming) -> Result<Bytes, ClientError> {
-    let collected = Limited::new(body, MAX_ANSWER).collect().await;
+async fn read_body(body: Incoming) -> Result<Bytes, ClientError> {
+    let collected = Limited::new(body, MAX_RESPONSE).collect().await;
     collected.map(http_body_util::Collected::to_bytes).map_err(|error| {
         match error.downcast::<hyper::Error>() {
-            Ok(error) => ClientError::Broken(*error),
-            Err(error) => ClientError::NotUnderstood(error.to_string()),
+            Ok(error) => ClientError::Connection(*error),
+            Err(error) => ClientError::InvalidResponse(error.to_string()),
         }
     })
 }

@@ -1,4 +1,4 @@
-//! Sending the log of a job, at once or while it grows.
+//! Sends the log of a job, once or while it grows.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,31 +11,32 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
-use super::call::{Call, Log};
+use super::call::{Call, JobLog};
 use super::server::{Calls, LogQuery, valid};
-use super::types::{JobId, Problem, ProblemKind};
+use super::types::{ApiError, ApiErrorKind, JobId};
 
-/// How much is read at a time: little enough to be read without a thread of its own.
+/// How much is read at a time: little enough to read without a separate thread.
 const CHUNK: usize = 64 << 10;
-/// How often a growing log is looked at.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often a growing log is read.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(super) async fn log(
     State(calls): State<Calls>,
     job: Result<Path<JobId>, PathRejection>,
     query: Result<Query<LogQuery>, QueryRejection>,
-) -> Result<Response, Problem> {
+) -> Result<Response, ApiError> {
     let Path(job) = valid(job)?;
     let Query(LogQuery { follow }) = valid(query)?;
-    // Asked once here, so that a job that isn't there has a status of its own.
-    let found = calls.ask(|answer| Call::Log { job, answer }).await?;
-    let mut reader = Reader { calls, job, follow, file: None, last: !found.growing };
-    reader.open(&found)?;
-    let body = Body::from_stream(futures_util::stream::unfold(reader, Reader::next));
+    // Called once here, so that an unknown job gets its own status code.
+    let log = calls.request(|responder| Call::Log { job, responder }).await?;
+    let mut reader = LogReader { calls, job, follow, file: None, last: !log.growing };
+    reader.open(&log)?;
+    let body = Body::from_stream(futures_util::stream::unfold(reader, LogReader::next));
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response())
 }
 
-struct Reader {
+/// Reads a log file and follows it.
+struct LogReader {
     calls: Calls,
     job: JobId,
     follow: bool,
@@ -44,15 +45,15 @@ struct Reader {
     last: bool,
 }
 
-impl Reader {
-    fn open(&mut self, log: &Log) -> Result<(), Problem> {
+impl LogReader {
+    fn open(&mut self, log: &JobLog) -> Result<(), ApiError> {
         let Some(path) = log.path.as_ref().filter(|_| self.file.is_none()) else { return Ok(()) };
         match File::open(path) {
             Ok(file) => self.file = Some(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                let message = format!("can't read {}: {error}", path.display());
-                return Err(Problem::new(ProblemKind::Internal, message));
+                let message = format!("cannot read {}: {error}", path.display());
+                return Err(ApiError::new(ApiErrorKind::Internal, message));
             }
         }
         Ok(())
@@ -72,18 +73,18 @@ impl Reader {
             if self.last || !self.follow {
                 return None;
             }
-            tokio::time::sleep(LOOK).await;
-            // Whether it grows is asked before the rest is read, so nothing is missed in between.
+            tokio::time::sleep(POLL_INTERVAL).await;
+            // Check whether it grows before reading the rest, so that nothing is missed in between.
             let job = self.job;
-            let log = self.calls.ask(|answer| Call::Log { job, answer }).await;
+            let log = self.calls.request(|responder| Call::Log { job, responder }).await;
             let opened = log.and_then(|log| {
                 self.last = !log.growing;
                 self.open(&log)
             });
-            if let Err(problem) = opened {
+            if let Err(error) = opened {
                 self.last = true;
                 self.file = None;
-                return Some((Err(io::Error::other(problem)), self));
+                return Some((Err(io::Error::other(error)), self));
             }
         }
     }

@@ -1,29 +1,30 @@
-//! The local API of the daemon: HTTP and JSON over a unix socket.
+//! The daemon's local API: HTTP and JSON over a Unix socket.
 //!
-//! The server turns each request into a [`Call`] on a channel to the daemon's loop and sends back
-//! what the loop answers; it keeps no state and decides nothing. The client is what the command
-//! line uses. Here are also the listener for GitHub's webhooks and the
-//! status page, HTTP servers like the other.
-//! Owns the shapes of requests and answers ([`types`]); knows nothing of how the daemon works, of
-//! the ledger or of GitHub.
+//! The server turns each request into a [`Call`] on a channel to the daemon's event loop and sends
+//! back the loop's response. It keeps no state and makes no decisions. The client is the command
+//! line's. This module also has the listener for GitHub's webhooks and the status page, which share
+//! the HTTP server.
+//!
+//! Owns the shapes of requests and responses ([`types`]). Knows nothing about the daemon's
+//! internals, the ledger or GitHub.
 
 #[cfg(test)]
 mod abuse_tests;
 mod admission;
 pub mod call;
+mod checked_listener;
 pub mod client;
-mod guarded;
+mod client_stream;
 mod log;
-mod path;
-mod patience;
 mod serve;
 pub mod server;
+mod socket_path;
 pub mod status;
 mod token;
 pub mod types;
 pub mod webhook;
 
-pub use call::{Answer, Call, Log};
+pub use call::{Call, JobLog, Responder};
 
 #[cfg(test)]
 mod tests;

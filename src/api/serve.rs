@@ -1,8 +1,9 @@
-//! An HTTP server on a listener: whom it serves, how long, and its end.
+//! The HTTP server on a listener: connection limits, timeouts and shutdown.
 //!
-//! Whoever connects may be hostile, also before it has shown a token or a signature. So each wait for
-//! a client has an end: for the head of a request, for the whole request, and for the client to take
-//! the answer; and each source of connections has a share of them ([`admission`](super::admission)).
+//! A client may be hostile, and has shown no token or signature yet. So every wait for a client has
+//! a timeout: for the head of a request, for the whole request, and for the client to read the
+//! response. Each source of connections is limited to a share of them
+//! ([`admission`](super::admission)).
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -23,42 +24,42 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use super::admission::{Decision, Open, Source, decide};
-use super::patience::{Activity, Client, Timed};
+use super::admission::{AdmissionDecision, ClientSource, OpenConnection, decide};
+use super::client_stream::{Activity, ClientStream, TimedStream};
 
 /// How long a client may take to send the head of a request.
-const HEAD_TIME: Duration = Duration::from_secs(10);
-/// How long a request may take until its answer begins, body included.
-const REQUEST_TIME: Duration = Duration::from_secs(30);
-/// The most bytes of a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request, with its body, may take until its response starts.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The maximum size of a request's head.
 const MAX_HEAD: usize = 16 << 10;
-/// How long requests that are being served are waited for at the end.
-const GRACE: Duration = Duration::from_secs(2);
-/// How many connections wait to be served, half of them of one source at the most: one more takes the
-/// place of the one of its source that has waited longest. More in all wait in the kernel's queue.
-const WAITING: usize = 128;
-/// How often those that wait are looked at, beside the end of others.
-const LOOK: Duration = Duration::from_millis(250);
+/// How long the shutdown waits for requests in progress.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+/// The maximum number of queued connections; at most half of them from one source. Another one of
+/// that source replaces its oldest. All further ones wait in the kernel's queue.
+const MAX_QUEUED: usize = 128;
+/// How often the queue is checked, in addition to whenever a connection ends.
+const ADMIT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Serves until `stop`; then takes no new connections, and returns when the open ones have ended,
-/// or after a grace period. At most `connections` are served at a time.
+/// Serves until `stop`; then accepts no new connections, and returns when the open ones have ended
+/// or after a grace period. Serves at most `connections` at a time.
 pub(super) async fn serve<L: Listener>(
     mut listener: L,
     router: Router,
     connections: usize,
     stop: CancellationToken,
 ) where
-    L::Io: Client,
+    L::Io: ClientStream,
 {
     let mut server = Server {
         router,
-        most: connections,
+        max_connections: connections,
         stop: stop.clone(),
         tasks: JoinSet::new(),
         open: HashMap::new(),
-        waiting: VecDeque::new(),
+        queued: VecDeque::new(),
     };
-    let mut look = interval(LOOK);
+    let mut admit_tick = interval(ADMIT_INTERVAL);
     loop {
         tokio::select! {
             biased;
@@ -68,8 +69,8 @@ pub(super) async fn serve<L: Listener>(
                 server.open.remove(&id);
                 server.admit();
             }
-            _ = look.tick(), if !server.waiting.is_empty() => server.admit(),
-            (stream, _) = listener.accept(), if server.waiting.len() < WAITING => {
+            _ = admit_tick.tick(), if !server.queued.is_empty() => server.admit(),
+            (stream, _) = listener.accept(), if server.queued.len() < MAX_QUEUED => {
                 server.queue(stream);
                 server.admit();
             }
@@ -78,67 +79,67 @@ pub(super) async fn serve<L: Listener>(
     drop(listener);
     let mut open = server.tasks;
     let ended = async { while open.join_next().await.is_some() {} };
-    // Followers of a log don't end by themselves; dropping the set ends them.
-    let _ = timeout(GRACE, ended).await;
+    // Followers of a log don't end by themselves: dropping the set ends them.
+    let _ = timeout(SHUTDOWN_GRACE, ended).await;
 }
 
-/// The user whose process made a request, as handlers find it among its extensions.
+/// The user ID of the requesting process, a request extension for the handlers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct User(pub(super) Option<u32>);
 
-/// The connections of one listener.
+/// The connections of a listener.
 struct Server<S> {
     router: Router,
-    most: usize,
+    max_connections: usize,
     stop: CancellationToken,
     tasks: JoinSet<()>,
     open: HashMap<Id, Connection>,
-    waiting: VecDeque<(Source, S)>,
+    queued: VecDeque<(ClientSource, S)>,
 }
 
-/// One that is served.
+/// A connection that is being served.
 struct Connection {
-    source: Source,
+    source: ClientSource,
     activity: Arc<Activity>,
     end: CancellationToken,
 }
 
-impl<S: Client> Server<S> {
+impl<S: ClientStream> Server<S> {
     fn queue(&mut self, stream: S) {
         let source = stream.source();
-        let own = |(other, _): &(Source, S)| *other == source;
-        if self.waiting.iter().filter(|one| own(one)).count() >= WAITING / 2
-            && let Some(oldest) = self.waiting.iter().position(own)
+        let own = |(other, _): &(ClientSource, S)| *other == source;
+        if self.queued.iter().filter(|one| own(one)).count() >= MAX_QUEUED / 2
+            && let Some(oldest) = self.queued.iter().position(own)
         {
-            self.waiting.remove(oldest);
+            self.queued.remove(oldest);
         }
         stream.prepare();
-        self.waiting.push_back((source, stream));
+        self.queued.push_back((source, stream));
     }
 
-    /// Serves those that wait as far as they may be.
+    /// Serves queued connections as far as the limits allow.
     fn admit(&mut self) {
-        for (source, stream) in std::mem::take(&mut self.waiting) {
-            let open = self.open.iter().map(|(key, connection)| Open {
+        for (source, stream) in std::mem::take(&mut self.queued) {
+            let open = self.open.iter().map(|(key, connection)| OpenConnection {
                 key: *key,
                 source: connection.source,
                 blocked: connection.activity.blocked(),
-                ending: connection.end.is_cancelled(),
+                is_ending: connection.end.is_cancelled(),
             });
-            match decide(source, open, self.most) {
-                Decision::Serve => self.serve(source, stream),
-                Decision::Instead(other) => {
+            match decide(source, open, self.max_connections) {
+                AdmissionDecision::Serve => self.serve(source, stream),
+                AdmissionDecision::Replace(other) => {
                     if let Some(other) = self.open.get(&other) {
                         other.end.cancel();
                     }
-                    self.waiting.push_back((source, stream));
+                    self.queued.push_back((source, stream));
                 }
-                Decision::Wait => self.waiting.push_back((source, stream)),
+                AdmissionDecision::Wait => self.queued.push_back((source, stream)),
             }
         }
     }
 
-    fn serve(&mut self, source: Source, stream: S) {
+    fn serve(&mut self, source: ClientSource, stream: S) {
         let (activity, end) = (Activity::new(), CancellationToken::new());
         let connection = run(
             stream,
@@ -152,14 +153,14 @@ impl<S: Client> Server<S> {
 }
 
 /// Serves one connection.
-async fn run<S: Client>(
+async fn run<S: ClientStream>(
     stream: S,
     router: Router,
     activity: Arc<Activity>,
     [stop, end]: [CancellationToken; 2],
 ) {
     let user = User(stream.user());
-    let stream = Timed::new(stream, Arc::clone(&activity));
+    let stream = TimedStream::new(stream, Arc::clone(&activity));
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(user);
         let (router, activity) = (router.clone(), Arc::clone(&activity));
@@ -167,11 +168,11 @@ async fn run<S: Client>(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
+        .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    // What a client does wrong, e.g. hanging up, concerns nobody else.
+    // An error here is the client's, e.g. hanging up.
     tokio::select! {
         _ = connection.as_mut() => return,
         () = end.cancelled() => return,
@@ -181,11 +182,11 @@ async fn run<S: Client>(
 }
 
 async fn respond(mut router: Router, request: Request<Incoming>, activity: &Activity) -> Response {
-    // Without a body the client has said all that is waited for.
-    activity.answered(request.body().is_end_stream());
-    let answer = timeout(REQUEST_TIME, router.call(request.map(Body::new))).await;
-    activity.answered(true);
-    match answer {
+    // Without a body the request is complete.
+    activity.set_idle(request.body().is_end_stream());
+    let response = timeout(REQUEST_TIMEOUT, router.call(request.map(Body::new))).await;
+    activity.set_idle(true);
+    match response {
         Ok(Ok(response)) => response,
         Err(_) => {
             let close = [(header::CONNECTION, HeaderValue::from_static("close"))];

@@ -1,4 +1,4 @@
-//! The server of the API: requests become calls, answers become JSON.
+//! The API server: turns requests into calls and responses into JSON.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path as InPath, Query, State};
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -20,56 +20,60 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::call::{Answer, Call};
-use super::guarded::Guarded;
-use super::path::{Reachable, reachable};
+use super::call::{Call, Responder};
+use super::checked_listener::CheckedListener;
 use super::serve::User;
+use super::socket_path::{ShortPath, shorten};
 use super::status::{self, Pages};
-use super::types::{DrainWish, JobFilter, JobId, Problem, ProblemKind, Submission};
+use super::types::{ApiError, ApiErrorKind, DrainRequest, JobFilter, JobId, Submission};
 use super::{log, serve, token};
 
-/// The most bytes of a request: arguments and variables of a job.
+/// The maximum size of a request body: the arguments and variables of a job.
 const MAX_BODY: usize = 1 << 20;
-/// How many clients are served at a time.
+/// The maximum number of connections served at a time.
 const CONNECTIONS: usize = 64;
-/// How long the loop may take to answer.
-const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// How long the loop may take to respond.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where calls go.
+/// The sender for calls.
 #[derive(Debug, Clone)]
 pub(super) struct Calls(pub(super) mpsc::Sender<Call>);
 
 impl Calls {
-    /// Makes a call and waits for its answer.
-    pub(super) async fn ask<T>(&self, call: impl FnOnce(Answer<T>) -> Call) -> Result<T, Problem> {
-        let unavailable = |message: &str| Problem::new(ProblemKind::Unavailable, message);
-        let (answer, answered) = oneshot::channel();
-        self.0.try_send(call(answer)).map_err(|error| match error {
+    /// Makes a call and waits for its response.
+    pub(super) async fn request<T>(
+        &self,
+        call: impl FnOnce(Responder<T>) -> Call,
+    ) -> Result<T, ApiError> {
+        let unavailable = |message: &str| ApiError::new(ApiErrorKind::Unavailable, message);
+        let (responder, response) = oneshot::channel();
+        self.0.try_send(call(responder)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
-                unavailable("the daemon has too much to do").hint("Try again in a moment.")
+                unavailable("the daemon is overloaded").hint("Try again in a moment.")
             }
-            mpsc::error::TrySendError::Closed(_) => unavailable("the daemon is about to end"),
+            mpsc::error::TrySendError::Closed(_) => unavailable("the daemon is shutting down"),
         })?;
-        match tokio::time::timeout(ANSWER_TIME, answered).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(unavailable("the daemon is about to end")),
-            Err(_) => Err(unavailable("the daemon does not answer")),
+        match tokio::time::timeout(RESPONSE_TIMEOUT, response).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(_)) => Err(unavailable("the daemon is shutting down")),
+            Err(_) => Err(unavailable("the daemon's event loop did not respond in time")),
         }
     }
 }
 
-/// A bound unix socket's file: which one it is, so that it is removed by its owner only.
+/// The file of a bound Unix socket. It remembers the inode, so that only its owner removes it.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
-    // Held for its lock as long as the socket is used.
+    // Holds the lock as long as the socket is used.
     _lock: Flock<File>,
 }
 
 impl Drop for SocketFile {
-    /// A socket that nobody answers at would only make clients wonder; another's stays.
+    /// Removes the socket, so that clients find no dead one. Another process's socket at the same
+    /// path stays.
     fn drop(&mut self) {
         let own = std::fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
@@ -79,76 +83,75 @@ impl Drop for SocketFile {
     }
 }
 
-/// The lock of a socket's path: a `flock(2)` of a file beside it, which the kernel drops with the
-/// process. It is not removed: whoever waits for it may have it open.
-fn lock(reachable: &Reachable) -> io::Result<Flock<File>> {
-    let name = reachable.directory.join(format!(".{}.lock", reachable.name));
+/// Locks a socket path with a `flock(2)` of a file beside it, which the kernel drops with the
+/// process. The file stays: another process may wait for it and have it open.
+fn lock(path: &ShortPath) -> io::Result<Flock<File>> {
+    let name = path.directory.join(format!(".{}.lock", path.name));
     let file = File::options().create(true).append(true).mode(0o600).open(name)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
         nix::Error::EWOULDBLOCK => io::Error::new(
             io::ErrorKind::AddrInUse,
-            "another daemon has this socket: give each its own host.socket",
+            "another daemon uses this socket: set a different host.socket for each daemon",
         ),
         error => error.into(),
     })
 }
 
-/// Binds the unix socket with that mode, instead of one that a dead daemon has left there. One that
-/// another daemon has, or a file that is no socket, is left alone.
+/// Binds the Unix socket with `mode`, replacing one that a dead daemon left. Fails if another
+/// daemon has the socket or the path is not a socket.
 pub fn bind(socket: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
-    let reachable = reachable(socket)?;
-    let lock = lock(&reachable)?;
+    let short = shorten(socket)?;
+    let lock = lock(&short)?;
     match std::fs::symlink_metadata(socket) {
         Ok(found) if !found.file_type().is_socket() => {
-            let text = "there is something that is no socket";
+            let text = "the path exists and is not a socket";
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
         }
-        // One of a version that knew no lock, or of another program.
+        // A socket without the lock: of an older version, or of another program.
         Ok(_) => {
-            match std::os::unix::net::UnixStream::connect(reachable.directory.join(&reachable.name))
-            {
+            match std::os::unix::net::UnixStream::connect(short.directory.join(&short.name)) {
                 Ok(_) => {
-                    let text =
-                        "something answers at this socket: give each daemon its own host.socket";
+                    let text = "another process uses this socket: set a different host.socket";
                     return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-                // Nothing else means that nobody has it.
+                // Any other error does not prove that the socket is unused.
                 Err(error) => return Err(error),
             }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    // Bound elsewhere first and then moved here: nobody connects before the mode is right.
-    let beside = reachable.directory.join(format!(".{}.{}", reachable.name, std::process::id()));
-    let _ = std::fs::remove_file(&beside);
-    let listener = UnixListener::bind(&beside)?;
-    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(mode))?;
-    let found = std::fs::symlink_metadata(&beside)?;
-    std::fs::rename(&beside, socket)?;
+    // Bind under another name first and rename it: no client connects before the mode is right.
+    let temporary = short.directory.join(format!(".{}.{}", short.name, std::process::id()));
+    let _ = std::fs::remove_file(&temporary);
+    let listener = UnixListener::bind(&temporary)?;
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(mode))?;
+    let found = std::fs::symlink_metadata(&temporary)?;
+    std::fs::rename(&temporary, socket)?;
     let (path, device, inode) = (socket.to_owned(), found.dev(), found.ino());
     Ok((listener, SocketFile { path, device, inode, _lock: lock }))
 }
 
-/// Serves the whole API, and the status page beside it, on a unix socket until `stop`.
+/// Serves the whole API and the status page on a Unix socket until `stop`.
 pub async fn serve(
     listener: UnixListener,
     calls: mpsc::Sender<Call>,
     pages: Pages,
     stop: CancellationToken,
 ) {
-    let router = reading().merge(writing()).with_state(Calls(calls)).merge(status::routes(pages));
-    match Guarded::new(listener) {
+    let router =
+        read_routes().merge(write_routes()).with_state(Calls(calls)).merge(status::routes(pages));
+    match CheckedListener::new(listener) {
         Ok(listener) => serve::serve(listener, finish(router), CONNECTIONS, stop).await,
         Err(error) => {
-            tracing::error!("the API serves nobody: /proc tells no namespaces: {error}");
+            tracing::error!("cannot serve the API: reading namespaces from /proc failed: {error}");
             stop.cancelled().await;
         }
     }
 }
 
-/// Serves what changes nothing over TCP, to those who know the token, until `stop`.
+/// Serves the read-only part of the API over TCP to clients with the token, until `stop`.
 pub async fn serve_tcp(
     listener: TcpListener,
     token: SecretString,
@@ -156,7 +159,7 @@ pub async fn serve_tcp(
     stop: CancellationToken,
 ) {
     let check = middleware::from_fn_with_state(token::Token::new(token), token::check);
-    let router = finish(reading().with_state(Calls(calls))).layer(check);
+    let router = finish(read_routes().with_state(Calls(calls))).layer(check);
     serve::serve(listener, router, CONNECTIONS, stop).await;
 }
 
@@ -165,7 +168,7 @@ pub async fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-fn reading() -> Router<Calls> {
+fn read_routes() -> Router<Calls> {
     Router::new()
         .route("/v1/status", get(daemon_status))
         .route("/v1/overview", get(overview))
@@ -177,7 +180,7 @@ fn reading() -> Router<Calls> {
         .route("/v1/pools", get(pools))
 }
 
-fn writing() -> Router<Calls> {
+fn write_routes() -> Router<Calls> {
     Router::new()
         .route("/v1/jobs", post(submit))
         .route("/v1/jobs/{job}/cancel", post(cancel))
@@ -186,27 +189,28 @@ fn writing() -> Router<Calls> {
 }
 
 pub(super) fn finish(router: Router) -> Router {
-    let not_found = || async { Problem::new(ProblemKind::NotFound, "there is no such path") };
-    let not_allowed =
-        || async { Problem::new(ProblemKind::NotAllowed, "this can't be done here, or not so") };
+    let not_found = || async { ApiError::new(ApiErrorKind::NotFound, "no such path") };
+    let not_allowed = || async {
+        ApiError::new(ApiErrorKind::NotAllowed, "this method is not allowed on this path")
+    };
     router
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY))
 }
 
-type Reply<T> = Result<Json<T>, Problem>;
+type Reply<T> = Result<Json<T>, ApiError>;
 
-/// What a path, a query or a body turned out to be.
-pub(super) fn valid<T, R: Into<Rejection>>(extracted: Result<T, R>) -> Result<T, Problem> {
+/// Returns an extracted value, or the rejection as an API error.
+pub(super) fn valid<T, R: Into<Rejection>>(extracted: Result<T, R>) -> Result<T, ApiError> {
     extracted.map_err(|rejection| {
         let Rejection { status, message } = rejection.into();
         let kind = match status {
-            StatusCode::PAYLOAD_TOO_LARGE => ProblemKind::TooLarge,
-            StatusCode::NOT_FOUND => ProblemKind::NotFound,
-            _ => ProblemKind::Invalid,
+            StatusCode::PAYLOAD_TOO_LARGE => ApiErrorKind::TooLarge,
+            StatusCode::NOT_FOUND => ApiErrorKind::NotFound,
+            _ => ApiErrorKind::Invalid,
         };
-        Problem::new(kind, message)
+        ApiError::new(kind, message)
     })
 }
 
@@ -230,20 +234,23 @@ rejection!(JsonRejection, PathRejection, QueryRejection);
 async fn submit(
     State(calls): State<Calls>,
     submission: Result<Json<Submission>, JsonRejection>,
-) -> Result<(StatusCode, Json<impl Serialize>), Problem> {
+) -> Result<(StatusCode, Json<impl Serialize>), ApiError> {
     let Json(submission) = valid(submission)?;
     if submission.command.first().is_none_or(String::is_empty) {
-        return Err(Problem::new(ProblemKind::Invalid, "a job needs a command"));
+        return Err(ApiError::new(
+            ApiErrorKind::Invalid,
+            "the command is empty: name a program to run",
+        ));
     }
     let zero = |text: &String| text.contains('\0');
     let named = |name: &String| name.is_empty() || name.contains(['=', '\0']);
     if submission.command.iter().any(zero)
         || submission.environment.iter().any(|(name, value)| named(name) || zero(value))
     {
-        let message = "a command has no zero bytes, and a variable has a name";
-        return Err(Problem::new(ProblemKind::Invalid, message));
+        let message = "a zero byte in the command, or an invalid variable name";
+        return Err(ApiError::new(ApiErrorKind::Invalid, message));
     }
-    let job = calls.ask(|answer| Call::Submit { submission, answer }).await?;
+    let job = calls.request(|responder| Call::Submit { submission, responder }).await?;
     Ok((StatusCode::CREATED, Json(job)))
 }
 
@@ -252,19 +259,19 @@ async fn jobs(
     filter: Result<Query<JobFilter>, QueryRejection>,
 ) -> Reply<impl Serialize> {
     let Query(filter) = valid(filter)?;
-    calls.ask(|answer| Call::Jobs { filter, answer }).await.map(Json)
+    calls.request(|responder| Call::Jobs { filter, responder }).await.map(Json)
 }
 
-type JobPath = Result<InPath<JobId>, PathRejection>;
+type JobPath = Result<UrlPath<JobId>, PathRejection>;
 
 async fn job(State(calls): State<Calls>, job: JobPath) -> Reply<impl Serialize> {
-    let InPath(job) = valid(job)?;
-    calls.ask(|answer| Call::Job { job, answer }).await.map(Json)
+    let UrlPath(job) = valid(job)?;
+    calls.request(|responder| Call::Job { job, responder }).await.map(Json)
 }
 
 async fn explain(State(calls): State<Calls>, job: JobPath) -> Reply<impl Serialize> {
-    let InPath(job) = valid(job)?;
-    calls.ask(|answer| Call::Explain { job, answer }).await.map(Json)
+    let UrlPath(job) = valid(job)?;
+    calls.request(|responder| Call::Explain { job, responder }).await.map(Json)
 }
 
 async fn cancel(
@@ -272,58 +279,58 @@ async fn cancel(
     Extension(User(user)): Extension<User>,
     job: JobPath,
 ) -> Reply<impl Serialize> {
-    let InPath(job) = valid(job)?;
-    calls.ask(|answer| Call::Cancel { job, user, answer }).await.map(Json)
+    let UrlPath(job) = valid(job)?;
+    calls.request(|responder| Call::Cancel { job, user, responder }).await.map(Json)
 }
 
 async fn microvms(State(calls): State<Calls>) -> Reply<impl Serialize> {
-    calls.ask(|answer| Call::Microvms { answer }).await.map(Json)
+    calls.request(|responder| Call::Microvms { responder }).await.map(Json)
 }
 
 async fn pools(State(calls): State<Calls>) -> Reply<impl Serialize> {
-    calls.ask(|answer| Call::Pools { answer }).await.map(Json)
+    calls.request(|responder| Call::Pools { responder }).await.map(Json)
 }
 
 async fn daemon_status(State(calls): State<Calls>) -> Reply<impl Serialize> {
-    calls.ask(|answer| Call::Status { answer }).await.map(Json)
+    calls.request(|responder| Call::Status { responder }).await.map(Json)
 }
 
 async fn overview(State(calls): State<Calls>) -> Reply<impl Serialize> {
-    calls.ask(|answer| Call::Overview { answer }).await.map(Json)
+    calls.request(|responder| Call::Overview { responder }).await.map(Json)
 }
 
 async fn drain(
     State(calls): State<Calls>,
     Extension(User(user)): Extension<User>,
-    wish: Result<Query<DrainWish>, QueryRejection>,
+    request: Result<Query<DrainRequest>, QueryRejection>,
 ) -> Reply<impl Serialize> {
-    let Query(wish) = valid(wish)?;
-    calls.ask(|answer| Call::Drain { wish, user, answer }).await.map(Json)
+    let Query(request) = valid(request)?;
+    calls.request(|responder| Call::Drain { request, user, responder }).await.map(Json)
 }
 
 async fn reload(State(calls): State<Calls>) -> Reply<impl Serialize> {
-    calls.ask(|answer| Call::Reload { answer }).await.map(Json)
+    calls.request(|responder| Call::Reload { responder }).await.map(Json)
 }
 
-/// `?follow=true`.
+/// The query `?follow=true`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct LogQuery {
     pub(super) follow: bool,
 }
 
-impl IntoResponse for Problem {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = match self.kind {
-            ProblemKind::Invalid => StatusCode::BAD_REQUEST,
-            ProblemKind::Unauthorized => StatusCode::UNAUTHORIZED,
-            ProblemKind::NotFound => StatusCode::NOT_FOUND,
-            ProblemKind::NotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            ProblemKind::Conflict => StatusCode::CONFLICT,
-            ProblemKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            ProblemKind::BadSettings => StatusCode::UNPROCESSABLE_ENTITY,
-            ProblemKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            ProblemKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            ApiErrorKind::Invalid => StatusCode::BAD_REQUEST,
+            ApiErrorKind::Unauthorized => StatusCode::UNAUTHORIZED,
+            ApiErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ApiErrorKind::NotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            ApiErrorKind::Conflict => StatusCode::CONFLICT,
+            ApiErrorKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiErrorKind::BadSettings => StatusCode::UNPROCESSABLE_ENTITY,
+            ApiErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            ApiErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         (status, Json(self)).into_response()
     }

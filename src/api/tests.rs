@@ -1,4 +1,4 @@
-//! Server and client against each other, with a scripted loop behind the server.
+//! Tests of server and client, with a fake event loop behind the server.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -10,13 +10,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Client, ClientError};
+use super::client::{ApiClient, ClientError};
 use super::types::*;
-use super::webhook::{self, Delivery};
-use super::{Call, Log, call, server};
+use super::webhook::{self, WebhookDelivery};
+use super::{Call, JobLog, call, server};
 use crate::failure::{Code, Failure};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn job(id: JobId, state: JobState) -> JobView {
     JobView {
@@ -54,8 +54,8 @@ fn unexpected(call: &Call) -> ! {
     panic!("unexpected {call:?}")
 }
 
-/// Runs `client` against a server whose calls `script` answers.
-fn with_server<F: Future>(script: impl Fn(Call), client: impl FnOnce(Client, PathBuf) -> F) {
+/// Runs `client` against a server whose calls `script` handles.
+fn with_server<F: Future>(script: impl Fn(Call), client: impl FnOnce(ApiClient, PathBuf) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let directory = tempfile::tempdir().unwrap();
     // Longer than `sun_path`.
@@ -63,32 +63,32 @@ fn with_server<F: Future>(script: impl Fn(Call), client: impl FnOnce(Client, Pat
     std::fs::create_dir(&long).unwrap();
     let socket = long.join("api.sock");
     let work = async {
-        let (calls, mut asked) = mpsc::channel(call::CAPACITY);
+        let (calls, mut received) = mpsc::channel(call::CAPACITY);
         let stop = CancellationToken::new();
         let (listener, _file) = server::bind(&socket, 0o600).unwrap();
         let (_, changes) = tokio::sync::watch::channel(0);
         let pages = super::status::Pages::new(calls.clone(), changes, None, stop.clone());
         let serving = server::serve(listener, calls, pages, stop.clone());
-        let answering = async {
-            while let Some(call) = asked.recv().await {
+        let respond = async {
+            while let Some(call) = received.recv().await {
                 script(call);
             }
         };
-        let asking = async {
-            client(Client::new(&socket), long.clone()).await;
+        let request = async {
+            client(ApiClient::new(&socket), long.clone()).await;
             stop.cancel();
         };
-        tokio::join!(serving, answering, asking);
+        tokio::join!(serving, respond, request);
     };
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await.unwrap() });
+    runtime.block_on(async { tokio::time::timeout(TEST_TIMEOUT, work).await.unwrap() });
 }
 
 #[test]
 fn a_submission_arrives_as_it_was_sent_and_its_job_comes_back() {
     let script = |call| match call {
-        Call::Submit { submission: asked, answer } => {
-            assert_eq!(asked, submission());
-            answer.send(Ok(job(7, JobState::Queued))).unwrap();
+        Call::Submit { submission: sent, responder } => {
+            assert_eq!(sent, submission());
+            responder.send(Ok(job(7, JobState::Queued))).unwrap();
         }
         other => unexpected(&other),
     };
@@ -100,10 +100,10 @@ fn a_submission_arrives_as_it_was_sent_and_its_job_comes_back() {
 #[test]
 fn a_filter_arrives_and_a_list_comes_back() {
     let script = |call| match call {
-        Call::Jobs { filter, answer } => {
+        Call::Jobs { filter, responder } => {
             assert_eq!(filter.state, Some(JobState::Running));
             assert_eq!((filter.pool.as_deref(), filter.limit()), (Some("ci"), 3));
-            answer.send(Ok(vec![job(2, JobState::Running)])).unwrap();
+            responder.send(Ok(vec![job(2, JobState::Running)])).unwrap();
         }
         other => unexpected(&other),
     };
@@ -117,13 +117,13 @@ fn a_filter_arrives_and_a_list_comes_back() {
 #[test]
 fn a_refusal_comes_back_with_its_hint_and_code() {
     let script = |call| match call {
-        Call::Cancel { job: 3, user, answer } => {
+        Call::Cancel { job: 3, user, responder } => {
             assert_eq!(user, Some(nix::unistd::getuid().as_raw()));
-            let problem = Problem::new(ProblemKind::Conflict, "job 3 is over").hint("too late");
-            answer.send(Err(problem)).unwrap();
+            let error = ApiError::new(ApiErrorKind::Conflict, "job 3 is over").hint("too late");
+            responder.send(Err(error)).unwrap();
         }
-        Call::Explain { answer, .. } => {
-            answer.send(Err(Problem::new(ProblemKind::NotFound, "no job 4"))).unwrap();
+        Call::Explain { responder, .. } => {
+            responder.send(Err(ApiError::new(ApiErrorKind::NotFound, "no job 4"))).unwrap();
         }
         other => unexpected(&other),
     };
@@ -136,11 +136,11 @@ fn a_refusal_comes_back_with_its_hint_and_code() {
 }
 
 #[test]
-fn a_loop_that_drops_a_call_is_told_as_ending() {
+fn a_loop_that_drops_a_call_is_reported_as_shutting_down() {
     with_server(drop, async |client, _| {
         let error = client.status().await.unwrap_err();
         assert_eq!(error.code(), Code::Unavailable);
-        assert!(error.to_string().contains("about to end"), "{error}");
+        assert!(error.to_string().contains("shutting down"), "{error}");
     });
 }
 
@@ -158,7 +158,7 @@ fn a_job_without_a_command_never_reaches_the_loop() {
             let error = client.submit(&Submission { command, ..submission() }).await.unwrap_err();
             // The server may hang up while the client still sends.
             assert!(
-                matches!(error, ClientError::Refused { .. } | ClientError::Broken(_)),
+                matches!(error, ClientError::Refused { .. } | ClientError::Connection(_)),
                 "{error}"
             );
         },
@@ -166,13 +166,13 @@ fn a_job_without_a_command_never_reaches_the_loop() {
 }
 
 #[test]
-fn a_log_is_followed_from_before_its_file_is_there_to_its_end() {
-    let asked = std::cell::Cell::new(0);
+fn a_log_is_followed_from_before_its_file_exists_to_its_end() {
+    let calls = std::cell::Cell::new(0);
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("output.log");
     let script = |call| match call {
-        Call::Log { job: 1, answer } => {
-            let round = asked.replace(asked.get() + 1);
+        Call::Log { job: 1, responder } => {
+            let round = calls.replace(calls.get() + 1);
             match round {
                 0 => {}
                 1 => std::fs::write(&path, "one ").unwrap(),
@@ -180,7 +180,7 @@ fn a_log_is_followed_from_before_its_file_is_there_to_its_end() {
                 _ => std::fs::write(&path, "one two three").unwrap(),
             }
             let known = (round > 0).then(|| path.clone());
-            answer.send(Ok(Log { path: known, growing: round < 3 })).unwrap();
+            responder.send(Ok(JobLog { path: known, growing: round < 3 })).unwrap();
         }
         other => unexpected(&other),
     };
@@ -202,8 +202,8 @@ fn a_log_that_is_not_followed_ends_where_it_is() {
     let content = vec![b'x'; 300 << 10];
     std::fs::write(&path, &content).unwrap();
     let script = |call| match call {
-        Call::Log { answer, .. } => {
-            answer.send(Ok(Log { path: Some(path.clone()), growing: true })).unwrap();
+        Call::Log { responder, .. } => {
+            responder.send(Ok(JobLog { path: Some(path.clone()), growing: true })).unwrap();
         }
         other => unexpected(&other),
     };
@@ -232,29 +232,29 @@ fn the_socket_has_its_mode_and_nothing_else_is_left_beside_it() {
 }
 
 #[tokio::test]
-async fn a_socket_is_one_daemons_and_only_its_owner_removes_it() {
+async fn a_socket_belongs_to_one_daemon_and_only_its_owner_removes_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");
     let (first, file) = server::bind(&path, 0o600).unwrap();
     let second = server::bind(&path, 0o600).unwrap_err();
     assert_eq!(second.kind(), std::io::ErrorKind::AddrInUse, "{second}");
     assert!(second.to_string().contains("host.socket"), "{second}");
-    // One that died left its socket, not its lock.
+    // A dead daemon leaves its socket, not its lock.
     drop(first);
     drop(file);
     assert!(!path.exists());
     let (_third, file) = server::bind(&path, 0o600).unwrap();
-    // Somebody put another one there: it stays.
+    // Another process's socket at the same path stays.
     std::fs::remove_file(&path).unwrap();
     let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
     drop(file);
     assert!(path.exists());
-    // What answers without a lock is left alone, as is what is no socket.
+    // A socket in use without a lock is left alone, and so is a file.
     assert!(server::bind(&path, 0o600).is_err());
     drop(other);
     let (_fourth, file) = server::bind(&path, 0o600).unwrap();
     drop(file);
-    // One that can't be connected to is not nobody's for that.
+    // An error other than "connection refused" does not make a socket unused.
     let other = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
     assert!(server::bind(&path, 0o600).is_err());
     drop(other);
@@ -265,17 +265,17 @@ async fn a_socket_is_one_daemons_and_only_its_owner_removes_it() {
 }
 
 #[test]
-fn where_nobody_listens_the_hint_is_to_start_one() {
+fn without_a_daemon_the_hint_is_to_start_one() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let directory = tempfile::tempdir().unwrap();
     for socket in [directory.path().join("api.sock"), "/nowhere/api.sock".into()] {
-        let error = runtime.block_on(Client::new(&socket).pools()).unwrap_err();
+        let error = runtime.block_on(ApiClient::new(&socket).pools()).unwrap_err();
         assert!(error.to_string().contains("api.sock"), "{error}");
         assert!(error.hint().unwrap().contains("mayfly serve"));
     }
 }
 
-/// Sends a request to a server on TCP and gives the first line of the response.
+/// Sends a request to a server on TCP and returns the first line of the response.
 async fn first_line(listener: std::net::SocketAddr, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(listener).await.unwrap();
     stream.write_all(request).await.unwrap();
@@ -296,20 +296,20 @@ async fn tcp() -> (TcpListener, std::net::SocketAddr) {
 }
 
 #[tokio::test]
-async fn over_tcp_the_token_is_needed_and_nothing_can_be_changed() {
+async fn over_tcp_the_token_is_required_and_nothing_can_be_changed() {
     let (listener, address) = tcp().await;
-    let (calls, mut asked) = mpsc::channel(call::CAPACITY);
+    let (calls, mut received) = mpsc::channel(call::CAPACITY);
     let stop = CancellationToken::new();
     let serving = server::serve_tcp(listener, "right".into(), calls, stop.clone());
-    let answering = async {
-        while let Some(call) = asked.recv().await {
+    let respond = async {
+        while let Some(call) = received.recv().await {
             match call {
-                Call::Pools { answer } => answer.send(Ok(vec![])).unwrap(),
+                Call::Pools { responder } => responder.send(Ok(vec![])).unwrap(),
                 other => unexpected(&other),
             }
         }
     };
-    let asking = async {
+    let request = async {
         for (method, path, token, status) in [
             ("GET", "/v1/pools", "Bearer right", "200"),
             ("GET", "/v1/pools", "Bearer wrong", "401"),
@@ -329,8 +329,8 @@ async fn over_tcp_the_token_is_needed_and_nothing_can_be_changed() {
         }
         stop.cancel();
     };
-    let all = async { tokio::join!(serving, answering, asking) };
-    tokio::time::timeout(PATIENCE, all).await.unwrap();
+    let all = async { tokio::join!(serving, respond, request) };
+    tokio::time::timeout(TEST_TIMEOUT, all).await.unwrap();
 }
 
 fn delivery(kind: &str, signature: &str, length: usize, body: &str) -> Vec<u8> {
@@ -341,8 +341,12 @@ fn delivery(kind: &str, signature: &str, length: usize, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The status that a webhook request gets where a daemon says `answer`, and what that daemon saw.
-async fn webhook(request: &[u8], answer: Option<webhook::Answer>) -> (String, Option<Vec<u8>>) {
+/// Returns the status of a webhook request for which the daemon reports `outcome`, and the body
+/// that the daemon received.
+async fn webhook(
+    request: &[u8],
+    outcome: Option<webhook::DeliveryOutcome>,
+) -> (String, Option<Vec<u8>>) {
     let (listener, address) = tcp().await;
     let (deliveries, mut taken) = mpsc::channel(1);
     let stop = CancellationToken::new();
@@ -350,22 +354,22 @@ async fn webhook(request: &[u8], answer: Option<webhook::Answer>) -> (String, Op
         Arc::new(|body, signature| signature == format!("sha256={}", body.len()));
     let serving = webhook::serve(listener, verify, deliveries, stop.clone());
     let daemon = async {
-        let delivery: Option<Delivery> = taken.recv().await;
+        let delivery: Option<WebhookDelivery> = taken.recv().await;
         delivery.map(|delivery| {
-            if let Some(said) = answer {
-                delivery.answer.send(said).unwrap();
+            if let Some(outcome) = outcome {
+                delivery.responder.send(outcome).unwrap();
             }
             assert_eq!((&*delivery.id, &*delivery.event), ("d-1", "workflow_job"));
             delivery.body.to_vec()
         })
     };
-    let asking = async {
+    let request = async {
         let line = first_line(address, request).await;
         stop.cancel();
         line
     };
-    let all = async { tokio::join!(serving, daemon, asking) };
-    let ((), seen, line) = tokio::time::timeout(PATIENCE, all).await.unwrap();
+    let all = async { tokio::join!(serving, daemon, request) };
+    let ((), seen, line) = tokio::time::timeout(TEST_TIMEOUT, all).await.unwrap();
     (line.split(' ').nth(1).unwrap().to_owned(), seen)
 }
 
@@ -381,23 +385,23 @@ async fn deliveries_are_taken_checked_and_bounded() {
         (b"GET /webhook HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), "405"),
         (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), "404"),
     ] {
-        let (answered, seen) = webhook(&request, None).await;
-        assert_eq!(answered, status, "{}", String::from_utf8_lossy(&request));
+        let (found, seen) = webhook(&request, None).await;
+        assert_eq!(found, status, "{}", String::from_utf8_lossy(&request));
         assert_eq!(seen, None);
     }
 }
 
 #[tokio::test]
-async fn the_answer_says_what_became_of_a_delivery() {
+async fn the_response_reports_the_outcome_of_a_delivery() {
     let request = delivery("", "x-hub-signature-256: sha256=2\r\n", 2, "{}");
-    for (answer, status) in [
-        (Some(webhook::Answer::Taken), "202"),
-        (Some(webhook::Answer::Malformed("no JSON".to_owned())), "400"),
+    for (outcome, status) in [
+        (Some(webhook::DeliveryOutcome::Accepted), "202"),
+        (Some(webhook::DeliveryOutcome::Malformed("not JSON".to_owned())), "400"),
         // The daemon ended before the effect was recorded.
         (None, "503"),
     ] {
-        let (answered, seen) = webhook(&request, answer).await;
-        assert_eq!((&*answered, seen.as_deref()), (status, Some(&b"{}"[..])));
+        let (found, seen) = webhook(&request, outcome).await;
+        assert_eq!((&*found, seen.as_deref()), (status, Some(&b"{}"[..])));
     }
 }
 
@@ -408,11 +412,11 @@ async fn what_was_not_recorded_is_not_acknowledged() {
     let stop = CancellationToken::new();
     let verify: webhook::Verify = Arc::new(|_, _| true);
     let serving = webhook::serve(listener, verify, deliveries, stop.clone());
-    let asking = async {
+    let request = async {
         let request = delivery("", "x-hub-signature-256: x\r\n", 2, "{}");
         let mut first = TcpStream::connect(address).await.unwrap();
         first.write_all(&request).await.unwrap();
-        // Nobody has recorded the first one yet.
+        // The first one is not recorded yet.
         let mut piece = [0; 16];
         let early = tokio::time::timeout(Duration::from_millis(300), first.read(&mut piece)).await;
         assert!(early.is_err(), "answered before it was recorded");
@@ -423,12 +427,12 @@ async fn what_was_not_recorded_is_not_acknowledged() {
         assert!(piece.starts_with(b"HTTP/1.1 503"), "{piece:?}");
         stop.cancel();
     };
-    let all = async { tokio::join!(serving, asking) };
-    tokio::time::timeout(PATIENCE, all).await.unwrap();
+    let all = async { tokio::join!(serving, request) };
+    tokio::time::timeout(TEST_TIMEOUT, all).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_delivery_is_understood_in_either_encoding_and_refused_in_any_other() {
+async fn a_delivery_is_accepted_in_either_encoding_and_rejected_in_any_other() {
     const JSON: &str = r#"{"a":"1 +&=%\u00e4"}"#;
     let form: String =
         form_urlencoded::Serializer::new(String::new()).append_pair("payload", JSON).finish();
@@ -453,15 +457,15 @@ async fn a_delivery_is_understood_in_either_encoding_and_refused_in_any_other() 
         let kind_line = kind.map(|kind| format!("content-type: {kind}\r\n")).unwrap_or_default();
         let signature = format!("x-hub-signature-256: sha256={}\r\n", body.len());
         let request = delivery(&kind_line, &signature, body.len(), body);
-        let (answered, seen) = webhook(&request, Some(webhook::Answer::Taken)).await;
-        assert_eq!(answered, status, "{kind:?} {body}");
+        let (found, seen) = webhook(&request, Some(webhook::DeliveryOutcome::Accepted)).await;
+        assert_eq!(found, status, "{kind:?} {body}");
         let expected = (status == "202").then(|| JSON.as_bytes().to_vec());
         assert_eq!(seen, expected, "{kind:?} {body}");
     }
 }
 
 #[test]
-fn times_are_rfc_3339_and_survive_the_way() {
+fn times_are_rfc_3339_and_survive_a_round_trip() {
     let time = Time(1_700_000_000_123);
     let text = serde_json::to_string(&time).unwrap();
     assert_eq!(text, "\"2023-11-14T22:13:20.123Z\"");

@@ -8,11 +8,12 @@ use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 
-use super::types::{Problem, ProblemKind};
+use super::types::{ApiError, ApiErrorKind};
 
-/// What the codes that are compared are made of; any text does.
+/// The message of the compared HMACs; any text works.
 const SUBJECT: &[u8] = b"mayfly api";
 
+/// A bearer token.
 #[derive(Clone)]
 pub(super) struct Token(SecretString);
 
@@ -21,17 +22,17 @@ impl Token {
         Self(token)
     }
 
-    /// Another secret that follows from this one, and from which this one does not follow.
+    /// Derives another secret from this one. It does not reveal this one.
     pub(super) fn derive(&self, purpose: &[u8]) -> String {
         let code = Hmac::<Sha256>::new_from_slice(self.0.expose_secret().as_bytes());
-        // Keys of any length do.
+        // HMAC takes keys of any length.
         let code = code.map(|mac| mac.chain_update(purpose).finalize().into_bytes());
         code.map_or_else(|_| String::new(), |code| data_encoding::HEXLOWER.encode(&code))
     }
 
-    /// Compares codes made with the tokens as keys: how long that takes says nothing about how
-    /// much of the token is right.
-    pub(super) fn is(&self, given: &[u8]) -> bool {
+    /// Returns whether `given` is the token. Compares HMACs with the tokens as keys, so that the
+    /// time taken says nothing about how much of the token is right.
+    pub(super) fn matches(&self, given: &[u8]) -> bool {
         let code =
             |key: &[u8]| Hmac::<Sha256>::new_from_slice(key).map(|mac| mac.chain_update(SUBJECT));
         let (Ok(own), Ok(given)) = (code(self.0.expose_secret().as_bytes()), code(given)) else {
@@ -44,10 +45,10 @@ impl Token {
 pub(super) async fn check(State(token): State<Token>, request: Request, next: Next) -> Response {
     let given = request.headers().get(header::AUTHORIZATION);
     let given = given.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    if given.is_some_and(|given| token.is(given)) {
+    if given.is_some_and(|given| token.matches(given)) {
         return next.run(request).await;
     }
-    let problem = Problem::new(ProblemKind::Unauthorized, "this takes the token of the API")
+    let error = ApiError::new(ApiErrorKind::Unauthorized, "the API token is missing or wrong")
         .hint("Send it as `Authorization: Bearer …`.");
-    ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response()
+    ([(header::WWW_AUTHENTICATE, "Bearer")], error).into_response()
 }

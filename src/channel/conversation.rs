@@ -1,4 +1,5 @@
-//! What a guest may say, when, and how much: a state machine without I/O.
+//! The channel's protocol as a state machine without I/O: which messages a guest may send, when,
+//! and how many bytes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,33 +7,33 @@ use std::fmt;
 use mayfly_protocol::flow::{FlowError, MAX_CHUNK, ReceiveWindow};
 use mayfly_protocol::frame::FrameError;
 use mayfly_protocol::message::{
-    GuestMessage, Hello, HostMessage, InputStream, Job, JobStatus, MAX_PROGRAM_PATH, MAX_PROGRAMS,
-    NotStarted, OutputStream, Program, Statistics,
+    GuestHello, GuestMessage, HostMessage, InputStream, Job, JobStatus, MAX_PROGRAM_PATH,
+    MAX_PROGRAMS, OutputStream, Program, StartFailure, Statistics,
 };
 
-/// Characters of a text from the guest that are kept.
-const TEXT: usize = 512;
+/// Maximum length, in characters, of a text from the guest.
+const MAX_TEXT: usize = 512;
 
-/// How far a conversation has come.
+/// The stage of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Connected; `Hello` is due.
+pub enum ConversationStage {
+    /// Connected; waiting for `Hello`.
     Connected,
-    /// `Hello` came; `Prepare` may be sent.
+    /// `Hello` arrived; `Prepare` may be sent.
     Greeted,
-    /// `Prepare` was sent; `Prepared` is due.
+    /// `Prepare` was sent; waiting for `Prepared`.
     Preparing,
     /// Ready for a job.
     Prepared,
-    /// The job was sent; `Started` is due, or that it did not start.
+    /// The job was sent; waiting for `Started` or a failure to start.
     Starting,
     /// The job runs.
     Running,
-    /// The job is over.
+    /// The job has ended.
     Over,
 }
 
-impl fmt::Display for Stage {
+impl fmt::Display for ConversationStage {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Connected => "before its hello",
@@ -46,7 +47,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// What people call a stream from the guest.
+/// Returns the name of a stream from the guest, for messages.
 fn output_name(stream: OutputStream) -> String {
     match stream {
         OutputStream::Stdout => "stdout".to_owned(),
@@ -55,7 +56,7 @@ fn output_name(stream: OutputStream) -> String {
     }
 }
 
-/// What people call a stream to the guest.
+/// Returns the name of a stream to the guest, for messages.
 pub fn input_name(stream: InputStream) -> String {
     match stream {
         InputStream::Stdin => "stdin".to_owned(),
@@ -63,29 +64,29 @@ pub fn input_name(stream: InputStream) -> String {
     }
 }
 
-/// The guest broke the rules. What it is worth is one line in the record: the microVM ends.
+/// A violation of the protocol by the guest. It is recorded and the microVM ends.
 #[derive(Debug, thiserror::Error)]
 pub enum Violation {
-    /// A frame that is none.
-    #[error("the guest sent a bad frame")]
+    /// An invalid frame.
+    #[error("the guest sent an invalid frame")]
     Frame(#[source] FrameError),
-    /// The agent speaks another version.
-    #[error("the guest's agent speaks version {theirs} of the protocol, this program {ours}")]
+    /// The agent has another protocol version.
+    #[error("the guest's agent has protocol version {theirs}, this program {ours}")]
     Version {
         /// The guest's version.
         theirs: u16,
-        /// Ours.
+        /// This program's version.
         ours: u16,
     },
-    /// A message that has no place now.
+    /// A message that is not allowed at this stage.
     #[error("the guest sent {message} {stage}")]
     OutOfOrder {
         /// Name of the message.
         message: &'static str,
-        /// Where the conversation was.
-        stage: Stage,
+        /// Stage of the conversation.
+        stage: ConversationStage,
     },
-    /// A stream that was never opened or has ended.
+    /// A message for a stream that was never opened or has ended.
     #[error("the guest sent {message} for {stream}, which is not open")]
     NotOpen {
         /// Name of the message.
@@ -94,84 +95,84 @@ pub enum Violation {
         stream: String,
     },
     /// A window was exceeded.
-    #[error("the guest broke the flow control of {stream}")]
+    #[error("the guest violated the flow control of {stream}")]
     Flow {
         /// Name of the stream.
         stream: String,
-        /// How.
+        /// The flow control error.
         #[source]
         error: FlowError,
     },
-    /// A chunk without bytes or with too many.
+    /// An empty or oversized chunk.
     #[error("the guest sent a chunk of {0} bytes")]
     Chunk(usize),
-    /// The job ended, but some of its streams did not.
+    /// The job's end was reported before the end of all of its streams.
     #[error("the guest reported the job's end before the end of {0}")]
-    Unended(String),
-    /// More programs, or a longer path of one, than a message may tell of.
-    #[error("the guest told of {programs} programs at once, with a path of {path} bytes")]
+    StreamsOpen(String),
+    /// Too many programs or too long a path in one message.
+    #[error("the guest reported {programs} programs at once, with a path of {path} bytes")]
     Programs {
         /// Programs in the message.
         programs: usize,
-        /// The longest of their paths.
+        /// Length of the longest path in bytes.
         path: usize,
     },
-    /// It does not take what it is sent.
+    /// The guest does not read what it is sent.
     #[error("the guest does not read its channel")]
     NotReading,
 }
 
-/// A message that has its place.
+/// A message from the guest that conforms to the protocol.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// The agent is up.
-    Hello(Hello),
+pub enum Received {
+    /// The agent is running.
+    Hello(GuestHello),
     /// The machine is ready for a job.
     Prepared,
     /// The job runs.
     Started,
     /// Bytes of an open output stream, within its window.
     Output(OutputStream, Vec<u8>),
-    /// An output stream ended, early if there is an error.
+    /// An output stream ended. With an error if it ended early.
     OutputEnd(OutputStream, Option<String>),
-    /// Credit for an input stream of the job; whoever holds its window checks the amount.
+    /// Credit for an input stream. The stream's pump checks the amount.
     Credit(InputStream, u32),
-    /// The agent lives.
+    /// A heartbeat with statistics.
     Heartbeat(Statistics),
-    /// The job is over; every output stream has ended.
+    /// The job has ended, and so have all output streams.
     Exited(JobStatus),
-    /// The agent gives up.
+    /// The agent failed.
     Failed {
-        /// What it was doing.
+        /// What the agent was doing.
         step: String,
         /// Why it failed.
         error: String,
     },
-    /// The job has executed programs, and more that are not told.
+    /// Programs that the job executed, and the number of those left out.
     Programs(Vec<Program>, u32),
 }
 
 /// The state of one conversation.
 #[derive(Debug)]
 pub struct Conversation {
-    stage: Stage,
+    stage: ConversationStage,
     outputs: BTreeMap<OutputStream, ReceiveWindow>,
     inputs: Vec<InputStream>,
 }
 
 impl Default for Conversation {
     fn default() -> Self {
-        Self { stage: Stage::Connected, outputs: BTreeMap::new(), inputs: Vec::new() }
+        Self { stage: ConversationStage::Connected, outputs: BTreeMap::new(), inputs: Vec::new() }
     }
 }
 
 impl Conversation {
-    /// Notes what the host is about to say.
-    pub fn say(&mut self, message: &HostMessage) {
+    /// Records a message that is about to be sent to the guest.
+    pub fn record_sent(&mut self, message: &HostMessage) {
         match message {
-            HostMessage::Prepare(_) => self.stage = Stage::Preparing,
+            HostMessage::Prepare(_) => self.stage = ConversationStage::Preparing,
             HostMessage::Start(job) => {
-                self.stage = Stage::Starting;
+                self.stage = ConversationStage::Starting;
                 self.outputs =
                     outputs(job).map(|stream| (stream, ReceiveWindow::default())).collect();
                 self.inputs = inputs(job).collect();
@@ -180,75 +181,75 @@ impl Conversation {
         }
     }
 
-    /// Takes a message from the guest, if it has its place.
-    pub fn hear(&mut self, message: GuestMessage) -> Result<Heard, Violation> {
-        use Stage::{Connected, Greeted, Over, Prepared, Preparing, Running, Starting};
+    /// Checks a message from the guest.
+    pub fn receive(&mut self, message: GuestMessage) -> Result<Received, Violation> {
+        use ConversationStage::{Connected, Greeted, Over, Prepared, Preparing, Running, Starting};
         let name = name(&message);
         match (self.stage, message) {
-            (Connected, GuestMessage::Hello(hello)) => self.greet(&hello),
+            (Connected, GuestMessage::Hello(hello)) => self.accept_hello(&hello),
             (Preparing, GuestMessage::Prepared) => {
                 self.stage = Prepared;
-                Ok(Heard::Prepared)
+                Ok(Received::Prepared)
             }
             (Starting, GuestMessage::Started) => {
                 self.stage = Running;
-                Ok(Heard::Started)
+                Ok(Received::Started)
             }
             (Running, GuestMessage::Output { stream, bytes }) => {
                 self.output(stream, bytes.into_vec())
             }
             (Starting | Running, GuestMessage::OutputEnd { stream, error }) => {
                 match self.outputs.remove(&stream) {
-                    Some(_) => Ok(Heard::OutputEnd(stream, error.as_deref().map(clean))),
+                    Some(_) => Ok(Received::OutputEnd(stream, error.as_deref().map(sanitize))),
                     None => Err(Violation::NotOpen { message: name, stream: output_name(stream) }),
                 }
             }
             (Starting | Running, GuestMessage::Credit { stream, bytes }) => {
                 if self.inputs.contains(&stream) {
-                    Ok(Heard::Credit(stream, bytes))
+                    Ok(Received::Credit(stream, bytes))
                 } else {
                     Err(Violation::NotOpen { message: name, stream: input_name(stream) })
                 }
             }
             (Starting, GuestMessage::Exited(JobStatus::NotStarted(why))) => {
                 self.stage = Over;
-                Ok(Heard::Exited(JobStatus::NotStarted(clean_reason(why))))
+                Ok(Received::Exited(JobStatus::NotStarted(sanitize_reason(why))))
             }
             (Running, GuestMessage::Exited(status)) => self.exit(&status),
             (
                 Preparing | Prepared | Starting | Running | Over,
                 GuestMessage::Heartbeat(statistics),
-            ) => Ok(Heard::Heartbeat(statistics)),
+            ) => Ok(Received::Heartbeat(statistics)),
             (
                 Connected | Greeted | Preparing | Prepared | Starting | Running,
                 GuestMessage::Failed { step, error },
-            ) => Ok(Heard::Failed { step: clean(&step), error: clean(&error) }),
+            ) => Ok(Received::Failed { step: sanitize(&step), error: sanitize(&error) }),
             (Starting | Running, GuestMessage::Programs { programs, left_out }) => {
                 check_programs(&programs)?;
-                Ok(Heard::Programs(programs, left_out))
+                Ok(Received::Programs(programs, left_out))
             }
             (stage, _) => Err(Violation::OutOfOrder { message: name, stage }),
         }
     }
 
-    /// Notes that `bytes` of an output stream were passed on. Gives the credit to send, unless the
-    /// stream has ended.
-    pub fn pass_on(&mut self, stream: OutputStream, bytes: usize) -> Option<HostMessage> {
+    /// Records that `bytes` of an output stream were delivered. Returns the credit to send, unless
+    /// the stream has ended.
+    pub fn credit_output(&mut self, stream: OutputStream, bytes: usize) -> Option<HostMessage> {
         let credit = self.outputs.get_mut(&stream)?.pass_on(bytes)?;
         Some(HostMessage::Credit { stream, bytes: credit })
     }
 
-    fn greet(&mut self, hello: &Hello) -> Result<Heard, Violation> {
+    fn accept_hello(&mut self, hello: &GuestHello) -> Result<Received, Violation> {
         let (theirs, ours) = (hello.protocol, mayfly_protocol::VERSION);
         if theirs != ours {
             return Err(Violation::Version { theirs, ours });
         }
-        self.stage = Stage::Greeted;
-        let (agent, kernel) = (clean(&hello.agent), clean(&hello.kernel));
-        Ok(Heard::Hello(Hello { protocol: theirs, agent, kernel }))
+        self.stage = ConversationStage::Greeted;
+        let (agent, kernel) = (sanitize(&hello.agent), sanitize(&hello.kernel));
+        Ok(Received::Hello(GuestHello { protocol: theirs, agent, kernel }))
     }
 
-    fn output(&mut self, stream: OutputStream, bytes: Vec<u8>) -> Result<Heard, Violation> {
+    fn output(&mut self, stream: OutputStream, bytes: Vec<u8>) -> Result<Received, Violation> {
         let name = || output_name(stream);
         let Some(window) = self.outputs.get_mut(&stream) else {
             return Err(Violation::NotOpen { message: "Output", stream: name() });
@@ -257,18 +258,18 @@ impl Conversation {
             return Err(Violation::Chunk(bytes.len()));
         }
         window.receive(bytes.len()).map_err(|error| Violation::Flow { stream: name(), error })?;
-        Ok(Heard::Output(stream, bytes))
+        Ok(Received::Output(stream, bytes))
     }
 
-    fn exit(&mut self, status: &JobStatus) -> Result<Heard, Violation> {
+    fn exit(&mut self, status: &JobStatus) -> Result<Received, Violation> {
         match (self.outputs.keys().next(), status) {
             (_, JobStatus::NotStarted(_)) => {
                 Err(Violation::OutOfOrder { message: "NotStarted", stage: self.stage })
             }
-            (Some(stream), _) => Err(Violation::Unended(output_name(*stream))),
+            (Some(stream), _) => Err(Violation::StreamsOpen(output_name(*stream))),
             (None, status) => {
-                self.stage = Stage::Over;
-                Ok(Heard::Exited(status.clone()))
+                self.stage = ConversationStage::Over;
+                Ok(Received::Exited(status.clone()))
             }
         }
     }
@@ -282,13 +283,13 @@ fn check_programs(programs: &[Program]) -> Result<(), Violation> {
     Ok(())
 }
 
-/// The output streams of a job.
+/// Returns the output streams of a job.
 pub fn outputs(job: &Job) -> impl Iterator<Item = OutputStream> {
     let copies = (0..).zip(&job.copy_out).map(|(index, _)| OutputStream::CopyOut(index));
     [OutputStream::Stdout, OutputStream::Stderr].into_iter().chain(copies)
 }
 
-/// The input streams of a job.
+/// Returns the input streams of a job.
 pub fn inputs(job: &Job) -> impl Iterator<Item = InputStream> {
     let copies = (0..).zip(&job.copy_in).map(|(index, _)| InputStream::CopyIn(index));
     job.stdin.then_some(InputStream::Stdin).into_iter().chain(copies)
@@ -309,19 +310,25 @@ fn name(message: &GuestMessage) -> &'static str {
     }
 }
 
-/// A text that may be shown: short, and without characters that move a cursor.
-fn clean(text: &str) -> String {
-    text.chars().filter(|character| !character.is_control()).take(TEXT).collect()
+/// Shortens a text and removes control characters, so that it is safe to display.
+fn sanitize(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).take(MAX_TEXT).collect()
 }
 
-fn clean_reason(why: NotStarted) -> NotStarted {
+fn sanitize_reason(why: StartFailure) -> StartFailure {
     match why {
-        NotStarted::CommandNotFound => NotStarted::CommandNotFound,
-        NotStarted::CommandNotExecutable(text) => NotStarted::CommandNotExecutable(clean(&text)),
-        NotStarted::UserNotFound(text) => NotStarted::UserNotFound(clean(&text)),
-        NotStarted::DirectoryNotEntered(text) => NotStarted::DirectoryNotEntered(clean(&text)),
-        NotStarted::CopyInFailed(index, text) => NotStarted::CopyInFailed(index, clean(&text)),
-        NotStarted::Other(text) => NotStarted::Other(clean(&text)),
+        StartFailure::CommandNotFound => StartFailure::CommandNotFound,
+        StartFailure::CommandNotExecutable(text) => {
+            StartFailure::CommandNotExecutable(sanitize(&text))
+        }
+        StartFailure::UserNotFound(text) => StartFailure::UserNotFound(sanitize(&text)),
+        StartFailure::DirectoryNotEntered(text) => {
+            StartFailure::DirectoryNotEntered(sanitize(&text))
+        }
+        StartFailure::CopyInFailed(index, text) => {
+            StartFailure::CopyInFailed(index, sanitize(&text))
+        }
+        StartFailure::Other(text) => StartFailure::Other(sanitize(&text)),
     }
 }
 

@@ -1,7 +1,7 @@
-//! Moves the job's streams between the channel and descriptors of the host.
+//! Pumps: move a job's streams between the channel and descriptors of the host.
 //!
-//! Descriptors block: a person's terminal, a pipe with a slow reader, a file. Making them
-//! non-blocking would change them for everyone who shares them, so each stream has a thread.
+//! The descriptors block: a terminal, a pipe with a slow reader, a file. Making them non-blocking
+//! would affect all processes that share them, so each stream has a thread.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -15,56 +15,56 @@ use mayfly_protocol::message::{HostMessage, InputStream, OutputStream};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{mpsc as asynchronous, oneshot};
 
-/// What became of output that was given to an [`OutputPump`].
+/// The progress of an [`OutputPump`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Passed {
-    /// So many bytes were taken by the reader, or thrown away because there is none any more.
-    On(OutputStream, usize),
-    /// The reader is gone; comes once.
+pub enum OutputProgress {
+    /// This many bytes were written, or discarded because the reader is gone.
+    Written(OutputStream, usize),
+    /// The reader is gone. Reported once.
     ReaderGone(OutputStream),
-    /// Everything was passed on and the descriptor is closed; comes last.
-    All(OutputStream),
+    /// All output was written and the descriptor is closed. Reported last.
+    Finished(OutputStream),
 }
 
-/// Writes an output stream to a descriptor, or to whatever else takes bytes.
+/// Writes an output stream to a descriptor or another writer.
 ///
-/// What it holds is bounded by the stream's window, which its owner enforces.
+/// Its buffer is bounded by the stream's window, which the caller enforces.
 pub struct OutputPump {
     chunks: mpsc::Sender<Vec<u8>>,
 }
 
 impl OutputPump {
-    /// Starts its thread, which ends after [`Passed::All`], once the pump is dropped and the
-    /// reader has taken everything. It is not joined: a reader that takes nothing would hold up
-    /// its owner, and there is nothing that it leaves behind.
+    /// Starts the pump's thread. It ends after [`OutputProgress::Finished`], once the pump is
+    /// dropped and the reader has read everything. It is not joined, because a reader that does not
+    /// read would block the owner; it leaves nothing behind.
     pub fn start(
         stream: OutputStream,
         mut to: impl Write + Send + 'static,
-        passed: asynchronous::UnboundedSender<Passed>,
+        progress: asynchronous::UnboundedSender<OutputProgress>,
     ) -> io::Result<Self> {
-        let (chunks, given) = mpsc::channel::<Vec<u8>>();
+        let (chunks, queue) = mpsc::channel::<Vec<u8>>();
         thread::Builder::new().name(format!("{stream:?}")).spawn(move || {
             let mut reader_gone = false;
-            // Where nobody listens to `passed` any more, nobody waits for this thread either.
-            let tell = |what| {
-                let _ = passed.send(what);
+            // If the receiver of `progress` is gone, nothing waits for this thread either.
+            let report = |what| {
+                let _ = progress.send(what);
             };
-            for chunk in given {
+            for chunk in queue {
                 if !reader_gone && to.write_all(&chunk).is_err() {
                     reader_gone = true;
-                    tell(Passed::ReaderGone(stream));
+                    report(OutputProgress::ReaderGone(stream));
                 }
-                tell(Passed::On(stream, chunk.len()));
+                report(OutputProgress::Written(stream, chunk.len()));
             }
             drop(to);
-            tell(Passed::All(stream));
+            report(OutputProgress::Finished(stream));
         })?;
         Ok(Self { chunks })
     }
 
-    /// Gives it more.
-    pub fn give(&self, chunk: Vec<u8>) {
-        // The thread ends only after this sender is gone.
+    /// Queues a chunk.
+    pub fn write(&self, chunk: Vec<u8>) {
+        // The thread does not end before this sender is dropped.
         let _ = self.chunks.send(chunk);
     }
 }
@@ -72,7 +72,7 @@ impl OutputPump {
 /// Reads an input stream from a descriptor.
 pub struct InputPump {
     window: Arc<Window>,
-    // Closing it wakes the thread from waiting for input.
+    // Closing it wakes the thread while it waits for input.
     stop: OwnedFd,
     // Its sender is dropped when the thread ends.
     ended: oneshot::Receiver<()>,
@@ -88,7 +88,7 @@ struct Window {
 struct Stop(bool);
 
 impl InputPump {
-    /// Starts its thread, which ends with the input, with the channel, or with the pump.
+    /// Starts the pump's thread. It ends with the input, the channel or the pump.
     pub fn start(
         stream: InputStream,
         from: OwnedFd,
@@ -100,7 +100,7 @@ impl InputPump {
         let (ends, ended) = oneshot::channel::<()>();
         thread::Builder::new().name(format!("{stream:?}")).spawn(move || {
             let _ends = ends;
-            // The input's end, its failure and the pump's end are one to the job: no more input.
+            // The end of the input, an error and the end of the pump all mean: no more input.
             while let Some(chunk) = read_chunk(&shared, &from, &stopped) {
                 let message = HostMessage::Input { stream, bytes: chunk.into() };
                 let Ok(frame) = frame::encode(&message) else { break };
@@ -109,14 +109,14 @@ impl InputPump {
                 }
             }
             if let Ok(frame) = frame::encode(&HostMessage::InputEnd { stream }) {
-                // A closed channel needs no end of input.
+                // A closed channel does not need the end of input.
                 let _ = to.blocking_send(frame);
             }
         })?;
         Ok(Self { window, stop, ended })
     }
 
-    /// Lets it send more.
+    /// Adds credit, so that the pump may send more.
     pub fn credit(&self, bytes: u32) -> Result<(), FlowError> {
         let mut state = self.window.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.0.credit(bytes)?;
@@ -124,17 +124,17 @@ impl InputPump {
         Ok(())
     }
 
-    /// Ends the thread and waits for it, until the channel has taken its last words or is gone.
+    /// Ends the thread and waits until the channel has taken its last message or is closed.
     pub async fn close(self) {
         self.window.state.lock().unwrap_or_else(PoisonError::into_inner).1 = Stop(true);
         self.window.changed.notify_all();
         drop(self.stop);
-        // An error is what tells that the sender is gone.
+        // The error means that the thread dropped its sender.
         let _ = self.ended.await;
     }
 }
 
-/// Waits for room in the window and for input; `None` when there is no more of either.
+/// Waits for credit and for input. `None` at the end of input or when told to stop.
 fn read_chunk(window: &Window, mut from: &File, stopped: &OwnedFd) -> Option<Vec<u8>> {
     let state = window.state.lock().unwrap_or_else(PoisonError::into_inner);
     let full = |state: &mut (SendWindow, Stop)| state.0.available() == 0 && state.1 == Stop(false);
@@ -158,15 +158,15 @@ fn read_chunk(window: &Window, mut from: &File, stopped: &OwnedFd) -> Option<Vec
     Some(chunk)
 }
 
-/// Waits until there is something to read, or the end of it; false if told to stop instead.
+/// Waits until there is input or the end of it. False if told to stop.
 fn wait_readable(from: &File, stopped: &OwnedFd) -> bool {
-    let mut wanted = [
+    let mut polled = [
         PollFd::new(stopped.as_fd(), PollFlags::POLLIN),
         PollFd::new(from.as_fd(), PollFlags::POLLIN),
     ];
     loop {
-        match poll(&mut wanted, PollTimeout::NONE) {
-            Ok(_) => return wanted[0].revents().is_some_and(|events| events.is_empty()),
+        match poll(&mut polled, PollTimeout::NONE) {
+            Ok(_) => return polled[0].revents().is_some_and(|events| events.is_empty()),
             Err(nix::errno::Errno::EINTR) => {}
             Err(_) => return false,
         }
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn input_stops_at_the_window_and_goes_on_with_credit() {
+    fn input_stops_at_the_window_and_continues_with_credit() {
         let (to, mut frames) = asynchronous::channel(1024);
         let file = tempfile::tempfile().unwrap();
         file.set_len(u64::from(WINDOW) + 10).unwrap();
@@ -203,7 +203,7 @@ mod tests {
         pump.credit(WINDOW).unwrap();
         assert!(!next(&mut received));
         assert_eq!(received, WINDOW as usize + 10);
-        assert!(next(&mut received), "the end of input was said");
+        assert!(next(&mut received), "the end of input was sent");
     }
 
     #[tokio::test]
@@ -216,23 +216,23 @@ mod tests {
     }
 
     #[test]
-    fn output_whose_reader_is_gone_is_thrown_away_and_said_once() {
+    fn output_without_a_reader_is_discarded_and_reported_once() {
         let (read, write) = io::pipe().unwrap();
         drop(read);
-        let (passed, mut told) = asynchronous::unbounded_channel();
-        let pump = OutputPump::start(OutputStream::Stdout, write, passed).unwrap();
-        pump.give(vec![1; 3]);
-        pump.give(vec![1; 4]);
+        let (progress, mut reports) = asynchronous::unbounded_channel();
+        let pump = OutputPump::start(OutputStream::Stdout, write, progress).unwrap();
+        pump.write(vec![1; 3]);
+        pump.write(vec![1; 4]);
         drop(pump);
-        let all: Vec<Passed> = std::iter::from_fn(|| told.blocking_recv()).collect();
+        let all: Vec<OutputProgress> = std::iter::from_fn(|| reports.blocking_recv()).collect();
         let stream = OutputStream::Stdout;
         assert_eq!(
             all,
             [
-                Passed::ReaderGone(stream),
-                Passed::On(stream, 3),
-                Passed::On(stream, 4),
-                Passed::All(stream)
+                OutputProgress::ReaderGone(stream),
+                OutputProgress::Written(stream, 3),
+                OutputProgress::Written(stream, 4),
+                OutputProgress::Finished(stream)
             ]
         );
     }

@@ -1,4 +1,4 @@
-//! `mayfly egress`: shows and explains policies, and writes one from what was recorded.
+//! `mayfly egress`: shows and tests policies, and creates a policy from egress records.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,62 +7,62 @@ use clap::Subcommand;
 
 use super::examples;
 use crate::egress::host::{Host, HostError};
-use crate::egress::policy::{FileError, Policies, SETS, explain, show};
-use crate::egress::record::{LearnError, Learned};
+use crate::egress::policy::{BUILT_IN_SETS, Policies, PolicyFileError, explain, show};
+use crate::egress::record::{LearnError, PolicyLearner};
 use crate::failure::{Code, Failure};
 
-/// The port that a host without one is checked for.
+/// The port of destinations without one.
 const DEFAULT_PORT: u16 = 443;
 
-/// The verbs of `mayfly egress`.
+/// The subcommands of `mayfly egress`.
 #[derive(Debug, Subcommand)]
-pub(super) enum Verb {
-    /// Say whether a policy allows destinations, and by which rule
+pub(super) enum EgressCommand {
+    /// Show whether a policy allows destinations, and by which rule
     #[command(after_help = examples::EGRESS_CHECK)]
     Check {
-        /// The policy: of the settings file, or one of open, github, none
+        /// Policy: one of the settings file, or open, github or none
         policy: String,
-        /// The destinations; port 443 where none is given
+        /// Destinations to check; the default port is 443
         #[arg(required = true, value_name = "HOST[:PORT]")]
         destinations: Vec<String>,
-        /// The settings file
+        /// Settings file
         #[arg(long, env = "MAYFLY_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
     },
     /// Print a policy that allows exactly what was recorded
     #[command(after_help = examples::EGRESS_LEARN)]
     Learn {
-        /// The records: egress.jsonl of one or more microVMs
+        /// Egress records: the file egress.jsonl of one or more microVMs
         #[arg(required = true, value_name = "RECORD")]
         records: Vec<PathBuf>,
-        /// The name of the policy
+        /// Name of the policy
         #[arg(long, default_value = "learned")]
         name: String,
     },
     /// List the built-in sets of hosts that a policy can include
     #[command(after_help = examples::EGRESS_SETS)]
     Sets,
-    /// Print the rules of a policy as they are in effect
+    /// Print the effective rules of a policy
     #[command(after_help = examples::EGRESS_SHOW)]
     Show {
-        /// The policy: of the settings file, or one of open, github, none
+        /// Policy: one of the settings file, or open, github or none
         policy: String,
-        /// The settings file
+        /// Settings file
         #[arg(long, env = "MAYFLY_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
     },
 }
 
-/// Why `mayfly egress` failed.
+/// An error of `mayfly egress`.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(super) enum EgressCommandError {
     /// The policies can't be read.
     #[error(transparent)]
-    Policies(#[from] FileError),
-    /// What should be a destination is none.
-    #[error("{destination:?} is no HOST[:PORT]")]
+    Policies(#[from] PolicyFileError),
+    /// A destination is not valid.
+    #[error("{destination:?} is not of the form HOST[:PORT]")]
     Destination {
-        /// What was given.
+        /// The argument.
         destination: String,
         /// What is wrong with it.
         #[source]
@@ -77,8 +77,8 @@ pub(super) enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A file is no record.
-    #[error("can't learn from {}", record.display())]
+    /// A file is not an egress record.
+    #[error("can't create a policy from {}", record.display())]
     Learn {
         /// The file.
         record: PathBuf,
@@ -86,12 +86,12 @@ pub(super) enum Error {
         #[source]
         source: LearnError,
     },
-    /// The answer can't be written.
-    #[error("can't write the answer")]
+    /// The output can't be written.
+    #[error("can't write the output")]
     Write(#[from] std::io::Error),
 }
 
-impl Failure for Error {
+impl Failure for EgressCommandError {
     fn code(&self) -> Code {
         match self {
             Self::Policies(error) => error.code(),
@@ -112,23 +112,28 @@ impl Failure for Error {
     }
 }
 
-/// Runs a verb. True where every destination that was asked about would pass.
-pub(super) fn run(verb: &Verb, mut out: impl Write) -> Result<bool, Error> {
-    match verb {
-        Verb::Learn { records, name } => {
-            let mut learned = Learned::default();
+/// Runs a subcommand. Returns whether the policy allows every checked destination.
+pub(super) fn run(
+    command: &EgressCommand,
+    mut out: impl Write,
+) -> Result<bool, EgressCommandError> {
+    match command {
+        EgressCommand::Learn { records, name } => {
+            let mut learner = PolicyLearner::default();
             for record in records {
-                let text = std::fs::read_to_string(record)
-                    .map_err(|source| Error::Read { record: record.clone(), source })?;
-                learned
-                    .add(&text)
-                    .map_err(|source| Error::Learn { record: record.clone(), source })?;
+                let text = std::fs::read_to_string(record).map_err(|source| {
+                    EgressCommandError::Read { record: record.clone(), source }
+                })?;
+                learner.add(&text).map_err(|source| EgressCommandError::Learn {
+                    record: record.clone(),
+                    source,
+                })?;
             }
-            out.write_all(learned.policy(name).as_bytes())?;
+            out.write_all(learner.policy(name).as_bytes())?;
             Ok(true)
         }
-        Verb::Sets => {
-            for set in SETS {
+        EgressCommand::Sets => {
+            for set in BUILT_IN_SETS {
                 writeln!(out, "{}: {}", set.name, set.purpose)?;
                 for host in set.hosts() {
                     writeln!(out, "  {host}")?;
@@ -136,19 +141,19 @@ pub(super) fn run(verb: &Verb, mut out: impl Write) -> Result<bool, Error> {
             }
             Ok(true)
         }
-        Verb::Show { policy, config } => {
+        EgressCommand::Show { policy, config } => {
             let policies = Policies::read(config.as_deref())?;
             out.write_all(show(policies.get(policy)?).as_bytes())?;
             Ok(true)
         }
-        Verb::Check { policy, destinations, config } => {
+        EgressCommand::Check { policy, destinations, config } => {
             let policies = Policies::read(config.as_deref())?;
             let policy = policies.get(policy)?;
             let mut all_pass = true;
             for destination in destinations {
                 let (host, port) =
                     Host::parse_with_port(destination, Some(DEFAULT_PORT)).map_err(|source| {
-                        Error::Destination { destination: destination.clone(), source }
+                        EgressCommandError::Destination { destination: destination.clone(), source }
                     })?;
                 all_pass &= policy.decide(&host, port).verdict.passes();
                 writeln!(out, "{}", explain(policy, &host, port))?;
@@ -162,19 +167,19 @@ pub(super) fn run(verb: &Verb, mut out: impl Write) -> Result<bool, Error> {
 mod tests {
     use super::*;
 
-    fn check(destinations: &[&str]) -> (Result<bool, Error>, String) {
-        let verb = Verb::Check {
+    fn check(destinations: &[&str]) -> (Result<bool, EgressCommandError>, String) {
+        let command = EgressCommand::Check {
             policy: "github".into(),
             destinations: destinations.iter().map(ToString::to_string).collect(),
             config: None,
         };
         let mut out = Vec::new();
-        let result = run(&verb, &mut out);
+        let result = run(&command, &mut out);
         (result, String::from_utf8(out).unwrap())
     }
 
     #[test]
-    fn each_destination_gets_its_line_and_one_refusal_is_told() {
+    fn each_destination_has_a_line_and_a_refusal_is_reported() {
         let (result, text) = check(&["github.com", "evil.example:22"]);
         assert!(!result.unwrap());
         assert_eq!(
@@ -189,7 +194,7 @@ mod tests {
     #[test]
     fn each_set_is_listed_with_its_hosts() {
         let mut out = Vec::new();
-        assert!(run(&Verb::Sets, &mut out).unwrap());
+        assert!(run(&EgressCommand::Sets, &mut out).unwrap());
         let text = String::from_utf8(out).unwrap();
         for part in ["github: all that", "github-core: ", "\n  uploads.github.com\n"] {
             assert!(text.contains(part), "{text}");
@@ -197,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_destination_is_a_usage_error() {
+    fn an_invalid_destination_is_a_usage_error() {
         let error = check(&["https://github.com"]).0.unwrap_err();
         assert_eq!(error.code(), Code::Usage);
     }

@@ -1,4 +1,4 @@
-//! Examples of verbs whose help is otherwise a line or two.
+//! Examples for commands with short help texts.
 
 pub(super) const PS: &str = "\
 Examples:
@@ -9,14 +9,14 @@ pub(super) const IMAGE: &str = "\
 Examples:
   mayfly image build images/base/image.toml
   mayfly image list
-  mayfly image verify base                  whether it still is what was built
+  mayfly image verify base                  check that it is unchanged
   mayfly image remove base@852d1010";
 
 pub(super) const EGRESS: &str = "\
 Examples:
   mayfly egress check github api.github.com example.com:22
   mayfly egress show ci --config mayfly.toml
-  mayfly egress learn --name ci egress.jsonl      rules for what jobs have reached";
+  mayfly egress learn --name ci egress.jsonl      create rules from what jobs have reached";
 
 pub(super) const CONFIG: &str = "\
 Examples:
@@ -36,11 +36,11 @@ Examples:
 pub(super) const LOGS: &str = "\
 Examples:
   mayfly logs 7
-  mayfly logs -f 7                          go on until the job is over";
+  mayfly logs -f 7                          continue until the job ends";
 
 pub(super) const CANCEL: &str = "\
 Examples:
-  mayfly cancel 7                           the audit log says who did";
+  mayfly cancel 7                           the audit log records who canceled it";
 
 pub(super) const POOLS: &str = "\
 Examples:
@@ -54,8 +54,8 @@ Examples:
 
 pub(super) const DRAIN: &str = "\
 Examples:
-  mayfly drain                              jobs that run end by themselves
-  mayfly drain --end-jobs --within 20s      before a host is shut down";
+  mayfly drain                              let running jobs end by themselves
+  mayfly drain --end-jobs --within 20s      before a shutdown of the host";
 
 pub(super) const RELOAD: &str = "\
 Examples:
@@ -95,7 +95,7 @@ Examples:
   mayfly egress check github api.github.com example.com:22
   mayfly egress check ci deb.example.com:80 --config mayfly.toml
 
-Exit code 1 where one of them is refused.";
+Exits with 1 if the policy refuses a destination.";
 
 pub(super) const EGRESS_LEARN: &str = "\
 Examples:

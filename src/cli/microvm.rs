@@ -1,4 +1,4 @@
-//! What every verb that makes one microVM can be told about it, and how each is read.
+//! The arguments that are common to the commands that start one microVM.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -8,61 +8,61 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use mayfly_protocol::message::Bytes;
 
-use super::report::{self, Problem};
+use super::report::{self, CliError};
 use super::trust::TrustArguments;
 use crate::egress::policy::Policies;
 use crate::failure::Code;
 use crate::host::size::Size;
 use crate::host::state::StateDirectory;
-use crate::machine::accelerator::Wish;
-use crate::shepherd::plan::{Deadlines, Plan};
-use crate::shepherd::planner::{self, Wanted};
+use crate::machine::accelerator::AcceleratorPreference;
+use crate::shepherd::plan::{Deadlines, MicrovmPlan};
+use crate::shepherd::planner::{self, MicrovmRequest};
 
-/// A microVM of one command, on the command line.
+/// The microVM of one command.
 #[derive(Debug, clap::Args)]
 pub(super) struct MicrovmArguments {
-    /// The image to boot, by name or by name and the beginning of its digest
+    /// Image to boot: NAME, or NAME@ and the beginning of a digest
     #[arg(long, value_name = "NAME[@DIGEST]", default_value = "base")]
     pub(super) image: String,
-    /// Virtual processors
+    /// Number of virtual processors
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
     pub(super) cpus: u32,
     /// Memory of the microVM
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = memory)]
     pub(super) memory: Size,
-    /// Size of its disk, of which only what is written takes room on the host [default: 16G, or
-    /// the image's if that is more]
+    /// Size of its disk; only written data takes space on the host [default: 16G, or the size of
+    /// the image if larger]
     #[arg(long, value_name = "SIZE")]
     pub(super) disk: Option<Size>,
-    /// Set a variable for the command; without a value, the one it has here
+    /// Set an environment variable for the command; without a value, pass on the current one
     #[arg(long, short = 'e', value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(|text| variable(&text)))]
     pub(super) env: Vec<(OsString, OsString)>,
-    /// Copy into the microVM before the command starts: a file to GUEST, or into it under its own
-    /// name if that is a directory or ends with /; of a directory what is in it into GUEST
+    /// Copy into the microVM before the command starts: a file to GUEST, or into GUEST if that is a
+    /// directory or ends with /; of a directory, its contents into GUEST
     #[arg(long, value_name = "HOST:GUEST", value_parser = OsStringValueParser::new().try_map(|text| copy_in(&text)))]
     pub(super) copy_in: Vec<CopyIn>,
     /// End the command after this time, e.g. 90s or 1h30m
     #[arg(long, value_name = "DURATION", default_value = "6h", value_parser = humantime::parse_duration)]
     pub(super) timeout: Duration,
-    /// Give up a guest that is not ready after this time [default: 20s, and 2m in emulation]
+    /// Time limit for the boot of the guest [default: 20s, in emulation 2m]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) boot_timeout: Option<Duration>,
-    /// What executes the guest's instructions: auto, kvm or tcg (software emulation)
-    #[arg(long, value_name = "ACCELERATOR", default_value = "auto", value_parser = str::parse::<Wish>)]
-    pub(super) accel: Wish,
-    /// What the microVM may reach: a policy of the settings file, or none, open or github
-    /// [default: open, any public address; for a runner github]
+    /// Accelerator: auto, kvm or tcg (software emulation)
+    #[arg(long, value_name = "ACCELERATOR", default_value = "auto", value_parser = str::parse::<AcceleratorPreference>)]
+    pub(super) accel: AcceleratorPreference,
+    /// Egress policy of the microVM: one of the settings file, or none, open or github
+    /// [default: open (any public address), for a runner github]
     #[arg(long, value_name = "POLICY")]
     pub(super) egress: Option<String>,
-    /// Keep the record of what it reached, and was refused, in this directory
+    /// Write a record of its allowed and refused connections into this directory
     #[arg(long, value_name = "DIR")]
     pub(super) egress_record: Option<PathBuf>,
     #[command(flatten)]
     pub(super) trust: TrustArguments,
-    /// The settings file
+    /// Settings file
     #[arg(long, value_name = "FILE", env = "MAYFLY_CONFIG")]
     pub(super) config: Option<PathBuf>,
-    /// Say on stderr how long each phase took
+    /// Print the duration of each phase on stderr
     #[arg(long)]
     pub(super) timings: bool,
     /// Print events as JSON lines on stderr
@@ -70,7 +70,7 @@ pub(super) struct MicrovmArguments {
     pub(super) json: bool,
 }
 
-/// A file or directory to be copied in.
+/// A file or directory to copy into the microVM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CopyIn {
     pub(super) host: PathBuf,
@@ -78,19 +78,19 @@ pub(super) struct CopyIn {
 }
 
 impl MicrovmArguments {
-    /// The microVM that they ask for; `egress` is the policy where they name none.
+    /// Plans the microVM. `egress` is the default policy.
     pub(super) fn plan(
         &self,
         egress: &str,
         state: &StateDirectory,
-        asked: u64,
-    ) -> Result<Plan, Problem> {
+        requested_at: u64,
+    ) -> Result<MicrovmPlan, CliError> {
         let image = self.image.parse();
         let egress = self.egress.as_deref().unwrap_or(egress);
-        let wanted = Wanted {
-            asked,
+        let request = MicrovmRequest {
+            requested_at,
             image: image
-                .map_err(|error| Problem::usage(format!("--image {}: {error}", self.image)))?,
+                .map_err(|error| CliError::usage(format!("--image {}: {error}", self.image)))?,
             trust: self.trust.trust(),
             accelerator: self.accel,
             processors: self.cpus,
@@ -102,47 +102,48 @@ impl MicrovmArguments {
             deadlines: Deadlines { job: self.timeout, ..Deadlines::default() },
             detached: None,
         };
-        let (plan, warning) = planner::plan(wanted, state)?;
+        let (plan, warning) = planner::plan(request, state)?;
         if let Some(warning) = warning {
             warn(&warning);
         }
         Ok(plan)
     }
 
-    /// The variables for the command.
+    /// Returns the environment variables for the command.
     pub(super) fn environment(&self) -> impl Iterator<Item = (Bytes, Bytes)> {
         self.env.iter().map(|(name, value)| (bytes(name), bytes(value)))
     }
 }
 
-/// A text of the command line as it goes into a job.
+/// Converts an argument of the command line into the bytes of a job.
 pub(super) fn bytes(text: &OsStr) -> Bytes {
     text.as_bytes().to_vec().into()
 }
 
-/// The shepherd works elsewhere, so the path must not depend on where it is.
-fn record_directory(chosen: &Path) -> Result<PathBuf, Problem> {
+/// Creates the record directory and returns its absolute path, because the shepherd has another
+/// working directory.
+fn record_directory(chosen: &Path) -> Result<PathBuf, CliError> {
     let made = std::fs::create_dir_all(chosen).and_then(|()| std::fs::canonicalize(chosen));
     made.map_err(|error| {
-        Problem::file(format!("--egress-record {}: {error}", chosen.display()), Code::CannotWrite)
+        CliError::file(format!("--egress-record {}: {error}", chosen.display()), Code::CannotWrite)
     })
 }
 
-/// A warning is for a person; a program reads the events.
+/// Prints a warning if stderr is a terminal. Programs read the events instead.
 fn warn(message: &str) {
     if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
         report::warning(message);
     }
 }
 
-/// Below this the kernel and the agent leave nothing for a command.
-const LEAST_MEMORY: Size = Size::mebibytes(192);
+/// The minimum memory: below it the kernel and the agent leave nothing for a command.
+const MIN_MEMORY: Size = Size::mebibytes(192);
 
 fn memory(text: &str) -> Result<Size, String> {
     let size: Size =
-        text.parse().map_err(|error: crate::host::size::NotASize| error.to_string())?;
-    if size < LEAST_MEMORY {
-        return Err(format!("a microVM needs at least {LEAST_MEMORY}"));
+        text.parse().map_err(|error: crate::host::size::InvalidSize| error.to_string())?;
+    if size < MIN_MEMORY {
+        return Err(format!("a microVM needs at least {MIN_MEMORY}"));
     }
     Ok(size)
 }
@@ -150,10 +151,11 @@ fn memory(text: &str) -> Result<Size, String> {
 fn variable(text: &OsStr) -> Result<(OsString, OsString), String> {
     let bytes = text.as_bytes();
     let (name, value) = match bytes.iter().position(|byte| *byte == b'=') {
-        Some(0) => return Err("a variable needs a name".to_owned()),
+        Some(0) => return Err("the name of the variable is empty".to_owned()),
         Some(at) => (OsStr::from_bytes(&bytes[..at]), OsStr::from_bytes(&bytes[at + 1..]).into()),
         None => {
-            let value = std::env::var_os(text).ok_or("it has no value here; write NAME=VALUE")?;
+            let value =
+                std::env::var_os(text).ok_or("the variable is not set here; use NAME=VALUE")?;
             (text, value)
         }
     };
@@ -161,24 +163,27 @@ fn variable(text: &OsStr) -> Result<(OsString, OsString), String> {
 }
 
 fn copy_in(text: &OsStr) -> Result<CopyIn, String> {
-    // A path on the host may have colons; the guest's begins after the last.
-    let (host, guest) = halves(text, text.as_bytes().iter().rposition(|byte| *byte == b':'))?;
+    // A path on the host may contain colons. The guest path starts after the last one.
+    let (host, guest) = split_paths(text, text.as_bytes().iter().rposition(|byte| *byte == b':'))?;
     Ok(CopyIn { host: host.into(), guest: absolute(guest)? })
 }
 
-/// Two paths with a colon between them, at the given place.
-pub(super) fn halves(text: &OsStr, colon: Option<usize>) -> Result<(OsString, OsString), String> {
-    let half = |bytes: &[u8]| OsString::from_vec(bytes.to_owned());
+/// Splits an argument into two paths at the given colon.
+pub(super) fn split_paths(
+    text: &OsStr,
+    colon: Option<usize>,
+) -> Result<(OsString, OsString), String> {
+    let part = |bytes: &[u8]| OsString::from_vec(bytes.to_owned());
     match colon {
         Some(at) if at > 0 && at + 1 < text.len() => {
             let bytes = text.as_bytes();
-            Ok((half(&bytes[..at]), half(&bytes[at + 1..])))
+            Ok((part(&bytes[..at]), part(&bytes[at + 1..])))
         }
-        _ => Err("write two paths with a colon between them".to_owned()),
+        _ => Err("expected two paths separated by a colon".to_owned()),
     }
 }
 
-/// A path of the guest.
+/// Checks that a path in the guest is absolute.
 pub(super) fn absolute(path: OsString) -> Result<Vec<u8>, String> {
     if path.as_bytes().starts_with(b"/") {
         Ok(path.into_vec())
@@ -192,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_split_where_its_guest_path_begins() {
+    fn copy_in_is_split_at_the_last_colon() {
         let copy = copy_in("a:b:/c".as_ref()).unwrap();
         assert_eq!((copy.host, copy.guest), ("a:b".into(), b"/c".to_vec()));
         for wrong in ["", ":", "a", "a:", ":/b", "a:b"] {
@@ -210,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn too_little_memory_is_refused_with_what_is_needed() {
+    fn too_little_memory_is_rejected_with_the_minimum() {
         assert_eq!(memory("64M").unwrap_err(), "a microVM needs at least 192 MiB");
     }
 }

@@ -1,8 +1,8 @@
-//! The command line: a file per verb.
+//! The command line: one file per subcommand.
 //!
-//! Talks to a person (or, with `--json`, to a program) and decides nothing: a verb turns its
-//! arguments into a call of the folders below and shows what comes back. The only place that
-//! prints, by `output`. Data goes to stdout, everything said about it to stderr.
+//! A subcommand turns its arguments into calls of the other folders and prints the result, for a
+//! person or, with `--json`, for a program. It makes no decisions. No other folder prints. Data
+//! goes to stdout, messages go to stderr; both use `output`.
 
 mod audit;
 mod config;
@@ -31,61 +31,61 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::host::state::{self, StateDirectory};
-use report::Problem;
+use report::CliError;
 
 /// A fresh microVM for every job, destroyed afterwards.
 #[derive(Debug, Parser)]
 #[command(name = "mayfly", version, disable_help_subcommand = true, after_help = EXAMPLES)]
 struct Arguments {
-    /// Where images, living microVMs and black boxes are kept
+    /// Directory of images, running microVMs and black boxes
     /// [default: `/var/lib/mayfly` as root, else `$XDG_STATE_HOME/mayfly`]
     #[arg(long, global = true, value_name = "DIR", env = state::VARIABLE)]
     state_dir: Option<PathBuf>,
     #[command(subcommand)]
-    verb: Verb,
+    command: RootCommand,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  mayfly doctor                             what this host lacks, and what to do about it
+  mayfly doctor                             check this host
   mayfly image build images/base/image.toml
-  mayfly run -- uname -a                    a command in a microVM of its own
-  mayfly run -it -- bash                    a shell in one
-  mayfly serve --config mayfly.toml         the daemon: jobs of GitHub Actions, and local ones
-  mayfly submit --pool ci --wait -- make    a job for the daemon's pool of that name
-  mayfly explain 7                          why job 7 waits, or how long its steps took
+  mayfly run -- uname -a                    run a command in a microVM
+  mayfly run -it -- bash                    open a shell in a microVM
+  mayfly serve --config mayfly.toml         run jobs of GitHub Actions, and local jobs
+  mayfly submit --pool ci --wait -- make    run a job in the daemon's pool ci
+  mayfly explain 7                          show why job 7 waits, or how long its steps took
 
-The daemon's verbs (submit to reload) find it by its socket in the state directory, or by
---socket. Settings, exit codes and the API: docs/reference/.";
+The commands from submit to reload connect to the daemon's socket, which is in the state directory
+or set with --socket. Settings, exit codes and the API: docs/reference/.";
 
-// What has no words here has them in its own file.
+// The other help texts are in the files of the subcommands.
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum RootCommand {
     Run(Box<run::RunArguments>),
     Once(Box<once::OnceArguments>),
     Serve(serve::ServeArguments),
-    /// What the daemon is asked.
+    /// The commands that call the daemon.
     #[command(flatten)]
-    Daemon(daemon::Verb),
-    /// List the living microVMs
+    Daemon(daemon::DaemonCommand),
+    /// List the running microVMs
     #[command(after_help = examples::PS)]
     Ps(ps::PsArguments),
-    /// Build, show, check and remove images
+    /// Build, inspect, verify and remove images
     #[command(after_help = examples::IMAGE)]
     Image(image::ImageArguments),
-    /// Show and explain egress policies
+    /// Show and test egress policies
     #[command(subcommand, after_help = examples::EGRESS)]
-    Egress(egress::Verb),
+    Egress(egress::EgressCommand),
     /// Check and show the daemon's settings
     #[command(subcommand, after_help = examples::CONFIG)]
-    Config(config::Verb),
-    /// Verify and show the audit log of the daemon
+    Config(config::ConfigCommand),
+    /// Verify and show the daemon's audit log
     #[command(subcommand, after_help = examples::AUDIT)]
-    Audit(audit::Verb),
-    /// Check what this host offers, and say what to do about what it lacks
+    Audit(audit::AuditCommand),
+    /// Check this host and show how to fix what is missing
     #[command(after_help = examples::DOCTOR)]
     Doctor(doctor::DoctorArguments),
-    /// A shepherd's process; started by the other verbs only
+    /// The process of a shepherd; started by other commands only
     #[command(hide = true)]
     Shepherd,
     #[command(hide = true)]
@@ -94,54 +94,64 @@ enum Verb {
     Man(shell::ManArguments),
 }
 
-/// What `main` calls.
+/// Parses the command line and runs the subcommand.
 pub fn main() -> ExitCode {
-    let asked = crate::shepherd::plan::monotonic();
+    let requested_at = crate::shepherd::plan::monotonic();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return report::usage(&error),
     };
-    let Arguments { state_dir, verb } = arguments;
+    let Arguments { state_dir, command } = arguments;
     let open = || open_state(state_dir.clone());
-    let look = || look_at_state(state_dir.clone());
-    if !matches!(verb, Verb::Shepherd) {
-        // A shepherd inherits what whoever started it has.
-        crate::host::descriptors::raise();
+    let open_read_only = || open_state_read_only(state_dir.clone());
+    if !matches!(command, RootCommand::Shepherd) {
+        // A shepherd inherits the limit from the process that starts it.
+        crate::host::descriptors::raise_limit();
     }
-    let result = match verb {
-        Verb::Shepherd => return crate::shepherd::process::run(),
-        Verb::Run(arguments) => open().and_then(|state| run::run(&arguments, &state, asked)),
-        Verb::Once(arguments) => open().and_then(|state| once::run(&arguments, &state, asked)),
-        Verb::Ps(arguments) => look().and_then(|state| ps::run(&arguments, &state)),
-        Verb::Image(arguments) => open().and_then(|state| image::run(arguments, &state)),
-        Verb::Egress(verb) => egress_verb(&verb),
-        Verb::Serve(arguments) => serve::run(arguments, state_dir),
-        Verb::Audit(verb) => look().and_then(|state| audit::run(&verb, &state)),
-        Verb::Daemon(verb) => daemon::run(&verb, state_dir.as_deref()),
-        Verb::Config(verb) => config::run(&verb),
-        Verb::Doctor(arguments) => doctor::run(&arguments, open),
-        Verb::Completions(arguments) => shell::completions(&arguments, &Arguments::command()),
-        Verb::Man(arguments) => shell::man(&arguments, Arguments::command()),
+    let result = match command {
+        RootCommand::Shepherd => return crate::shepherd::process::run(),
+        RootCommand::Run(arguments) => {
+            open().and_then(|state| run::run(&arguments, &state, requested_at))
+        }
+        RootCommand::Once(arguments) => {
+            open().and_then(|state| once::run(&arguments, &state, requested_at))
+        }
+        RootCommand::Ps(arguments) => {
+            open_read_only().and_then(|state| ps::run(&arguments, &state))
+        }
+        RootCommand::Image(arguments) => open().and_then(|state| image::run(arguments, &state)),
+        RootCommand::Egress(command) => run_egress(&command),
+        RootCommand::Serve(arguments) => serve::run(arguments, state_dir),
+        RootCommand::Audit(command) => {
+            open_read_only().and_then(|state| audit::run(&command, &state))
+        }
+        RootCommand::Daemon(command) => daemon::run(&command, state_dir.as_deref()),
+        RootCommand::Config(command) => config::run(&command),
+        RootCommand::Doctor(arguments) => doctor::run(&arguments, open),
+        RootCommand::Completions(arguments) => {
+            shell::completions(&arguments, &Arguments::command())
+        }
+        RootCommand::Man(arguments) => shell::man(&arguments, Arguments::command()),
     };
-    result.unwrap_or_else(|problem| report::problem(&problem))
+    result.unwrap_or_else(|error| report::error(&error))
 }
 
-fn egress_verb(verb: &egress::Verb) -> Result<ExitCode, Problem> {
-    let passes = egress::run(verb, output::stdout())?;
+fn run_egress(command: &egress::EgressCommand) -> Result<ExitCode, CliError> {
+    let passes = egress::run(command, output::stdout())?;
     Ok(if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The state directory for verbs that change nothing.
-fn look_at_state(chosen: Option<PathBuf>) -> Result<StateDirectory, Problem> {
+/// Opens the state directory for commands that change nothing.
+fn open_state_read_only(chosen: Option<PathBuf>) -> Result<StateDirectory, CliError> {
     let path = chosen.map_or_else(StateDirectory::default_path, Ok)?;
-    // Where there is none yet, nothing is in it.
+    // A missing state directory counts as empty.
     if matches!(path.try_exists(), Ok(false)) {
         return Ok(StateDirectory::open(&path)?);
     }
     Ok(StateDirectory::existing(&path)?)
 }
 
-fn open_state(chosen: Option<PathBuf>) -> Result<StateDirectory, Problem> {
+fn open_state(chosen: Option<PathBuf>) -> Result<StateDirectory, CliError> {
     let path = chosen.map_or_else(StateDirectory::default_path, Ok)?;
     Ok(StateDirectory::open(&path)?)
 }
@@ -156,33 +166,33 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
-    /// Fails unless whatever a person sees of a command is explained.
-    fn assert_explained(command: &Command, path: &str) {
-        assert!(command.get_about().is_some(), "{path} says nothing of itself");
+    /// Panics unless a command and its visible arguments have help texts.
+    fn assert_has_help(command: &Command, path: &str) {
+        assert!(command.get_about().is_some(), "{path} has no description");
         for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
             let id = argument.get_id();
-            assert!(argument.get_help().is_some(), "{path}: {id} is not explained");
+            assert!(argument.get_help().is_some(), "{path}: {id} has no help text");
         }
-        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
-            assert_explained(verb, &format!("{path} {}", verb.get_name()));
+        for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+            assert_has_help(subcommand, &format!("{path} {}", subcommand.get_name()));
         }
     }
 
-    /// Fails unless a command, and each below it, shows how it is called.
-    fn assert_exemplified(command: &Command, path: &str) {
+    /// Panics unless a command and its subcommands have examples.
+    fn assert_has_examples(command: &Command, path: &str) {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         let shown = help.starts_with("Examples:\n") && help.contains(path);
         assert!(shown, "`{path} --help` has no examples");
-        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
-            assert_exemplified(verb, &format!("{path} {}", verb.get_name()));
+        for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+            assert_has_examples(subcommand, &format!("{path} {}", subcommand.get_name()));
         }
     }
 
     #[test]
-    fn every_verb_and_option_is_explained_and_every_verb_has_examples() {
+    fn every_command_and_option_has_help_and_every_command_has_examples() {
         let mut command = Arguments::command();
         command.build();
-        assert_explained(&command, "mayfly");
-        assert_exemplified(&command, "mayfly");
+        assert_has_help(&command, "mayfly");
+        assert_has_examples(&command, "mayfly");
     }
 }

@@ -1,5 +1,5 @@
-//! `mayfly once`: one microVM through one just-in-time configuration, for a scheduler that starts
-//! a process for each runner.
+//! `mayfly once`: runs one runner with one just-in-time configuration in one microVM, for
+//! schedulers that start a process per runner.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -11,18 +11,18 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::microvm::MicrovmArguments;
-use super::report::Problem;
-use super::run::{CopyOut, Errand, carry_out};
-use crate::egress::policy::missed;
+use super::report::CliError;
+use super::run::{CopyOut, MicrovmTask, run_task};
+use crate::egress::policy::explain_missing;
 use crate::failure::Code;
 use crate::host::state::StateDirectory;
 use crate::shepherd::runner;
 
-/// Run one GitHub Actions runner, for its one job, in a throwaway microVM.
+/// Run one GitHub Actions runner for one job in a throwaway microVM.
 ///
-/// The just-in-time configuration comes from `ACTIONS_RUNNER_INPUT_JITCONFIG`, from a file or from
-/// standard input. The exit status is the runner's. SIGTERM or SIGINT interrupts the runner, which
-/// has `--farewell` to end its job and to tell GitHub; a second one ends the microVM.
+/// Reads the just-in-time configuration from `ACTIONS_RUNNER_INPUT_JITCONFIG`, a file or standard
+/// input. Exits with the status of the runner. SIGTERM or SIGINT interrupts the runner, which then
+/// has `--farewell` to end its job and report to GitHub. A second signal ends the microVM.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct OnceArguments {
@@ -31,10 +31,10 @@ pub(super) struct OnceArguments {
     /// Read the just-in-time configuration from this file; - is standard input
     #[arg(long, value_name = "FILE")]
     jitconfig_file: Option<PathBuf>,
-    /// Where the runner lies in the image
+    /// Directory of the runner in the image
     #[arg(long, value_name = "DIR", default_value = runner::DIRECTORY, value_parser = directory)]
     runner_dir: String,
-    /// How long the runner may take to end once it was interrupted, by a signal or by --timeout
+    /// Time limit for the runner to end after an interrupt by a signal or by --timeout
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
     farewell: Duration,
     /// Copy the runner's logs (`_diag`) into this directory at the end
@@ -45,31 +45,33 @@ pub(super) struct OnceArguments {
 const EXAMPLES: &str = "\
 Examples:
   mayfly once --image runner --jitconfig-file jit.txt
-  mint-a-configuration | mayfly once --image runner --jitconfig-file - --diag logs
+  create-jit-config | mayfly once --image runner --jitconfig-file - --diag logs
 
-The variable stays visible in the environment of the process that started Mayfly; a file or
+The variable stays visible in the environment of the process that started Mayfly. A file or
 standard input does not.";
 
-/// A configuration is some 4,000 bytes long.
-const LONGEST: u64 = 256 * 1024;
+/// The maximum size of a configuration. Usual ones have about 4,000 bytes.
+const MAX_BYTES: u64 = 256 * 1024;
 
 pub(super) fn run(
     arguments: &OnceArguments,
     state: &StateDirectory,
-    asked: u64,
-) -> Result<ExitCode, Problem> {
-    // In any case: nobody is to find it here, whether it is used or not.
+    requested_at: u64,
+) -> Result<ExitCode, CliError> {
+    // Removed even if it is not used, so that no other process can read it here.
     let variable = take_variable();
     let secret = match &arguments.jitconfig_file {
         Some(path) => read(path)?,
         None => variable.ok_or_else(|| {
             let name = runner::JIT_CONFIG;
-            Problem::usage(format!("no configuration: neither ${name} nor --jitconfig-file"))
+            CliError::usage(format!(
+                "no just-in-time configuration: set {name} or use --jitconfig-file"
+            ))
         })?,
     };
     let secret = check(&secret)?;
     let MicrovmArguments { copy_in, .. } = &arguments.microvm;
-    let mut plan = arguments.microvm.plan("github", state, asked)?;
+    let mut plan = arguments.microvm.plan("github", state, requested_at)?;
     plan.deadlines.farewell = arguments.farewell;
     let environment = arguments.microvm.environment();
     let mut job = runner::job(&secret, environment, &arguments.runner_dir);
@@ -80,18 +82,18 @@ pub(super) fn run(
     };
     let copy_out: Vec<CopyOut> = arguments.diag.iter().map(copy).collect();
     job.copy_out.truncate(copy_out.len());
-    let errand = Errand {
+    let task = MicrovmTask {
         plan,
         job,
         command: "the runner".to_owned(),
         microvm: &arguments.microvm,
         copy_out: &copy_out,
-        // A runner that never began has no logs.
+        // A runner that never started has no logs.
         must_copy: false,
         runner: Some(arguments.farewell),
-        judge_egress: missed,
+        egress_warning: explain_missing,
     };
-    carry_out(&errand, state)
+    run_task(&task, state)
 }
 
 fn directory(text: &str) -> Result<String, String> {
@@ -102,35 +104,38 @@ fn directory(text: &str) -> Result<String, String> {
     }
 }
 
-fn read(path: &Path) -> Result<String, Problem> {
+fn read(path: &Path) -> Result<String, CliError> {
     let unreadable = |error: io::Error| {
         let path = path.display();
-        Problem::file(format!("--jitconfig-file {path}: {error}"), Code::NotFound)
+        CliError::file(format!("--jitconfig-file {path}: {error}"), Code::NotFound)
     };
     let mut text = String::new();
     let read = if path == Path::new("-") {
-        io::stdin().lock().take(LONGEST).read_to_string(&mut text)
+        io::stdin().lock().take(MAX_BYTES + 1).read_to_string(&mut text)
     } else {
         let file = File::open(path).map_err(unreadable)?;
-        file.take(LONGEST).read_to_string(&mut text)
+        file.take(MAX_BYTES + 1).read_to_string(&mut text)
     };
     read.map_err(unreadable)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(unreadable(io::ErrorKind::FileTooLarge.into()));
+    }
     Ok(text)
 }
 
-/// The configuration without the white space around it. The error shows nothing of it.
-fn check(text: &str) -> Result<SecretString, Problem> {
+/// Returns the configuration without surrounding whitespace. The error does not contain it.
+fn check(text: &str) -> Result<SecretString, CliError> {
     let text = text.trim();
     let base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
     if text.is_empty() || !text.bytes().all(base64) {
         let message = "the just-in-time configuration is empty or not the base64 text that GitHub \
-                       gives (`encoded_jit_config`)";
-        return Err(Problem::file(message, Code::BadData));
+                       returns (`encoded_jit_config`)";
+        return Err(CliError::file(message, Code::BadData));
     }
     Ok(text.into())
 }
 
-/// Takes the variable's value, and wipes it out of what `/proc/PID/environ` shows of this process.
+/// Returns the variable's value and erases it from `/proc/PID/environ` of this process.
 fn take_variable() -> Option<String> {
     let value = std::env::var_os(runner::JIT_CONFIG)?;
     let name = CString::new(runner::JIT_CONFIG).ok()?;
@@ -150,7 +155,7 @@ mod tests {
     use secrecy::ExposeSecret;
 
     #[test]
-    fn a_configuration_is_trimmed_and_one_that_is_none_is_not_shown() {
+    fn a_configuration_is_trimmed_and_an_invalid_one_is_not_shown() {
         assert_eq!(check(" c2VjcmV0Cg==\n").unwrap().expose_secret(), "c2VjcmV0Cg==");
         for wrong in ["", "  \n", "{\"not\": \"encoded\"}", "two words"] {
             let shown = format!("{:?}", check(wrong).unwrap_err());

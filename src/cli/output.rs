@@ -1,14 +1,14 @@
-//! Standard output and standard error, whose readers may go at any time: `mayfly jobs | head -1`.
+//! Standard output and standard error. Their readers may exit at any time: `mayfly jobs | head -1`.
 //!
-//! A reader that has gone had what it wanted. What is written afterwards goes nowhere, and the verb
-//! ends as if it had been read; the standard library's macros would panic.
+//! A closed pipe is not an error: output is discarded and the command continues. The macros of the
+//! standard library would panic instead.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, StdoutLock, Write};
 
 use crate::failure::{Code, Failure};
 
-/// Standard output can't be written, and not because nobody reads it.
+/// A write to standard output failed for another reason than a closed pipe.
 #[derive(Debug, thiserror::Error)]
 #[error("can't write standard output")]
 pub(super) struct OutputError(#[from] io::Error);
@@ -22,7 +22,7 @@ impl Failure for OutputError {
 /// Standard output.
 pub(super) struct Output<W = StdoutLock<'static>>(W);
 
-/// Standard output, which this thread alone writes to until it is dropped.
+/// Locks standard output for this thread.
 pub(super) fn stdout() -> Output {
     Output(io::stdout().lock())
 }
@@ -36,29 +36,29 @@ impl<W: Write> Output<W> {
 
 impl<W: Write> Write for Output<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        unless_unread(self.0.write(bytes), bytes.len())
+        ignore_broken_pipe(self.0.write(bytes), bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        unless_unread(self.0.flush(), ())
+        ignore_broken_pipe(self.0.flush(), ())
     }
 }
 
-fn unless_unread<T>(written: io::Result<T>, all: T) -> io::Result<T> {
+fn ignore_broken_pipe<T>(written: io::Result<T>, all: T) -> io::Result<T> {
     match written {
-        Err(error) if is_unread(&error) => Ok(all),
+        Err(error) if is_broken_pipe(&error) => Ok(all),
         other => other,
     }
 }
 
-/// Whether a write failed because nobody reads any more.
-pub(super) fn is_unread(error: &io::Error) -> bool {
+/// Returns whether a write failed because the reader has closed the pipe.
+pub(super) fn is_broken_pipe(error: &io::Error) -> bool {
     error.kind() == ErrorKind::BrokenPipe
 }
 
-/// Writes a line to standard error, coloured where that is a terminal. There is nowhere to report
-/// that it can't be written.
-pub(super) fn tell(line: impl Display) {
+/// Writes a line to standard error, with colors if that is a terminal. Ignores errors, since
+/// nothing can report them.
+pub(super) fn print_stderr(line: impl Display) {
     let _ = writeln!(anstream::stderr().lock(), "{line}");
 }
 
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_gone_is_no_failure_and_a_full_disk_is() {
+    fn a_closed_pipe_is_not_an_error_and_a_full_disk_is() {
         let mut unread = Output(Broken(ErrorKind::BrokenPipe));
         unread.line("nobody reads it").unwrap();
         unread.flush().unwrap();

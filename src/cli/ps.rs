@@ -1,4 +1,4 @@
-//! `mayfly ps`: the microVMs that live, whoever started them.
+//! `mayfly ps`: lists the running microVMs, whichever process started them.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -6,30 +6,33 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::report::Problem;
+use super::report::CliError;
 use super::{daemon, table};
 use crate::api::client::ClientError;
 use crate::api::types::JobId;
 use crate::failure::Code;
 use crate::host::state::StateDirectory;
-use crate::shepherd::record::{self, Entry};
+use crate::shepherd::record::{self, MicrovmEntry};
 
-/// How long a daemon may take to say which jobs run.
-const DAEMON_TIME: Duration = Duration::from_secs(2);
+/// How long to wait for the daemon's list of microVMs.
+const DAEMON_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// List the microVMs of this state directory that live.
+/// List the running microVMs of this state directory.
 #[derive(Debug, clap::Args)]
 pub(super) struct PsArguments {
     #[command(flatten)]
     connection: daemon::Connection,
 }
 
-pub(super) fn run(arguments: &PsArguments, state: &StateDirectory) -> Result<ExitCode, Problem> {
+pub(super) fn run(arguments: &PsArguments, state: &StateDirectory) -> Result<ExitCode, CliError> {
     let unreadable = |error: std::io::Error| {
-        Problem::file(format!("can't read {}: {error}", state.microvms().display()), Code::NotFound)
+        CliError::file(
+            format!("can't read {}: {error}", state.microvms().display()),
+            Code::NotFound,
+        )
     };
-    let entries = match record::living(&state.microvms()) {
-        // Nothing has lived here yet.
+    let entries = match record::list_running(&state.microvms()) {
+        // No microVM has run here yet.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         found => found.map_err(unreadable)?,
     };
@@ -40,7 +43,7 @@ pub(super) fn run(arguments: &PsArguments, state: &StateDirectory) -> Result<Exi
         .collect();
     arguments.connection.print(&lines, |lines, out| {
         out.line("ID            PHASE       CPUS    MEMORY  AGE      JOB     IMAGE")?;
-        for Line { entry: Entry { summary, phase }, job } in lines {
+        for Line { entry: MicrovmEntry { summary, phase }, job } in lines {
             out.line(format_args!(
                 "{:<14}{:<11}{:>5} {:>9}  {:<9}{:<8}{}",
                 summary.id.to_string(),
@@ -57,28 +60,28 @@ pub(super) fn run(arguments: &PsArguments, state: &StateDirectory) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-/// A microVM, and the daemon's job in it.
+/// A microVM and the daemon's job in it.
 #[derive(Serialize)]
 struct Line<'a> {
     #[serde(flatten)]
-    entry: &'a Entry,
+    entry: &'a MicrovmEntry,
     #[serde(skip_serializing_if = "Option::is_none")]
     job: Option<JobId>,
 }
 
-/// Which job runs in which microVM, if there is a daemon that says so at once; the list does not
-/// depend on one.
+/// Returns the job of each microVM if a daemon responds in time. The list does not depend on the
+/// daemon.
 fn jobs(connection: &daemon::Connection, state: &StateDirectory) -> BTreeMap<String, JobId> {
     let Ok(client) = connection.client(Some(state.root())) else { return BTreeMap::new() };
-    let asked = daemon::wait(async {
-        let asked = tokio::time::timeout(DAEMON_TIME, client.microvms()).await;
-        asked.unwrap_or(Err(ClientError::Silent))
+    let microvms = daemon::wait(async {
+        let response = tokio::time::timeout(DAEMON_TIMEOUT, client.microvms()).await;
+        response.unwrap_or(Err(ClientError::TimedOut))
     });
-    let microvms = asked.unwrap_or_default().into_iter();
+    let microvms = microvms.unwrap_or_default().into_iter();
     microvms.filter_map(|microvm| Some((microvm.id, microvm.job?))).collect()
 }
 
-/// How long ago a time was.
+/// Returns the time since a timestamp.
 fn age(since: &str) -> String {
     let elapsed = humantime::parse_rfc3339(since)
         .ok()

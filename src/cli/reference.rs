@@ -1,19 +1,19 @@
-//! The page of all commands, made from their definitions as the man pages are.
+//! Generates the page of all commands from their definitions, like the man pages.
 
 use std::fmt::Write as _;
 
 use clap::{Arg, Command, CommandFactory};
 
 use super::Arguments;
-use crate::reference::assert_made;
+use crate::reference::assert_generated;
 
 const TOP: &str = "\
 # Commands
 
-Data goes to stdout, everything said about it to stderr; [exit codes](exit-codes.md) are a contract. Most verbs
-have `--json` for programs. The verbs from `submit` to `reload` ask the daemon over [its API](api.md), which they find by
-`--socket`, or in the state directory; `audit` reads the ledger itself, with or without a daemon. `mayfly VERB
---help` and `man mayfly-VERB` say what is here.
+Data goes to stdout, messages go to stderr. Scripts can rely on the [exit codes](exit-codes.md). Most commands have
+`--json` for programs. The commands from `submit` to `reload` call the daemon's [API](api.md) through `--socket`, or
+through the socket in the state directory. `audit` reads the ledger itself, with or without a daemon.
+`mayfly COMMAND --help` and `man mayfly-COMMAND` have the same texts as this page.
 
 ";
 
@@ -21,12 +21,12 @@ fn page() -> String {
     let mut command = Arguments::command();
     command.build();
     let mut page = TOP.to_owned();
-    page.push_str("| command | does |\n|---|---|\n");
+    page.push_str("| command | purpose |\n|---|---|\n");
     for (path, command) in leaves(&command) {
         let anchor = path.replace(' ', "-");
         let _ = writeln!(page, "| [`{path}`](#{anchor}) | {} |", about(command));
     }
-    page.push_str("\nWith every verb:\n\n");
+    page.push_str("\nOptions of every command:\n\n");
     page.push_str(&options(command.get_arguments().filter(|option| option.is_global_set())));
     for (path, command) in leaves(&command) {
         page.push_str(&section(&path, command));
@@ -34,14 +34,14 @@ fn page() -> String {
     page
 }
 
-/// The commands that do something, in order.
+/// Returns the commands without subcommands, in order.
 fn leaves(command: &Command) -> Vec<(String, &Command)> {
     let mut leaves = Vec::new();
-    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
-        if verb.has_subcommands() {
-            leaves.extend(self::leaves(verb));
+    for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+        if subcommand.has_subcommands() {
+            leaves.extend(self::leaves(subcommand));
         } else {
-            leaves.push((verb.get_bin_name().unwrap_or_default().to_owned(), verb));
+            leaves.push((subcommand.get_bin_name().unwrap_or_default().to_owned(), subcommand));
         }
     }
     leaves
@@ -57,7 +57,7 @@ fn section(path: &str, command: &Command) -> String {
     let _ = writeln!(text, "{}\n", about.map(ToString::to_string).unwrap_or_default());
     let usage = command.clone().render_usage().to_string();
     let _ = writeln!(text, "```text\n{}\n```\n", usage.trim_start_matches("Usage: "));
-    let own: Vec<_> = command.get_arguments().filter(|option| !is_everywhere(option)).collect();
+    let own: Vec<_> = command.get_arguments().filter(|option| !is_omitted(option)).collect();
     if !own.is_empty() {
         text.push_str(&options(own.into_iter()));
         text.push('\n');
@@ -69,8 +69,8 @@ fn section(path: &str, command: &Command) -> String {
     text
 }
 
-/// Whether an option is told of elsewhere.
-fn is_everywhere(option: &Arg) -> bool {
+/// Returns whether a section omits an option.
+fn is_omitted(option: &Arg) -> bool {
     let id = option.get_id().as_str();
     option.is_hide_set() || ["state_dir", "help", "version"].contains(&id)
 }
@@ -80,7 +80,7 @@ fn options<'a>(options: impl Iterator<Item = &'a Arg>) -> String {
     for option in options {
         let help = option.get_long_help().or(option.get_help());
         let mut help = help.map(|help| help.to_string().replace('\n', " ")).unwrap_or_default();
-        // What shells know by a bracket, tables of this kind know by a bar.
+        // `|` separates the cells of a table, and `<` starts an HTML tag.
         help = help.replace('|', "\\|").replace('<', "&lt;");
         let defaults = option.get_default_values();
         if option.get_action().takes_values() && !defaults.is_empty() {
@@ -95,7 +95,7 @@ fn options<'a>(options: impl Iterator<Item = &'a Arg>) -> String {
     table
 }
 
-/// How an option is written.
+/// Returns how an option is written.
 fn call(option: &Arg) -> String {
     let names: Vec<_> = [
         option.get_short().map(|short| format!("-{short}")),
@@ -110,6 +110,6 @@ fn call(option: &Arg) -> String {
 }
 
 #[test]
-fn the_reference_is_made_from_the_definitions() {
-    assert_made("reference/commands.md", &page());
+fn the_reference_matches_the_definitions() {
+    assert_generated("reference/commands.md", &page());
 }

@@ -1,85 +1,85 @@
-//! How failures are shown: the whole chain of causes once, then what to do about it.
+//! Prints errors: the full chain of causes once, then a hint.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::output::tell;
+use super::output::print_stderr;
 use crate::failure::{Code, Failure, chain};
-use crate::host::check::Check;
+use crate::host::check::HostCheck;
 use crate::shepherd::event::FailureReport;
 
-/// A failure of any folder, on its way to a person.
+/// An error of any folder, with its hint and exit code.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(super) struct CliError {
     message: String,
     hint: Option<String>,
     code: Code,
 }
 
-impl<F: Failure + 'static> From<F> for Problem {
+impl<F: Failure + 'static> From<F> for CliError {
     fn from(failure: F) -> Self {
         Self { message: chain(&failure), hint: failure.hint(), code: failure.code() }
     }
 }
 
-impl Problem {
-    /// A failure that no folder has an error for: arguments that do not go together.
+impl CliError {
+    /// Creates an error about arguments that no folder has an error for.
     pub(super) fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None, code: Code::Usage }
     }
 
-    /// As a check of `mayfly doctor` that failed.
-    pub(super) fn as_check(&self, subject: &str) -> Check {
-        Check::bad(subject, &self.message, self.hint.as_deref().unwrap_or_default())
+    /// Converts the error into a failed check of `mayfly doctor`.
+    pub(super) fn as_check(&self, subject: &str) -> HostCheck {
+        HostCheck::bad(subject, &self.message, self.hint.as_deref().unwrap_or_default())
     }
 
-    /// A file that was named but can't be used.
+    /// Creates an error with an exit code and without a hint.
     pub(super) fn file(message: impl Into<String>, code: Code) -> Self {
         Self { message: message.into(), hint: None, code }
     }
 }
 
-/// Shows a problem and gives its exit code.
-pub(super) fn problem(problem: &Problem) -> ExitCode {
-    show(&problem.message, problem.hint.as_deref());
-    ExitCode::from(problem.code as u8)
+/// Prints an error and returns its exit code.
+pub(super) fn error(error: &CliError) -> ExitCode {
+    show(&error.message, error.hint.as_deref());
+    ExitCode::from(error.code as u8)
 }
 
-/// Shows how a microVM failed, with the end of its console, and gives the exit code.
-pub(super) fn failed(report: &FailureReport, console: &[String]) -> ExitCode {
+/// Prints how a microVM failed, with the end of its console, and returns the exit code.
+pub(super) fn microvm_failure(report: &FailureReport, console: &[String]) -> ExitCode {
     let mut message = report.message.clone();
     for line in console {
         message.push_str("\n  | ");
         message.push_str(line);
     }
-    show(&message, option(&report.cause).or(report.hint.as_deref()));
-    evidence(&report.black_box);
+    show(&message, option_hint(&report.cause).or(report.hint.as_deref()));
+    print_evidence(&report.black_box);
     ExitCode::from(report.code)
 }
 
-/// The option of `mayfly run` and `mayfly once` that helps against a cause. Hints of other folders
-/// name none, as the daemon's users read them, too.
-fn option(cause: &str) -> Option<&'static str> {
+/// Returns the hint for a cause that names an option of `mayfly run` and `mayfly once`. Hints of
+/// other folders name no options, because users of the daemon read them too.
+fn option_hint(cause: &str) -> Option<&'static str> {
     match cause {
-        "job_deadline" => Some("give it longer with --timeout"),
+        "job_deadline" => Some("use a longer --timeout"),
         "host_disk_full" => {
-            Some("make room on the file system of the state directory, or use a smaller --disk")
+            Some("free space on the file system of the state directory, or use a smaller --disk")
         }
-        "job_too_long" => Some("copy large data in as a file with --copy-in"),
+        "job_too_long" => Some("pass large data as a file with --copy-in"),
         _ => None,
     }
 }
 
-/// Says where the evidence of an abnormal end is, if there is any.
-pub(super) fn evidence(black_box: &Path) {
+/// Prints the path of the black box, if it exists.
+pub(super) fn print_evidence(black_box: &Path) {
     if black_box.is_dir() {
-        tell(format_args!("evidence: {}", black_box.display()));
+        print_stderr(format_args!("evidence: {}", black_box.display()));
     }
 }
 
-/// A warning that stops nothing.
+/// Prints a warning.
 pub(super) fn warning(message: &str) {
-    tell(format_args!("{YELLOW}warning{RESET}: {message}"));
+    print_stderr(format_args!("{YELLOW}warning{RESET}: {message}"));
 }
 
 const RED: &str = "\x1b[1;31m";
@@ -89,29 +89,29 @@ const CYAN: &str = "\x1b[1;36m";
 const RESET: &str = "\x1b[0m";
 
 fn show(message: &str, hint: Option<&str>) {
-    tell(format_args!("{RED}error{RESET}: {message}"));
+    print_stderr(format_args!("{RED}error{RESET}: {message}"));
     if let Some(hint) = hint {
-        tell(format_args!("{CYAN}hint{RESET}: {hint}"));
+        print_stderr(format_args!("{CYAN}hint{RESET}: {hint}"));
     }
 }
 
-/// A word in the colour of its meaning; without colour where stdout is no terminal.
-pub(super) fn coloured(outcome: crate::host::check::Outcome, word: &str) -> String {
-    use crate::host::check::Outcome;
-    let colour = match outcome {
-        Outcome::Good => GREEN,
-        Outcome::Warning => YELLOW,
-        Outcome::Bad => RED,
+/// Returns a word in the color of an outcome, or without color if stdout is not a terminal.
+pub(super) fn colored(outcome: crate::host::check::CheckOutcome, word: &str) -> String {
+    use crate::host::check::CheckOutcome;
+    let color = match outcome {
+        CheckOutcome::Good => GREEN,
+        CheckOutcome::Warning => YELLOW,
+        CheckOutcome::Bad => RED,
     };
     match anstream::AutoStream::choice(&std::io::stdout()) {
         anstream::ColorChoice::Never => word.to_owned(),
-        _ => format!("{colour}{word}{RESET}"),
+        _ => format!("{color}{word}{RESET}"),
     }
 }
 
-/// Arguments that clap refused, or help that was asked for.
+/// Prints an error of clap or the requested help, and returns the exit code.
 pub(super) fn usage(error: &clap::Error) -> ExitCode {
-    // There is nowhere to report that stderr is closed.
+    // If stderr is closed, nothing can report it.
     let _ = error.print();
     if error.use_stderr() { ExitCode::from(Code::Usage as u8) } else { ExitCode::SUCCESS }
 }

@@ -1,9 +1,9 @@
-//! `mayfly serve`: the daemon.
+//! `mayfly serve`: runs the daemon.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::report::Problem;
+use super::report::CliError;
 use super::trust::TrustArguments;
 use super::{config, open_state, telemetry};
 use crate::api::types as api;
@@ -13,24 +13,24 @@ use crate::failure::{Code, chain};
 use crate::host::state::StateDirectory;
 use crate::telemetry::log;
 
-/// Run jobs of GitHub Actions, and local ones, each in a microVM of its own.
+/// Run the daemon: jobs of GitHub Actions and local jobs, each in its own microVM.
 ///
-/// Boots microVMs ahead and registers a runner only when a job waits for it. On SIGTERM it takes no
-/// more jobs and ends when the running ones have ended, or at `host.drain`; on SIGUSR2 it ends at
-/// once, for another to take over; on SIGHUP it reads its settings again. Killed at any moment, it
-/// takes the living microVMs back when it is started again.
+/// Boots microVMs in advance and registers a runner only when a job waits. On SIGTERM, takes no
+/// more jobs and exits when the running jobs have ended, at the latest after `host.drain`. On
+/// SIGUSR2, exits at once and leaves its microVMs to the next daemon. On SIGHUP, reloads its
+/// settings. After a crash, the next start adopts the running microVMs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ServeArguments {
-    /// The settings file
+    /// Settings file
     #[arg(long, env = "MAYFLY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
     trust: TrustArguments,
-    /// How the log is written [default: the journal where stderr leads there, else text];
-    /// `MAYFLY_LOG` says what is in it
+    /// Format of the log [default: the journal if stderr leads there, else text]; `MAYFLY_LOG`
+    /// selects what is logged
     #[arg(long, value_name = "FORMAT")]
-    log_format: Option<log::Format>,
+    log_format: Option<log::LogFormat>,
 }
 
 const EXAMPLES: &str = "\
@@ -39,52 +39,52 @@ Examples:
   GITHUB_REPOSITORY=acme/site GITHUB_TOKEN=… mayfly serve
   MAYFLY_LOG=debug mayfly serve --log-format json
 
-Settings: `mayfly config check`, `mayfly config show`.";
+To check the settings: `mayfly config check`, `mayfly config show`.";
 
 pub(super) fn run(
     arguments: ServeArguments,
     state_directory: Option<PathBuf>,
-) -> Result<ExitCode, Problem> {
+) -> Result<ExitCode, CliError> {
     let (settings, state) = prepare(&arguments, state_directory)?;
-    let refused = |error: std::io::Error| {
-        Problem::file(format!("can't wait for events: {error}"), Code::Internal)
+    let runtime_error = |error: std::io::Error| {
+        CliError::file(format!("can't start the async runtime: {error}"), Code::Internal)
     };
-    // Hashing, reading and calls to GitHub are few; the loop is one task.
+    // The main loop is one task. Hashing, reading and calls to GitHub are rare.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(refused)?;
-    let reread = move || {
-        let environment = Environment::of_process().map_err(|error| unreadable(&error))?;
+        .map_err(runtime_error)?;
+    let reload = move || {
+        let environment = Environment::of_process().map_err(|error| settings_error(&error))?;
         Settings::load(arguments.config.as_deref(), &environment)
-            .map(|settings| trusting(settings, &arguments.trust))
-            .map_err(|error| unreadable(&error))
+            .map(|settings| with_image_keys(settings, &arguments.trust))
+            .map_err(|error| settings_error(&error))
     };
-    runtime.block_on(daemon::serve(settings, state, Box::new(reread)))?;
+    runtime.block_on(daemon::serve(settings, state, Box::new(reload)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The keys of the command line count beside those of the settings.
-fn trusting(mut settings: Settings, arguments: &TrustArguments) -> Settings {
+/// Adds the image keys of the command line to those of the settings.
+fn with_image_keys(mut settings: Settings, arguments: &TrustArguments) -> Settings {
     settings.host.image_keys = settings.host.image_keys.and(arguments.trust().keys());
     settings
 }
 
-fn unreadable(error: &(dyn std::error::Error + 'static)) -> api::Problem {
-    let problem = api::Problem::new(api::ProblemKind::BadSettings, chain(error));
-    problem.hint("`mayfly config check` says what is wrong; the settings in effect stay")
+fn settings_error(error: &(dyn std::error::Error + 'static)) -> api::ApiError {
+    let error = api::ApiError::new(api::ApiErrorKind::BadSettings, chain(error));
+    error.hint("`mayfly config check` shows what is wrong; the daemon keeps its current settings")
 }
 
-/// Sets up the log, reads the settings and opens the state directory: the command line's, else
-/// that of the settings, else the default one.
+/// Sets up the log, reads the settings and opens the state directory: the one of the command line,
+/// else of the settings, else the default.
 fn prepare(
     arguments: &ServeArguments,
     state_directory: Option<PathBuf>,
-) -> Result<(Settings, StateDirectory), Problem> {
+) -> Result<(Settings, StateDirectory), CliError> {
     telemetry::start(arguments.log_format)?;
     let settings = config::load(arguments.config.as_deref())?;
-    let settings = trusting(settings, &arguments.trust);
+    let settings = with_image_keys(settings, &arguments.trust);
     let chosen = state_directory.or_else(|| settings.host.state_directory.clone());
     let state = open_state(chosen)?;
     Ok((settings, state))

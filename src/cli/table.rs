@@ -1,4 +1,4 @@
-//! Tables and durations for people.
+//! Tables and durations for terminals.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use unicode_width::UnicodeWidthChar;
 
 use super::output::{Output, OutputError};
 
-/// The most columns of a terminal that a cell takes. Names of jobs are as long as others like.
-const WIDEST: usize = 160;
+/// The maximum width of a cell in columns. Names of jobs can have any length.
+const MAX_CELL_WIDTH: usize = 160;
 
 /// Prints rows under a heading, each column as wide as its widest cell.
 pub(super) fn print<const N: usize>(
@@ -29,7 +29,7 @@ pub(super) fn lines<const N: usize>(heading: [&str; N], rows: &[[String; N]]) ->
         let mut line = String::new();
         for ((text, taken), width) in row.iter().zip(widths) {
             line.push_str(text);
-            // Not by a format's width, which has a bound, and counts letters instead of columns.
+            // A format width is limited, and counts characters instead of columns.
             line.extend(std::iter::repeat_n(' ', width - taken + 2));
         }
         line.truncate(line.trim_end().len());
@@ -38,13 +38,13 @@ pub(super) fn lines<const N: usize>(heading: [&str; N], rows: &[[String; N]]) ->
     rows.iter().map(line).collect()
 }
 
-/// A text as it stands in a cell, and the columns that it takes.
+/// Returns the text of a cell and its width in columns.
 fn cell(text: &str) -> (String, usize) {
     let (mut shown, mut taken) = (String::new(), 0);
-    // Letters without a width could be any number.
-    for letter in text.chars().take(2 * WIDEST).map(harmless) {
+    // Characters without a width are not limited by the width of the cell.
+    for letter in text.chars().take(2 * MAX_CELL_WIDTH).map(sanitize_char) {
         let width = letter.width().unwrap_or(1);
-        if taken + width > WIDEST {
+        if taken + width > MAX_CELL_WIDTH {
             break;
         }
         shown.push(letter);
@@ -57,14 +57,14 @@ fn cell(text: &str) -> (String, usize) {
     (shown, taken)
 }
 
-/// A text without what a terminal would obey: names of jobs are written by others.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().map(harmless).collect()
+/// Replaces characters that a terminal interprets. Names of jobs are untrusted.
+pub(super) fn sanitize(text: &str) -> String {
+    text.chars().map(sanitize_char).collect()
 }
 
-/// The letter, or another where a terminal would obey it: controls, line and paragraph ends, and what
-/// changes the direction of writing (Unicode Standard Annex 9, section 2).
-fn harmless(letter: char) -> char {
+/// Replaces a character that a terminal interprets: control characters, line and paragraph
+/// separators, and bidirectional formatting (Unicode Standard Annex 9, section 2).
+fn sanitize_char(letter: char) -> char {
     match letter {
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
             '?'
@@ -74,12 +74,12 @@ fn harmless(letter: char) -> char {
     }
 }
 
-/// A cell for something that may not be there.
+/// Returns the cell of an optional value.
 pub(super) fn optional(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// A duration in its two largest units, or with a few digits where it is short.
+/// Formats a duration in its two largest units, or with a few digits if it is short.
 pub(super) fn brief(duration: Duration) -> String {
     if duration < Duration::from_secs(1) {
         return format!("{}ms", duration.as_millis());
@@ -99,14 +99,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_as_wide_as_what_is_in_them_and_obey_nobody() {
+    fn columns_fit_their_cells_and_control_characters_are_replaced() {
         let rows =
             [["1".to_owned(), "größer".to_owned()], ["200".to_owned(), "\x1b[2J".to_owned()]];
         assert_eq!(lines(["ID", "NAME"], &rows), ["ID   NAME", "1    größer", "200  ?[2J"]);
     }
 
     #[test]
-    fn columns_stand_below_each_other_whatever_is_written() {
+    fn columns_are_aligned_for_any_text() {
         for (text, shown) in [
             ("日本", "日本"),
             ("e\u{301}", "e\u{301}"),
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_cut() {
+    fn long_cells_are_cut() {
         for letter in ["x", "日", "\u{301}", "\u{200b}", "\u{1b}", "👩\u{200d}"] {
             for length in [400, 65_535, 65_536, 100_000] {
                 let text = letter.repeat(length);
@@ -131,7 +131,7 @@ mod tests {
                 let [name, state] = lines[1].rsplit_once(' ').map(<[&str; 2]>::from).unwrap();
                 assert!(name.trim_end().ends_with('…'), "{letter:?} {length}");
                 assert_eq!(state, "running");
-                assert!(lines[1].width() <= WIDEST + 10, "{letter:?} {length}");
+                assert!(lines[1].width() <= MAX_CELL_WIDTH + 10, "{letter:?} {length}");
             }
         }
     }
@@ -148,15 +148,15 @@ mod tests {
             let lines = lines(["A", "B", "C"], &rows);
             prop_assert_eq!(lines.len(), rows.len() + 1);
             for line in lines {
-                prop_assert!(!line.contains(|letter| harmless(letter) != letter));
+                prop_assert!(!line.contains(|letter| sanitize_char(letter) != letter));
                 let columns: usize = line.chars().filter_map(UnicodeWidthChar::width).sum();
-                prop_assert!(columns <= 3 * (WIDEST + 3));
+                prop_assert!(columns <= 3 * (MAX_CELL_WIDTH + 3));
             }
         }
     }
 
     #[test]
-    fn durations_are_told_briefly() {
+    fn durations_are_brief() {
         for (milliseconds, text) in
             [(7, "7ms"), (1_250, "1.2s"), (75_400, "1m 15s"), (90_061_000, "1day 1h")]
         {

@@ -1,4 +1,4 @@
-//! Whose signatures count: public keys on the command line.
+//! Public keys of trusted image signers on the command line.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,34 +9,34 @@ use crate::image::{PublicKey, Trust};
 /// Keys that images must be signed with.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct TrustArguments {
-    /// Refuse images that are signed with none of these keys: public keys of minisign's, or files
-    /// with one; with commas between them in the variable
+    /// Require images to be signed with one of these keys: minisign public keys, or files with one.
+    /// In the variable, separate them with commas
     #[arg(long = "image-key", value_name = "KEY", env = "MAYFLY_IMAGE_KEYS", value_delimiter = ',', value_parser = public_key)]
     image_keys: Vec<PublicKey>,
 }
 
 impl TrustArguments {
-    /// Whom they trust.
+    /// Returns the trusted keys.
     pub(super) fn trust(&self) -> Trust {
         Trust::new(self.image_keys.clone())
     }
 }
 
-/// The most bytes of a key's file; one has 130.
-const LONGEST: u64 = 4096;
+/// The maximum size of a key file. Usual ones have 130 bytes.
+const MAX_BYTES: u64 = 4096;
 
-/// A public key, or the one in a file.
+/// Parses a public key, or reads it from a file.
 pub(super) fn public_key(text: &str) -> Result<PublicKey, String> {
     let error = match text.parse::<PublicKey>() {
         Ok(key) => return Ok(key),
         Err(error) => error,
     };
-    // A key has slashes, too: only a file that is there is one.
+    // A key may contain slashes too, so only an existing file counts as one.
     if !Path::new(text).is_file() {
-        return Err(format!("{error}, nor is there such a file"));
+        return Err(format!("{error}, and no such file exists"));
     }
     let mut content = String::new();
-    let read = File::open(text).and_then(|file| file.take(LONGEST).read_to_string(&mut content));
+    let read = File::open(text).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut content));
     read.map_err(|error| error.to_string())?;
     content.parse::<PublicKey>().map_err(|error| error.to_string())
 }

@@ -1,4 +1,4 @@
-//! The check of `[github]`.
+//! Checks `[github]`.
 
 use std::time::Duration;
 
@@ -7,35 +7,38 @@ use secrecy::ExposeSecret;
 
 use super::draft::{AppDraft, GitHubDraft, WebhookDraft};
 use super::environment::Environment;
-use super::error::{ConfigError, Problem};
-use super::secrets::Wanted;
+use super::error::{ConfigError, ValueError};
+use super::secrets::SecretSources;
 use super::sources::Sources;
-use super::types::{App, Credentials, GitHub, Repository, Scope, Secret, Webhook};
+use super::types::{
+    AppCredentials, GitHubConfig, GitHubCredentials, GitHubScope, RepositoryName, Secret,
+    WebhookConfig,
+};
 
-/// How often the runners are listed where nothing is said: 12 calls of 5,000 an hour.
+/// The default interval for listing the runners: 12 calls of the 5,000 that GitHub allows per hour.
 const RECONCILE: Duration = Duration::from_secs(5 * 60);
-/// Each is asked in turn: more of them take more of GitHub's rate limit than there is.
+/// Each repository is polled in turn. More of them would exceed GitHub's rate limit.
 const MAX_REPOSITORIES: usize = 500;
-/// What either interval may be.
+/// The range of both intervals.
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
 pub(super) fn check(
     draft: &GitHubDraft,
     sources: &Sources,
     environment: &Environment,
-) -> Result<GitHub, ConfigError> {
+) -> Result<GitHubConfig, ConfigError> {
     if draft.url.is_empty() {
         return Err(ConfigError::Missing {
             origin: sources.origin("github"),
             key: "github.url".into(),
-            why: "it says whom runners are registered with",
+            why: "it names the scope to register runners with",
         });
     }
     let (server, scope) = scope(&draft.url)
-        .ok_or_else(|| sources.error("github.url", shown(&draft.url), Problem::Url))?;
+        .ok_or_else(|| sources.error("github.url", shown(&draft.url), ValueError::Url))?;
     let api = match &draft.api {
         Some(written) => address(written)
-            .ok_or_else(|| sources.error("github.api", shown(written), Problem::Address))?,
+            .ok_or_else(|| sources.error("github.api", shown(written), ValueError::Address))?,
         None => api_of(&server),
     };
     let credentials = credentials(draft, &scope, sources, environment)?;
@@ -44,22 +47,22 @@ pub(super) fn check(
     let repositories = repositories(&draft.repositories, &scope, sources)?;
     let interval = |key: &str, written: Option<Duration>| match written {
         Some(written) if !(INTERVALS.0..=INTERVALS.1).contains(&written) => {
-            let problem = Problem::Duration(INTERVALS.0.into(), INTERVALS.1.into());
-            Err(sources.error(key, humantime::format_duration(written), problem))
+            let reason = ValueError::Duration(INTERVALS.0.into(), INTERVALS.1.into());
+            Err(sources.error(key, humantime::format_duration(written), reason))
         }
         written => Ok(written),
     };
     let poll = interval("github.poll", draft.poll)?;
     let reconcile = interval("github.reconcile", draft.reconcile)?.unwrap_or(RECONCILE);
-    Ok(GitHub { server, scope, api, credentials, webhook, repositories, poll, reconcile })
+    Ok(GitHubConfig { server, scope, api, credentials, webhook, repositories, poll, reconcile })
 }
 
-/// A web address without what may be a password in it.
+/// Returns a URL for messages, without a password that may be in it.
 fn shown(url: &str) -> &str {
     if url.contains('@') { "…@…" } else { url }
 }
 
-/// A web address without a slash at the end, if it is one: `https`, or `http` to this very host.
+/// Returns a URL without a slash at the end if it is valid: `https`, or `http` to this host.
 fn address(text: &str) -> Option<String> {
     let uri: Uri = text.parse().ok()?;
     let host = uri.host()?;
@@ -74,8 +77,8 @@ fn address(text: &str) -> Option<String> {
     (allowed && plain).then(|| text.trim_end_matches('/').to_owned())
 }
 
-/// Splits the web address of a scope into that of the server and the scope.
-fn scope(url: &str) -> Option<(String, Scope)> {
+/// Splits the URL of a scope into the URL of the server and the scope.
+fn scope(url: &str) -> Option<(String, GitHubScope)> {
     let url = address(url)?;
     let uri: Uri = url.parse().ok()?;
     let path = uri.path().trim_matches('/');
@@ -85,24 +88,28 @@ fn scope(url: &str) -> Option<(String, Scope)> {
         return None;
     }
     let scope = match parts[..] {
-        [owner] => Scope::Organization(owner.to_owned()),
-        ["enterprises", slug] => Scope::Enterprise(slug.to_owned()),
+        [owner] => GitHubScope::Organization(owner.to_owned()),
+        ["enterprises", slug] => GitHubScope::Enterprise(slug.to_owned()),
         [owner, name] => {
             let name = name.strip_suffix(".git").unwrap_or(name);
-            Scope::Repository(Repository { owner: owner.to_owned(), name: name.to_owned() })
+            GitHubScope::Repository(RepositoryName {
+                owner: owner.to_owned(),
+                name: name.to_owned(),
+            })
         }
         _ => return None,
     };
     Some((server, scope))
 }
 
-/// Whether a text can stand in a path as a name of GitHub's.
+/// Returns whether a text can be a name in the path of a GitHub URL.
 fn is_slug(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     !text.is_empty() && text.len() <= 100 && !matches!(text, "." | "..") && text.bytes().all(plain)
 }
 
-/// The REST API of a server: a host of its own at GitHub, a path on an Enterprise Server.
+/// Returns the URL of a server's REST API: a separate host at GitHub, a path on an Enterprise
+/// Server.
 fn api_of(server: &str) -> String {
     match server.strip_prefix("https://") {
         Some("github.com" | "www.github.com") => "https://api.github.com".into(),
@@ -113,21 +120,21 @@ fn api_of(server: &str) -> String {
 
 fn credentials(
     draft: &GitHubDraft,
-    scope: &Scope,
+    scope: &GitHubScope,
     sources: &Sources,
     environment: &Environment,
-) -> Result<Credentials, ConfigError> {
+) -> Result<GitHubCredentials, ConfigError> {
     if let Some(app) = &draft.app {
         if draft.token.is_some() || draft.token_file.is_some() {
             let key = if draft.token.is_some() { "github.token" } else { "github.token_file" };
-            return Err(sources.error(key, "…", Problem::Both("github.app")));
+            return Err(sources.error(key, "…", ValueError::Conflict("github.app")));
         }
-        if matches!(scope, Scope::Enterprise(_)) {
-            return Err(sources.error("github.app", "…", Problem::NoApp));
+        if matches!(scope, GitHubScope::Enterprise(_)) {
+            return Err(sources.error("github.app", "…", ValueError::AppForEnterprise));
         }
-        return Ok(Credentials::App(check_app(app, sources, environment)?));
+        return Ok(GitHubCredentials::App(check_app(app, sources, environment)?));
     }
-    let wanted = Wanted {
+    let secret_sources = SecretSources {
         key: "github.token",
         text: draft.token.as_ref(),
         file: draft.token_file.as_deref(),
@@ -137,32 +144,36 @@ fn credentials(
         let value = environment.variable("GITHUB_TOKEN")?.trim().to_owned();
         Some(Secret { value: value.into(), source: "GITHUB_TOKEN".into() })
     };
-    let token = wanted.find(sources, environment)?.or_else(variable);
+    let token = secret_sources.find(sources, environment)?.or_else(variable);
     let token = token.ok_or_else(|| ConfigError::Missing {
         origin: sources.origin("github"),
         key: "github.token_file".into(),
-        why: "GitHub must be told who Mayfly is",
+        why: "Mayfly needs credentials for GitHub",
     })?;
-    // It goes into a header as it is.
+    // The token is sent in a header.
     if !token.value.expose_secret().bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(ConfigError::Value {
             origin: token.source,
             key: "github.token".into(),
             value: "…".into(),
-            problem: Problem::NoText,
+            reason: ValueError::NotPrintable,
         });
     }
-    Ok(Credentials::Token(token))
+    Ok(GitHubCredentials::Token(token))
 }
 
 fn check_app(
     draft: &AppDraft,
     sources: &Sources,
     environment: &Environment,
-) -> Result<App, ConfigError> {
+) -> Result<AppCredentials, ConfigError> {
     let issuer = match (draft.id, &draft.client_id) {
         (Some(_), Some(id)) => {
-            return Err(sources.error("github.app.client_id", id, Problem::Both("github.app.id")));
+            return Err(sources.error(
+                "github.app.client_id",
+                id,
+                ValueError::Conflict("github.app.id"),
+            ));
         }
         (Some(id), None) => id.to_string(),
         (None, Some(id)) => id.clone(),
@@ -170,82 +181,84 @@ fn check_app(
             return Err(ConfigError::Missing {
                 origin: sources.origin("github.app"),
                 key: "github.app.client_id".into(),
-                why: "an App is known by it, or by its id",
+                why: "a GitHub App is identified by its client_id or id",
             });
         }
     };
-    let wanted = Wanted {
+    let secret_sources = SecretSources {
         key: "github.app.private_key",
         text: None,
         file: draft.private_key_file.as_deref(),
         credential: "github-app-key",
     };
-    let private_key = wanted.find(sources, environment)?.ok_or_else(|| ConfigError::Missing {
-        origin: sources.origin("github.app"),
-        key: "github.app.private_key_file".into(),
-        why: "an App signs with its key",
-    })?;
+    let private_key =
+        secret_sources.find(sources, environment)?.ok_or_else(|| ConfigError::Missing {
+            origin: sources.origin("github.app"),
+            key: "github.app.private_key_file".into(),
+            why: "a GitHub App signs its requests with this key",
+        })?;
     let pem = private_key.value.expose_secret();
     if !(pem.starts_with("-----BEGIN ") && pem.contains("PRIVATE KEY-----")) {
         let key = "github.app.private_key_file";
-        return Err(sources.error(key, private_key.source, Problem::NoKey));
+        return Err(sources.error(key, private_key.source, ValueError::NotPrivateKey));
     }
-    Ok(App { issuer, private_key, installation: draft.installation })
+    Ok(AppCredentials { issuer, private_key, installation: draft.installation })
 }
 
 fn webhook(
     draft: &WebhookDraft,
     sources: &Sources,
     environment: &Environment,
-) -> Result<Webhook, ConfigError> {
-    let wanted = Wanted {
+) -> Result<WebhookConfig, ConfigError> {
+    let secret_sources = SecretSources {
         key: "github.webhook.secret",
         text: draft.secret.as_ref(),
         file: draft.secret_file.as_deref(),
         credential: "github-webhook-secret",
     };
-    let secret = wanted.find(sources, environment)?.ok_or_else(|| ConfigError::Missing {
-        origin: sources.origin("github.webhook"),
-        key: "github.webhook.secret_file".into(),
-        why: "without it anybody could send deliveries",
-    })?;
+    let secret =
+        secret_sources.find(sources, environment)?.ok_or_else(|| ConfigError::Missing {
+            origin: sources.origin("github.webhook"),
+            key: "github.webhook.secret_file".into(),
+            why: "without a secret, anyone could send deliveries",
+        })?;
     if secret.value.expose_secret().is_empty() {
-        return Err(sources.error("github.webhook.secret", "", Problem::Empty));
+        return Err(sources.error("github.webhook.secret", "", ValueError::Empty));
     }
-    Ok(Webhook { listen: draft.listen, secret, hook: draft.hook })
+    Ok(WebhookConfig { listen: draft.listen, secret, hook: draft.hook })
 }
 
 fn repositories(
     written: &[String],
-    scope: &Scope,
+    scope: &GitHubScope,
     sources: &Sources,
-) -> Result<Vec<Repository>, ConfigError> {
+) -> Result<Vec<RepositoryName>, ConfigError> {
     if written.len() > MAX_REPOSITORIES {
-        let problem = Problem::TooMany(MAX_REPOSITORIES);
-        return Err(sources.error("github.repositories", written.len(), problem));
+        let reason = ValueError::TooMany(MAX_REPOSITORIES);
+        return Err(sources.error("github.repositories", written.len(), reason));
     }
     let mut repositories = Vec::new();
     for (index, text) in written.iter().enumerate() {
-        let error = |problem| sources.error(format!("github.repositories[{index}]"), text, problem);
+        let error = |reason| sources.error(format!("github.repositories[{index}]"), text, reason);
         let repository = match text.split_once('/') {
             Some((owner, name)) if is_slug(owner) && is_slug(name) => {
-                Repository { owner: owner.to_owned(), name: name.to_owned() }
+                RepositoryName { owner: owner.to_owned(), name: name.to_owned() }
             }
-            _ => return Err(error(Problem::Repository)),
+            _ => return Err(error(ValueError::Repository)),
         };
         let below = match scope {
-            Scope::Repository(own) => own.to_string().eq_ignore_ascii_case(text),
-            Scope::Organization(own) => own.eq_ignore_ascii_case(&repository.owner),
-            Scope::Enterprise(_) => true,
+            GitHubScope::Repository(own) => own.to_string().eq_ignore_ascii_case(text),
+            GitHubScope::Organization(own) => own.eq_ignore_ascii_case(&repository.owner),
+            GitHubScope::Enterprise(_) => true,
         };
         if !below {
-            return Err(error(Problem::NotBelow(scope.to_string())));
+            return Err(error(ValueError::OutsideScope(scope.to_string())));
         }
         if !repositories.contains(&repository) {
             repositories.push(repository);
         }
     }
-    if let (Scope::Repository(own), true) = (scope, repositories.is_empty()) {
+    if let (GitHubScope::Repository(own), true) = (scope, repositories.is_empty()) {
         repositories.push(own.clone());
     }
     Ok(repositories)
@@ -256,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_address_says_server_scope_and_api() {
+    fn the_url_gives_server_scope_and_api() {
         for (url, server, expected, api) in [
             ("https://github.com/acme", "https://github.com", "acme", "https://api.github.com"),
             (
@@ -292,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_scope_is_refused() {
+    fn an_invalid_scope_is_rejected() {
         for url in [
             "",
             "acme/x",

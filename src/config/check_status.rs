@@ -1,41 +1,43 @@
-//! The check of `[status]`.
+//! Checks `[status]`.
 
-use super::check_host::strong;
+use super::check_host::check_token_strength;
 use super::draft::StatusDraft;
 use super::environment::Environment;
-use super::error::{ConfigError, Problem};
-use super::secrets::Wanted;
+use super::error::{ConfigError, ValueError};
+use super::secrets::SecretSources;
 use super::sources::Sources;
-use super::types::{Access, StatusPage};
+use super::types::{StatusAccess, StatusConfig};
 
 pub(super) fn status(
     draft: &StatusDraft,
     sources: &Sources,
     environment: &Environment,
-) -> Result<StatusPage, ConfigError> {
+) -> Result<StatusConfig, ConfigError> {
     let listen = draft.listen.ok_or_else(|| ConfigError::Missing {
         origin: sources.origin("status"),
         key: "status.listen".into(),
-        why: "without an address there is no listener",
+        why: "the status page needs an address to listen on",
     })?;
-    let wanted = Wanted {
+    let secret_sources = SecretSources {
         key: "status.token",
         text: draft.token.as_ref(),
         file: draft.token_file.as_deref(),
         credential: "status-token",
     };
-    let access = match (wanted.find(sources, environment)?, draft.allow_unauthenticated) {
+    let access = match (secret_sources.find(sources, environment)?, draft.allow_unauthenticated) {
         (Some(_), true) => {
-            let problem = Problem::Both("a token");
-            return Err(sources.error("status.allow_unauthenticated", true, problem));
+            let reason = ValueError::Conflict("a token");
+            return Err(sources.error("status.allow_unauthenticated", true, reason));
         }
         (Some(token), false) => {
-            strong("status.token", &token, sources)?;
-            Access::Token(token)
+            check_token_strength("status.token", &token, sources)?;
+            StatusAccess::Token(token)
         }
-        (None, true) => Access::Anyone,
-        (None, false) if listen.ip().is_loopback() => Access::Host,
-        (None, false) => return Err(sources.error("status.listen", listen, Problem::Open)),
+        (None, true) => StatusAccess::Anyone,
+        (None, false) if listen.ip().is_loopback() => StatusAccess::LocalHost,
+        (None, false) => {
+            return Err(sources.error("status.listen", listen, ValueError::Unauthenticated));
+        }
     };
-    Ok(StatusPage { listen, access })
+    Ok(StatusConfig { listen, access })
 }

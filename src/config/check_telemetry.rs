@@ -1,13 +1,13 @@
-//! The check of `[telemetry]`.
+//! Checks `[telemetry]`.
 
 use super::draft::TelemetryDraft;
 use super::environment::Environment;
-use super::error::{ConfigError, Problem};
+use super::error::{ConfigError, ValueError};
 use super::sources::Sources;
-use super::types::{Otlp, Secret, Telemetry};
-use crate::telemetry::otlp::{Collector, NoCollector};
+use super::types::{OtlpConfig, Secret, TelemetryConfig};
+use crate::telemetry::otlp::{Collector, CollectorError};
 
-/// The variables that all of OpenTelemetry knows.
+/// The standard variables of OpenTelemetry.
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
 
@@ -15,32 +15,34 @@ pub(super) fn telemetry(
     draft: &TelemetryDraft,
     sources: &Sources,
     environment: &Environment,
-) -> Result<Telemetry, ConfigError> {
+) -> Result<TelemetryConfig, ConfigError> {
     const KEY: &str = "telemetry.otlp_endpoint";
     let (endpoint, origin) = match (&draft.otlp_endpoint, environment.variable(ENDPOINT)) {
         (Some(endpoint), _) => (endpoint.as_str(), sources.origin(KEY)),
         (None, Some(endpoint)) => (endpoint, ENDPOINT.to_owned()),
-        (None, None) => return Ok(Telemetry { otlp: None }),
+        (None, None) => return Ok(TelemetryConfig { otlp: None }),
     };
     let headers = environment
         .variable(HEADERS)
         .map(|text| Secret { value: text.into(), source: HEADERS.to_owned() });
-    let refused = |error| match error {
-        NoCollector::Address => ConfigError::Value {
+    let to_error = |error| match error {
+        CollectorError::InvalidAddress => ConfigError::Value {
             origin,
             key: KEY.to_owned(),
             value: endpoint.to_owned(),
-            problem: Problem::Collector(error),
+            reason: ValueError::Collector(error),
         },
-        // They are credentials: not repeated.
-        NoCollector::Headers => ConfigError::Value {
+        // The headers are credentials, so the error does not repeat them.
+        CollectorError::InvalidHeaders => ConfigError::Value {
             origin: HEADERS.to_owned(),
             key: KEY.to_owned(),
             value: "…".to_owned(),
-            problem: Problem::Collector(error),
+            reason: ValueError::Collector(error),
         },
     };
     let collector = Collector::new(endpoint, headers.as_ref().map(|headers| &headers.value));
-    let collector = collector.map_err(refused)?;
-    Ok(Telemetry { otlp: Some(Otlp { endpoint: endpoint.to_owned(), headers, collector }) })
+    let collector = collector.map_err(to_error)?;
+    Ok(TelemetryConfig {
+        otlp: Some(OtlpConfig { endpoint: endpoint.to_owned(), headers, collector }),
+    })
 }

@@ -1,26 +1,26 @@
-//! The pool of a container that is told all by plain variables: `NUM_CPUS`, `MEMORY_ALLOC` (MB)
-//! and the proxy variables.
+//! The default pool of a container that is configured by plain variables only: `NUM_CPUS`,
+//! `MEMORY_ALLOC` (MB) and the proxy variables.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::draft::{DeadlinesDraft, EgressDraft, HooksDraft, PoolDraft};
 use super::environment::Environment;
-use super::error::{ConfigError, Problem};
+use super::error::{ConfigError, ValueError};
 use crate::egress::policy::{Policy, PolicyDraft};
 use crate::host::size::Size;
 
-/// The name of the pool, and of its egress policy where there is a proxy.
+/// The name of the pool, and of its egress policy if a proxy is set.
 const NAME: &str = "default";
 
-/// The labels: what workflows ask for that say no more than that they don't want GitHub's runners.
+/// The labels of workflows that only request a self-hosted runner.
 const LABELS: [&str; 3] =
     ["self-hosted", "linux", if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" }];
 
-/// The image that has GitHub's runner in it: images/runner.
-const RUNNERS_IMAGE: &str = "runner";
+/// The image that contains GitHub's runner (`images/runner`).
+const RUNNER_IMAGE: &str = "runner";
 
-/// The pool that there is where none is written, with warnings.
+/// Returns the pool that is used if the settings define none, and warnings.
 pub(super) fn pool(
     for_github: bool,
     egress: &mut EgressDraft,
@@ -31,7 +31,7 @@ pub(super) fn pool(
         name: NAME.into(),
         labels: LABELS.map(str::to_owned).into(),
         runner_group: None,
-        image: for_github.then(|| RUNNERS_IMAGE.parse().ok()).flatten(),
+        image: for_github.then(|| RUNNER_IMAGE.parse().ok()).flatten(),
         cpus: number(environment, "NUM_CPUS", 255)?.and_then(|cpus| u32::try_from(cpus).ok()),
         memory: number(environment, "MEMORY_ALLOC", 16 << 20)?.map(Size::mebibytes),
         disk: None,
@@ -59,11 +59,11 @@ fn number(
         origin: "environment".into(),
         key: name.into(),
         value: text.into(),
-        problem: Problem::Range(1, most),
+        reason: ValueError::Range(1, most),
     })
 }
 
-/// Lets what leaves the microVMs go through the proxy that the container is given.
+/// Adds an egress policy that sends the traffic of microVMs through the container's proxy.
 fn proxy(egress: &mut EgressDraft, environment: &Environment) -> Result<Vec<String>, ConfigError> {
     let found = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"]
         .into_iter()
@@ -72,13 +72,15 @@ fn proxy(egress: &mut EgressDraft, environment: &Environment) -> Result<Vec<Stri
     let parent = if proxy.contains("://") { proxy.into() } else { format!("http://{proxy}") };
     let draft =
         PolicyDraft { include: vec!["github".into()], parent: Some(parent), ..Default::default() };
-    // By itself first, so that an error names the variable.
+    // Checked separately first, so that an error names the variable.
     Policy::check(Path::new(name), NAME, &draft)?;
     egress.policy.entry(NAME.into()).or_insert(draft);
     let exceptions =
         ["no_proxy", "NO_PROXY"].into_iter().find(|name| environment.variable(name).is_some());
     Ok(exceptions
-        .map(|name| format!("{name} is for Mayfly's own calls; microVMs always use the proxy"))
+        .map(|name| {
+            format!("{name} applies to Mayfly's own requests only; microVMs always use the proxy")
+        })
         .into_iter()
         .collect())
 }

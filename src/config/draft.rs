@@ -1,4 +1,4 @@
-//! Settings as they are written.
+//! The settings as written in the file, before they are checked.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -14,7 +14,7 @@ use super::types::Trigger;
 use crate::egress::policy::{PolicyDraft, SetDrafts};
 use crate::host::size::Size;
 use crate::image::Reference;
-use crate::machine::accelerator::Wish;
+use crate::machine::accelerator::AcceleratorPreference;
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -128,7 +128,7 @@ pub(super) struct HostDraft {
     pub(super) token: Option<SecretText>,
     pub(super) token_file: Option<PathBuf>,
     #[serde(deserialize_with = "optional_text")]
-    pub(super) accel: Option<Wish>,
+    pub(super) accel: Option<AcceleratorPreference>,
     pub(super) allow_emulation: bool,
     pub(super) image_keys: Vec<String>,
     #[serde(deserialize_with = "optional_duration")]
@@ -154,7 +154,7 @@ pub(super) struct TelemetryDraft {
     pub(super) otlp_endpoint: Option<String>,
 }
 
-/// A secret that is written out. What is no text is refused without being repeated.
+/// A secret that is written in the settings. An error about it does not repeat the value.
 #[derive(Debug, Clone)]
 pub(super) struct SecretText(pub(super) SecretString);
 
@@ -162,12 +162,12 @@ impl<'de> Deserialize<'de> for SecretText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match <figment::value::Value as Deserialize>::deserialize(deserializer)? {
             figment::value::Value::String(_, text) => Ok(Self(text.into())),
-            _ => Err(serde::de::Error::custom("a secret is a text in quotes")),
+            _ => Err(serde::de::Error::custom("a secret must be a quoted string")),
         }
     }
 }
 
-/// A value that is written as a text; what is wrong with it is told together with the text.
+/// Deserializes a value from a string. An error includes the string.
 fn optional_text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -184,7 +184,9 @@ fn optional_duration<'de, D: Deserializer<'de>>(
 ) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
     let value = humantime::parse_duration(&text).map_err(|error| {
-        serde::de::Error::custom(format!("{text:?} is no duration such as 90s or 1h 30m: {error}"))
+        serde::de::Error::custom(format!(
+            "{text:?} is not a duration such as 90s or 1h 30m: {error}"
+        ))
     })?;
     Ok(Some(value))
 }

@@ -1,4 +1,4 @@
-//! Why settings can't be used.
+//! The errors of settings.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,9 +7,9 @@ use super::types::PoolName;
 use crate::egress::policy::PolicyError;
 use crate::failure::{Code, Failure};
 use crate::host::size::Size;
-use crate::telemetry::otlp::NoCollector;
+use crate::telemetry::otlp::CollectorError;
 
-/// Why settings can't be used: where, which key, which value, and what is wrong with it.
+/// An error in the settings: where it is, which key, which value and what is wrong with it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The settings file can't be read.
@@ -21,8 +21,8 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
-    /// It is no TOML.
-    #[error("{}{} is no TOML: {message}", file.display(), line.map_or(String::new(), |line| format!(":{line}")))]
+    /// The settings file is not valid TOML.
+    #[error("{}{}: invalid TOML: {message}", file.display(), line.map_or(String::new(), |line| format!(":{line}")))]
     Syntax {
         /// The file.
         file: PathBuf,
@@ -31,17 +31,17 @@ pub enum ConfigError {
         /// What is wrong there.
         message: String,
     },
-    /// There is no such key, or its value is of another kind.
+    /// A key is unknown, or its value has the wrong type.
     #[error("{origin}: {key}: {message}")]
-    NotUnderstood {
+    Malformed {
         /// The file or the variable.
         origin: String,
         /// The key.
         key: String,
-        /// What is wrong, with the value.
+        /// What is wrong, including the value.
         message: String,
     },
-    /// A value can't be used.
+    /// A value is not valid.
     #[error("{origin}: {key} = {value:?} can't be used")]
     Value {
         /// The file or the variable.
@@ -52,23 +52,23 @@ pub enum ConfigError {
         value: String,
         /// What is wrong with it.
         #[source]
-        problem: Problem,
+        reason: ValueError,
     },
-    /// Something is missing.
+    /// A required key is missing.
     #[error("{origin}: {key} is missing: {why}")]
     Missing {
         /// The file or the variable.
         origin: String,
         /// The key.
         key: String,
-        /// What needs it.
+        /// Why it is required.
         why: &'static str,
     },
-    /// A policy can't be used.
+    /// An egress policy is not valid.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// The size of the host can't be found out.
-    #[error("can't find out how large this host is")]
+    /// The size of the host can't be determined.
+    #[error("can't read the number of processors and the memory of this host")]
     Host(#[source] std::io::Error),
 }
 
@@ -79,7 +79,7 @@ impl Failure for ConfigError {
             Self::Host(_) => Code::Unavailable,
             Self::Policy(error) => error.code(),
             Self::Syntax { .. }
-            | Self::NotUnderstood { .. }
+            | Self::Malformed { .. }
             | Self::Value { .. }
             | Self::Missing { .. } => Code::BadConfiguration,
         }
@@ -87,156 +87,157 @@ impl Failure for ConfigError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Value { problem, .. } => problem.hint(),
+            Self::Value { reason, .. } => reason.hint(),
             Self::Policy(error) => error.hint(),
             Self::Missing { key, .. } if key == "github.token_file" => Some(
-                "Name a file with token_file, set GITHUB_TOKEN or MAYFLY_GITHUB__TOKEN, configure \
-                 an App, or give the service the credential github-token."
+                "Set github.token_file, GITHUB_TOKEN or MAYFLY_GITHUB__TOKEN, configure a GitHub \
+                 App, or give the service the systemd credential github-token."
                     .into(),
             ),
             Self::Missing { key, .. } if key == "github.url" => {
-                Some("Set GITHUB_REPOSITORY to OWNER/NAME, or write `url`.".into())
+                Some("Set GITHUB_REPOSITORY to OWNER/NAME, or set github.url.".into())
             }
             _ => None,
         }
     }
 }
 
-/// What can be wrong with a value.
+/// The reason why a value is not valid.
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
-    /// A secret that others can read.
-    #[error("it is a secret, and mode {mode:04o} lets others read or change it")]
+pub enum ValueError {
+    /// A secret is in a file that other users can read or change.
+    #[error("file mode {mode:04o} lets other users read or change this secret")]
     Exposed {
         /// The mode of the file.
         mode: u32,
     },
-    /// A file that was named can't be read.
-    #[error("it can't be read")]
+    /// The named file can't be read.
+    #[error("can't read the file")]
     Unreadable(#[source] std::io::Error),
-    /// A secret that is empty.
-    #[error("there is nothing in it")]
+    /// The value is empty.
+    #[error("must not be empty")]
     Empty,
-    /// A secret that is too long or no text.
-    #[error("it is no text of at most 64 KiB")]
-    NoText,
-    /// A key that is none.
-    #[error("it is no private key in PEM")]
-    NoKey,
-    /// A key for images that is none.
-    #[error("it is no public key of minisign's, 56 characters that begin with RW")]
-    NoImageKey,
-    /// A token that can be guessed.
-    #[error("it must have 16 characters at least")]
+    /// A secret is not text, or too long.
+    #[error("not UTF-8 text, or larger than 64 KiB")]
+    NotText,
+    /// A token can't be sent in an HTTP header.
+    #[error("must be printable ASCII characters without spaces")]
+    NotPrintable,
+    /// A file does not contain a private key.
+    #[error("not a private key in PEM format")]
+    NotPrivateKey,
+    /// A key for images is not a minisign public key.
+    #[error("not a minisign public key (56 characters that start with RW)")]
+    NotImageKey,
+    /// A token is easy to guess.
+    #[error("must be at least 16 printable ASCII characters without spaces")]
     TooShort,
-    /// A relative path.
-    #[error("a path must be absolute")]
-    Relative,
-    /// Two keys for one thing.
-    #[error("there is {0}, too; only one of them can be meant")]
-    Both(&'static str),
-    /// Something that has no effect.
-    #[error("it has no effect: {0}")]
+    /// A path is relative.
+    #[error("must be an absolute path")]
+    RelativePath,
+    /// Another key sets the same thing.
+    #[error("{0} is set too; set only one of them")]
+    Conflict(&'static str),
+    /// The key has no effect.
+    #[error("has no effect because {0}")]
     NoEffect(&'static str),
-    /// Not a web address of a scope.
-    #[error(
-        "it is not the address of an organisation, a repository or an enterprise on a GitHub server"
-    )]
+    /// Not the URL of a scope.
+    #[error("not the URL of an organization, a repository or an enterprise on a GitHub server")]
     Url,
-    /// Not a web address.
-    #[error("it is no https address")]
+    /// Not an HTTPS URL.
+    #[error("not an https URL")]
     Address,
     /// Not a repository.
-    #[error("it is no OWNER/NAME")]
+    #[error("not of the form OWNER/NAME")]
     Repository,
-    /// Not a repository of the scope.
-    #[error("it is not below {0}")]
-    NotBelow(String),
-    /// Enterprises take no Apps.
-    #[error("an enterprise's runners can't be registered by an App")]
-    NoApp,
-    /// A name that is none.
+    /// A repository is outside the scope.
+    #[error("not in the scope of github.url ({0})")]
+    OutsideScope(String),
+    /// A GitHub App is configured for an enterprise.
+    #[error("a GitHub App can't register runners with an enterprise")]
+    AppForEnterprise,
+    /// Not a name of a pool.
     #[error(
-        "a pool's name begins with a lower-case letter or digit and goes on with those, `-` or `_`; {max} characters at most",
+        "must be lowercase letters, digits, `-` and `_`, start with a letter or digit, and have at most {max} characters",
         max = PoolName::MAX_LENGTH
     )]
     Name,
-    /// A name that is there.
-    #[error("there is another pool of that name")]
-    SameName,
-    /// A label that is none.
-    #[error("a label has 1 to 256 characters without blanks and commas")]
+    /// Two pools have the same name.
+    #[error("another pool already has this name")]
+    DuplicateName,
+    /// Not a label.
+    #[error("must be 1 to 256 characters without spaces and commas")]
     Label,
-    /// A label of GitHub's own machines.
-    #[error("that is a label of GitHub's own runners: their jobs would come here")]
-    Hosted,
-    /// Too many.
-    #[error("there can be {0} at most")]
+    /// A label of GitHub-hosted runners.
+    #[error("GitHub-hosted runners have this label, so their jobs would run here")]
+    HostedLabel,
+    /// The list or table has too many entries.
+    #[error("at most {0} entries are allowed")]
     TooMany(usize),
-    /// A number outside its range.
-    #[error("it must be from {0} to {1}")]
+    /// A number is out of range.
+    #[error("must be from {0} to {1}")]
     Range(u64, u64),
-    /// A time outside its range.
-    #[error("it must be from {0} to {1}")]
+    /// A duration is out of range.
+    #[error("must be from {0} to {1}")]
     Duration(humantime::Duration, humantime::Duration),
     /// Less memory than a guest needs.
     #[error("a microVM needs at least {0}")]
-    LittleMemory(Size),
-    /// More than the host has to give.
-    #[error("all microVMs together may have {0}")]
-    Budget(String),
-    /// More kept than there may be.
-    #[error("it is more than max = {0}")]
+    TooLittleMemory(Size),
+    /// More than the host's budget.
+    #[error("all microVMs together may use at most {0}")]
+    OverBudget(String),
+    /// `min_idle` is larger than `max`.
+    #[error("must not be larger than max = {0}")]
     MoreThanMax(u32),
-    /// No such policy.
-    #[error("there is no such egress policy")]
-    NoPolicy(Vec<String>),
-    /// GitHub is wanted, but not configured.
-    #[error("it needs a [github] table")]
-    NoGitHub,
-    /// Not a name of a variable.
-    #[error("it is no name of a variable")]
+    /// The named egress policy does not exist.
+    #[error("unknown egress policy")]
+    UnknownPolicy(Vec<String>),
+    /// The value requires `[github]`, which is missing.
+    #[error("requires a [github] table")]
+    NeedsGitHub,
+    /// Not a name of an environment variable.
+    #[error("not a valid name of an environment variable")]
     Variable,
-    /// A variable that is Mayfly's own to set.
-    #[error("Mayfly sets that variable itself")]
-    OwnVariable,
-    /// A text with a zero byte.
-    #[error("it has a zero byte in it")]
-    Zero,
+    /// Mayfly sets the variable itself.
+    #[error("Mayfly sets this variable itself")]
+    ReservedVariable,
+    /// The text contains a NUL byte.
+    #[error("must not contain a NUL byte")]
+    NulByte,
     /// Not a mode for the socket.
-    #[error("it must be an octal mode such as \"0600\", for the owner and a group only")]
+    #[error("must be an octal mode such as \"0600\", with access for owner and group only")]
     Mode,
-    /// A page for everyone.
-    #[error("whoever reaches it from another machine could read everything")]
-    Open,
-    /// No collector of traces.
+    /// The status page would be readable from other machines without a token.
+    #[error("anyone who can connect to this address could read everything")]
+    Unauthenticated,
+    /// Not a usable collector of traces.
     #[error(transparent)]
-    Collector(NoCollector),
-    /// Mode for emulation.
-    #[error("software emulation is no isolation boundary")]
+    Collector(CollectorError),
+    /// Software emulation is selected but not allowed.
+    #[error("software emulation is not an isolation boundary")]
     Emulation,
 }
 
-impl Problem {
+impl ValueError {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Exposed { .. } => "chmod o=,g-w that file.".into(),
+            Self::Exposed { .. } => "Run chmod o=,g-w on the file.".into(),
             Self::Url => {
-                "Write e.g. https://github.com/OWNER or https://github.com/OWNER/REPOSITORY.".into()
+                "Use https://github.com/OWNER or https://github.com/OWNER/REPOSITORY.".into()
             }
-            Self::Address => "http is for 127.0.0.1 only.".into(),
-            Self::NoPolicy(known) => format!("There are {}.", known.join(", ")),
-            Self::Hosted => "Choose another, e.g. the name of the pool.".into(),
-            Self::Open => "Use 127.0.0.1, name a token with status.token_file, or say \
-                           allow_unauthenticated = true."
+            Self::Address => "Use https; http is allowed for 127.0.0.1 only.".into(),
+            Self::UnknownPolicy(known) => format!("Use one of {}.", known.join(", ")),
+            Self::HostedLabel => "Use another label, for example the name of the pool.".into(),
+            Self::Unauthenticated => "Listen on 127.0.0.1, set status.token_file, or set \
+                                      status.allow_unauthenticated = true."
                 .into(),
-            Self::Emulation => "Say allow_emulation = true if it will do, for trying.".into(),
+            Self::Emulation => "To try Mayfly without KVM, set host.allow_emulation = true.".into(),
             _ => return None,
         })
     }
 }
 
-/// A key as people write it: `pool[0].name`.
+/// A key as users write it, for example `pool[0].name`.
 pub(super) struct Key(String);
 
 impl Key {

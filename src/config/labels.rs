@@ -1,19 +1,19 @@
-//! Labels, by which GitHub chooses runners: a job goes to any runner that has all of its labels.
+//! Runner labels. GitHub sends a job to any runner that has all of the job's labels.
 
-use super::types::Pool;
+use super::types::PoolConfig;
 
-/// The most labels of one runner.
+/// The maximum number of labels of one runner.
 pub(super) const MAX_LABELS: usize = 100;
 
-/// Whether a text can be a label.
+/// Returns whether a text can be a label.
 pub(super) fn is_label(text: &str) -> bool {
     let fits = (1..=256).contains(&text.chars().count());
     fits && !text
         .contains(|letter: char| letter.is_whitespace() || letter.is_control() || letter == ',')
 }
 
-/// Whether GitHub's own runners answer to a label (`ubuntu-latest`, `macos-15-xlarge`): a runner
-/// that has it takes jobs that were not meant for it.
+/// Returns whether GitHub-hosted runners have a label (`ubuntu-latest`, `macos-15-xlarge`). A
+/// self-hosted runner with such a label takes jobs that are not meant for it.
 pub(super) fn is_hosted(label: &str) -> bool {
     let label = label.to_ascii_lowercase();
     ["ubuntu-", "windows-", "macos-"].iter().filter_map(|system| label.strip_prefix(system)).any(
@@ -24,9 +24,9 @@ pub(super) fn is_hosted(label: &str) -> bool {
     )
 }
 
-/// Warnings about pools that answer to the same labels: which of them gets a job that asks for
-/// these alone is not settled.
-pub(super) fn overlaps(pools: &[Pool]) -> Vec<String> {
+/// Returns warnings about pools that share labels. A job that requests only shared labels can go to
+/// any of these pools.
+pub(super) fn overlaps(pools: &[PoolConfig]) -> Vec<String> {
     let mut warnings = Vec::new();
     for (index, one) in pools.iter().enumerate() {
         for other in &pools[index + 1..] {
@@ -34,8 +34,8 @@ pub(super) fn overlaps(pools: &[Pool]) -> Vec<String> {
                 one.labels.iter().filter(|label| other.labels.contains(label)).cloned().collect();
             if !common.is_empty() {
                 warnings.push(format!(
-                    "the pools {} and {} share the labels {}: either may take a job that asks for \
-                     these alone",
+                    "pools {} and {} share the labels {}: either may take a job that requests \
+                     only these",
                     one.name,
                     other.name,
                     common.join(", ")

@@ -1,10 +1,12 @@
 //! The settings of `mayfly serve`: one TOML file, then `MAYFLY_*` variables, checked.
 //!
-//! What is written is a draft; what the rest of Mayfly gets is [`Settings`], of which every value
-//! has been checked: secrets are read, images and policies can be parsed, sizes fit the host. An
-//! error names the file (or the variable), the key and the value. Owns the format
-//! (`docs/reference/settings.md`); it opens no file but the settings, the secrets that they name
-//! and what tells the size of the host, and knows nothing of the daemon.
+//! The written settings are parsed into a draft, then checked and turned into [`Settings`]: secrets
+//! are read, images and policies are parsed, sizes fit the host. The rest of Mayfly uses
+//! [`Settings`] only. An error names the file or variable, the key and the value.
+//!
+//! This folder owns the format (`docs/reference/settings.md`). It opens only the settings file, the
+//! secrets that it names and the files that report the size of the host. It does not depend on the
+//! daemon.
 
 mod check;
 mod check_github;
@@ -24,11 +26,12 @@ mod sources;
 mod types;
 
 pub use environment::Environment;
-pub use error::{ConfigError, Problem};
-pub use reload::{Changes, diff};
+pub use error::{ConfigError, ValueError};
+pub use reload::{SettingsChanges, diff};
 pub use types::{
-    Access, Api, App, Credentials, Deadlines, GitHub, Hooks, Host, Otlp, Pool, PoolName,
-    Repository, Scope, Secret, Settings, StatusPage, Telemetry, Trigger, Webhook,
+    ApiConfig, AppCredentials, GitHubConfig, GitHubCredentials, GitHubScope, HostConfig,
+    OtlpConfig, PoolConfig, PoolDeadlines, PoolName, RepositoryName, RunnerHooks, Secret, Settings,
+    StatusAccess, StatusConfig, TelemetryConfig, Trigger, WebhookConfig,
 };
 
 #[cfg(test)]

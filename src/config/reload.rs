@@ -1,19 +1,19 @@
-//! Settings that are read again while the daemon runs: what can change, and what can't.
+//! Reloading the settings of a running daemon: which keys can change without a restart.
 
 use std::collections::BTreeSet;
 
 use super::types::{Settings, Trigger};
 
-/// What becomes of changed keys.
+/// The keys that changed in a reload.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// Those that take effect: new microVMs and new calls are as they say.
+pub struct SettingsChanges {
+    /// Keys that are in effect for new microVMs and new calls.
     pub applied: Vec<String>,
-    /// Those that don't until the daemon is started again.
+    /// Keys that take effect after a restart of the daemon.
     pub needs_restart: Vec<String>,
 }
 
-/// The keys that are built into what the daemon has open: sockets, directories, sessions.
+/// Keys of resources that the daemon keeps open: sockets, directories, sessions.
 const NEEDS_RESTART: [&str; 9] = [
     "host.accel",
     "host.allow_emulation",
@@ -26,32 +26,32 @@ const NEEDS_RESTART: [&str; 9] = [
     "telemetry.otlp_headers",
 ];
 
-/// The keys that differ, and what becomes of each. Pure.
-pub fn diff(old: &Settings, new: &Settings) -> Changes {
+/// Compares two settings and returns the keys that differ. Has no side effects.
+pub fn diff(old: &Settings, new: &Settings) -> SettingsChanges {
     let (old_keys, new_keys) = (old.fingerprint(), new.fingerprint());
     let keys: BTreeSet<_> = old_keys.keys().chain(new_keys.keys()).collect();
     let changed = keys.into_iter().filter(|key| old_keys.get(*key) != new_keys.get(*key));
-    let mut changes = Changes::default();
+    let mut changes = SettingsChanges::default();
     for key in changed {
         let restart = NEEDS_RESTART.contains(&key.as_str())
             || key.starts_with("status.")
             || is_built_into_github(key, old, new)
-            || is_unheard(key, old, new);
+            || is_trigger_without_listener(key, old, new);
         let list = if restart { &mut changes.needs_restart } else { &mut changes.applied };
         list.push(key.clone());
     }
     changes
 }
 
-/// Whom runners register with, by which credentials, and what is listened to: clients and tasks
-/// have it for their life.
+/// Returns whether a key of `[github]` needs a restart. Clients and tasks keep the scope, the
+/// credentials and the listeners for their lifetime.
 fn is_built_into_github(key: &str, old: &Settings, new: &Settings) -> bool {
     let comes_or_goes = old.github.is_some() != new.github.is_some();
     key.starts_with("github.") && (comes_or_goes || key != "github.reconcile")
 }
 
-/// Whether a key is a trigger that nothing of the daemon listens to for its pool.
-fn is_unheard(key: &str, old: &Settings, new: &Settings) -> bool {
+/// Returns whether a key is the trigger of a pool that the running daemon has no listener for.
+fn is_trigger_without_listener(key: &str, old: &Settings, new: &Settings) -> bool {
     let name = key.strip_prefix("pool.").and_then(|key| key.strip_suffix(".trigger"));
     let Some(pool) = name.and_then(|name| new.pool(name)) else { return false };
     let is_new = old.pool(pool.name.as_str()).is_none();
@@ -64,9 +64,10 @@ fn is_unheard(key: &str, old: &Settings, new: &Settings) -> bool {
 }
 
 impl Settings {
-    /// These settings as far as a daemon that runs with `old` can take them on, and what changed.
+    /// Returns these settings as far as a daemon that runs with `old` can apply them, and the
+    /// changes.
     #[must_use]
-    pub fn take_on(mut self, old: &Self) -> (Self, Changes) {
+    pub fn apply_reload(mut self, old: &Self) -> (Self, SettingsChanges) {
         let changes = diff(old, &self);
         match (&mut self.github, &old.github) {
             (Some(new), Some(old)) => {

@@ -1,5 +1,5 @@
-//! The settings in effect, for people and for comparison: every key with its value, defaults among
-//! them, secrets hidden.
+//! The settings in effect, for display and comparison: every key with its value, including
+//! defaults, with secrets hidden.
 
 use std::collections::BTreeMap;
 
@@ -9,34 +9,37 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::types::{
-    Access, Credentials, GitHub, Host, Pool, Secret, Settings, StatusPage, Telemetry,
+    GitHubConfig, GitHubCredentials, HostConfig, PoolConfig, Secret, Settings, StatusAccess,
+    StatusConfig, TelemetryConfig,
 };
-use crate::machine::accelerator::Wish;
+use crate::machine::accelerator::AcceleratorPreference;
 
-/// What stands where a secret would.
+/// Returns the replacement for a secret.
 type Hide = fn(&Secret) -> String;
 
 impl Settings {
-    /// The settings in effect as JSON. Of a secret it says only where it was found.
+    /// Returns the settings in effect as JSON. A secret is replaced by the place it came from.
     pub fn show(&self) -> Value {
         self.tree(|secret| format!("(hidden, from {})", secret.source))
     }
 
-    /// The same, a line for each key.
+    /// Returns the settings in effect as text, one line per key.
     pub fn lines(&self) -> Vec<String> {
         let flat = flatten(&self.show());
         flat.into_iter().map(|(key, value)| format!("{key} = {value}")).collect()
     }
 
-    /// Every key with its value, in which a changed secret shows by its digest. Not to be shown.
+    /// Returns every key with its value and a digest of each secret, so that changed secrets can be
+    /// detected. Must not be shown to users.
     pub(super) fn fingerprint(&self) -> BTreeMap<String, Value> {
         let mut keys = flatten(&self.tree(|secret| {
             HEXLOWER.encode(&Sha256::digest(secret.value.expose_secret().as_bytes()))
         }));
-        // Policies have a verb of their own that shows them; those of pools matter here.
+        // `mayfly egress show` shows policies. Only the policies of pools matter here.
         let policies = self.pools.iter().map(|pool| &pool.egress);
         keys.extend(policies.map(|policy| {
-            // `json!` panics on what is no JSON; any text that differs where the policy does will do.
+            // `json!` panics on values that are not JSON. Any text that differs between policies
+            // works.
             let shown = serde_json::to_value(policy);
             let shown = shown.unwrap_or_else(|_| Value::String(format!("{policy:?}")));
             (format!("egress.policy.{}", policy.name), shown)
@@ -65,7 +68,7 @@ fn duration(duration: std::time::Duration) -> Value {
     humantime::format_duration(duration).to_string().into()
 }
 
-fn show_github(github: &GitHub, hide: Hide) -> Value {
+fn show_github(github: &GitHubConfig, hide: Hide) -> Value {
     let mut shown = json!({
         "url": github.url(),
         "api": github.api,
@@ -74,8 +77,8 @@ fn show_github(github: &GitHub, hide: Hide) -> Value {
         "reconcile": duration(github.reconcile),
     });
     match &github.credentials {
-        Credentials::Token(token) => shown["token"] = hide(token).into(),
-        Credentials::App(app) => {
+        GitHubCredentials::Token(token) => shown["token"] = hide(token).into(),
+        GitHubCredentials::App(app) => {
             shown["app"] = json!({
                 "issuer": app.issuer,
                 "private_key": hide(&app.private_key),
@@ -93,7 +96,7 @@ fn show_github(github: &GitHub, hide: Hide) -> Value {
     shown
 }
 
-fn show_pool(pool: &Pool) -> Value {
+fn show_pool(pool: &PoolConfig) -> Value {
     json!({
         "labels": pool.labels,
         "runner_group": pool.runner_group,
@@ -122,7 +125,7 @@ fn show_pool(pool: &Pool) -> Value {
     })
 }
 
-fn show_host(host: &Host, hide: Hide) -> Value {
+fn show_host(host: &HostConfig, hide: Hide) -> Value {
     let mut shown = json!({
         "cpus": host.cpus,
         "memory": host.memory.to_string(),
@@ -130,8 +133,8 @@ fn show_host(host: &Host, hide: Hide) -> Value {
         "socket": host.api.socket,
         "socket_mode": format!("{:04o}", host.api.mode),
         "accel": match host.accelerator {
-            Wish::Auto => "auto".to_owned(),
-            Wish::Exactly(accelerator) => accelerator.to_string(),
+            AcceleratorPreference::Auto => "auto".to_owned(),
+            AcceleratorPreference::Exactly(accelerator) => accelerator.to_string(),
         },
         "allow_emulation": host.allow_emulation,
         "image_keys": host.image_keys.keys().iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -147,17 +150,17 @@ fn show_host(host: &Host, hide: Hide) -> Value {
     shown
 }
 
-fn show_status(status: &StatusPage, hide: Hide) -> Value {
+fn show_status(status: &StatusConfig, hide: Hide) -> Value {
     let mut shown = json!({ "listen": status.listen });
     match &status.access {
-        Access::Host => {}
-        Access::Token(token) => shown["token"] = hide(token).into(),
-        Access::Anyone => shown["allow_unauthenticated"] = true.into(),
+        StatusAccess::LocalHost => {}
+        StatusAccess::Token(token) => shown["token"] = hide(token).into(),
+        StatusAccess::Anyone => shown["allow_unauthenticated"] = true.into(),
     }
     shown
 }
 
-fn show_telemetry(telemetry: &Telemetry, hide: Hide) -> Value {
+fn show_telemetry(telemetry: &TelemetryConfig, hide: Hide) -> Value {
     let otlp = telemetry.otlp.as_ref();
     json!({
         "otlp_endpoint": otlp.map(|otlp| &otlp.endpoint),
@@ -165,7 +168,7 @@ fn show_telemetry(telemetry: &Telemetry, hide: Hide) -> Value {
     })
 }
 
-/// Dotted keys and what is no table; what is not set is left out.
+/// Returns the values that are not tables under their dotted keys. Omits null values.
 fn flatten(tree: &Value) -> BTreeMap<String, Value> {
     let mut flat = BTreeMap::new();
     let mut open = vec![(String::new(), tree)];

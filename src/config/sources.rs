@@ -1,5 +1,5 @@
-//! Where settings are written: the file, variables, and what a plain container is given. Later
-//! ones go over earlier ones, key by key.
+//! The sources of settings: the file, variables, and the plain variables of a container. Later
+//! sources override earlier ones, key by key.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,18 +13,18 @@ use figment::{Figment, Metadata, Profile, Provider};
 
 use super::draft::Draft;
 use super::environment::Environment;
-use super::error::{ConfigError, Key, Problem};
+use super::error::{ConfigError, Key, ValueError};
 
-/// The most bytes of a settings file.
+/// The maximum number of bytes in a settings file.
 const MAX_FILE: u64 = 4 << 20;
 
-/// What a plain container is told about where its jobs come from: `OWNER/NAME`, or a web address.
+/// The plain variable of a container for the source of its jobs: `OWNER/NAME`, or a URL.
 const REPOSITORY: &str = "GITHUB_REPOSITORY";
 
-/// The variables of Mayfly's that are no settings and yet look as if they began with a table.
-const NO_SETTINGS: [&str; 1] = ["MAYFLY_GITHUB_CONTRACT"];
+/// Variables of Mayfly that start like a table but are not settings.
+const NOT_SETTINGS: [&str; 1] = ["MAYFLY_GITHUB_CONTRACT"];
 
-/// Values with one origin: a file or a variable.
+/// Values from one origin: a file or a variable.
 struct Source {
     origin: String,
     values: Dict,
@@ -40,11 +40,11 @@ impl Provider for Source {
     }
 }
 
-/// All that is written, and where.
+/// All written settings and their origins.
 pub(super) struct Sources {
     figment: Figment,
     pub(super) file: Option<PathBuf>,
-    /// Whether others may read the settings file.
+    /// The mode of the settings file if other users may read it.
     exposed: Option<u32>,
 }
 
@@ -63,7 +63,7 @@ impl Sources {
         for (name, value) in settings(&environment.variables) {
             let Some(key) = name.strip_prefix("MAYFLY_") else { continue };
             let key = key.to_ascii_lowercase().replace("__", ".");
-            // What looks like a number may still be a secret, and zeros in front matter there.
+            // A secret may look like a number, and its leading zeros matter.
             let is_secret =
                 ["token", "secret"].contains(&key.rsplit('.').next().unwrap_or_default());
             let value = if is_secret { Value::from(value) } else { interpret(value) };
@@ -86,12 +86,12 @@ impl Sources {
     pub(super) fn draft(&self) -> Result<Draft, ConfigError> {
         self.figment.extract().map_err(|error| {
             let key = Key::of_path(&error.path);
-            ConfigError::NotUnderstood {
+            ConfigError::Malformed {
                 origin: self.origin(&key.to_string()),
                 key: key.to_string(),
                 message: match &error.kind {
                     Kind::UnknownField(_, known) => {
-                        format!("there is no such key; there are {}", known.join(", "))
+                        format!("unknown key; known keys: {}", known.join(", "))
                     }
                     other => other.to_string(),
                 },
@@ -99,7 +99,7 @@ impl Sources {
         })
     }
 
-    /// Where a key is written, or the nearest table around it.
+    /// Returns the origin of a key, or of the nearest table around it.
     pub(super) fn origin(&self, key: &str) -> String {
         let mut key = key.split('[').next().unwrap_or(key);
         loop {
@@ -114,28 +114,28 @@ impl Sources {
         self.file.as_ref().map_or_else(|| "settings".to_owned(), |file| file.display().to_string())
     }
 
-    /// Makes the error for a key.
+    /// Creates the error for a key.
     pub(super) fn error(
         &self,
         key: impl Into<String>,
         value: impl std::fmt::Display,
-        problem: Problem,
+        reason: ValueError,
     ) -> ConfigError {
         let key = key.into();
-        ConfigError::Value { origin: self.origin(&key), key, value: value.to_string(), problem }
+        ConfigError::Value { origin: self.origin(&key), key, value: value.to_string(), reason }
     }
 
-    /// Refuses a secret that is written in a file that others may read.
+    /// Rejects a secret in a settings file that other users may read.
     pub(super) fn may_hold_secret(&self, key: &str) -> Result<(), ConfigError> {
         let Some((file, mode)) = self.file.as_ref().zip(self.exposed) else { return Ok(()) };
         if self.origin(key) != file.display().to_string() {
             return Ok(());
         }
-        Err(self.error(key, "…", Problem::Exposed { mode }))
+        Err(self.error(key, "…", ValueError::Exposed { mode }))
     }
 }
 
-/// Whether a mode lets others read a secret or change what is trusted.
+/// Returns whether a file mode lets other users read a secret or change trusted settings.
 pub(super) fn exposes(mode: u32) -> bool {
     mode & 0o027 != 0
 }
@@ -145,10 +145,13 @@ fn read_file(file: &Path) -> Result<(Dict, u32), ConfigError> {
     let opened = File::open(file).map_err(failed)?;
     let mode = opened.metadata().map_err(failed)?.permissions().mode() & 0o777;
     let mut text = String::new();
-    opened.take(MAX_FILE).read_to_string(&mut text).map_err(failed)?;
+    opened.take(MAX_FILE + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(failed(std::io::ErrorKind::FileTooLarge.into()));
+    }
     let values = toml::from_str(&text).map_err(|source| ConfigError::Syntax {
         file: file.to_owned(),
-        // The line that is wrong may hold a secret: only its number is told.
+        // The invalid line may contain a secret, so the error has only its number.
         line: source.span().map(|span| line_of(&text, span.start)),
         message: source.message().to_owned(),
     })?;
@@ -159,7 +162,7 @@ fn line_of(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }
 
-/// A variable's value: TOML where it is that, else a text.
+/// Parses the value of a variable: as TOML if it is valid TOML, else as a string.
 fn interpret(text: &str) -> Value {
     text.parse().unwrap_or_else(|never: std::convert::Infallible| match never {})
 }
@@ -167,21 +170,22 @@ fn interpret(text: &str) -> Value {
 fn settings(variables: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
     variables
         .iter()
-        // Whoever passes variables on, as Compose does, can't leave one out.
+        // Programs that pass variables on, such as Compose, can't omit one.
         .filter(|(_, value)| !value.is_empty())
         .filter(|(name, _)| name.starts_with("MAYFLY_") && name.contains("__"))
         .map(|(name, value)| (name.as_str(), value.as_str()))
 }
 
-/// What looks like a setting and is none.
-pub(super) fn strays(environment: &Environment) -> Vec<String> {
+/// Returns warnings about variables that look like settings but are not.
+pub(super) fn misspelled_variables(environment: &Environment) -> Vec<String> {
     let tables = ["GITHUB_", "POOL_", "HOST_", "EGRESS_", "TELEMETRY_"];
-    let looks = |name: &&String| {
+    let looks_like_setting = |name: &&String| {
         let rest = name.strip_prefix("MAYFLY_");
         rest.is_some_and(|rest| tables.iter().any(|table| rest.starts_with(table)))
             && !name.contains("__")
-            && !NO_SETTINGS.contains(&name.as_str())
+            && !NOT_SETTINGS.contains(&name.as_str())
     };
-    let told = |name| format!("{name} is no setting: below a table it takes two underscores");
-    environment.variables.keys().filter(looks).map(told).collect()
+    let warning =
+        |name| format!("{name} is ignored: put two underscores between the table and the key");
+    environment.variables.keys().filter(looks_like_setting).map(warning).collect()
 }

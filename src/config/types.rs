@@ -1,4 +1,4 @@
-//! Settings that have been checked.
+//! Checked settings.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,100 +11,99 @@ use secrecy::SecretString;
 use crate::egress::policy::{Policies, Policy};
 use crate::host::size::Size;
 use crate::image::{Reference, Trust};
-use crate::machine::accelerator::Wish;
+use crate::machine::accelerator::AcceleratorPreference;
 use crate::telemetry::otlp::Collector;
 
-/// Everything that `mayfly serve` is told.
+/// The settings of `mayfly serve`.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The file, where there is one.
+    /// The settings file, if one was given.
     pub file: Option<PathBuf>,
-    /// Where jobs come from, beside local ones; `None` is local jobs only.
-    pub github: Option<GitHub>,
-    /// The pools, each name once, in the order they are written.
-    pub pools: Vec<Pool>,
-    /// What of the host is used, and how the daemon is reached.
-    pub host: Host,
-    /// Where the status page is offered; `None` is on the unix socket only.
-    pub status: Option<StatusPage>,
-    /// What is told to whom, beside the log.
-    pub telemetry: Telemetry,
-    /// All egress policies, those of the pools among them.
+    /// `[github]`. `None` means local jobs only.
+    pub github: Option<GitHubConfig>,
+    /// The pools in written order. Names are unique.
+    pub pools: Vec<PoolConfig>,
+    /// `[host]`: the resources that Mayfly may use, and the API.
+    pub host: HostConfig,
+    /// `[status]`. `None` means that the status page is served on the Unix socket only.
+    pub status: Option<StatusConfig>,
+    /// `[telemetry]`.
+    pub telemetry: TelemetryConfig,
+    /// All egress policies, including those of the pools.
     pub policies: Policies,
-    /// What is allowed but likely not meant, for a person.
+    /// Warnings about settings that are valid but probably a mistake.
     pub warnings: Vec<String>,
 }
 
 impl Settings {
-    /// The pool of that name.
-    pub fn pool(&self, name: &str) -> Option<&Pool> {
+    /// Returns the pool with the given name.
+    pub fn pool(&self, name: &str) -> Option<&PoolConfig> {
         self.pools.iter().find(|pool| pool.name.as_str() == name)
     }
 }
 
-/// A secret, and where it was found, which is none.
+/// A secret and its origin. The origin is not secret.
 #[derive(Debug, Clone)]
 pub struct Secret {
     /// The secret itself.
     pub value: SecretString,
-    /// A file, a variable or the settings file, in words.
+    /// The file or variable that it comes from.
     pub source: String,
 }
 
 /// `[github]`.
 #[derive(Debug, Clone)]
-pub struct GitHub {
-    /// The web address of the server, without a path or a slash at the end:
-    /// `https://github.com`, or that of an Enterprise Server.
+pub struct GitHubConfig {
+    /// The URL of the server, without a path or a slash at the end: `https://github.com`, or the
+    /// URL of an Enterprise Server.
     pub server: String,
-    /// Whom runners are registered with.
-    pub scope: Scope,
-    /// The REST API's address without a slash at the end, as written or derived from the server.
+    /// The scope that runners are registered with.
+    pub scope: GitHubScope,
+    /// The URL of the REST API without a slash at the end, as written or derived from the server.
     pub api: String,
-    /// How Mayfly says who it is.
-    pub credentials: Credentials,
-    /// Where deliveries are listened for.
-    pub webhook: Option<Webhook>,
-    /// What is polled: those that are written, else the scope's own one.
-    pub repositories: Vec<Repository>,
-    /// Between two polls; `None` depends on whether deliveries come.
+    /// The credentials that Mayfly authenticates with.
+    pub credentials: GitHubCredentials,
+    /// The listener for webhook deliveries.
+    pub webhook: Option<WebhookConfig>,
+    /// The repositories to poll: those in the settings, else the one of the scope.
+    pub repositories: Vec<RepositoryName>,
+    /// The interval between two polls. With `None` it depends on whether deliveries come.
     pub poll: Option<Duration>,
-    /// Between two lists of the scope's runners, which find what was left behind there.
+    /// The interval between two lists of the scope's runners, which find orphans.
     pub reconcile: Duration,
 }
 
-impl GitHub {
-    /// The web address of the scope, as a scale set's registration wants it.
+impl GitHubConfig {
+    /// Returns the URL of the scope, as required to register a scale set.
     pub fn url(&self) -> String {
         format!("{}/{}", self.server, self.scope)
     }
 
-    /// The web address of a job's page. None where the repository's name is not one that GitHub
-    /// gives.
+    /// Returns the URL of a job's page, or `None` if the repository's name is not valid at GitHub.
     pub fn job_page(&self, repository: &str, run: u64, job: u64) -> Option<String> {
-        let part = |part: &str| {
+        let is_name = |part: &str| {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
             !part.is_empty() && part.bytes().all(plain)
         };
         let (owner, name) = repository.split_once('/')?;
         let server = &self.server;
-        (part(owner) && part(name))
+        (is_name(owner) && is_name(name))
             .then(|| format!("{server}/{owner}/{name}/actions/runs/{run}/job/{job}"))
     }
 }
 
-/// Whom runners are registered with. Displays as the path in a web address.
+/// The scope that runners are registered with. Displays as the path in a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
+pub enum GitHubScope {
     /// One repository.
-    Repository(Repository),
-    /// An organisation.
+    Repository(RepositoryName),
+    /// An organization.
     Organization(String),
     /// An enterprise, by its slug.
     Enterprise(String),
 }
 
-impl fmt::Display for Scope {
+impl fmt::Display for GitHubScope {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Repository(repository) => repository.fmt(formatter),
@@ -114,63 +113,63 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A repository. Displays as `OWNER/NAME`.
+/// The full name of a repository. Displays as `OWNER/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Repository {
-    /// The user or organisation.
+pub struct RepositoryName {
+    /// The user or organization.
     pub owner: String,
-    /// Its name there.
+    /// The name of the repository.
     pub name: String,
 }
 
-impl fmt::Display for Repository {
+impl fmt::Display for RepositoryName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}/{}", self.owner, self.name)
     }
 }
 
-/// How Mayfly says who it is.
+/// The credentials that Mayfly authenticates with.
 #[derive(Debug, Clone)]
-pub enum Credentials {
+pub enum GitHubCredentials {
     /// A personal access token.
     Token(Secret),
     /// A GitHub App.
-    App(App),
+    App(AppCredentials),
 }
 
 /// A GitHub App.
 #[derive(Debug, Clone)]
-pub struct App {
+pub struct AppCredentials {
     /// The issuer of its JWTs: the client id, or the App's id in digits.
     pub issuer: String,
     /// Its RSA key, in PEM.
     pub private_key: Secret,
-    /// The installation; `None` is found out.
+    /// The installation. With `None` Mayfly looks it up.
     pub installation: Option<u64>,
 }
 
 /// `[github.webhook]`.
 #[derive(Debug, Clone)]
-pub struct Webhook {
-    /// Where deliveries are listened for.
+pub struct WebhookConfig {
+    /// The address to listen on.
     pub listen: SocketAddr,
-    /// What they are signed with.
+    /// The secret that deliveries are signed with.
     pub secret: Secret,
-    /// The hook's id at GitHub, needed to ask for deliveries that were missed; an App's own hook
-    /// has none.
+    /// The hook's id at GitHub, needed to request missed deliveries. An App's own hook has none.
     pub hook: Option<u64>,
 }
 
-/// A pool's name: it becomes a part of runner names. A lower-case letter or digit, then letters,
-/// digits, `-` and `_`, 32 at most.
+/// A pool's name, which becomes a part of runner names: a lowercase letter or digit, then lowercase
+/// letters, digits, `-` and `_`, at most 32 characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolName(String);
 
 impl PoolName {
-    /// The most bytes: a runner's name has 64, of which a prefix and a random part need the rest.
+    /// The maximum number of bytes. A runner's name can have 64; a prefix and a random part need
+    /// the rest.
     pub const MAX_LENGTH: usize = 32;
 
-    /// A name, if the text is one.
+    /// Returns the name if the text is a valid one.
     pub fn parse(text: &str) -> Option<Self> {
         let first = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         let rest = |byte: u8| first(byte) || matches!(byte, b'-' | b'_');
@@ -180,7 +179,7 @@ impl PoolName {
         fits.then(|| Self(text.to_owned()))
     }
 
-    /// As text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -192,58 +191,60 @@ impl fmt::Display for PoolName {
     }
 }
 
-/// `[[pool]]`: microVMs that are alike.
+/// `[[pool]]`: a group of identical microVMs.
 #[derive(Debug, Clone)]
-pub struct Pool {
+pub struct PoolConfig {
     /// Its name.
     pub name: PoolName,
-    /// What jobs ask for by `runs-on`, in lower case, each once; empty for local jobs only.
+    /// The labels that jobs request with `runs-on`, in lowercase, without duplicates. Empty for
+    /// local jobs only.
     pub labels: Vec<String>,
-    /// The runner group by name; `None` is the scope's default one.
+    /// The name of the runner group. `None` is the default group of the scope.
     pub runner_group: Option<String>,
-    /// What is booted.
+    /// The image to boot.
     pub image: Reference,
     /// Virtual processors of each microVM.
     pub cpus: u32,
-    /// Memory of each.
+    /// Memory of each microVM.
     pub memory: Size,
-    /// Size of the disk of each; `None` is as `mayfly run` has it.
+    /// Disk size of each microVM. `None` is the default of `mayfly run`.
     pub disk: Option<Size>,
-    /// How many are kept warm (with [`Trigger::Always`]: registered) beyond those that work.
+    /// The number of warm microVMs (with [`Trigger::Always`]: registered runners) to keep in
+    /// addition to those that run jobs.
     pub min_idle: u32,
-    /// How many there may be at the same time, at least one.
+    /// The maximum number of microVMs at the same time, at least one.
     pub max: u32,
-    /// How the pool learns that jobs wait at GitHub.
+    /// How the pool learns about waiting jobs at GitHub.
     pub trigger: Trigger,
-    /// What its microVMs may reach.
+    /// The egress policy of its microVMs.
     pub egress: Policy,
-    /// How long things may take.
-    pub deadlines: Deadlines,
-    /// Variables of the runner and of local jobs.
+    /// Time limits.
+    pub deadlines: PoolDeadlines,
+    /// Environment variables of the runner and of local jobs.
     pub environment: BTreeMap<String, String>,
     /// Scripts that the runner calls.
-    pub hooks: Hooks,
-    /// Where the runner is in the image, an absolute path.
+    pub hooks: RunnerHooks,
+    /// The absolute path of the runner's directory in the image.
     pub runner_directory: String,
-    /// Whether the lines of the steps of GitHub's jobs are in Mayfly's log of them, too.
+    /// Whether Mayfly's log of a GitHub job includes the output of its steps.
     pub job_log: bool,
 }
 
-/// How a pool learns that jobs wait at GitHub.
+/// How a pool learns about waiting jobs at GitHub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Trigger {
-    /// Deliveries of `workflow_job`.
+    /// Webhook deliveries of `workflow_job`.
     Webhook,
-    /// Asking for the queued runs of the repositories.
+    /// Polling the queued runs of the repositories.
     Poll,
-    /// A runner scale set's message session.
+    /// The message session of a runner scale set.
     ScaleSet,
-    /// Not at all: `min_idle` runners are always registered.
+    /// No trigger: `min_idle` runners are always registered.
     Always,
-    /// A scale set where GitHub has it for this scope, else polling.
+    /// A scale set if GitHub supports it for the scope, else polling.
     Auto,
-    /// Local jobs only.
+    /// No trigger: local jobs only.
     None,
 }
 
@@ -260,32 +261,32 @@ impl fmt::Display for Trigger {
     }
 }
 
-/// How long things may take.
+/// The time limits of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deadlines {
-    /// From the start of a boot until the guest is ready; `None` depends on the accelerator.
+pub struct PoolDeadlines {
+    /// From the start of a boot until the guest is ready. The default depends on the accelerator.
     pub boot: Option<Duration>,
-    /// How long a warm microVM beyond `min_idle` is kept.
+    /// How long a warm microVM in excess of `min_idle` is kept.
     pub idle: Duration,
     /// From registration until the runner has a job.
     pub claim: Duration,
     /// How long a job may run.
     pub job: Duration,
-    /// From the interrupt of a runner that has to go until its microVM ends.
+    /// From SIGINT to a runner until its microVM is ended.
     pub farewell: Duration,
 }
 
-/// Scripts in the image that the runner calls, by absolute paths.
+/// Absolute paths of scripts in the image that the runner calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Hooks {
-    /// Before the first step of a job (`ACTIONS_RUNNER_HOOK_JOB_STARTED`).
+pub struct RunnerHooks {
+    /// Runs before the first step of a job (`ACTIONS_RUNNER_HOOK_JOB_STARTED`).
     pub job_started: Option<String>,
-    /// After its last step (`ACTIONS_RUNNER_HOOK_JOB_COMPLETED`).
+    /// Runs after the last step of a job (`ACTIONS_RUNNER_HOOK_JOB_COMPLETED`).
     pub job_completed: Option<String>,
 }
 
-impl Hooks {
-    /// The runner's variables for them.
+impl RunnerHooks {
+    /// Returns the environment variables that tell the runner about the scripts.
     pub fn variables(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let started = self.job_started.as_deref();
         let completed = self.job_completed.as_deref();
@@ -300,65 +301,65 @@ impl Hooks {
 
 /// `[host]`.
 #[derive(Debug, Clone)]
-pub struct Host {
-    /// Processors that all microVMs together may have.
+pub struct HostConfig {
+    /// Processors that all microVMs together may use.
     pub cpus: u32,
-    /// Memory that all microVMs together may have.
+    /// Memory that all microVMs together may use.
     pub memory: Size,
-    /// The state directory; `None` is the command line's, else the default one.
+    /// The state directory. `None` means the one of the command line, else the default.
     pub state_directory: Option<PathBuf>,
-    /// How the daemon is reached.
-    pub api: Api,
-    /// What executes the guests' instructions.
-    pub accelerator: Wish,
-    /// Whether software emulation, which is no isolation boundary, will do.
+    /// The listeners of the API.
+    pub api: ApiConfig,
+    /// The accelerator that executes the guests' instructions.
+    pub accelerator: AcceleratorPreference,
+    /// Whether software emulation, which is not an isolation boundary, is allowed.
     pub allow_emulation: bool,
-    /// Whose signature an image needs before it is booted.
+    /// The keys that images must be signed with.
     pub image_keys: Trust,
-    /// How long running jobs are waited for at the end (SIGTERM, `mayfly drain`).
+    /// How long a drain (SIGTERM, `mayfly drain`) waits for running jobs.
     pub drain: Duration,
-    /// How much the logs and egress records of jobs that are over may take together.
+    /// The maximum size of all logs and egress records of ended jobs.
     pub log_bytes: Size,
-    /// How much the closed segments of the audit log may take.
+    /// The maximum size of the closed segments of the audit log.
     pub audit_bytes: Size,
-    /// How long they are kept.
+    /// How long closed segments are kept.
     pub audit_age: Duration,
 }
 
 /// `[telemetry]`.
 #[derive(Debug, Clone)]
-pub struct Telemetry {
-    /// Where traces go; `None` is nowhere.
-    pub otlp: Option<Otlp>,
+pub struct TelemetryConfig {
+    /// The collector that receives traces. `None` disables traces.
+    pub otlp: Option<OtlpConfig>,
 }
 
-/// A collector of traces.
+/// A collector of traces (OpenTelemetry).
 #[derive(Debug, Clone)]
-pub struct Otlp {
-    /// Its address as it is written.
+pub struct OtlpConfig {
+    /// The endpoint as written.
     pub endpoint: String,
-    /// What it is told beside the traces, e.g. a key.
+    /// Headers that are sent to it, for example an API key.
     pub headers: Option<Secret>,
-    /// Both, ready to be used.
+    /// The collector that is built from both.
     pub collector: Collector,
 }
 
-/// How the daemon is reached.
+/// The listeners of the daemon's API.
 #[derive(Debug, Clone)]
-pub struct Api {
-    /// The unix socket; `None` is [`Api::DEFAULT_SOCKET`] in the state directory.
+pub struct ApiConfig {
+    /// The Unix socket. `None` means [`ApiConfig::DEFAULT_SOCKET`] in the state directory.
     pub socket: Option<PathBuf>,
     /// The mode of the socket.
     pub mode: u32,
-    /// Where the read-only API is offered over TCP, and the token for it.
+    /// The TCP address of the read-only API, and its token.
     pub tcp: Option<(SocketAddr, Secret)>,
 }
 
-impl Api {
-    /// The socket's name in the state directory.
+impl ApiConfig {
+    /// The default name of the socket in the state directory.
     pub const DEFAULT_SOCKET: &'static str = "api.sock";
 
-    /// The socket, with the state directory that is used.
+    /// Returns the path of the socket, given the state directory.
     pub fn socket(&self, state: &Path) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| state.join(Self::DEFAULT_SOCKET))
     }
@@ -366,20 +367,20 @@ impl Api {
 
 /// `[status]`: the status page, health and metrics over TCP.
 #[derive(Debug, Clone)]
-pub struct StatusPage {
-    /// Where it is listened.
+pub struct StatusConfig {
+    /// The address to listen on.
     pub listen: SocketAddr,
-    /// Who may look.
-    pub access: Access,
+    /// Who may read it.
+    pub access: StatusAccess,
 }
 
-/// Who may look at the status page.
+/// Who may read the status page.
 #[derive(Debug, Clone)]
-pub enum Access {
-    /// Who is on this host.
-    Host,
-    /// Who knows the token.
+pub enum StatusAccess {
+    /// Everyone on this host.
+    LocalHost,
+    /// Everyone who knows the token.
     Token(Secret),
-    /// Who reaches the address.
+    /// Everyone who can connect to the address.
     Anyone,
 }

@@ -1,40 +1,43 @@
-//! Coming back: what a daemon that was killed, or ended, left running and half done.
+//! Adoption: how a starting daemon continues with the microVMs, jobs and registrations of an
+//! earlier daemon that ended or was killed.
 //!
-//! What a microVM did is in its record, what it was meant for in the ledger; where both are read,
-//! nothing has to be guessed:
+//! A microVM's record shows what it did, the ledger shows its assignment. Together they determine
+//! what to do:
 //!
-//! - a job that was claimed and whose microVM is still ready was not handed over, or the order was
-//!   lost: it is handed over (again), which has no effect on a shepherd that has it;
-//! - a runner whose microVM is still ready may have lost its JIT configuration with the daemon, or
-//!   be about to start: the registration has to go, then the microVM;
-//! - a microVM that was claimed and has no open work has lost it to the end of the daemon, between
-//!   the ledger and the order to end: it is ended;
-//! - a microVM without any event got no plan, or is about to: it is ended;
-//! - a microVM that is no more is settled as if it had ended now;
-//! - a microVM that lives and that the ledger does not have, or has as ended, is counted and ended;
-//! - a microVM, a job or a registration that only the ledger knows never came to be, or is gone.
+//! - A job was claimed and its microVM is still ready: the job was not sent, or the command was
+//!   lost. It is sent (again), which has no effect on a shepherd that has it.
+//! - A runner's microVM is still ready: its JIT configuration may be lost with the daemon, or the
+//!   runner may be about to start. The registration is deleted, then the microVM ends.
+//! - A microVM was claimed but has no open work: the daemon ended between the ledger's change and
+//!   the command to end. The microVM ends.
+//! - A microVM has no events: it got no plan, or is about to. It ends.
+//! - A microVM is not running: it is settled as if it had ended now.
+//! - A microVM is running, but the ledger does not have it, or has it as ended: it counts in the
+//!   budget and ends.
+//! - Only the ledger knows a microVM, a job or a registration: it was never created, or is gone.
 
 use super::backlog::Backlog;
-use super::decide::{JobKey, Load, MachineKey, Stage};
+use super::decide::{JobKey, MachineKey, Resources, Stage};
 use super::error::DaemonError;
-use super::fleet::{Left, Microvm, Runner, Work};
-use super::pools::load;
-use super::running::Daemon;
-use crate::ledger::{self, Source};
-use crate::shepherd::event::{Happened, Phase};
-use crate::shepherd::plan::Id;
+use super::event_loop::Daemon;
+use super::fleet::{AssignedRunner, Assignment, FoundMicrovm, Microvm};
+use super::pools::microvm_resources;
+use crate::ledger::{self, JobSource};
+use crate::shepherd::event::{EventKind, Phase};
+use crate::shepherd::plan::MicrovmId;
 
-/// The pool of a microVM of which none is known.
+/// The pool name of a microVM whose pool is unknown.
 const UNKNOWN: &str = "unknown";
 
-/// What the ledger knows of unfinished work.
+/// The unfinished work in the ledger.
 struct Unfinished {
-    jobs: Vec<ledger::Job>,
-    registrations: Vec<ledger::Registration>,
+    jobs: Vec<ledger::JobRecord>,
+    registrations: Vec<ledger::RegistrationRecord>,
 }
 
 impl Daemon {
-    /// Takes back what lives, settles what does not. To be called once, before anything is decided.
+    /// Adopts running microVMs and settles ended ones. Must be called once, before the first
+    /// decision.
     pub(super) fn adopt(&mut self) -> Result<(), DaemonError> {
         let all = self.fleet.shepherds().list();
         let all = all.map_err(|error| DaemonError::Microvms(self.state.microvms(), error))?;
@@ -42,25 +45,25 @@ impl Daemon {
             tracing::error!(
                 ledger = %self.state.ledger().display(),
                 microvms = all.len(),
-                "the ledger is gone or was empty, and a new one is begun: jobs that waited, the audit \
-                 log and the names of runners at GitHub are lost; put a copy back before the next \
-                 start to have them again"
+                "the ledger was missing or empty, so a new one was created: waiting jobs, the \
+                 audit log and the list of runners are lost; to recover them, stop the daemon, \
+                 restore a backup and start it again"
             );
         }
         let unfinished = Unfinished {
-            jobs: self.reader().unfinished()?,
+            jobs: self.reader().unfinished_jobs()?,
             registrations: self.reader().open_registrations()?,
         };
-        self.never_came_to_be(&all)?;
+        self.end_never_started(&all)?;
         let mut adopted = 0;
-        for left in all {
-            let row = self.reader().microvm(left.id.as_str())?;
+        for found in all {
+            let row = self.reader().microvm(found.id.as_str())?;
             match row {
                 Some(row) if row.ended_at.is_none() => {
-                    adopted += usize::from(left.living);
-                    self.adopt_one(&left, &row.pool, &unfinished)?;
+                    adopted += usize::from(found.is_alive);
+                    self.adopt_one(&found, &row.pool, &unfinished)?;
                 }
-                row => self.end_unknown(&left, row.as_ref())?,
+                row => self.end_unknown(&found, row.as_ref())?,
             }
         }
         for registration in &unfinished.registrations {
@@ -69,24 +72,24 @@ impl Daemon {
         let fleet = &self.fleet;
         let is_served = |job| fleet.with_job(job).is_some();
         Backlog::requeue_lost(is_served, &mut self.ledger)?;
-        let (backlog, mut desk) = self.desk();
-        backlog.take_back(&mut desk)?;
+        let (backlog, mut context) = self.backlog_and_context();
+        backlog.restore(&mut context)?;
         let queued = self.backlog.queued();
         if adopted > 0 || queued > 0 {
-            tracing::info!(microvms = adopted, queued, "taken back");
+            tracing::info!(microvms = adopted, queued, "adopted microVMs and queued jobs");
         }
         Ok(())
     }
 
-    /// Those that only the ledger knows.
-    fn never_came_to_be(&mut self, all: &[Left]) -> Result<(), DaemonError> {
-        for row in self.reader().living()? {
-            let left = all.iter().find(|left| left.id.as_str() == row.id);
-            if left.is_none_or(|left| !left.living && left.events.is_empty()) {
-                self.ledger.ended(&row.id, "failed", Some("it never came to be"), None)?;
-                // There is no directory where the daemon did not come so far.
-                if let Some(id) = left.is_none().then(|| Id::parse(&row.id)).flatten() {
-                    self.put_away(&id, None);
+    /// Ends the microVMs that only the ledger knows.
+    fn end_never_started(&mut self, all: &[FoundMicrovm]) -> Result<(), DaemonError> {
+        for row in self.reader().open_microvms()? {
+            let found = all.iter().find(|found| found.id.as_str() == row.id);
+            if found.is_none_or(|found| !found.is_alive && found.events.is_empty()) {
+                self.ledger.record_ended(&row.id, "failed", Some("it was never started"), None)?;
+                // Its directory does not exist if the daemon ended before it created one.
+                if let Some(id) = found.is_none().then(|| MicrovmId::parse(&row.id)).flatten() {
+                    self.dispose(&id, None);
                 }
             }
         }
@@ -95,93 +98,93 @@ impl Daemon {
 
     fn adopt_one(
         &mut self,
-        left: &Left,
+        found: &FoundMicrovm,
         pool_name: &str,
         unfinished: &Unfinished,
     ) -> Result<Option<MachineKey>, DaemonError> {
         let now = self.now();
-        let pool = self.pools.name(pool_name);
-        // What it takes is in its record, whatever its pool is by now.
-        let own = left.summary.as_ref().map(|(_, load)| *load);
-        let load = own.or_else(|| self.pools.get(pool).map(load));
-        let load = load.unwrap_or(Load { processors: 1, memory: 1 << 30 });
-        let work = work(left.id.as_str(), unfinished);
-        let key = self.fleet.take_back(left, (pool, pool_name), load, work, now);
-        let _about = self.about(Some(key));
-        for (number, event) in left.events.iter().enumerate() {
-            // The end counts once nothing is left, which is waited for elsewhere.
-            if left.living && matches!(event.happened, Happened::Ended(_)) {
+        let pool = self.pools.intern(pool_name);
+        // Its record has its resources; its pool may have changed since.
+        let own = found.summary.as_ref().map(|(_, resources)| *resources);
+        let resources = own.or_else(|| self.pools.get(pool).map(microvm_resources));
+        let resources = resources.unwrap_or(Resources { processors: 1, memory: 1 << 30 });
+        let assignment = assignment(found.id.as_str(), unfinished);
+        let key = self.fleet.adopt(found, (pool, pool_name), resources, assignment, now);
+        let _span = self.log_span(Some(key));
+        for (number, event) in found.events.iter().enumerate() {
+            // The end counts once nothing of it runs. Its follower waits for that.
+            if found.is_alive && matches!(event.kind, EventKind::Ended(_)) {
                 break;
             }
-            self.event(key, number + 1, event)?;
+            self.handle_shepherd_event(key, number + 1, event)?;
         }
         self.fleet.follow(key, &mut self.tasks);
-        if left.living {
-            self.resume(key, left)?;
+        if found.is_alive {
+            self.resume(key, found)?;
         }
         Ok(self.fleet.get(key).map(Microvm::key))
     }
 
-    /// A microVM that the ledger does not have, or has as ended: one that lives counts in the budget
-    /// until it is ended; of one that does not only its directory is left.
+    /// Ends a microVM that the ledger does not have, or has as ended. A running one counts in the
+    /// budget until it ends; of a dead one only the directory is left.
     fn end_unknown(
         &mut self,
-        left: &Left,
-        row: Option<&ledger::Microvm>,
+        found: &FoundMicrovm,
+        row: Option<&ledger::MicrovmRecord>,
     ) -> Result<(), DaemonError> {
         let known = row.is_some();
         let pool = row.map_or(UNKNOWN, |row| row.pool.as_str());
-        if !left.living {
+        if !found.is_alive {
             if !known {
-                tracing::warn!(microvm = %left.id, "the ledger has no such microVM: removed");
+                tracing::warn!(microvm = %found.id, "removing a microVM that is not in the ledger");
             }
-            // What a daemon that was killed had settled, but not put away.
+            // A killed daemon had settled it but not removed its directory.
             let is_evidence = row.is_some_and(|row| row.black_box.is_some());
-            self.put_away(&left.id, is_evidence.then(|| pool.to_owned()));
+            self.dispose(&found.id, is_evidence.then(|| pool.to_owned()));
             return Ok(());
         }
-        tracing::warn!(microvm = %left.id, known, "it lives against the ledger's word: ended");
+        tracing::warn!(microvm = %found.id, known, "ending a microVM: not running in the ledger");
         if row.is_none() {
-            let image = left.summary.as_ref().map(|(image, _)| image.as_str()).unwrap_or_default();
-            self.ledger.planned(left.id.as_str(), UNKNOWN, image)?;
+            let image = found.summary.as_ref().map(|(image, _)| image.as_str()).unwrap_or_default();
+            self.ledger.record_planned(found.id.as_str(), UNKNOWN, image)?;
         }
-        let nothing = Unfinished { jobs: Vec::new(), registrations: Vec::new() };
-        if let Some(key) = self.adopt_one(left, pool, &nothing)? {
-            self.fleet.end(key, "the ledger does not know it", self.clock.now());
+        let no_work = Unfinished { jobs: Vec::new(), registrations: Vec::new() };
+        if let Some(key) = self.adopt_one(found, pool, &no_work)? {
+            self.fleet.end(key, "it was not in the ledger", self.clock.now());
         }
         Ok(())
     }
 
-    /// Goes on with a living microVM where the daemon before left it.
-    fn resume(&mut self, key: MachineKey, left: &Left) -> Result<(), DaemonError> {
+    /// Continues with a running microVM where the earlier daemon stopped.
+    fn resume(&mut self, key: MachineKey, found: &FoundMicrovm) -> Result<(), DaemonError> {
         let now = self.now();
         let Some(microvm) = self.fleet.get(key) else { return Ok(()) };
         let (stage, phase) = (microvm.stage(), microvm.phase());
-        tracing::info!(%phase, "taken back");
-        match microvm.work().clone() {
-            _ if left.events.is_empty() => {
-                self.fleet.end(key, "the daemon ended before it had a plan", now);
+        tracing::info!(%phase, "adopted the microVM");
+        match microvm.assignment().clone() {
+            _ if found.events.is_empty() => {
+                self.fleet.end(key, "the daemon ended before it was planned", now);
             }
-            Work::None if phase > Phase::Ready && stage == Stage::Warm => {
-                self.fleet.end(key, "it has no job any more", now);
+            Assignment::None if phase > Phase::Ready && stage == Stage::Warm => {
+                self.fleet.end(key, "it lost its job when the daemon ended", now);
             }
-            Work::Local(job) if phase == Phase::Ready => {
-                self.fleet.resume_at(key, Stage::Assigned, now);
-                self.hand_over(key, job)?;
+            Assignment::Local(job) if phase == Phase::Ready => {
+                self.fleet.resume_in_stage(key, Stage::Assigned, now);
+                self.send_job(key, job)?;
             }
-            Work::Local(job) if phase > Phase::Ready => {
-                self.fleet.resume_at(key, Stage::Assigned, now);
-                self.renew_deadline(key, job, left)?;
+            Assignment::Local(job) if phase > Phase::Ready => {
+                self.fleet.resume_in_stage(key, Stage::Assigned, now);
+                self.renew_deadline(key, job, found)?;
             }
-            Work::Runner(_) if phase == Phase::Ready => {
-                self.fleet.retire(key, "its runner was lost with the daemon", now);
+            Assignment::Runner(_) if phase == Phase::Ready => {
+                self.fleet.retire(key, "its runner was lost when the daemon ended", now);
                 self.deregister(key)?;
             }
-            Work::Runner(runner) if phase > Phase::Ready => {
-                self.fleet.resume_at(key, Stage::Registering, now);
-                let job = self.reader().job_of(left.id.as_str())?;
+            Assignment::Runner(runner) if phase > Phase::Ready => {
+                self.fleet.resume_in_stage(key, Stage::Registering, now);
+                let job = self.reader().job_of(found.id.as_str())?;
                 if job.is_some_and(|job| job.state.is_over()) {
-                    self.fleet.had_job(&runner.name, now);
+                    self.fleet.record_job_completed(&runner.name, now);
                 }
             }
             _ => {}
@@ -193,23 +196,23 @@ impl Daemon {
         &mut self,
         key: MachineKey,
         job: JobKey,
-        left: &Left,
+        found: &FoundMicrovm,
     ) -> Result<(), DaemonError> {
-        let known = self.known(job)?;
+        let known = self.find_job(job)?;
         let timeout = known.as_ref().and_then(|job| job.command.as_ref()?.timeout);
-        let begun = known.and_then(|job| job.started_at.or(job.claimed_at));
-        // The host's clock may have been set since; what its shepherd recorded does not depend on it.
-        let since = match (left.ran, begun) {
-            (Some(ran), _) => self.clock.ago(ran),
-            (None, Some(begun)) => self.clock.at(begun.into()),
+        let started = known.and_then(|job| job.started_at.or(job.claimed_at));
+        // The host's clock may have been set since; the shepherd's record does not depend on it.
+        let since = match (found.ran_for, started) {
+            (Some(ran), _) => self.clock.before_now(ran),
+            (None, Some(started)) => self.clock.at_wall_time(started.into()),
             (None, None) => self.now(),
         };
         self.fleet.set_deadline(key, timeout.map(|timeout| since + timeout));
         Ok(())
     }
 
-    /// A registration whose microVM is gone has to go.
-    fn forget(&mut self, registration: &ledger::Registration) -> Result<(), DaemonError> {
+    /// Has a registration removed if its microVM is gone.
+    fn forget(&mut self, registration: &ledger::RegistrationRecord) -> Result<(), DaemonError> {
         let name = &registration.name;
         let known = self.reader().registration(name)?;
         let open = known.is_some_and(|known| known.state != ledger::RegistrationState::Deleted);
@@ -220,18 +223,18 @@ impl Daemon {
     }
 }
 
-fn work(microvm: &str, unfinished: &Unfinished) -> Work {
+fn assignment(microvm: &str, unfinished: &Unfinished) -> Assignment {
     let job = unfinished
         .jobs
         .iter()
-        .find(|job| job.source == Source::Local && job.microvm.as_deref() == Some(microvm));
+        .find(|job| job.source == JobSource::Local && job.microvm.as_deref() == Some(microvm));
     if let Some(job) = job {
-        return Work::Local(JobKey(job.id.0));
+        return Assignment::Local(JobKey(job.id.0));
     }
     let open = unfinished.registrations.iter().rev();
     let mut open = open.filter(|registration| registration.microvm == microvm);
-    open.next().map_or(Work::None, |registration| {
-        Work::Runner(Runner {
+    open.next().map_or(Assignment::None, |registration| {
+        Assignment::Runner(AssignedRunner {
             name: registration.name.clone(),
             id: registration.runner_id,
             job: None,

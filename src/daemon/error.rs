@@ -1,4 +1,4 @@
-//! What ends the daemon.
+//! The errors that end the daemon.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,45 +7,45 @@ use std::path::PathBuf;
 use crate::failure::{Code, Failure};
 use crate::github::forge::GitHubError;
 use crate::ledger::LedgerError;
-use crate::machine::accelerator::Unusable;
+use crate::machine::accelerator::KvmUnavailable;
 
-/// The daemon can't start, or can't go on. Jobs that run go on without it.
+/// An error with which the daemon can't start or continue. Running jobs continue without it.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// The ledger can't be used: what can't be recorded is not done.
+    /// The ledger can't be used. The daemon does nothing that it can't record.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     /// GitHub's settings can't be used.
     #[error(transparent)]
     GitHub(#[from] GitHubError),
-    /// No accelerator.
+    /// No accelerator can be used.
     #[error(transparent)]
-    Accelerator(#[from] Unusable),
-    /// Emulation is not allowed.
-    #[error("this host can't run microVMs with KVM ({0}), and emulation is no isolation boundary")]
+    Accelerator(#[from] KvmUnavailable),
+    /// The host has no KVM, and the settings don't allow emulation.
+    #[error("KVM can't be used on this host ({0}), and emulation is not allowed")]
     Emulation(String),
     /// The directories of microVMs can't be read.
-    #[error("can't look through {0}")]
+    #[error("can't read the directory {0}")]
     Microvms(PathBuf, #[source] io::Error),
-    /// A directory can't be made.
-    #[error("can't make {0}")]
+    /// A directory can't be created.
+    #[error("can't create the directory {0}")]
     Directory(PathBuf, #[source] io::Error),
-    /// The socket of the API can't be made.
-    #[error("can't listen at {0}")]
+    /// The API's socket can't be created.
+    #[error("can't create the API's socket {0}")]
     Socket(PathBuf, #[source] io::Error),
-    /// An address can't be listened at.
-    #[error("can't listen at {0}")]
+    /// A TCP address can't be bound.
+    #[error("can't listen on {0}")]
     Listen(SocketAddr, #[source] io::Error),
-    /// Traces can't be sent.
-    #[error("can't set up what sends traces")]
+    /// The exporter of traces can't be set up.
+    #[error("can't set up the exporter of traces")]
     Collector(#[source] io::Error),
-    /// Signals can't be taken.
-    #[error("can't wait for signals")]
+    /// Signal handlers can't be installed.
+    #[error("can't install signal handlers")]
     Signals(#[source] io::Error),
-    /// No random bytes.
-    #[error("no random bytes")]
+    /// The kernel gave no random bytes.
+    #[error("can't get random bytes from the kernel")]
     Random(#[source] io::Error),
-    /// The executable that shepherds are started from is not known.
+    /// The path of Mayfly's executable, which starts shepherds, is unknown.
     #[error("can't find Mayfly's own executable")]
     Executable(#[source] io::Error),
 }
@@ -73,7 +73,7 @@ impl Failure for DaemonError {
             Self::GitHub(error) => error.hint(),
             Self::Accelerator(error) => error.hint(),
             Self::Emulation(_) => Some(
-                "use a host with KVM; to try Mayfly without, set allow_emulation = true in [host]"
+                "use a host with KVM; to try Mayfly without isolation, set allow_emulation = true in [host]"
                     .to_owned(),
             ),
             _ => None,

@@ -1,49 +1,50 @@
 //! The daemon: pools of microVMs, and the jobs that wait for them.
 //!
-//! What is decided is apart from what is done: [`demand`] folds what is heard of waiting jobs into
-//! counts, [`decide`] turns pools, microVMs and waiting jobs into actions. Both are pure: no clock,
-//! no input or output, no chance; so is the time that they are told ([`millis`]).
+//! Decisions are separate from actions: [`demand`] folds events about waiting jobs into counts,
+//! [`decide`] turns pools, microVMs and waiting jobs into actions. Both are pure: no clock, no
+//! input or output, no randomness. Their time type is pure too ([`time`]).
 //!
-//! The rest is a few parts with one job each, whose fields are their own: the [`fleet`] (microVMs and
-//! their shepherds), the [`backlog`] (what waits, and what became of jobs), the [`registry`] (runners
-//! at the forge), [`keeping`] (what is kept, and for how long) and the [`views`] (what others read).
-//! One loop composes them ([`running`]): it hears what its tasks report, asks what follows, carries
-//! it out, and writes to the ledger before it does what can't be taken back. A ledger that can't be
-//! written ends the daemon, not the jobs: shepherds outlive it, and the next daemon adopts them.
+//! The rest has a few parts, each with one job and private fields: the [`fleet`] (microVMs and
+//! their shepherds), the [`backlog`] (waiting jobs, and the results of jobs), the [`registry`]
+//! (runners at the forge), [`retention`] (what is retained, and for how long) and the [`views`]
+//! (what the API and the metrics read). One loop composes them ([`event_loop`]): it receives the
+//! events of its tasks, decides, acts, and writes to the ledger before any action that it can't
+//! take back. If the ledger can't be written, the daemon ends, but the jobs do not: shepherds
+//! outlive it, and the next daemon adopts them.
 //!
-//! Two seams lead out of here, each a trait with a real driver and a scripted one for tests:
+//! Two driver traits lead out of here, each with a real implementation and a fake one for tests:
 //! [`crate::forge::Forge`], and `Shepherds` in [`fleet`].
 //!
 //! Owns the pools and the policy. Knows nothing of people, of QEMU, or of a guest's bytes.
 
-mod acting;
+mod actions;
 mod adoption;
-mod answering;
 mod backlog;
+mod cancellation;
 mod clock;
-mod concluding;
 pub mod decide;
 pub mod demand;
-mod ending;
+mod dispatch;
 mod error;
+mod event;
+mod event_loop;
 mod fleet;
-mod happening;
-mod hearing;
-mod keeping;
-mod manager;
-pub mod millis;
-mod names;
+mod microvm_end;
 mod pools;
 mod registry;
-mod reloading;
-mod running;
-mod serving;
-mod stopping;
+mod reload;
+mod requests;
+mod retention;
+mod runner_domains;
+mod runner_end;
+mod service;
+mod service_manager;
 mod tasks;
 #[cfg(test)]
 mod testing;
+pub mod time;
 mod views;
 
 pub use crate::github::forge::{GitHubError, github_client};
 pub use error::DaemonError;
-pub use serving::{Reread, serve};
+pub use service::{ReloadSettings, serve};

@@ -1,100 +1,100 @@
-//! The pools by their names for the daemon, and what stands in the way of each.
+//! The pools of the settings under stable ids, and the failures of each.
 
 use std::collections::BTreeMap;
 
-use super::decide::{Backoff, Blocker, Load, Obstacle, PoolId};
-use super::millis::Millis;
-use crate::config::{Pool, PoolName};
+use super::decide::{Backoff, Blocker, Obstacle, PoolId, Resources};
+use super::time::Millis;
+use crate::config::{PoolConfig, PoolName};
 
-/// The pools of the settings, each under a name that stays the same as long as the daemon lives:
-/// through reloads, also of one that goes and comes back.
+/// The pools of the settings. Each has an id that stays the same for the daemon's life: through
+/// reloads, and for a pool that is removed and comes back.
 #[derive(Debug, Default)]
 pub(super) struct Pools {
-    /// All names that there ever were, at the places of their numbers.
+    /// All pool names seen so far. A pool's id is its index here.
     names: Vec<String>,
-    /// Those of the settings, in their order.
-    configured: Vec<(PoolId, Pool)>,
+    /// The pools of the settings, in their order.
+    configured: Vec<(PoolId, PoolConfig)>,
 }
 
 impl Pools {
-    pub(super) fn new(settings: &[Pool]) -> Self {
+    pub(super) fn new(settings: &[PoolConfig]) -> Self {
         let mut pools = Self::default();
-        pools.take_on(settings);
+        pools.apply_settings(settings);
         pools
     }
 
-    /// Takes on settings that were read again.
-    pub(super) fn take_on(&mut self, settings: &[Pool]) {
-        let named = settings.iter().map(|pool| (self.name(pool.name.as_str()), pool.clone()));
+    /// Applies settings that were read again.
+    pub(super) fn apply_settings(&mut self, settings: &[PoolConfig]) {
+        let named = settings.iter().map(|pool| (self.intern(pool.name.as_str()), pool.clone()));
         self.configured = named.collect();
     }
 
-    /// The pool of that name, whether the settings have it or not.
-    pub(super) fn name(&mut self, name: &str) -> PoolId {
+    /// Returns the id for a pool name, and assigns one if it has none.
+    pub(super) fn intern(&mut self, name: &str) -> PoolId {
         let known = self.names.iter().position(|known| known == name);
-        let place = known.unwrap_or_else(|| {
+        let index = known.unwrap_or_else(|| {
             self.names.push(name.to_owned());
             self.names.len() - 1
         });
-        PoolId(u32::try_from(place).unwrap_or(u32::MAX))
+        PoolId(u32::try_from(index).unwrap_or(u32::MAX))
     }
 
-    /// The pool of that name, where the settings have it.
-    pub(super) fn named(&self, name: &str) -> Option<PoolId> {
+    /// Returns the id of a configured pool.
+    pub(super) fn find(&self, name: &str) -> Option<PoolId> {
         let mut named = self.iter().filter(|(_, pool)| pool.name.as_str() == name);
         named.next().map(|(id, _)| id)
     }
 
-    /// The same for a name that is one.
-    pub(super) fn of(&self, name: &PoolName) -> Option<PoolId> {
-        self.named(name.as_str())
+    /// Returns the id of a configured pool by its checked name.
+    pub(super) fn find_named(&self, name: &PoolName) -> Option<PoolId> {
+        self.find(name.as_str())
     }
 
-    /// The settings of a pool, where they have it.
-    pub(super) fn get(&self, id: PoolId) -> Option<&Pool> {
+    /// Returns the settings of a configured pool.
+    pub(super) fn get(&self, id: PoolId) -> Option<&PoolConfig> {
         self.iter().find(|(own, _)| *own == id).map(|(_, pool)| pool)
     }
 
-    /// The pools of the settings, in their order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (PoolId, &Pool)> {
+    /// Returns the configured pools, in their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PoolId, &PoolConfig)> {
         self.configured.iter().map(|(id, pool)| (*id, pool))
     }
 }
 
-/// What one microVM of a pool takes.
-pub(super) fn load(pool: &Pool) -> Load {
-    Load { processors: pool.cpus, memory: pool.memory.0 }
+/// Returns the resources of one microVM of a pool.
+pub(super) fn microvm_resources(pool: &PoolConfig) -> Resources {
+    Resources { processors: pool.cpus, memory: pool.memory.0 }
 }
 
-/// Failures of one kind, pool by pool: what went wrong last, and when it may be tried again.
+/// Failures of one kind per pool: the last reason, and when to try again.
 #[derive(Debug, Default)]
-pub(super) struct Troubles(BTreeMap<PoolId, (Backoff, Obstacle)>);
+pub(super) struct PoolFailures(BTreeMap<PoolId, (Backoff, Obstacle)>);
 
-impl Troubles {
-    /// It failed once more.
-    pub(super) fn failed(&mut self, pool: PoolId, why: Blocker, now: Millis) {
-        let backoff = self.after(pool, now);
+impl PoolFailures {
+    /// Records a failure.
+    pub(super) fn record(&mut self, pool: PoolId, why: Blocker, now: Millis) {
+        let backoff = self.next_backoff(pool, now);
         self.0.insert(pool, (backoff, Obstacle { until: backoff.until(), why }));
     }
 
-    /// The same, where it is known until when it will.
-    pub(super) fn failed_until(&mut self, pool: PoolId, why: Blocker, until: Millis, now: Millis) {
-        let backoff = self.after(pool, now);
+    /// Records a failure that is known to last until a given time.
+    pub(super) fn record_until(&mut self, pool: PoolId, why: Blocker, until: Millis, now: Millis) {
+        let backoff = self.next_backoff(pool, now);
         self.0.insert(pool, (backoff, Obstacle { until: Some(until), why }));
     }
 
-    fn after(&self, pool: PoolId, now: Millis) -> Backoff {
+    fn next_backoff(&self, pool: PoolId, now: Millis) -> Backoff {
         let mut backoff = self.0.get(&pool).map(|(backoff, _)| *backoff).unwrap_or_default();
-        backoff.failed(now);
+        backoff.record_failure(now);
         backoff
     }
 
-    /// It worked.
-    pub(super) fn worked(&mut self, pool: PoolId) {
+    /// Forgets the failures of a pool.
+    pub(super) fn clear(&mut self, pool: PoolId) {
         self.0.remove(&pool);
     }
 
-    /// What stands in the way.
+    /// Returns the obstacle of a pool, if any.
     pub(super) fn obstacle(&self, pool: PoolId) -> Option<Obstacle> {
         self.0.get(&pool).map(|(_, obstacle)| obstacle.clone())
     }
@@ -106,37 +106,37 @@ mod tests {
     use crate::daemon::testing::pool;
 
     #[test]
-    fn a_pool_keeps_its_name_whatever_others_come_and_go() {
+    fn a_pool_keeps_its_id_when_others_come_and_go() {
         let mut pools = Pools::new(&[pool("a"), pool("b")]);
-        let (a, b) = (pools.named("a").unwrap(), pools.named("b").unwrap());
-        pools.take_on(&[pool("c"), pool("b")]);
-        assert_eq!((pools.named("a"), pools.named("b")), (None, Some(b)));
+        let (a, b) = (pools.find("a").unwrap(), pools.find("b").unwrap());
+        pools.apply_settings(&[pool("c"), pool("b")]);
+        assert_eq!((pools.find("a"), pools.find("b")), (None, Some(b)));
         assert!(pools.get(a).is_none());
-        pools.take_on(&[pool("b"), pool("a")]);
-        assert_eq!(pools.named("a"), Some(a));
+        pools.apply_settings(&[pool("b"), pool("a")]);
+        assert_eq!(pools.find("a"), Some(a));
         let order: Vec<_> = pools.iter().map(|(id, _)| id).collect();
         assert_eq!(order, [b, a]);
-        assert_eq!(pools.name("of an older daemon"), PoolId(3));
-        assert_eq!(pools.named("of an older daemon"), None);
+        assert_eq!(pools.intern("of an older daemon"), PoolId(3));
+        assert_eq!(pools.find("of an older daemon"), None);
     }
 
     #[test]
-    fn what_fails_waits_longer_each_time_until_it_works() {
-        let (mut troubles, pool) = (Troubles::default(), PoolId(7));
+    fn waits_grow_with_each_failure_until_a_success() {
+        let (mut failures, pool) = (PoolFailures::default(), PoolId(7));
         let (mut now, mut waits) = (Millis(5), Vec::new());
         for _ in 0..4 {
-            troubles.failed(pool, Blocker::BootsFail("kernel panic".to_owned()), now);
-            let obstacle = troubles.obstacle(pool).unwrap();
+            failures.record(pool, Blocker::BootsFail("kernel panic".to_owned()), now);
+            let obstacle = failures.obstacle(pool).unwrap();
             assert_eq!(obstacle.why, Blocker::BootsFail("kernel panic".to_owned()));
             let until = obstacle.until.unwrap();
             waits.push(until.since(now).as_secs());
             now = until;
         }
         assert_eq!(waits, [1, 2, 4, 8]);
-        troubles.failed_until(pool, Blocker::RateLimited, Millis(99_000), now);
-        assert_eq!(troubles.obstacle(pool).unwrap().until, Some(Millis(99_000)));
-        assert_eq!(troubles.obstacle(PoolId(8)), None);
-        troubles.worked(pool);
-        assert_eq!(troubles.obstacle(pool), None);
+        failures.record_until(pool, Blocker::RateLimited, Millis(99_000), now);
+        assert_eq!(failures.obstacle(pool).unwrap().until, Some(Millis(99_000)));
+        assert_eq!(failures.obstacle(PoolId(8)), None);
+        failures.clear(pool);
+        assert_eq!(failures.obstacle(pool), None);
     }
 }

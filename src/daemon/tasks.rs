@@ -1,4 +1,4 @@
-//! The tasks of the daemon, which all report to its loop, and end with it.
+//! The daemon's tasks. They report to its loop and end with it.
 
 use std::time::Duration;
 
@@ -6,64 +6,67 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::happening::Happening;
-use crate::failure::contained;
+use super::event::DaemonEvent;
+use crate::failure::report_panic;
 
-/// What the tasks tell the loop waits here; a task that finds it full waits, too.
-const HAPPENINGS: usize = 1024;
-/// How long tasks may take to end with the daemon.
+/// Events that may wait for the loop. A task that finds the channel full waits too.
+const EVENTS_CAPACITY: usize = 1024;
+/// How long tasks may take to end when the daemon ends.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The tasks, and their way to the loop.
+/// The tasks, and the channel to the loop.
 #[derive(Debug)]
 pub(super) struct Tasks {
     set: JoinSet<()>,
-    to: mpsc::Sender<Happening>,
+    events: mpsc::Sender<DaemonEvent>,
     cancel: CancellationToken,
 }
 
 impl Tasks {
-    /// None yet, with what hears them.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Happening>) {
-        let (to, heard) = mpsc::channel(HAPPENINGS);
-        (Self { set: JoinSet::new(), to, cancel: CancellationToken::new() }, heard)
+    /// Creates an empty set, and the receiver of its events.
+    pub(super) fn new() -> (Self, mpsc::Receiver<DaemonEvent>) {
+        let (events, receiver) = mpsc::channel(EVENTS_CAPACITY);
+        (Self { set: JoinSet::new(), events, cancel: CancellationToken::new() }, receiver)
     }
 
-    /// Where tasks tell what happened.
-    pub(super) fn way(&self) -> mpsc::Sender<Happening> {
-        self.to.clone()
+    /// Returns a sender of events to the loop.
+    pub(super) fn event_sender(&self) -> mpsc::Sender<DaemonEvent> {
+        self.events.clone()
     }
 
-    /// Cancelled at the end of the daemon.
-    pub(super) fn end(&self) -> CancellationToken {
+    /// Returns the token that is canceled when the daemon ends.
+    pub(super) fn cancellation_token(&self) -> CancellationToken {
         self.cancel.clone()
     }
 
-    /// Begins a task.
+    /// Spawns a task.
     pub(super) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.set.spawn(task);
     }
 
-    /// Begins a task that tells the loop what it came to.
-    pub(super) fn report(&mut self, task: impl Future<Output = Happening> + Send + 'static) {
-        let to = self.to.clone();
+    /// Spawns a task whose result is sent to the loop as an event.
+    pub(super) fn spawn_reporting(
+        &mut self,
+        task: impl Future<Output = DaemonEvent> + Send + 'static,
+    ) {
+        let events = self.events.clone();
         self.set.spawn(async move {
-            // The loop ends after its tasks; then nobody needs to know.
-            let _ = to.send(task.await).await;
+            // Fails only when the daemon is ending.
+            let _ = events.send(task.await).await;
         });
     }
 
-    /// Waits for the end of a task, where there is any.
-    pub(super) async fn ended(&mut self) -> Option<Result<(), JoinError>> {
+    /// Waits for the next task to end. Returns `None` if there are no tasks.
+    pub(super) async fn next_ended(&mut self) -> Option<Result<(), JoinError>> {
         self.set.join_next().await
     }
 
-    /// Ends them all, those that don't after a while by force.
+    /// Cancels all tasks, and aborts those that don't end within [`GRACE`].
     pub(super) async fn close(mut self) {
         self.cancel.cancel();
         let ended = async {
             while let Some(ended) = self.set.join_next().await {
-                contained(ended);
+                report_panic(ended);
             }
         };
         if tokio::time::timeout(GRACE, ended).await.is_err() {

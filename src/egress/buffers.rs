@@ -1,50 +1,50 @@
-//! How much the kernel holds of a microVM's connections: a bound on all of them together.
+//! Socket buffer sizes: a bound on the kernel memory of all connections of a microVM together.
 //!
-//! A guest that sends what its destination does not take, or asks for what it does not take itself,
-//! fills the buffers of both sockets. The kernel would let each grow to several MiB. Here the n-th
-//! connection that is open at a time gets the n-th part of a budget, so that few have all that they
-//! can use, and as many as may be open still have a bound together: a harmonic sum. Only the first
-//! few connections to the outside are left to the kernel's own measure, as far routes need more.
+//! A guest whose destination does not read, or that does not read itself, fills the buffers of both
+//! sockets. The kernel would let each grow to several MiB. Here the n-th open connection gets the
+//! n-th part of a budget: few connections get all that they can use, and the maximum number of
+//! connections still has a common bound (a harmonic sum). Only the first few connections to
+//! destinations keep the kernel's automatic sizes, because long routes need larger buffers.
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// The part of the first connection, in each direction, if it could have all of it.
+/// The budget of the first connection, in each direction, before clamping.
 const BUDGET: usize = 4 << 20;
-/// The most and the least of a buffer. The kernel takes twice as much, for its own needs.
-const MOST: usize = 256 << 10;
-const LEAST: usize = 8 << 10;
-/// How many connections to the outside have buffers as the kernel measures them.
-const FREE: usize = 8;
-/// What may be waiting to be sent to a destination that takes nothing.
+/// Maximum and minimum buffer size. The kernel doubles it for bookkeeping.
+const MAX_BUFFER: usize = 256 << 10;
+const MIN_BUFFER: usize = 8 << 10;
+/// Number of connections to destinations that keep the kernel's automatic buffer sizes.
+const AUTO_SIZED: usize = 8;
+/// Maximum unsent bytes for a destination that does not read.
 const UNSENT: u32 = 128 << 10;
 
-/// The size of each buffer of a connection, where so many are open with it.
+/// Returns the size of each buffer of a connection when `open` connections are open.
 fn size(open: usize) -> usize {
-    (BUDGET / open.max(1)).clamp(LEAST, MOST)
+    (BUDGET / open.max(1)).clamp(MIN_BUFFER, MAX_BUFFER)
 }
 
-/// Bounds the buffers of a connection from the guest, which is near.
-pub(super) fn bound_near(guest: &TcpStream, open: usize) {
+/// Limits the buffers of a connection from the guest, which is near.
+pub(super) fn limit_guest_buffers(guest: &TcpStream, open: usize) {
     set(&SockRef::from(guest), size(open));
 }
 
-/// Bounds the buffers of a connection to the outside.
-pub(super) fn bound_far(destination: &TcpStream, open: usize) {
+/// Limits the buffers of a connection to a destination.
+pub(super) fn limit_destination_buffers(destination: &TcpStream, open: usize) {
     let socket = SockRef::from(destination);
     _ = socket.set_tcp_notsent_lowat(UNSENT);
-    if open > FREE {
+    if open > AUTO_SIZED {
         set(&socket, size(open));
     }
 }
 
-/// Bounds the buffers of what a listener accepts, from the first packet.
-pub(super) fn bound_accepted(listener: &socket2::Socket) -> std::io::Result<()> {
-    listener.set_recv_buffer_size(MOST)?;
-    listener.set_send_buffer_size(MOST)
+/// Limits the buffers of the connections that a listener accepts, from their first packet.
+pub(super) fn limit_listener_buffers(listener: &socket2::Socket) -> std::io::Result<()> {
+    listener.set_recv_buffer_size(MAX_BUFFER)?;
+    listener.set_send_buffer_size(MAX_BUFFER)
 }
 
-/// Fails only on what is no socket.
+/// Setting fails only on a descriptor that is not a socket.
 fn set(socket: &SockRef<'_>, size: usize) {
     _ = socket.set_recv_buffer_size(size);
     _ = socket.set_send_buffer_size(size);
@@ -56,13 +56,13 @@ mod tests {
 
     use super::*;
 
-    /// What all buffers of one kind may take with 1,024 connections.
+    /// Bound on all buffers of one kind with 1,024 connections.
     const BOUND: usize = 28 << 20;
 
     proptest! {
-        /// Whatever is opened and closed in whatever order, with small ones closed to get large ones.
+        /// For any order of opening and closing, including closing small ones to get large ones.
         #[test]
-        fn all_together_have_a_bound(
+        fn all_buffers_together_have_a_bound(
             steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..5000),
         ) {
             let mut open: Vec<usize> = (1..=1024).map(size).collect();
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn few_connections_have_all_that_they_can_use() {
-        assert_eq!([1, 16, 32, 1024].map(size), [MOST, MOST, 128 << 10, LEAST]);
+    fn few_connections_get_the_maximum_size() {
+        assert_eq!([1, 16, 32, 1024].map(size), [MAX_BUFFER, MAX_BUFFER, 128 << 10, MIN_BUFFER]);
     }
 }

@@ -1,4 +1,4 @@
-//! The gate of one microVM: everything that serves its namespace, put together.
+//! The gate of one microVM: everything that serves its namespace.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Arc, Mutex};
@@ -12,59 +12,60 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::address::AddressCheck;
-use super::buffers::bound_near;
+use super::buffers::limit_guest_buffers;
 use super::dial::{CredentialsError, Dialer, Resolve};
-use super::hold::{Ends, Held, Holds};
-use super::listen::{DNS_PORT, Listeners, PROXY_PORT};
-use super::pace::Pace;
+use super::listeners::{DNS_PORT, Listeners, PROXY_PORT};
+use super::pending::{Endpoints, PendingConnection, PendingConnections};
 use super::policy::Policy;
-use super::record::{Recorder, Subject, Via};
-use super::shared::{Limits, Shared};
+use super::rate_limiter::RateLimiter;
+use super::record::{EgressRecorder, Subject, Via};
+use super::state::{GateLimits, GateState};
 use super::tunnel::reset;
-use super::verdict::{Cause, Verdict};
-use super::{dns, hold, http, packets, transparent};
+use super::verdict::{RefusalCause, Verdict};
+use super::{dns, http, packets, pending, transparent};
 
-/// How long connections have to end by themselves when the microVM goes away.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// The time that connections get to end by themselves when the microVM stops.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
-/// The part of all connections that may be held. The rest is for those that are not: a guest that
-/// connects to what doesn't answer can still look names up and use the proxy.
-const HELD: (usize, usize) = (3, 4);
+/// The share of all connections that may be pending. The rest is reserved for established ones: a
+/// guest that connects to unresponsive destinations can still look names up and use the proxy.
+const PENDING_SHARE: (usize, usize) = (3, 4);
 
-/// How long a listener rests when no connection can be accepted: the process has no descriptors
-/// left, and trying again at once would only spin.
-const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// The delay before a listener accepts again after a failure: the process is out of file
+/// descriptors, and an immediate retry would spin.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// What a gate is made of.
-pub struct Settings {
-    /// What the microVM may reach.
+/// The settings of a [`Gate`].
+pub struct GateSettings {
+    /// The egress policy.
     pub policy: Arc<Policy>,
-    /// Who resolves names, on the host.
+    /// The resolver, on the host.
     pub resolver: Arc<dyn Resolve>,
-    /// Which addresses may be dialled; it should know the host's own
-    /// ([`of_this_host`](super::address::of_this_host)).
+    /// Which addresses may be dialed; it should include the host's own
+    /// ([`host_addresses`](super::address::host_addresses)).
     pub addresses: AddressCheck,
-    /// The bounds.
-    pub limits: Limits,
-    /// The address in the namespace where the DNS stub and the forward proxy are.
+    /// The limits on connections.
+    pub limits: GateLimits,
+    /// The address of the DNS stub and the forward proxy in the namespace.
     pub gateway: Ipv4Addr,
 }
 
 /// Serves the namespace of one microVM.
 pub struct Gate {
-    shared: Arc<Shared>,
+    shared: Arc<GateState>,
 }
 
 impl Gate {
-    /// Reads the parent proxy's credentials, where the policy has some.
-    pub fn new(settings: Settings, recorder: Recorder) -> Result<Self, CredentialsError> {
-        let Settings { policy, resolver, addresses, limits, gateway } = settings;
+    /// Creates a gate and reads the parent proxy's credentials, if the policy has any.
+    pub fn new(settings: GateSettings, recorder: EgressRecorder) -> Result<Self, CredentialsError> {
+        let GateSettings { policy, resolver, addresses, limits, gateway } = settings;
         let dialer = Dialer::new(Arc::clone(&policy), addresses, resolver, limits.dial)?;
         let rates = policy.rates();
-        let paces = rates.map(|(rule, rate)| (rule.clone(), Arc::new(Pace::new(rate)))).collect();
+        let rate_limiters =
+            rates.map(|(rule, rate)| (rule.clone(), Arc::new(RateLimiter::new(rate)))).collect();
         let open = Arc::new(Semaphore::new(limits.connections));
-        let held = (limits.connections * HELD.0 / HELD.1).max(1);
-        let shared = Arc::new(Shared {
+        let max_pending = (limits.connections * PENDING_SHARE.0 / PENDING_SHARE.1).max(1);
+        let shared = Arc::new(GateState {
             policy,
             dialer,
             recorder,
@@ -73,14 +74,14 @@ impl Gate {
             cancel: CancellationToken::new(),
             names: Mutex::default(),
             open,
-            holds: Mutex::new(Holds::new(held)),
-            paces,
+            pending: Mutex::new(PendingConnections::new(max_pending)),
+            rate_limiters,
         });
         Ok(Self { shared })
     }
 
-    /// Serves the listeners until `cancel` is cancelled. Fails only where the sockets themselves
-    /// fail. All connections have ended when it returns.
+    /// Serves the listeners until `cancel` is canceled. Fails only if the sockets themselves fail.
+    /// When it returns, all connections have ended.
     pub async fn serve(
         self,
         listeners: Listeners,
@@ -94,12 +95,12 @@ impl Gate {
         }
         let datagrams = dns::serve_datagrams(Arc::clone(&self.shared), dns);
         let packets = packets::serve(Arc::clone(&self.shared), listeners.packets);
-        let holds = hold::serve(Arc::clone(&self.shared), listeners.holds);
+        let pending = pending::serve(Arc::clone(&self.shared), listeners.pending);
         let result = tokio::select! {
             () = cancel.cancelled() => Ok(()),
             () = datagrams => Ok(()),
             result = packets => result,
-            result = holds => result,
+            result = pending => result,
         };
         self.shared.cancel.cancel();
         while tasks.join_next().await.is_some() {}
@@ -109,7 +110,7 @@ impl Gate {
 }
 
 /// Accepts connections and owns them until they end.
-async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+async fn accept(shared: Arc<GateState>, listener: TcpListener) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -118,42 +119,46 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => admit(&shared, stream, peer, &mut connections),
-                Err(_) => sleep(ACCEPT_REST).await,
+                Err(_) => sleep(ACCEPT_RETRY_DELAY).await,
             },
         }
     }
-    // Dropping the set ends what didn't end by itself.
-    _ = timeout(FAREWELL, async { while connections.join_next().await.is_some() {} }).await;
+    // Dropping the set aborts the connections that did not end by themselves.
+    _ = timeout(SHUTDOWN_GRACE, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-/// Serves a connection that was held with what it was held for, and any other by where the guest sent
-/// it.
-fn admit(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, connections: &mut JoinSet<()>) {
+/// Serves a pending connection by its plan, and any other by its destination address.
+fn admit(
+    shared: &Arc<GateState>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    connections: &mut JoinSet<()>,
+) {
     let Ok(SocketAddr::V4(to)) = stream.local_addr() else { return };
     let SocketAddr::V4(guest) = peer else { return };
-    // Both fail only on a connection that has gone. The listener's filter is for its SYNs.
+    // Both fail only on a closed connection. The listener's filter is for its SYNs.
     _ = SockRef::from(&stream).detach_filter();
     _ = stream.set_nodelay(true);
-    let held = shared.holds().take(&Ends { guest, to });
+    let connection = shared.pending().take(&Endpoints { guest, destination: to });
     let is_gateway = IpAddr::V4(*to.ip()) == shared.gateway;
-    let permit = match held {
-        Some((Held { plan, permit, .. }, reached)) => {
-            bound_near(&stream, shared.opened());
+    let permit = match connection {
+        Some((PendingConnection { plan, permit, .. }, upstream)) => {
+            limit_guest_buffers(&stream, shared.opened());
             let shared = Arc::clone(shared);
             connections.spawn(async move {
-                transparent::serve(&shared, stream, plan, reached).await;
+                transparent::serve(&shared, stream, plan, upstream).await;
                 drop(permit);
             });
             return;
         }
         None if !is_gateway || !matches!(to.port(), DNS_PORT | PROXY_PORT) => {
-            // Its guest came too late.
+            // The pending entry has expired.
             return reset(&stream);
         }
         None => Arc::clone(&shared.open).try_acquire_owned(),
     };
-    let Ok(permit) = permit else { return refuse_one_too_many(shared, &stream, to) };
-    bound_near(&stream, shared.opened());
+    let Ok(permit) = permit else { return refuse_over_limit(shared, &stream, to) };
+    limit_guest_buffers(&stream, shared.opened());
     let shared = Arc::clone(shared);
     connections.spawn(async move {
         match to.port() {
@@ -164,7 +169,7 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, connections:
     });
 }
 
-fn refuse_one_too_many(shared: &Shared, stream: &TcpStream, to: SocketAddrV4) {
+fn refuse_over_limit(shared: &GateState, stream: &TcpStream, to: SocketAddrV4) {
     let subject = Subject {
         via: Via::Transparent,
         host: to.ip().to_string(),
@@ -173,6 +178,10 @@ fn refuse_one_too_many(shared: &Shared, stream: &TcpStream, to: SocketAddrV4) {
         method: "CONNECT".into(),
         url: None,
     };
-    shared.recorder.verdict(subject, &Verdict::Refused(Cause::TooManyConnections), None);
+    shared.recorder.record_verdict(
+        subject,
+        &Verdict::Refused(RefusalCause::TooManyConnections),
+        None,
+    );
     reset(stream);
 }

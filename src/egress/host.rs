@@ -1,8 +1,8 @@
-//! What a guest or a policy may call a destination: a DNS name or an IP address, in one spelling.
+//! Destinations as named by guests and policies: a DNS name or an IP address, in canonical form.
 //!
-//! Every spelling that some resolver takes for an address (`2130706433`, `0x7f.1`, `127.1`,
-//! `0177.0.0.1`, `127.0.0.1.`) is refused rather than taken for a name, so that what was decided
-//! on and what is dialled can't differ.
+//! Every spelling that some resolver accepts as an address (`2130706433`, `0x7f.1`, `127.1`,
+//! `0177.0.0.1`, `127.0.0.1.`) is rejected rather than treated as a name, so that the decision and
+//! the dialed address cannot differ.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,16 +10,16 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest DNS name in its textual form, without the trailing dot (RFC 1035, section 2.3.4).
+/// Maximum length of a DNS name in text form, without the trailing dot (RFC 1035, section 2.3.4).
 pub const MAX_NAME: usize = 253;
 
-/// The longest label of a DNS name (RFC 1035, section 2.3.4).
+/// Maximum length of a label of a DNS name (RFC 1035, section 2.3.4).
 const MAX_LABEL: usize = 63;
 
-/// Why text is no host.
+/// Why text is not a valid host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
-    /// There is nothing.
+    /// The text is empty.
     #[error("the host is empty")]
     Empty,
     /// More than [`MAX_NAME`] bytes.
@@ -28,27 +28,28 @@ pub enum HostError {
     /// A label is empty or longer than 63 bytes.
     #[error("each part between the dots must have 1 to {MAX_LABEL} characters")]
     Label,
-    /// A character that no host name has, e.g. of user info, a path or a zone.
-    #[error("the character {0:?} can't be in a host name")]
+    /// A character that is invalid in host names, e.g. of user info, a path or a zone.
+    #[error("a host name must not contain {0:?}")]
     Character(char),
-    /// A number where a name should be: an address in another spelling than the canonical one.
+    /// A number in place of a name: an address in a noncanonical spelling.
     #[error("an address must be written as four decimal numbers, or in IPv6 notation in brackets")]
     AddressSpelling,
     /// The Unicode name has no ASCII form.
-    #[error("the name is not a valid internationalised domain name")]
+    #[error("the name is not a valid internationalized domain name")]
     Idna,
-    /// The port is missing or is no number from 1 to 65535.
+    /// The port is missing or not a number from 1 to 65535.
     #[error("the port must be a number from 1 to 65535")]
     Port,
 }
 
-/// A DNS name in its one canonical form: ASCII, lower case, no trailing dot.
+/// A DNS name in canonical form: ASCII, lower case, no trailing dot.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostName(Arc<str>);
 
 impl HostName {
-    /// Reads a name as it comes over a wire: ASCII in any case, perhaps with the root's dot.
+    /// Parses a name as received over the network: ASCII in any case, optionally with a trailing
+    /// dot.
     pub fn parse(text: &str) -> Result<Self, HostError> {
         let name = text.strip_suffix('.').unwrap_or(text);
         if name.is_empty() {
@@ -69,11 +70,11 @@ impl HostName {
         Ok(Self(name.to_ascii_lowercase().into()))
     }
 
-    /// Reads a name as a person writes it in a policy: Unicode is turned into its ASCII form.
-    pub fn parse_written(text: &str) -> Result<Self, HostError> {
+    /// Parses a name as written in a policy: Unicode is converted to its ASCII form.
+    pub fn parse_unicode(text: &str) -> Result<Self, HostError> {
         if text.is_ascii() {
             let name = Self::parse(text)?;
-            // A-labels that decode to nothing valid could never be asked for.
+            // A-labels that decode to invalid text can never match.
             idna::domain_to_ascii(name.as_str()).map_err(|_| HostError::Idna)?;
             return Ok(name);
         }
@@ -81,7 +82,7 @@ impl HostName {
         Self::parse(&ascii)
     }
 
-    /// The name, lower case and without a trailing dot.
+    /// Returns the name, in lower case and without a trailing dot.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -116,33 +117,33 @@ impl fmt::Debug for HostName {
 /// A destination without its port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
 pub enum Host {
-    /// A name, decided on by the rules.
+    /// A name; the rules decide on it.
     Name(HostName),
     /// An address that the guest named itself.
     Address(IpAddr),
 }
 
 impl Host {
-    /// Reads a host as it comes over a wire; IPv6 only in brackets, as in an authority.
+    /// Parses a host as received over the network; IPv6 only in brackets, as in an authority.
     pub fn parse(text: &str) -> Result<Self, HostError> {
         if let Some(inner) = text.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or(HostError::AddressSpelling)?;
             let address: Ipv6Addr = inner.parse().map_err(|_| HostError::AddressSpelling)?;
             return Ok(Self::Address(address.into()));
         }
-        // The standard library's parser takes four decimal numbers without leading zeros only.
+        // The standard library's parser accepts only four decimal numbers without leading zeros.
         if let Ok(address) = text.parse::<Ipv4Addr>() {
             return Ok(Self::Address(address.into()));
         }
         HostName::parse(text).map(Self::Name)
     }
 
-    /// Reads `HOST:PORT`; without a port, `default_port` where there is one.
+    /// Parses `HOST:PORT`; without a port, uses `default_port` if given.
     pub fn parse_with_port(
         text: &str,
         default_port: Option<u16>,
     ) -> Result<(Self, u16), HostError> {
-        // In brackets the colons belong to the address.
+        // Within brackets the colons belong to the address.
         let after_brackets = text.rfind(']').unwrap_or(0);
         match text[after_brackets..].rfind(':') {
             None => Ok((Self::parse(text)?, default_port.ok_or(HostError::Port)?)),
@@ -153,7 +154,7 @@ impl Host {
         }
     }
 
-    /// The name, where it is one.
+    /// Returns the name, if it is one.
     pub fn name(&self) -> Option<&HostName> {
         match self {
             Self::Name(name) => Some(name),
@@ -172,7 +173,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// A port as digits only: `parse` alone would also take `+443`.
+/// Parses a port from digits only: `parse` alone would also accept `+443`.
 fn parse_port(text: &str) -> Result<u16, HostError> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(HostError::Port);
@@ -180,13 +181,13 @@ fn parse_port(text: &str) -> Result<u16, HostError> {
     text.parse().ok().filter(|port| *port != 0).ok_or(HostError::Port)
 }
 
-/// Letters, digits, hyphen, dot; and the underscore, which real names have (S3, SRV).
+/// Letters, digits, hyphen, dot; and the underscore, which is in use (S3, SRV).
 fn is_name_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')
 }
 
-/// Whether the last label is a number in any base that `inet_aton(3)` takes, as the URL standard
-/// decides what is an IPv4 address. No top-level domain is one.
+/// Returns whether the last label is a number in any base that `inet_aton(3)` accepts, as the URL
+/// standard detects IPv4 addresses. No top-level domain is one.
 fn ends_in_number(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
     let decimal = last.bytes().all(|byte| byte.is_ascii_digit());
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn each_odd_spelling_of_an_address_is_refused() {
+    fn noncanonical_address_spellings_are_rejected() {
         for spelling in [
             "2852039166",
             "0xA9FEA9FE",
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_is_refused_with_its_cause() {
+    fn invalid_hosts_are_rejected_with_the_reason() {
         let long = format!("{}.com", "a.".repeat(126));
         for (text, error) in [
             ("", HostError::Empty),
@@ -259,12 +260,12 @@ mod tests {
     #[test]
     fn written_names_become_ascii() {
         assert_eq!(
-            HostName::parse_written("Bücher.example").unwrap().as_str(),
+            HostName::parse_unicode("Bücher.example").unwrap().as_str(),
             "xn--bcher-kva.example"
         );
-        assert_eq!(HostName::parse_written("faß.example").unwrap().as_str(), "xn--fa-hia.example");
-        assert_eq!(HostName::parse_written("xn--a.example"), Err(HostError::Idna));
-        assert_eq!(HostName::parse_written("a b.example"), Err(HostError::Character(' ')));
+        assert_eq!(HostName::parse_unicode("faß.example").unwrap().as_str(), "xn--fa-hia.example");
+        assert_eq!(HostName::parse_unicode("xn--a.example"), Err(HostError::Idna));
+        assert_eq!(HostName::parse_unicode("a b.example"), Err(HostError::Character(' ')));
     }
 
     #[test]
@@ -287,7 +288,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_parsed_host_is_its_own_spelling(text in "\\PC{0,40}") {
+        fn a_host_round_trips_through_its_text(text in "\\PC{0,40}") {
             if let Ok(host) = Host::parse(&text) {
                 prop_assert_eq!(Host::parse(&host.to_string()), Ok(host));
             }
@@ -296,7 +297,7 @@ mod tests {
         #[test]
         fn no_text_breaks_the_parser(text in any::<String>()) {
             let _ = Host::parse_with_port(&text, Some(443));
-            let _ = HostName::parse_written(&text);
+            let _ = HostName::parse_unicode(&text);
         }
 
         #[test]

@@ -1,21 +1,22 @@
-//! How long nothing has passed.
+//! Detection of idle connections.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-/// Looks within the time that nothing may pass.
-const LOOKS: u32 = 4;
+/// Checks per idle timeout.
+const CHECKS: u32 = 4;
 
-/// Waits until nothing has passed for `idle`, by a count that `passed` gives. The end comes up to a
+/// Waits until the count that `passed` returns has not changed for `idle`. It returns up to a
 /// quarter late: a timer for each read would cost more than the reads.
 ///
-/// Looks are counted, not time. While this process is stopped or its container paused, nothing can
-/// pass; that counts as one look, however long it was, and what waits is read before the next.
-pub(super) async fn nothing_passes(passed: impl Fn() -> u64, idle: Duration) {
+/// Checks are counted, not time. While this process is stopped or its container paused, no bytes
+/// can pass; that counts as one check, however long it was, and buffered data is read before the
+/// next.
+pub(super) async fn wait_until_idle(passed: impl Fn() -> u64, idle: Duration) {
     let (mut quiet, mut last) = (0, passed());
-    while quiet < LOOKS {
-        sleep(idle / LOOKS).await;
+    while quiet < CHECKS {
+        sleep(idle / CHECKS).await;
         let now = passed();
         quiet = if now == last { quiet + 1 } else { 0 };
         last = now;
@@ -40,9 +41,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_passes_puts_the_end_off() {
-        let (count, begun) = (Cell::new(0), Instant::now());
-        let idle = nothing_passes(|| count.get(), IDLE);
+    async fn traffic_postpones_the_timeout() {
+        let (count, start) = (Cell::new(0), Instant::now());
+        let idle = wait_until_idle(|| count.get(), IDLE);
         let passes = async {
             for _ in 0..10 {
                 sleep(IDLE / 2).await;
@@ -50,25 +51,25 @@ mod tests {
             }
         };
         tokio::join!(idle, passes);
-        let late = begun.elapsed().checked_sub(IDLE * 5).unwrap();
-        assert!(late >= IDLE && late <= IDLE + IDLE / LOOKS, "{late:?}");
+        let late = start.elapsed().checked_sub(IDLE * 5).unwrap();
+        assert!(late >= IDLE && late <= IDLE + IDLE / CHECKS, "{late:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_absence_of_days_ends_nothing() {
+    async fn a_stopped_process_does_not_time_out() {
         let count = Cell::new(0);
-        let mut idle = pin!(nothing_passes(|| count.get(), IDLE));
+        let mut idle = pin!(wait_until_idle(|| count.get(), IDLE));
         assert!(is_pending(&mut idle).await);
         for _ in 0..100 {
-            // The timer is overdue before what waited is read.
+            // The timer expires before the buffered data is read.
             advance(Duration::from_secs(3 * 86_400)).await;
             assert!(is_pending(&mut idle).await);
             count.set(count.get() + 1);
         }
-        // It is quiet again, and not absent.
-        let begun = Instant::now();
+        // Idle, and not stopped.
+        let start = Instant::now();
         idle.await;
-        let late = begun.elapsed();
-        assert!(late >= IDLE && late <= IDLE + IDLE / LOOKS, "{late:?}");
+        let late = start.elapsed();
+        assert!(late >= IDLE && late <= IDLE + IDLE / CHECKS, "{late:?}");
     }
 }

@@ -1,42 +1,42 @@
-//! Egress: the only way out of a microVM, decided by name.
+//! Egress: the only way out of a microVM. Access is decided by name.
 //!
 //! Every TCP connection that a guest makes, to any address, ends at a listener in the microVM's
-//! network namespace. This folder owns those listeners, the policy they decide by, the DNS stub
-//! that turns allowed names into synthetic addresses, the forward proxy, the connections to the
-//! outside and the record of every verdict. It must not know of QEMU, of how the namespace came to
-//! be, or of what the guest runs.
+//! network namespace. This module owns those listeners, the policy they enforce, the DNS stub that
+//! maps allowed names to synthetic addresses, the forward proxy, the outbound connections and the
+//! record of every verdict. It does not depend on QEMU, on how the namespace is created, or on what
+//! the guest runs.
 //!
 //! ```text
-//! listen ─▶ gate ─┬▶ dns ─────────▶ names         policy: what may pass
-//!            ▲    ├▶ transparent ─┐               opening: what first bytes say
-//!            │    └▶ http ────────┴▶ carry ─┬▶ dial ─▶ the outside
-//! hold ──────┘                              └▶ tunnel, record
-//! packets ─▶ record                             (what no listener is there for)
+//! listeners ─▶ gate ─┬▶ dns ─────────▶ names              policy: what is allowed
+//!               ▲    ├▶ transparent ─┐                    opening: parses a client's first bytes
+//!               │    └▶ http ────────┴▶ connection ─┬▶ dial ─▶ destination
+//! pending ──────┘                                   └▶ tunnel, record
+//! packets ─▶ record                                     (packets that no listener accepts)
 //! ```
 
 pub mod address;
 mod buffers;
-mod carry;
+mod connection;
 pub mod dial;
 pub mod dns;
 mod gate;
-pub mod hold;
 pub mod host;
 pub mod http;
 mod idle;
-mod listen;
+mod listeners;
 pub mod names;
 pub mod opening;
-mod pace;
 mod packets;
+pub mod pending;
 pub mod policy;
+mod rate_limiter;
 pub mod record;
-mod shared;
+mod state;
 mod transparent;
 pub mod tunnel;
 pub mod verdict;
 
-pub use gate::{Gate, Settings};
-pub use listen::{DNS_PORT, ListenError, Listeners, PROXY_PORT, listen};
-pub use packets::attempt;
-pub use shared::Limits;
+pub use gate::{Gate, GateSettings};
+pub use listeners::{DNS_PORT, ListenError, Listeners, PROXY_PORT, listen};
+pub use packets::describe_packet;
+pub use state::GateLimits;

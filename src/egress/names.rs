@@ -1,62 +1,61 @@
-//! Synthetic addresses: each name that a guest looks up gets an address of its own, so that a
-//! connection to the address says which name is meant.
+//! Synthetic addresses: each name that a guest looks up gets its own address, so that a connection
+//! to the address identifies the name.
 //!
-//! A name keeps its address as long as it is among the last [`CAPACITY`] names used. The address
-//! of one that fell out is given to another only after every other address of the range has had
-//! its turn, so a client that held on to it is told to look up again rather than sent elsewhere.
+//! A name keeps its address while it is among the last [`CAPACITY`] names used. An evicted name's
+//! address is reused only after every other address of the range, so a client that still uses it
+//! must look up again and is not sent elsewhere.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use super::host::HostName;
 
-/// The range that RFC 2544 sets aside for benchmarks: no address of it is used on any network that
-/// a guest may reach.
+/// The range that RFC 2544 reserves for benchmarks: no network that a guest may reach uses it.
 const BASE: u32 = Ipv4Addr::new(198, 18, 0, 0).to_bits();
 
 /// A /15.
 const SIZE: u32 = 1 << 17;
 
-/// The most names that a microVM has at a time: 6 MiB where each is as long as may be.
+/// Maximum number of names of a microVM: 6 MiB if each has the maximum length.
 pub const CAPACITY: usize = 16_384;
 
 #[derive(Debug)]
 struct Entry {
     name: HostName,
-    /// When it was used last; 0 is never.
+    /// The last use; 0 is never.
     used: u64,
 }
 
-/// The names and addresses of one microVM.
+/// The synthetic addresses of one microVM.
 #[derive(Debug, Default)]
-pub struct Names {
+pub struct NameTable {
     offsets: HashMap<HostName, u32>,
     entries: HashMap<u32, Entry>,
-    /// Offsets by the time of their last use, oldest first.
+    /// Offsets by last use, oldest first.
     uses: BTreeMap<u64, u32>,
-    /// Counts uses.
+    /// A counter of uses.
     clock: u64,
-    /// The offset given last.
+    /// The last assigned offset.
     last: u32,
 }
 
-/// Whether the address is of the synthetic range.
+/// Returns whether the address is in the synthetic range.
 pub fn is_synthetic(address: Ipv4Addr) -> bool {
     address.to_bits() & !(SIZE - 1) == BASE
 }
 
-impl Names {
-    /// The address that stands for the name from now on.
+impl NameTable {
+    /// Returns the name's address, and assigns one if needed.
     pub fn address_of(&mut self, name: &HostName) -> Ipv4Addr {
         let offset = match self.offsets.get(name) {
             Some(offset) => *offset,
-            None => self.give(name),
+            None => self.assign(name),
         };
         self.touch(offset);
         Ipv4Addr::from_bits(BASE + offset)
     }
 
-    /// The name that an address stands for.
+    /// Returns the name of an address.
     pub fn name_of(&mut self, address: Ipv4Addr) -> Option<HostName> {
         let offset = address.to_bits().checked_sub(BASE)?;
         let name = self.entries.get(&offset)?.name.clone();
@@ -64,16 +63,16 @@ impl Names {
         Some(name)
     }
 
-    /// Gives the name the next free address, at the cost of the name used longest ago.
-    fn give(&mut self, name: &HostName) -> u32 {
+    /// Assigns the next free address, and evicts the least recently used name if needed.
+    fn assign(&mut self, name: &HostName) -> u32 {
         if self.entries.len() >= CAPACITY
             && let Some((_, oldest)) = self.uses.pop_first()
             && let Some(entry) = self.entries.remove(&oldest)
         {
             self.offsets.remove(&entry.name);
         }
-        // There are more addresses than names: one is free. The first and the last of the range
-        // look like a network's and a broadcast address, which some clients refuse.
+        // There are more addresses than names, so one is free. The first and the last of the range
+        // look like network and broadcast addresses, which some clients refuse.
         loop {
             self.last = if self.last >= SIZE - 2 { 1 } else { self.last + 1 };
             if !self.entries.contains_key(&self.last) {
@@ -107,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_name_keeps_its_address_and_the_address_its_name() {
-        let mut names = Names::default();
+        let mut names = NameTable::default();
         let first = names.address_of(&name(1));
         let second = names.address_of(&name(2));
         assert_ne!(first, second);
@@ -119,8 +118,8 @@ mod tests {
     }
 
     #[test]
-    fn the_name_used_longest_ago_goes_and_its_address_rests() {
-        let mut names = Names::default();
+    fn the_least_recently_used_name_is_evicted_and_its_address_rests() {
+        let mut names = NameTable::default();
         let first = names.address_of(&name(0));
         let second = names.address_of(&name(1));
         for number in 2..CAPACITY {
@@ -137,8 +136,8 @@ mod tests {
     }
 
     #[test]
-    fn the_range_can_be_gone_through_more_than_once() {
-        let mut names = Names::default();
+    fn the_range_wraps_around() {
+        let mut names = NameTable::default();
         for number in 0..SIZE as usize + 10 {
             let address = names.address_of(&name(number));
             assert!(is_synthetic(address));
@@ -148,10 +147,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_address_never_stands_for_another_name(
+        fn an_address_never_maps_to_another_name(
             steps in prop::collection::vec((0_usize..50, any::<bool>()), 1..200)
         ) {
-            let mut names = Names::default();
+            let mut names = NameTable::default();
             let mut known = HashMap::new();
             for (number, back) in steps {
                 if back {

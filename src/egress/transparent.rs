@@ -1,48 +1,49 @@
-//! Connections that a guest makes to an address as if it were the destination itself.
+//! Transparently intercepted connections: the guest connects to an address as if it were the
+//! destination.
 
 use std::net::{IpAddr, SocketAddrV4};
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use super::carry::{Plan, carry, read_hello};
-use super::dial::{Dialled, HttpRoute};
+use super::connection::{ConnectionPlan, read_hello, relay_connection};
+use super::dial::{DialedConnection, HttpRoute};
 use super::host::Host;
 use super::http;
 use super::names::is_synthetic;
-use super::policy::{Decision, Expected, Inspection};
+use super::policy::{ExpectedProtocol, Inspection, PolicyDecision};
 use super::record::{Peer, Subject, Via};
-use super::shared::Shared;
+use super::state::GateState;
 use super::tunnel::reset;
-use super::verdict::{Cause, Verdict};
+use super::verdict::{RefusalCause, Verdict};
 
-/// The port on which a refusal can be told in words.
+/// The port on which a refusal can be explained in an HTTP response.
 pub(super) const HTTP_PORT: u16 = 80;
 
-/// How the destination of a connection was reached, before its guest is answered.
+/// The upstream side of a connection, established before the guest gets a reply.
 #[derive(Debug)]
-pub(super) enum Reached {
-    /// Bytes may go to it, in both directions.
-    Tunnel(Dialled),
-    /// Requests may.
+pub(super) enum Upstream {
+    /// A connection for bytes in both directions.
+    Tunnel(DialedConnection),
+    /// A route for HTTP requests.
     Http(HttpRoute),
-    /// Not at all: the policy refuses it, which is recorded and can be told in words.
-    Refused(Cause),
+    /// Refused by the policy; recorded, and explained to the guest in an HTTP response.
+    Refused(RefusalCause),
 }
 
-impl Reached {
-    /// Who was connected to.
+impl Upstream {
+    /// Returns the connected peer, if any.
     pub(super) fn peer(&self) -> Option<&Peer> {
         match self {
-            Self::Tunnel(dialled) => Some(&dialled.peer),
-            Self::Http(route) => Some(&route.dialled().peer),
+            Self::Tunnel(dialed) => Some(&dialed.peer),
+            Self::Http(route) => Some(&route.dialed().peer),
             Self::Refused(_) => None,
         }
     }
 }
 
-/// Decides about a connection to `original`: a name where the address stands for one.
-pub(super) fn plan(shared: &Shared, original: SocketAddrV4) -> Plan {
+/// Decides on a connection to `original`: by name if the address stands for one.
+pub(super) fn plan_connection(shared: &GateState, original: SocketAddrV4) -> ConnectionPlan {
     let port = original.port();
     let named = is_synthetic(*original.ip()).then(|| shared.names().name_of(*original.ip()));
     let (host, is_known) = match named {
@@ -60,62 +61,70 @@ pub(super) fn plan(shared: &Shared, original: SocketAddrV4) -> Plan {
     let decision = if is_known {
         shared.policy.decide(&host, port)
     } else {
-        Decision {
-            verdict: Verdict::Refused(Cause::UnknownSynthetic),
+        PolicyDecision {
+            verdict: Verdict::Refused(RefusalCause::UnknownSynthetic),
             rule: None,
             allow_private: false,
             inspection: Inspection::Skip,
             max_bytes: None,
         }
     };
-    Plan::new(shared, (host, port), subject, decision)
+    ConnectionPlan::new(shared, (host, port), subject, decision)
 }
 
-/// Connects to the destination. Which one it is needs no byte of the guest's: by its first bytes a
-/// guest can only lose a connection, not change where it goes.
-pub(super) async fn reach(shared: &Shared, plan: &Plan) -> Result<Reached, Cause> {
-    let reached = match &plan.verdict {
+/// Connects to the destination. No byte of the guest affects which one it is: a guest's first bytes
+/// can only get a connection closed, not redirected.
+pub(super) async fn connect_upstream(
+    shared: &GateState,
+    plan: &ConnectionPlan,
+) -> Result<Upstream, RefusalCause> {
+    let upstream = match &plan.verdict {
         Verdict::Refused(cause) => Err(cause.clone()),
-        _ if plan.inspection == Inspection::Enforce(Expected::Http) => {
+        _ if plan.inspection == Inspection::Enforce(ExpectedProtocol::Http) => {
             let route = shared.dial_http(&plan.host, plan.port, plan.allow_private).await;
-            route.map(Reached::Http)
+            route.map(Upstream::Http)
         }
         _ => {
-            let dialled = shared.dial(&plan.host, plan.port, plan.allow_private).await;
-            dialled.map(Reached::Tunnel)
+            let dialed = shared.dial(&plan.host, plan.port, plan.allow_private).await;
+            dialed.map(Upstream::Tunnel)
         }
     };
-    match reached {
+    match upstream {
         Err(cause) if plan.port == HTTP_PORT && !cause.is_failure() => {
             plan.refuse(shared, cause.clone());
-            Ok(Reached::Refused(cause))
+            Ok(Upstream::Refused(cause))
         }
-        reached => reached,
+        upstream => upstream,
     }
 }
 
-/// Serves a connection whose destination was reached.
+/// Serves a connection with an established upstream.
 pub(super) async fn serve(
-    shared: &Arc<Shared>,
+    shared: &Arc<GateState>,
     guest: TcpStream,
-    plan: Arc<Plan>,
-    reached: Reached,
+    plan: Arc<ConnectionPlan>,
+    upstream: Upstream,
 ) {
-    match reached {
-        Reached::Tunnel(dialled) => tunnel(shared, &guest, &plan, dialled).await,
-        Reached::Http(route) => http::serve_origin(shared, guest, plan, route).await,
-        Reached::Refused(cause) => {
-            let cause = cause.told(&plan.host, shared.policy.wants_every_port());
-            http::tell(shared, guest, &plan.host, plan.port, &cause).await;
+    match upstream {
+        Upstream::Tunnel(dialed) => serve_tunnel(shared, &guest, &plan, dialed).await,
+        Upstream::Http(route) => http::serve_origin(shared, guest, plan, route).await,
+        Upstream::Refused(cause) => {
+            let cause = cause.redact_for_guest(&plan.host, shared.policy.intercepts_every_port());
+            http::send_refusal(shared, guest, &plan.host, plan.port, &cause).await;
         }
     }
 }
 
-async fn tunnel(shared: &Shared, guest: &TcpStream, plan: &Plan, dialled: Dialled) {
+async fn serve_tunnel(
+    shared: &GateState,
+    guest: &TcpStream,
+    plan: &ConnectionPlan,
+    dialed: DialedConnection,
+) {
     match read_hello(shared, guest, plan).await {
         Ok(hello) => {
-            let flow = plan.begin(shared);
-            carry(shared, guest, dialled, hello, plan, flow).await;
+            let flow = plan.start_flow(shared);
+            relay_connection(shared, guest, dialed, hello, plan, flow).await;
         }
         Err(cause) => {
             plan.refuse(shared, cause);

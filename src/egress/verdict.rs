@@ -1,36 +1,36 @@
-//! What was decided, and why: the words that records, answers and explanations share.
+//! Verdicts and their causes, as used in records, responses and explanations.
 
 use std::fmt;
 
-use super::address::Class;
+use super::address::AddressClass;
 use super::host::{Host, HostError};
 
-/// The outcome of a decision.
+/// The result of a policy decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may pass.
+    /// The connection or lookup is allowed.
     Allowed,
-    /// It may pass because the mode only watches; `enforce` would have refused it.
-    WouldRefuse(Cause),
-    /// It may not pass.
-    Refused(Cause),
+    /// Allowed because the mode only audits; `enforce` would refuse it.
+    WouldRefuse(RefusalCause),
+    /// The connection or lookup is refused.
+    Refused(RefusalCause),
 }
 
 impl Verdict {
-    /// Whether it may pass.
+    /// Returns whether traffic may pass.
     pub fn passes(&self) -> bool {
         !matches!(self, Self::Refused(_))
     }
 
-    /// Why not, or why `enforce` would not.
-    pub fn cause(&self) -> Option<&Cause> {
+    /// Returns why it is refused, or why `enforce` would refuse it.
+    pub fn cause(&self) -> Option<&RefusalCause> {
         match self {
             Self::Allowed => None,
             Self::WouldRefuse(cause) | Self::Refused(cause) => Some(cause),
         }
     }
 
-    /// The word in records: a contract.
+    /// Returns the code in records, which is stable.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
@@ -40,97 +40,97 @@ impl Verdict {
     }
 }
 
-/// Why something was refused or failed.
+/// The reason for a refusal or a failure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Cause {
+pub enum RefusalCause {
     /// The policy's mode is `none`.
-    #[error("the policy allows nothing at all")]
+    #[error("the policy allows no egress")]
     NoEgress,
-    /// A `deny` rule is for it; the text is the rule.
-    #[error("the rule {0} refuses it")]
+    /// A `deny` rule matches; the text is the rule.
+    #[error("the rule {0} denies it")]
     Denied(String),
-    /// No rule is for the name.
+    /// No rule matches the name.
     #[error("no rule allows the name")]
     NoRule,
-    /// Rules are for the name, but for other ports.
-    #[error("the rules for the name allow other ports only")]
+    /// Rules match the name, but for other ports.
+    #[error("the rules for the name allow only other ports")]
     Port,
-    /// The name is none of the public DNS, and no rule names it.
+    /// The name is not in the public DNS, and no rule names it.
     #[error("the name is not public, and no rule names it")]
     SpecialName,
     /// The guest named an address where the policy decides by name.
-    #[error("the policy decides by name, and this is an address")]
+    #[error("the policy decides by name, but this is an address")]
     Literal,
-    /// The address is of a kind that is refused.
+    /// The address class is refused.
     #[error("the address is {0}")]
-    Address(Class),
-    /// A synthetic address that stands for no name (any more).
-    #[error("the address stands for no name; it must be looked up again")]
+    Address(AddressClass),
+    /// A synthetic address that maps to no name, or no longer does.
+    #[error("the synthetic address maps to no name; look the name up again")]
     UnknownSynthetic,
-    /// What should be a host is none.
+    /// The host is malformed.
     #[error("the host is malformed")]
     Host(#[source] HostError),
-    /// The client doesn't speak TLS where it must.
-    #[error("TLS is wanted on this port and the client speaks something else")]
+    /// The client does not speak TLS where it must.
+    #[error("this port requires TLS, but the client speaks another protocol")]
     NotTls,
-    /// A `ClientHello` that can't be understood; the text says why.
-    #[error("the ClientHello can't be understood: {0}")]
+    /// A malformed `ClientHello`; the text says why.
+    #[error("the ClientHello is malformed: {0}")]
     ClientHello(String),
     /// A `ClientHello` without a server name.
-    #[error("the ClientHello names no server")]
+    #[error("the ClientHello has no server name")]
     SniMissing,
     /// A `ClientHello` for another server.
-    #[error("the ClientHello names {0:?}, another server")]
+    #[error("the ClientHello names another server, {0:?}")]
     SniMismatch(String),
     /// An HTTP request for another host.
-    #[error("the request's Host is {0:?}, another host")]
+    #[error("the request names another host, {0:?}")]
     HostMismatch(String),
-    /// An HTTP request that is malformed or could be read in two ways; the text says how.
+    /// A malformed or ambiguous HTTP request; the text says why.
     #[error("the request is malformed: {0}")]
     Request(String),
-    /// The client took too long to say what it wants.
-    #[error("the client said too little in time")]
+    /// The client took too long to send its first bytes or request.
+    #[error("the client did not send a complete request in time")]
     ClientDeadline,
-    /// The client went away before it said what it wants.
-    #[error("the client closed the connection before it said what it wants")]
+    /// The client closed the connection before it sent a complete request.
+    #[error("the client closed the connection before it sent a complete request")]
     ClientGone,
-    /// The microVM has as many connections as it may.
+    /// The microVM has reached its connection limit.
     #[error("the microVM has too many connections open")]
     TooManyConnections,
-    /// A protocol that doesn't leave the microVM: UDP, ICMP, IPv6, anything but TCP and DNS.
-    #[error("{0} does not leave the microVM")]
+    /// A protocol that is not forwarded: UDP, ICMP, IPv6, anything but TCP and DNS.
+    #[error("{0} is not forwarded")]
     Protocol(&'static str),
-    /// A TCP port that no rule names, so that nobody listens on it.
+    /// A TCP port that no rule names, so no listener is bound to it.
     #[error("no rule names the port")]
     Closed,
-    /// A packet whose source is not the guest's address, so that no answer could reach it.
+    /// A packet whose source is not the guest's address, so a reply could not reach the guest.
     #[error("the source is not the guest's address")]
     ForgedSource,
-    /// A DNS message that is none, or asks for what the stub doesn't do.
-    #[error("the DNS message can't be answered: {0}")]
+    /// A malformed DNS message, or a query type that the stub does not support.
+    #[error("can't answer the DNS query: {0}")]
     Dns(&'static str),
-    /// The resolver says that the name does not exist.
+    /// The resolver reports that the name does not exist.
     #[error("the name does not exist")]
     NoSuchName,
     /// The name can't be resolved; the text says why.
-    #[error("the name can't be resolved: {0}")]
+    #[error("can't resolve the name: {0}")]
     Resolve(String),
-    /// No address of the destination could be connected to; the text says why.
-    #[error("the destination can't be reached: {0}")]
+    /// No address of the destination accepts a connection; the text says why.
+    #[error("can't connect to the destination: {0}")]
     Connect(String),
-    /// The destination answered that nobody listens on the port.
+    /// The destination refused the connection: no process listens on the port.
     #[error("the destination refused the connection")]
     ConnectRefused,
-    /// The destination didn't answer in time.
+    /// The destination did not answer in time.
     #[error("the destination did not answer in time")]
     ConnectDeadline,
-    /// The parent proxy couldn't be used or refused; the text says how.
+    /// The parent proxy is unreachable or refused; the text says why.
     #[error("the parent proxy failed: {0}")]
     Parent(String),
 }
 
-impl Cause {
-    /// The word in records: a contract.
+impl RefusalCause {
+    /// Returns the code in records, which is stable.
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoEgress => "no-egress",
@@ -162,17 +162,18 @@ impl Cause {
         }
     }
 
-    /// What the guest is told where the policy lets any public name pass: a name that leads inside
-    /// is told like one that doesn't exist, or a guest could draw a map of this host's network.
+    /// Returns the cause to report to the guest. Where the policy allows any public name, a name
+    /// that resolves to an internal address is reported as nonexistent; otherwise a guest could map
+    /// this host's network.
     #[must_use]
-    pub fn told(self, host: &Host, any_name: bool) -> Self {
+    pub fn redact_for_guest(self, host: &Host, any_name: bool) -> Self {
         match self {
             Self::Address(_) if any_name && host.name().is_some() => Self::NoSuchName,
             other => other,
         }
     }
 
-    /// Whether the network failed rather than the policy refused.
+    /// Returns whether the network failed, as opposed to a refusal by the policy.
     pub fn is_failure(&self) -> bool {
         matches!(
             self,
@@ -186,10 +187,10 @@ impl Cause {
     }
 }
 
-/// A cause with the cause below it, in one line.
-pub struct Whole<'a>(pub &'a Cause);
+/// Displays a cause and its source in one line.
+pub struct CauseChain<'a>(pub &'a RefusalCause);
 
-impl fmt::Display for Whole<'_> {
+impl fmt::Display for CauseChain<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&crate::failure::chain(self.0))
     }

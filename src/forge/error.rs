@@ -1,38 +1,38 @@
-//! Why a forge did not do what was asked, told apart by what that means for who asked.
+//! Errors of a forge, by what they mean for the caller.
 
 use std::time::SystemTime;
 
-/// A call to a forge ended other than well. The text is for people, with every cause.
+/// A failed call to a forge. The text is for people and includes every cause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ForgeError {
-    /// It could not be reached: the call had no effect.
+    /// The forge could not be reached: the call had no effect.
     #[error("{0}")]
     Unreachable(String),
-    /// No whole answer came: the call may have had its effect.
+    /// No complete response arrived: the call may have taken effect.
     #[error("{0}")]
     Ambiguous(String),
-    /// The credentials are not, or no longer, accepted.
+    /// The forge does not (or no longer) accept the credentials.
     #[error("{0}")]
     Unauthorized(String),
-    /// It refuses.
+    /// The forge refused the call.
     #[error("{0}")]
     Refused(String),
-    /// A runner of that name is there already.
+    /// A runner with that name already exists.
     #[error("{0}")]
     NameTaken(String),
-    /// It was asked too often, and is to be asked again at that time.
+    /// A rate limit: do not call again before `until`.
     #[error("{why}")]
     RateLimited {
-        /// What was asked.
+        /// The call that was limited.
         why: String,
-        /// When it may be asked again.
+        /// When calls are allowed again.
         until: SystemTime,
     },
 }
 
 impl ForgeError {
-    /// Whether the forge answered at all, and knew who asked.
-    pub fn is_answer(&self) -> bool {
+    /// Whether the forge responded and accepted the credentials.
+    pub fn is_response(&self) -> bool {
         !matches!(self, Self::Unreachable(_) | Self::Ambiguous(_) | Self::Unauthorized(_))
     }
 }

@@ -1,14 +1,15 @@
-//! The seam to a forge: who has work, who is registered for it, and what became of both.
+//! The interface to a forge: which jobs wait, which runners are registered, and what happens to
+//! both.
 //!
-//! The daemon knows a forge by this trait and these words alone; `github/forge/` is the one real
-//! implementation, and the daemon's tests have a scripted one. Another forge is a folder like that
-//! one. Nothing is believed of a forge that it did not say: what it says may come twice, late, in
-//! any order or never.
+//! The daemon knows a forge only through this trait and these types. `github/forge/` is the one
+//! real implementation; the daemon's tests have a fake one. A new forge needs a folder like that
+//! one. Only what a forge reports is taken as true, and its events can be repeated, late, out of
+//! order or lost.
 //!
-//! Owns no state. Knows nothing of microVMs or of the ledger.
+//! Owns no state. Knows nothing of microVMs or the ledger.
 
 mod error;
-mod said;
+mod event;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -17,96 +18,95 @@ use std::sync::Arc;
 use secrecy::SecretString;
 use tokio::sync::{mpsc, watch};
 
-use crate::config::{Pool, PoolName};
+use crate::config::{PoolConfig, PoolName};
 pub use error::ForgeError;
-pub use said::{Change, Delivery, Job, Said};
+pub use event::{ForgeEvent, JobChange, JobDelivery, RemoteJob};
 
-/// What a call comes to. A trait object's methods can't be `async`.
-pub type Promise<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+/// A boxed future. The methods of a trait object can't be `async`.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A forge, as its settings name it.
+/// A forge, as configured in the settings.
 pub trait Forge: Send + Sync {
-    /// Makes a runner for a pool. `name` is new, and was recorded before the call. Not idempotent:
-    /// after [`ForgeError::Ambiguous`] the runner may be there.
+    /// Creates a runner for a pool. `name` is new and was recorded before the call. Not idempotent:
+    /// after [`ForgeError::Ambiguous`] the runner may exist.
     fn register<'a>(
         &'a self,
         name: &'a str,
-        pool: &'a Pool,
-    ) -> Promise<'a, Result<Registered, ForgeError>>;
+        pool: &'a PoolConfig,
+    ) -> BoxFuture<'a, Result<NewRunner, ForgeError>>;
 
-    /// Deletes a runner by its number or, where that never came back, by its name. `pool` is whose
-    /// runner it is, where that is known. That it is gone already is well.
+    /// Deletes a runner by its ID or, if the ID never arrived, by its name. `pool` is the runner's
+    /// pool, if known. Succeeds if the runner is already gone.
     fn deregister<'a>(
         &'a self,
         name: &'a str,
         pool: Option<&'a str>,
-        number: Option<u64>,
-    ) -> Promise<'a, Result<Removal, ForgeError>>;
+        id: Option<u64>,
+    ) -> BoxFuture<'a, Result<RemovalOutcome, ForgeError>>;
 
-    /// All runners that are registered where this forge registers them, others' among them.
-    fn runners(&self) -> Promise<'_, Result<Vec<Runner>, ForgeError>>;
+    /// Lists all runners registered in this forge's scope, including those of others.
+    fn runners(&self) -> BoxFuture<'_, Result<Vec<RemoteRunner>, ForgeError>>;
 
-    /// The names that its runners contact, where it has a list of them.
-    fn names(&self) -> Promise<'_, Result<Option<Vec<String>>, ForgeError>> {
+    /// Returns the domain names that the forge's runners contact, if it publishes a list.
+    fn runner_domains(&self) -> BoxFuture<'_, Result<Option<Vec<String>>, ForgeError>> {
         Box::pin(async { Ok(None) })
     }
 
-    /// Listens for work, and for what became of it, as `wanted` has it at each moment; ends with
-    /// it. What is heard is told one after another; where nobody takes it, it waits.
+    /// Listens for jobs and their changes according to the current `request`; ends when `request`
+    /// closes. Sends events one at a time and waits while the receiver is full.
     fn listen(
         self: Arc<Self>,
-        wanted: watch::Receiver<Wanted>,
-        to: mpsc::Sender<Said>,
-    ) -> Promise<'static, ()>;
+        request: watch::Receiver<ListenRequest>,
+        events: mpsc::Sender<ForgeEvent>,
+    ) -> BoxFuture<'static, ()>;
 
-    /// Whether runners of a pool with those labels are given a job that asks for these.
+    /// Whether the forge assigns a job with the labels `job` to runners with the labels `pool`.
     fn serves(&self, job: &[String], pool: &[String]) -> bool;
 
-    /// Whether [`Self::listen`] says of waiting jobs again and again that they wait.
-    fn confirms(&self) -> bool;
+    /// Whether [`Self::listen`] reports waiting jobs again and again for as long as they wait.
+    fn relists_waiting_jobs(&self) -> bool;
 }
 
-/// Where a forge has something for pools, by their names, in its own words.
-pub type Places = BTreeMap<String, BTreeSet<String>>;
+/// Locations of scale sets by pool name, in the forge's own format.
+pub type ScaleSetLocations = BTreeMap<String, BTreeSet<String>>;
 
-/// What is to be listened for.
+/// What [`Forge::listen`] listens for.
 #[derive(Debug, Clone, Default)]
-pub struct Wanted {
-    /// The pools that jobs may be for, with the runners that each may have at most: 0 where no more
-    /// work is to be taken.
-    pub pools: BTreeMap<PoolName, (Pool, u32)>,
-    /// What [`Said::Holds`] said, now or to a daemon before this one, and no [`Said::Left`] since:
-    /// places by the pools' names, of which there may be some that are no more.
-    pub held: Places,
-    /// How often this process was absent: what was said meanwhile may be lost.
+pub struct ListenRequest {
+    /// The pools that take jobs, each with its maximum number of runners; 0 takes no more jobs.
+    pub pools: BTreeMap<PoolName, (PoolConfig, u32)>,
+    /// Locations from [`ForgeEvent::ScaleSetPlanned`], of this daemon or an earlier one, without a
+    /// [`ForgeEvent::ScaleSetRemoved`] since. Some of these pools may no longer exist.
+    pub locations: ScaleSetLocations,
+    /// How often this process was suspended: events sent meanwhile may be lost.
     pub absences: u64,
 }
 
-/// A runner that was just made.
+/// A newly registered runner.
 #[derive(Debug)]
-pub struct Registered {
-    /// Its number.
-    pub number: u64,
-    /// What starts it, once.
-    pub start: SecretString,
+pub struct NewRunner {
+    /// The forge's ID of the runner.
+    pub id: u64,
+    /// The secret that starts the runner, once.
+    pub start_config: SecretString,
 }
 
-/// A runner as a forge knows it.
+/// A registered runner as the forge lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Runner {
-    /// Its number.
-    pub number: u64,
-    /// Its name.
+pub struct RemoteRunner {
+    /// The forge's ID of the runner.
+    pub id: u64,
+    /// The runner's name.
     pub name: String,
     /// Whether it has a job.
     pub busy: bool,
 }
 
-/// What became of a runner that was to be deleted.
+/// The result of a request to delete a runner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Removal {
-    /// It is no more, by this call or before it.
+pub enum RemovalOutcome {
+    /// The runner no longer exists.
     Gone,
-    /// It has a job, and stays.
+    /// The runner has a job and was not deleted.
     Busy,
 }

@@ -1,4 +1,4 @@
-//! Credentials: what each call is authorised by, and its renewal.
+//! Credentials: what authorizes each call, and its renewal.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,22 +9,22 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use super::error::{CallError, SetupError};
-use super::job::time;
+use super::job::parse_time;
 use super::jwt::Signer;
-use super::settings::{Credentials, Hook, Settings};
+use super::settings::{Credentials, GitHubSettings, Hook};
 use super::target::{Scope, Target};
 use super::transport::secret_header;
-use super::wire::{Ask, Wire, read};
+use super::wire::{ApiCall, Wire, read};
 
-/// How long before its end a token is replaced: longer than any call takes, and than a job needs
-/// from its minting to its first request.
+/// How long before its expiry a token is renewed: longer than any call takes, and longer than a
+/// job needs from its JIT configuration to its first request.
 const RENEWED_BEFORE: Duration = Duration::from_secs(5 * 60);
-/// How long a token lasts if GitHub does not say so legibly (it is an hour).
+/// A token's assumed lifetime if GitHub's expiry time can't be parsed (it is an hour).
 const ASSUMED_LIFETIME: Duration = Duration::from_secs(30 * 60);
 
-/// What authorises calls.
-pub(super) enum Authority {
-    /// A personal access token, for good.
+/// The source of the `Authorization` header.
+pub(super) enum Authorizer {
+    /// A personal access token, which is never renewed.
     Token(HeaderValue),
     /// A GitHub App.
     App(Box<App>),
@@ -34,7 +34,7 @@ pub(super) struct App {
     signer: Signer,
     target: Target,
     hook: Option<Hook>,
-    /// Locked for the length of a renewal: there is one at a time, and the others wait for it.
+    /// Locked for the length of a renewal, so that only one runs and the other calls wait for it.
     state: Mutex<State>,
 }
 
@@ -45,7 +45,7 @@ struct State {
 
 struct Token {
     value: HeaderValue,
-    /// By GitHub's clock.
+    /// On GitHub's clock.
     renew_at: SystemTime,
 }
 
@@ -61,12 +61,12 @@ struct AccessToken {
     expires_at: String,
 }
 
-impl Authority {
-    pub(super) fn new(settings: &Settings) -> Result<Self, SetupError> {
+impl Authorizer {
+    pub(super) fn new(settings: &GitHubSettings) -> Result<Self, SetupError> {
         match &settings.credentials {
             Credentials::Token(token) => {
                 if settings.hook == Some(Hook::App) {
-                    return Err(SetupError::HookOfApp);
+                    return Err(SetupError::AppHookWithToken);
                 }
                 let token = token.expose_secret().trim();
                 let value = secret_header(&format!("Bearer {token}"));
@@ -86,7 +86,7 @@ impl Authority {
         }
     }
 
-    /// What to authorise a call by.
+    /// Returns the `Authorization` header for a call.
     pub(super) async fn header(&self, wire: &Wire) -> Result<HeaderValue, CallError> {
         match self {
             Self::Token(value) => Ok(value.clone()),
@@ -94,9 +94,9 @@ impl Authority {
         }
     }
 
-    /// What to authorise a call by that was refused (401) with `refused`; `None` if there is
-    /// nothing else to try.
-    pub(super) async fn renewed(
+    /// Returns a new header for a call that was rejected (401) with `refused`; `None` if the
+    /// credentials can't be renewed.
+    pub(super) async fn renew(
         &self,
         wire: &Wire,
         refused: &HeaderValue,
@@ -107,19 +107,19 @@ impl Authority {
         }
     }
 
-    /// Asks as the App itself, by a JWT.
-    pub(super) async fn ask_as_app(
+    /// Sends a call as the App itself, authorized by a JWT.
+    pub(super) async fn call_as_app(
         &self,
         wire: &Wire,
-        ask: &Ask,
-    ) -> Result<super::transport::Answer, CallError> {
+        call: &ApiCall,
+    ) -> Result<super::transport::Response, CallError> {
         match self {
-            Self::Token(value) => wire.ask(ask, value).await,
-            Self::App(app) => app.ask(wire, ask).await,
+            Self::Token(value) => wire.call(call, value).await,
+            Self::App(app) => app.call(wire, call).await,
         }
     }
 
-    /// The App's installation, once it is known.
+    /// Returns the App's installation ID, once known.
     pub(super) async fn installation(&self) -> Option<u64> {
         match self {
             Self::Token(_) => None,
@@ -136,7 +136,7 @@ impl App {
     ) -> Result<HeaderValue, CallError> {
         let mut state = self.state.lock().await;
         let usable = state.token.as_ref().filter(|token| {
-            wire.time() < token.renew_at && refused.is_none_or(|refused| token.value != *refused)
+            wire.now() < token.renew_at && refused.is_none_or(|refused| token.value != *refused)
         });
         if let Some(token) = usable {
             return Ok(token.value.clone());
@@ -146,39 +146,39 @@ impl App {
             None => self.find_installation(wire).await?,
         };
         state.installation = Some(installation);
-        let token = self.renew(wire, installation).await?;
+        let token = self.request_token(wire, installation).await?;
         let value = token.value.clone();
         state.token = Some(token);
         Ok(value)
     }
 
     async fn find_installation(&self, wire: &Wire) -> Result<u64, CallError> {
-        let ask = Ask::get(format!("{}/installation", self.target.path()))
-            .needs("the App installed for this organisation or repository");
-        let answer = self.ask(wire, &ask).await?;
-        Ok(read::<Installation>(&answer, &ask.name())?.id)
+        let call = ApiCall::get(format!("{}/installation", self.target.path()))
+            .needs("the App installed for this organization or repository");
+        let response = self.call(wire, &call).await?;
+        Ok(read::<Installation>(&response, &call.name())?.id)
     }
 
-    async fn renew(&self, wire: &Wire, installation: u64) -> Result<Token, CallError> {
+    async fn request_token(&self, wire: &Wire, installation: u64) -> Result<Token, CallError> {
         let path = format!("/app/installations/{installation}/access_tokens");
-        let ask = Ask::post(path, self.rights()).needs(match self.target.scope {
+        let call = ApiCall::post(path, self.permissions()).needs(match self.target.scope {
             Scope::Repository(_) => "App permissions Administration: write and Actions: read",
-            _ => "App permissions Self-hosted runners: write (organisation) and Actions: read",
+            _ => "App permissions Self-hosted runners: write (organization) and Actions: read",
         });
-        let answer = self.ask(wire, &ask).await?;
-        let token: AccessToken = read(&answer, &ask.name())?;
-        let ends = time(&token.expires_at).unwrap_or_else(|| wire.time() + ASSUMED_LIFETIME);
+        let response = self.call(wire, &call).await?;
+        let token: AccessToken = read(&response, &call.name())?;
+        let ends = parse_time(&token.expires_at).unwrap_or_else(|| wire.now() + ASSUMED_LIFETIME);
         let value = secret_header(&format!("Bearer {}", token.token.expose_secret()));
         let value = value.ok_or_else(|| CallError::Ambiguous {
-            call: ask.name(),
-            source: "the token has characters that a header can't carry".into(),
+            call: call.name(),
+            source: "the token has characters that are not allowed in a header".into(),
         })?;
         tracing::debug!(installation, "renewed the installation's token");
         Ok(Token { value, renew_at: ends - RENEWED_BEFORE })
     }
 
-    /// The rights that a token is to have: those that are used, whatever the App has.
-    fn rights(&self) -> Value {
+    /// Returns the permissions to request for a token: only those that Mayfly uses.
+    fn permissions(&self) -> Value {
         let mut permissions = json!({ "actions": "read", "metadata": "read" });
         let hooks = matches!(self.hook, Some(Hook::Id(_)));
         if let Scope::Repository(repository) = &self.target.scope {
@@ -196,25 +196,29 @@ impl App {
         }
     }
 
-    /// Asks with a JWT; once more if the answer told that our clock was why it was refused.
-    async fn ask(&self, wire: &Wire, ask: &Ask) -> Result<super::transport::Answer, CallError> {
+    /// Sends a call with a JWT; resends it once if the rejection was due to our clock.
+    async fn call(
+        &self,
+        wire: &Wire,
+        call: &ApiCall,
+    ) -> Result<super::transport::Response, CallError> {
         let before = wire.skew();
-        match wire.ask(ask, &self.identity(wire, ask)?).await {
+        match wire.call(call, &self.jwt_header(wire, call)?).await {
             Err(CallError::Unauthorized { .. }) if wire.skew() != before => {
-                tracing::warn!(seconds = wire.skew(), "this host's clock is not GitHub's");
-                wire.ask(ask, &self.identity(wire, ask)?).await
+                tracing::warn!(seconds = wire.skew(), "this host's clock differs from GitHub's");
+                wire.call(call, &self.jwt_header(wire, call)?).await
             }
-            end => end,
+            result => result,
         }
     }
 
-    fn identity(&self, wire: &Wire, ask: &Ask) -> Result<HeaderValue, CallError> {
-        let token = self.signer.sign(wire.time()).ok();
+    fn jwt_header(&self, wire: &Wire, call: &ApiCall) -> Result<HeaderValue, CallError> {
+        let token = self.signer.sign(wire.now()).ok();
         token
             .and_then(|token| secret_header(&format!("Bearer {}", token.expose_secret())))
             .ok_or_else(|| CallError::NotSent {
-                call: ask.name(),
-                source: "the App's key can't sign".into(),
+                call: call.name(),
+                source: "cannot sign with the App's key".into(),
             })
     }
 }

@@ -1,42 +1,43 @@
-//! How often GitHub may be called: what it says of its rate limits, and what follows. Pure.
+//! The rate budget: when GitHub may be called, given the rate limits that it reports. Pure.
 
 use std::time::{Duration, SystemTime};
 
-/// The longest that a call waits for its turn; one that would wait longer is not sent.
-const MOST_QUEUED: Duration = Duration::from_secs(10);
-/// The share of the hourly limit, 1 in this many, that polling leaves to calls that matter more.
-const KEPT: u64 = 4;
-/// The longest between two polls, whatever the budget.
-const SLOWEST_POLL: Duration = Duration::from_secs(15 * 60);
+/// The longest that a call waits for its slot; a call that would wait longer is not sent.
+const MAX_QUEUE_WAIT: Duration = Duration::from_secs(10);
+/// Polling leaves one part in this many of the hourly limit to more important calls.
+const RESERVED_SHARE: u64 = 4;
+/// The longest time between two polls, whatever the budget.
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(15 * 60);
 
-/// The primary rate limit as GitHub last told it.
+/// The primary rate limit as GitHub last reported it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// Calls per hour.
+pub struct RateLimit {
+    /// The calls per hour.
     pub limit: u64,
-    /// Calls left until `reset`.
+    /// The calls left until `reset`.
     pub remaining: u64,
-    /// When `remaining` is `limit` again.
+    /// When `remaining` returns to `limit`.
     pub reset: SystemTime,
 }
 
-/// What may be sent when.
+/// The rate budget of one client.
 #[derive(Debug, Clone)]
 pub struct Budget {
     gap: Duration,
-    rate: Option<Rate>,
+    rate: Option<RateLimit>,
     next_mutation: Option<SystemTime>,
     blocked: Option<SystemTime>,
     strikes: u32,
 }
 
 impl Budget {
-    /// A budget that knows nothing yet, with at least `gap` between two mutations.
+    /// Creates a budget without any known limit, with at least `gap` between two mutations.
     pub fn new(gap: Duration) -> Self {
         Self { gap, rate: None, next_mutation: None, blocked: None, strikes: 0 }
     }
 
-    /// Takes a turn: how long to wait before sending; or `Err` until when nothing may be sent.
+    /// Reserves a slot and returns how long to wait for it; `Err` is the time before which nothing
+    /// may be sent.
     pub fn reserve(&mut self, mutation: bool, now: SystemTime) -> Result<Duration, SystemTime> {
         if let Some(until) = self.blocked {
             if until > now {
@@ -50,18 +51,18 @@ impl Budget {
         let wait = self
             .next_mutation
             .and_then(|next| next.duration_since(now).ok())
-            // A clock that was set back must not hold us up for longer than the queue can be.
-            .map_or(Duration::ZERO, |wait| wait.min(MOST_QUEUED + self.gap));
-        if wait > MOST_QUEUED {
+            // A clock that was set back must not delay a call for longer than the queue can be.
+            .map_or(Duration::ZERO, |wait| wait.min(MAX_QUEUE_WAIT + self.gap));
+        if wait > MAX_QUEUE_WAIT {
             return Err(now + wait);
         }
         self.next_mutation = Some(now + wait + self.gap);
         Ok(wait)
     }
 
-    /// Takes note of the common rate limit that an answer told. Answers may come out of order:
-    /// within one window the smaller rest is the later one.
-    pub fn learn(&mut self, rate: Rate) {
+    /// Updates the primary rate limit from a response. Responses may arrive out of order: within
+    /// one window the smaller `remaining` is the later one.
+    pub fn update(&mut self, rate: RateLimit) {
         let stale = self.rate.is_some_and(|known| {
             known.reset > rate.reset
                 || (known.reset == rate.reset && known.remaining < rate.remaining)
@@ -71,38 +72,39 @@ impl Budget {
         }
     }
 
-    /// Takes note of a rate limit that holds for every call.
+    /// Blocks every call until a rate limit ends.
     pub fn block(&mut self, until: SystemTime) {
         self.strikes = self.strikes.saturating_add(1);
         self.blocked = Some(self.blocked.map_or(until, |blocked| blocked.max(until)));
     }
 
-    /// Takes note of a call that went well.
+    /// Resets the count of consecutive rate limits after a successful call.
     pub fn succeed(&mut self) {
         self.strikes = 0;
     }
 
-    /// How many rate limits came in a row.
+    /// Returns the number of consecutive rate limits.
     pub fn strikes(&self) -> u32 {
         self.strikes
     }
 
-    /// The primary rate limit, if one was told and its window is not over.
-    pub fn rate(&self, now: SystemTime) -> Option<Rate> {
+    /// Returns the primary rate limit, if one was reported and its window is not over.
+    pub fn rate(&self, now: SystemTime) -> Option<RateLimit> {
         self.rate.filter(|rate| rate.reset > now)
     }
 
-    /// How long to wait between two polls of `calls` calls each: `base`, or so long that what is
-    /// left lasts until the reset, with a share kept for minting and deleting.
+    /// Returns how long to wait between two polls of `calls` calls each: `base`, or long enough
+    /// that the remaining calls last until the reset, with a share reserved for creating and
+    /// deleting runners.
     pub fn poll_interval(&self, base: Duration, calls: u64, now: SystemTime) -> Duration {
         let blocked =
             self.blocked.and_then(|until| until.duration_since(now).ok()).unwrap_or(Duration::ZERO);
         let Some(rate) = self.rate(now) else { return base.max(blocked) };
         let window = rate.reset.duration_since(now).unwrap_or(Duration::ZERO);
-        let spare = rate.remaining.saturating_sub(rate.limit / KEPT);
+        let spare = rate.remaining.saturating_sub(rate.limit / RESERVED_SHARE);
         let polls = u32::try_from(spare / calls.max(1)).unwrap_or(u32::MAX);
         let even = window.checked_div(polls).unwrap_or(window);
-        base.max(even.min(SLOWEST_POLL)).max(blocked)
+        base.max(even.min(MAX_POLL_INTERVAL)).max(blocked)
     }
 }
 
@@ -118,12 +120,12 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds)
     }
 
-    fn rate(remaining: u64, reset: u64) -> Rate {
-        Rate { limit: 5000, remaining, reset: at(reset) }
+    fn rate(remaining: u64, reset: u64) -> RateLimit {
+        RateLimit { limit: 5000, remaining, reset: at(reset) }
     }
 
     #[test]
-    fn while_blocked_nothing_is_sent_and_then_everything() {
+    fn nothing_is_sent_while_blocked() {
         let mut budget = Budget::new(GAP);
         budget.block(at(5000));
         budget.block(at(3000));
@@ -136,13 +138,13 @@ mod tests {
     }
 
     #[test]
-    fn a_late_answer_does_not_give_calls_back() {
+    fn a_late_response_does_not_restore_calls() {
         let mut budget = Budget::new(GAP);
-        budget.learn(rate(10, 9000));
-        budget.learn(rate(11, 9000));
+        budget.update(rate(10, 9000));
+        budget.update(rate(11, 9000));
         assert_eq!(budget.rate(at(0)), Some(rate(10, 9000)));
-        budget.learn(rate(5000, 19_000));
-        budget.learn(rate(9, 9000));
+        budget.update(rate(5000, 19_000));
+        budget.update(rate(9, 9000));
         assert_eq!(budget.rate(at(0)), Some(rate(5000, 19_000)));
         assert_eq!(budget.rate(at(19_000)), None);
     }
@@ -153,13 +155,13 @@ mod tests {
         let hour = 3_600_000;
         let interval = |remaining| {
             let mut budget = Budget::new(GAP);
-            budget.learn(rate(remaining, hour));
+            budget.update(rate(remaining, hour));
             budget.poll_interval(base, 10, at(0))
         };
         assert_eq!(interval(5000), base);
         assert_eq!(interval(1250 + 100), Duration::from_secs(360));
-        assert_eq!(interval(1250), SLOWEST_POLL);
-        assert_eq!(interval(0), SLOWEST_POLL);
+        assert_eq!(interval(1250), MAX_POLL_INTERVAL);
+        assert_eq!(interval(0), MAX_POLL_INTERVAL);
     }
 
     proptest! {
@@ -171,7 +173,7 @@ mod tests {
                 now += step;
                 if let Ok(wait) = budget.reserve(true, at(now)) {
                     let sent = at(now) + wait;
-                    prop_assert!(wait <= MOST_QUEUED);
+                    prop_assert!(wait <= MAX_QUEUE_WAIT);
                     prop_assert!(last.is_none_or(|last| sent >= last + GAP));
                     last = Some(sent);
                 }
@@ -179,17 +181,17 @@ mod tests {
         }
 
         #[test]
-        fn a_poll_never_eats_what_is_kept(
+        fn polls_never_use_the_reserved_share(
             remaining in 0_u64..5000, calls in 1_u64..200, window in 1_u64..3600,
         ) {
             let mut budget = Budget::new(GAP);
-            budget.learn(rate(remaining, window * 1000));
+            budget.update(rate(remaining, window * 1000));
             let base = Duration::from_secs(10);
             let interval = budget.poll_interval(base, calls, at(0));
             prop_assert!(interval >= base);
             let polls = Duration::from_secs(window).as_nanos() / interval.as_nanos();
             let spare = u128::from(remaining.saturating_sub(1250));
-            // One poll more than fits may have begun, and there is one at least each quarter hour.
+            // One more poll than fits may have started, and at least one runs every 15 minutes.
             prop_assert!(polls * u128::from(calls) <= spare + u128::from(calls) * 4);
         }
     }

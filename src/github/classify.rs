@@ -1,66 +1,66 @@
-//! What an answer means. Pure: status, headers and body in, class out.
+//! Classification of responses. Pure: status, headers and body in, class out.
 
 use std::time::{Duration, SystemTime};
 
 use hyper::HeaderMap;
 use serde::Deserialize;
 
-use super::budget::Rate;
+use super::budget::RateLimit;
 
-/// What GitHub asks to wait at least, where it says nothing more precise.
-const LEAST_WAIT: Duration = Duration::from_secs(60);
-/// The longest that a header can make us wait: a primary limit's window and some.
-const MOST_WAIT: Duration = Duration::from_secs(65 * 60);
-/// How much of GitHub's words goes into an error.
+/// The minimum wait that GitHub requests if a response has no exact time.
+const MIN_WAIT: Duration = Duration::from_secs(60);
+/// The longest wait that a header can cause: a primary limit's window plus a margin.
+const MAX_WAIT: Duration = Duration::from_secs(65 * 60);
+/// The maximum length of GitHub's message in an error.
 const MESSAGE_LIMIT: usize = 300;
 
-/// What an answer means.
+/// The class of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// 2xx: it took effect.
+pub enum ResponseClass {
+    /// 2xx: the call took effect.
     Success,
-    /// 304: as it was.
+    /// 304: unchanged.
     NotModified,
-    /// 401: no effect; the credentials are not accepted.
+    /// 401: no effect; GitHub rejected the credentials.
     Unauthorized,
-    /// 429, or a 403 that is a rate limit: no effect; not to be asked before then.
+    /// 429, or a 403 that is a rate limit: no effect; don't call again before this time.
     RateLimited(SystemTime),
-    /// 404: not there, or not visible.
+    /// 404: not found, or not visible.
     NotFound,
     /// 409.
     Conflict,
-    /// Any other 3xx or 4xx: no effect, and the same again would be refused again.
+    /// Any other 3xx or 4xx: no effect, and a retry would be refused again.
     Refused,
-    /// 5xx, 408, 1xx: it may have taken effect.
-    Unclear,
+    /// 5xx, 408, 1xx: the call may have taken effect.
+    Ambiguous,
 }
 
-/// Classes an answer that came at `now`. `strikes` is how many rate limits without a time came in
-/// a row: each doubles the wait.
+/// Classifies a response that arrived at `now`. `strikes` is the number of consecutive rate
+/// limits without an exact time: each doubles the wait.
 pub fn classify(
     status: u16,
     headers: &HeaderMap,
     body: &[u8],
     now: SystemTime,
     strikes: u32,
-) -> Class {
+) -> ResponseClass {
     match status {
-        200..=299 => Class::Success,
-        304 => Class::NotModified,
-        401 => Class::Unauthorized,
+        200..=299 => ResponseClass::Success,
+        304 => ResponseClass::NotModified,
+        401 => ResponseClass::Unauthorized,
         403 | 429 => match limited_until(status, headers, body, now, strikes) {
-            Some(until) => Class::RateLimited(until),
-            None => Class::Refused,
+            Some(until) => ResponseClass::RateLimited(until),
+            None => ResponseClass::Refused,
         },
-        404 => Class::NotFound,
-        409 => Class::Conflict,
-        408 => Class::Unclear,
-        300..=499 => Class::Refused,
-        _ => Class::Unclear,
+        404 => ResponseClass::NotFound,
+        409 => ResponseClass::Conflict,
+        408 => ResponseClass::Ambiguous,
+        300..=499 => ResponseClass::Refused,
+        _ => ResponseClass::Ambiguous,
     }
 }
 
-/// Until when a 403 or 429 limits; `None` for a 403 that is about rights.
+/// Returns when the rate limit of a 403 or 429 ends; `None` for a 403 that is about permissions.
 fn limited_until(
     status: u16,
     headers: &HeaderMap,
@@ -70,21 +70,21 @@ fn limited_until(
 ) -> Option<SystemTime> {
     if let Some(seconds) = number(headers, "retry-after") {
         // 0 would be a tight loop.
-        return Some(now + Duration::from_secs(seconds.max(1)).min(MOST_WAIT));
+        return Some(now + Duration::from_secs(seconds.max(1)).min(MAX_WAIT));
     }
     if let Some(rate) = rate(headers).filter(|rate| rate.remaining == 0) {
-        // A reset in the past is a clock that is wrong; one second more because resets are whole.
-        let wait = rate.reset.duration_since(now).unwrap_or(LEAST_WAIT) + Duration::from_secs(1);
-        return Some(now + wait.min(MOST_WAIT));
+        // A reset in the past means a wrong clock. One second is added: resets are whole seconds.
+        let wait = rate.reset.duration_since(now).unwrap_or(MIN_WAIT) + Duration::from_secs(1);
+        return Some(now + wait.min(MAX_WAIT));
     }
     let secondary = message(body).to_lowercase().contains("rate limit");
     (status == 429 || secondary)
-        .then(|| now + LEAST_WAIT.saturating_mul(1 << strikes.min(6)).min(MOST_WAIT))
+        .then(|| now + MIN_WAIT.saturating_mul(1 << strikes.min(6)).min(MAX_WAIT))
 }
 
-/// The rate limit that the headers tell.
-pub fn rate(headers: &HeaderMap) -> Option<Rate> {
-    Some(Rate {
+/// Returns the rate limit in the headers.
+pub fn rate(headers: &HeaderMap) -> Option<RateLimit> {
+    Some(RateLimit {
         limit: number(headers, "x-ratelimit-limit")?,
         remaining: number(headers, "x-ratelimit-remaining")?,
         reset: SystemTime::UNIX_EPOCH
@@ -92,19 +92,19 @@ pub fn rate(headers: &HeaderMap) -> Option<Rate> {
     })
 }
 
-/// Whether a rate limit is the common one, and not that of one kind of call.
-pub fn is_core(headers: &HeaderMap) -> bool {
+/// Whether a rate limit is the primary `core` one, not that of one category of calls.
+pub fn is_core_limit(headers: &HeaderMap) -> bool {
     headers.get("x-ratelimit-resource").is_none_or(|resource| resource == "core")
 }
 
-/// Whether a rate limit leaves other kinds of calls free: a primary one that is not the common one.
-pub fn is_of_one_kind(headers: &HeaderMap) -> bool {
-    !is_core(headers)
+/// Whether a rate limit applies to one category of calls only: a primary one that is not `core`.
+pub fn is_category_limit(headers: &HeaderMap) -> bool {
+    !is_core_limit(headers)
         && !headers.contains_key("retry-after")
         && rate(headers).is_some_and(|rate| rate.remaining == 0)
 }
 
-/// The address of the next page.
+/// Returns the URL of the next page.
 pub fn next_page(headers: &HeaderMap) -> Option<String> {
     let link = headers.get("link")?.to_str().ok()?;
     link.split(',').find_map(|entry| {
@@ -115,20 +115,21 @@ pub fn next_page(headers: &HeaderMap) -> Option<String> {
     })
 }
 
-/// GitHub's own words, in one bounded line: `message`, or `TYPE: message` of a scale set's service.
+/// Returns GitHub's message in one bounded line: `message`, or `TYPE: message` from the scale set
+/// service.
 pub fn message(body: &[u8]) -> String {
     #[derive(Deserialize)]
-    struct Problem {
+    struct ErrorBody {
         #[serde(default, alias = "typeName")]
         type_name: Option<String>,
         message: String,
     }
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let text = match serde_json::from_slice::<Problem>(body) {
-        Ok(Problem { type_name: Some(kind), message }) => format!("{kind}: {message}"),
-        Ok(Problem { type_name: None, message }) => message,
+    let text = match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(ErrorBody { type_name: Some(kind), message }) => format!("{kind}: {message}"),
+        Ok(ErrorBody { type_name: None, message }) => message,
         Err(_) if body.is_empty() => "no reason given".to_owned(),
-        Err(_) => "the answer is no JSON with a message".to_owned(),
+        Err(_) => "the response is not JSON with a message".to_owned(),
     };
     let printable = |character: char| if character.is_control() { ' ' } else { character };
     text.chars().map(printable).take(MESSAGE_LIMIT).collect()
@@ -160,8 +161,8 @@ mod tests {
             .collect()
     }
 
-    fn limited(seconds: u64) -> Class {
-        Class::RateLimited(now() + Duration::from_secs(seconds))
+    fn limited(seconds: u64) -> ResponseClass {
+        ResponseClass::RateLimited(now() + Duration::from_secs(seconds))
     }
 
     fn rated(remaining: u64, reset: u64) -> Vec<(&'static str, String)> {
@@ -175,27 +176,27 @@ mod tests {
     #[test]
     fn each_status_has_its_class() {
         let table = [
-            (100, Class::Unclear),
-            (200, Class::Success),
-            (201, Class::Success),
-            (202, Class::Success),
-            (204, Class::Success),
-            (301, Class::Refused),
-            (304, Class::NotModified),
-            (307, Class::Refused),
-            (400, Class::Refused),
-            (401, Class::Unauthorized),
-            (403, Class::Refused),
-            (404, Class::NotFound),
-            (408, Class::Unclear),
-            (409, Class::Conflict),
-            (410, Class::Refused),
-            (422, Class::Refused),
+            (100, ResponseClass::Ambiguous),
+            (200, ResponseClass::Success),
+            (201, ResponseClass::Success),
+            (202, ResponseClass::Success),
+            (204, ResponseClass::Success),
+            (301, ResponseClass::Refused),
+            (304, ResponseClass::NotModified),
+            (307, ResponseClass::Refused),
+            (400, ResponseClass::Refused),
+            (401, ResponseClass::Unauthorized),
+            (403, ResponseClass::Refused),
+            (404, ResponseClass::NotFound),
+            (408, ResponseClass::Ambiguous),
+            (409, ResponseClass::Conflict),
+            (410, ResponseClass::Refused),
+            (422, ResponseClass::Refused),
             (429, limited(60)),
-            (500, Class::Unclear),
-            (502, Class::Unclear),
-            (503, Class::Unclear),
-            (504, Class::Unclear),
+            (500, ResponseClass::Ambiguous),
+            (502, ResponseClass::Ambiguous),
+            (503, ResponseClass::Ambiguous),
+            (504, ResponseClass::Ambiguous),
         ];
         for (status, class) in table {
             let none = HeaderMap::new();
@@ -204,9 +205,9 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_says_until_when() {
+    fn a_rate_limit_has_an_end() {
         let secondary = br#"{"message":"You have exceeded a secondary rate limit"}"#;
-        let rights = br#"{"message":"Resource not accessible by integration"}"#;
+        let forbidden = br#"{"message":"Resource not accessible by integration"}"#;
         for status in [403, 429] {
             let class = |entries: &[_], body: &[u8], strikes| {
                 classify(status, &headers(entries), body, now(), strikes)
@@ -220,8 +221,8 @@ mod tests {
             assert_eq!(class(&[], secondary, 2), limited(240));
             assert_eq!(class(&[], secondary, 99), limited(3840));
         }
-        let refused = classify(403, &headers(&rated(4999, NOW + 100)), rights, now(), 0);
-        assert_eq!(refused, Class::Refused);
+        let refused = classify(403, &headers(&rated(4999, NOW + 100)), forbidden, now(), 0);
+        assert_eq!(refused, ResponseClass::Refused);
     }
 
     #[test]
@@ -234,18 +235,18 @@ mod tests {
     }
 
     #[test]
-    fn words_are_one_bounded_line() {
+    fn a_message_is_one_bounded_line() {
         assert_eq!(message(b"{\"message\":\"a\\nb\"}"), "a b");
         let service = b"\xef\xbb\xbf{\"typeName\":\"AgentExistsException\",\"message\":\"x\"}";
         assert_eq!(message(service), "AgentExistsException: x");
         let long = format!("{{\"message\":\"{}\"}}", "x".repeat(10_000));
         assert_eq!(message(long.as_bytes()).len(), MESSAGE_LIMIT);
-        assert_eq!(message(b"<html>secret"), "the answer is no JSON with a message");
+        assert_eq!(message(b"<html>secret"), "the response is not JSON with a message");
     }
 
     proptest! {
         #[test]
-        fn no_answer_makes_us_hurry_or_stop_forever(
+        fn no_response_causes_a_tight_loop_or_an_endless_wait(
             status in 100_u16..1000,
             retry in proptest::option::of("[0-9]{0,20}|soon"),
             remaining in proptest::option::of(0_u64..3),
@@ -256,11 +257,11 @@ mod tests {
             let mut entries = remaining.map_or(vec![], |remaining| rated(remaining, reset));
             entries.extend(retry.map(|retry| ("retry-after", retry)));
             let class = classify(status, &headers(&entries), &body, now(), strikes);
-            if let Class::RateLimited(until) = class {
+            if let ResponseClass::RateLimited(until) = class {
                 prop_assert!(until > now());
-                prop_assert!(until <= now() + MOST_WAIT);
+                prop_assert!(until <= now() + MAX_WAIT);
             }
-            prop_assert_eq!(class == Class::Success, (200..300).contains(&status));
+            prop_assert_eq!(class == ResponseClass::Success, (200..300).contains(&status));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The client: one call with its credentials, its deadline and its place in the budget.
+//! The client: sends one call with its credentials, deadline and rate budget.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,53 +8,53 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 
-use super::auth::Authority;
-use super::budget::Rate;
+use super::auth::Authorizer;
+use super::budget::RateLimit;
 use super::error::{CallError, SetupError};
 use super::poll::Cache;
-use super::settings::{Hook, Settings};
+use super::settings::{GitHubSettings, Hook};
 use super::target::{Scope, Target};
-use super::transport::{Answer, Transport};
-use super::wire::{Ask, Wire, read};
+use super::transport::{Response, Transport};
+use super::wire::{ApiCall, Wire, read};
 
-/// The most pages that are read of one list: a runner group has 10,000 runners at most.
-pub(super) const MOST_PAGES: usize = 100;
+/// The maximum number of pages to read of one list: a runner group has at most 10,000 runners.
+pub(super) const MAX_PAGES: usize = 100;
 
-/// Calls GitHub as one App or person, for one scope. Cheap to clone; clones share tokens, caches
-/// and budget. Every call has a deadline; each answers with a [`CallError`] that says whether it
-/// may have had an effect.
+/// A client of the GitHub API, for one scope, as one App or user. Cheap to clone; clones share
+/// tokens, caches and the rate budget. Every call has a deadline; a failed call returns a
+/// [`CallError`] that says whether it may have taken effect.
 #[derive(Clone)]
-pub struct Client(pub(super) Arc<Shared>);
+pub struct GitHubClient(pub(super) Arc<ClientInner>);
 
-pub(super) struct Shared {
+pub(super) struct ClientInner {
     pub(super) wire: Wire,
-    pub(super) authority: Authority,
+    pub(super) authorizer: Authorizer,
     pub(super) target: Target,
     pub(super) hook: Option<Hook>,
-    /// The numbers of runner groups by lower-cased name; the default one is `None`.
+    /// The IDs of runner groups by lowercase name; `None` is the default group.
     pub(super) groups: Mutex<HashMap<Option<String>, u64>>,
     pub(super) cache: Mutex<Cache>,
 }
 
-/// What a check found.
+/// The result of [`GitHubClient::check`].
 #[derive(Debug, Clone)]
-pub struct Checked {
-    /// The runners that there are in the scope.
+pub struct CredentialCheck {
+    /// The number of runners in the scope.
     pub runners: u64,
-    /// The App's installation, for an App.
+    /// The installation's ID, if the credentials are an App's.
     pub installation: Option<u64>,
-    /// The rate limit, where there is one.
-    pub rate: Option<Rate>,
+    /// The rate limit, if GitHub reports one.
+    pub rate: Option<RateLimit>,
 }
 
-impl Client {
-    /// A client; opens no connection yet. To be called within a tokio runtime.
-    pub fn new(settings: &Settings) -> Result<Self, SetupError> {
+impl GitHubClient {
+    /// Creates a client; opens no connection yet. Must be called within a Tokio runtime.
+    pub fn new(settings: &GitHubSettings) -> Result<Self, SetupError> {
         let base = settings.api.clone().unwrap_or_else(|| settings.target.api());
         let transport = Transport::new(&settings.proxies)?;
-        Ok(Self(Arc::new(Shared {
+        Ok(Self(Arc::new(ClientInner {
             wire: Wire::new(transport, base.as_str().to_owned(), settings.mutation_gap),
-            authority: Authority::new(settings)?,
+            authorizer: Authorizer::new(settings)?,
             target: settings.target.clone(),
             hook: settings.hook,
             groups: Mutex::default(),
@@ -62,42 +62,42 @@ impl Client {
         })))
     }
 
-    /// Whether the credentials may read the scope's runners.
-    pub async fn check(&self) -> Result<Checked, CallError> {
+    /// Checks that the credentials may read the scope's runners.
+    pub async fn check(&self) -> Result<CredentialCheck, CallError> {
         #[derive(Deserialize)]
         struct Count {
             total_count: u64,
         }
         let path = format!("{}/actions/runners?per_page=1", self.0.target.path());
-        let count: Count = self.read(&Ask::get(path).needs(self.runner_right())).await?;
-        Ok(Checked {
+        let count: Count = self.read(&ApiCall::get(path).needs(self.runner_permission())).await?;
+        Ok(CredentialCheck {
             runners: count.total_count,
-            installation: self.0.authority.installation().await,
+            installation: self.0.authorizer.installation().await,
             rate: self.rate(),
         })
     }
 
-    /// The rate limit as GitHub last told it.
-    pub fn rate(&self) -> Option<Rate> {
+    /// Returns the rate limit that GitHub last reported.
+    pub fn rate(&self) -> Option<RateLimit> {
         self.0.wire.budget().rate(SystemTime::now())
     }
 
-    /// How long to wait between two polls that cost `calls` calls each: `base`, longer as the
-    /// rate limit shrinks.
+    /// Returns how long to wait between two polls of `calls` calls each: `base`, or longer when the
+    /// rate limit runs low.
     pub fn poll_interval(&self, base: Duration, calls: u64) -> Duration {
         self.0.wire.budget().poll_interval(base, calls, SystemTime::now())
     }
 
-    /// The scope that this client is for.
+    /// Returns the target that this client is for.
     pub fn target(&self) -> &Target {
         &self.0.target
     }
 
-    /// The right that calls about runners need.
-    pub(super) fn runner_right(&self) -> &'static str {
+    /// Returns the permission that calls about runners need.
+    pub(super) fn runner_permission(&self) -> &'static str {
         match self.0.target.scope {
-            Scope::Organisation(_) => {
-                "organisation permission Self-hosted runners: write (App, fine-grained token) or \
+            Scope::Organization(_) => {
+                "organization permission Self-hosted runners: write (App, fine-grained token) or \
                  scope admin:org (classic token)"
             }
             Scope::Repository(_) => {
@@ -108,24 +108,24 @@ impl Client {
         }
     }
 
-    /// Sends a call; once more, with new credentials, if it is refused for the old ones (401:
-    /// it had no effect).
-    pub(super) async fn ask(&self, ask: &Ask) -> Result<Answer, CallError> {
-        let Shared { wire, authority, .. } = &*self.0;
-        let header = authority.header(wire).await?;
-        match wire.ask(ask, &header).await {
+    /// Sends a call; resends it once with renewed credentials if GitHub rejects the old ones (401:
+    /// the call had no effect).
+    pub(super) async fn call(&self, call: &ApiCall) -> Result<Response, CallError> {
+        let ClientInner { wire, authorizer, .. } = &*self.0;
+        let header = authorizer.header(wire).await?;
+        match wire.call(call, &header).await {
             Err(error @ CallError::Unauthorized { .. }) => {
-                match authority.renewed(wire, &header).await? {
-                    Some(renewed) => wire.ask(ask, &renewed).await,
+                match authorizer.renew(wire, &header).await? {
+                    Some(renewed) => wire.call(call, &renewed).await,
                     None => Err(error),
                 }
             }
-            end => end,
+            result => result,
         }
     }
 
-    /// Sends a call and reads its JSON.
-    pub(super) async fn read<T: DeserializeOwned>(&self, ask: &Ask) -> Result<T, CallError> {
-        read(&self.ask(ask).await?, &ask.name())
+    /// Sends a call and parses the JSON of its response.
+    pub(super) async fn read<T: DeserializeOwned>(&self, call: &ApiCall) -> Result<T, CallError> {
+        read(&self.call(call).await?, &call.name())
     }
 }

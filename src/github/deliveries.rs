@@ -1,4 +1,4 @@
-//! Webhook deliveries that did not arrive, and asking for them again.
+//! Webhook deliveries: listing attempts and requesting redelivery.
 
 use std::time::SystemTime;
 
@@ -6,46 +6,46 @@ use hyper::Method;
 use serde::Deserialize;
 
 use super::classify::next_page;
-use super::client::Client;
+use super::client::GitHubClient;
 use super::error::CallError;
-use super::job::{lenient, time};
+use super::job::{lenient, parse_time};
 use super::settings::Hook;
 use super::target::Scope;
-use super::transport::Answer;
-use super::wire::{Ask, read};
+use super::transport::Response;
+use super::wire::{ApiCall, read};
 
-/// The most pages of 100 deliveries that are read.
-const MOST_PAGES: usize = 10;
-/// The right that an organisation's or a repository's hook needs.
-const RIGHT: &str =
+/// The maximum number of pages of 100 deliveries to read.
+const MAX_PAGES: usize = 10;
+/// The permission that an organization's or a repository's webhook needs.
+const PERMISSION: &str =
     "Webhooks: write (App, fine-grained token), scope admin:org_hook or admin:repo_hook (classic)";
 
-/// One try of GitHub's to deliver an event.
+/// One attempt of GitHub to deliver an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delivery {
-    /// The try's number, for [`Client::redeliver`].
+pub struct DeliveryAttempt {
+    /// The attempt's ID, for [`GitHubClient::redeliver`].
     pub id: u64,
-    /// The event's GUID: the same for each try (and in the `X-GitHub-Delivery` header).
+    /// The event's GUID: the same for each attempt, and in the `X-GitHub-Delivery` header.
     pub guid: String,
-    /// The event's kind, e.g. `workflow_job`.
+    /// The event's type, e.g. `workflow_job`.
     pub event: String,
-    /// When it was tried.
+    /// When the attempt was made.
     pub delivered_at: Option<SystemTime>,
-    /// Whether this try is itself a redelivery.
+    /// Whether this attempt is a redelivery.
     pub redelivery: bool,
-    /// What the receiver answered; 0 if nothing did.
+    /// The receiver's response status; 0 without a response.
     pub status_code: u16,
 }
 
-impl Delivery {
-    /// Whether the receiver took it (any 2xx).
+impl DeliveryAttempt {
+    /// Whether the receiver accepted it (any 2xx).
     pub fn arrived(&self) -> bool {
         (200..300).contains(&self.status_code)
     }
 }
 
 #[derive(Deserialize)]
-struct RawDelivery {
+struct RawDeliveryAttempt {
     id: u64,
     guid: String,
     #[serde(default)]
@@ -58,52 +58,53 @@ struct RawDelivery {
     status_code: Option<u16>,
 }
 
-impl From<RawDelivery> for Delivery {
-    fn from(raw: RawDelivery) -> Self {
+impl From<RawDeliveryAttempt> for DeliveryAttempt {
+    fn from(raw: RawDeliveryAttempt) -> Self {
         Self {
             id: raw.id,
             guid: raw.guid,
             event: raw.event,
-            delivered_at: raw.delivered_at.as_deref().and_then(time),
+            delivered_at: raw.delivered_at.as_deref().and_then(parse_time),
             redelivery: raw.redelivery,
             status_code: raw.status_code.unwrap_or(0),
         }
     }
 }
 
-impl Client {
-    /// What the configured hook tried to deliver since then, newest first; bounded (1,000).
-    /// Nothing without a configured hook. GitHub keeps 3 days.
-    pub async fn deliveries(&self, since: SystemTime) -> Result<Vec<Delivery>, CallError> {
+impl GitHubClient {
+    /// Lists the configured webhook's delivery attempts since `since`, newest first, at most 1,000.
+    /// Empty without a configured webhook. GitHub keeps them for 3 days.
+    pub async fn deliveries(&self, since: SystemTime) -> Result<Vec<DeliveryAttempt>, CallError> {
         let Some(root) = self.hook_path() else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         let mut next = Some(format!("{root}?per_page=100"));
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             let Some(path) = next.take() else { break };
-            let ask = Ask::get(path).needs(RIGHT);
-            let answer = self.ask_of_hook(&ask).await?;
-            let page: Vec<RawDelivery> = read(&answer, &ask.name())?;
-            let page = page.into_iter().map(Delivery::from);
+            let call = ApiCall::get(path).needs(PERMISSION);
+            let response = self.call_hook(&call).await?;
+            let page: Vec<RawDeliveryAttempt> = read(&response, &call.name())?;
+            let page = page.into_iter().map(DeliveryAttempt::from);
             let before = found.len();
             let mut total = 0;
             found.extend(page.inspect(|_| total += 1).filter(|delivery| {
                 delivery.delivered_at.is_none_or(|delivered| delivered >= since)
             }));
-            // They come newest first: one that is too old ends the list.
+            // They are listed newest first: one that is too old ends the list.
             if found.len() - before < total {
                 break;
             }
-            next = next_page(&answer.headers).filter(|page| self.0.wire.is_ours(page));
+            next = next_page(&response.headers).filter(|page| self.0.wire.is_api_url(page));
         }
         Ok(found)
     }
 
-    /// Asks GitHub to deliver that event again.
+    /// Requests redelivery of an event.
     pub async fn redeliver(&self, id: u64) -> Result<(), CallError> {
         let Some(root) = self.hook_path() else { return Ok(()) };
-        let ask =
-            Ask { method: Method::POST, ..Ask::get(format!("{root}/{id}/attempts")) }.needs(RIGHT);
-        self.ask_of_hook(&ask).await.map(drop)
+        let call =
+            ApiCall { method: Method::POST, ..ApiCall::get(format!("{root}/{id}/attempts")) }
+                .needs(PERMISSION);
+        self.call_hook(&call).await.map(drop)
     }
 
     fn hook_path(&self) -> Option<String> {
@@ -114,11 +115,11 @@ impl Client {
         }
     }
 
-    /// An App's own hook is asked for by the App itself, any other by its installation.
-    async fn ask_of_hook(&self, ask: &Ask) -> Result<Answer, CallError> {
+    /// Sends a call about the webhook: as the App itself for its own webhook, otherwise as usual.
+    async fn call_hook(&self, call: &ApiCall) -> Result<Response, CallError> {
         match self.0.hook {
-            Some(Hook::App) => self.0.authority.ask_as_app(&self.0.wire, ask).await,
-            _ => self.ask(ask).await,
+            Some(Hook::App) => self.0.authorizer.call_as_app(&self.0.wire, call).await,
+            _ => self.call(call).await,
         }
     }
 }

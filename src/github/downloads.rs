@@ -1,27 +1,27 @@
-//! The runner's archives that GitHub gives the account.
+//! The runner archives that GitHub offers this account.
 
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::client::Client;
+use super::client::GitHubClient;
 use super::error::CallError;
-use super::wire::Ask;
+use super::wire::ApiCall;
 
-/// An archive of the runner.
+/// A runner archive.
 #[derive(Debug, Clone)]
 pub struct RunnerDownload {
     /// The runner's version, from the archive's name.
     pub version: String,
-    /// Where it is.
+    /// The archive's URL.
     pub url: String,
-    /// Its SHA-256 in hexadecimal digits, where GitHub tells it.
+    /// Its SHA-256 in hexadecimal, if GitHub provides it.
     pub sha256: Option<String>,
-    /// What the download needs, if it needs anything.
+    /// The download token, if the download needs one.
     pub token: Option<SecretString>,
 }
 
 #[derive(Deserialize)]
-struct Listed {
+struct DownloadEntry {
     os: String,
     architecture: String,
     download_url: String,
@@ -30,25 +30,26 @@ struct Listed {
     sha256_checksum: Option<String>,
 }
 
-impl Client {
-    /// The newest runner for 64-bit x86 that GitHub gives this account, if it gives any. A release
-    /// may come to an account later than to the public.
+impl GitHubClient {
+    /// Returns the newest x64 Linux runner that GitHub offers this account, if any. An account may
+    /// get a release later than the public.
     pub async fn runner_download(&self) -> Result<Option<RunnerDownload>, CallError> {
         let path = format!("{}/actions/runners/downloads", self.0.target.path());
-        let listed: Vec<Listed> = self.read(&Ask::get(path).needs(self.runner_right())).await?;
-        Ok(listed.into_iter().find_map(for_this_machine))
+        let entries: Vec<DownloadEntry> =
+            self.read(&ApiCall::get(path).needs(self.runner_permission())).await?;
+        Ok(entries.into_iter().find_map(for_this_machine))
     }
 }
 
-fn for_this_machine(listed: Listed) -> Option<RunnerDownload> {
-    if listed.os != "linux" || listed.architecture != "x64" {
+fn for_this_machine(entry: DownloadEntry) -> Option<RunnerDownload> {
+    if entry.os != "linux" || entry.architecture != "x64" {
         return None;
     }
-    let name = listed.filename.strip_prefix("actions-runner-linux-x64-")?;
+    let name = entry.filename.strip_prefix("actions-runner-linux-x64-")?;
     Some(RunnerDownload {
         version: name.strip_suffix(".tar.gz")?.to_owned(),
-        url: listed.download_url,
-        sha256: listed.sha256_checksum,
-        token: listed.temp_download_token,
+        url: entry.download_url,
+        sha256: entry.sha256_checksum,
+        token: entry.temp_download_token,
     })
 }

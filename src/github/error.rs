@@ -1,29 +1,29 @@
-//! What can go wrong between us and GitHub, told apart by what it means for the caller.
+//! Errors of GitHub calls, by what they mean for the caller.
 
 use std::time::{Duration, SystemTime};
 
 use crate::failure::{Code, Failure};
 
-/// The cause below a transport error; never holds a request's headers or body.
-pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+/// The source of a transport error; never contains a request's headers or body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a client can't be made.
+/// An error that prevents creating a client.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// The App's key is no RSA private key in PEM.
-    #[error("the GitHub App's private key can't be read: {0}")]
+    /// The App's key is not an RSA private key in PEM.
+    #[error("cannot read the GitHub App's private key: {0}")]
     PrivateKey(&'static str),
-    /// A token with characters that no header can carry, e.g. a newline in its midst.
-    #[error("the GitHub token has characters that a header can't carry")]
+    /// The token has characters that are not allowed in a header, e.g. a newline.
+    #[error("the GitHub token has characters that are not allowed in an HTTP header")]
     Token,
-    /// GitHub lets no App manage an enterprise's runners.
-    #[error("runners of an enterprise can't be managed by a GitHub App")]
+    /// GitHub does not let Apps manage the runners of an enterprise.
+    #[error("a GitHub App cannot manage the runners of an enterprise")]
     EnterpriseApp,
-    /// An App's hook is asked for with a JWT, which a token's owner can't sign.
-    #[error("deliveries of an App's hook can be asked for with the App's credentials only")]
-    HookOfApp,
-    /// The system's certificates can't be loaded.
-    #[error("the system's root certificates can't be loaded")]
+    /// Calls about an App's own webhook need a JWT, which only the App's key can sign.
+    #[error("deliveries of an App's webhook can be requested only with the App's credentials")]
+    AppHookWithToken,
+    /// The system's certificates could not be loaded.
+    #[error("cannot load the system's root certificates")]
     Certificates(#[source] std::io::Error),
 }
 
@@ -38,87 +38,87 @@ impl Failure for SetupError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::PrivateKey(_) => {
-                "Name the .pem file that GitHub gave out when the key was made (RSA, 2048 bits or \
-                 more), whole."
+                "Use the complete .pem file that GitHub provided when the key was created (RSA, \
+                 2048 bits or more)."
             }
-            Self::Token => "Check the token's file for stray lines.",
+            Self::Token => "Remove stray lines from the token's file.",
             Self::EnterpriseApp => {
                 "Use a classic personal access token with manage_runners:enterprise, or register \
-                 at an organisation."
+                 runners with an organization."
             }
-            Self::HookOfApp => "Name the hook by its number, or configure the App.",
+            Self::AppHookWithToken => "Set the webhook's ID, or configure the App's credentials.",
             Self::Certificates(_) => "Install ca-certificates.",
         };
         Some(hint.to_owned())
     }
 }
 
-/// How a call to GitHub ended other than well.
+/// An error of a call to GitHub.
 ///
-/// What a caller must do differs by variant: [`CallError::NotSent`] had no effect;
-/// [`CallError::Ambiguous`] may have had its effect, which is then to be looked up.
+/// What the caller must do depends on the variant: after [`CallError::NotSent`] the call had no
+/// effect; after [`CallError::Ambiguous`] it may have had one, and the caller must look it up.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The request did not leave: no connection could be made.
-    #[error("{call}: GitHub can't be reached")]
+    /// The request was not sent: no connection could be made.
+    #[error("{call}: cannot connect to GitHub")]
     NotSent {
-        /// What was asked, e.g. `POST /orgs/octo/actions/runners/generate-jitconfig`.
+        /// The call, e.g. `POST /orgs/octo/actions/runners/generate-jitconfig`.
         call: String,
-        /// What failed.
+        /// The connection error.
         #[source]
-        source: Cause,
+        source: BoxError,
     },
-    /// The request left and no whole answer came (or a 5xx): it may have taken effect.
-    #[error("{call}: no whole answer came")]
+    /// The request was sent, but no complete response arrived (or a 5xx): it may have taken effect.
+    #[error("{call}: no complete response from GitHub")]
     Ambiguous {
-        /// What was asked.
+        /// The call.
         call: String,
-        /// What came instead.
+        /// The error or the response that arrived instead.
         #[source]
-        source: Cause,
+        source: BoxError,
     },
-    /// The credentials are not (or no longer) accepted.
-    #[error("{call}: the credentials are not accepted: {message}")]
+    /// GitHub does not (or no longer) accept the credentials.
+    #[error("{call}: GitHub rejected the credentials: {message}")]
     Unauthorized {
-        /// What was asked.
+        /// The call.
         call: String,
-        /// GitHub's words.
+        /// GitHub's message.
         message: String,
     },
-    /// GitHub refuses (403, 422, …).
-    #[error("{call}: GitHub refuses ({status}): {message}")]
+    /// GitHub refused the call (403, 422, …).
+    #[error("{call}: GitHub refused the call ({status}): {message}")]
     Refused {
-        /// What was asked.
+        /// The call.
         call: String,
         /// The HTTP status.
         status: u16,
-        /// GitHub's words; `TYPENAME: …` of a scale set's service.
+        /// GitHub's message; `TYPENAME: …` from the scale set service.
         message: String,
-        /// The right that such a call needs, where one is known.
+        /// The permission that the call needs, if known.
         needs: Option<&'static str>,
     },
-    /// There is a runner of that name in the scope (409).
-    #[error("{call}: a runner of that name is there already")]
+    /// The scope already has a runner with that name (409).
+    #[error("{call}: a runner with that name already exists")]
     NameTaken {
-        /// What was asked.
+        /// The call.
         call: String,
     },
-    /// No such thing, or none that these credentials may see: GitHub does not tell which (404).
-    #[error("{call}: not there, or not visible with these credentials: {message}")]
+    /// Not found, or not visible with these credentials: GitHub does not say which (404).
+    #[error("{call}: not found, or not visible with these credentials: {message}")]
     NotFound {
-        /// What was asked.
+        /// The call.
         call: String,
-        /// GitHub's words; `TYPENAME: …` of a scale set's service.
+        /// GitHub's message; `TYPENAME: …` from the scale set service.
         message: String,
-        /// The right that such a call needs, where one is known.
+        /// The permission that the call needs, if known.
         needs: Option<&'static str>,
     },
-    /// A rate limit; calls before `until` are not sent.
+    /// A rate limit; no call is sent before `until`.
     #[error("{call}: rate limited for another {} s", seconds_until(*until))]
     RateLimited {
-        /// What was asked.
+        /// The call.
         call: String,
-        /// When it may be asked again.
+        /// When calls are allowed again.
         until: SystemTime,
     },
 }
@@ -128,12 +128,12 @@ fn seconds_until(until: SystemTime) -> u64 {
 }
 
 impl CallError {
-    /// Whether the same call may go well later without anybody doing anything.
+    /// Whether the same call may succeed later without any change.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::NotSent { .. } | Self::Ambiguous { .. } | Self::RateLimited { .. })
     }
 
-    /// The HTTP status, where GitHub refused with one.
+    /// Returns the HTTP status, if GitHub responded with an error status.
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Refused { status, .. } => Some(*status),
@@ -160,22 +160,22 @@ impl Failure for CallError {
                 "Check DNS, the firewall, and https_proxy and no_proxy of this host.".to_owned()
             }
             Self::Ambiguous { .. } => {
-                "GitHub may be in trouble; its status page tells. What may have taken effect is \
-                 looked up before the next try."
+                "Check GitHub's status page. Mayfly looks up what may have taken effect before it \
+                 tries again."
                     .to_owned()
             }
             Self::Unauthorized { .. } => {
-                "Check that the token has not expired, or that the App's id and private key belong \
+                "Check that the token has not expired, or that the App's ID and private key belong \
                  together, and that this host's clock is right."
                     .to_owned()
             }
             Self::Refused { needs: Some(needs), .. }
             | Self::NotFound { needs: Some(needs), .. } => {
-                format!("Check the name, and that the credentials have this right: {needs}.")
+                format!("Check the name, and that the credentials have this permission: {needs}.")
             }
-            Self::NameTaken { .. } => "A new name is tried; nothing need be done.".to_owned(),
+            Self::NameTaken { .. } => "No action needed: Mayfly tries a new name.".to_owned(),
             Self::RateLimited { .. } => {
-                "Nothing need be done; a GitHub App has a limit of its own, apart from people's."
+                "Wait for the limit to reset. A GitHub App has its own limit, separate from users'."
                     .to_owned()
             }
             Self::Refused { .. } | Self::NotFound { .. } => return None,

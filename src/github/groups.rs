@@ -1,15 +1,15 @@
-//! Runner groups: their numbers, by name.
+//! Runner groups: their IDs by name.
 
 use serde::Deserialize;
 
 use super::classify::next_page;
-use super::client::{Client, MOST_PAGES};
+use super::client::{GitHubClient, MAX_PAGES};
 use super::error::CallError;
 use super::target::Scope;
-use super::wire::{Ask, read};
+use super::wire::{ApiCall, read};
 
-/// The only group of a repository.
-const OF_REPOSITORIES: u64 = 1;
+/// The ID of a repository's only group.
+const REPOSITORY_GROUP: u64 = 1;
 
 #[derive(Deserialize)]
 struct Groups {
@@ -24,11 +24,11 @@ struct Group {
     default: bool,
 }
 
-impl Client {
-    /// The number of the group of that name; `None` is the default one. Remembered once found.
+impl GitHubClient {
+    /// Returns the ID of the group with that name; `None` is the default group. IDs are cached.
     pub(super) async fn group(&self, name: Option<&str>) -> Result<u64, CallError> {
         if let Scope::Repository(_) = self.0.target.scope {
-            return Ok(OF_REPOSITORIES);
+            return Ok(REPOSITORY_GROUP);
         }
         let key = name.map(str::to_lowercase);
         let mut known = self.0.groups.lock().await;
@@ -36,13 +36,13 @@ impl Client {
             return Ok(*id);
         }
         let first = format!("{}/actions/runner-groups?per_page=100", self.0.target.path());
-        let call = Ask::get(&*first).name();
+        let call = ApiCall::get(&*first).name();
         let mut next = Some(first);
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             let Some(path) = next.take() else { break };
-            let answer = self.ask(&Ask::get(path).needs(self.runner_right())).await?;
-            next = next_page(&answer.headers).filter(|page| self.0.wire.is_ours(page));
-            for group in read::<Groups>(&answer, &call)?.runner_groups {
+            let response = self.call(&ApiCall::get(path).needs(self.runner_permission())).await?;
+            next = next_page(&response.headers).filter(|page| self.0.wire.is_api_url(page));
+            for group in read::<Groups>(&response, &call)?.runner_groups {
                 if group.default {
                     known.insert(None, group.id);
                 }
@@ -51,12 +51,12 @@ impl Client {
         }
         known.get(&key).copied().ok_or_else(|| CallError::NotFound {
             call,
-            message: format!("there is no runner group {:?}", name.unwrap_or("(default)")),
-            needs: Some("a runner group of that name"),
+            message: format!("unknown runner group {:?}", name.unwrap_or("(default)")),
+            needs: Some("a runner group with that name"),
         })
     }
 
-    /// Forgets the groups' numbers: one was deleted and made again, or is new.
+    /// Clears the cached IDs: a group may be new, or may have been deleted and created again.
     pub(super) async fn forget_groups(&self) {
         self.0.groups.lock().await.clear();
     }

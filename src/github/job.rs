@@ -1,41 +1,41 @@
-//! A workflow job, as both the REST API and the `workflow_job` webhook describe it.
+//! A workflow job, as in both the REST API and the `workflow_job` webhook.
 
 use std::time::SystemTime;
 
 use serde::{Deserialize, Deserializer};
 
-/// How far a job is.
+/// The status of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Status {
-    /// It waits for a runner: the only status that needs one.
+pub enum JobStatus {
+    /// The job waits for a runner: the only status that needs one.
     Queued,
-    /// A runner has it.
+    /// A runner has the job.
     InProgress,
-    /// It is over; `conclusion` says how.
+    /// The job ended, with `conclusion`.
     Completed,
-    /// It waits for a person or a rule (deployment gate): needs no runner yet.
+    /// The job waits for a person or a rule (deployment gate) and needs no runner yet.
     Waiting,
-    /// It has been asked for, and waits for something else than a runner.
+    /// The job was requested and waits for something other than a runner.
     Requested,
-    /// It waits for its concurrency group.
+    /// The job waits for its concurrency group.
     Pending,
-    /// Something that this version does not know: needs no runner.
+    /// A status that this version does not know; needs no runner.
     Other(String),
 }
 
 /// A workflow job.
 ///
-/// Read leniently: what is missing, null, 0 or malformed is `None` or empty; only the two ids
-/// must be there.
+/// Parsed leniently: missing, null, 0 or malformed values are `None` or empty; only the two IDs
+/// are required.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job {
-    /// The job's number; a re-run has a new one.
+pub struct WorkflowJob {
+    /// The job's ID; a re-run has a new one.
     pub id: u64,
-    /// The workflow run that it belongs to.
+    /// The ID of its workflow run.
     pub run_id: u64,
-    /// Which attempt of that run, from 1.
+    /// The attempt of that run, from 1.
     pub attempt: u32,
-    /// The repository's full name, `owner/name`; empty if not told.
+    /// The repository's full name, `owner/name`; empty if unknown.
     pub repository: String,
     /// The job's name.
     pub name: String,
@@ -43,33 +43,33 @@ pub struct Job {
     pub workflow: Option<String>,
     /// The branch.
     pub branch: Option<String>,
-    /// What `runs-on` asks for; may be empty (a job that only names a group).
+    /// The labels of `runs-on`; may be empty (a job that names only a group).
     pub labels: Vec<String>,
-    /// How far it is.
-    pub status: Status,
-    /// How it ended: `success`, `failure`, `cancelled`, …
+    /// The job's status.
+    pub status: JobStatus,
+    /// The conclusion: `success`, `failure`, `cancelled`, …
     pub conclusion: Option<String>,
-    /// The number of the runner that has or had it.
+    /// The ID of the runner that has or had it.
     pub runner_id: Option<u64>,
     /// That runner's name.
     pub runner_name: Option<String>,
     /// The name of that runner's group.
     pub runner_group: Option<String>,
-    /// When it came to be.
+    /// When it was created.
     pub created_at: Option<SystemTime>,
-    /// When a runner took it (for a queued one: when it was queued).
+    /// When a runner took it (for a queued job: when it was queued).
     pub started_at: Option<SystemTime>,
     /// When it ended.
     pub completed_at: Option<SystemTime>,
 }
 
-/// The most labels of a job that are read: one more than a runner can have, so that no runner has all
-/// labels of a job of which some were left out.
+/// The maximum number of labels to read: one more than a runner can have, so that no runner has
+/// all labels of a job whose labels were cut off.
 const MAX_LABELS: usize = 101;
-/// The most characters of a text that are read: a label is no longer than 256, names are shorter.
+/// The maximum number of characters to read of a text: labels have at most 256, names fewer.
 const MAX_TEXT: usize = 1024;
 
-impl From<&str> for Status {
+impl From<&str> for JobStatus {
     fn from(text: &str) -> Self {
         match text {
             "queued" => Self::Queued,
@@ -83,7 +83,7 @@ impl From<&str> for Status {
     }
 }
 
-/// A job as in JSON.
+/// A job as in GitHub's JSON.
 #[derive(Debug, Deserialize)]
 pub(super) struct RawJob {
     id: u64,
@@ -117,51 +117,51 @@ pub(super) struct RawJob {
 }
 
 impl RawJob {
-    pub(super) fn of(self, repository: &str) -> Job {
-        Job {
+    pub(super) fn into_job(self, repository: &str) -> WorkflowJob {
+        WorkflowJob {
             id: self.id,
             run_id: self.run_id,
             attempt: self.run_attempt.unwrap_or(1).max(1),
-            repository: short(repository.to_owned()),
-            name: self.name.map(short).unwrap_or_default(),
-            workflow: self.workflow_name.map(short),
-            branch: self.head_branch.map(short),
-            labels: few(self.labels.unwrap_or_default()),
+            repository: truncate(repository.to_owned()),
+            name: self.name.map(truncate).unwrap_or_default(),
+            workflow: self.workflow_name.map(truncate),
+            branch: self.head_branch.map(truncate),
+            labels: limit_labels(self.labels.unwrap_or_default()),
             status: self.status.as_deref().unwrap_or("").into(),
-            conclusion: self.conclusion.map(short),
+            conclusion: self.conclusion.map(truncate),
             runner_id: self.runner_id.filter(|id| *id != 0),
-            runner_name: self.runner_name.filter(|name| !name.is_empty()).map(short),
-            runner_group: self.runner_group_name.filter(|name| !name.is_empty()).map(short),
-            created_at: self.created_at.as_deref().and_then(time),
-            started_at: self.started_at.as_deref().and_then(time),
-            completed_at: self.completed_at.as_deref().and_then(time),
+            runner_name: self.runner_name.filter(|name| !name.is_empty()).map(truncate),
+            runner_group: self.runner_group_name.filter(|name| !name.is_empty()).map(truncate),
+            created_at: self.created_at.as_deref().and_then(parse_time),
+            started_at: self.started_at.as_deref().and_then(parse_time),
+            completed_at: self.completed_at.as_deref().and_then(parse_time),
         }
     }
 }
 
-/// A text that others wrote, no longer than is read.
-fn short(mut text: String) -> String {
+/// Truncates an untrusted text.
+fn truncate(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
         text.truncate(end);
     }
     text
 }
 
-/// Labels that others wrote, each once, no more than are read.
-pub(super) fn few(labels: Vec<String>) -> Vec<String> {
-    let mut few: Vec<String> = Vec::new();
-    for label in labels.into_iter().map(short) {
-        if few.len() == MAX_LABELS {
+/// Truncates and deduplicates untrusted labels, and limits their number.
+pub(super) fn limit_labels(labels: Vec<String>) -> Vec<String> {
+    let mut kept: Vec<String> = Vec::new();
+    for label in labels.into_iter().map(truncate) {
+        if kept.len() == MAX_LABELS {
             break;
         }
-        if !few.contains(&label) {
-            few.push(label);
+        if !kept.contains(&label) {
+            kept.push(label);
         }
     }
-    few
+    kept
 }
 
-/// A value, or `None` for null and for what is of another kind.
+/// Deserializes a value, or `None` for null and for a value of another type.
 pub(super) fn lenient<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -171,8 +171,8 @@ where
     Ok(serde_json::from_value(value).ok())
 }
 
-/// A time as GitHub writes it, RFC 3339 in UTC.
-pub(super) fn time(text: &str) -> Option<SystemTime> {
+/// Parses a time as GitHub writes it, RFC 3339 in UTC.
+pub(super) fn parse_time(text: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(text).ok()
 }
 
@@ -180,26 +180,26 @@ pub(super) fn time(text: &str) -> Option<SystemTime> {
 mod tests {
     use super::*;
 
-    fn job(json: serde_json::Value) -> Job {
-        serde_json::from_value::<RawJob>(json).unwrap().of("octo/hello")
+    fn job(json: serde_json::Value) -> WorkflowJob {
+        serde_json::from_value::<RawJob>(json).unwrap().into_job("octo/hello")
     }
 
     #[test]
-    fn a_job_with_nothing_but_its_ids_is_a_job() {
+    fn a_job_needs_only_its_ids() {
         let job = job(serde_json::json!({"id": 1, "run_id": 2}));
         assert_eq!((job.id, job.run_id, job.attempt), (1, 2, 1));
-        assert_eq!((job.labels.len(), job.status), (0, Status::Other(String::new())));
+        assert_eq!((job.labels.len(), job.status), (0, JobStatus::Other(String::new())));
     }
 
     #[test]
-    fn what_is_read_of_a_job_has_a_bound_and_no_runner_has_what_was_cut() {
+    fn a_job_is_bounded_and_no_runner_matches_cut_labels() {
         let many: Vec<_> = (0..100_000).map(|number| format!("l{}", number % 50_000)).collect();
         let long = "ü".repeat(1 << 20);
         let big = job(serde_json::json!({
             "id": 1, "run_id": 2, "labels": many, "name": long, "workflow_name": long,
             "head_branch": long, "conclusion": long, "runner_name": long,
         }));
-        // A runner has 100 at most.
+        // A runner has at most 100.
         assert_eq!((big.labels.len(), &*big.labels[100]), (101, "l100"));
         assert_eq!(big.name.chars().count(), 1024);
         assert_eq!(big.runner_name.map(|name| name.chars().count()), Some(1024));
@@ -207,17 +207,17 @@ mod tests {
         let same = job(serde_json::json!({"id": 1, "run_id": 2, "labels": same}));
         assert_eq!(same.labels, ["x"], "each once");
         let label = job(serde_json::json!({"id": 1, "run_id": 2, "labels": [long]}));
-        assert!(label.labels[0].chars().count() > 256, "no label of a runner is as long");
+        assert!(label.labels[0].chars().count() > 256, "longer than any runner's label");
     }
 
     #[test]
-    fn nulls_zeros_and_strangers_are_nothing() {
+    fn nulls_zeros_and_unknown_values_are_none() {
         let job = job(serde_json::json!({
             "id": 1, "run_id": 2, "run_attempt": null, "labels": null, "status": "paused",
             "runner_id": 0, "runner_name": "", "runner_group_name": 7, "created_at": "yesterday",
             "conclusion": null, "new_field": {"a": []},
         }));
-        assert_eq!(job.status, Status::Other("paused".into()));
+        assert_eq!(job.status, JobStatus::Other("paused".into()));
         assert_eq!((job.runner_id, job.runner_name, job.runner_group), (None, None, None));
         assert_eq!((job.created_at, job.conclusion, job.attempt), (None, None, 1));
     }

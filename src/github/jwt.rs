@@ -1,4 +1,4 @@
-//! The token by which a GitHub App says who it is (RS256, RFC 7519), before it has any other.
+//! The JWT that a GitHub App authenticates with (RS256, RFC 7519).
 
 use std::time::{Duration, SystemTime};
 
@@ -11,12 +11,12 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::error::SetupError;
 
-/// How far back a token is dated, for clocks that run ahead (GitHub's advice).
+/// How far a token is backdated, for clocks that run ahead (GitHub's recommendation).
 const BACKDATED: Duration = Duration::from_secs(60);
-/// How long a token is good for from now; GitHub's limit is 600 s, and near it clocks decide.
+/// A token's lifetime from now; GitHub's limit is 600 s, and close to it clock skew matters.
 const LIFETIME: Duration = Duration::from_secs(8 * 60);
 
-/// Signs for one App.
+/// The signer of one App's tokens.
 pub(super) struct Signer {
     id: String,
     key: RsaKeyPair,
@@ -24,22 +24,22 @@ pub(super) struct Signer {
 }
 
 impl Signer {
-    /// A signer with a key in PEM (PKCS#1 as GitHub gives it, or PKCS#8).
+    /// Creates a signer from a key in PEM (PKCS#1, as GitHub provides it, or PKCS#8).
     pub(super) fn new(id: &str, pem: &SecretString) -> Result<Self, SetupError> {
         let der = PrivateKeyDer::from_pem_slice(pem.expose_secret().as_bytes())
-            .map_err(|_| SetupError::PrivateKey("it is no PEM"))?;
+            .map_err(|_| SetupError::PrivateKey("not PEM"))?;
         let key = match &der {
             PrivateKeyDer::Pkcs1(key) => RsaKeyPair::from_der(key.secret_pkcs1_der()),
             PrivateKeyDer::Pkcs8(key) => RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()),
-            _ => return Err(SetupError::PrivateKey("it is no RSA key")),
+            _ => return Err(SetupError::PrivateKey("not an RSA key")),
         };
-        // Why ring rejects a key is a word such as `TooSmall`, and nothing of the key.
-        let key = key.map_err(|_| SetupError::PrivateKey("it is no usable RSA key"))?;
+        // ring's error is a word such as `TooSmall`, without any part of the key. It is left out.
+        let key = key.map_err(|_| SetupError::PrivateKey("not a usable RSA key"))?;
         Ok(Self { id: id.to_owned(), key, random: SystemRandom::new() })
     }
 
-    /// A token for the time that GitHub's clock shows. Never twice the same: of two equal ones
-    /// within a second the second was seen to be refused.
+    /// Signs a token for `now`, the time on GitHub's clock. Each token is unique: GitHub was seen
+    /// to reject the second of two equal tokens within a second.
     pub(super) fn sign(&self, now: SystemTime) -> Result<SecretString, ring::error::Unspecified> {
         let mut nonce = [0; 16];
         self.random.fill(&mut nonce)?;
@@ -71,14 +71,14 @@ mod tests {
     use crate::github::testing::private_key;
 
     #[test]
-    fn the_token_is_what_github_asks_for_and_each_is_new() {
+    fn each_token_is_valid_and_unique() {
         let signer = Signer::new("Iv1.abc", &private_key()).unwrap();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let mut seen = BTreeSet::new();
         for _ in 0..3 {
             let token = signer.sign(now).unwrap();
             let parts: Vec<&str> = token.expose_secret().split('.').collect();
-            let [header, claims, signature] = parts[..] else { panic!("no JWT") };
+            let [header, claims, signature] = parts[..] else { panic!("not a JWT") };
             let decode = |part: &str| BASE64URL_NOPAD.decode(part.as_bytes()).unwrap();
             UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, signer.key.public())
                 .verify(format!("{header}.{claims}").as_bytes(), &decode(signature))
@@ -92,13 +92,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_rsa_key_is_refused_without_being_shown() {
+    fn a_key_that_is_not_rsa_is_rejected_and_not_shown() {
         for pem in [
             "",
             "verysecret",
             "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n",
         ] {
-            let Err(error) = Signer::new("1", &pem.into()) else { panic!("{pem:?} is no key") };
+            let Err(error) = Signer::new("1", &pem.into()) else { panic!("{pem:?} is not a key") };
             assert!(!format!("{error:?} {error}").contains("verysecret"));
         }
     }

@@ -1,53 +1,52 @@
-//! Which jobs a pool's runners would be given: every label that a job asks for, whatever the case,
-//! and whatever the order.
+//! Label matching: a pool's runners take a job if they have all its labels, in any case and order.
 
 use std::collections::BTreeSet;
 
 use crate::failure::{Code, Failure};
 
-/// Labels of GitHub's own runners that do not follow a pattern.
+/// Labels of GitHub's own runners that don't follow a pattern.
 const RESERVED: [&str; 3] = ["ubuntu-slim", "windows-11-arm", "github-hosted"];
-/// What the rest of the labels of GitHub's own runners start with; `-latest` or a version follows.
+/// Prefixes of the other labels of GitHub's own runners; `latest` or a version follows.
 const RESERVED_FAMILIES: [&str; 3] = ["ubuntu-", "windows-", "macos-"];
-/// The most labels that one runner may have (GitHub's API description).
-pub const MAXIMUM: usize = 100;
+/// The maximum number of labels of a runner (GitHub's API description).
+pub const MAX_LABELS: usize = 100;
 
-/// Whether a job's labels are served by a pool's.
+/// The result of matching a job's labels with a pool's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Match {
-    /// The pool has all that the job asks for.
+pub enum LabelMatch {
+    /// The pool has all labels that the job requests.
     Served,
-    /// The job asks for a label that the pool has not.
-    Not,
-    /// The job names no label at all (it may name a runner group, which is not told): any runner
-    /// that its group admits would be given it, so only a person can say which pool is meant.
-    Unlabelled,
+    /// The job requests a label that the pool does not have.
+    NotServed,
+    /// The job has no labels (it may name a runner group, which GitHub does not report): any runner
+    /// of its group could get it, so the pool is unknown.
+    Unlabeled,
 }
 
-/// Compares a job's labels with a pool's.
-pub fn compare(job: &[String], pool: &[String]) -> Match {
+/// Matches a job's labels with a pool's.
+pub fn compare(job: &[String], pool: &[String]) -> LabelMatch {
     if job.is_empty() {
-        return Match::Unlabelled;
+        return LabelMatch::Unlabeled;
     }
     let pool: BTreeSet<String> = pool.iter().map(|label| label.to_lowercase()).collect();
     if job.iter().all(|label| pool.contains(&label.to_lowercase())) {
-        Match::Served
+        LabelMatch::Served
     } else {
-        Match::Not
+        LabelMatch::NotServed
     }
 }
 
-/// Why a label can't be a pool's.
+/// An invalid label of a pool.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LabelError {
-    /// GitHub's own runners have it; a pool that has it too would take or lose jobs by chance.
+    /// The label belongs to GitHub's own runners; a pool with it would gain or lose jobs by chance.
     #[error("label {0:?} belongs to GitHub's own runners")]
     Reserved(String),
-    /// Empty, over 256 characters, or with characters that no `runs-on` can name.
+    /// Empty, over 256 bytes, or with characters that `runs-on` does not allow.
     #[error("label {0:?} is empty, too long, or has a comma or control characters")]
     Malformed(String),
-    /// No label, or more than [`MAXIMUM`].
-    #[error("a runner has 1 to {MAXIMUM} labels, not {0}")]
+    /// No labels, or more than [`MAX_LABELS`].
+    #[error("a runner must have 1 to {MAX_LABELS} labels, not {0}")]
     Count(usize),
 }
 
@@ -59,7 +58,7 @@ impl Failure for LabelError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Reserved(_) => Some(
-                "Take a label of your own, e.g. mayfly, and name it in the workflow's runs-on."
+                "Use your own label, e.g. mayfly, in the pool and in the workflow's runs-on."
                     .to_owned(),
             ),
             Self::Malformed(_) | Self::Count(_) => None,
@@ -67,14 +66,14 @@ impl Failure for LabelError {
     }
 }
 
-/// Checks the labels that a pool is to have.
+/// Checks a pool's labels.
 pub fn check(labels: &[String]) -> Result<(), LabelError> {
-    if labels.is_empty() || labels.len() > MAXIMUM {
+    if labels.is_empty() || labels.len() > MAX_LABELS {
         return Err(LabelError::Count(labels.len()));
     }
     for label in labels {
-        let odd = |character: char| character.is_control() || character == ',';
-        if label.trim().is_empty() || label.len() > 256 || label.contains(odd) {
+        let is_invalid = |character: char| character.is_control() || character == ',';
+        if label.trim().is_empty() || label.len() > 256 || label.contains(is_invalid) {
             return Err(LabelError::Malformed(label.clone()));
         }
         if is_reserved(label) {
@@ -84,7 +83,7 @@ pub fn check(labels: &[String]) -> Result<(), LabelError> {
     Ok(())
 }
 
-/// Whether a label is one of GitHub's own runners, e.g. `ubuntu-latest`, `macos-14-xlarge`.
+/// Whether a label belongs to GitHub's own runners, e.g. `ubuntu-latest`, `macos-14-xlarge`.
 pub fn is_reserved(label: &str) -> bool {
     let label = label.to_lowercase();
     RESERVED.contains(&label.as_str())
@@ -111,17 +110,17 @@ mod tests {
     fn a_job_is_served_by_a_pool_with_all_its_labels() {
         let pool = strings(&["self-hosted", "Linux", "x64", "mayfly"]);
         for (job, expected) in [
-            (&["MAYFLY"][..], Match::Served),
-            (&["x64", "linux", "x64"], Match::Served),
-            (&["linux", "gpu"], Match::Not),
-            (&[], Match::Unlabelled),
+            (&["MAYFLY"][..], LabelMatch::Served),
+            (&["x64", "linux", "x64"], LabelMatch::Served),
+            (&["linux", "gpu"], LabelMatch::NotServed),
+            (&[], LabelMatch::Unlabeled),
         ] {
             assert_eq!(compare(&strings(job), &pool), expected, "{job:?}");
         }
     }
 
     #[test]
-    fn labels_of_githubs_own_runners_are_refused() {
+    fn labels_of_githubs_own_runners_are_rejected() {
         for label in ["ubuntu-latest", "Ubuntu-24.04", "ubuntu-22.04-arm", "macos-14-xlarge"] {
             assert_eq!(check(&strings(&[label])), Err(LabelError::Reserved(label.to_owned())));
         }
@@ -132,15 +131,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_pool_that_gains_a_label_loses_no_job(
+        fn an_added_label_loses_no_job(
             job in proptest::collection::vec("[a-dA-D]{1,2}", 1..4),
             pool in proptest::collection::vec("[a-dA-D]{1,2}", 0..6),
             more in "[a-dA-D]{1,2}",
         ) {
             let before = compare(&job, &pool);
             let after = compare(&job, &[pool, vec![more]].concat());
-            prop_assert!(before != Match::Served || after == Match::Served);
-            prop_assert_eq!(compare(&job, &job), Match::Served);
+            prop_assert!(before != LabelMatch::Served || after == LabelMatch::Served);
+            prop_assert_eq!(compare(&job, &job), LabelMatch::Served);
         }
     }
 }

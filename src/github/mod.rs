@@ -1,11 +1,11 @@
-//! GitHub: who waits for a runner, and the registration of one.
+//! GitHub: the jobs that wait for a runner, and the registration of runners.
 //!
 //! This folder owns the credentials for GitHub and every call to it: tokens and their renewal, JIT
 //! configurations, the runners of a scope, the queued jobs of repositories, webhooks and the
-//! message sessions of runner scale sets. It must not know of microVMs, pools, the ledger or the
-//! loop that calls it: it answers what GitHub says, and what can be known when GitHub does not
-//! answer ([`CallError`]). Only [`forge`] knows the settings, and whom it speaks to: it is the seam
-//! through which the daemon sees all of this ([`crate::forge`]).
+//! message sessions of runner scale sets. It must not know microVMs, pools, the ledger or its
+//! caller: it returns what GitHub responds or, without a response, whether the call may have taken
+//! effect ([`CallError`]). Only [`forge`] knows the settings; the daemon uses this folder through
+//! it ([`crate::forge`]).
 //!
 //! ```text
 //! forge ─▶ everything below
@@ -14,14 +14,14 @@
 //! webhook, job, labels                                                   (pure)
 //! ```
 //!
-//! Nothing is sent a second time on its own, but for a call that GitHub refused with 401: that one
-//! had no effect.
+//! No call is resent automatically, except one that GitHub refused with 401: it had no effect.
 
 mod auth;
 pub mod budget;
 pub mod classify;
 mod client;
 mod deliveries;
+mod domains;
 mod downloads;
 mod error;
 pub mod forge;
@@ -29,8 +29,7 @@ mod groups;
 pub mod job;
 mod jwt;
 pub mod labels;
-mod measure;
-mod names;
+mod metrics;
 mod poll;
 mod runners;
 pub mod scale_set;
@@ -45,13 +44,13 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use budget::Rate;
-pub use client::{Checked, Client};
-pub use deliveries::Delivery;
+pub use budget::RateLimit;
+pub use client::{CredentialCheck, GitHubClient};
+pub use deliveries::DeliveryAttempt;
 pub use downloads::RunnerDownload;
-pub use error::{CallError, Cause, SetupError};
-pub use job::{Job, Status};
-pub use poll::Snapshot;
-pub use runners::{Minted, Removal, Runner};
-pub use settings::{Credentials, Hook, Settings};
+pub use error::{BoxError, CallError, SetupError};
+pub use job::{JobStatus, WorkflowJob};
+pub use poll::JobSnapshot;
+pub use runners::{DeletionOutcome, GitHubRunner, JitRunner};
+pub use settings::{Credentials, GitHubSettings, Hook};
 pub use target::{ApiBase, Repository, Target, TargetError};

@@ -1,4 +1,4 @@
-//! Which jobs of named repositories wait for a runner, by asking.
+//! Polling of repositories for the jobs that wait for a runner.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
@@ -7,58 +7,58 @@ use hyper::header::ETAG;
 use serde::Deserialize;
 
 use super::classify::next_page;
-use super::client::Client;
+use super::client::GitHubClient;
 use super::error::CallError;
-use super::job::{Job, RawJob, Status};
+use super::job::{JobStatus, RawJob, WorkflowJob};
 use super::target::Repository;
-use super::wire::{Ask, read};
+use super::wire::{ApiCall, read};
 
-/// The most pages of one list: GitHub's filtered searches end at 1,000 results.
-const MOST_PAGES: usize = 10;
-/// The most answers that are remembered; beyond that, calls cost what they cost.
-const MOST_REMEMBERED: usize = 2048;
-/// How often a page is asked for that does not come.
-const TRIES: u32 = 4;
-/// Between two of these tries.
-const AGAIN: Duration = Duration::from_secs(1);
-/// The right that polling needs.
-const RIGHT: &str = "repository permission Actions: read, for that repository";
+/// The maximum number of pages of one list: GitHub's filtered searches end at 1,000 results.
+const MAX_PAGES: usize = 10;
+/// The maximum number of cached pages. Further pages count against the rate limit each time.
+const MAX_CACHED_PAGES: usize = 2048;
+/// The maximum number of attempts to get a page.
+const MAX_ATTEMPTS: u32 = 4;
+/// The delay between two attempts.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The permission that polling needs.
+const PERMISSION: &str = "repository permission Actions: read, for that repository";
 
-/// What the repositories said.
+/// The result of one poll of all repositories.
 #[derive(Debug)]
-pub struct Snapshot {
-    /// When the first question was asked: what happened since may be missing.
+pub struct JobSnapshot {
+    /// When the first request was sent: later changes may be missing.
     pub at: SystemTime,
     /// Jobs that wait for a runner.
-    pub queued: Vec<Job>,
-    /// Jobs that a runner has; `runner_name` says which.
-    pub in_progress: Vec<Job>,
-    /// The repositories that could not be asked (or not to the end): what they hold is not known.
-    pub problems: Vec<(Repository, CallError)>,
-    /// The calls that it took.
+    pub queued: Vec<WorkflowJob>,
+    /// Jobs that a runner has; `runner_name` is the runner.
+    pub in_progress: Vec<WorkflowJob>,
+    /// The repositories whose poll failed: their jobs are unknown or incomplete.
+    pub failures: Vec<(Repository, CallError)>,
+    /// The number of calls that the poll took.
     pub calls: u64,
 }
 
-/// Answers that GitHub may say are still right, by address.
+/// Pages with their ETags by path, for conditional requests.
 #[derive(Default)]
 pub(super) struct Cache {
-    pages: HashMap<String, Remembered>,
+    pages: HashMap<String, CachedPage>,
     round: u64,
 }
 
 #[derive(Clone)]
-struct Remembered {
+struct CachedPage {
     etag: String,
     page: Page,
-    /// The last round that asked for it.
+    /// The last poll that requested it.
     round: u64,
 }
 
-/// What is of use of a page.
+/// The parsed content of a page.
 #[derive(Clone)]
 struct Page {
     runs: Vec<u64>,
-    jobs: Vec<Job>,
+    jobs: Vec<WorkflowJob>,
     next: Option<String>,
 }
 
@@ -75,23 +75,23 @@ struct RawRun {
     id: u64,
 }
 
-impl Client {
-    /// Asks each repository for its queued and running jobs. What has not changed since the last
-    /// time costs nothing of the rate limit (conditional requests).
-    pub async fn waiting_jobs(&self, repositories: &[Repository]) -> Snapshot {
-        // Polls don't overlap: a second one waits for the first, and finds its answers.
+impl GitHubClient {
+    /// Lists the queued and running jobs of each repository. Pages that have not changed since the
+    /// last poll don't count against the rate limit (conditional requests).
+    pub async fn waiting_jobs(&self, repositories: &[Repository]) -> JobSnapshot {
+        // Polls don't overlap: a second one waits for the first and reuses its cache.
         let mut cache = self.0.cache.lock().await;
         cache.round += 1;
-        let mut snapshot = Snapshot {
+        let mut snapshot = JobSnapshot {
             at: SystemTime::now(),
             queued: Vec::new(),
             in_progress: Vec::new(),
-            problems: Vec::new(),
+            failures: Vec::new(),
             calls: 0,
         };
         for repository in repositories {
             if let Err(error) = self.poll(repository, &mut cache, &mut snapshot).await {
-                snapshot.problems.push((repository.clone(), error));
+                snapshot.failures.push((repository.clone(), error));
             }
         }
         let round = cache.round;
@@ -103,11 +103,11 @@ impl Client {
         &self,
         repository: &Repository,
         cache: &mut Cache,
-        snapshot: &mut Snapshot,
+        snapshot: &mut JobSnapshot,
     ) -> Result<(), CallError> {
         let root = format!("/repos/{repository}/actions/runs");
         let mut runs = BTreeSet::new();
-        // A run with a job that runs can have others that wait.
+        // A run with a running job can have other jobs that wait.
         for status in ["queued", "in_progress"] {
             let first = format!("{root}?status={status}&per_page=100");
             for page in self.pages(repository, first, cache, &mut snapshot.calls).await? {
@@ -119,8 +119,8 @@ impl Client {
             for page in self.pages(repository, first, cache, &mut snapshot.calls).await? {
                 for job in page.jobs {
                     match job.status {
-                        Status::Queued => snapshot.queued.push(job),
-                        Status::InProgress => snapshot.in_progress.push(job),
+                        JobStatus::Queued => snapshot.queued.push(job),
+                        JobStatus::InProgress => snapshot.in_progress.push(job),
                         _ => {}
                     }
                 }
@@ -138,28 +138,28 @@ impl Client {
     ) -> Result<Vec<Page>, CallError> {
         let mut pages = Vec::new();
         let mut next = Some(first);
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             let Some(path) = next.take() else { break };
-            let page = self.page_at_last(repository, path, cache, calls).await?;
-            next = page.next.clone().filter(|page| self.0.wire.is_ours(page));
+            let page = self.page_with_retries(repository, path, cache, calls).await?;
+            next = page.next.clone().filter(|page| self.0.wire.is_api_url(page));
             pages.push(page);
         }
         Ok(pages)
     }
 
-    /// Asks for a page until it comes: one that is missing makes the whole list useless.
-    async fn page_at_last(
+    /// Gets a page, with retries: one missing page makes the whole list useless.
+    async fn page_with_retries(
         &self,
         repository: &Repository,
         path: String,
         cache: &mut Cache,
         calls: &mut u64,
     ) -> Result<Page, CallError> {
-        for _ in 1..TRIES {
+        for _ in 1..MAX_ATTEMPTS {
             *calls += 1;
             match self.page(repository, path.clone(), cache).await {
-                Err(error) if error.is_transient() => tokio::time::sleep(AGAIN).await,
-                end => return end,
+                Err(error) if error.is_transient() => tokio::time::sleep(RETRY_DELAY).await,
+                result => return result,
             }
         }
         *calls += 1;
@@ -173,26 +173,26 @@ impl Client {
         cache: &mut Cache,
     ) -> Result<Page, CallError> {
         let round = cache.round;
-        let etag = cache.pages.get(&path).map(|remembered| remembered.etag.clone());
-        let ask = Ask { etag, ..Ask::get(&*path).needs(RIGHT) };
-        let answer = self.ask(&ask).await?;
-        if answer.status == 304
-            && let Some(remembered) = cache.pages.get_mut(&path)
+        let etag = cache.pages.get(&path).map(|cached| cached.etag.clone());
+        let call = ApiCall { etag, ..ApiCall::get(&*path).needs(PERMISSION) };
+        let response = self.call(&call).await?;
+        if response.status == 304
+            && let Some(cached) = cache.pages.get_mut(&path)
         {
-            remembered.round = round;
-            return Ok(remembered.page.clone());
+            cached.round = round;
+            return Ok(cached.page.clone());
         }
-        let raw: RawPage = read(&answer, &ask.name())?;
+        let raw: RawPage = read(&response, &call.name())?;
         let name = repository.to_string();
         let page = Page {
             runs: raw.workflow_runs.into_iter().map(|run| run.id).collect(),
-            jobs: raw.jobs.into_iter().map(|job| job.of(&name)).collect(),
-            next: next_page(&answer.headers),
+            jobs: raw.jobs.into_iter().map(|job| job.into_job(&name)).collect(),
+            next: next_page(&response.headers),
         };
-        let etag = answer.headers.get(ETAG).and_then(|etag| etag.to_str().ok());
-        if let Some(etag) = etag.filter(|_| cache.pages.len() < MOST_REMEMBERED) {
-            let remembered = Remembered { etag: etag.to_owned(), page: page.clone(), round };
-            cache.pages.insert(path, remembered);
+        let etag = response.headers.get(ETAG).and_then(|etag| etag.to_str().ok());
+        if let Some(etag) = etag.filter(|_| cache.pages.len() < MAX_CACHED_PAGES) {
+            let cached = CachedPage { etag: etag.to_owned(), page: page.clone(), round };
+            cache.pages.insert(path, cached);
         }
         Ok(page)
     }

@@ -1,31 +1,31 @@
-//! The runners of a scope: made by JIT configuration, looked up, deleted.
+//! The runners of a scope: creation with a JIT configuration, lookup, deletion.
 
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::classify::next_page;
-use super::client::{Client, MOST_PAGES};
+use super::client::{GitHubClient, MAX_PAGES};
 use super::error::CallError;
-use super::wire::{Ask, read};
+use super::wire::{ApiCall, read};
 
-/// A runner that was just made.
+/// A newly created runner with its JIT configuration.
 #[derive(Debug)]
-pub struct Minted {
-    /// Its number.
+pub struct JitRunner {
+    /// GitHub's ID of the runner.
     pub runner_id: u64,
-    /// What starts it, once; base64.
+    /// The JIT configuration in base64, which starts the runner once.
     pub jit_config: SecretString,
 }
 
-/// A runner as GitHub knows it.
+/// A registered runner as GitHub lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Runner {
-    /// Its number.
+pub struct GitHubRunner {
+    /// GitHub's ID of the runner.
     pub id: u64,
     /// Its name.
     pub name: String,
-    /// Whether it is connected. One reading of `false` proves nothing.
+    /// Whether it is connected. A single `false` proves nothing.
     pub online: bool,
     /// Whether it has a job.
     pub busy: bool,
@@ -33,38 +33,38 @@ pub struct Runner {
     pub labels: Vec<String>,
 }
 
-/// What became of a runner that was to be deleted.
+/// The result of a request to delete a runner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Removal {
-    /// It was deleted.
+pub enum DeletionOutcome {
+    /// The runner was deleted.
     Deleted,
-    /// It was not there any more.
+    /// The runner no longer existed.
     Gone,
-    /// It has a job (422), and stays.
+    /// The runner has a job (422) and was not deleted.
     Busy,
 }
 
-impl Client {
-    /// Makes a runner and answers what starts it. `name` is to be unique, new and recorded before
-    /// the call; `group` is a runner group's name (`None`: the default one; a repository has no
-    /// other); `work_folder` is relative to the runner's directory (`_work`).
+impl GitHubClient {
+    /// Creates a runner and returns its JIT configuration. `name` must be unique, new and recorded
+    /// before the call; `group` is a runner group's name (`None`: the default one, the only one of
+    /// a repository); `work_folder` is relative to the runner's directory (`_work`).
     ///
-    /// Not idempotent: after [`CallError::Ambiguous`] look for the name with
-    /// [`Client::runner_by_name`], delete it, and take another name.
-    pub async fn mint(
+    /// Not idempotent: after [`CallError::Ambiguous`] look the name up with
+    /// [`GitHubClient::runner_by_name`], delete that runner, and use another name.
+    pub async fn create_jit_runner(
         &self,
         name: &str,
         group: Option<&str>,
         labels: &[String],
         work_folder: &str,
-    ) -> Result<Minted, CallError> {
+    ) -> Result<JitRunner, CallError> {
         #[derive(Deserialize)]
-        struct Answered {
-            runner: Numbered,
+        struct Created {
+            runner: CreatedRunner,
             encoded_jit_config: SecretString,
         }
         #[derive(Deserialize)]
-        struct Numbered {
+        struct CreatedRunner {
             id: u64,
         }
         let body = json!({
@@ -74,14 +74,15 @@ impl Client {
             "work_folder": work_folder,
         });
         let path = format!("{}/actions/runners/generate-jitconfig", self.0.target.path());
-        let ask = Ask::post(path, body).needs(self.runner_right());
-        match self.read::<Answered>(&ask).await {
-            Ok(made) => {
-                Ok(Minted { runner_id: made.runner.id, jit_config: made.encoded_jit_config })
-            }
+        let call = ApiCall::post(path, body).needs(self.runner_permission());
+        match self.read::<Created>(&call).await {
+            Ok(created) => Ok(JitRunner {
+                runner_id: created.runner.id,
+                jit_config: created.encoded_jit_config,
+            }),
             Err(CallError::Refused { call, status: 409, .. }) => Err(CallError::NameTaken { call }),
             Err(error @ (CallError::NotFound { .. } | CallError::Refused { .. })) => {
-                // The group may be another one by now; the next try looks it up.
+                // The group's ID may have changed; the next attempt looks it up again.
                 self.forget_groups().await;
                 Err(error)
             }
@@ -89,49 +90,49 @@ impl Client {
         }
     }
 
-    /// The runner of exactly that name.
-    pub async fn runner_by_name(&self, name: &str) -> Result<Option<Runner>, CallError> {
+    /// Returns the runner with exactly that name.
+    pub async fn runner_by_name(&self, name: &str) -> Result<Option<GitHubRunner>, CallError> {
         let found = self.list(&format!("&name={}", escaped(name))).await?;
         Ok(found.into_iter().find(|runner| runner.name == name))
     }
 
-    /// The runner of that number; `None` if GitHub has none.
-    pub async fn runner(&self, id: u64) -> Result<Option<Runner>, CallError> {
+    /// Returns the runner with that ID; `None` if GitHub has none.
+    pub async fn runner(&self, id: u64) -> Result<Option<GitHubRunner>, CallError> {
         let path = format!("{}/actions/runners/{id}", self.0.target.path());
-        match self.read::<RawRunner>(&Ask::get(path).needs(self.runner_right())).await {
+        match self.read::<RawRunner>(&ApiCall::get(path).needs(self.runner_permission())).await {
             Ok(runner) => Ok(Some(runner.into())),
             Err(CallError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// All runners of the scope.
-    pub async fn runners(&self) -> Result<Vec<Runner>, CallError> {
+    /// Lists all runners of the scope.
+    pub async fn runners(&self) -> Result<Vec<GitHubRunner>, CallError> {
         self.list("").await
     }
 
-    /// Deletes a runner; that it is gone already is well.
-    pub async fn delete_runner(&self, id: u64) -> Result<Removal, CallError> {
+    /// Deletes a runner. Succeeds if it is already gone.
+    pub async fn delete_runner(&self, id: u64) -> Result<DeletionOutcome, CallError> {
         let path = format!("{}/actions/runners/{id}", self.0.target.path());
-        match self.ask(&Ask::delete(path).needs(self.runner_right())).await {
-            Ok(_) => Ok(Removal::Deleted),
-            Err(CallError::NotFound { .. }) => Ok(Removal::Gone),
-            Err(CallError::Refused { status: 422, .. }) => Ok(Removal::Busy),
+        match self.call(&ApiCall::delete(path).needs(self.runner_permission())).await {
+            Ok(_) => Ok(DeletionOutcome::Deleted),
+            Err(CallError::NotFound { .. }) => Ok(DeletionOutcome::Gone),
+            Err(CallError::Refused { status: 422, .. }) => Ok(DeletionOutcome::Busy),
             Err(error) => Err(error),
         }
     }
 
-    async fn list(&self, filter: &str) -> Result<Vec<Runner>, CallError> {
+    async fn list(&self, filter: &str) -> Result<Vec<GitHubRunner>, CallError> {
         let first = format!("{}/actions/runners?per_page=100{filter}", self.0.target.path());
-        let call = Ask::get(&*first).name();
+        let call = ApiCall::get(&*first).name();
         let mut runners = Vec::new();
         let mut next = Some(first);
-        for _ in 0..MOST_PAGES {
+        for _ in 0..MAX_PAGES {
             let Some(path) = next.take() else { break };
-            let answer = self.ask(&Ask::get(path).needs(self.runner_right())).await?;
-            next = next_page(&answer.headers).filter(|page| self.0.wire.is_ours(page));
-            let page: Runners = read(&answer, &call)?;
-            runners.extend(page.runners.into_iter().map(Runner::from));
+            let response = self.call(&ApiCall::get(path).needs(self.runner_permission())).await?;
+            next = next_page(&response.headers).filter(|page| self.0.wire.is_api_url(page));
+            let page: Runners = read(&response, &call)?;
+            runners.extend(page.runners.into_iter().map(GitHubRunner::from));
         }
         Ok(runners)
     }
@@ -159,7 +160,7 @@ struct RawLabel {
     name: String,
 }
 
-impl From<RawRunner> for Runner {
+impl From<RawRunner> for GitHubRunner {
     fn from(raw: RawRunner) -> Self {
         Self {
             id: raw.id,
@@ -171,7 +172,7 @@ impl From<RawRunner> for Runner {
     }
 }
 
-/// A value for a query, percent-encoded (RFC 3986: all but unreserved characters).
+/// Percent-encodes a query value (RFC 3986: all but unreserved characters).
 pub(super) fn escaped(text: &str) -> String {
     text.bytes().fold(String::new(), |mut escaped, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

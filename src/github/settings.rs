@@ -1,4 +1,4 @@
-//! What the client is told: where, as whom, and through which proxy.
+//! Settings of the client: the target, the credentials and the proxies.
 
 use std::time::Duration;
 
@@ -7,50 +7,50 @@ use secrecy::SecretString;
 use super::target::{ApiBase, Target};
 use crate::host::web::Proxies;
 
-/// How to reach GitHub, and as whom.
+/// The settings of a [`GitHubClient`](super::GitHubClient).
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct GitHubSettings {
     /// The scope that runners are registered in.
     pub target: Target,
-    /// The root of the API, where it is not the one that belongs to the target.
+    /// The API's root, if it is not the target's default.
     pub api: Option<ApiBase>,
-    /// As whom.
+    /// The credentials for all calls.
     pub credentials: Credentials,
-    /// Which hook's deliveries can be asked for again; needs rights of its own.
+    /// The webhook whose missed deliveries are requested again; needs permissions of its own.
     pub hook: Option<Hook>,
-    /// The proxies between here and GitHub.
+    /// The proxies between this host and GitHub.
     pub proxies: Proxies,
-    /// The least time between two calls that change something (GitHub's advice is 1 s).
+    /// The minimum time between two mutating calls (GitHub recommends 1 s).
     pub mutation_gap: Duration,
 }
 
-/// As whom GitHub is called.
+/// The credentials for GitHub.
 #[derive(Debug, Clone)]
 pub enum Credentials {
-    /// A GitHub App: short-lived tokens with the rights that are needed and no more.
+    /// A GitHub App: short-lived tokens with only the permissions that Mayfly needs.
     App {
-        /// Its client id (`Iv…`, what GitHub recommends) or its number.
+        /// Its client ID (`Iv…`, which GitHub recommends) or its App ID.
         id: String,
-        /// Its RSA private key, PEM as downloaded (PKCS#1) or PKCS#8.
+        /// Its RSA private key in PEM, PKCS#1 (as downloaded) or PKCS#8.
         private_key: SecretString,
-        /// Which installation; found by the target if not given.
+        /// The installation's ID; looked up by target if `None`.
         installation: Option<u64>,
     },
     /// A personal access token.
     Token(SecretString),
 }
 
-/// The hook that GitHub delivers `workflow_job` events by.
+/// The webhook that delivers `workflow_job` events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// That of the App itself.
+    /// The App's own webhook.
     App,
-    /// One of the organisation's or the repository's, by its number.
+    /// A webhook of the organization or repository, by its ID.
     Id(u64),
 }
 
-impl Settings {
-    /// Settings with everything else as a person expects it.
+impl GitHubSettings {
+    /// Creates settings with defaults for everything else.
     pub fn new(target: Target, credentials: Credentials) -> Self {
         Self {
             target,
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_secret_is_in_the_debug_text() {
+    fn debug_output_contains_no_secret() {
         let target: Target = "https://github.com/octo".parse().unwrap();
         let token = Credentials::Token("ghp_verysecret".into());
         let app = Credentials::App {
@@ -77,7 +77,7 @@ mod tests {
             installation: None,
         };
         for credentials in [token, app] {
-            let text = format!("{:?}", Settings::new(target.clone(), credentials));
+            let text = format!("{:?}", GitHubSettings::new(target.clone(), credentials));
             assert!(!text.contains("verysecret"), "{text}");
         }
     }

@@ -1,5 +1,4 @@
-//! What runners are registered for: an organisation, a repository or an enterprise, and where its
-//! API is.
+//! The organization, repository or enterprise that runners are registered with, and its API's URL.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,56 +7,57 @@ use hyper::Uri;
 
 use crate::failure::{Code, Failure};
 
-/// The scope that runners are registered in, read from the address a person sees in a browser.
+/// The scope that runners are registered in, parsed from its URL in a browser.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// `https://github.com`, `https://TENANT.ghe.com` or a server of one's own; no slash at its end.
+    /// `https://github.com`, `https://TENANT.ghe.com` or a private server; no trailing slash.
     origin: String,
-    /// What is registered for there.
+    /// The scope at this origin.
     pub scope: Scope,
 }
 
-/// Whose runners they are.
+/// The owner of registered runners.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// All repositories of an organisation that its runner groups admit.
-    Organisation(String),
+    /// An organization: the repositories that its runner groups admit.
+    Organization(String),
     /// One repository.
     Repository(Repository),
-    /// All organisations of an enterprise that its runner groups admit.
+    /// An enterprise: the organizations that its runner groups admit.
     Enterprise(String),
 }
 
 /// A repository's full name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Repository {
-    /// The user or organisation.
+    /// The user or organization.
     pub owner: String,
-    /// The name below it.
+    /// The repository's name.
     pub name: String,
 }
 
-/// The root of a REST API; no slash at its end.
+/// The root URL of a REST API; no trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ApiBase(String);
 
-/// Why an address can't be used.
+/// An invalid URL or repository name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TargetError {
-    /// It is no address.
-    #[error("{0:?} is no address such as https://github.com/ORGANISATION")]
-    NoAddress(String),
-    /// Credentials would travel in the clear.
+    /// The text is not a URL.
+    #[error("{0:?} is not a URL such as https://github.com/ORGANIZATION")]
+    InvalidUrl(String),
+    /// Credentials would be sent unencrypted.
     #[error("{0:?} is not https, and its host is not a loopback address")]
     Insecure(String),
-    /// The path names no scope.
+    /// The path does not name a scope.
     #[error(
-        "{0:?} names no organisation, repository (OWNER/NAME) or enterprise (enterprises/NAME)"
+        "{0:?} does not name an organization, repository (OWNER/NAME) or enterprise \
+         (enterprises/NAME)"
     )]
-    NoScope(String),
-    /// A name has characters that GitHub does not allow.
-    #[error("{0:?} is no repository such as OWNER/NAME")]
-    NoRepository(String),
+    UnknownScope(String),
+    /// The text is not `OWNER/NAME`, or a name has characters that GitHub does not allow.
+    #[error("{0:?} is not a repository such as OWNER/NAME")]
+    InvalidRepository(String),
 }
 
 impl Failure for TargetError {
@@ -67,11 +67,11 @@ impl Failure for TargetError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NoRepository(_) => None,
+            Self::InvalidRepository(_) => None,
             _ => Some(
-                "Copy the address from a browser: https://github.com/ORGANISATION, \
+                "Copy the URL from a browser: https://github.com/ORGANIZATION, \
                  https://github.com/OWNER/REPOSITORY or https://github.com/enterprises/ENTERPRISE; \
-                 the same below the address of a server of your own."
+                 the same under your own server's URL."
                     .to_owned(),
             ),
         }
@@ -79,8 +79,8 @@ impl Failure for TargetError {
 }
 
 impl Target {
-    /// The root of the API that belongs to this address: `api.github.com`, `api.TENANT.ghe.com`,
-    /// or `/api/v3` of any other server.
+    /// Returns the root of this target's API: `api.github.com`, `api.TENANT.ghe.com`, or `/api/v3`
+    /// on any other server.
     pub fn api(&self) -> ApiBase {
         let (scheme, host) = self.origin.split_once("://").unwrap_or(("https", &self.origin));
         ApiBase(if host == "github.com" || host.ends_with(".ghe.com") {
@@ -90,16 +90,16 @@ impl Target {
         })
     }
 
-    /// The path under the API's root that this scope's calls start with, e.g. `/orgs/octo`.
+    /// Returns the path that this scope's calls start with, e.g. `/orgs/octo`.
     pub(super) fn path(&self) -> String {
         match &self.scope {
-            Scope::Organisation(name) => format!("/orgs/{name}"),
+            Scope::Organization(name) => format!("/orgs/{name}"),
             Scope::Repository(repository) => format!("/repos/{repository}"),
             Scope::Enterprise(name) => format!("/enterprises/{name}"),
         }
     }
 
-    /// Whether this is GitHub's own service, whose rate limits are known to be on.
+    /// Whether the target is on GitHub's own service, which always has rate limits.
     pub fn is_hosted(&self) -> bool {
         self.origin == "https://github.com" || self.origin.ends_with(".ghe.com")
     }
@@ -111,17 +111,17 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, TargetError> {
         let (origin, path) = origin(text)?;
         let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
-        let no_scope = || TargetError::NoScope(text.to_owned());
+        let unknown_scope = || TargetError::UnknownScope(text.to_owned());
         let scope = match segments[..] {
             ["enterprises", name] if is_name(name) => Scope::Enterprise(name.to_owned()),
-            ["enterprises"] => return Err(no_scope()),
-            [name] if is_name(name) => Scope::Organisation(name.to_owned()),
+            ["enterprises"] => return Err(unknown_scope()),
+            [name] if is_name(name) => Scope::Organization(name.to_owned()),
             [owner, name] => {
                 let name = name.strip_suffix(".git").unwrap_or(name);
-                let repository = format!("{owner}/{name}").parse().map_err(|_| no_scope())?;
+                let repository = format!("{owner}/{name}").parse().map_err(|_| unknown_scope())?;
                 Scope::Repository(repository)
             }
-            _ => return Err(no_scope()),
+            _ => return Err(unknown_scope()),
         };
         Ok(Self { origin, scope })
     }
@@ -130,7 +130,7 @@ impl FromStr for Target {
 impl fmt::Display for Target {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.scope {
-            Scope::Organisation(name) => write!(formatter, "{}/{name}", self.origin),
+            Scope::Organization(name) => write!(formatter, "{}/{name}", self.origin),
             Scope::Repository(repository) => write!(formatter, "{}/{repository}", self.origin),
             Scope::Enterprise(name) => write!(formatter, "{}/enterprises/{name}", self.origin),
         }
@@ -145,7 +145,7 @@ impl FromStr for Repository {
             Some((owner, name)) if is_name(owner) && is_name(name) => {
                 Ok(Self { owner: owner.to_owned(), name: name.to_owned() })
             }
-            _ => Err(TargetError::NoRepository(text.to_owned())),
+            _ => Err(TargetError::InvalidRepository(text.to_owned())),
         }
     }
 }
@@ -166,21 +166,21 @@ impl FromStr for ApiBase {
 }
 
 impl ApiBase {
-    /// The address, without a slash at its end.
+    /// Returns the URL, without a trailing slash.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Splits an address into scheme and host, lower-cased, and the path.
+/// Splits a URL into its origin (scheme and lowercase host) and its path.
 fn origin(text: &str) -> Result<(String, String), TargetError> {
-    let no_address = || TargetError::NoAddress(text.to_owned());
-    let uri: Uri = text.parse().map_err(|_| no_address())?;
+    let invalid_url = || TargetError::InvalidUrl(text.to_owned());
+    let uri: Uri = text.parse().map_err(|_| invalid_url())?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(no_address());
+        return Err(invalid_url());
     };
     if authority.as_str().contains('@') || uri.query().is_some() {
-        return Err(no_address());
+        return Err(invalid_url());
     }
     match scheme {
         "https" => {}
@@ -197,7 +197,7 @@ fn is_loopback(host: &str) -> bool {
         || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// What owners and repositories are called; nothing that would need escaping in a path.
+/// Whether a text is a valid owner or repository name; such names need no escaping in a path.
 fn is_name(text: &str) -> bool {
     !matches!(text, "" | "." | "..")
         && text.len() <= 100
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_names_its_scope_and_its_api() {
+    fn a_url_names_its_scope_and_its_api() {
         let table = [
             ("https://github.com/octo", "/orgs/octo", "https://api.github.com"),
             ("https://GitHub.com/octo/", "/orgs/octo", "https://api.github.com"),
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_would_leak_or_mislead_is_refused() {
+    fn an_unsafe_or_ambiguous_url_is_rejected() {
         for text in [
             "http://github.com/octo",
             "ftp://github.com/octo",
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_api_base_of_ones_own_needs_https_or_loopback() {
+    fn a_custom_api_base_needs_https_or_loopback() {
         let base: ApiBase = "http://127.0.0.1:9/".parse().unwrap();
         assert_eq!(base.as_str(), "http://127.0.0.1:9");
         assert!("http://192.0.2.1/".parse::<ApiBase>().is_err());

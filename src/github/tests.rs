@@ -1,4 +1,4 @@
-//! The client against a server that answers by a script.
+//! Tests of the client against a scripted server.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use crate::host::web::Proxies;
 
 const JIT: &str = "eyJzZWNyZXQiOiJqaXQifQ==";
 
-fn minted() -> Reply {
+fn created() -> Reply {
     json(201, value!({ "runner": { "id": 23, "name": "m-1" }, "encoded_jit_config": JIT }))
 }
 
@@ -20,22 +20,22 @@ fn token(text: &str) -> Reply {
     json(201, value!({ "token": text, "expires_at": "2099-01-01T00:00:00Z" }))
 }
 
-async fn mint(client: &Client) -> Result<Minted, CallError> {
-    client.mint("m-1", None, &["mayfly".to_owned()], "_work").await
+async fn create(client: &GitHubClient) -> Result<JitRunner, CallError> {
+    client.create_jit_runner("m-1", None, &["mayfly".to_owned()], "_work").await
 }
 
-/// What one answer to a mint at a repository becomes.
-async fn end_of_mint(reply: Reply) -> CallError {
+/// Returns the error of creating a runner for a repository, given one reply.
+async fn create_error(reply: Reply) -> CallError {
     let server = Server::start(vec![reply]).await;
-    let error = mint(&server.client("octo/hello")).await.expect_err("it failed");
-    assert_eq!(server.seen().await.len(), 1, "a call that failed was sent again");
+    let error = create(&server.client("octo/hello")).await.expect_err("the call fails");
+    assert_eq!(server.seen().await.len(), 1, "a failed call was resent");
     error
 }
 
 #[tokio::test]
-async fn a_mint_is_the_call_that_github_describes() {
-    let server = Server::start(vec![minted()]).await;
-    let made = mint(&server.client("octo/hello")).await.unwrap();
+async fn a_runner_is_created_as_github_documents() {
+    let server = Server::start(vec![created()]).await;
+    let made = create(&server.client("octo/hello")).await.unwrap();
     assert_eq!((made.runner_id, made.jit_config.expose_secret()), (23, JIT));
     assert!(!format!("{made:?}").contains(JIT));
     let seen = server.seen().await;
@@ -56,19 +56,22 @@ async fn a_mint_is_the_call_that_github_describes() {
 }
 
 #[tokio::test]
-async fn an_organisations_group_is_looked_up_once_and_over_pages() {
+async fn an_organizations_group_is_looked_up_once_across_pages() {
     let page = |groups| json(200, value!({ "total_count": 2, "runner_groups": groups }));
     let link = "<{HERE}/orgs/octo/actions/runner-groups?per_page=100&page=2>; rel=\"next\"";
     let server = Server::start(vec![
         page(value!([{ "id": 4, "name": "Default", "default": true }])).with("link", link),
         page(value!([{ "id": 9, "name": "Builders", "default": false }])),
-        minted(),
-        minted(),
+        created(),
+        created(),
     ])
     .await;
     let client = server.client("octo");
-    client.mint("m-1", Some("builders"), &["mayfly".to_owned()], "_work").await.unwrap();
-    mint(&client).await.unwrap();
+    client
+        .create_jit_runner("m-1", Some("builders"), &["mayfly".to_owned()], "_work")
+        .await
+        .unwrap();
+    create(&client).await.unwrap();
     let seen = server.seen().await;
     assert_eq!(seen[1].line, "GET /orgs/octo/actions/runner-groups?per_page=100&page=2");
     assert_eq!(seen[2].json()["runner_group_id"], 9);
@@ -76,29 +79,29 @@ async fn an_organisations_group_is_looked_up_once_and_over_pages() {
 }
 
 #[tokio::test]
-async fn how_a_mint_ended_tells_what_may_have_happened() {
-    let words = |status, words: &str| json(status, value!({ "message": words }));
-    let taken = end_of_mint(words(409, "already exists")).await;
+async fn an_error_says_whether_a_runner_may_exist() {
+    let message = |status, text: &str| json(status, value!({ "message": text }));
+    let taken = create_error(message(409, "already exists")).await;
     assert!(matches!(taken, CallError::NameTaken { .. }), "{taken}");
-    let refused = end_of_mint(words(422, "labels")).await;
+    let refused = create_error(message(422, "labels")).await;
     assert!(matches!(refused, CallError::Refused { status: 422, .. }), "{refused}");
-    let right = end_of_mint(words(403, "Resource not accessible by integration")).await;
-    assert!(matches!(right, CallError::Refused { status: 403, .. }), "{right}");
-    assert!(right.hint().unwrap().contains("Administration: write"));
-    let missing = end_of_mint(words(404, "Not Found")).await;
+    let forbidden = create_error(message(403, "Resource not accessible by integration")).await;
+    assert!(matches!(forbidden, CallError::Refused { status: 403, .. }), "{forbidden}");
+    assert!(forbidden.hint().unwrap().contains("Administration: write"));
+    let missing = create_error(message(404, "Not Found")).await;
     assert!(matches!(missing, CallError::NotFound { .. }), "{missing}");
-    let expired = end_of_mint(words(401, "Bad credentials")).await;
+    let expired = create_error(message(401, "Bad credentials")).await;
     assert!(matches!(expired, CallError::Unauthorized { .. }), "{expired}");
-    let whole = value!({ "runner": { "id": 1 }, "encoded_jit_config": JIT }).to_string();
+    let full = value!({ "runner": { "id": 1 }, "encoded_jit_config": JIT }).to_string();
     for unclear in [
         empty(500),
         empty(502),
         empty(201),
-        Reply::Silence,
-        Reply::Cut(201, whole),
+        Reply::NoResponse,
+        Reply::Truncated(201, full),
         json(201, value!({ "encoded_jit_config": JIT })),
     ] {
-        let error = end_of_mint(unclear.clone()).await;
+        let error = create_error(unclear.clone()).await;
         assert!(matches!(error, CallError::Ambiguous { .. }), "{unclear:?}: {error:?}");
         let text = format!("{error:?} {}", crate::failure::chain(&error));
         assert!(!text.contains(JIT) && !text.contains("verysecret"), "{text}");
@@ -106,22 +109,22 @@ async fn how_a_mint_ended_tells_what_may_have_happened() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_refused_sent_nothing() {
+async fn a_refused_connection_sends_nothing() {
     let server = Server::start(vec![]).await;
     let client = server.client("octo/hello");
     server.seen().await; // The listener is closed now.
-    let error = mint(&client).await.expect_err("nobody listens");
+    let error = create(&client).await.expect_err("the connection is refused");
     assert!(matches!(error, CallError::NotSent { .. }), "{error:?}");
 }
 
 #[tokio::test]
-async fn after_a_rate_limit_nothing_is_sent_until_then() {
+async fn nothing_is_sent_until_a_rate_limit_ends() {
     let limit = value!({ "message": "You have exceeded a secondary rate limit" });
     for reply in [empty(429), json(403, limit), empty(403).with("retry-after", "77")] {
         let server = Server::start(vec![reply]).await;
         let client = server.client("octo/hello");
         for _ in 0..3 {
-            let error = mint(&client).await.expect_err("it is limited");
+            let error = create(&client).await.expect_err("it is limited");
             let CallError::RateLimited { until, .. } = error else { panic!("{error:?}") };
             assert!(until > SystemTime::now() + Duration::from_secs(30));
         }
@@ -130,7 +133,7 @@ async fn after_a_rate_limit_nothing_is_sent_until_then() {
 }
 
 #[tokio::test]
-async fn a_limit_of_one_kind_of_call_leaves_the_others_free() {
+async fn a_category_limit_does_not_block_other_calls() {
     let reset = SystemTime::now() + Duration::from_secs(300);
     let reset = reset.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs().to_string();
     let limited = empty(403)
@@ -140,17 +143,17 @@ async fn a_limit_of_one_kind_of_call_leaves_the_others_free() {
         .with("x-ratelimit-resource", "actions_runner_registration");
     let server = Server::start(vec![limited, json(200, value!({ "runners": [] }))]).await;
     let client = server.client("octo/hello");
-    assert!(matches!(mint(&client).await, Err(CallError::RateLimited { .. })));
+    assert!(matches!(create(&client).await, Err(CallError::RateLimited { .. })));
     assert_eq!(client.runners().await.unwrap(), []);
     assert_eq!(client.rate(), None);
     server.seen().await;
 }
 
 #[tokio::test]
-async fn an_app_finds_its_installation_and_asks_for_few_rights() {
+async fn an_app_finds_its_installation_and_requests_minimal_permissions() {
     let server =
-        Server::start(vec![json(200, value!({ "id": 5 })), token("ghs_one"), minted()]).await;
-    mint(&server.app("octo/hello", None)).await.unwrap();
+        Server::start(vec![json(200, value!({ "id": 5 })), token("ghs_one"), created()]).await;
+    create(&server.app("octo/hello", None)).await.unwrap();
     let seen = server.seen().await;
     assert_eq!(seen[0].line, "GET /repos/octo/hello/installation");
     assert_eq!(seen[0].header("authorization").unwrap().split('.').count(), 3);
@@ -162,21 +165,21 @@ async fn an_app_finds_its_installation_and_asks_for_few_rights() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_refused_is_renewed_once() {
+async fn a_rejected_token_is_renewed_once() {
     let bad = || json(401, value!({ "message": "Bad credentials" }));
-    let script = vec![token("ghs_one"), bad(), token("ghs_two"), minted()];
+    let script = vec![token("ghs_one"), bad(), token("ghs_two"), created()];
     let server = Server::start(script).await;
-    mint(&server.app("octo/hello", Some(5))).await.unwrap();
+    create(&server.app("octo/hello", Some(5))).await.unwrap();
     assert_eq!(server.seen().await[3].header("authorization"), Some("Bearer ghs_two"));
 
     let server = Server::start(vec![token("ghs_one"), bad(), token("ghs_two"), bad()]).await;
-    let end = mint(&server.app("octo/hello", Some(5))).await;
+    let end = create(&server.app("octo/hello", Some(5))).await;
     assert!(matches!(end, Err(CallError::Unauthorized { .. })));
     server.seen().await;
 }
 
 #[tokio::test]
-async fn a_token_near_its_end_is_renewed_before_use_and_once_for_all() {
+async fn a_token_near_expiry_is_renewed_once_before_use() {
     let soon = SystemTime::now() + Duration::from_secs(60);
     let soon = humantime::format_rfc3339_seconds(soon).to_string();
     let old = json(201, value!({ "token": "ghs_old", "expires_at": soon }));
@@ -193,13 +196,13 @@ async fn a_token_near_its_end_is_renewed_before_use_and_once_for_all() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_wrong_is_corrected_by_githubs() {
+async fn a_wrong_clock_is_corrected_by_githubs() {
     let theirs = SystemTime::now() + Duration::from_secs(3 * 3600);
     let date = httpdate::fmt_http_date(theirs);
     let refused = json(401, value!({ "message": "'Issued at' claim is too old" }));
     let server =
-        Server::start(vec![refused.with("date", date.as_str()), token("ghs"), minted()]).await;
-    mint(&server.app("octo/hello", Some(5))).await.unwrap();
+        Server::start(vec![refused.with("date", date.as_str()), token("ghs"), created()]).await;
+    create(&server.app("octo/hello", Some(5))).await.unwrap();
     let seen = server.seen().await;
     let jwt = seen[1].header("authorization").unwrap().split('.').nth(1).unwrap().to_owned();
     let claims = data_encoding::BASE64URL_NOPAD.decode(jwt.as_bytes()).unwrap();
@@ -209,7 +212,7 @@ async fn a_clock_that_is_wrong_is_corrected_by_githubs() {
 }
 
 #[tokio::test]
-async fn runners_are_found_over_pages_and_by_their_exact_name() {
+async fn runners_are_found_across_pages_and_by_exact_name() {
     let runner = |id: u64, name: &str| value!({ "id": id, "name": name, "os": "linux", "status": "online", "busy": id == 2, "labels": [{ "name": "mayfly" }] });
     let link = "<{HERE}/orgs/octo/actions/runners?per_page=100&page=2>; rel=\"next\"";
     let page = |runners| json(200, value!({ "total_count": 2, "runners": runners }));
@@ -227,7 +230,7 @@ async fn runners_are_found_over_pages_and_by_their_exact_name() {
 }
 
 #[tokio::test]
-async fn credentials_follow_no_page_to_another_host() {
+async fn credentials_are_not_sent_to_another_host() {
     let link = "<https://elsewhere.example/runners>; rel=\"next\"";
     let page = json(200, value!({ "total_count": 200, "runners": [] })).with("link", link);
     let server = Server::start(vec![page]).await;
@@ -236,18 +239,18 @@ async fn credentials_follow_no_page_to_another_host() {
 }
 
 #[tokio::test]
-async fn deleting_tells_deleted_gone_and_busy_apart() {
+async fn deletion_distinguishes_deleted_gone_and_busy() {
     let server = Server::start(vec![empty(204), empty(404), empty(422), empty(500)]).await;
     let client = server.client("octo");
-    assert_eq!(client.delete_runner(7).await.unwrap(), Removal::Deleted);
-    assert_eq!(client.delete_runner(7).await.unwrap(), Removal::Gone);
-    assert_eq!(client.delete_runner(7).await.unwrap(), Removal::Busy);
+    assert_eq!(client.delete_runner(7).await.unwrap(), DeletionOutcome::Deleted);
+    assert_eq!(client.delete_runner(7).await.unwrap(), DeletionOutcome::Gone);
+    assert_eq!(client.delete_runner(7).await.unwrap(), DeletionOutcome::Busy);
     assert!(matches!(client.delete_runner(7).await, Err(CallError::Ambiguous { .. })));
     assert_eq!(server.seen().await[0].line, "DELETE /orgs/octo/actions/runners/7");
 }
 
 #[tokio::test]
-async fn a_poll_counts_queued_jobs_and_asks_only_for_what_changed() {
+async fn a_poll_lists_queued_jobs_and_uses_conditional_requests() {
     let runs = |ids: &[u64]| {
         let runs: Vec<_> = ids.iter().map(|id| value!({ "id": id })).collect();
         json(200, value!({ "total_count": ids.len(), "workflow_runs": runs }))
@@ -270,7 +273,7 @@ async fn a_poll_counts_queued_jobs_and_asks_only_for_what_changed() {
     let repositories = ["octo/hello".parse().unwrap()];
     for round in 0..2 {
         let snapshot = client.waiting_jobs(&repositories).await;
-        assert!(snapshot.problems.is_empty(), "{:?}", snapshot.problems);
+        assert!(snapshot.failures.is_empty(), "{:?}", snapshot.failures);
         assert_eq!(snapshot.calls, 3);
         let [queued] = &snapshot.queued[..] else { panic!("round {round}: {snapshot:?}") };
         assert_eq!((queued.id, queued.attempt, queued.repository.as_str()), (11, 2, "octo/hello"));
@@ -287,29 +290,29 @@ async fn a_poll_counts_queued_jobs_and_asks_only_for_what_changed() {
 }
 
 #[tokio::test]
-async fn a_page_that_does_not_come_is_asked_for_again() {
+async fn a_failed_page_is_retried() {
     let none = || json(200, value!({ "total_count": 0, "workflow_runs": [] }));
     let server = Server::start(vec![empty(502), none(), none()]).await;
     let snapshot = server.client("octo").waiting_jobs(&["octo/hello".parse().unwrap()]).await;
-    assert!(snapshot.problems.is_empty(), "{:?}", snapshot.problems);
+    assert!(snapshot.failures.is_empty(), "{:?}", snapshot.failures);
     assert_eq!(snapshot.calls, 3);
     server.seen().await;
 }
 
 #[tokio::test]
-async fn one_repository_that_fails_hides_no_other() {
+async fn a_failed_repository_does_not_hide_others() {
     let none = || json(200, value!({ "total_count": 0, "workflow_runs": [] }));
     let server = Server::start(vec![empty(404), none(), none()]).await;
     let repositories = ["octo/gone".parse().unwrap(), "octo/hello".parse().unwrap()];
     let snapshot = server.client("octo").waiting_jobs(&repositories).await;
-    let [(repository, error)] = &snapshot.problems[..] else { panic!("{snapshot:?}") };
+    let [(repository, error)] = &snapshot.failures[..] else { panic!("{snapshot:?}") };
     assert_eq!(repository.to_string(), "octo/gone");
     assert!(error.hint().unwrap().contains("Actions: read"));
     server.seen().await;
 }
 
 #[tokio::test]
-async fn the_runner_for_this_machine_is_picked() {
+async fn the_linux_x64_runner_is_selected() {
     let listed = |os: &str, name: &str| value!({ "os": os, "architecture": "x64", "filename": name, "download_url": format!("https://example.com/{name}"), "temp_download_token": "secret" });
     let page = value!([
         listed("win", "actions-runner-win-x64-2.335.1.zip"),
@@ -327,7 +330,7 @@ async fn the_runner_for_this_machine_is_picked() {
 }
 
 #[tokio::test]
-async fn missed_deliveries_are_found_and_asked_for_again() {
+async fn missed_deliveries_are_listed_and_redelivered() {
     let delivery = |id: u64, at: &str, code: u16| value!({ "id": id, "guid": "g-1", "delivered_at": at, "redelivery": false, "event": "workflow_job", "status_code": code });
     let page = json(
         200,
@@ -338,8 +341,9 @@ async fn missed_deliveries_are_found_and_asked_for_again() {
     );
     let server = Server::start(vec![page, json(202, value!({}))]).await;
     let credentials = Credentials::Token("ghp_x".into());
-    let settings = Settings { hook: Some(Hook::Id(3)), ..server.settings("octo", credentials) };
-    let client = Client::new(&settings).unwrap();
+    let settings =
+        GitHubSettings { hook: Some(Hook::Id(3)), ..server.settings("octo", credentials) };
+    let client = GitHubClient::new(&settings).unwrap();
     let since = humantime::parse_rfc3339("2026-05-01T00:00:00Z").unwrap();
     let found = client.deliveries(since).await.unwrap();
     assert_eq!(found.iter().map(|one| (one.id, one.arrived())).collect::<Vec<_>>(), [(9, false)]);
@@ -355,38 +359,40 @@ async fn https_goes_through_the_proxy_and_loopback_http_does_not() {
     let proxies = Proxies::new(&proxy.address, "");
     let target: Target = "https://git.example.com/octo".parse().unwrap();
     let credentials = Credentials::Token("ghp_x".into());
-    let settings = Settings { proxies: proxies.clone(), ..Settings::new(target, credentials) };
-    let error = Client::new(&settings).unwrap().runners().await.expect_err("the proxy refuses");
+    let settings =
+        GitHubSettings { proxies: proxies.clone(), ..GitHubSettings::new(target, credentials) };
+    let error =
+        GitHubClient::new(&settings).unwrap().runners().await.expect_err("the proxy refuses");
     assert!(matches!(error, CallError::NotSent { .. }), "{error:?}");
     assert_eq!(proxy.seen().await[0].line, "CONNECT git.example.com:443");
 
     let server = Server::start(vec![json(200, value!({ "runners": [] }))]).await;
     let credentials = Credentials::Token("ghp_x".into());
-    let settings = Settings { proxies, ..server.settings("octo", credentials) };
-    assert_eq!(Client::new(&settings).unwrap().runners().await.unwrap(), []);
+    let settings = GitHubSettings { proxies, ..server.settings("octo", credentials) };
+    assert_eq!(GitHubClient::new(&settings).unwrap().runners().await.unwrap(), []);
     server.seen().await;
 }
 
 #[tokio::test]
-async fn the_names_that_github_lists_are_read_whatever_else_it_tells() {
+async fn runner_domains_are_parsed_among_other_fields() {
     let names = value!(["github.com", "productionresultssa0.blob.core.windows.net"]);
-    let told = value!({
+    let meta = value!({
         "verifiable_password_authentication": false, "hooks": ["192.30.252.0/22"],
         "domains": { "website": ["*.github.com"], "actions_inbound": {
             "full_domains": names, "wildcard_domains": ["*.actions.githubusercontent.com"],
         } },
     });
-    let server = Server::start(vec![json(200, told), json(200, value!({ "hooks": [] }))]).await;
+    let server = Server::start(vec![json(200, meta), json(200, value!({ "hooks": [] }))]).await;
     let credentials = Credentials::Token("ghp_verysecret".into());
     let target = "https://github.com/octo".parse().unwrap();
-    let settings = Settings { target, ..server.settings("octo", credentials) };
-    let client = Client::new(&settings).unwrap();
-    let listed = client.names().await.unwrap().unwrap();
+    let settings = GitHubSettings { target, ..server.settings("octo", credentials) };
+    let client = GitHubClient::new(&settings).unwrap();
+    let listed = client.runner_domains().await.unwrap().unwrap();
     assert_eq!(listed, ["github.com", "productionresultssa0.blob.core.windows.net"]);
-    // A list that is empty, or no longer there, says nothing.
-    assert_eq!(client.names().await.unwrap(), None);
-    // A server of one's own has no such list, and is not asked.
-    assert_eq!(server.client("octo").names().await.unwrap(), None);
+    // A missing or empty list is `None`.
+    assert_eq!(client.runner_domains().await.unwrap(), None);
+    // A private server has no such list and gets no request.
+    assert_eq!(server.client("octo").runner_domains().await.unwrap(), None);
     let seen: Vec<_> = server.seen().await.into_iter().map(|seen| seen.line).collect();
     assert_eq!(seen, ["GET /meta", "GET /meta"]);
 }

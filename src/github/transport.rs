@@ -1,7 +1,7 @@
-//! One request to GitHub and its whole answer, through a proxy if need be, by a deadline.
+//! One request to GitHub and its complete response, with a deadline and an optional proxy.
 //!
-//! octocrab carries the requests over a hyper client of ours: its own can use no proxy. Nothing is
-//! sent twice here.
+//! octocrab sends the requests over our own hyper client, because octocrab's does not support
+//! proxies. Nothing is sent twice here.
 
 use std::time::Duration;
 
@@ -13,49 +13,49 @@ use hyper_util::client::legacy;
 use hyper_util::rt::TokioExecutor;
 use octocrab::{AuthState, OctoBody, Octocrab, OctocrabBuilder};
 
-use super::error::{Cause, SetupError};
+use super::error::{BoxError, SetupError};
 use crate::host::web::{self, Proxies};
 
-/// The deadline of a call. GitHub cuts one off after about 10 s.
+/// The deadline of a call. GitHub cuts a call off after about 10 s.
 pub(super) const DEADLINE: Duration = Duration::from_secs(15);
-/// The longest that a connection may take to be made.
+/// The deadline for connecting.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// How long an unused connection is kept; GitHub's side closes them after about a minute.
+/// How long an unused connection stays open; GitHub closes it after about a minute.
 const IDLE: Duration = Duration::from_secs(45);
-/// The largest answer; 100 jobs with their steps are about 1 MB.
-const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
-/// What GitHub knows us by.
+/// The largest response body; 100 jobs with their steps are about 1 MB.
+const RESPONSE_LIMIT: usize = 16 * 1024 * 1024;
+/// The `User-Agent` header.
 pub(super) const AGENT: &str = concat!("mayfly/", env!("CARGO_PKG_VERSION"));
 
-/// A request.
-pub(super) struct Question {
+/// An HTTP request.
+pub(super) struct HttpRequest {
     pub(super) method: Method,
-    /// The whole address.
-    pub(super) address: String,
+    /// The full URL.
+    pub(super) url: String,
     pub(super) headers: HeaderMap,
     /// JSON.
     pub(super) body: Option<Vec<u8>>,
-    /// When to give up.
+    /// The time limit for the complete response.
     pub(super) deadline: Duration,
 }
 
-/// A whole answer, whatever its status. Not `Debug`: it may hold a secret.
-pub(super) struct Answer {
+/// A complete response, whatever its status. Not `Debug`: it may contain a secret.
+pub(super) struct Response {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
 }
 
-/// Why there is no answer.
+/// A request without a complete response.
 #[derive(Debug)]
-pub(super) enum Silence {
-    /// The request did not leave.
-    NotSent(Cause),
-    /// It left, or may have.
-    Unclear(Cause),
+pub(super) enum NoResponse {
+    /// The request was not sent.
+    NotSent(BoxError),
+    /// It was sent, or may have been.
+    Ambiguous(BoxError),
 }
 
-/// Connections to GitHub.
+/// A pool of connections to GitHub.
 #[derive(Clone)]
 pub(super) struct Transport(Octocrab);
 
@@ -75,58 +75,61 @@ impl Transport {
         }
     }
 
-    /// Sends it, once.
-    pub(super) async fn send(&self, question: Question) -> Result<Answer, Silence> {
-        let deadline = question.deadline;
-        let request = request(question).map_err(Silence::NotSent)?;
+    /// Sends a request, once.
+    pub(super) async fn send(&self, request: HttpRequest) -> Result<Response, NoResponse> {
+        let deadline = request.deadline;
+        let request = build(request).map_err(NoResponse::NotSent)?;
         match tokio::time::timeout(deadline, self.exchange(request)).await {
-            Ok(end) => end,
-            Err(_) => {
-                Err(Silence::Unclear(format!("no answer within {} s", deadline.as_secs()).into()))
-            }
+            Ok(result) => result,
+            Err(_) => Err(NoResponse::Ambiguous(
+                format!("no response within {} s", deadline.as_secs()).into(),
+            )),
         }
     }
 
-    async fn exchange(&self, request: Request<OctoBody>) -> Result<Answer, Silence> {
-        let response = self.0.send(request).await.map_err(silence)?;
+    async fn exchange(&self, request: Request<OctoBody>) -> Result<Response, NoResponse> {
+        let response = self.0.send(request).await.map_err(no_response)?;
         let (parts, body) = response.into_parts();
-        let body =
-            Limited::new(body, ANSWER_LIMIT).collect().await.map_err(Silence::Unclear)?.to_bytes();
-        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+        let body = Limited::new(body, RESPONSE_LIMIT)
+            .collect()
+            .await
+            .map_err(NoResponse::Ambiguous)?
+            .to_bytes();
+        Ok(Response { status: parts.status.as_u16(), headers: parts.headers, body })
     }
 }
 
-fn request(question: Question) -> Result<Request<OctoBody>, Cause> {
-    let mut builder = Request::builder().method(question.method).uri(question.address);
+fn build(request: HttpRequest) -> Result<Request<OctoBody>, BoxError> {
+    let mut builder = Request::builder().method(request.method).uri(request.url);
     if let Some(headers) = builder.headers_mut() {
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-        if question.body.is_some() {
+        if request.body.is_some() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        headers.extend(question.headers);
+        headers.extend(request.headers);
     }
-    let body = question.body.map_or_else(OctoBody::empty, OctoBody::from);
+    let body = request.body.map_or_else(OctoBody::empty, OctoBody::from);
     Ok(builder.body(body)?)
 }
 
-/// Tells a request that no connection could be made for from one that may have arrived.
-fn silence(error: octocrab::Error) -> Silence {
+/// Classifies an error: no connection could be made, or the request may have arrived.
+fn no_response(error: octocrab::Error) -> NoResponse {
     let cause = match error {
         octocrab::Error::Service { source, .. } => source,
         other => Box::new(other),
     };
     let unsent = cause.downcast_ref::<legacy::Error>().is_some_and(legacy::Error::is_connect);
-    if unsent { Silence::NotSent(cause) } else { Silence::Unclear(cause) }
+    if unsent { NoResponse::NotSent(cause) } else { NoResponse::Ambiguous(cause) }
 }
 
-/// A header's value that no debug text shows.
+/// Returns a header value that `Debug` does not show; `None` if `text` is not valid in a header.
 pub(super) fn secret_header(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
-/// A header whose value is known to be right, or none.
+/// Returns a header; `None` if `value` is not valid in a header.
 pub(super) fn header(name: &'static str, value: &str) -> Option<(HeaderName, HeaderValue)> {
     Some((HeaderName::from_static(name), HeaderValue::from_str(value).ok()?))
 }

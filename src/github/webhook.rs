@@ -1,7 +1,7 @@
-//! Webhooks: whether GitHub sent one, and what it says.
+//! Webhooks: signature verification and parsing.
 //!
-//! A webhook is a hint: it may come twice, late, out of order or never. Nothing here is trusted
-//! before [`verify`] has seen the raw body.
+//! A webhook is a hint: it may be repeated, late, out of order or lost. Nothing here is trusted
+//! before [`verify`] has checked the raw body.
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use hmac::{Hmac, KeyInit, Mac};
@@ -9,69 +9,69 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sha2::Sha256;
 
-use super::job::{Job, RawJob, lenient};
+use super::job::{RawJob, WorkflowJob, lenient};
 
-/// The header with the event's kind, for [`parse`].
+/// The header with the event's type, for [`parse`].
 pub const EVENT_HEADER: &str = "X-GitHub-Event";
 /// The header with the delivery's GUID; a redelivery has the same one.
 pub const DELIVERY_HEADER: &str = "X-GitHub-Delivery";
 /// The header with the signature, for [`verify`].
 pub const SIGNATURE_HEADER: &str = "X-Hub-Signature-256";
-/// The most bytes that a body has (GitHub's cap: 25 MB).
+/// The maximum size of a body in bytes (GitHub's cap: 25 MB).
 pub const BODY_LIMIT: usize = 25 * 1024 * 1024;
 
-/// What a webhook says.
+/// A webhook event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum WebhookEvent {
     /// A workflow job changed.
-    WorkflowJob(Box<WorkflowJob>),
-    /// The hook was made, or a person tries it.
+    WorkflowJob(Box<WorkflowJobEvent>),
+    /// A ping: the webhook was created, or a person tests it.
     Ping,
-    /// Something that was not asked for: its kind.
+    /// An event that Mayfly does not use: its type.
     Other(String),
 }
 
-/// A change of a workflow job.
+/// A change of a workflow job, with the job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkflowJob {
-    /// What happened.
-    pub action: Action,
-    /// The job as it was then. Samples show a `queued` action with status `waiting`: both count.
-    pub job: Job,
-    /// The App's installation, where the hook is an App's.
+pub struct WorkflowJobEvent {
+    /// The change.
+    pub action: JobAction,
+    /// The job at that time. Samples show a `queued` action with status `waiting`: both matter.
+    pub job: WorkflowJob,
+    /// The App's installation ID, if the webhook is an App's.
     pub installation: Option<u64>,
 }
 
-/// What happened to a job.
+/// The change of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// It waits for a runner.
+pub enum JobAction {
+    /// The job waits for a runner.
     Queued,
-    /// It waits for a deployment gate: start nothing.
+    /// The job waits for a deployment gate: start nothing.
     Waiting,
-    /// A runner has it.
+    /// A runner has the job.
     InProgress,
-    /// It is over.
+    /// The job ended.
     Completed,
-    /// Something that this version does not know.
+    /// A change that this version does not know.
     Other(String),
 }
 
-/// Why a body is no webhook.
+/// An error of parsing a webhook's body.
 #[derive(Debug, thiserror::Error)]
-pub enum ParseError {
-    /// No JSON, or without what every event of that kind has.
-    #[error("a {event} event can't be understood")]
+pub enum WebhookParseError {
+    /// The body is not JSON, or lacks a required field.
+    #[error("cannot parse a {event} event")]
     Malformed {
-        /// The event's kind.
+        /// The event's type.
         event: String,
-        /// Where and what.
+        /// The JSON error.
         #[source]
         source: serde_json::Error,
     },
 }
 
-/// Whether `signature` (the header's value) is that of the raw `body`, compared in constant time.
+/// Whether `signature` (the header's value) matches the raw `body`; compares in constant time.
 pub fn verify(secret: &SecretString, body: &[u8], signature: &str) -> bool {
     let Some(hexadecimal) = signature.strip_prefix("sha256=") else { return false };
     let Ok(claimed) = HEXLOWER_PERMISSIVE.decode(hexadecimal.as_bytes()) else { return false };
@@ -79,7 +79,7 @@ pub fn verify(secret: &SecretString, body: &[u8], signature: &str) -> bool {
         return false;
     };
     mac.update(body);
-    // An empty secret would let anybody sign.
+    // With an empty secret anybody could sign.
     !secret.expose_secret().is_empty() && mac.verify_slice(&claimed).is_ok()
 }
 
@@ -103,24 +103,24 @@ struct Numbered {
     id: u64,
 }
 
-/// Reads a body whose signature was right; `event` is the header's value.
-pub fn parse(event: &str, body: &[u8]) -> Result<Event, ParseError> {
+/// Parses a body whose signature was verified; `event` is the header's value.
+pub fn parse(event: &str, body: &[u8]) -> Result<WebhookEvent, WebhookParseError> {
     match event {
         "workflow_job" => {}
-        "ping" => return Ok(Event::Ping),
-        other => return Ok(Event::Other(other.chars().take(64).collect())),
+        "ping" => return Ok(WebhookEvent::Ping),
+        other => return Ok(WebhookEvent::Other(other.chars().take(64).collect())),
     }
     let raw: Raw = serde_json::from_slice(body)
-        .map_err(|source| ParseError::Malformed { event: event.to_owned(), source })?;
+        .map_err(|source| WebhookParseError::Malformed { event: event.to_owned(), source })?;
     let repository = raw.repository.map(|repository| repository.full_name).unwrap_or_default();
-    Ok(Event::WorkflowJob(Box::new(WorkflowJob {
+    Ok(WebhookEvent::WorkflowJob(Box::new(WorkflowJobEvent {
         action: raw.action.as_str().into(),
-        job: raw.workflow_job.of(&repository),
+        job: raw.workflow_job.into_job(&repository),
         installation: raw.installation.map(|installation| installation.id),
     })))
 }
 
-impl From<&str> for Action {
+impl From<&str> for JobAction {
     fn from(text: &str) -> Self {
         match text {
             "queued" => Self::Queued,
@@ -137,16 +137,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::github::Status;
+    use crate::github::JobStatus;
 
-    // The vector that GitHub publishes.
+    // The test vector that GitHub publishes.
     const SECRET: &str = "It's a Secret to Everybody";
     const BODY: &[u8] = b"Hello, World!";
     const SIGNATURE: &str =
         "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
 
     #[test]
-    fn the_published_signature_is_right_and_any_other_is_not() {
+    fn only_the_published_signature_is_valid() {
         let secret = SECRET.into();
         assert!(verify(&secret, BODY, SIGNATURE));
         assert!(!verify(&secret, b"Hello, World?", SIGNATURE));
@@ -166,23 +166,23 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_a_job_is_read() {
+    fn a_job_event_is_parsed() {
         let body = br#"{"action":"queued","workflow_job":{"id":7,"run_id":8,"run_attempt":3,
             "labels":["Mayfly"],"status":"queued","runner_id":0,"conclusion":null},
             "repository":{"full_name":"octo/hello"},"installation":{"id":5}}"#;
-        let Event::WorkflowJob(event) = parse("workflow_job", body).unwrap() else {
-            panic!("it is one")
+        let WebhookEvent::WorkflowJob(event) = parse("workflow_job", body).unwrap() else {
+            panic!("not a workflow_job event")
         };
-        assert_eq!((event.action, event.installation), (Action::Queued, Some(5)));
+        assert_eq!((event.action, event.installation), (JobAction::Queued, Some(5)));
         assert_eq!((event.job.id, event.job.attempt, event.job.runner_id), (7, 3, None));
         assert_eq!(event.job.repository, "octo/hello");
-        assert_eq!(event.job.status, Status::Queued);
+        assert_eq!(event.job.status, JobStatus::Queued);
     }
 
     #[test]
-    fn what_is_not_asked_for_is_named_and_rubbish_is_an_error() {
-        assert_eq!(parse("push", b"{").unwrap(), Event::Other("push".into()));
-        assert_eq!(parse("ping", b"{}").unwrap(), Event::Ping);
+    fn unused_events_are_named_and_malformed_bodies_are_errors() {
+        assert_eq!(parse("push", b"{").unwrap(), WebhookEvent::Other("push".into()));
+        assert_eq!(parse("ping", b"{}").unwrap(), WebhookEvent::Ping);
         for body in [&b"{"[..], b"{}", b"[]", br#"{"action":"queued","workflow_job":{}}"#] {
             assert!(parse("workflow_job", body).is_err());
         }
@@ -190,7 +190,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_makes_it_panic(event in ".*", body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn parsing_never_panics(event in ".*", body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse(&event, &body);
             let _ = parse("workflow_job", &body);
             prop_assert!(!verify(&SECRET.into(), &body, &event));
@@ -211,19 +211,19 @@ mod tests {
             let body = std::fs::read(&path).unwrap();
             let parsed = parse(event, &body).unwrap_or_else(|error| panic!("{name}: {error:?}"));
             match parsed {
-                Event::Ping => assert_eq!(event, "ping"),
-                Event::WorkflowJob(parsed) => {
+                WebhookEvent::Ping => assert_eq!(event, "ping"),
+                WebhookEvent::WorkflowJob(parsed) => {
                     jobs += 1;
                     let action = rest.split('-').next().unwrap();
-                    assert_eq!(parsed.action, Action::from(action), "{name}");
-                    assert!(!matches!(parsed.action, Action::Other(_)), "{name}");
-                    assert!(!matches!(parsed.job.status, Status::Other(_)), "{name}");
+                    assert_eq!(parsed.action, JobAction::from(action), "{name}");
+                    assert!(!matches!(parsed.action, JobAction::Other(_)), "{name}");
+                    assert!(!matches!(parsed.job.status, JobStatus::Other(_)), "{name}");
                     assert!(parsed.job.repository.contains('/'), "{name}");
                     assert!(parsed.job.started_at.is_some(), "{name}");
                 }
-                Event::Other(kind) => panic!("{name}: {kind}"),
+                WebhookEvent::Other(kind) => panic!("{name}: {kind}"),
             }
         }
-        assert!(jobs > 0, "there is no sample of a job");
+        assert!(jobs > 0, "no sample of a workflow_job event");
     }
 }

@@ -1,4 +1,4 @@
-//! One call: its turn in the budget, the request, and what the answer means.
+//! One API call: its slot in the rate budget, the request, and the meaning of the response.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,29 +10,29 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::budget::Budget;
-use super::classify::{Class, classify, is_core, is_of_one_kind, message, rate};
+use super::classify::{ResponseClass, classify, is_category_limit, is_core_limit, message, rate};
 use super::error::CallError;
-use super::measure::{outcome, purpose, show_rate};
-use super::transport::{Answer, DEADLINE, Question, Silence, Transport, header};
+use super::metrics::{outcome, purpose, record_rate};
+use super::transport::{DEADLINE, HttpRequest, NoResponse, Response, Transport, header};
 use crate::telemetry::metrics::GITHUB_CALLS;
 
-/// A difference of clocks that is not worth correcting: the `Date` header has whole seconds, and
-/// an answer takes a while.
+/// The clock difference in seconds below which no correction is made: the `Date` header has whole
+/// seconds, and a response takes a while.
 const CLOCK_TOLERANCE: i64 = 10;
 
-/// A call of the REST API.
-pub(super) struct Ask {
+/// A REST API call.
+pub(super) struct ApiCall {
     pub(super) method: Method,
-    /// Whole, or under the API's root.
+    /// A full URL, or a path under the API's root.
     pub(super) path: String,
     pub(super) body: Option<Value>,
     /// Sent as `If-None-Match`.
     pub(super) etag: Option<String>,
-    /// The right that it needs, for errors.
+    /// The permission that the call needs, for errors.
     pub(super) needs: Option<&'static str>,
 }
 
-impl Ask {
+impl ApiCall {
     pub(super) fn get(path: impl Into<String>) -> Self {
         Self { method: Method::GET, path: path.into(), body: None, etag: None, needs: None }
     }
@@ -45,18 +45,18 @@ impl Ask {
         Self { method: Method::DELETE, ..Self::get(path) }
     }
 
-    pub(super) fn needs(self, right: &'static str) -> Self {
-        Self { needs: Some(right), ..self }
+    pub(super) fn needs(self, permission: &'static str) -> Self {
+        Self { needs: Some(permission), ..self }
     }
 
-    /// What errors call it.
+    /// Returns the call's name for errors: method and path.
     pub(super) fn name(&self) -> String {
         let path = self.path.split('?').next().unwrap_or_default();
         format!("{} {path}", self.method)
     }
 }
 
-/// What all calls of a client share.
+/// The state that all calls of a client share.
 pub(super) struct Wire {
     pub(super) transport: Transport,
     base: String,
@@ -71,115 +71,120 @@ impl Wire {
         Self { transport, base, budget, skew: AtomicI64::new(0) }
     }
 
-    /// Held for a few instructions at a time; what a panic leaves behind is whole.
+    /// Locks the budget. It is held for a few instructions, and a panic leaves it consistent.
     pub(super) fn budget(&self) -> MutexGuard<'_, Budget> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The time by GitHub's clock.
-    pub(super) fn time(&self) -> SystemTime {
+    /// Returns the time on GitHub's clock.
+    pub(super) fn now(&self) -> SystemTime {
         shifted(SystemTime::now(), self.skew.load(Ordering::Relaxed))
     }
 
-    /// GitHub's clock minus ours, in seconds, where it matters.
+    /// Returns GitHub's clock minus ours, in seconds; 0 within the tolerance.
     pub(super) fn skew(&self) -> i64 {
         self.skew.load(Ordering::Relaxed)
     }
 
-    /// Sends a call in its turn; answers 2xx and 304.
-    pub(super) async fn ask(
+    /// Sends a call when the budget allows it; returns 2xx and 304 responses.
+    pub(super) async fn call(
         &self,
-        ask: &Ask,
+        call: &ApiCall,
         authorization: &HeaderValue,
-    ) -> Result<Answer, CallError> {
-        self.turn(ask.method != Method::GET, &ask.name()).await?;
+    ) -> Result<Response, CallError> {
+        self.wait_for_slot(call.method != Method::GET, &call.name()).await?;
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, authorization.clone());
         headers.insert(ACCEPT, HeaderValue::from_static("application/vnd.github+json"));
         headers.extend(header("x-github-api-version", "2022-11-28"));
-        headers.extend(ask.etag.as_deref().and_then(|etag| header("if-none-match", etag)));
-        let question = Question {
-            method: ask.method.clone(),
-            address: self.address(&ask.path),
+        headers.extend(call.etag.as_deref().and_then(|etag| header("if-none-match", etag)));
+        let request = HttpRequest {
+            method: call.method.clone(),
+            url: self.url(&call.path),
             headers,
-            body: ask.body.as_ref().map(|body| body.to_string().into_bytes()),
+            body: call.body.as_ref().map(|body| body.to_string().into_bytes()),
             deadline: DEADLINE,
         };
-        self.exchange(question, &ask.name(), ask.needs).await
+        self.exchange(request, &call.name(), call.needs).await
     }
 
-    /// Waits for a turn, or says until when there is none.
-    pub(super) async fn turn(&self, mutation: bool, call: &str) -> Result<(), CallError> {
-        let turn = self.budget().reserve(mutation, SystemTime::now());
-        match turn {
+    /// Waits until the budget allows a call; fails if the wait would be too long.
+    pub(super) async fn wait_for_slot(&self, mutation: bool, call: &str) -> Result<(), CallError> {
+        let slot = self.budget().reserve(mutation, SystemTime::now());
+        match slot {
             Ok(wait) => tokio::time::sleep(wait).await,
             Err(until) => return Err(CallError::RateLimited { call: call.to_owned(), until }),
         }
         Ok(())
     }
 
-    /// Sends a question and reads what its answer means; answers 2xx and 304.
+    /// Sends a request and classifies its response; returns 2xx and 304 responses.
     pub(super) async fn exchange(
         &self,
-        question: Question,
+        request: HttpRequest,
         call: &str,
         needs: Option<&'static str>,
-    ) -> Result<Answer, CallError> {
-        let answered = self.send(question, call, needs).await;
-        GITHUB_CALLS.add([purpose(call), outcome(&answered)], 1);
-        answered
+    ) -> Result<Response, CallError> {
+        let result = self.send(request, call, needs).await;
+        GITHUB_CALLS.add([purpose(call), outcome(&result)], 1);
+        result
     }
 
     async fn send(
         &self,
-        question: Question,
+        request: HttpRequest,
         call: &str,
         needs: Option<&'static str>,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<Response, CallError> {
         let call = call.to_owned();
-        let answer = match self.transport.send(question).await {
-            Ok(answer) => answer,
-            Err(Silence::NotSent(source)) => return Err(CallError::NotSent { call, source }),
-            Err(Silence::Unclear(source)) => return Err(CallError::Ambiguous { call, source }),
+        let response = match self.transport.send(request).await {
+            Ok(response) => response,
+            Err(NoResponse::NotSent(source)) => return Err(CallError::NotSent { call, source }),
+            Err(NoResponse::Ambiguous(source)) => {
+                return Err(CallError::Ambiguous { call, source });
+            }
         };
         let now = SystemTime::now();
-        self.note_clock(&answer.headers, now);
-        let class = self.note(&answer, now);
-        let message = || message(&answer.body);
+        self.update_skew(&response.headers, now);
+        let class = self.record_limits(&response, now);
+        let message = || message(&response.body);
         Err(match class {
-            Class::Success | Class::NotModified => return Ok(answer),
-            Class::Unauthorized => CallError::Unauthorized { call, message: message() },
-            Class::RateLimited(until) => CallError::RateLimited { call, until },
-            Class::NotFound => CallError::NotFound { call, needs, message: message() },
-            Class::Conflict | Class::Refused => {
-                CallError::Refused { call, status: answer.status, message: message(), needs }
+            ResponseClass::Success | ResponseClass::NotModified => return Ok(response),
+            ResponseClass::Unauthorized => CallError::Unauthorized { call, message: message() },
+            ResponseClass::RateLimited(until) => CallError::RateLimited { call, until },
+            ResponseClass::NotFound => CallError::NotFound { call, needs, message: message() },
+            ResponseClass::Conflict | ResponseClass::Refused => {
+                CallError::Refused { call, status: response.status, message: message(), needs }
             }
-            Class::Unclear => {
-                let source = format!("GitHub answers {}: {}", answer.status, message()).into();
+            ResponseClass::Ambiguous => {
+                let source = format!("GitHub returned {}: {}", response.status, message()).into();
                 CallError::Ambiguous { call, source }
             }
         })
     }
 
-    /// Puts an answer's rate limits into the budget.
-    fn note(&self, answer: &Answer, now: SystemTime) -> Class {
+    /// Records a response's rate limits in the budget.
+    fn record_limits(&self, response: &Response, now: SystemTime) -> ResponseClass {
         let mut budget = self.budget();
-        let class = classify(answer.status, &answer.headers, &answer.body, now, budget.strikes());
-        if let Some(rate) = rate(&answer.headers) {
-            if is_core(&answer.headers) {
-                budget.learn(rate);
+        let class =
+            classify(response.status, &response.headers, &response.body, now, budget.strikes());
+        if let Some(rate) = rate(&response.headers) {
+            if is_core_limit(&response.headers) {
+                budget.update(rate);
             }
-            show_rate(&answer.headers, rate);
+            record_rate(&response.headers, rate);
         }
         match class {
-            Class::RateLimited(until) if !is_of_one_kind(&answer.headers) => budget.block(until),
-            Class::Success | Class::NotModified => budget.succeed(),
+            ResponseClass::RateLimited(until) if !is_category_limit(&response.headers) => {
+                budget.block(until);
+            }
+            ResponseClass::Success | ResponseClass::NotModified => budget.succeed(),
             _ => {}
         }
         class
     }
 
-    fn note_clock(&self, headers: &HeaderMap, now: SystemTime) {
+    fn update_skew(&self, headers: &HeaderMap, now: SystemTime) {
         let date = headers.get(DATE).and_then(|date| date.to_str().ok());
         let Some(theirs) = date.and_then(|date| httpdate::parse_http_date(date).ok()) else {
             return;
@@ -193,32 +198,32 @@ impl Wire {
         self.skew.store(skew, Ordering::Relaxed);
     }
 
-    fn address(&self, path: &str) -> String {
+    fn url(&self, path: &str) -> String {
         if path.starts_with('/') { format!("{}{path}", self.base) } else { path.to_owned() }
     }
 
-    /// Whether a page's address is one of ours to send credentials to.
-    pub(super) fn is_ours(&self, address: &str) -> bool {
-        address.strip_prefix(&self.base).is_some_and(|rest| rest.starts_with('/'))
+    /// Whether a URL belongs to this API, so that credentials may be sent to it.
+    pub(super) fn is_api_url(&self, url: &str) -> bool {
+        url.strip_prefix(&self.base).is_some_and(|rest| rest.starts_with('/'))
     }
 }
 
-/// A time moved by seconds, forwards or back.
+/// Returns `time` shifted by `seconds`, forward or back.
 fn shifted(time: SystemTime, seconds: i64) -> SystemTime {
     let span = Duration::from_secs(seconds.unsigned_abs());
     let moved = if seconds < 0 { time.checked_sub(span) } else { time.checked_add(span) };
     moved.unwrap_or(time)
 }
 
-/// Reads a 2xx answer's JSON. What can't be read may still have had its effect.
-pub(super) fn read<T: DeserializeOwned>(answer: &Answer, call: &str) -> Result<T, CallError> {
-    let body = answer.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&answer.body);
+/// Parses the JSON of a 2xx response. If it can't be parsed, the call may still have taken effect.
+pub(super) fn read<T: DeserializeOwned>(response: &Response, call: &str) -> Result<T, CallError> {
+    let body = response.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&response.body);
     serde_json::from_slice(body).map_err(|source| CallError::Ambiguous {
         call: call.to_owned(),
-        // serde's words can quote a value; place and kind are enough.
+        // serde's message can quote a value; kind and position are enough.
         source: format!(
-            "the answer's JSON is not as expected ({}, line {}, column {})",
-            if source.is_data() { "its data" } else { "its form" },
+            "unexpected JSON in the response ({}, line {}, column {})",
+            if source.is_data() { "wrong data" } else { "wrong syntax" },
             source.line(),
             source.column()
         )

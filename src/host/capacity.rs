@@ -1,4 +1,4 @@
-//! How much of the host there is to give: processors, memory, disk.
+//! The host's processors, memory and disk space.
 
 use std::fs;
 use std::io;
@@ -7,37 +7,37 @@ use std::path::Path;
 use super::size::Size;
 use crate::failure::{Code, Failure};
 
-/// What the host has.
+/// The host's capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
     /// Processors that this process may use.
     pub processors: u32,
-    /// Memory that could be had without swapping (`MemAvailable` of `/proc/meminfo`).
+    /// Memory available without swapping (`MemAvailable` of `/proc/meminfo`).
     pub memory: Size,
 }
 
-/// More was asked for than the host has.
+/// A request exceeds the host's capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Exceeded {
-    /// Virtual processors beyond the real ones make a guest wait for itself.
-    #[error("{asked} processors are more than the {available} of this host")]
+pub enum CapacityError {
+    /// More virtual processors than real ones would make a guest wait for itself.
+    #[error("cannot give a microVM {requested} processors: this host has {available}")]
     Processors {
-        /// Processors asked for.
-        asked: u32,
-        /// Processors there are.
+        /// Requested processors.
+        requested: u32,
+        /// Available processors.
         available: u32,
     },
-    /// The host would have to swap or kill.
-    #[error("{asked} of memory is more than the {available} that this host has free")]
+    /// More memory would make the host swap or kill processes.
+    #[error("cannot give a microVM {requested} of memory: this host has {available} available")]
     Memory {
-        /// Memory asked for.
-        asked: Size,
-        /// Memory there is.
+        /// Requested memory.
+        requested: Size,
+        /// Available memory.
         available: Size,
     },
 }
 
-impl Failure for Exceeded {
+impl Failure for CapacityError {
     fn code(&self) -> Code {
         Code::Unavailable
     }
@@ -45,33 +45,36 @@ impl Failure for Exceeded {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Processors { .. } => None,
-            Self::Memory { .. } => Some("end something, or ask for less".to_owned()),
+            Self::Memory { .. } => Some("free memory on the host, or request less".to_owned()),
         }
     }
 }
 
 impl Capacity {
-    /// Reads it from the kernel.
+    /// Reads the capacity from the kernel.
     pub fn read() -> io::Result<Self> {
         let processors = std::thread::available_parallelism()?.get();
         let memory = available_memory(&fs::read_to_string("/proc/meminfo")?)
-            .ok_or_else(|| io::Error::other("no MemAvailable in /proc/meminfo"))?;
+            .ok_or_else(|| io::Error::other("missing MemAvailable in /proc/meminfo"))?;
         Ok(Self { processors: u32::try_from(processors).unwrap_or(u32::MAX), memory })
     }
 
-    /// Whether a machine of this size fits.
-    pub fn admit(&self, processors: u32, memory: Size) -> Result<(), Exceeded> {
+    /// Checks that a machine of this size fits.
+    pub fn admit(&self, processors: u32, memory: Size) -> Result<(), CapacityError> {
         if processors > self.processors {
-            return Err(Exceeded::Processors { asked: processors, available: self.processors });
+            return Err(CapacityError::Processors {
+                requested: processors,
+                available: self.processors,
+            });
         }
         if memory > self.memory {
-            return Err(Exceeded::Memory { asked: memory, available: self.memory });
+            return Err(CapacityError::Memory { requested: memory, available: self.memory });
         }
         Ok(())
     }
 }
 
-/// Room on the file system of `path` for an ordinary user.
+/// Returns the space available to ordinary users on the file system of `path`.
 pub fn disk_available(path: &Path) -> io::Result<Size> {
     let statistics = nix::sys::statvfs::statvfs(path)?;
     Ok(Size(statistics.blocks_available().saturating_mul(statistics.fragment_size())))
@@ -90,9 +93,12 @@ mod tests {
     const HOST: Capacity = Capacity { processors: 2, memory: Size::gibibytes(4) };
 
     #[test]
-    fn what_fits_is_admitted_and_what_does_not_is_named() {
+    fn a_fitting_machine_is_admitted_and_an_excess_is_reported() {
         assert_eq!(HOST.admit(2, Size::gibibytes(4)), Ok(()));
-        assert_eq!(HOST.admit(3, Size(1)), Err(Exceeded::Processors { asked: 3, available: 2 }));
+        assert_eq!(
+            HOST.admit(3, Size(1)),
+            Err(CapacityError::Processors { requested: 3, available: 2 })
+        );
         let error = HOST.admit(1, Size::gibibytes(5)).unwrap_err().to_string();
         assert!(error.contains("5 GiB") && error.contains("4 GiB"), "{error}");
     }

@@ -1,28 +1,28 @@
-//! One question to the host and its answer, as `mayfly doctor` shows them.
+//! Results of host checks, for `mayfly doctor`.
 
 use std::fmt::Display;
 
 use serde::Serialize;
 
-/// How a check came out.
+/// The outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// As it should be.
+pub enum CheckOutcome {
+    /// Passed.
     Good,
-    /// Mayfly works, but worse than it could.
+    /// Mayfly works with limitations.
     Warning,
     /// Mayfly can't work.
     Bad,
 }
 
-/// A check that was made.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// What was looked at, e.g. `/dev/net/tun`.
+pub struct HostCheck {
+    /// The checked object, e.g. `/dev/net/tun`.
     pub subject: String,
-    /// How it came out.
-    pub outcome: Outcome,
+    /// The outcome.
+    pub outcome: CheckOutcome,
     /// What was found.
     pub found: String,
     /// What to do about it.
@@ -30,23 +30,23 @@ pub struct Check {
     pub remedy: Option<String>,
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "texts and errors alike, by the way")]
-impl Check {
-    /// As it should be.
+#[allow(clippy::needless_pass_by_value, reason = "takes texts and errors by value")]
+impl HostCheck {
+    /// Creates the result of a passed check.
     pub fn good(subject: &str, found: impl Display) -> Self {
         let found = found.to_string();
-        Self { subject: subject.to_owned(), outcome: Outcome::Good, found, remedy: None }
+        Self { subject: subject.to_owned(), outcome: CheckOutcome::Good, found, remedy: None }
     }
 
-    /// Worse than it could be.
+    /// Creates a warning.
     pub fn warning(subject: &str, found: impl Display, remedy: &str) -> Self {
         let remedy = Some(remedy.to_owned());
-        Self { outcome: Outcome::Warning, remedy, ..Self::good(subject, found) }
+        Self { outcome: CheckOutcome::Warning, remedy, ..Self::good(subject, found) }
     }
 
-    /// In the way of everything.
+    /// Creates the result of a failed check.
     pub fn bad(subject: &str, found: impl Display, remedy: &str) -> Self {
         let remedy = Some(remedy.to_owned());
-        Self { outcome: Outcome::Bad, remedy, ..Self::good(subject, found) }
+        Self { outcome: CheckOutcome::Bad, remedy, ..Self::good(subject, found) }
     }
 }

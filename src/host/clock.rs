@@ -1,43 +1,43 @@
-//! Time in which this process ran.
+//! A clock of the time in which this process ran.
 //!
-//! A deadline is about somebody else: a guest that says nothing, a job that does not end. While this
-//! process is stopped, its container is paused or the host is suspended, it hears nobody, and time
-//! that passes then says nothing about anybody. So deadlines are measured by an [`ActiveClock`],
-//! which a process looks at while it runs, and which does not count what passed between two looks
-//! that lie too far apart. After such an absence no deadline passes for a while, so that what came
-//! in the meantime and waits is read first.
+//! A deadline is about another party: a guest that sends nothing, a job that does not end. While
+//! this process is stopped, its container paused or the host suspended, it receives nothing, and
+//! time that passes then says nothing about the other party. So deadlines are measured by an
+//! [`ActiveClock`], which a process updates while it runs, and which does not count the time
+//! between two updates that are too far apart. After such a pause no deadline passes for a while,
+//! so that messages that arrived meanwhile are read first.
 //!
-//! The clock behind it is `CLOCK_BOOTTIME`: it does not jump when the host's clock is set, and it
-//! sees that the host was suspended.
+//! The clock source is `CLOCK_BOOTTIME`: it does not jump when the host's clock is set, and it
+//! includes the time of a host suspend.
 
 use std::time::Duration;
 
-/// A process that waits looks at the clock at least this often.
-pub const LOOK: Duration = Duration::from_secs(1);
+/// How often a waiting process updates the clock, at least.
+pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What lies between two looks beyond this was absence. A busy host makes a process late by less.
-pub const ABSENCE: Duration = Duration::from_secs(5);
+/// A longer time between two updates was a pause. A busy host delays a process by less.
+pub const PAUSE_THRESHOLD: Duration = Duration::from_secs(5);
 
-/// How long after an absence no deadline passes.
-pub const GRACE: Duration = Duration::from_secs(5);
+/// How long after a pause no deadline passes.
+pub const PAUSE_GRACE: Duration = Duration::from_secs(5);
 
-/// `CLOCK_BOOTTIME` now: time since the host was booted, with that in which it was suspended.
+/// Returns `CLOCK_BOOTTIME`: the time since the host booted, including suspends.
 pub fn boot_time() -> Duration {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
-    // It can't fail on any kernel that has the clock, which is any since 2.6.39.
+    // It can't fail on kernels that have the clock: all since 2.6.39.
     now.map_or(Duration::ZERO, Duration::from)
 }
 
-/// A clock that counts time in which its process ran. It never goes back.
+/// A clock that counts the time in which its process ran. It never goes back.
 #[derive(Debug, Clone, Copy)]
 pub struct ActiveClock {
-    looked: Duration,
+    updated: Duration,
     active: Duration,
     // No deadline passes before this.
     settled: Duration,
 }
 
-/// The moment, by an [`ActiveClock`], by which something has to have happened.
+/// A deadline measured by an [`ActiveClock`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
     at: Duration,
@@ -45,69 +45,69 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// How long it is from its beginning.
+    /// Returns its length from when it was set.
     pub fn limit(&self) -> Duration {
         self.limit
     }
 }
 
 impl ActiveClock {
-    /// A clock that begins now, which is `now` by [`boot_time`].
-    pub fn begin(now: Duration) -> Self {
-        Self { looked: now, active: Duration::ZERO, settled: Duration::ZERO }
+    /// Creates a clock that starts now; `now` is the current [`boot_time`].
+    pub fn start(now: Duration) -> Self {
+        Self { updated: now, active: Duration::ZERO, settled: Duration::ZERO }
     }
 
-    /// Looks at the clock. Gives how long the process was absent since the last look, if it was.
-    pub fn look(&mut self, now: Duration) -> Option<Duration> {
-        let passed = now.saturating_sub(self.looked);
-        self.looked = self.looked.max(now);
-        if passed <= ABSENCE {
+    /// Updates the clock. Returns how long the process was paused since the last update, if it was.
+    pub fn update(&mut self, now: Duration) -> Option<Duration> {
+        let passed = now.saturating_sub(self.updated);
+        self.updated = self.updated.max(now);
+        if passed <= PAUSE_THRESHOLD {
             self.active += passed;
             return None;
         }
-        // Once until it is over: one absence after another would put deadlines off for ever.
+        // Not again until the grace is over: repeated pauses would put deadlines off forever.
         let is_settled = self.active >= self.settled;
-        self.active += LOOK;
+        self.active += POLL_INTERVAL;
         if is_settled {
-            self.settled = self.active + GRACE;
+            self.settled = self.active + PAUSE_GRACE;
         }
-        Some(passed.saturating_sub(LOOK))
+        Some(passed.saturating_sub(POLL_INTERVAL))
     }
 
-    /// How long the process ran.
+    /// Returns how long the process has run.
     pub fn active(&self) -> Duration {
         self.active
     }
 
-    /// A deadline that is `limit` away.
+    /// Returns a deadline in `limit` from now.
     pub fn after(&self, limit: Duration) -> Deadline {
         Deadline { at: self.active.saturating_add(limit), limit }
     }
 
-    /// How long the process has to run until a deadline has passed; zero once it has.
-    pub fn left(&self, deadline: &Deadline) -> Duration {
+    /// Returns how long the process has to run until a deadline passes; zero once it has.
+    pub fn remaining(&self, deadline: &Deadline) -> Duration {
         match deadline.at.saturating_sub(self.active) {
-            left if left.is_zero() => self.settled.saturating_sub(self.active),
-            left => left,
+            remaining if remaining.is_zero() => self.settled.saturating_sub(self.active),
+            remaining => remaining,
         }
     }
 
-    /// Whether a deadline has passed.
+    /// Returns whether a deadline has passed.
     pub fn has_passed(&self, deadline: &Deadline) -> bool {
-        self.left(deadline).is_zero()
+        self.remaining(deadline).is_zero()
     }
 
-    /// Waits until one of these deadlines has passed, and tells which. Looks at the clock at once,
-    /// so that no flood of other things can put it off. Nothing is lost where the wait is given up.
-    pub async fn passed(&mut self, deadlines: &[Deadline]) -> usize {
+    /// Waits until one of these deadlines has passed, and returns its index. Updates the clock
+    /// first, so that a flood of other events can't delay it. Cancellation safe.
+    pub async fn wait_any(&mut self, deadlines: &[Deadline]) -> usize {
         loop {
-            self.look(boot_time());
-            let left = deadlines.iter().map(|deadline| self.left(deadline)).enumerate();
-            let first = left.min_by_key(|(_, left)| *left);
+            self.update(boot_time());
+            let remaining = deadlines.iter().map(|deadline| self.remaining(deadline)).enumerate();
+            let first = remaining.min_by_key(|(_, remaining)| *remaining);
             match first {
                 None => std::future::pending().await,
-                Some((which, left)) if left.is_zero() => return which,
-                Some((_, left)) => tokio::time::sleep(left.min(LOOK)).await,
+                Some((which, remaining)) if remaining.is_zero() => return which,
+                Some((_, remaining)) => tokio::time::sleep(remaining.min(POLL_INTERVAL)).await,
             }
         }
     }

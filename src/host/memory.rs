@@ -1,46 +1,47 @@
-//! How much memory this process may map for itself (`RLIMIT_DATA`): the last bound under code that
-//! unpacks what others packed, whose own bounds should never let it be reached.
+//! The limit of this process's private memory (`RLIMIT_DATA`): the last defense of code that
+//! unpacks untrusted archives. Its own limits should never let it be reached.
 //!
-//! Of the address space, only what is private and can be written counts: an allocator reserves far
-//! more than that for threads on a machine of many processors, and mapped files cost nothing.
+//! The limit counts private writable memory only, not address space: an allocator reserves far more
+//! for threads on a machine with many processors, and mapped files cost nothing.
 
 use std::{fs, io};
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
-/// What unpacking may take beyond what the process has, in bytes. The largest window that an
-/// archive's compression may ask for is 128 MiB.
-pub const FOR_UNPACKING: u64 = 512 << 20;
+/// Memory for unpacking, in bytes, beyond what the process has. The largest window that an
+/// archive's compression may require is 128 MiB.
+pub const UNPACK_ALLOWANCE: u64 = 512 << 20;
 
-/// The bound of this process, until it is dropped. Children that are started meanwhile inherit it.
+/// The limit of this process until it is dropped. Children started meanwhile inherit it.
 #[must_use = "the bound is gone with it"]
-pub struct Bound {
+pub struct DataLimit {
     before: (rlim_t, rlim_t),
 }
 
-/// Lets this process map at most `beyond` bytes more than it has. A lower limit of the host's stays.
+/// Limits this process to `beyond` bytes more than it has. A lower limit of the host stays in
+/// effect.
 ///
 /// An allocation that needs more fails, which ends the process.
 ///
 /// # Errors
 ///
-/// There is no `/proc` that says what the process has, or the kernel refuses the limit.
-pub fn bound(beyond: u64) -> io::Result<Bound> {
+/// `/proc/self/status` can't be read, or the kernel rejects the limit.
+pub fn limit_data(beyond: u64) -> io::Result<DataLimit> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_DATA)?;
     let limit = mapped()?.saturating_add(beyond).min(soft);
     setrlimit(Resource::RLIMIT_DATA, limit, hard)?;
-    Ok(Bound { before: (soft, hard) })
+    Ok(DataLimit { before: (soft, hard) })
 }
 
-impl Drop for Bound {
+impl Drop for DataLimit {
     fn drop(&mut self) {
         let (soft, hard) = self.before;
-        // What was allowed before is allowed.
+        // Raising it back to the previous limit is allowed.
         let _ = setrlimit(Resource::RLIMIT_DATA, soft, hard);
     }
 }
 
-/// The bytes that the kernel holds against the limit: `VmData`.
+/// Returns the bytes that count towards the limit: `VmData`.
 fn mapped() -> io::Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmData:"));
@@ -56,26 +57,26 @@ mod tests {
 
     const MEBIBYTE: usize = 1 << 20;
 
-    fn can_have(bytes: usize) -> bool {
+    fn can_allocate(bytes: usize) -> bool {
         Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
     }
 
     #[test]
-    fn what_is_within_the_bound_can_be_had_and_nothing_beyond_it() {
-        let bounded = bound(256 * MEBIBYTE as u64).unwrap();
-        assert!(can_have(128 * MEBIBYTE));
-        assert!(!can_have(512 * MEBIBYTE));
-        // Again: what was given back counts no longer.
-        assert!(can_have(128 * MEBIBYTE));
+    fn allocations_succeed_within_the_limit_only() {
+        let bounded = limit_data(256 * MEBIBYTE as u64).unwrap();
+        assert!(can_allocate(128 * MEBIBYTE));
+        assert!(!can_allocate(512 * MEBIBYTE));
+        // Again: freed memory no longer counts.
+        assert!(can_allocate(128 * MEBIBYTE));
         drop(bounded);
-        assert!(can_have(512 * MEBIBYTE));
+        assert!(can_allocate(512 * MEBIBYTE));
     }
 
     #[test]
-    fn a_lower_limit_of_the_hosts_stays() {
-        let outer = bound(256 * MEBIBYTE as u64).unwrap();
+    fn a_lower_limit_of_the_host_stays() {
+        let outer = limit_data(256 * MEBIBYTE as u64).unwrap();
         let limit = getrlimit(Resource::RLIMIT_DATA).unwrap();
-        let inner = bound(1 << 40).unwrap();
+        let inner = limit_data(1 << 40).unwrap();
         assert_eq!(getrlimit(Resource::RLIMIT_DATA).unwrap(), limit);
         drop(inner);
         assert_eq!(getrlimit(Resource::RLIMIT_DATA).unwrap(), limit);

@@ -1,4 +1,4 @@
-//! The programs that Mayfly runs: where they are, and whether they are new enough.
+//! The programs that Mayfly runs: finding them and checking their versions.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -7,36 +7,36 @@ use std::process::{Command, Stdio};
 
 use crate::failure::{Code, Failure};
 
-/// A program that Mayfly needs.
+/// A required program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Program {
     /// Its file name.
     pub name: &'static str,
     /// The oldest version that works.
     pub minimum: Version,
-    /// How one gets it.
+    /// How to install it.
     pub remedy: &'static str,
 }
 
-/// QEMU. 7.2 is the oldest that was tried with `-M microvm` and `vhost-user-vsock-device`.
+/// QEMU. 7.2 is the oldest version tested with `-M microvm` and `vhost-user-vsock-device`.
 pub const QEMU: Program = Program {
     name: "qemu-system-x86_64",
     minimum: Version(7, 2),
     remedy: "install the package qemu-system-x86",
 };
 
-/// The tool that makes overlays; of the same source as QEMU.
+/// The tool that creates overlays; part of QEMU.
 pub const QEMU_IMG: Program =
     Program { name: "qemu-img", minimum: Version(7, 2), remedy: "install the package qemu-utils" };
 
-/// The other end of the guest's virtio-vsock device. Older versions take other options.
+/// The backend of the guest's virtio-vsock device. Older versions have different options.
 pub const VHOST_DEVICE_VSOCK: Program = Program {
     name: "vhost-device-vsock",
     minimum: Version(0, 3),
     remedy: "run scripts/quickstart, or: cargo install vhost-device-vsock --locked",
 };
 
-/// Major and minor version.
+/// A major and minor version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u16, pub u16);
 
@@ -49,28 +49,28 @@ impl fmt::Display for Version {
 /// A program can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProgramError {
-    /// It is in none of the places that are searched.
-    #[error("the program {} was not found in {}", program.name, listed(.searched))]
+    /// It is in none of the searched directories.
+    #[error("the program {} was not found in {}", program.name, join(.searched))]
     Missing {
         /// The program.
         program: Program,
         /// The directories that were searched, in order.
         searched: Vec<PathBuf>,
     },
-    /// It did not tell its version.
-    #[error("{path} does not tell its version: {answer:?}")]
-    Mute {
-        /// Where it is.
+    /// It did not print its version.
+    #[error("cannot determine the version of {path} from its output {output:?}")]
+    NoVersion {
+        /// Its path.
         path: PathBuf,
-        /// What it said instead.
-        answer: String,
+        /// The first line of its output.
+        output: String,
         /// The program.
         program: Program,
     },
-    /// It is older than what works.
-    #[error("{path} is version {found}, older than the {} that is needed", program.minimum)]
+    /// It is older than the oldest supported version.
+    #[error("{path} is version {found}, older than the required {}", program.minimum)]
     TooOld {
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
         /// Its version.
         found: Version,
@@ -86,23 +86,23 @@ impl Failure for ProgramError {
 
     fn hint(&self) -> Option<String> {
         let (Self::Missing { program, .. }
-        | Self::Mute { program, .. }
+        | Self::NoVersion { program, .. }
         | Self::TooOld { program, .. }) = self;
         Some(program.remedy.to_owned())
     }
 }
 
-/// Where programs are looked for if `PATH` names no directory.
+/// The search path if `PATH` names no directory.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-fn listed(directories: &[PathBuf]) -> String {
+fn join(directories: &[PathBuf]) -> String {
     let names = directories.iter().map(|directory| directory.display().to_string());
     names.collect::<Vec<_>>().join(", ")
 }
 
 impl Program {
-    /// Finds it: beside Mayfly's own executable, in `../libexec/mayfly` from there, where
-    /// `scripts/quickstart` puts what no package has, then in `$PATH`.
+    /// Finds the program: beside Mayfly's own executable, then in `../libexec/mayfly` from there,
+    /// where `scripts/quickstart` installs what has no package, then in `$PATH`.
     pub fn find(&self) -> Result<PathBuf, ProgramError> {
         self.find_in(search_path())
     }
@@ -116,7 +116,7 @@ impl Program {
         found.ok_or(ProgramError::Missing { program: *self, searched: directories })
     }
 
-    /// Finds it and asks for its version, which takes tens of milliseconds.
+    /// Finds the program and checks its version, which takes tens of milliseconds.
     pub fn check(&self) -> Result<(PathBuf, Version), ProgramError> {
         let path = self.find()?;
         let found = self.version_of(&path)?;
@@ -128,13 +128,13 @@ impl Program {
 
     fn version_of(&self, path: &Path) -> Result<Version, ProgramError> {
         let output = Command::new(path).arg("--version").stdin(Stdio::null()).output();
-        let answer = match output {
+        let output = match output {
             Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
             Err(error) => error.to_string(),
         };
-        parse_version(&answer).ok_or_else(|| ProgramError::Mute {
+        parse_version(&output).ok_or_else(|| ProgramError::NoVersion {
             path: path.to_owned(),
-            answer: answer.lines().next().unwrap_or_default().to_owned(),
+            output: output.lines().next().unwrap_or_default().to_owned(),
             program: *self,
         })
     }
@@ -142,17 +142,17 @@ impl Program {
 
 fn search_path() -> Vec<PathBuf> {
     let executable = std::env::current_exe().ok();
-    let beside = executable.as_deref().and_then(Path::parent);
-    let prefix = beside.and_then(Path::parent);
-    let own = beside
+    let directory = executable.as_deref().and_then(Path::parent);
+    let prefix = directory.and_then(Path::parent);
+    let own = directory
         .zip(prefix)
-        .map(|(beside, prefix)| [beside.to_owned(), prefix.join("libexec/mayfly")]);
+        .map(|(directory, prefix)| [directory.to_owned(), prefix.join("libexec/mayfly")]);
     let path = std::env::var_os("PATH");
     own.into_iter().flatten().chain(system_path(path.as_deref())).collect()
 }
 
-/// The directories of `PATH`, or of [`DEFAULT_PATH`] where it names none. One that is not absolute
-/// is left out: nobody wants the QEMU of the current directory.
+/// Returns the directories of `PATH`, or of [`DEFAULT_PATH`] if it names none. Relative ones are
+/// left out: QEMU must not come from the current directory.
 fn system_path(path: Option<&OsStr>) -> Vec<PathBuf> {
     let absolute = |path: &OsStr| {
         std::env::split_paths(path).filter(|directory| directory.is_absolute()).collect::<Vec<_>>()
@@ -161,7 +161,7 @@ fn system_path(path: Option<&OsStr>) -> Vec<PathBuf> {
     if named.is_empty() { absolute(DEFAULT_PATH.as_ref()) } else { named }
 }
 
-/// The first `MAJOR.MINOR` in what a program says of itself.
+/// Returns the first `MAJOR.MINOR` in a program's output.
 fn parse_version(text: &str) -> Option<Version> {
     text.split_whitespace().find_map(|word| {
         let mut numbers = word.trim_start_matches('v').splitn(3, '.');
@@ -177,7 +177,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn versions_are_found_in_what_programs_say() {
+    fn versions_are_found_in_the_output_of_programs() {
         for (text, version) in [
             ("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)", Version(10, 0)),
             ("qemu-img version 7.2.22 (Debian 1:7.2+dfsg)", Version(7, 2)),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_can_be_executed_is_found() {
+    fn only_executable_files_are_found() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(QEMU.name);
         std::fs::write(&path, "").unwrap();
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_names_no_directory_gives_way_to_the_usual_one() {
+    fn a_path_without_directories_falls_back_to_the_default() {
         let usual: Vec<_> = std::env::split_paths(DEFAULT_PATH).collect();
         for path in [None, Some(""), Some(":"), Some("."), Some("relative:./bin:")] {
             assert_eq!(system_path(path.map(OsStr::new)), usual, "{path:?}");

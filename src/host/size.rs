@@ -1,4 +1,5 @@
-//! Sizes as people write them: `512M`, `2G`, `1.5G`; binary units, as for memory and disks.
+//! Sizes as people write them: `512M`, `2G`, `1.5G`. Units are binary, as usual for memory and
+//! disks.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,30 +11,30 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[serde(transparent)]
 pub struct Size(pub u64);
 
-/// A text that is no size.
+/// The text is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no size; write a number and a unit, e.g. 512M or 2G")]
-pub struct NotASize(String);
+#[error("{0:?} is not a size: write a number and a unit, e.g. 512M or 2G")]
+pub struct InvalidSize(String);
 
 const UNITS: [(char, u64); 4] = [('K', 1 << 10), ('M', 1 << 20), ('G', 1 << 30), ('T', 1 << 40)];
 
 impl Size {
-    /// That many mebibytes.
+    /// Returns a size in mebibytes.
     pub const fn mebibytes(count: u64) -> Self {
         Self(count << 20)
     }
 
-    /// That many gibibytes.
+    /// Returns a size in gibibytes.
     pub const fn gibibytes(count: u64) -> Self {
         Self(count << 30)
     }
 }
 
 impl FromStr for Size {
-    type Err = NotASize;
+    type Err = InvalidSize;
 
-    fn from_str(text: &str) -> Result<Self, NotASize> {
-        let refuse = || NotASize(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, InvalidSize> {
+        let invalid = || InvalidSize(text.to_owned());
         let upper = text.trim().to_ascii_uppercase();
         let plain = upper.strip_suffix("IB").or(upper.strip_suffix('B')).unwrap_or(&upper);
         let unit = UNITS.iter().find(|(letter, _)| plain.ends_with(*letter));
@@ -43,20 +44,20 @@ impl FromStr for Size {
         };
         let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
         if fraction.len() > 3 || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(refuse());
+            return Err(invalid());
         }
-        let whole: u64 = whole.parse().map_err(|_| refuse())?;
-        let thousandths: u64 = format!("{fraction:0<3}").parse().map_err(|_| refuse())?;
+        let whole: u64 = whole.parse().map_err(|_| invalid())?;
+        let thousandths: u64 = format!("{fraction:0<3}").parse().map_err(|_| invalid())?;
         let bytes = whole
             .checked_mul(factor)
             .and_then(|bytes| bytes.checked_add(thousandths * factor / 1000))
-            .ok_or_else(refuse)?;
+            .ok_or_else(invalid)?;
         Ok(Self(bytes))
     }
 }
 
 impl fmt::Display for Size {
-    /// The largest unit in which the number is at least one, with one decimal where needed.
+    /// Formats the size in the largest fitting unit, with one decimal if needed.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unit = UNITS.iter().rev().find(|(_, factor)| self.0 >= *factor);
         let Some((letter, factor)) = unit else { return write!(formatter, "{} B", self.0) };
@@ -69,20 +70,20 @@ impl fmt::Display for Size {
 }
 
 impl<'de> Deserialize<'de> for Size {
-    /// From a text with a unit, or a number of bytes; in binary formats always the latter.
+    /// Accepts a text with a unit or a number of bytes; binary formats have the number only.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Written {
+        enum SizeValue {
             Bytes(u64),
             Text(String),
         }
         if !deserializer.is_human_readable() {
             return u64::deserialize(deserializer).map(Self);
         }
-        match Written::deserialize(deserializer)? {
-            Written::Bytes(bytes) => Ok(Self(bytes)),
-            Written::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        match SizeValue::deserialize(deserializer)? {
+            SizeValue::Bytes(bytes) => Ok(Self(bytes)),
+            SizeValue::Text(text) => text.parse().map_err(serde::de::Error::custom),
         }
     }
 }
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
+    fn sizes_are_parsed_as_people_write_them() {
         for (text, bytes) in [
             ("0", 0),
             ("4096", 4096),
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused_with_its_text() {
+    fn an_invalid_size_is_reported_with_its_text() {
         for text in ["", "G", "-1G", "1.2.3G", "1e9", "lots", "99999999999999T", "1.2345G"] {
             let error = text.parse::<Size>().unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_is_shown_in_the_unit_that_fits() {
+    fn a_size_is_shown_in_the_fitting_unit() {
         assert_eq!(Size(512).to_string(), "512 B");
         assert_eq!(Size::mebibytes(1536).to_string(), "1.5 GiB");
         assert_eq!(Size::gibibytes(2).to_string(), "2 GiB");

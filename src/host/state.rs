@@ -1,11 +1,12 @@
-//! The state directory: everything of Mayfly's that lies on a disk.
+//! The state directory: all of Mayfly's files on disk.
 //!
 //! ```text
 //! images/          the image store
-//! microvms/ID/     a living microVM, or the black box of one that ended abnormally
-//! verified/        which image parts were verified, and in what state of the file
-//! ledger.db        what became of every job and microVM of the daemon's
-//! logs/            what local jobs of the daemon's wrote
+//! microvms/ID/     a running microVM, or the black box of a failed one
+//! verified/        verified image parts, with the state of the file at that time
+//! ledger.db        the history of the daemon's jobs and microVMs
+//! audit/           closed segments of the daemon's audit log
+//! logs/            output of the daemon's local jobs
 //! private/         empty; each shepherd mounts its own tmpfs over it
 //! ```
 
@@ -16,10 +17,10 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Code, Failure};
 
-/// The variable that names the state directory, where no option does.
+/// The variable that names the state directory, unless an option does.
 pub const VARIABLE: &str = "MAYFLY_STATE_DIR";
 
-/// The state directory, there and writable.
+/// An existing, writable state directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateDirectory {
     root: PathBuf,
@@ -28,40 +29,40 @@ pub struct StateDirectory {
 /// The state directory can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// Neither root nor a home directory to derive the path from.
-    #[error("no place for the state directory: neither XDG_STATE_HOME nor HOME is set")]
+    /// Not root, and no home directory to derive the path from.
+    #[error("cannot choose a state directory: neither XDG_STATE_HOME nor HOME is set")]
     NoHome,
-    /// There is none to look at.
-    #[error("can't read the state directory {0}")]
-    NotThere(PathBuf, #[source] io::Error),
-    /// A directory could not be made.
-    #[error("can't make the state directory {0}")]
-    NotMade(PathBuf, #[source] io::Error),
-    /// It is there but can't be written to.
-    #[error("can't write to the state directory {0}")]
+    /// The directory can't be read.
+    #[error("cannot read the state directory {0}")]
+    NotFound(PathBuf, #[source] io::Error),
+    /// A directory can't be created.
+    #[error("cannot create the state directory {0}")]
+    NotCreated(PathBuf, #[source] io::Error),
+    /// The directory can't be written to.
+    #[error("cannot write to the state directory {0}")]
     NotWritable(PathBuf, #[source] io::Error),
 }
 
 impl Failure for StateError {
     fn code(&self) -> Code {
         match self {
-            Self::NotThere(..) => Code::NotFound,
+            Self::NotFound(..) => Code::NotFound,
             _ => Code::CannotWrite,
         }
     }
 
     fn hint(&self) -> Option<String> {
         let which = match self {
-            Self::NotThere(..) => "the daemon's directory",
-            _ => "a directory that you may write to",
+            Self::NotFound(..) => "the daemon's directory",
+            _ => "a directory that you can write to",
         };
-        Some(format!("name {which}: {VARIABLE}, or host.state_directory in the settings"))
+        Some(format!("use {which}: set {VARIABLE}, or host.state_directory in the settings"))
     }
 }
 
 impl StateDirectory {
-    /// Where the state lies by default: `/var/lib/mayfly` for root, else under the user's own
-    /// state directory (XDG Base Directory Specification, `XDG_STATE_HOME`).
+    /// Returns the default path: `/var/lib/mayfly` for root, otherwise below the user's own state
+    /// directory (XDG Base Directory Specification, `XDG_STATE_HOME`).
     pub fn default_path() -> Result<PathBuf, StateError> {
         if nix::unistd::geteuid().is_root() {
             return Ok(PathBuf::from("/var/lib/mayfly"));
@@ -75,70 +76,70 @@ impl StateDirectory {
             .ok_or(StateError::NoHome)
     }
 
-    /// Makes what is missing and checks that the rest can be written to.
+    /// Creates missing directories and checks that the others are writable.
     pub fn open(root: &Path) -> Result<Self, StateError> {
-        let make = |path: &Path| {
+        let create = |path: &Path| {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(path)
-                .map_err(|error| StateError::NotMade(path.to_owned(), error))
+                .map_err(|error| StateError::NotCreated(path.to_owned(), error))
         };
-        make(root)?;
-        let root =
-            fs::canonicalize(root).map_err(|error| StateError::NotMade(root.to_owned(), error))?;
+        create(root)?;
+        let root = fs::canonicalize(root)
+            .map_err(|error| StateError::NotCreated(root.to_owned(), error))?;
         let state = Self { root };
         for path in [state.images(), state.microvms(), state.verified(), state.private()] {
-            make(&path)?;
+            create(&path)?;
         }
         tempfile::tempfile_in(state.microvms())
             .map_err(|error| StateError::NotWritable(state.root.clone(), error))?;
         Ok(state)
     }
 
-    /// One that is there, only to be looked at: nothing is made and nothing need be writable.
+    /// Opens an existing directory for reading: creates nothing, and nothing needs to be writable.
     pub fn existing(root: &Path) -> Result<Self, StateError> {
         let root =
-            fs::canonicalize(root).map_err(|error| StateError::NotThere(root.to_owned(), error))?;
+            fs::canonicalize(root).map_err(|error| StateError::NotFound(root.to_owned(), error))?;
         Ok(Self { root })
     }
 
-    /// The directory itself, as an absolute path without links.
+    /// Returns the directory as an absolute path without symlinks.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The image store.
+    /// Returns the path of the image store.
     pub fn images(&self) -> PathBuf {
         self.root.join("images")
     }
 
-    /// The directories of the microVMs.
+    /// Returns the path of the microVMs' directories.
     pub fn microvms(&self) -> PathBuf {
         self.root.join("microvms")
     }
 
-    /// The stamps of verified image parts.
+    /// Returns the path of the stamps of verified image parts.
     pub fn verified(&self) -> PathBuf {
         self.root.join("verified")
     }
 
-    /// The daemon's ledger.
+    /// Returns the path of the daemon's ledger.
     pub fn ledger(&self) -> PathBuf {
         self.root.join("ledger.db")
     }
 
-    /// Closed segments of the daemon's audit log.
+    /// Returns the path of the closed segments of the audit log.
     pub fn audit(&self) -> PathBuf {
         self.root.join("audit")
     }
 
-    /// What local jobs of the daemon's wrote.
+    /// Returns the path of the local jobs' logs.
     pub fn logs(&self) -> PathBuf {
         self.root.join("logs")
     }
 
-    /// The mount point of a shepherd's private tmpfs.
+    /// Returns the mount point of the shepherds' private tmpfs.
     pub fn private(&self) -> PathBuf {
         self.root.join("private")
     }
@@ -149,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn opening_makes_the_layout_once_and_again() {
+    fn opening_creates_the_layout_and_can_be_repeated() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("a/b");
         let state = StateDirectory::open(&root).unwrap();

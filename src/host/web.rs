@@ -1,5 +1,4 @@
-//! HTTPS from this host: with the system's certificates, and through the proxies that its
-//! environment names.
+//! HTTPS from this host, with the system's certificates and the proxies of the environment.
 
 use std::future::Future;
 use std::io;
@@ -17,31 +16,33 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-/// The cause of a connection that was not made.
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+/// The error of a failed connection attempt.
+type ConnectError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The proxies between here and the world; plain-http addresses never go through one.
+/// The proxy configuration. It applies to `https` addresses only.
 #[derive(Debug, Clone)]
 pub struct Proxies(Arc<Matcher>);
 
 impl Proxies {
-    /// What `https_proxy`, `all_proxy` and `no_proxy` say, in lower or upper case, as for curl.
+    /// Reads `https_proxy`, `all_proxy` and `no_proxy` (lower or upper case) like curl.
     pub fn from_environment() -> Self {
         Self(Arc::new(Matcher::from_env()))
     }
 
-    /// A proxy for everything but the hosts in `no_proxy` (names, suffixes, addresses, networks).
+    /// Uses a proxy for everything but the hosts in `no_proxy` (names, suffixes, addresses,
+    /// networks).
     pub fn new(https_proxy: &str, no_proxy: &str) -> Self {
         Self(Arc::new(Matcher::builder().https(https_proxy).no(no_proxy).build()))
     }
 
-    /// No proxy at all.
+    /// Uses no proxy.
     pub fn none() -> Self {
         Self(Arc::new(Matcher::builder().build()))
     }
 }
 
-/// Makes connections for `https://` and `http://` addresses, each within `deadline`.
+/// Creates a connector for `https://` and `http://` addresses. Each connection attempt has
+/// `deadline`.
 ///
 /// # Errors
 ///
@@ -59,7 +60,7 @@ pub fn connector(proxies: &Proxies, deadline: Duration) -> io::Result<HttpsConne
         .wrap_connector(Connector { direct, proxies: proxies.clone() }))
 }
 
-/// Connects directly, or through the proxy that the address calls for.
+/// A connector that connects directly or through the configured proxy.
 #[derive(Clone)]
 pub struct Connector {
     direct: HttpConnector,
@@ -68,10 +69,10 @@ pub struct Connector {
 
 impl Service<Uri> for Connector {
     type Response = TokioIo<TcpStream>;
-    type Error = Cause;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Cause>> + Send>>;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Cause>> {
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         self.direct.poll_ready(context).map_err(Into::into)
     }
 
@@ -84,7 +85,7 @@ impl Service<Uri> for Connector {
         if proxy.uri().scheme_str() != Some("http") {
             let kind = proxy.uri().scheme_str().unwrap_or("none").to_owned();
             return Box::pin(async move {
-                Err(format!("the proxy's scheme is {kind}; only http:// proxies can be used")
+                Err(format!("unsupported proxy scheme {kind}: only http:// proxies are supported")
                     .into())
             });
         }

@@ -1,7 +1,6 @@
-//! What is different between two images, as far as their manifests tell.
+//! Compares the manifests of two images.
 //!
-//! Works on the manifests as values, not field by field: what a manifest comes to hold is
-//! compared without a word here.
+//! It works on JSON values, so new manifest fields are compared without changes here.
 
 use std::collections::BTreeMap;
 
@@ -12,31 +11,31 @@ use super::manifest::Manifest;
 
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Change {
-    /// The part of the manifest that it is in, e.g. `packages`.
+pub struct ManifestChange {
+    /// The section of the manifest, e.g. `packages`.
     pub section: String,
-    /// Where in that part, e.g. a package's name; empty where the part is but one value.
+    /// The key within the section, e.g. a package's name; empty if the section is a single value.
     pub key: String,
-    /// What the first image has there.
+    /// The value in the first image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Value>,
-    /// What the second image has there.
+    /// The value in the second image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Value>,
 }
 
-/// Everything that is different in `to`, in the order of the manifest's keys.
-pub fn between(from: &Manifest, to: &Manifest) -> Vec<Change> {
+/// Returns all differences, in the order of the manifest's keys.
+pub fn between(from: &Manifest, to: &Manifest) -> Vec<ManifestChange> {
     let (from, to) = (comparable(from), comparable(to));
     let mut changes = Vec::new();
     for section in union(&from, &to) {
-        let place = Place { section, key: String::new() };
-        compare(&place, from.get(section), to.get(section), &mut changes);
+        let location = Location { section, key: String::new() };
+        compare(&location, from.get(section), to.get(section), &mut changes);
     }
     changes
 }
 
-/// A manifest as a value whose packages are told from each other by name.
+/// Converts a manifest to a JSON object with packages keyed by name.
 fn comparable(manifest: &Manifest) -> Map<String, Value> {
     let value = serde_json::to_value(manifest).unwrap_or_default();
     let Value::Object(mut object) = value else { return Map::new() };
@@ -53,21 +52,21 @@ fn comparable(manifest: &Manifest) -> Map<String, Value> {
     object
 }
 
-/// Where in a manifest a value is.
+/// The position of a value in a manifest.
 #[derive(Clone)]
-struct Place<'a> {
+struct Location<'a> {
     section: &'a str,
     key: String,
 }
 
-impl Place<'_> {
-    fn below(&self, key: &str) -> Self {
+impl Location<'_> {
+    fn child(&self, key: &str) -> Self {
         let key = if self.key.is_empty() { key.to_owned() } else { format!("{}.{key}", self.key) };
         Self { section: self.section, key }
     }
 
-    fn change(&self, from: Option<&Value>, to: Option<&Value>) -> Change {
-        Change {
+    fn change(&self, from: Option<&Value>, to: Option<&Value>) -> ManifestChange {
+        ManifestChange {
             section: self.section.to_owned(),
             key: self.key.clone(),
             from: from.cloned(),
@@ -76,9 +75,14 @@ impl Place<'_> {
     }
 }
 
-/// Objects are compared key by key, lists as sets, and a list of objects that have names as an
-/// object. What is not there is as good as null.
-fn compare(place: &Place<'_>, from: Option<&Value>, to: Option<&Value>, changes: &mut Vec<Change>) {
+/// Compares objects key by key, lists as sets, and lists of named objects as objects. A missing
+/// value equals null.
+fn compare(
+    location: &Location<'_>,
+    from: Option<&Value>,
+    to: Option<&Value>,
+    changes: &mut Vec<ManifestChange>,
+) {
     let (from, to) = (present(from), present(to));
     if from == to {
         return;
@@ -86,27 +90,32 @@ fn compare(place: &Place<'_>, from: Option<&Value>, to: Option<&Value>, changes:
     match (from.and_then(keyed), to.and_then(keyed)) {
         (Some(old), Some(new)) => {
             for key in union(&old, &new) {
-                compare(&place.below(key), old.get(key), new.get(key), changes);
+                compare(&location.child(key), old.get(key), new.get(key), changes);
             }
         }
         _ => match (from, to) {
             (Some(Value::Array(old)), Some(Value::Array(new))) => {
-                compare_lists(place, old, new, changes);
+                compare_lists(location, old, new, changes);
             }
-            _ => changes.push(place.change(from, to)),
+            _ => changes.push(location.change(from, to)),
         },
     }
 }
 
-fn compare_lists(place: &Place<'_>, old: &[Value], new: &[Value], changes: &mut Vec<Change>) {
+fn compare_lists(
+    location: &Location<'_>,
+    old: &[Value],
+    new: &[Value],
+    changes: &mut Vec<ManifestChange>,
+) {
     let before = changes.len();
-    let gone = old.iter().filter(|element| !new.contains(element));
-    changes.extend(gone.map(|element| place.change(Some(element), None)));
-    let come = new.iter().filter(|element| !old.contains(element));
-    changes.extend(come.map(|element| place.change(None, Some(element))));
+    let removed = old.iter().filter(|element| !new.contains(element));
+    changes.extend(removed.map(|element| location.change(Some(element), None)));
+    let added = new.iter().filter(|element| !old.contains(element));
+    changes.extend(added.map(|element| location.change(None, Some(element))));
     if changes.len() == before {
-        // The same elements, in another order or number.
-        changes.push(place.change(Some(&old.into()), Some(&new.into())));
+        // Same elements, different order or count.
+        changes.push(location.change(Some(&old.into()), Some(&new.into())));
     }
 }
 
@@ -114,7 +123,7 @@ fn present(value: Option<&Value>) -> Option<&Value> {
     value.filter(|value| !value.is_null())
 }
 
-/// An object, or a list of objects by their names.
+/// Returns an object, or a list of named objects keyed by name.
 fn keyed(value: &Value) -> Option<Map<String, Value>> {
     let list = match value {
         Value::Object(object) => return Some(object.clone()),
@@ -129,7 +138,7 @@ fn keyed(value: &Value) -> Option<Map<String, Value>> {
     named.filter(|named| named.len() == list.len())
 }
 
-/// The keys of both, sorted, each once.
+/// Returns the keys of both, sorted and without duplicates.
 fn union<'a>(from: &'a Map<String, Value>, to: &'a Map<String, Value>) -> Vec<&'a str> {
     let mut keys: Vec<&str> = from.keys().chain(to.keys()).map(String::as_str).collect();
     keys.sort_unstable();
@@ -146,13 +155,13 @@ mod tests {
 
     fn changes(from: &Value, to: &Value) -> Vec<(String, Option<Value>, Option<Value>)> {
         let mut changes = Vec::new();
-        let place = Place { section: "x", key: String::new() };
-        compare(&place, Some(from), Some(to), &mut changes);
+        let location = Location { section: "x", key: String::new() };
+        compare(&location, Some(from), Some(to), &mut changes);
         changes.into_iter().map(|change| (change.key, change.from, change.to)).collect()
     }
 
     #[test]
-    fn a_change_is_told_where_it_is() {
+    fn a_change_is_reported_with_its_location() {
         let from = json!({ "a": 1, "b": { "c": 2, "d": 3 }, "gone": "x" });
         let to = json!({ "a": 1, "b": { "c": 2, "d": 4 }, "new": null });
         let expected = [
@@ -163,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_tell_what_came_and_went() {
+    fn list_changes_report_added_and_removed_elements() {
         let expected =
             [(String::new(), Some(json!("b")), None), (String::new(), None, Some(json!("c")))];
         assert_eq!(changes(&json!(["a", "b"]), &json!(["c", "a"])), expected);
@@ -173,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_in_a_list_are_known_by_their_names() {
+    fn objects_in_a_list_are_matched_by_name() {
         let from = json!([{ "name": "a", "uid": 1 }, { "name": "b", "uid": 2 }]);
         let to = json!([{ "name": "b", "uid": 3 }, { "name": "a", "uid": 1 }]);
         assert_eq!(changes(&from, &to), [("b.uid".to_owned(), Some(json!(2)), Some(json!(3)))]);
@@ -181,7 +190,7 @@ mod tests {
         assert_eq!(added, [(String::new(), None, Some(json!({ "name": "a" })))]);
     }
 
-    /// Values without null, which is as good as nothing, and without names.
+    /// Generates values without null, which equals a missing value, and without names.
     fn value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             any::<bool>().prop_map(Value::from),
@@ -199,7 +208,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_differs_is_told_in_both_directions(from in value(), to in value()) {
+        fn every_difference_is_reported_in_both_directions(from in value(), to in value()) {
             prop_assert_eq!(changes(&from, &to).is_empty(), from == to);
             prop_assert_eq!(changes(&from, &to).len(), changes(&to, &from).len());
         }

@@ -1,27 +1,27 @@
-//! What a recipe's `docker = true` stands for (pure).
+//! Expands a recipe's `docker = true`.
 //!
-//! The engine is a service that nobody has started when the job begins: it costs a guest the room
-//! on the disk and the modules, and starts when the job first connects to its socket.
+//! The engine is a service that starts when the job first connects to its socket. Before that it
+//! costs a guest only disk space and modules.
 
-use super::recipe::{Content, UserName};
+use super::recipe::{RecipeContent, UserName};
 
-/// The parts of the recipe that it adds.
+/// The recipe content to add.
 const PROFILE: &str = include_str!("docker.toml");
 
-/// The group that may use the engine, which its package makes. A member can become root of the
-/// guest by it.
+/// The group that may use the engine; its package creates it. A member can become root of the
+/// guest.
 const GROUP: &str = "docker";
 
-/// Adds the engine to a recipe that asks for it.
+/// Adds the engine to a recipe that sets `docker = true`.
 ///
 /// # Errors
 ///
-/// None that a recipe could cause: the profile is a part of this program.
-pub(super) fn expand(content: &mut Content) -> Result<(), toml::de::Error> {
+/// Only if the built-in profile is invalid; a recipe can't cause it.
+pub(super) fn expand(content: &mut RecipeContent) -> Result<(), toml::de::Error> {
     if !content.docker {
         return Ok(());
     }
-    let profile: Content = toml::from_str(PROFILE)?;
+    let profile: RecipeContent = toml::from_str(PROFILE)?;
     let group = UserName::try_from(GROUP.to_owned()).map_err(serde::de::Error::custom)?;
     content.packages.extend(profile.packages);
     content.kernel.guest_modules.extend(profile.kernel.guest_modules);
@@ -38,21 +38,21 @@ pub(super) fn expand(content: &mut Content) -> Result<(), toml::de::Error> {
 mod tests {
     use super::*;
 
-    fn expanded(text: &str) -> Content {
-        let mut content: Content = toml::from_str(text).unwrap();
+    fn expanded(text: &str) -> RecipeContent {
+        let mut content: RecipeContent = toml::from_str(text).unwrap();
         expand(&mut content).unwrap();
         content
     }
 
     #[test]
-    fn a_recipe_that_asks_for_nothing_gets_nothing() {
+    fn a_recipe_without_docker_is_unchanged() {
         let content = expanded("[[users]]\nname='a'\nuid=7\nhome='/home/a'\nshell='/bin/sh'");
         assert!(content.packages.is_empty() && content.services.is_empty());
         assert!(content.kernel.guest_modules.is_empty() && content.users[0].groups.is_empty());
     }
 
     #[test]
-    fn what_the_recipe_says_itself_stays() {
+    fn the_recipes_own_entries_stay() {
         let content = expanded(
             "docker = true\npackages = ['git']\n[kernel]\nguest_modules = ['fuse']\n\
             [[users]]\nname='a'\nuid=7\nhome='/home/a'\nshell='/bin/sh'\ngroups=['audio']",
@@ -68,9 +68,9 @@ mod tests {
     fn the_service_is_dockers_own_socket_with_the_networks_mtu() {
         let content = expanded("docker = true");
         let [service] = content.services.as_slice() else { panic!("{:?}", content.services) };
-        // What the command line connects to: /var/run is /run.
+        // The path that the command line connects to: /var/run is /run.
         assert_eq!((service.socket.as_str(), service.group.as_str()), ("/run/docker.sock", GROUP));
-        let asks = service.command.iter().filter(|argument| argument.contains("{mtu}"));
-        assert_eq!(asks.count(), 2, "for its own network and for those that a workflow makes");
+        let options = service.command.iter().filter(|argument| argument.contains("{mtu}"));
+        assert_eq!(options.count(), 2, "for its own network and for those that a workflow makes");
     }
 }

@@ -1,8 +1,8 @@
-//! Downloads, each known by its digest before it is begun.
+//! Downloads files that are pinned by digest.
 //!
-//! What was downloaded is kept in the store, `.downloads/<sha256>`, so that the next build needs no
-//! network. A file there is whole: it gets its name when its digest is right, and until then has
-//! none, so that nothing is left of a download that ends half-way, however it ends.
+//! Downloads are cached in the store, `.downloads/<sha256>`, so that the next build needs no
+//! network. A cached file is always complete: it has no name until its digest is verified, so an
+//! interrupted download leaves nothing behind.
 
 use std::fs::{self, File};
 use std::io::{Seek, Write};
@@ -27,164 +27,164 @@ use super::store::Store;
 use crate::host::size::Size;
 use crate::host::web::{self, Connector, Proxies};
 
-/// The directory of downloads in a store.
+/// The download cache in a store.
 pub(super) const DIRECTORY: &str = ".downloads";
 
-/// What is refused beyond, in bytes.
-const LIMIT: u64 = 2 << 30;
-/// The longest that a connection may take to be made, and that nothing may arrive on it.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often one is sent elsewhere.
-const REDIRECTS: usize = 5;
-/// How often it is tried.
-const TRIES: u32 = 3;
-/// How often somebody is told how far it is.
-const TOLD: Duration = Duration::from_millis(500);
+/// The largest download, in bytes.
+const MAX_BYTES: u64 = 2 << 30;
+/// The timeout for connecting, and for each read.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most redirects.
+const MAX_REDIRECTS: usize = 5;
+/// The most attempts.
+const MAX_ATTEMPTS: u32 = 3;
+/// The interval between progress reports.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Why there is no answer that can be used.
+/// The reason why a download failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DownloadError {
     /// The server can't be reached, or the connection broke.
     #[error("the connection failed")]
     Connection(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The server has nothing, or not for us.
-    #[error("the server answered with status {0}")]
+    /// The server does not have the file or denies access.
+    #[error("the server responded with status {0}")]
     Status(u16),
-    /// Nothing came for too long.
-    #[error("nothing came for {} s", PATIENCE.as_secs())]
+    /// No data arrived before the timeout.
+    #[error("received no data for {} s", IDLE_TIMEOUT.as_secs())]
     Stalled,
-    /// The server sends us to where we don't go.
-    #[error("the server sent us to an address that can't be used")]
-    Elsewhere,
-    /// It does not end.
-    #[error("it is larger than {}", Size(LIMIT))]
+    /// The URL or a redirect is invalid or insecure.
+    #[error("the URL or a redirect is invalid or insecure")]
+    UnusableAddress,
+    /// The file exceeds the size limit.
+    #[error("the download is larger than {}", Size(MAX_BYTES))]
     TooLarge,
 }
 
 impl DownloadError {
-    /// Whether another try may go better.
-    fn may_pass(&self) -> bool {
+    /// Returns whether a retry may succeed.
+    fn is_transient(&self) -> bool {
         match self {
             Self::Connection(_) | Self::Stalled => true,
             Self::Status(status) => *status == 429 || *status >= 500,
-            Self::Elsewhere | Self::TooLarge => false,
+            Self::UnusableAddress | Self::TooLarge => false,
         }
     }
 }
 
-/// What is to be downloaded.
-pub(super) struct Wanted<'a> {
+/// A file to download.
+pub(super) struct DownloadRequest<'a> {
     /// From where.
     pub(super) url: &'a str,
-    /// What it must be.
+    /// The expected digest.
     pub(super) sha256: &'a Digest,
-    /// A bearer token, for the first server only.
+    /// A bearer token, sent to the first server only.
     pub(super) token: Option<&'a SecretString>,
 }
 
-/// What a download is made with.
+/// Downloads files into the cache of a store.
 pub(super) struct Downloader<'a> {
     directory: PathBuf,
-    /// Told how far it is.
-    tell: &'a dyn Fn(&str),
-    /// When it must be done.
+    /// Receives progress reports.
+    report: &'a dyn Fn(&str),
+    /// The time by which all downloads must be done.
     deadline: Instant,
 }
 
-/// Why one try failed.
-enum Failed {
+/// The reason why one attempt failed.
+enum AttemptError {
     Download(DownloadError),
     Image(ImageError),
 }
 
-impl From<DownloadError> for Failed {
+impl From<DownloadError> for AttemptError {
     fn from(error: DownloadError) -> Self {
         Self::Download(error)
     }
 }
 
 impl<'a> Downloader<'a> {
-    /// Downloads for a store.
+    /// Creates a downloader for a store.
     pub(super) fn new(
         store: &Store,
         deadline: Instant,
-        tell: &'a dyn Fn(&str),
+        report: &'a dyn Fn(&str),
     ) -> Result<Self, ImageError> {
         let directory = store.path().join(DIRECTORY);
         fs::create_dir_all(&directory).map_err(ImageError::write(&directory))?;
-        Ok(Self { directory, tell, deadline })
+        Ok(Self { directory, report, deadline })
     }
 
-    /// The path of what is wanted, downloaded if it is not there yet.
-    pub(super) fn fetch(&self, wanted: &Wanted<'_>) -> Result<PathBuf, ImageError> {
-        let path = self.directory.join(wanted.sha256.as_str());
+    /// Returns the path of the file and downloads it if it is not cached.
+    pub(super) fn fetch(&self, request: &DownloadRequest<'_>) -> Result<PathBuf, ImageError> {
+        let path = self.directory.join(request.sha256.as_str());
         if let Ok(mut file) = File::open(&path) {
             let (found, _) = hash::of_file(&mut file).map_err(ImageError::read(&path))?;
-            if found == *wanted.sha256 {
+            if found == *request.sha256 {
                 return Ok(path);
             }
             fs::remove_file(&path).map_err(ImageError::write(&path))?;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(ImageError::read("/proc/self"))?;
-        let mut file = runtime.block_on(self.download(wanted))?;
+        let mut file = runtime.block_on(self.download(request))?;
         file.rewind().map_err(ImageError::read(&path))?;
         let (found, _) = hash::of_file(&mut file).map_err(ImageError::read(&path))?;
-        if found != *wanted.sha256 {
-            let (from, expected) = (wanted.url.to_owned(), wanted.sha256.clone());
+        if found != *request.sha256 {
+            let (from, expected) = (request.url.to_owned(), request.sha256.clone());
             return Err(ImageError::WrongDigest { from, expected, found });
         }
-        give_name(&file, &path).map_err(ImageError::write(&path))?;
+        link_into_place(&file, &path).map_err(ImageError::write(&path))?;
         Ok(path)
     }
 
-    /// A file without a name that has all of it.
-    async fn download(&self, wanted: &Wanted<'_>) -> Result<File, ImageError> {
-        let failed = |source| ImageError::Download { url: wanted.url.to_owned(), source };
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let tries = async {
+    /// Downloads into an unnamed file, with retries.
+    async fn download(&self, request: &DownloadRequest<'_>) -> Result<File, ImageError> {
+        let failed = |source| ImageError::Download { url: request.url.to_owned(), source };
+        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        let attempts = async {
             let mut pause = Duration::from_secs(1);
-            for last in (0..TRIES).rev() {
-                match self.once(wanted).await {
+            for last in (0..MAX_ATTEMPTS).rev() {
+                match self.attempt(request).await {
                     Ok(file) => return Ok(file),
-                    Err(Failed::Download(error)) if last > 0 && error.may_pass() => {
-                        (self.tell)(&format!("{error}; trying again"));
+                    Err(AttemptError::Download(error)) if last > 0 && error.is_transient() => {
+                        (self.report)(&format!("{error}; trying again"));
                     }
-                    Err(Failed::Download(error)) => return Err(failed(error)),
-                    Err(Failed::Image(error)) => return Err(error),
+                    Err(AttemptError::Download(error)) => return Err(failed(error)),
+                    Err(AttemptError::Image(error)) => return Err(error),
                 }
                 tokio::time::sleep(pause).await;
                 pause *= 4;
             }
             Err(failed(DownloadError::Stalled))
         };
-        match tokio::time::timeout(left, tries).await {
-            Ok(end) => end,
+        match tokio::time::timeout(remaining, attempts).await {
+            Ok(result) => result,
             Err(_) => Err(failed(DownloadError::Stalled)),
         }
     }
 
-    async fn once(&self, wanted: &Wanted<'_>) -> Result<File, Failed> {
-        let response = answer(wanted).await?;
+    async fn attempt(&self, request: &DownloadRequest<'_>) -> Result<File, AttemptError> {
+        let response = follow_redirects(request).await?;
         let length = content_length(&response);
-        if length.is_some_and(|length| length > LIMIT) {
+        if length.is_some_and(|length| length > MAX_BYTES) {
             return Err(DownloadError::TooLarge.into());
         }
-        let write = |source| Failed::Image(ImageError::write(&self.directory)(source));
+        let write = |source| AttemptError::Image(ImageError::write(&self.directory)(source));
         let mut file = tempfile::tempfile_in(&self.directory).map_err(write)?;
         let mut body = response.into_body();
-        let (mut bytes, mut told) = (0, Instant::now());
+        let (mut bytes, mut last_report) = (0, Instant::now());
         while let Some(frame) = in_time(body.frame()).await? {
             let frame = frame.map_err(|error| DownloadError::Connection(error.into()))?;
             let Some(piece) = frame.data_ref() else { continue };
             bytes += piece.len() as u64;
-            if bytes > LIMIT {
+            if bytes > MAX_BYTES {
                 return Err(DownloadError::TooLarge.into());
             }
             file.write_all(piece).map_err(write)?;
-            if told.elapsed() >= TOLD {
-                told = Instant::now();
-                (self.tell)(&progress(bytes, length));
+            if last_report.elapsed() >= PROGRESS_INTERVAL {
+                last_report = Instant::now();
+                (self.report)(&progress(bytes, length));
             }
         }
         Ok(file)
@@ -199,21 +199,23 @@ fn progress(bytes: u64, length: Option<u64>) -> String {
 }
 
 async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, DownloadError> {
-    tokio::time::timeout(PATIENCE, step).await.map_err(|_| DownloadError::Stalled)
+    tokio::time::timeout(IDLE_TIMEOUT, step).await.map_err(|_| DownloadError::Stalled)
 }
 
-/// The answer that has it, after those that say where it is.
-async fn answer(wanted: &Wanted<'_>) -> Result<Response<Incoming>, DownloadError> {
-    let connector = web::connector(&Proxies::from_environment(), PATIENCE)
+/// Sends the request, follows redirects, and returns the final response.
+async fn follow_redirects(
+    request: &DownloadRequest<'_>,
+) -> Result<Response<Incoming>, DownloadError> {
+    let connector = web::connector(&Proxies::from_environment(), IDLE_TIMEOUT)
         .map_err(|error| DownloadError::Connection(error.into()))?;
     let client: Client<HttpsConnector<Connector>, Empty<Bytes>> =
         Client::builder(TokioExecutor::new()).build(connector);
-    let mut address: Uri = wanted.url.parse().map_err(|_| DownloadError::Elsewhere)?;
-    // The token is the first server's; those that it sends us to are others.
-    let mut token = wanted.token;
-    for _ in 0..=REDIRECTS {
-        let request = request(&address, token.take())?;
-        let response = in_time(client.request(request)).await?;
+    let mut address: Uri = request.url.parse().map_err(|_| DownloadError::UnusableAddress)?;
+    // The token is for the first server only, not for redirect targets.
+    let mut token = request.token;
+    for _ in 0..=MAX_REDIRECTS {
+        let http_request = build_request(&address, token.take())?;
+        let response = in_time(client.request(http_request)).await?;
         let response = response.map_err(|error| DownloadError::Connection(error.into()))?;
         match response.status().as_u16() {
             200 => return Ok(response),
@@ -221,29 +223,29 @@ async fn answer(wanted: &Wanted<'_>) -> Result<Response<Incoming>, DownloadError
                 let next = response.headers().get(LOCATION).and_then(|next| next.to_str().ok());
                 address = next
                     .and_then(|next| redirected(&address, next))
-                    .ok_or(DownloadError::Elsewhere)?;
+                    .ok_or(DownloadError::UnusableAddress)?;
             }
             status => return Err(DownloadError::Status(status)),
         }
     }
-    Err(DownloadError::Elsewhere)
+    Err(DownloadError::UnusableAddress)
 }
 
-fn request(
+fn build_request(
     address: &Uri,
     token: Option<&SecretString>,
 ) -> Result<Request<Empty<Bytes>>, DownloadError> {
     let mut request = Request::get(address).header(USER_AGENT, "mayfly");
     if let Some(token) = token {
         let value = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()));
-        let mut value = value.map_err(|_| DownloadError::Elsewhere)?;
+        let mut value = value.map_err(|_| DownloadError::UnusableAddress)?;
         value.set_sensitive(true);
         request = request.header(AUTHORIZATION, value);
     }
-    request.body(Empty::new()).map_err(|_| DownloadError::Elsewhere)
+    request.body(Empty::new()).map_err(|_| DownloadError::UnusableAddress)
 }
 
-/// Where a redirection leads; none where it leads from https to anything less.
+/// Returns the target of a redirect; `None` if it is invalid or leads from https to http.
 fn redirected(from: &Uri, to: &str) -> Option<Uri> {
     let next: Uri = to.parse().ok()?;
     let next = match (next.scheme(), next.authority()) {
@@ -265,8 +267,8 @@ fn content_length(response: &Response<Incoming>) -> Option<u64> {
     response.headers().get(hyper::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Gives a finished file its name. Another build may have been faster.
-fn give_name(file: &File, path: &Path) -> std::io::Result<()> {
+/// Gives a finished file its name. Another build may have done so already.
+fn link_into_place(file: &File, path: &Path) -> std::io::Result<()> {
     file.sync_all()?;
     let from = format!("/proc/self/fd/{}", file.as_raw_fd());
     let linked = nix::unistd::linkat(

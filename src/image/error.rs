@@ -1,4 +1,4 @@
-//! Everything that can go wrong with images, with what to do about it.
+//! Errors of image handling, with hints.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,245 +10,245 @@ use super::archive::ArchiveError;
 use super::build::TarballError;
 use super::download::DownloadError;
 use super::kernel::KernelError;
-use super::modules::UnknownModule;
+use super::modules::ModuleError;
 use super::name::{Digest, ImageName, InvalidName, Reference};
 use super::signature::{KeyError, SignatureError};
 use crate::failure::{Code, Failure};
 
-/// Why an image can't be made, found or trusted.
+/// The reason why an image can't be built, found or trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// The recipe is not there or can't be read.
+    /// The recipe is missing or can't be read.
     #[error("can't read the recipe {path}")]
     RecipeUnreadable {
         /// The recipe.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The recipe is not TOML, or has an unknown key or a value of the wrong kind.
-    #[error("the recipe {path} is wrong")]
+    /// The recipe is not TOML, or has an unknown key or a value of the wrong type.
+    #[error("invalid recipe {path}")]
     RecipeInvalid {
         /// The recipe.
         path: PathBuf,
-        /// Where and why, with the line in question.
+        /// The position and cause, with the line in question.
         #[source]
         source: Box<toml::de::Error>,
     },
-    /// Neither the recipe nor its profiles say what every recipe must.
-    #[error("the recipe {path} says no `{key}`, nor do its profiles")]
+    /// A required key is missing from the recipe and its profiles.
+    #[error("the recipe {path} and its profiles lack the required key `{key}`")]
     RecipeIncomplete {
         /// The recipe.
         path: PathBuf,
         /// The key.
         key: &'static str,
     },
-    /// A key or value that was set on the command line.
-    #[error("--set {setting} is wrong")]
+    /// A key or value set on the command line is invalid.
+    #[error("invalid setting --set {setting}")]
     SettingInvalid {
-        /// What was set.
+        /// The setting as written.
         setting: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<toml::de::Error>,
     },
-    /// A manifest whose recipe is none.
-    #[error("image `{image}` has no recipe to build it from again")]
-    RecipeOfManifest {
+    /// The manifest holds no valid recipe.
+    #[error("the manifest of image `{image}` holds no valid recipe")]
+    ManifestRecipe {
         /// The image.
         image: ImageName,
-        /// Why not.
+        /// The cause.
         #[source]
         source: toml::ser::Error,
     },
-    /// Values of the recipe that contradict each other or the machine.
-    #[error("the recipe {path} is wrong: {key} = {value:?}: {problem}")]
+    /// A value of the recipe contradicts another value or the machine.
+    #[error("invalid recipe {path}: {key} = {value:?}: {reason}")]
     RecipeValue {
         /// The recipe.
         path: PathBuf,
-        /// The key in question, e.g. `files.source`.
+        /// The key, e.g. `files.source`.
         key: &'static str,
         /// Its value.
         value: String,
-        /// What is wrong with it.
-        problem: &'static str,
+        /// The reason why it is rejected.
+        reason: &'static str,
     },
     /// A program that a build needs is not installed.
     #[error("{program} is not installed")]
     ProgramMissing {
         /// The program.
         program: &'static str,
-        /// Debian's package that has it.
+        /// The Debian package that contains it.
         package: &'static str,
     },
-    /// The host does not let a build have namespaces of its own.
-    #[error("a build needs namespaces of its own, which this host refuses: {detail}")]
+    /// The host does not allow the namespaces that a build needs.
+    #[error("can't create the namespaces that a build needs: {detail}")]
     NamespacesRefused {
-        /// What `unshare` said.
+        /// The message of `unshare`.
         detail: String,
         /// Whether the build runs as root.
         root: bool,
     },
     /// A program of the build failed.
-    #[error("{program} failed ({outcome}){}", shown_tail(tail))]
+    #[error("{program} failed ({outcome}){}", format_tail(tail))]
     Tool {
         /// The program.
         program: String,
         /// Its exit status or signal.
         outcome: String,
-        /// The last lines that it printed.
+        /// The last lines of its output.
         tail: Vec<String>,
     },
-    /// The build was not done by its deadline.
-    #[error("the build was not done after {}", humantime::format_duration(*limit))]
+    /// The build exceeded its deadline.
+    #[error("the build timed out after {}", humantime::format_duration(*limit))]
     TimedOut {
-        /// The time that it was given.
+        /// The limit.
         limit: Duration,
     },
-    /// There is no agent to put into the image.
-    #[error("the guest agent is not at {}", paths(searched))]
+    /// The guest agent was not found.
+    #[error("guest agent not found at {}", join_paths(searched))]
     AgentMissing {
-        /// Where it was looked for.
+        /// The paths that were tried.
         searched: Vec<PathBuf>,
     },
-    /// The agent could not run in a guest.
-    #[error("{path} can't be the guest agent: {problem}")]
-    AgentUnfit {
+    /// The file can't run as the agent of a guest.
+    #[error("{path} can't run as the guest agent: {reason}")]
+    AgentUnsuitable {
         /// The program.
         path: PathBuf,
-        /// Why not.
-        problem: String,
+        /// The cause.
+        reason: String,
     },
-    /// The kernel package is not what it should be.
+    /// The kernel package is unusable.
     #[error("can't use the kernel {path}")]
     Kernel {
         /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: KernelError,
     },
-    /// The kernel does not have a module that the recipe names.
-    #[error("the recipe's modules do not fit the kernel {release}")]
+    /// The kernel lacks a module that the recipe names.
+    #[error("can't load the recipe's modules into the kernel {release}")]
     Modules {
         /// The kernel's release.
         release: String,
-        /// Which, and why.
+        /// The module and the cause.
         #[source]
-        source: UnknownModule,
+        source: ModuleError,
     },
-    /// The recipe wants a runner and does not say which.
-    #[error("the recipe {path} leaves open which runner the image is to have")]
-    RunnerUnnamed {
+    /// The recipe needs a runner but does not specify which.
+    #[error("the recipe {path} does not specify which runner to install")]
+    RunnerUnspecified {
         /// The recipe.
         path: PathBuf,
     },
-    /// A runner was given to a recipe that wants none.
-    #[error("the recipe {path} has no [runner]")]
-    RunnerUnwanted {
+    /// A runner was given for a recipe without one.
+    #[error("a runner was given, but the recipe {path} has no [runner]")]
+    RunnerUnexpected {
         /// The recipe.
         path: PathBuf,
     },
-    /// The runner is another one than it should be.
-    #[error("the runner says that it is {found:?}, and it should be {expected}")]
+    /// The runner's version is not the expected one.
+    #[error("the runner reports version {found:?}, expected {expected}")]
     RunnerVersion {
-        /// What it says.
+        /// The version that it reports.
         found: String,
-        /// What it should say.
+        /// The expected version.
         expected: String,
     },
-    /// Something is not what its digest says.
-    #[error("{from} has SHA-256 {found} instead of {expected}")]
+    /// The content does not match its expected digest.
+    #[error("{from} has SHA-256 {found}, expected {expected}")]
     WrongDigest {
-        /// Where it is from.
+        /// Its file or URL.
         from: String,
-        /// The digest that it should have.
+        /// The expected digest.
         expected: Digest,
         /// The digest that it has.
         found: Digest,
     },
-    /// A download that did not come.
+    /// A download failed.
     #[error("can't download {url}")]
     Download {
-        /// From where.
+        /// Its URL.
         url: String,
-        /// Why not.
+        /// The cause.
         #[source]
         source: DownloadError,
     },
-    /// An archive that can't be unpacked.
-    #[error("can't use the archive {path}")]
+    /// An archive can't be unpacked.
+    #[error("can't unpack the archive {path}")]
     Tarball {
         /// The archive.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: TarballError,
     },
-    /// A name, digest or reference that is none.
-    #[error("not an image's name")]
+    /// A name, digest or reference is malformed.
+    #[error("invalid image name")]
     Name(#[source] InvalidName),
-    /// No image is called so.
-    #[error("there is no image `{reference}` in {store}")]
+    /// No image of the store matches the reference.
+    #[error("image `{reference}` not found in {store}")]
     Unknown {
-        /// What was asked for.
+        /// The reference.
         reference: Reference,
-        /// Where.
+        /// The store.
         store: PathBuf,
     },
-    /// More than one build has a digest that begins so.
-    #[error("`{reference}` could be any of {}", list(matches))]
+    /// More than one build has a digest with this prefix.
+    #[error("image `{reference}` is ambiguous: it matches {}", join_digests(matches))]
     Ambiguous {
-        /// What was asked for.
+        /// The reference.
         reference: Reference,
-        /// The digests that begin so.
+        /// The matching digests.
         matches: Vec<Digest>,
     },
-    /// A name has meant one build only, or the one before is gone.
-    #[error("`{name}` has meant no other build that is still there")]
+    /// The name has no previous build, or that build was removed.
+    #[error("image `{name}` has no previous build")]
     NoPrevious {
         /// The name.
         name: ImageName,
     },
-    /// An image that is not signed as this host wants it.
-    #[error("image `{image}` is not to be trusted")]
+    /// The image lacks the signature that this host requires.
+    #[error("image `{image}` is not trusted")]
     Untrusted {
         /// The image's name and digest.
         image: String,
-        /// Why not.
+        /// The cause.
         #[source]
         source: SignatureError,
     },
-    /// An archive that is no image's.
+    /// The file is not a valid image archive.
     #[error("can't import {path}")]
     Archive {
         /// The archive.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: ArchiveError,
     },
-    /// A key for signatures that can't be used.
+    /// A signing key is unusable.
     #[error("can't use the key {key}")]
     Key {
-        /// The key, or the file that it is in.
+        /// The key, or its file.
         key: String,
-        /// Why not.
+        /// The cause.
         #[source]
         source: KeyError,
     },
-    /// A manifest that does not say what a manifest says.
-    #[error("can't understand the manifest {path}")]
+    /// The manifest can't be parsed or written.
+    #[error("can't parse the manifest {path}")]
     Manifest {
         /// The manifest.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
-    /// A part of an image is not what it was when it was built.
-    #[error("{part} of the image is not what was built: SHA-256 {found} instead of {expected}")]
+    /// A file of the image has changed since the build.
+    #[error("{part} has changed since the build: SHA-256 {found}, expected {expected}")]
     Changed {
         /// The file.
         part: PathBuf,
@@ -257,38 +257,38 @@ pub enum ImageError {
         /// The digest that it has.
         found: Digest,
     },
-    /// What an image is to be built again from is not what it was built from.
+    /// An input of a rebuild differs from that of the original build.
     #[error(
-        "{path} is not what image `{image}` was built from: SHA-256 {found} instead of {expected}"
+        "{path} differs from the input of image `{image}`: SHA-256 {found}, expected {expected}"
     )]
-    OtherInput {
+    InputMismatch {
         /// The recipe or the agent.
         path: PathBuf,
         /// The image's name and digest.
         image: String,
-        /// The digest of what it was built from.
+        /// The digest of the original input.
         expected: Digest,
         /// The digest that the file has.
         found: Digest,
     },
-    /// An image that was built again is not the same.
-    #[error("image `{image}` built again is another: {rebuilt}")]
-    NotTheSame {
+    /// A rebuilt image differs from the original.
+    #[error("the rebuilt image differs from `{image}`: its digest is {rebuilt}")]
+    RebuildMismatch {
         /// The image's name and digest.
         image: String,
-        /// The digest of the second one.
+        /// The digest of the rebuilt image.
         rebuilt: Digest,
     },
-    /// A root file system is none that can be read.
+    /// A root file system can't be read.
     #[error("can't read the file system in {path}")]
     FileSystem {
         /// The part.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: ext4_view::Ext4Error,
     },
-    /// The image's agent speaks another version of the protocol.
+    /// The image's agent uses another version of the protocol.
     #[error("the agent in image `{image}` speaks protocol {found}, this Mayfly speaks {expected}")]
     Protocol {
         /// The image's name and digest.
@@ -298,47 +298,47 @@ pub enum ImageError {
         /// This program's version.
         expected: u16,
     },
-    /// Others have held the store for too long.
+    /// Another process held the store's lock for too long.
     #[error("the image store {store} is locked by another process")]
     StoreBusy {
         /// The store.
         store: PathBuf,
     },
-    /// Something can't be read.
+    /// A file can't be read.
     #[error("can't read {path}")]
     Read {
-        /// What.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// Something can't be written, made, moved or removed.
+    /// A file can't be written, created, moved or removed.
     #[error("can't write {path}")]
     Write {
-        /// What.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
 impl ImageError {
-    /// For `map_err`: that `path` can't be read.
+    /// Returns a function for `map_err` that reports `path` as unreadable.
     pub(super) fn read(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         |source| Self::Read { path, source }
     }
 
-    /// For `map_err`: that `path` can't be written.
+    /// Returns a function for `map_err` that reports `path` as unwritable.
     pub(super) fn write(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         |source| Self::Write { path, source }
     }
 
-    /// A disk that is too full for what would be written to `path`.
-    pub(super) fn no_room(path: impl Into<PathBuf>) -> impl FnOnce(TreeError) -> Self {
+    /// Returns a function for `map_err` that reports a full disk at `path`.
+    pub(super) fn disk_full(path: impl Into<PathBuf>) -> impl FnOnce(TreeError) -> Self {
         let write = Self::write(path);
         |error| write(io::Error::new(io::ErrorKind::StorageFull, error.to_string()))
     }
@@ -351,8 +351,8 @@ impl Failure for ImageError {
             | Self::RecipeIncomplete { .. }
             | Self::SettingInvalid { .. }
             | Self::RecipeValue { .. }
-            | Self::RunnerUnnamed { .. }
-            | Self::RunnerUnwanted { .. }
+            | Self::RunnerUnspecified { .. }
+            | Self::RunnerUnexpected { .. }
             | Self::Modules { .. } => Code::BadConfiguration,
             Self::RecipeUnreadable { .. }
             | Self::AgentMissing { .. }
@@ -365,18 +365,18 @@ impl Failure for ImageError {
             | Self::StoreBusy { .. } => Code::Unavailable,
             Self::NamespacesRefused { .. } | Self::Untrusted { .. } => Code::Forbidden,
             Self::TimedOut { .. } => Code::TimedOut,
-            Self::AgentUnfit { .. }
+            Self::AgentUnsuitable { .. }
             | Self::Kernel { .. }
             | Self::Manifest { .. }
             | Self::Changed { .. }
             | Self::Archive { .. }
             | Self::Key { .. }
             | Self::WrongDigest { .. }
-            | Self::RecipeOfManifest { .. }
+            | Self::ManifestRecipe { .. }
             | Self::RunnerVersion { .. }
             | Self::Tarball { .. }
-            | Self::OtherInput { .. }
-            | Self::NotTheSame { .. }
+            | Self::InputMismatch { .. }
+            | Self::RebuildMismatch { .. }
             | Self::FileSystem { .. }
             | Self::Protocol { .. } => Code::BadData,
             Self::Name(_) | Self::Ambiguous { .. } => Code::Usage,
@@ -399,21 +399,21 @@ impl Failure for ImageError {
                  kernel that lets users make user namespaces (where AppArmor restricts them: \
                  sysctl kernel.apparmor_restrict_unprivileged_userns=0)."
                 .to_owned(),
-            Self::TimedOut { .. } => "Give it more with --timeout.".to_owned(),
-            Self::AgentMissing { .. } => "Name it with --agent or MAYFLY_GUEST.".to_owned(),
-            Self::AgentUnfit { .. } => "Build it with \
+            Self::TimedOut { .. } => "Set a longer limit with --timeout.".to_owned(),
+            Self::AgentMissing { .. } => "Set its path with --agent or MAYFLY_GUEST.".to_owned(),
+            Self::AgentUnsuitable { .. } => "Build it with \
                  RUSTFLAGS='-C target-feature=+crt-static' and an explicit --target."
                 .to_owned(),
-            Self::RunnerUnnamed { .. } => "Name an archive with --runner-archive, or set \
-                 runner.version and runner.sha256; for `latest`, name with --config the settings \
-                 of the GitHub account that is asked."
+            Self::RunnerUnspecified { .. } => "Give an archive with --runner-archive, or set \
+                 runner.version and runner.sha256. For `latest`, give the settings of the \
+                 GitHub account with --config."
                 .to_owned(),
             Self::Unknown { .. } => {
-                "`mayfly image list` shows what is there; `mayfly image build` makes one."
+                "List images with `mayfly image list`; build one with `mayfly image build`."
                     .to_owned()
             }
             Self::NoPrevious { .. } => {
-                "`mayfly image list` shows its builds; NAME@DIGEST-PREFIX means a certain one."
+                "List its builds with `mayfly image list`; select one with NAME@DIGEST-PREFIX."
                     .to_owned()
             }
             Self::Untrusted { source: SignatureError::Missing, .. } => {
@@ -422,21 +422,21 @@ impl Failure for ImageError {
                     .to_owned()
             }
             Self::Untrusted { .. } => {
-                "Trusted keys are in host.image_keys of the settings, in MAYFLY_IMAGE_KEYS, or were \
-                 named on the command line."
+                "Add the key to host.image_keys in the settings, to MAYFLY_IMAGE_KEYS, or to the \
+                 command line."
                     .to_owned()
             }
-            Self::Ambiguous { .. } => "Give more digits.".to_owned(),
-            Self::OtherInput { .. } => {
-                "Name the recipe with --recipe and the agent with --agent, as they were then."
+            Self::Ambiguous { .. } => "Give more digits of the digest.".to_owned(),
+            Self::InputMismatch { .. } => {
+                "Name the recipe with --recipe and the agent with --agent, both as originally used."
                     .to_owned()
             }
-            Self::NotTheSame { .. } => "What differs is listed above. Packages that have moved \
-                 on since then make another image; a mirror of their state then \
-                 (`mirror` in the recipe) brings them back."
+            Self::RebuildMismatch { .. } => "The differences are listed above. If newer packages \
+                 caused them, set `mirror` in the recipe to a mirror of \
+                 the original state."
                 .to_owned(),
             Self::Changed { .. } | Self::Manifest { .. } | Self::Protocol { .. } => {
-                "Build the image again: mayfly image build RECIPE".to_owned()
+                "Rebuild the image: mayfly image build RECIPE".to_owned()
             }
             _ => return None,
         };
@@ -444,17 +444,17 @@ impl Failure for ImageError {
     }
 }
 
-fn shown_tail(tail: &[String]) -> String {
+fn format_tail(tail: &[String]) -> String {
     if tail.is_empty() {
         return String::new();
     }
-    format!("; its last lines:\n  {}", tail.join("\n  "))
+    format!("; last lines of output:\n  {}", tail.join("\n  "))
 }
 
-fn paths(paths: &[PathBuf]) -> String {
+fn join_paths(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn list(digests: &[Digest]) -> String {
+fn join_digests(digests: &[Digest]) -> String {
     digests.iter().map(Digest::as_str).collect::<Vec<_>>().join(", ")
 }

@@ -1,7 +1,7 @@
-//! Which files differ between two root file systems.
+//! Compares the files of two root file systems.
 //!
-//! Reads the images themselves, without mounting them and so without rights. Extended attributes
-//! are not compared.
+//! It reads the ext4 images without mounting them and needs no privileges. Extended attributes are
+//! not compared.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,22 +12,22 @@ use serde::Serialize;
 
 use super::error::ImageError;
 
-/// How much of a file is compared at a time.
-const PIECE: usize = 64 << 10;
+/// The size of one read.
+const CHUNK: usize = 64 << 10;
 
-/// How many differences are told: who has so many looks at the first.
-const MOST: usize = 10_000;
+/// The most differences that are reported.
+const MAX_CHANGES: usize = 10_000;
 
 /// A file that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileChange {
     /// Its absolute path.
     pub path: String,
-    /// In what it differs.
+    /// The kind of difference.
     pub difference: Difference,
 }
 
-/// In what a file differs: the first of these that it does.
+/// The difference of a file: the first that applies, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Difference {
@@ -35,15 +35,15 @@ pub enum Difference {
     Added,
     /// Only the first file system has it.
     Removed,
-    /// One is a directory and the other is a file, say.
+    /// The file types differ.
     Kind,
-    /// What is in it, or where a symbolic link leads.
+    /// The content, or the target of a symbolic link, differs.
     Content,
-    /// Its permissions.
+    /// The permissions differ.
     Mode,
-    /// Its user or group.
+    /// The user or group differs.
     Owner,
-    /// When it was last changed.
+    /// The modification time differs.
     Time,
 }
 
@@ -61,11 +61,11 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The files that differ in the second of two ext4 images, 10,000 at most.
+/// Returns the files that differ between two ext4 images, 10,000 at most.
 ///
 /// # Errors
 ///
-/// One of them is no file system that can be read.
+/// One of the images can't be read as a file system.
 pub fn between(from: &Path, to: &Path) -> Result<Vec<FileChange>, ImageError> {
     let load = |path: &Path| Ext4::load_from_path(path).map_err(unreadable(path));
     let mut comparison = Comparison { from: load(from)?, to: load(to)?, changes: Vec::new() };
@@ -86,10 +86,10 @@ struct Comparison {
 }
 
 impl Comparison {
-    /// Compares what is in each directory that both have.
+    /// Compares the entries of each directory that both have.
     fn directories(&mut self) -> Result<(), Ext4Error> {
-        let mut waiting = vec![PathBuf::new("/")];
-        while let Some(directory) = waiting.pop() {
+        let mut pending = vec![PathBuf::new("/")];
+        while let Some(directory) = pending.pop() {
             let (from, to) = (entries(&self.from, &directory)?, entries(&self.to, &directory)?);
             for (name, old) in &from {
                 let path = directory.join(name);
@@ -100,7 +100,7 @@ impl Comparison {
                             self.add(&path, difference);
                         }
                         if old.is_dir() && new.is_dir() {
-                            waiting.push(path);
+                            pending.push(path);
                         }
                     }
                 }
@@ -108,11 +108,11 @@ impl Comparison {
             for name in to.keys().filter(|name| !from.contains_key(*name)) {
                 self.add(&directory.join(name), Difference::Added);
             }
-            if self.changes.len() >= MOST {
+            if self.changes.len() >= MAX_CHANGES {
                 break;
             }
         }
-        self.changes.truncate(MOST);
+        self.changes.truncate(MAX_CHANGES);
         Ok(())
     }
 
@@ -158,13 +158,13 @@ impl Comparison {
             return Ok(true);
         }
         let (mut one, mut other) = (self.from.open(path)?, self.to.open(path)?);
-        let (mut left, mut right) = (vec![0; PIECE], vec![0; PIECE]);
+        let (mut left, mut right) = (vec![0; CHUNK], vec![0; CHUNK]);
         loop {
-            let (read, wanted) = (fill(&mut one, &mut left)?, fill(&mut other, &mut right)?);
-            if left[..read] != right[..wanted] {
+            let (read, other_read) = (fill(&mut one, &mut left)?, fill(&mut other, &mut right)?);
+            if left[..read] != right[..other_read] {
                 return Ok(true);
             }
-            if read < PIECE {
+            if read < CHUNK {
                 return Ok(false);
             }
         }
@@ -182,7 +182,7 @@ fn fill(file: &mut File, buffer: &mut [u8]) -> Result<usize, Ext4Error> {
     }
 }
 
-/// What is in a directory, by name.
+/// Returns the entries of a directory by name.
 fn entries(system: &Ext4, directory: &PathBuf) -> Result<BTreeMap<Vec<u8>, Metadata>, Ext4Error> {
     let mut entries = BTreeMap::new();
     for entry in system.read_dir(directory)? {
@@ -203,9 +203,9 @@ mod tests {
 
     use super::*;
 
-    /// An ext4 image of what `fill` puts into a directory.
-    fn image(place: &Path, name: &str, fill: impl FnOnce(&Path)) -> std::path::PathBuf {
-        let (root, image) = (place.join(name), place.join(format!("{name}.img")));
+    /// Makes an ext4 image of what `fill` puts into a directory.
+    fn image(directory: &Path, name: &str, fill: impl FnOnce(&Path)) -> std::path::PathBuf {
+        let (root, image) = (directory.join(name), directory.join(format!("{name}.img")));
         fs::create_dir(&root).unwrap();
         fill(&root);
         fs::File::create(&image).unwrap().set_len(4 << 20).unwrap();
@@ -224,12 +224,12 @@ mod tests {
     }
 
     #[test]
-    fn each_file_that_differs_is_told_with_what_differs() {
-        let place = tempfile::tempdir().unwrap();
-        let long = vec![7; 3 * PIECE + 5];
+    fn each_changed_file_is_reported_with_its_difference() {
+        let directory = tempfile::tempdir().unwrap();
+        let long = vec![7; 3 * CHUNK + 5];
         let mut changed = long.clone();
-        changed[2 * PIECE + 1] = 8;
-        let from = image(place.path(), "from", |root| {
+        changed[2 * CHUNK + 1] = 8;
+        let from = image(directory.path(), "from", |root| {
             write(root, "same", &long, 0o644);
             write(root, "content", &long, 0o644);
             write(root, "mode", b"", 0o644);
@@ -237,7 +237,7 @@ mod tests {
             write(root, "kind", b"", 0o644);
             symlink("a", root.join("link")).unwrap();
         });
-        let to = image(place.path(), "to", |root| {
+        let to = image(directory.path(), "to", |root| {
             write(root, "same", &long, 0o644);
             write(root, "content", &changed, 0o644);
             write(root, "mode", b"", 0o600);
@@ -247,7 +247,7 @@ mod tests {
         let changes = between(&from, &to).unwrap();
         let found: Vec<_> = changes
             .iter()
-            // The directory itself was made later, by a moment.
+            // The directory itself was made a moment later.
             .filter(|change| change.difference != Difference::Time)
             .map(|change| (change.path.as_str(), change.difference))
             .collect();
@@ -263,9 +263,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_system_is_refused() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("none.img");
+    fn an_image_without_a_file_system_is_rejected() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("none.img");
         fs::write(&path, vec![0; 1 << 20]).unwrap();
         let error = between(&path, &path).unwrap_err();
         assert!(error.to_string().contains("none.img"), "{error}");

@@ -7,24 +7,24 @@ use sha2::{Digest as _, Sha256};
 
 use super::name::Digest;
 
-/// How much is read at a time: large enough that system calls don't count, small enough to stay
-/// in a processor's cache.
-const PIECE: usize = 1 << 20;
+/// The size of one read: large enough to amortize system calls, small enough for the processor's
+/// cache.
+const CHUNK: usize = 1 << 20;
 
 pub(super) fn of_bytes(bytes: &[u8]) -> Digest {
     Digest::from_bytes(&Sha256::digest(bytes))
 }
 
-/// The digest of everything from the file's position to its end, and the number of bytes.
+/// Returns the digest of everything from the file's position to its end, and the number of bytes.
 pub(super) fn of_file(file: &mut File) -> io::Result<(Digest, u64)> {
     let mut hasher = Sha256::new();
-    let mut piece = vec![0; PIECE];
+    let mut chunk = vec![0; CHUNK];
     let mut total = 0;
     loop {
-        match file.read(&mut piece) {
+        match file.read(&mut chunk) {
             Ok(0) => return Ok((Digest::from_bytes(&hasher.finalize()), total)),
             Ok(read) => {
-                hasher.update(&piece[..read]);
+                hasher.update(&chunk[..read]);
                 total += read as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -47,8 +47,8 @@ mod tests {
     }
 
     #[test]
-    fn a_file_longer_than_a_piece_has_the_digest_of_its_bytes() {
-        let bytes: Vec<u8> = (0..=250).cycle().take(PIECE + 17).collect();
+    fn a_file_longer_than_a_chunk_has_the_digest_of_its_bytes() {
+        let bytes: Vec<u8> = (0..=250).cycle().take(CHUNK + 17).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
         file.rewind().unwrap();

@@ -1,26 +1,25 @@
-//! Writes the initramfs: the agent and the modules with which it finds the root file system.
+//! Writes the initramfs: the agent and the modules that it needs to mount the root file system.
 //!
 //! The contract with the agent's stage one:
 //!
 //! - `/init` is the agent;
-//! - `/modules` has the absolute path of one module a line, in the order in which to load them;
+//! - `/modules` lists the absolute paths of modules, one per line, in load order;
 //! - the modules are uncompressed, for `finit_module(2)` without flags;
-//! - `/settings` is one frame with the [`Settings`] of the image;
-//! - `/dev/console` is there, because the kernel opens it before it starts `/init`.
+//! - `/settings` is one frame with the [`GuestSettings`] of the image;
+//! - `/dev/console` exists, because the kernel opens it before it starts `/init`.
 //!
-//! The archive is not compressed: the kernel's unpacking of so little costs less than any
-//! decompression would.
+//! The archive is not compressed: unpacking so little data costs less than decompressing it.
 
 use std::io::{self, Write};
 
 use cpio::newc::{Builder, ModeFileType, trailer};
 use mayfly_protocol::frame;
-use mayfly_protocol::settings::Settings;
+use mayfly_protocol::settings::GuestSettings;
 
-/// A module to be loaded in stage one.
+/// A module to load in stage one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Module {
-    /// The kernel's name of it.
+    /// Its name in the kernel.
     pub(super) name: String,
     /// The uncompressed `.ko` file.
     pub(super) bytes: Vec<u8>,
@@ -34,11 +33,11 @@ impl Module {
 
 /// Writes the archive with `agent` as `/init` and `modules` in load order.
 ///
-/// All entries have the time 0 and belong to root, so that the same parts give the same bytes.
+/// All entries have the time 0 and belong to root, so that the same input gives the same bytes.
 pub(super) fn write<W: Write>(
     output: W,
     agent: &[u8],
-    settings: &Settings,
+    settings: &GuestSettings,
     modules: &[Module],
 ) -> io::Result<()> {
     let mut archive = Archive { output, inode: 0 };
@@ -68,7 +67,7 @@ struct Archive<W> {
 impl<W: Write> Archive<W> {
     fn entry(&mut self, name: &str, kind: ModeFileType, mode: u32) -> Builder {
         self.inode += 1;
-        // The type replaces the whole mode's type bits only, so the permissions come first.
+        // Setting the type replaces only the type bits of the mode, so the permissions come first.
         Builder::new(name).ino(self.inode).mode(mode).set_mode_file_type(kind)
     }
 
@@ -116,10 +115,10 @@ mod tests {
     }
 
     #[test]
-    fn directories_come_before_what_is_in_them() {
+    fn directories_come_before_their_content() {
         let modules = [Module { name: "a".to_owned(), bytes: vec![1] }];
         let mut archive = Vec::new();
-        write(&mut archive, b"agent", &Settings::default(), &modules).unwrap();
+        write(&mut archive, b"agent", &GuestSettings::default(), &modules).unwrap();
         let names: Vec<_> =
             entries(&archive).into_iter().map(|(name, mode, _)| (name, mode)).collect();
         let expected = [
@@ -144,7 +143,7 @@ mod tests {
             let modules: Vec<Module> = modules.into_iter()
                 .map(|(name, bytes)| Module { name, bytes }).collect();
             let mut archive = Vec::new();
-            write(&mut archive, &agent, &Settings::default(), &modules).unwrap();
+            write(&mut archive, &agent, &GuestSettings::default(), &modules).unwrap();
             let entries = entries(&archive);
             let content = |path: &str| {
                 entries.iter().find(|(name, ..)| name == path).map(|(.., bytes)| bytes.clone())

@@ -1,61 +1,61 @@
-//! Takes the uncompressed kernel out of a distribution's bzImage (pure).
+//! Extracts the uncompressed kernel from a distribution's bzImage (pure).
 //!
-//! The layout is that of `Documentation/arch/x86/boot.rst` in the kernel's source. QEMU enters an
-//! uncompressed kernel at its PVH entry: no decompression at every boot.
+//! The layout is described in `Documentation/arch/x86/boot.rst` of the kernel's source. QEMU enters
+//! an uncompressed kernel at its PVH entry, which avoids decompression at every boot.
 
 use std::io::{self, Read};
 
 use object::read::elf::{ElfFile64, FileHeader};
 use object::{Endianness, elf};
 
-/// The most that a kernel may be after decompression; Debian's cloud kernel has 58 MB.
-const LIMIT: usize = 512 << 20;
+/// The largest decompressed kernel, in bytes; Debian's cloud kernel has 58 MB.
+const MAX_BYTES: usize = 512 << 20;
 
-/// Where the setup header says how many 512-byte sectors of real-mode code there are.
+/// The setup header's offset of the number of 512-byte sectors of real-mode code.
 const SETUP_SECTORS: usize = 0x1f1;
-/// Where the setup header has its magic.
+/// The setup header's offset of its magic.
 const MAGIC: usize = 0x202;
-/// Where the setup header has the version of the boot protocol.
+/// The setup header's offset of the boot protocol version.
 const PROTOCOL: usize = 0x206;
-/// Where the setup header has the payload's offset in the protected-mode code.
+/// The setup header's offset of the payload's offset in the protected-mode code.
 const PAYLOAD_OFFSET: usize = 0x248;
-/// Where the setup header has the payload's length.
+/// The setup header's offset of the payload's length.
 const PAYLOAD_LENGTH: usize = 0x24c;
 
-/// Why there is no kernel to be had from a file.
+/// The reason why a kernel can't be extracted.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// The file is no bzImage or ends too early.
-    #[error("it is not a bzImage with a boot protocol of 2.08 or later")]
+    /// The file is not a bzImage or ends too early.
+    #[error("not a bzImage with boot protocol 2.08 or later")]
     NotBzImage,
-    /// The kernel is compressed in a way that is not known.
-    #[error("its compression is not known (it begins with {0:02x?}); known are zstd, LZ4 and xz")]
+    /// The compression format is unknown.
+    #[error("unknown compression (it begins with {0:02x?}); supported: zstd, LZ4 and xz")]
     Compression(Vec<u8>),
     /// The compressed kernel is damaged.
-    #[error("its compressed part is damaged")]
+    #[error("the compressed data is damaged")]
     Damaged(#[source] io::Error),
-    /// The kernel has another length than the file says.
-    #[error("it is {found} bytes long when uncompressed, not {expected}")]
+    /// The length of the kernel does not match the header.
+    #[error("the uncompressed length is {found} bytes, expected {expected}")]
     Length {
-        /// What the file says, in bytes.
+        /// The length in the header, in bytes.
         expected: usize,
-        /// What came out.
+        /// The actual length.
         found: usize,
     },
-    /// What is in it is no kernel for this machine.
-    #[error("what is in it is not an x86-64 ELF kernel")]
+    /// The content is not a kernel for this machine.
+    #[error("the content is not an x86-64 ELF kernel")]
     NotElf,
-    /// The package has not exactly one kernel.
-    #[error("there is not exactly one {0} in its package")]
-    NotOne(&'static str),
+    /// The package does not contain exactly one of something.
+    #[error("expected exactly one {0} in the package")]
+    NotExactlyOne(&'static str),
 }
 
-/// The uncompressed kernel in a bzImage.
+/// Extracts the uncompressed kernel of a bzImage.
 pub(super) fn vmlinux(bz_image: &[u8]) -> Result<Vec<u8>, KernelError> {
     let payload = payload(bz_image).ok_or(KernelError::NotBzImage)?;
     let (compressed, length) = payload.split_last_chunk::<4>().ok_or(KernelError::NotBzImage)?;
     let expected = u32::from_le_bytes(*length) as usize;
-    if expected > LIMIT {
+    if expected > MAX_BYTES {
         return Err(KernelError::Length { expected, found: 0 });
     }
     let mut kernel = Vec::with_capacity(expected);
@@ -70,7 +70,7 @@ pub(super) fn vmlinux(bz_image: &[u8]) -> Result<Vec<u8>, KernelError> {
     if is_kernel(&kernel) { Ok(kernel) } else { Err(KernelError::NotElf) }
 }
 
-/// The compressed kernel with the four bytes of its uncompressed length behind it.
+/// Returns the compressed kernel, followed by the four bytes of its uncompressed length.
 fn payload(image: &[u8]) -> Option<&[u8]> {
     let number = |at: usize| {
         let bytes = image.get(at..at.checked_add(4)?)?;
@@ -90,7 +90,7 @@ fn payload(image: &[u8]) -> Option<&[u8]> {
     image.get(start..start.checked_add(number(PAYLOAD_LENGTH)?)?)
 }
 
-/// Reads what `compressed` has in it, by its magic.
+/// Returns a decompressor for `compressed`, chosen by its magic.
 pub(super) fn decompressor(compressed: &[u8]) -> Result<Box<dyn Read + '_>, KernelError> {
     let damaged = |error: String| KernelError::Damaged(io::Error::other(error));
     match compressed {
@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    /// The smallest thing that passes for a kernel: an ELF header.
+    /// The smallest data that passes as a kernel: an ELF header.
     fn elf_header() -> Vec<u8> {
         let mut header = vec![0; 64];
         header[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1]);
@@ -155,13 +155,13 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_comes_out_as_it_went_in() {
+    fn the_kernel_is_extracted_unchanged() {
         let kernel = elf_header();
         assert_eq!(vmlinux(&bz_image(&compressed(&kernel, 64))).unwrap(), kernel);
     }
 
     #[test]
-    fn a_kernel_longer_or_shorter_than_it_says_is_refused() {
+    fn a_kernel_with_the_wrong_length_is_rejected() {
         for length in [63, 65] {
             let image = bz_image(&compressed(&elf_header(), length));
             assert!(matches!(vmlinux(&image), Err(KernelError::Length { .. })), "{length}");
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_elf_is_refused() {
+    fn a_payload_that_is_not_elf_is_rejected() {
         let image = bz_image(&compressed(&[1; 64], 64));
         assert!(matches!(vmlinux(&image), Err(KernelError::NotElf)));
     }
@@ -182,7 +182,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_kernel_or_refused(
+        fn random_bytes_are_rejected(
             mut header in prop::collection::vec(any::<u8>(), 0x250..0x1000),
             marked in any::<bool>(),
         ) {

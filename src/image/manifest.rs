@@ -1,91 +1,92 @@
-//! What an image is and what it was made of, as its `manifest.json` says.
+//! The `manifest.json` of an image: its parts and the inputs of its build.
 
 use std::collections::BTreeMap;
 
-use mayfly_protocol::settings::Settings;
+use mayfly_protocol::settings::GuestSettings;
 use serde::{Deserialize, Serialize};
 
 use super::name::{Digest, ImageName};
 
-/// The version of the manifest's own shape. A manifest of another is not understood.
+/// The version of the manifest's format. Other versions are rejected.
 pub(super) const FORMAT: u32 = 2;
 
 /// The manifest of an image. Its bytes' SHA-256 is the image's digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// The version of this shape, 2.
+    /// The version of the format, 2.
     pub format: Format,
     /// The image's name.
     pub name: ImageName,
-    /// The processor that it is for, as Rust and the kernel call it, e.g. `x86_64`.
+    /// The processor architecture, as Rust and the kernel name it, e.g. `x86_64`.
     pub architecture: String,
-    /// The version of the channel's messages that the agent in it speaks.
+    /// The version of the channel protocol that its agent speaks.
     pub protocol: u16,
-    /// The state of the packages it was made from, in seconds since 1970; not the time of the
-    /// build, so that the same inputs give the same manifest.
+    /// The date of the package lists, in seconds since 1970. It is not the time of the build, so
+    /// that the same inputs give the same manifest.
     pub created: u64,
     /// Its kernel.
-    pub kernel: Kernel,
+    pub kernel: KernelInfo,
     /// Its files.
     pub parts: Parts,
     /// The packages in its root file system, sorted by name.
-    pub packages: Vec<Package>,
-    /// The runner in it, if there is one.
-    pub runner: Option<Runner>,
-    /// The pinned downloads in it, sorted by name.
-    pub downloads: Vec<Download>,
-    /// How the agent in it sets a guest up.
-    pub settings: Settings,
-    /// Each hardening control by its name, and whether it is on.
+    pub packages: Vec<InstalledPackage>,
+    /// Its GitHub Actions runner, if any.
+    pub runner: Option<InstalledRunner>,
+    /// Its pinned downloads, sorted by name.
+    pub downloads: Vec<InstalledDownload>,
+    /// The agent's settings for guests.
+    pub settings: GuestSettings,
+    /// Each hardening control by name, and whether it is on.
     pub hardening: BTreeMap<String, bool>,
-    /// What else went into it.
-    pub inputs: Inputs,
+    /// The other inputs of the build.
+    pub inputs: BuildInputs,
 }
 
 /// The GitHub Actions runner in an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Runner {
+pub struct InstalledRunner {
     /// Its version, e.g. `2.335.1`.
     pub version: String,
-    /// The digest of the archive that it was unpacked from.
+    /// The digest of its archive.
     pub sha256: Digest,
-    /// When it was made, in seconds since 1970: the time of the newest file in the archive.
+    /// Its date, in seconds since 1970: the time of the newest file in the archive.
     pub released: u64,
-    /// The directory that it is in.
+    /// Its directory in the image.
     pub directory: String,
 }
 
-impl Runner {
-    /// Days from which a runner is called old: ten before GitHub's rule can bite.
-    const OLD: u64 = 20;
+impl InstalledRunner {
+    /// The age in days above which a runner counts as outdated: ten days before GitHub's limit can
+    /// apply.
+    const OUTDATED_AFTER_DAYS: u64 = 20;
 
-    /// How many days old it is at `now`, in seconds since 1970, if that is a reason to build the
-    /// image anew: GitHub sends no jobs to a runner whose successor is out for 30 days.
-    pub fn too_many_days(&self, now: u64) -> Option<u64> {
+    /// Returns its age in days at `now` (seconds since 1970) if it is outdated. GitHub sends no
+    /// jobs to a runner whose successor has been out for 30 days.
+    pub fn days_if_outdated(&self, now: u64) -> Option<u64> {
         let days = now.saturating_sub(self.released) / 86_400;
-        Some(days).filter(|days| *days > Self::OLD)
+        Some(days).filter(|days| *days > Self::OUTDATED_AFTER_DAYS)
     }
 }
 
-/// A program that was downloaded by its digest.
+/// A downloaded program, pinned by digest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Download {
-    /// What it is called.
+pub struct InstalledDownload {
+    /// Its name.
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Where it is in the image.
+    /// Its path in the image.
     pub path: String,
-    /// Where it was downloaded from.
+    /// The URL that it was downloaded from.
     pub url: String,
-    /// The digest of what was downloaded.
+    /// The digest of the download.
     pub sha256: Digest,
 }
 
-/// The version of the manifest's shape, checked when it is read.
+/// The version of the manifest's format, checked during deserialization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct Format;
@@ -97,7 +98,7 @@ impl TryFrom<u32> for Format {
         if format == FORMAT {
             Ok(Self)
         } else {
-            Err(format!("manifest format {format} is unknown, this Mayfly knows {FORMAT}"))
+            Err(format!("unsupported manifest format {format}, this Mayfly supports {FORMAT}"))
         }
     }
 }
@@ -111,14 +112,14 @@ impl From<Format> for u32 {
 /// The kernel of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Kernel {
-    /// The package that it is from.
+pub struct KernelInfo {
+    /// The package that contains it.
     pub package: String,
-    /// That package's version.
+    /// The package's version.
     pub version: String,
-    /// What `uname -r` says.
+    /// The output of `uname -r`.
     pub release: String,
-    /// The arguments that the image wants; the machine adds its own.
+    /// The image's kernel arguments; the machine adds its own.
     pub command_line: String,
     /// The modules in the initramfs, in load order.
     pub modules: Vec<String>,
@@ -130,7 +131,7 @@ pub struct Kernel {
 pub struct Parts {
     /// The uncompressed kernel.
     pub kernel: Part,
-    /// The agent and the modules that it needs to find the root file system.
+    /// The agent and the modules that it needs to mount the root file system.
     pub initramfs: Part,
     /// The root file system.
     pub rootfs: Part,
@@ -141,13 +142,13 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// All of them.
+    /// Returns all parts.
     pub fn all(&self) -> [&Part; 5] {
         let [kernel, initramfs, rootfs] = self.booted();
         [kernel, initramfs, rootfs, &self.spdx, &self.cyclonedx]
     }
 
-    /// Those that a machine boots.
+    /// Returns the parts that a machine boots.
     pub fn booted(&self) -> [&Part; 3] {
         [&self.kernel, &self.initramfs, &self.rootfs]
     }
@@ -157,7 +158,7 @@ impl Parts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
-    /// Its name in the image's directory.
+    /// Its file name in the image's directory.
     pub file: PartName,
     /// Its length in bytes.
     pub bytes: u64,
@@ -165,7 +166,7 @@ pub struct Part {
     pub sha256: Digest,
 }
 
-/// The names that parts have. A manifest can't name any other file.
+/// The file names of parts. A manifest can't name any other file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PartName {
     /// See [`Parts::kernel`].
@@ -186,7 +187,7 @@ pub enum PartName {
 }
 
 impl PartName {
-    /// The file's name.
+    /// Returns the file name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
@@ -201,50 +202,49 @@ impl PartName {
 /// An installed package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Package {
+pub struct InstalledPackage {
     /// Its name.
     pub name: String,
     /// Its version.
     pub version: String,
-    /// Debian's name of its architecture, `all` for one that fits every machine.
+    /// Its architecture in Debian's terms; `all` if it is independent of the machine.
     pub architecture: String,
 }
 
-/// What an image was made of beside its packages.
+/// The inputs of a build, other than packages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Inputs {
+pub struct BuildInputs {
     /// The digest of the recipe's text.
     pub recipe: Digest,
-    /// The digests of the recipe's profiles, by their paths as it has them.
+    /// The digests of the recipe's profiles, by path as written in the recipe.
     pub profiles: BTreeMap<String, Digest>,
-    /// What was set on the command line, in order.
+    /// The settings from the command line, in order.
     pub settings: Vec<String>,
-    /// What the recipe says with its profiles and settings, in the words of a recipe.
+    /// The recipe merged with its profiles and settings, in recipe format.
     pub effective: serde_json::Value,
-    /// The digests of the files that the recipe takes from beside itself, by their paths as it has
-    /// them.
+    /// The digests of the files that the recipe refers to, by path as written in the recipe.
     pub files: BTreeMap<String, Digest>,
     /// The distribution's release.
     pub suite: String,
     /// The agent.
-    pub agent: Agent,
-    /// The versions of the programs that made it, as they say themselves.
+    pub agent: AgentInfo,
+    /// The versions of the build tools, as they report them.
     pub tools: BTreeMap<String, String>,
 }
 
 /// The agent in an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Agent {
-    /// The version of the Mayfly that put it there.
+pub struct AgentInfo {
+    /// The version of the Mayfly that built the image.
     pub version: String,
     /// Its digest.
     pub sha256: Digest,
 }
 
 impl Manifest {
-    /// The bytes of `manifest.json`, always the same for the same manifest.
+    /// Returns the bytes of `manifest.json`. The result is deterministic.
     pub(super) fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
         let mut bytes = serde_json::to_vec_pretty(self)?;
         bytes.push(b'\n');
@@ -254,7 +254,7 @@ impl Manifest {
 
 #[cfg(test)]
 impl Manifest {
-    /// One with parts of no bytes and no packages, for tests to fill in.
+    /// Returns a manifest with empty parts and no packages, for tests to modify.
     pub(crate) fn sample(name: &str) -> Self {
         let nothing = super::hash::of_bytes(b"");
         let part = |file| Part { file, bytes: 0, sha256: nothing.clone() };
@@ -264,7 +264,7 @@ impl Manifest {
             architecture: "x86_64".to_owned(),
             protocol: mayfly_protocol::VERSION,
             created: 1,
-            kernel: Kernel {
+            kernel: KernelInfo {
                 package: "linux-image".to_owned(),
                 version: "6".to_owned(),
                 release: "6-cloud".to_owned(),
@@ -281,16 +281,16 @@ impl Manifest {
             packages: Vec::new(),
             runner: None,
             downloads: Vec::new(),
-            settings: Settings::default(),
+            settings: GuestSettings::default(),
             hardening: BTreeMap::new(),
-            inputs: Inputs {
+            inputs: BuildInputs {
                 recipe: nothing.clone(),
                 profiles: BTreeMap::new(),
                 settings: Vec::new(),
                 effective: serde_json::Value::Null,
                 files: BTreeMap::new(),
                 suite: "trixie".to_owned(),
-                agent: Agent { version: "0".to_owned(), sha256: nothing },
+                agent: AgentInfo { version: "0".to_owned(), sha256: nothing },
                 tools: BTreeMap::new(),
             },
         }
@@ -304,14 +304,14 @@ mod tests {
 
     #[test]
     fn a_runner_is_old_after_twenty_days() {
-        let runner = Runner {
+        let runner = InstalledRunner {
             version: "2.335.1".to_owned(),
             sha256: hash::of_bytes(b""),
             released: 1_000_000,
             directory: "/home/runner/actions-runner".to_owned(),
         };
-        let after = |days: u64| runner.too_many_days(1_000_000 + days * 86_400);
+        let after = |days: u64| runner.days_if_outdated(1_000_000 + days * 86_400);
         assert_eq!((after(0), after(20), after(21)), (None, None, Some(21)));
-        assert_eq!(runner.too_many_days(0), None, "a clock that is behind");
+        assert_eq!(runner.days_if_outdated(0), None, "a clock that is behind");
     }
 }

@@ -1,25 +1,25 @@
-//! Images: what a microVM boots from, how one is made, kept and checked.
+//! Images: building, storing and verifying what a microVM boots from.
 //!
-//! A [`recipe`] is built by [`build::Builder`] into a directory of the [`store`]:
+//! [`build::Builder`] turns a [`recipe`] into a directory of the [`store`]:
 //!
 //! ```text
-//! <store>/<name>/latest -> <digest>     the build that the name means
-//! <store>/<name>/previous -> <digest>   the one that it meant before, for a rollback
+//! <store>/<name>/latest -> <digest>     the current build of the name
+//! <store>/<name>/previous -> <digest>   the build that was current before, for a rollback
 //! <store>/<name>/<digest>/
 //!     kernel          uncompressed ELF kernel
 //!     initramfs       newc archive: the agent as /init, modules, their load order in /modules
-//!     rootfs.img      raw ext4, sparse, only ever a read-only base
-//!     sbom.spdx.json  what is in them, for scanners; sbom.cdx.json is the same in CycloneDX
-//!     manifest.json   digests of the five, and everything that went into them
-//!     manifest.json.minisig   who vouches for it, if anybody does; the one file that may change
-//! <store>/.downloads/<sha256>   what builds have downloaded
+//!     rootfs.img      raw ext4, sparse, always used read-only
+//!     sbom.spdx.json  bill of materials; sbom.cdx.json is the same in CycloneDX
+//!     manifest.json   digests of the five files, and all inputs of the build
+//!     manifest.json.minisig   optional signature; the only file that may change
+//! <store>/.downloads/<sha256>   download cache of builds
 //! ```
 //!
-//! The digest is that of the manifest, so it stands for every byte of the image. A directory
-//! under its digest is whole and never changes: it is made elsewhere and renamed into place.
+//! The image's digest is that of the manifest, so it covers every byte of the image. A directory
+//! under its digest is complete and immutable: it is made elsewhere and renamed into place.
 //!
 //! This folder owns the store's layout and the contract with the agent in the initramfs. It must
-//! not know how a microVM is run, nor print anything.
+//! not know how a microVM is run, and it prints nothing.
 
 mod archive;
 pub mod build;
@@ -41,10 +41,16 @@ mod signature;
 mod store;
 mod verify;
 
-pub use archive::{ArchiveError, Moved, check as check_archive};
+pub use archive::{ArchiveError, TransferProgress, check as check_archive};
 pub use download::DownloadError;
 pub use error::ImageError;
-pub use manifest::{Agent, Download, Inputs, Kernel, Manifest, Package, Part, Parts, Runner};
+pub use manifest::{
+    AgentInfo, BuildInputs, InstalledDownload, InstalledPackage, InstalledRunner, KernelInfo,
+    Manifest, Part, Parts,
+};
 pub use name::{Digest, ImageName, InvalidName, Reference};
-pub use signature::{KeyError, KeyId, PublicKey, SecretKey, SignatureError, Signed, Trust};
-pub use store::{Build, Candidate, Collection, Hold, Image, Kept, Listing, Retention, Store};
+pub use signature::{KeyError, KeyId, PublicKey, SecretKey, SignatureError, SignatureInfo, Trust};
+pub use store::{
+    Candidate, CollectedBuild, CollectionReport, Hold, Image, Listing, Retention, RetentionReason,
+    Store,
+};

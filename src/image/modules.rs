@@ -1,32 +1,31 @@
-//! In which order kernel modules must be loaded (pure).
+//! The load order of kernel modules (pure).
 //!
-//! `depmod(8)` writes what a module depends on into `modules.dep`; `modules.builtin` lists what
-//! the kernel has in itself. The order is not that of any list kept here, because what depends on
-//! what differs from one kernel to the next.
+//! `depmod(8)` writes the dependencies of modules to `modules.dep`; `modules.builtin` lists the
+//! built-in ones. The order is computed, because dependencies differ between kernels.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A module that the kernel neither has nor can load.
+/// The reason why a module can't be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UnknownModule {
-    /// Nothing is known of it.
-    #[error("the kernel has no module `{0}`, neither to load nor built in")]
+pub enum ModuleError {
+    /// The module does not exist.
+    #[error("unknown kernel module `{0}`, neither loadable nor built in")]
     Missing(String),
-    /// Modules that need each other.
+    /// The module depends on itself.
     #[error("module `{0}` depends on itself")]
     Circular(String),
 }
 
-/// What a kernel has, from the files that `depmod` makes.
+/// The modules of a kernel, from the files that `depmod` writes.
 #[derive(Debug, Default)]
-pub(super) struct Catalogue {
+pub(super) struct Catalog {
     /// Path and dependencies' names, by name.
     loadable: BTreeMap<String, (String, Vec<String>)>,
     built_in: BTreeSet<String>,
 }
 
-impl Catalogue {
-    /// From the text of `modules.dep` and `modules.builtin`.
+impl Catalog {
+    /// Parses `modules.dep` and `modules.builtin`.
     pub(super) fn parse(dependencies: &str, builtin: &str) -> Self {
         let loadable = dependencies
             .lines()
@@ -39,40 +38,40 @@ impl Catalogue {
         Self { loadable, built_in: builtin.lines().map(name_of).collect() }
     }
 
-    /// The paths, below the kernel's module directory, of everything that `wanted` needs to be
-    /// loaded, each after what it depends on and none twice. What is built in is left out.
+    /// Returns the modules to load for `requested`: paths below the kernel's module directory, each
+    /// after its dependencies, without duplicates. Built-in modules are omitted.
     pub(super) fn load_order<'a>(
         &self,
-        wanted: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Vec<&str>, UnknownModule> {
-        let mut order = Order { catalogue: self, paths: Vec::new(), states: BTreeMap::new() };
-        for name in wanted {
+        requested: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Vec<&str>, ModuleError> {
+        let mut order = LoadOrder { catalog: self, paths: Vec::new(), states: BTreeMap::new() };
+        for name in requested {
             order.visit(&name.replace('-', "_"))?;
         }
         Ok(order.paths)
     }
 }
 
-/// A depth-first walk over what depends on what.
-struct Order<'c> {
-    catalogue: &'c Catalogue,
+/// A depth-first walk over the dependencies.
+struct LoadOrder<'c> {
+    catalog: &'c Catalog,
     paths: Vec<&'c str>,
-    /// Whether a module that was begun is done.
+    /// The visited modules, and whether each is done.
     states: BTreeMap<String, bool>,
 }
 
-impl Order<'_> {
-    fn visit(&mut self, name: &str) -> Result<(), UnknownModule> {
+impl LoadOrder<'_> {
+    fn visit(&mut self, name: &str) -> Result<(), ModuleError> {
         match self.states.get(name) {
             Some(true) => return Ok(()),
-            Some(false) => return Err(UnknownModule::Circular(name.to_owned())),
+            Some(false) => return Err(ModuleError::Circular(name.to_owned())),
             None => {}
         }
-        let Some((path, needs)) = self.catalogue.loadable.get(name) else {
-            return if self.catalogue.built_in.contains(name) {
+        let Some((path, needs)) = self.catalog.loadable.get(name) else {
+            return if self.catalog.built_in.contains(name) {
                 Ok(())
             } else {
-                Err(UnknownModule::Missing(name.to_owned()))
+                Err(ModuleError::Missing(name.to_owned()))
             };
         };
         self.states.insert(name.to_owned(), false);
@@ -85,7 +84,8 @@ impl Order<'_> {
     }
 }
 
-/// A module's name from its path: no directory, no suffix, `_` for `-` as the kernel has it.
+/// Returns a module's name from its path: without directory and suffix, `_` for `-` as in the
+/// kernel.
 pub(super) fn name_of(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split('.').next().unwrap_or(file).replace('-', "_")
@@ -107,9 +107,9 @@ kernel/crypto/crc32c-generic.ko.xz:
     const BUILTIN: &str = "kernel/fs/ext4/ext4.ko\n";
 
     #[test]
-    fn each_module_comes_after_what_it_needs_and_once() {
-        let catalogue = Catalogue::parse(DEP, BUILTIN);
-        let order = catalogue.load_order(["virtio_net", "ext4", "failover", "virtio-blk"]);
+    fn each_module_appears_once_after_its_dependencies() {
+        let catalog = Catalog::parse(DEP, BUILTIN);
+        let order = catalog.load_order(["virtio_net", "ext4", "failover", "virtio-blk"]);
         let expected = [
             "kernel/net/core/failover.ko.xz",
             "kernel/drivers/net/net_failover.ko.xz",
@@ -121,31 +121,31 @@ kernel/crypto/crc32c-generic.ko.xz:
 
     #[test]
     fn hyphens_and_underscores_are_the_same() {
-        let catalogue = Catalogue::parse(DEP, BUILTIN);
-        assert_eq!(catalogue.load_order(["crc32c_generic"]).unwrap().len(), 1);
+        let catalog = Catalog::parse(DEP, BUILTIN);
+        assert_eq!(catalog.load_order(["crc32c_generic"]).unwrap().len(), 1);
         assert_eq!(name_of("kernel/crypto/crc32c-generic.ko.xz"), "crc32c_generic");
     }
 
     #[test]
     fn a_module_that_the_kernel_lacks_is_named() {
-        let catalogue = Catalogue::parse(DEP, BUILTIN);
-        let error = catalogue.load_order(["floppy"]).unwrap_err();
-        assert_eq!(error, UnknownModule::Missing("floppy".to_owned()));
+        let catalog = Catalog::parse(DEP, BUILTIN);
+        let error = catalog.load_order(["floppy"]).unwrap_err();
+        assert_eq!(error, ModuleError::Missing("floppy".to_owned()));
     }
 
     #[test]
     fn modules_that_need_each_other_are_refused() {
-        let catalogue = Catalogue::parse("a.ko: b.ko\nb.ko: a.ko\n", "");
-        let error = catalogue.load_order(["a"]).unwrap_err();
-        assert_eq!(error, UnknownModule::Circular("a".to_owned()));
+        let catalog = Catalog::parse("a.ko: b.ko\nb.ko: a.ko\n", "");
+        let error = catalog.load_order(["a"]).unwrap_err();
+        assert_eq!(error, ModuleError::Circular("a".to_owned()));
     }
 
     proptest! {
-        /// Module `i` may only need those before it, in any listed order: no circles.
+        /// Module `i` depends on earlier modules only, so there are no cycles.
         #[test]
         fn in_any_order_needs_come_first(
             edges in prop::collection::vec(prop::collection::vec(any::<prop::sample::Index>(), 0..4), 1..30),
-            wanted in prop::collection::vec(any::<prop::sample::Index>(), 1..5),
+            requested in prop::collection::vec(any::<prop::sample::Index>(), 1..5),
         ) {
             let needs: Vec<Vec<usize>> = edges.iter().enumerate()
                 .map(|(module, needs)| match module {
@@ -158,15 +158,15 @@ kernel/crypto/crc32c-generic.ko.xz:
                 format!("k/m{module}.ko: {}", needs.join(" "))
             }).collect();
             let dep = dep.join("\n");
-            let wanted: Vec<String> = wanted.iter()
+            let requested: Vec<String> = requested.iter()
                 .map(|index| format!("m{}", index.index(needs.len()))).collect();
 
-            let catalogue = Catalogue::parse(&dep, "");
-            let order: Vec<String> = catalogue
-                .load_order(wanted.iter().map(String::as_str)).unwrap()
+            let catalog = Catalog::parse(&dep, "");
+            let order: Vec<String> = catalog
+                .load_order(requested.iter().map(String::as_str)).unwrap()
                 .into_iter().map(name_of).collect();
 
-            for name in &wanted {
+            for name in &requested {
                 prop_assert!(order.contains(name));
             }
             for (position, name) in order.iter().enumerate() {

@@ -1,28 +1,28 @@
-//! How images are called: names, digests and references to them.
+//! Names, digests and references of images.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Text that is no name, digest or reference, and what one looks like.
+/// Malformed text, with a description of the expected form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{value}` is not {expected}")]
 pub struct InvalidName {
-    /// What was given.
+    /// The text.
     pub value: String,
-    /// What should have been given.
+    /// The expected form.
     pub expected: &'static str,
 }
 
-/// The name of an image: a lower-case letter or digit, then letters, digits, `.`, `_` and `-`,
-/// 64 at most. Never `latest`, which is the pointer to the newest build.
+/// The name of an image: a lower-case letter or digit, then letters, digits, `.`, `_` and `-`, 64
+/// at most. Never `latest`, which is the link to the current build.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ImageName(String);
 
 impl ImageName {
-    /// The name as text; safe as a file name.
+    /// Returns the name as text. It is safe to use as a file name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -69,10 +69,10 @@ impl fmt::Display for ImageName {
     }
 }
 
-/// The name of the symbolic link beside the builds of a name that points to the one it means.
+/// The symbolic link to the current build of a name.
 pub(super) const LATEST: &str = "latest";
 
-/// The name of the symbolic link that points to the one it meant before.
+/// The symbolic link to the build that was current before.
 pub(super) const PREVIOUS: &str = "previous";
 
 /// A SHA-256, as 64 lower-case hexadecimal digits.
@@ -81,7 +81,7 @@ pub(super) const PREVIOUS: &str = "previous";
 pub struct Digest(String);
 
 impl Digest {
-    /// From the 32 bytes of a SHA-256.
+    /// Converts the 32 bytes of a SHA-256.
     pub(super) fn from_bytes(bytes: &[u8]) -> Self {
         use fmt::Write;
         let mut text = String::with_capacity(bytes.len() * 2);
@@ -92,12 +92,12 @@ impl Digest {
         Self(text)
     }
 
-    /// All 64 digits.
+    /// Returns all 64 digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The first 12 digits: enough for a person to tell builds apart.
+    /// Returns the first 12 digits, enough for a person to tell builds apart.
     pub fn short(&self) -> &str {
         &self.0[..12]
     }
@@ -131,17 +131,18 @@ impl fmt::Display for Digest {
     }
 }
 
-/// `NAME`, the newest build of that name, or `NAME@DIGEST-PREFIX`, a certain one.
+/// A reference to an image: `NAME` for the current build, or `NAME@DIGEST-PREFIX` for a specific
+/// one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     /// The image's name.
     pub name: ImageName,
-    /// The first digits of the build's digest, if a certain build is meant.
+    /// The first digits of the build's digest; `None` for the current build.
     pub digest_prefix: Option<String>,
 }
 
 impl Reference {
-    /// A certain build of a name.
+    /// Returns a reference to exactly one build.
     pub fn exactly(name: &ImageName, digest: &Digest) -> Self {
         Self { name: name.clone(), digest_prefix: Some(digest.as_str().to_owned()) }
     }
@@ -180,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_are_no_plain_file_names_are_refused() {
+    fn names_that_are_not_plain_file_names_are_rejected() {
         for name in ["", ".", "..", ".hidden", "a/b", "latest", "Upper", "ä", "a b", "-x", "a\0"] {
             assert!(name.parse::<ImageName>().is_err(), "{name:?}");
         }
@@ -199,7 +200,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_parses_displays_as_it_was(text in "[a-z0-9][a-z0-9._-]{0,20}(@[0-9a-f]{1,64})?") {
+        fn references_display_as_written(text in "[a-z0-9][a-z0-9._-]{0,20}(@[0-9a-f]{1,64})?") {
             prop_assume!(!text.starts_with("latest"));
             prop_assert_eq!(text.parse::<Reference>().unwrap().to_string(), text);
         }

@@ -1,9 +1,9 @@
-//! Who vouches for an image: signatures of its manifest, in the format of `minisign`.
+//! Signatures of image manifests, in the format of `minisign`.
 //!
-//! The manifest has the digests of all parts, so its signature stands for the image. It lies
-//! beside the manifest in [`SIGNATURE`] and is no part of the image: it comes later, may be made
-//! anew, and changes no digest. What is signed is a file that anybody can check with
-//! `minisign -Vm manifest.json -P KEY`.
+//! The manifest contains the digests of all parts, so its signature covers the image. The signature
+//! is stored beside the manifest as [`SIGNATURE`] and is not part of the image: it is made later,
+//! can be replaced, and changes no digest. Anyone can verify it with `minisign -Vm manifest.json -P
+//! KEY`.
 
 use std::fmt;
 use std::io::Cursor;
@@ -12,56 +12,56 @@ use std::str::FromStr;
 use data_encoding::BASE64;
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
-/// The file of an image's signature, beside its manifest.
+/// The file name of an image's signature, beside its manifest.
 pub(super) const SIGNATURE: &str = "manifest.json.minisig";
 
-/// The most bytes of a signature or key file; a usual one has 300.
-pub(super) const LONGEST: u64 = 8 << 10;
+/// The largest signature or key file, in bytes; a usual one has 300.
+pub(super) const MAX_FILE_SIZE: u64 = 8 << 10;
 
-/// The bytes of a secret key: three algorithms, how the password becomes a key, the key's id, the
-/// key and a checksum.
-const SECRET_KEY: usize = 3 * 2 + (32 + 8 + 8) + 8 + 64 + 32;
+/// The length of a secret key: three algorithms, key derivation parameters, key id, key and
+/// checksum.
+const SECRET_KEY_BYTES: usize = 3 * 2 + (32 + 8 + 8) + 8 + 64 + 32;
 
-/// Why a signature is none of those that are trusted.
+/// The reason why a signature is not trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
-    /// There is none.
-    #[error("it is not signed")]
+    /// The image has no signature.
+    #[error("the image is not signed")]
     Missing,
-    /// The file is no signature.
-    #[error("{SIGNATURE} is no signature of minisign's: {0}")]
+    /// The file is not a valid signature.
+    #[error("{SIGNATURE} is not a valid minisign signature: {0}")]
     Malformed(&'static str),
-    /// It was made with another key.
-    #[error("it is signed with key {found}, and only {trusted} are trusted")]
-    Foreign {
-        /// The id of the key that it was made with.
+    /// It was made with an untrusted key.
+    #[error("signed with the untrusted key {found}; trusted keys: {trusted}")]
+    UntrustedKey {
+        /// The id of its key.
         found: KeyId,
-        /// The ids of the keys that are trusted.
+        /// The ids of the trusted keys.
         trusted: String,
     },
-    /// It is of another manifest, or forged.
-    #[error("its signature with key {0} is not of this manifest")]
-    Wrong(KeyId),
+    /// It does not match the manifest.
+    #[error("the signature with key {0} does not match the manifest")]
+    Mismatch(KeyId),
 }
 
-/// Why a key can't be used.
+/// The reason why a key can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// It is no public key.
-    #[error("it is no public key of minisign's, 56 characters that begin with RW")]
+    /// The text is not a public key.
+    #[error("not a minisign public key (56 characters that begin with RW)")]
     NotPublic,
-    /// It is no secret key.
-    #[error("it is no secret key of minisign's")]
+    /// The file is not a secret key.
+    #[error("not a minisign secret key")]
     NotSecret,
-    /// The password is not the key's.
-    #[error("the password is wrong")]
+    /// The password is wrong.
+    #[error("wrong password")]
     WrongPassword,
-    /// The program's random numbers failed.
-    #[error("it can't sign: {0}")]
-    CannotSign(String),
+    /// The signing operation failed.
+    #[error("signing failed: {0}")]
+    SigningFailed(String),
 }
 
-/// The id of a key, as `minisign` shows it. It tells keys apart and proves nothing.
+/// The id of a key, as `minisign` shows it. It distinguishes keys and proves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyId([u8; 8]);
 
@@ -79,12 +79,12 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// A public key. Parses from what `minisign -G` prints, or from the whole file that it makes.
+/// A public key. Parses the output of `minisign -G` or the file that it writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey(minisign::PublicKey);
 
 impl PublicKey {
-    /// Its id.
+    /// Returns its id.
     pub fn id(&self) -> KeyId {
         KeyId::of(self.0.keynum())
     }
@@ -94,7 +94,7 @@ impl FromStr for PublicKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        // In a file there is a comment before the key.
+        // A key file has a comment line before the key.
         let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim();
         let bytes = BASE64.decode(line.as_bytes()).map_err(|_| KeyError::NotPublic)?;
         if bytes.len() != 2 + 8 + 32 || !bytes.starts_with(b"Ed") {
@@ -110,34 +110,34 @@ impl fmt::Display for PublicKey {
     }
 }
 
-/// Whose signature an image needs. By default nobody's.
+/// The keys whose signature an image needs. The default requires no signature.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust(Vec<PublicKey>);
 
 impl Trust {
-    /// An image needs a signature made with one of these keys; with none of them it needs none.
+    /// Requires a signature by one of these keys; without keys, none is required.
     pub fn new(keys: Vec<PublicKey>) -> Self {
         Self(keys)
     }
 
-    /// The same, and these keys as well.
+    /// Adds keys.
     #[must_use]
     pub fn and(mut self, keys: &[PublicKey]) -> Self {
         self.0.extend_from_slice(keys);
         self
     }
 
-    /// The keys, if a signature is needed.
+    /// Returns the keys; empty if no signature is required.
     pub fn keys(&self) -> &[PublicKey] {
         &self.0
     }
 
-    /// Who signed a manifest, if anybody has to.
+    /// Verifies the signature of a manifest, if one is required.
     pub(super) fn check(
         &self,
         manifest: &[u8],
         signature: Option<&[u8]>,
-    ) -> Result<Option<Signed>, SignatureError> {
+    ) -> Result<Option<SignatureInfo>, SignatureError> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -145,49 +145,48 @@ impl Trust {
         let id = signature.id();
         let Some(key) = self.0.iter().find(|key| key.id() == id) else {
             let trusted: Vec<String> = self.0.iter().map(|key| key.id().to_string()).collect();
-            return Err(SignatureError::Foreign { found: id, trusted: trusted.join(", ") });
+            return Err(SignatureError::UntrustedKey { found: id, trusted: trusted.join(", ") });
         };
-        // Those of old versions of minisign, which don't hash first, are as good.
+        // Signatures by old versions of minisign, which don't hash first, are accepted.
         minisign::verify(&key.0, &signature.0, Cursor::new(manifest), true, false, true)
-            .map_err(|_| SignatureError::Wrong(id))?;
+            .map_err(|_| SignatureError::Mismatch(id))?;
         let comment = signature.0.trusted_comment().unwrap_or_default();
-        Ok(Some(Signed { key: key.clone(), comment }))
+        Ok(Some(SignatureInfo { key: key.clone(), comment }))
     }
 }
 
-/// A signature that is good.
+/// A verified signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signed {
-    /// The key that it was made with.
+pub struct SignatureInfo {
+    /// The signing key.
     pub key: PublicKey,
-    /// What its maker said, which is signed as well.
+    /// The trusted comment, which is signed as well.
     pub comment: String,
 }
 
-/// A signature of which nothing is known yet but its shape.
+/// A signature whose format is valid but which is not verified.
 struct Signature(minisign::SignatureBox);
 
 impl Signature {
-    /// What the library takes for granted is checked here: four lines, and the lengths of what is
-    /// encoded in them.
+    /// Checks what the library does not: four lines, and the lengths of the encoded data.
     fn parse(bytes: &[u8]) -> Result<Self, SignatureError> {
         let malformed = SignatureError::Malformed;
-        if bytes.len() as u64 > LONGEST {
-            return Err(malformed("it is too long"));
+        if bytes.len() as u64 > MAX_FILE_SIZE {
+            return Err(malformed("too long"));
         }
-        let text = std::str::from_utf8(bytes).map_err(|_| malformed("it is no text"))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| malformed("not UTF-8 text"))?;
         let lines: Vec<&str> = text.lines().collect();
-        let [_, signature, _, of_both] = lines[..] else {
-            return Err(malformed("it has not four lines"));
+        let [_, signature, _, global_signature] = lines[..] else {
+            return Err(malformed("must have four lines"));
         };
-        for (line, length) in [(signature, 2 + 8 + 64), (of_both, 64)] {
+        for (line, length) in [(signature, 2 + 8 + 64), (global_signature, 64)] {
             let bytes = BASE64.decode(line.as_bytes());
             if !bytes.is_ok_and(|bytes| bytes.len() == length) {
-                return Err(malformed("what is encoded in it has another length"));
+                return Err(malformed("encoded data has the wrong length"));
             }
         }
         let parsed = minisign::SignatureBox::from_string(text);
-        parsed.map(Self).map_err(|_| malformed("its comments or its algorithm are none"))
+        parsed.map(Self).map_err(|_| malformed("invalid comment or algorithm"))
     }
 
     fn id(&self) -> KeyId {
@@ -195,12 +194,12 @@ impl Signature {
     }
 }
 
-/// The id of the key that a signature says to be made with.
+/// Returns the key id that a signature claims.
 pub(super) fn key_id(signature: &[u8]) -> Option<KeyId> {
     Signature::parse(signature).ok().map(|signature| signature.id())
 }
 
-/// A secret key that can sign.
+/// An unlocked secret key.
 pub struct SecretKey(minisign::SecretKey);
 
 impl fmt::Debug for SecretKey {
@@ -210,13 +209,13 @@ impl fmt::Debug for SecretKey {
 }
 
 impl SecretKey {
-    /// Whether a key's file is protected with a password.
+    /// Returns whether a key file is protected with a password.
     ///
     /// # Errors
     ///
-    /// It is no key.
+    /// The file is not a secret key.
     pub fn is_protected(file: &SecretString) -> Result<bool, KeyError> {
-        // The signature's algorithm, two bytes, then that of the protection.
+        // The signature algorithm, two bytes, then the algorithm of the protection.
         match decode(file)?.expose_secret().get(..4) {
             Some(b"EdSc") => Ok(true),
             Some(b"Ed\0\0") => Ok(false),
@@ -224,18 +223,18 @@ impl SecretKey {
         }
     }
 
-    /// The key of a file, with the password that it is protected with, if it is.
+    /// Reads the key of a file, with its password if it is protected.
     ///
     /// # Errors
     ///
-    /// It is no key, or the password is another or missing.
+    /// The file is not a secret key, or the password is wrong or missing.
     pub fn unlock(file: &SecretString, password: Option<&SecretString>) -> Result<Self, KeyError> {
         let key = if Self::is_protected(file)? {
             let password = password.ok_or(KeyError::WrongPassword)?.expose_secret().to_owned();
             let boxed = minisign::SecretKeyBox::from(file.expose_secret().to_owned());
             boxed.into_secret_key(Some(password)).map_err(|_| KeyError::WrongPassword)?
         } else {
-            // Not as a box: the library wants a checksum, which `minisign -W` does not make.
+            // Not as a box: the library requires a checksum, which `minisign -W` does not write.
             let bytes = decode(file)?;
             minisign::SecretKey::from_bytes(bytes.expose_secret())
                 .map_err(|_| KeyError::NotSecret)?
@@ -243,11 +242,11 @@ impl SecretKey {
         Ok(Self(key))
     }
 
-    /// The public key that goes with it.
+    /// Returns the matching public key.
     ///
     /// # Errors
     ///
-    /// The file was put together wrongly.
+    /// The halves of the key do not match.
     pub fn public(&self) -> Result<PublicKey, KeyError> {
         minisign::PublicKey::from_secret_key(&self.0)
             .map(PublicKey)
@@ -261,15 +260,15 @@ impl SecretKey {
         let data = Cursor::new(manifest);
         minisign::sign(Some(&public.0), &self.0, data, Some(comment), Some(&untrusted))
             .map(|signature| signature.to_bytes())
-            .map_err(|error| KeyError::CannotSign(error.to_string()))
+            .map_err(|error| KeyError::SigningFailed(error.to_string()))
     }
 }
 
-/// The bytes of a secret key's file, which are in its second line.
+/// Decodes a secret key file; the key is in its second line.
 fn decode(file: &SecretString) -> Result<SecretSlice<u8>, KeyError> {
     let line = file.expose_secret().lines().nth(1).ok_or(KeyError::NotSecret)?;
     let bytes = BASE64.decode(line.trim().as_bytes()).map_err(|_| KeyError::NotSecret)?;
-    if bytes.len() == SECRET_KEY { Ok(bytes.into()) } else { Err(KeyError::NotSecret) }
+    if bytes.len() == SECRET_KEY_BYTES { Ok(bytes.into()) } else { Err(KeyError::NotSecret) }
 }
 
 #[cfg(test)]
@@ -285,19 +284,22 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_of_one_manifest_by_one_key() {
+    fn a_signature_is_valid_for_one_manifest_and_one_key() {
         let ((key, public), (_, other)) = (pair(), pair());
         let signature = key.sign(b"manifest", "by hand").unwrap();
         let check = |keys: &[&PublicKey], manifest: &[u8], signature: Option<&[u8]>| {
             Trust::new(keys.iter().map(|key| (*key).clone()).collect()).check(manifest, signature)
         };
         let signed = check(&[&other, &public], b"manifest", Some(&signature)).unwrap();
-        assert_eq!(signed, Some(Signed { key: public.clone(), comment: "by hand".to_owned() }));
+        assert_eq!(
+            signed,
+            Some(SignatureInfo { key: public.clone(), comment: "by hand".to_owned() })
+        );
         let wrong = check(&[&public], b"manifesT", Some(&signature));
-        assert!(matches!(wrong, Err(SignatureError::Wrong(id)) if id == public.id()));
+        assert!(matches!(wrong, Err(SignatureError::Mismatch(id)) if id == public.id()));
         let foreign = check(&[&other], b"manifest", Some(&signature));
         assert!(
-            matches!(foreign, Err(SignatureError::Foreign { found, .. }) if found == public.id())
+            matches!(foreign, Err(SignatureError::UntrustedKey { found, .. }) if found == public.id())
         );
         assert!(matches!(check(&[&public], b"manifest", None), Err(SignatureError::Missing)));
         assert_eq!(check(&[], b"manifest", None).unwrap(), None);
@@ -311,11 +313,11 @@ mod tests {
         let changed = signature.replace("comment: good", "comment: best");
         assert_ne!(changed, signature);
         let error = trust.check(b"manifest", Some(changed.as_bytes())).unwrap_err();
-        assert!(matches!(error, SignatureError::Wrong(_)));
+        assert!(matches!(error, SignatureError::Mismatch(_)));
     }
 
     #[test]
-    fn a_public_key_reads_back_also_from_its_file() {
+    fn a_public_key_is_parsed_from_its_text_and_its_file() {
         let (_, key) = pair();
         let text = key.to_string();
         assert!(text.starts_with("RW"), "{text}");
@@ -328,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_secret_key_has_no_password() {
+    fn a_file_that_is_not_a_secret_key_is_rejected() {
         let (_, public) = pair();
         for text in ["", "untrusted comment: x\n", &format!("untrusted comment: x\n{public}\n")] {
             let error = SecretKey::is_protected(&text.into()).unwrap_err();
@@ -337,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_key_whose_halves_do_not_fit_signs_nothing() {
+    fn a_secret_key_with_mismatched_halves_can_not_sign() {
         let pair = minisign::KeyPair::generate_unencrypted_keypair().unwrap();
         let mut bytes = pair.sk.to_bytes();
         let file = |bytes: &[u8]| {
@@ -346,15 +348,15 @@ mod tests {
         let good = SecretKey::unlock(&file(&bytes), None).unwrap();
         assert!(good.sign(b"manifest", "comment").is_ok());
         // The first byte of the key itself.
-        bytes[SECRET_KEY - 32 - 64] ^= 1;
+        bytes[SECRET_KEY_BYTES - 32 - 64] ^= 1;
         let bad = SecretKey::unlock(&file(&bytes), None).unwrap();
-        assert!(matches!(bad.sign(b"manifest", "comment"), Err(KeyError::CannotSign(_))));
+        assert!(matches!(bad.sign(b"manifest", "comment"), Err(KeyError::SigningFailed(_))));
         assert!(SecretKey::unlock(&file(&bytes[1..]), None).is_err());
     }
 
     proptest! {
         #[test]
-        fn no_bytes_are_a_signature_by_chance(
+        fn random_or_damaged_bytes_are_not_a_signature(
             bytes in proptest::collection::vec(any::<u8>(), 0..200),
             at in 0..400usize,
             flip in 1..=255u8,
@@ -364,7 +366,7 @@ mod tests {
             let trust = Trust::new(vec![public]);
             prop_assert!(trust.check(b"manifest", Some(&bytes)).is_err());
             let good = key.sign(b"manifest", "comment").unwrap();
-            // Its first line is not signed, and nobody is told what it says.
+            // The first line is neither signed nor used.
             let first = good.iter().position(|byte| *byte == b'\n').unwrap() + 1;
             let mut bad = good.clone();
             let at = first + at % (good.len() - 1 - first);

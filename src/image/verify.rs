@@ -1,8 +1,8 @@
-//! Whether an image's parts are what was built.
+//! Verifies that an image's parts have not changed since the build.
 //!
-//! To hash a gigabyte before every boot would cost more than the boot. So the result is kept in
-//! a *stamp*: what the kernel said of each file when it was last hashed. As long as that is the
-//! same, the file is; whoever can forge a change time can change the stamp as well.
+//! Hashing a gigabyte before every boot would take longer than the boot. So the result is cached in
+//! a *stamp*: the metadata of each file when it was last hashed. While the metadata is unchanged,
+//! the file counts as unchanged. An attacker who can forge a change time can also forge the stamp.
 
 use std::fs::{self, File, Metadata};
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use super::manifest::Part;
 use super::signature::Trust;
 use super::store::{Image, Store};
 
-/// What tells one state of a file from another without a look into it.
+/// Metadata that changes whenever the file does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
     device: u64,
@@ -25,7 +25,7 @@ struct Identity {
     bytes: u64,
     /// Seconds and nanoseconds since 1970.
     modified: (i64, i64),
-    /// Seconds and nanoseconds since 1970. Unlike the other time, nobody can set this one.
+    /// Seconds and nanoseconds since 1970. Unlike `modified`, no program can set it.
     changed: (i64, i64),
 }
 
@@ -41,8 +41,7 @@ impl Identity {
     }
 }
 
-/// The identities of the parts that a machine boots, in the manifest's order, when they were last
-/// hashed.
+/// The identities of the bootable parts when they were last hashed, in the manifest's order.
 type Stamp = [Identity; 3];
 
 impl Store {
@@ -50,7 +49,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`ImageError::Changed`] for the first part that is not what was built.
+    /// [`ImageError::Changed`] for the first part that has changed.
     pub fn verify(&self, image: &Image) -> Result<(), ImageError> {
         for part in image.manifest.parts.all() {
             verify_part(image, part)?;
@@ -58,11 +57,11 @@ impl Store {
         Ok(())
     }
 
-    /// The bytes of a part that is small, if they are what was built.
+    /// Reads a small part and verifies its digest.
     ///
     /// # Errors
     ///
-    /// [`ImageError::Changed`], or it can't be read.
+    /// [`ImageError::Changed`], or the part can't be read.
     pub fn read_verified(&self, image: &Image, part: &Part) -> Result<Vec<u8>, ImageError> {
         let path = image.part(part.file);
         let mut bytes = Vec::new();
@@ -76,10 +75,10 @@ impl Store {
         Err(ImageError::Changed { part: path, expected: part.sha256.clone(), found })
     }
 
-    /// What must be true before an image is booted: its agent speaks this version of the
-    /// protocol, who has to has signed it, and its parts are what was built. They are hashed only if they are not the files
-    /// of the stamp that the last hashing left in `stamps`, a directory that is made if need be
-    /// and that only this user must be able to write to.
+    /// Verifies an image before it is booted: its agent speaks this version of the protocol, it has
+    /// a signature that `trust` accepts, and its parts have not changed. The parts are hashed only
+    /// if they differ from the stamp of the last verification in `stamps`, a directory that is
+    /// created if necessary and that only this user may be able to write to.
     ///
     /// # Errors
     ///
@@ -94,7 +93,7 @@ impl Store {
         check_protocol(image)?;
         self.check_signature(image, trust)?;
         let path = stamps.join(format!("{}.json", image.digest));
-        // Taken before hashing: a change in the meantime is found the next time.
+        // Taken before hashing, so that a change in the meantime is noticed the next time.
         let now = stamp(image)?;
         let last: Option<Stamp> =
             fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -111,7 +110,7 @@ fn check_protocol(image: &Image) -> Result<(), ImageError> {
     if found == expected {
         return Ok(());
     }
-    Err(ImageError::Protocol { image: image.shown(), found, expected })
+    Err(ImageError::Protocol { image: image.display_name(), found, expected })
 }
 
 fn verify_part(image: &Image, part: &Part) -> Result<(), ImageError> {
@@ -133,7 +132,7 @@ fn stamp(image: &Image) -> Result<Stamp, ImageError> {
     Ok([kernel?, initramfs?, rootfs?])
 }
 
-/// Whole or not at all: two microVMs may start at once.
+/// Writes the stamp atomically: two microVMs may start at once.
 fn write_stamp(path: &Path, directory: &Path, stamp: Stamp) -> std::io::Result<()> {
     fs::create_dir_all(directory)?;
     let mut file = tempfile::NamedTempFile::new_in(directory)?;

@@ -1,9 +1,9 @@
-//! Seccomp filters that are lists of what is allowed.
+//! Seccomp filters as lists of allowed system calls.
 //!
-//! A call that is not in the list fails with `EPERM`, and the kernel's log says which it was
-//! (`type=1326 … syscall=N`, as far as `kernel.seccomp.actions_logged` has `errno`). It does not
-//! end the process: a C library that is newer than the list tries another way, where a job would
-//! be lost. A process that was taken over gains nothing by trying on.
+//! Any other call fails with `EPERM` and is logged by the kernel (`type=1326 … syscall=N`, if
+//! `kernel.seccomp.actions_logged` contains `errno`). The process is not killed: a C library that
+//! is newer than the list falls back to another call, where a kill would lose the job. A
+//! compromised process gains nothing by retrying.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,59 +13,59 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// What an argument of a call must be.
+/// A condition on an argument of a system call. The first field is the argument's index.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Is {
-    /// The lower 32 bits of the argument, by its place from 0 on.
+pub(crate) enum ArgumentRule {
+    /// The lower 32 bits are equal to the value.
     Word(u8, u32),
-    /// The lower 32 bits are anything else.
+    /// The lower 32 bits differ from the value.
     Not(u8, u32),
-    /// All 64 bits.
+    /// All 64 bits are equal to the value.
     Long(u8, u64),
-    /// These of its bits (the second) are those (the third).
+    /// The bits of the mask (second field) are equal to the value (third field).
     Bits(u8, u64, u64),
-    /// The lower 32 bits are the number of the process itself.
+    /// The lower 32 bits are the process's own id.
     OwnProcess(u8),
 }
 
-/// Stands for the number of a process that is not there yet. Larger than any (`pid_max`).
+/// Placeholder for the id of a process that does not exist yet. Larger than any id (`pid_max`).
 const OWN_PROCESS: u32 = 0x7fff_0a1d;
 
-/// What the kernel says to a call that it does not know; a C library then tries an older one.
-const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
+/// The kernel's return value for an unknown call, on which a C library falls back to an older one.
+const NOT_IMPLEMENTED: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
 
-/// The calls that are allowed.
+/// A list of allowed calls.
 #[derive(Debug, Default)]
-pub(crate) struct Calls {
+pub(crate) struct AllowedCalls {
     allowed: BTreeMap<i64, Vec<SeccompRule>>,
     unknown: Vec<u32>,
 }
 
-impl Calls {
-    /// These calls, whatever their arguments.
+impl AllowedCalls {
+    /// Allows these calls with any arguments.
     pub(crate) fn allow(mut self, calls: &[libc::c_long]) -> Self {
         self.allowed.extend(calls.iter().map(|call| (*call, Vec::new())));
         self
     }
 
-    /// A call where all of its arguments are as they must be. Several such lists are alternatives.
+    /// Allows a call if all conditions hold. Several such rules for a call are alternatives.
     pub(crate) fn allow_where(
         mut self,
         call: libc::c_long,
-        arguments: &[Is],
+        arguments: &[ArgumentRule],
     ) -> Result<Self, BackendError> {
         let conditions = arguments.iter().map(condition).collect::<Result<_, _>>()?;
         self.allowed.entry(call).or_default().push(SeccompRule::new(conditions)?);
         Ok(self)
     }
 
-    /// Calls that are answered as if the kernel did not have them.
-    pub(crate) fn unknown(mut self, calls: &[libc::c_long]) -> Self {
+    /// Makes these calls fail as if the kernel did not implement them.
+    pub(crate) fn not_implemented(mut self, calls: &[libc::c_long]) -> Self {
         self.unknown.extend(calls.iter().filter_map(|call| u32::try_from(*call).ok()));
         self.allow(calls)
     }
 
-    /// The filter that says so.
+    /// Compiles the list to a filter.
     pub(crate) fn filter(self) -> Result<Filter, BackendError> {
         let refused = SeccompAction::Errno(libc::EPERM.cast_unsigned());
         let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
@@ -78,8 +78,8 @@ impl Calls {
             k: line.k,
         });
         let unknown = self.unknown.iter().flat_map(|call| {
-            // Equal: the next; else: the one after it.
-            [instruction(EQUAL, 1, *call), instruction(RETURN, 0, UNKNOWN)]
+            // If equal, the next instruction returns; otherwise it is skipped.
+            [instruction(EQUAL, 1, *call), instruction(RETURN, 0, NOT_IMPLEMENTED)]
         });
         let allow = instruction(RETURN, 0, libc::SECCOMP_RET_ALLOW);
         let load = instruction(LOAD, 0, 0);
@@ -88,8 +88,8 @@ impl Calls {
     }
 }
 
-/// Instructions of a filter: load a word (at 0 stands the number of the call, in
-/// `struct seccomp_data`), skip lines where it is not equal, end with a verdict.
+/// Opcodes: load a word (the call's number is at offset 0 of `struct seccomp_data`), skip
+/// instructions if not equal, return a verdict.
 const LOAD: u16 = 0x20;
 const EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
@@ -98,33 +98,35 @@ fn instruction(code: u16, jf: u8, k: u32) -> libc::sock_filter {
     libc::sock_filter { code, jt: 0, jf, k }
 }
 
-fn condition(argument: &Is) -> Result<SeccompCondition, BackendError> {
+fn condition(argument: &ArgumentRule) -> Result<SeccompCondition, BackendError> {
     use SeccompCmpArgLen::{Dword, Qword};
     match *argument {
-        Is::Word(place, value) => {
+        ArgumentRule::Word(place, value) => {
             SeccompCondition::new(place, Dword, SeccompCmpOp::Eq, value.into())
         }
-        Is::Not(place, value) => {
+        ArgumentRule::Not(place, value) => {
             SeccompCondition::new(place, Dword, SeccompCmpOp::Ne, value.into())
         }
-        Is::Long(place, value) => SeccompCondition::new(place, Qword, SeccompCmpOp::Eq, value),
-        Is::Bits(place, mask, value) => {
+        ArgumentRule::Long(place, value) => {
+            SeccompCondition::new(place, Qword, SeccompCmpOp::Eq, value)
+        }
+        ArgumentRule::Bits(place, mask, value) => {
             SeccompCondition::new(place, Qword, SeccompCmpOp::MaskedEq(mask), value)
         }
-        Is::OwnProcess(place) => condition(&Is::Word(place, OWN_PROCESS)),
+        ArgumentRule::OwnProcess(place) => condition(&ArgumentRule::Word(place, OWN_PROCESS)),
     }
 }
 
-/// A compiled filter: two, of which the kernel takes the stricter verdict. Only the second tells
-/// its refusals to the kernel's log; those of the first are ordinary.
+/// A compiled filter. It consists of two programs; the kernel applies the stricter verdict. Only
+/// the second logs its refusals, because those of the first are expected.
 pub(crate) struct Filter {
     unknown: Vec<libc::sock_filter>,
     allowed: Vec<libc::sock_filter>,
 }
 
 impl Filter {
-    /// Puts it on all threads of this process, for good. Nothing may be executed that has more
-    /// rights from now on. Safe between fork and exec: makes system calls only.
+    /// Installs the filter permanently on all threads of this process and sets `no_new_privs`. Safe
+    /// between fork and exec: only makes system calls.
     pub(crate) fn install(&mut self) -> io::Result<()> {
         let own = std::process::id();
         for line in &mut self.allowed {
@@ -147,7 +149,7 @@ fn add(lines: &mut [libc::sock_filter], flags: libc::c_ulong) -> io::Result<()> 
     match unsafe { libc::syscall(libc::SYS_seccomp, set, flags, &raw const program) } {
         0 => Ok(()),
         error if error < 0 => Err(io::Error::last_os_error()),
-        // The number of a thread that has another filter.
+        // The id of a thread that has another filter.
         _ => Err(io::ErrorKind::ResourceBusy.into()),
     }
 }

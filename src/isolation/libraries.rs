@@ -1,4 +1,4 @@
-//! The shared libraries of a program, as the host's own dynamic linker finds them.
+//! The shared libraries of a program, as the host's dynamic linker resolves them.
 
 use std::fs::File;
 use std::io::{self, BufReader};
@@ -11,19 +11,18 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, ReadRef};
 use tokio::process::Command;
 
-use super::root::{Entry, Right};
+use super::root::{MountAccess, RootEntry};
 
-/// Where libraries show in the root of a program.
+/// The directory of libraries in a program's root.
 const DIRECTORY: &str = "/libraries";
 
-/// The environment of a program whose libraries lie in [`DIRECTORY`].
+/// The environment of a program whose libraries are in [`DIRECTORY`].
 pub(crate) const ENVIRONMENT: &std::ffi::CStr = c"LD_LIBRARY_PATH=/libraries";
 
-/// What has to be in the root of a program for it to start: itself, its dynamic linker and its
-/// libraries. `program` is executed by its linker only to have the libraries listed; none of its
-/// code runs.
-pub(crate) async fn of(program: &Path) -> io::Result<Vec<Entry>> {
-    let mut entries = vec![Entry::new(program, Right::Execute)];
+/// Lists the files that a program needs in its root to start: itself, its dynamic linker and its
+/// libraries. The linker only lists the libraries of `program` and runs none of its code.
+pub(crate) async fn entries_for(program: &Path) -> io::Result<Vec<RootEntry>> {
+    let mut entries = vec![RootEntry::new(program, MountAccess::Execute)];
     let Some(linker) = linker(program)? else { return Ok(entries) };
     let output = Command::new(&linker)
         .arg("--list")
@@ -35,20 +34,21 @@ pub(crate) async fn of(program: &Path) -> io::Result<Vec<Entry>> {
         .output()
         .await?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(io::Error::other(format!("its libraries can't be found: {}", said.trim())));
+        let message = String::from_utf8_lossy(&output.stderr);
+        let message = format!("can't find its libraries: {}", message.trim());
+        return Err(io::Error::other(message));
     }
-    entries.push(Entry::new(&linker, Right::Execute));
+    entries.push(RootEntry::new(&linker, MountAccess::Execute));
     for library in parse(&String::from_utf8_lossy(&output.stdout)) {
         if let Some(name) = library.file_name() {
             let target = Path::new(DIRECTORY).join(name);
-            entries.push(Entry::renamed(&library, &target, Right::Execute));
+            entries.push(RootEntry::at(&library, &target, MountAccess::Execute));
         }
     }
     Ok(entries)
 }
 
-/// The dynamic linker that a program names; `None` of one that is linked statically.
+/// Returns the dynamic linker that a program names. `None` if it is statically linked.
 fn linker(program: &Path) -> io::Result<Option<PathBuf>> {
     let file = ReadCache::new(BufReader::new(File::open(program)?));
     let bad = |error: object::Error| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
@@ -58,7 +58,7 @@ fn linker(program: &Path) -> io::Result<Option<PathBuf>> {
         if segment.p_type(endian) == PT_INTERP {
             let (offset, size) = (segment.p_offset(endian), segment.p_filesz(endian));
             let name = (&file).read_bytes_at(offset, size).map_err(|()| {
-                io::Error::new(io::ErrorKind::InvalidData, "its dynamic linker has no name")
+                io::Error::new(io::ErrorKind::InvalidData, "can't read its dynamic linker's name")
             })?;
             let name = String::from_utf8_lossy(name);
             return Ok(Some(PathBuf::from(name.trim_end_matches('\0'))));
@@ -67,7 +67,7 @@ fn linker(program: &Path) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// The paths in a list of a dynamic linker's: lines like `libm.so.6 => /lib/libm.so.6 (0x7f…)`.
+/// Parses the output of a dynamic linker: lines like `libm.so.6 => /lib/libm.so.6 (0x7f…)`.
 fn parse(list: &str) -> Vec<PathBuf> {
     let path = |line: &str| {
         let (_, found) = line.split_once(" => ")?;
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_is_read() {
+    fn the_linkers_output_is_parsed() {
         let list = "\tlinux-vdso.so.1 (0x00007fc22ae13000)\n\
                     \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007fc22a81e000)\n\
                     \t/lib64/ld-linux-x86-64.so.2 (0x00007fc22ae15000)\n\
@@ -93,13 +93,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn this_program_has_a_linker_and_a_script_is_none() {
+    async fn this_program_has_a_linker_and_a_script_is_rejected() {
         let this = std::env::current_exe().unwrap();
-        let entries = of(&this).await.unwrap();
+        let entries = entries_for(&this).await.unwrap();
         assert!(entries.len() > 2, "{entries:?}");
         let directory = tempfile::tempdir().unwrap();
         let script = directory.path().join("script");
         std::fs::write(&script, "#!/bin/sh\n").unwrap();
-        assert!(of(&script).await.is_err());
+        assert!(entries_for(&script).await.is_err());
     }
 }

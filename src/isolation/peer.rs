@@ -1,11 +1,11 @@
-//! Who connects to a unix socket: a process of this one's own namespaces, or another.
+//! Peers of unix sockets: checks whether the process that connected is in the expected namespaces.
 //!
-//! A user id says little: QEMU of each microVM has that of the daemon. What it has not is the
-//! daemon's process-id, user and network namespaces. The kernel tells the first two of the very
-//! process that connected (`SO_PEERPIDFD`, Linux 6.5, and the controls of a process descriptor,
-//! Linux 6.11); an older one tells the number of that process, and `/proc` the namespaces. The third
-//! is that of the connection itself (`SO_NETNS_COOKIE`, Linux 5.14): a unix socket is in the network
-//! namespace of whoever connected it, and to ask for it takes no right over that process.
+//! A user id is not enough: QEMU of each microVM has the daemon's. But QEMU is not in the daemon's
+//! process-id, user and network namespaces. The kernel identifies the first two for exactly the
+//! process that connected (`SO_PEERPIDFD`, Linux 6.5, and pidfd ioctls, Linux 6.11). Older kernels
+//! only report its process id; `/proc` then shows its namespaces. The third belongs to the
+//! connection itself (`SO_NETNS_COOKIE`, Linux 5.14): a unix socket is in the network namespace of
+//! the process that connected it. Reading it requires no rights over that process.
 
 use std::fs;
 use std::io;
@@ -24,21 +24,21 @@ const NETWORK_NAMESPACE: libc::c_int = 71;
 const PROCESS_NAMESPACE: libc::Ioctl = 0xff05;
 const USER_NAMESPACE: libc::Ioctl = 0xff09;
 
-/// A peer is not to be served.
+/// The reason why a peer is refused.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Refused {
-    /// It lives elsewhere, as whatever runs in a microVM's sandbox does.
-    #[error("process {0} is in other namespaces than those that are served")]
+pub(crate) enum PeerError {
+    /// It is in other namespaces, like every process in a microVM's sandbox.
+    #[error("process {0} is not in the namespaces that this socket serves")]
     Foreign(i32),
-    /// It is of another user.
-    #[error("it is of user {0}")]
+    /// It belongs to another user.
+    #[error("the process belongs to user {0}")]
     User(u32),
-    /// Nothing could be found out about it.
-    #[error("can't find out who connected")]
+    /// It could not be identified.
+    #[error("can't identify the process that connected")]
     Unknown(#[source] io::Error),
 }
 
-/// What decides: the process-id and the user namespace of a process, each by device and inode.
+/// The process-id and user namespaces of a process, each by device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Namespaces([(u64, u64); 2]);
 
@@ -51,7 +51,7 @@ impl Namespaces {
         Ok(Self([one("pid")?, one("user")?]))
     }
 
-    /// Those of a process by its descriptor.
+    /// Reads the namespaces of a process through its pidfd.
     fn of_process(process: &OwnedFd) -> io::Result<Self> {
         let one = |which| {
             // SAFETY: takes an open descriptor and no argument.
@@ -63,43 +63,43 @@ impl Namespaces {
     }
 }
 
-/// Who is served.
+/// The policy of which peers are served.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Welcome {
-    // None where this process may not look at those that it serves.
+pub(crate) struct PeerPolicy {
+    // `None` if this process may not inspect the peers that it serves.
     namespaces: Option<Namespaces>,
     network: Option<u64>,
 }
 
-impl Welcome {
-    /// Those of this process's own namespaces.
-    pub(crate) fn own() -> io::Result<Self> {
+impl PeerPolicy {
+    /// Serves processes in this process's own namespaces.
+    pub(crate) fn same_namespaces() -> io::Result<Self> {
         let (socket, _other) = UnixStream::pair()?;
         let namespaces = Some(Namespaces::of("self")?);
         Ok(Self { namespaces, network: network(socket.as_fd())? })
     }
 
-    /// Those of the same user that are where `peer`'s maker is, in namespaces above this process's
-    /// own. Such a process has a number that is none here, and may not be looked at.
-    pub(crate) fn above(peer: BorrowedFd<'_>) -> io::Result<Self> {
+    /// Serves processes of the same user in the namespaces of the process that created `peer`,
+    /// which are parents of this process's. Such a process has no id here and can't be inspected.
+    pub(crate) fn parent_namespaces(peer: BorrowedFd<'_>) -> io::Result<Self> {
         Ok(Self { namespaces: None, network: network(peer)? })
     }
 
-    /// Checks that whoever connected `socket` is one of them.
-    pub(crate) fn check(self, socket: BorrowedFd<'_>) -> Result<(), Refused> {
-        let unknown = |error: nix::Error| Refused::Unknown(error.into());
+    /// Checks the process that connected `socket`.
+    pub(crate) fn check(self, socket: BorrowedFd<'_>) -> Result<(), PeerError> {
+        let unknown = |error: nix::Error| PeerError::Unknown(error.into());
         let credentials = getsockopt(&socket, PeerCredentials).map_err(unknown)?;
         let number = credentials.pid();
-        if network(socket).map_err(Refused::Unknown)? != self.network {
-            return Err(Refused::Foreign(number));
+        if network(socket).map_err(PeerError::Unknown)? != self.network {
+            return Err(PeerError::Foreign(number));
         }
         match self.namespaces {
             Some(own) => check_namespaces(socket, number, own),
             None if credentials.uid() != nix::unistd::geteuid().as_raw() => {
-                Err(Refused::User(credentials.uid()))
+                Err(PeerError::User(credentials.uid()))
             }
-            // Every process of this namespace and of those below it has a number here.
-            None if number > 0 && !is_this(number) => Err(Refused::Foreign(number)),
+            // Every process of this namespace and its children has an id here.
+            None if number > 0 && !is_this(number) => Err(PeerError::Foreign(number)),
             None => Ok(()),
         }
     }
@@ -109,48 +109,48 @@ fn is_this(number: i32) -> bool {
     u32::try_from(number).is_ok_and(|number| number == std::process::id())
 }
 
-/// A process that this one may not look at has rights that this one has not, or another user: no
-/// process of a microVM's. It is served as far as it can be seen from here, that is, not from a
-/// container beside.
-fn check_namespaces(socket: BorrowedFd<'_>, number: i32, own: Namespaces) -> Result<(), Refused> {
+/// Checks the namespaces of a peer that this process can inspect. One that it may not inspect has
+/// more rights or another user, so it is not a process of a microVM. It is served if it has an id
+/// here, so not from another container.
+fn check_namespaces(socket: BorrowedFd<'_>, number: i32, own: Namespaces) -> Result<(), PeerError> {
     let found = match process(socket) {
         Ok(process) => match Namespaces::of_process(&process) {
-            Err(error) if is_not_known(&error) => Namespaces::of(&number.to_string()),
+            Err(error) if is_unsupported(&error) => Namespaces::of(&number.to_string()),
             found => found,
         },
-        Err(error) if is_not_known(&error) => Namespaces::of(&number.to_string()),
+        Err(error) if is_unsupported(&error) => Namespaces::of(&number.to_string()),
         Err(error) => Err(error),
     };
     match found {
         Ok(namespaces) if namespaces == own => Ok(()),
-        Ok(_) => Err(Refused::Foreign(number)),
+        Ok(_) => Err(PeerError::Foreign(number)),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && number > 0 => Ok(()),
-        Err(error) => Err(Refused::Unknown(error)),
+        Err(error) => Err(PeerError::Unknown(error)),
     }
 }
 
-/// Whether an older kernel does not know what it was asked.
-fn is_not_known(error: &io::Error) -> bool {
+/// Whether the error means that an older kernel lacks the feature.
+fn is_unsupported(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::ENOPROTOOPT | libc::ENOTTY | libc::EINVAL | libc::EOPNOTSUPP)
     )
 }
 
-/// A descriptor of the process that connected.
+/// Opens a pidfd of the process that connected.
 fn process(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     owned(option::<RawFd>(socket, PEER_PROCESS)?)
 }
 
-/// The network namespace of whoever connected; None where the kernel does not tell.
+/// Returns the network namespace of the peer. `None` if the kernel does not support it.
 fn network(socket: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     match option::<u64>(socket, NETWORK_NAMESPACE) {
-        Err(error) if is_not_known(&error) => Ok(None),
+        Err(error) if is_unsupported(&error) => Ok(None),
         cookie => cookie.map(Some),
     }
 }
 
-/// An option of a socket that is a plain number.
+/// Reads a numeric socket option.
 fn option<T: Default>(socket: BorrowedFd<'_>, name: libc::c_int) -> io::Result<T> {
     let mut value = T::default();
     let mut length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
@@ -182,8 +182,8 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of a process that connects by `wrapper`.
-    fn connect(wrapper: &[&str], welcome: Welcome) -> Result<(), Refused> {
+    /// Checks a process that connects from within `wrapper`.
+    fn connect(wrapper: &[&str], peers: PeerPolicy) -> Result<(), PeerError> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
@@ -192,17 +192,17 @@ mod tests {
         let words = [wrapper, &["python3", "-c", script]].concat();
         let mut client = Command::new(words[0]).args(&words[1..]).arg(&path).spawn().unwrap();
         let (stream, _) = listener.accept().unwrap();
-        let checked = welcome.check(stream.as_fd());
+        let checked = peers.check(stream.as_fd());
         drop(stream);
         client.wait().unwrap();
         checked
     }
 
     #[test]
-    fn a_process_of_the_same_namespaces_is_served_and_one_of_others_is_not() {
-        let own = Welcome::own().unwrap();
+    fn only_processes_of_the_same_namespaces_are_served() {
+        let own = PeerPolicy::same_namespaces().unwrap();
         connect(&["env"], own).unwrap();
-        // Another namespace that is of no account.
+        // Mount namespaces do not matter.
         connect(&["unshare", "--mount"], own).unwrap();
         for wrapper in [
             &["unshare", "--user", "--map-root-user"][..],
@@ -211,33 +211,33 @@ mod tests {
             &["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"],
         ] {
             let refused = connect(wrapper, own).unwrap_err();
-            assert!(matches!(refused, Refused::Foreign(1..)), "{wrapper:?}: {refused}");
+            assert!(matches!(refused, PeerError::Foreign(1..)), "{wrapper:?}: {refused}");
         }
     }
 
     #[test]
-    fn one_that_serves_those_above_it_tells_them_by_network_user_and_number() {
+    fn peers_of_parent_namespaces_are_recognized_by_network_user_and_process_id() {
         let (maker, _other) = UnixStream::pair().unwrap();
-        let above = Welcome::above(maker.as_fd()).unwrap();
+        let above = PeerPolicy::parent_namespaces(maker.as_fd()).unwrap();
         above.check(maker.as_fd()).unwrap();
-        // They have numbers here, as a shepherd's own children have; what is above has none.
+        // These have ids here, as a shepherd's children do. Processes of parent namespaces do not.
         for wrapper in [&["env"][..], &["unshare", "--user", "--pid", "--fork"]] {
             let refused = connect(wrapper, above).unwrap_err();
-            assert!(matches!(refused, Refused::Foreign(1..)), "{wrapper:?}: {refused}");
+            assert!(matches!(refused, PeerError::Foreign(1..)), "{wrapper:?}: {refused}");
         }
-        let elsewhere = Welcome { network: above.network.map(|cookie| cookie + 1), ..above };
-        assert!(matches!(elsewhere.check(maker.as_fd()), Err(Refused::Foreign(_))));
+        let elsewhere = PeerPolicy { network: above.network.map(|cookie| cookie + 1), ..above };
+        assert!(matches!(elsewhere.check(maker.as_fd()), Err(PeerError::Foreign(_))));
     }
 
     #[test]
-    fn both_ways_of_asking_give_the_same_answer() {
+    fn pidfd_and_proc_yield_the_same_namespaces() {
         let (one, _other) = UnixStream::pair().unwrap();
         let own = Namespaces::of("self").unwrap();
-        Welcome::own().unwrap().check(one.as_fd()).unwrap();
+        PeerPolicy::same_namespaces().unwrap().check(one.as_fd()).unwrap();
         assert_eq!(Namespaces::of(&std::process::id().to_string()).unwrap(), own);
         match process(one.as_fd()).and_then(|process| Namespaces::of_process(&process)) {
             Ok(found) => assert_eq!(found, own),
-            Err(error) => assert!(is_not_known(&error), "{error}"),
+            Err(error) => assert!(is_unsupported(&error), "{error}"),
         }
     }
 }

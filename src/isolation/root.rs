@@ -1,8 +1,8 @@
-//! A root directory that holds only what a process needs.
+//! Root directories that contain only what a process needs.
 //!
-//! It is a small tmpfs on which single files and directories of the host are mounted, each with as
-//! few rights as will do. It is made in the mount namespace of the shepherd, where everything can
-//! be said about what went wrong, and entered by whoever is to live in it.
+//! A root is a small tmpfs on which single files and directories of the host are mounted with
+//! minimal rights. The shepherd creates it in its mount namespace, where errors can be reported in
+//! detail, and the confined process enters it.
 
 use std::ffi::{CStr, CString};
 use std::fs;
@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, mknod};
 
-/// A root directory could not be made.
+/// An error of creating a root directory.
 #[derive(Debug, thiserror::Error)]
 #[error("can't mount {} for an isolated process", path.display())]
 pub(crate) struct RootError {
@@ -23,21 +23,21 @@ pub(crate) struct RootError {
     error: io::Error,
 }
 
-/// What may be done with a mount.
+/// The access that a mount permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Right {
+pub(crate) enum MountAccess {
     /// Read files.
     Read,
     /// Read and execute files, which is what programs and libraries need.
     Execute,
-    /// Read and write files, make and remove them.
+    /// Read, write, create and remove files.
     Write,
     /// Use a device.
     Device,
 }
 
-impl Right {
-    /// The attributes of a mount that take all else away (`mount_setattr(2)`).
+impl MountAccess {
+    /// Returns the mount attributes that deny everything else (`mount_setattr(2)`).
     fn attributes(self) -> u64 {
         match self {
             Self::Read => READ_ONLY | NO_SUID | NO_DEVICES | NO_EXECUTION,
@@ -53,35 +53,35 @@ const NO_SUID: u64 = 0x2;
 const NO_DEVICES: u64 = 0x4;
 const NO_EXECUTION: u64 = 0x8;
 
-/// The tmpfs holds directories and mount points only.
+/// Mount options of the tmpfs, which only contains directories and mount points.
 const SIZE: &str = "size=256k,mode=0755";
 
-/// A file or directory of the host, and where it shows in the root.
+/// A file or directory of the host, and its place in the root.
 #[derive(Debug, Clone)]
-pub(crate) struct Entry {
+pub(crate) struct RootEntry {
     source: PathBuf,
     target: PathBuf,
-    right: Right,
+    access: MountAccess,
 }
 
-impl Entry {
-    /// One that shows under another name.
-    pub(crate) fn renamed(source: &Path, target: &Path, right: Right) -> Self {
-        Self { source: source.to_owned(), target: target.to_owned(), right }
+impl RootEntry {
+    /// Mounts `source` as `target`.
+    pub(crate) fn at(source: &Path, target: &Path, access: MountAccess) -> Self {
+        Self { source: source.to_owned(), target: target.to_owned(), access }
     }
 
-    /// One that shows under its own name.
-    pub(crate) fn new(path: &Path, right: Right) -> Self {
-        Self::renamed(path, path, right)
+    /// Mounts `path` under its own name.
+    pub(crate) fn new(path: &Path, access: MountAccess) -> Self {
+        Self::at(path, path, access)
     }
 
-    /// Where it is on the host.
+    /// Returns its path on the host.
     pub(crate) fn source(&self) -> &Path {
         &self.source
     }
 }
 
-/// A root that was made, mounted at a path of the mount namespace of whoever made it.
+/// A created root, mounted in the creator's mount namespace.
 #[derive(Debug)]
 pub(crate) struct Root {
     path: PathBuf,
@@ -89,9 +89,9 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    /// Makes it at `path`, a directory that is made where it is missing. Nothing of the mount
-    /// namespace may be shared with others, and it takes the right to mount.
-    pub(crate) fn make(path: &Path, entries: &[Entry]) -> Result<Self, RootError> {
+    /// Creates the root at `path`, and that directory if needed. The mount namespace must be
+    /// private, and the process must be permitted to mount.
+    pub(crate) fn create(path: &Path, entries: &[RootEntry]) -> Result<Self, RootError> {
         let refused = |path: &Path| {
             let path = path.to_owned();
             move |error: io::Error| RootError { path, error }
@@ -109,25 +109,25 @@ impl Root {
         Ok(Self { path: path.to_owned(), name })
     }
 
-    /// Where it is mounted.
+    /// Returns the path at which it is mounted.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The same, for [`enter`].
+    /// Returns the same path, for [`enter`].
     pub(crate) fn name(&self) -> &CStr {
         &self.name
     }
 }
 
-fn attach(root: &Path, entry: &Entry) -> io::Result<()> {
+fn attach(root: &Path, entry: &RootEntry) -> io::Result<()> {
     let target = root.join(entry.target.strip_prefix("/").unwrap_or(&entry.target));
     if fs::metadata(&entry.source)?.is_dir() {
         fs::create_dir_all(&target)?;
     } else {
         target.parent().map_or(Ok(()), fs::create_dir_all)?;
-        // Not opened: a child that another thread starts just then would hold it, and what is open
-        // for writing somewhere can't be made read-only.
+        // Not opened: a child that another thread starts at that moment would inherit it, and a
+        // file that is open for writing can't be mounted read-only.
         match mknod(&target, SFlag::S_IFREG, Mode::S_IRUSR | Mode::S_IWUSR, 0) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => return Err(error.into()),
@@ -135,7 +135,7 @@ fn attach(root: &Path, entry: &Entry) -> io::Result<()> {
     }
     let none = None::<&Path>;
     mount(Some(&entry.source), &target, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
-    set_attributes(&target, entry.right.attributes(), true)
+    set_attributes(&target, entry.access.attributes(), true)
 }
 
 /// `struct mount_attr` of `mount_setattr(2)`.
@@ -147,8 +147,8 @@ struct Attributes {
     namespace: u64,
 }
 
-/// Adds attributes to a mount, and to those below it. None is ever taken away, so that a mount
-/// that is locked by a parent namespace is no matter.
+/// Adds attributes to a mount and, if `recursive`, to those below it. Removes none, so mounts that
+/// are locked by a parent namespace are not a problem.
 fn set_attributes(path: &Path, set: u64, recursive: bool) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let attributes = Attributes { set, clear: 0, propagation: 0, namespace: 0 };
@@ -167,11 +167,11 @@ fn set_attributes(path: &Path, set: u64, recursive: bool) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes the root at `path` that of this process, and lets go of all that was mounted before.
-/// Safe between fork and exec: makes system calls only.
+/// Makes the directory at `path` this process's root and detaches the old one. Safe between fork
+/// and exec: only makes system calls.
 pub(crate) fn enter(path: &CStr) -> nix::Result<()> {
     nix::unistd::chdir(path)?;
-    // With both the same, the old root lies on top of the new one, and is taken off again.
+    // With the same path twice, the old root is stacked on the new one and then detached.
     nix::unistd::pivot_root(c".", c".")?;
     umount2(c".", MntFlags::MNT_DETACH)?;
     nix::unistd::chdir(c"/")
@@ -187,12 +187,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_root_is_made_while_other_threads_start_children() {
+    fn a_root_is_created_while_other_threads_start_children() {
         assert!(nix::unistd::geteuid().is_root(), "this test mounts: run it as root");
         let directory = tempfile::tempdir().unwrap();
         let entries = [
-            Entry::new(Path::new("/dev/null"), Right::Device),
-            Entry::new(Path::new("/etc/passwd"), Right::Read),
+            RootEntry::new(Path::new("/dev/null"), MountAccess::Device),
+            RootEntry::new(Path::new("/etc/passwd"), MountAccess::Read),
         ];
         let over = AtomicBool::new(false);
         let children = || {
@@ -206,7 +206,7 @@ mod tests {
             mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
             for number in 0..300 {
                 let path = directory.path().join(number.to_string());
-                Root::make(&path, &entries).map_err(io::Error::other)?;
+                Root::create(&path, &entries).map_err(io::Error::other)?;
             }
             io::Result::Ok(())
         };

@@ -1,35 +1,35 @@
-//! The command of a local job, as the ledger keeps it.
+//! The command of a local job, as stored in the ledger.
 //!
-//! Arguments are bytes on Linux, JSON is text: bytes that are no UTF-8 are kept in Base64.
+//! Arguments are bytes on Linux, JSON is text: bytes that are not UTF-8 are stored in Base64.
 
 use std::time::Duration;
 
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
-/// What a local job runs.
+/// The command of a local job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Command {
+pub struct JobCommand {
     /// The program and its arguments.
-    pub arguments: Vec<Bytes>,
-    /// Variables. May hold secrets: they are wiped when the job is over.
-    pub environment: Vec<(Bytes, Bytes)>,
-    /// Where it starts.
-    pub directory: Option<Bytes>,
-    /// The user that it runs as.
+    pub arguments: Vec<CommandBytes>,
+    /// Environment variables. May contain secrets: wiped when the job ends.
+    pub environment: Vec<(CommandBytes, CommandBytes)>,
+    /// The working directory.
+    pub directory: Option<CommandBytes>,
+    /// The user to run as.
     pub user: Option<String>,
-    /// How long it may take.
+    /// The time limit.
     pub timeout: Option<Duration>,
 }
 
 /// Bytes that are mostly text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Kept", into = "Kept")]
-pub struct Bytes(pub Vec<u8>);
+#[serde(from = "JsonBytes", into = "JsonBytes")]
+pub struct CommandBytes(pub Vec<u8>);
 
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Kept {
+enum JsonBytes {
     Text(String),
     Other {
         #[serde(rename = "base64")]
@@ -55,17 +55,17 @@ impl From<Encoded> for String {
     }
 }
 
-impl From<Kept> for Bytes {
-    fn from(kept: Kept) -> Self {
-        match kept {
-            Kept::Text(text) => Self(text.into_bytes()),
-            Kept::Other { encoded } => Self(encoded.0),
+impl From<JsonBytes> for CommandBytes {
+    fn from(json: JsonBytes) -> Self {
+        match json {
+            JsonBytes::Text(text) => Self(text.into_bytes()),
+            JsonBytes::Other { encoded } => Self(encoded.0),
         }
     }
 }
 
-impl From<Bytes> for Kept {
-    fn from(bytes: Bytes) -> Self {
+impl From<CommandBytes> for JsonBytes {
+    fn from(bytes: CommandBytes) -> Self {
         match String::from_utf8(bytes.0) {
             Ok(text) => Self::Text(text),
             Err(error) => Self::Other { encoded: Encoded(error.into_bytes()) },
@@ -73,13 +73,13 @@ impl From<Bytes> for Kept {
     }
 }
 
-impl<T: AsRef<[u8]> + ?Sized> From<&T> for Bytes {
+impl<T: AsRef<[u8]> + ?Sized> From<&T> for CommandBytes {
     fn from(bytes: &T) -> Self {
         Self(bytes.as_ref().to_vec())
     }
 }
 
-// What `Encoded` needs for serde's `into`.
+// Required by serde's `into`.
 impl Clone for Encoded {
     fn clone(&self) -> Self {
         Self(self.0.clone())
@@ -94,10 +94,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_survive_the_way_through_json(bytes: Vec<u8>, text: String) {
-            for bytes in [Bytes(bytes), Bytes::from(&text)] {
-                let kept = serde_json::to_string(&bytes).unwrap();
-                prop_assert_eq!(serde_json::from_str::<Bytes>(&kept).unwrap(), bytes);
+        fn any_bytes_survive_a_round_trip_through_json(bytes: Vec<u8>, text: String) {
+            for bytes in [CommandBytes(bytes), CommandBytes::from(&text)] {
+                let json = serde_json::to_string(&bytes).unwrap();
+                prop_assert_eq!(serde_json::from_str::<CommandBytes>(&json).unwrap(), bytes);
             }
         }
     }

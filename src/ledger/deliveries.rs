@@ -1,29 +1,32 @@
-//! Webhook deliveries whose effect is recorded.
+//! Webhook deliveries with a recorded effect.
 
 use rusqlite::params;
 
-use super::jobs::note;
-use super::{Delivered, ForgeNote, Ledger, LedgerError};
+use super::jobs::record_update;
+use super::{DeliveryEffect, ForgeJobUpdate, Ledger, LedgerError};
 
 impl Ledger {
-    /// Records a delivery's effect, and by its GUID that it was seen, in one transaction: after a
-    /// SIGKILL at any moment a delivery that counts as seen has had its effect.
+    /// Records a delivery's GUID and its effect in one transaction: after a SIGKILL at any moment,
+    /// a delivery that counts as seen has had its effect.
     ///
-    /// A delivery by itself is not in the audit log; its effect is.
-    pub fn deliver(
+    /// The audit log has the effect, not the delivery itself.
+    pub fn record_delivery(
         &mut self,
         guid: &str,
-        effect: Option<&ForgeNote<'_>>,
-    ) -> Result<Delivered, LedgerError> {
+        effect: Option<&ForgeJobUpdate<'_>>,
+    ) -> Result<DeliveryEffect, LedgerError> {
         self.change("record a delivery", |change| {
             let inserted = change.execute(
                 "INSERT OR IGNORE INTO deliveries (guid, at) VALUES (?1, ?2)",
                 params![guid, change.now],
             )?;
             if inserted == 0 {
-                return Ok(Delivered::Before);
+                return Ok(DeliveryEffect::AlreadyRecorded);
             }
-            effect.map(|effect| note(change, effect)).transpose().map(Delivered::Now)
+            effect
+                .map(|effect| record_update(change, effect))
+                .transpose()
+                .map(DeliveryEffect::Recorded)
         })
     }
 }

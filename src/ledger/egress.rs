@@ -1,4 +1,4 @@
-//! What microVMs reached, and what they were refused: sums by destination.
+//! The egress of microVMs: totals by destination.
 
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
@@ -7,22 +7,22 @@ use serde_json::json;
 use super::open::Change;
 use super::{Ledger, LedgerError, Reader};
 
-/// The most rows of one microVM: what a shepherd tells, with a row for each verdict and cause whose
-/// destinations have none.
+/// The maximum number of rows of one microVM: the shepherd's limit, plus a row for each verdict and
+/// cause of destinations without a row.
 const MAX_ROWS: usize = 640;
 
-/// One destination of a microVM, with one verdict.
+/// A destination of a microVM, with one verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Destination {
-    /// The name or address, as the guest said it.
+pub struct DestinationRecord {
+    /// The name or address as the guest sent it.
     pub host: String,
-    /// The port; 0 where there is none.
+    /// The port; 0 for protocols without ports.
     pub port: u16,
-    /// The verdict's word.
+    /// The verdict.
     pub verdict: String,
-    /// The cause's word.
+    /// The cause of a refusal.
     pub cause: Option<String>,
-    /// How many connections, requests, lookups or packets.
+    /// Number of connections, requests, lookups or packets.
     pub connections: u64,
     /// Bytes from the guest.
     pub up: u64,
@@ -30,26 +30,26 @@ pub struct Destination {
     pub down: u64,
 }
 
-/// What a microVM reached in numbers: everything, whether it has a row or not.
+/// The totals of a microVM's egress, including destinations without a row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Verdicts {
+pub struct VerdictTotals {
     /// Connections, requests, lookups and packets that passed.
     pub allowed: u64,
-    /// Those that did not.
+    /// Those that were refused.
     pub refused: u64,
-    /// Those that passed as the policy only watches.
+    /// Those that would be refused if the policy were enforced.
     pub would_refuse: u64,
     /// Bytes from the guest.
     pub up: u64,
     /// Bytes to the guest.
     pub down: u64,
-    /// Destinations that have no row of their own.
+    /// Destinations without a row of their own.
     pub omitted: u64,
-    /// Lines that the egress record lacks.
+    /// Lines missing from the egress record.
     pub unrecorded: u64,
 }
 
-impl Verdicts {
+impl VerdictTotals {
     fn add(&mut self, verdict: &str, [connections, up, down]: [u64; 3]) {
         let sum = match verdict {
             "allowed" => &mut self.allowed,
@@ -62,32 +62,36 @@ impl Verdicts {
     }
 }
 
-/// What a microVM reached, and what it was refused.
+/// The egress of a microVM.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Egress {
-    /// Everything in numbers.
-    pub verdicts: Verdicts,
-    /// A row per destination, in the order in which they are to be shown.
-    pub destinations: Vec<Destination>,
+pub struct EgressSummary {
+    /// The totals.
+    pub verdicts: VerdictTotals,
+    /// One row per destination, in display order.
+    pub destinations: Vec<DestinationRecord>,
 }
 
 impl Ledger {
-    /// Takes down what a microVM reached. A shepherd that is heard again tells it again: the first
-    /// time counts.
-    pub fn note_egress(&mut self, microvm: &str, egress: &Egress) -> Result<(), LedgerError> {
-        let Egress { mut verdicts, destinations } = egress.clone();
-        // A shepherd keeps to less; its word is not taken for it.
-        let kept = destinations.len().min(MAX_ROWS);
-        verdicts.omitted = verdicts.omitted.saturating_add((destinations.len() - kept) as u64);
-        self.change("note what a microVM reached", |change| {
+    /// Records the egress of a microVM. A shepherd may report it again after a reconnect: the first
+    /// report counts.
+    pub fn record_egress(
+        &mut self,
+        microvm: &str,
+        egress: &EgressSummary,
+    ) -> Result<(), LedgerError> {
+        let EgressSummary { mut verdicts, destinations } = egress.clone();
+        // A shepherd reports fewer; this does not rely on it.
+        let row_count = destinations.len().min(MAX_ROWS);
+        verdicts.omitted = verdicts.omitted.saturating_add((destinations.len() - row_count) as u64);
+        self.change("record the egress of a microVM", |change| {
             let known = "SELECT 1 FROM egress WHERE microvm = ?1
                 UNION ALL SELECT 1 FROM egress_totals WHERE microvm = ?1 LIMIT 1";
             let is_known = change.first(known, [microvm], |_| Ok(()))?.is_some();
-            if is_known || (kept == 0 && verdicts == Verdicts::default()) {
+            if is_known || (row_count == 0 && verdicts == VerdictTotals::default()) {
                 return Ok(());
             }
-            note_totals(change, microvm, &verdicts)?;
-            for (row, one) in destinations[..kept].iter().enumerate() {
+            insert_totals(change, microvm, &verdicts)?;
+            for (row, one) in destinations[..row_count].iter().enumerate() {
                 change.execute(
                     "INSERT INTO egress
                          (microvm, row, host, port, verdict, cause, connections, up, down)
@@ -110,8 +114,12 @@ impl Ledger {
     }
 }
 
-fn note_totals(change: &Change<'_>, microvm: &str, verdicts: &Verdicts) -> Result<(), LedgerError> {
-    let Verdicts { allowed, refused, would_refuse, up, down, omitted, unrecorded } = *verdicts;
+fn insert_totals(
+    change: &Change<'_>,
+    microvm: &str,
+    verdicts: &VerdictTotals,
+) -> Result<(), LedgerError> {
+    let VerdictTotals { allowed, refused, would_refuse, up, down, omitted, unrecorded } = *verdicts;
     change.execute(
         "INSERT INTO egress_totals
              (microvm, allowed, refused, would_refuse, up, down, omitted, unrecorded)
@@ -130,19 +138,19 @@ fn note_totals(change: &Change<'_>, microvm: &str, verdicts: &Verdicts) -> Resul
     Ok(())
 }
 
-/// What `SQLite` can hold of a number.
+/// Limits a number to what `SQLite` can store.
 fn bounded(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl Reader {
-    /// What a microVM reached and was refused; nothing where nothing was tried, and before its end.
-    pub fn egress(&self, microvm: &str) -> Result<Option<Egress>, LedgerError> {
+    /// Returns the egress of a microVM; `None` if there was none, and before its end.
+    pub fn egress(&self, microvm: &str) -> Result<Option<EgressSummary>, LedgerError> {
         let Some(verdicts) = self.verdicts(microvm)? else { return Ok(None) };
         let sql = "SELECT host, port, verdict, cause, connections, up, down FROM egress
             WHERE microvm = ?1 ORDER BY row";
-        let destinations = self.all("list what a microVM reached", sql, [microvm], |row| {
-            Ok(Destination {
+        let destinations = self.all("list the egress of a microVM", sql, [microvm], |row| {
+            Ok(DestinationRecord {
                 host: row.get(0)?,
                 port: row.get(1)?,
                 verdict: row.get(2)?,
@@ -152,24 +160,27 @@ impl Reader {
                 down: row.get(6)?,
             })
         })?;
-        Ok(Some(Egress { verdicts, destinations }))
+        Ok(Some(EgressSummary { verdicts, destinations }))
     }
 
-    /// The names and addresses that its policy refused a microVM, with port and cause.
-    pub fn refused(&self, microvm: &str) -> Result<Vec<(String, u16, String)>, LedgerError> {
+    /// Returns the destinations that the policy refused, with port and cause.
+    pub fn refused_destinations(
+        &self,
+        microvm: &str,
+    ) -> Result<Vec<(String, u16, String)>, LedgerError> {
         let sql = "SELECT host, port, cause FROM egress
             WHERE microvm = ?1 AND verdict = 'refused' AND cause IN ('no-rule', 'port', 'denied')
             ORDER BY row";
         let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-        self.all("list what a microVM was refused", sql, [microvm], read)
+        self.all("list the refused destinations of a microVM", sql, [microvm], read)
     }
 
-    /// The same in numbers only.
-    pub fn verdicts(&self, microvm: &str) -> Result<Option<Verdicts>, LedgerError> {
+    /// Returns the totals of a microVM's egress.
+    pub fn verdicts(&self, microvm: &str) -> Result<Option<VerdictTotals>, LedgerError> {
         let sql = "SELECT allowed, refused, would_refuse, up, down, omitted, unrecorded
             FROM egress_totals WHERE microvm = ?1";
-        let totals = self.all("count what a microVM reached", sql, [microvm], |row| {
-            Ok(Verdicts {
+        let totals = self.all("read the egress totals of a microVM", sql, [microvm], |row| {
+            Ok(VerdictTotals {
                 allowed: row.get(0)?,
                 refused: row.get(1)?,
                 would_refuse: row.get(2)?,
@@ -182,13 +193,13 @@ impl Reader {
         if let Some(verdicts) = totals.first() {
             return Ok(Some(*verdicts));
         }
-        // What was noted before there were totals has its rows only. Columns are added up here, as
-        // SQLite fails where a sum is too large for it.
+        // Records from before the totals table have rows only. The columns are added here, because
+        // `SQLite` fails on a sum that overflows.
         let sql = "SELECT verdict, connections, up, down FROM egress WHERE microvm = ?1";
-        let rows = self.all("count what a microVM reached", sql, [microvm], |row| {
+        let rows = self.all("read the egress totals of a microVM", sql, [microvm], |row| {
             Ok((row.get::<_, String>(0)?, [row.get(1)?, row.get(2)?, row.get(3)?]))
         })?;
-        let mut verdicts = Verdicts::default();
+        let mut verdicts = VerdictTotals::default();
         for (verdict, numbers) in &rows {
             verdicts.add(verdict, *numbers);
         }

@@ -1,4 +1,4 @@
-//! The name of this ledger's daemon, by which its runners are told from those of others.
+//! The name of the ledger's daemon, which distinguishes its runners from those of other daemons.
 
 use serde_json::json;
 
@@ -7,8 +7,8 @@ use super::{Ledger, LedgerError};
 const INSTANCE: &str = "instance";
 
 impl Ledger {
-    /// Six random characters, drawn once: what is registered under them is this daemon's and no
-    /// other's, whoever else registers in the same scope.
+    /// Returns six random characters, generated once. Runners registered under them belong to this
+    /// daemon, even if others register in the same scope.
     pub fn instance(&mut self) -> Result<String, LedgerError> {
         let random = crate::host::random::<4>().map_err(LedgerError::Random)?;
         let new = data_encoding::BASE32_DNSSEC.encode(&random)[..6].to_owned();
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_stays() {
+    fn the_name_is_stable() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ledger.db");
         let name = Ledger::open(&path).unwrap().instance().unwrap();

@@ -5,80 +5,80 @@ use serde_json::json;
 
 use super::open::Change;
 use super::{
-    Command, ForgeNote, ForgeState, JobId, JobResult, JobState, Ledger, LedgerError, Noted,
-    RunnerKnown, Source,
+    ForgeJobUpdate, ForgeState, JobCommand, JobId, JobResult, JobSource, JobState, Ledger,
+    LedgerError, RecordedJob, RunnerMatch,
 };
 
-/// The longest text of another's that is kept, in characters. GitHub's own names are shorter.
+/// The maximum length of an untrusted text, in characters. GitHub's own names are shorter.
 const MAX_TEXT: usize = 256;
 
-/// The most labels of a job that are kept: one more than a runner can have, so that no runner has all
-/// labels of a job of which some were cut.
+/// The maximum number of labels of a job: one more than a runner can have, so that no runner
+/// matches a job whose labels were truncated.
 const MAX_LABELS: usize = 101;
 
-/// A text that others wrote, no longer than is kept.
-pub fn cut(text: &str) -> String {
+/// Truncates an untrusted text to the maximum length.
+pub fn truncate(text: &str) -> String {
     match text.char_indices().nth(MAX_TEXT) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),
     }
 }
 
-/// A step of a job, and the states from which it follows.
-struct Step {
+/// A state change of a job, and the states from which it is allowed.
+struct Transition {
     action: &'static str,
-    wanted: &'static str,
+    requested: &'static str,
     from: &'static [JobState],
     to: JobState,
 }
 
-const CLAIM: Step = Step {
+const CLAIM: Transition = Transition {
     action: "job.claimed",
-    wanted: "claimed",
+    requested: "claimed",
     from: &[JobState::Queued],
     to: JobState::Claimed,
 };
-const START: Step = Step {
+const START: Transition = Transition {
     action: "job.started",
-    wanted: "started",
+    requested: "started",
     from: &[JobState::Claimed],
     to: JobState::Running,
 };
-const FINISH: Step = Step {
+const FINISH: Transition = Transition {
     action: "job.finished",
-    wanted: "finished",
+    requested: "finished",
     from: &[JobState::Claimed, JobState::Running],
     to: JobState::Finished,
 };
-const FAIL: Step = Step {
+const FAIL: Transition = Transition {
     action: "job.failed",
-    wanted: "failed",
+    requested: "failed",
     from: &[JobState::Queued, JobState::Claimed, JobState::Running],
     to: JobState::Failed,
 };
-const REQUEUE: Step = Step {
+const REQUEUE: Transition = Transition {
     action: "job.requeued",
-    wanted: "put back into the queue",
+    requested: "requeued",
     from: &[JobState::Claimed],
     to: JobState::Queued,
 };
-const CANCEL: Step = Step {
+const CANCEL: Transition = Transition {
     action: "job.cancelled",
-    wanted: "cancelled",
+    requested: "canceled",
     from: &[JobState::Queued, JobState::Claimed, JobState::Running],
     to: JobState::Cancelled,
 };
 
 impl Ledger {
-    /// Queues a command for a pool.
-    pub fn submit_local(&mut self, pool: &str, command: &Command) -> Result<JobId, LedgerError> {
+    /// Queues a local job.
+    pub fn submit_local(&mut self, pool: &str, command: &JobCommand) -> Result<JobId, LedgerError> {
         let text = serde_json::to_string(command)
             .map_err(|error| LedgerError::Json("a command", error))?;
         self.change("queue a job", |change| {
             change.execute(
                 "INSERT INTO jobs (source, pool, state, command, queued_at)
                  VALUES (?1, ?2, ?3, ?4, ?5)",
-                params![Source::Local, pool, JobState::Queued, text, change.now],
+                params![JobSource::Local, pool, JobState::Queued, text, change.now],
             )?;
             let id = newest(change)?;
             let detail = json!({ "source": "local", "pool": pool });
@@ -87,15 +87,19 @@ impl Ledger {
         })
     }
 
-    /// Takes down what GitHub says of a job; nothing goes back but what was guessed.
-    pub fn note_forge_job(&mut self, told: &ForgeNote<'_>) -> Result<Noted, LedgerError> {
-        self.change("note a job of GitHub's", |change| note(change, told))
+    /// Records an update of a job from GitHub. States only move forward, except guesses that turn
+    /// out wrong.
+    pub fn record_forge_job(
+        &mut self,
+        update: &ForgeJobUpdate<'_>,
+    ) -> Result<RecordedJob, LedgerError> {
+        self.change("record a GitHub job", |change| record_update(change, update))
     }
 
-    /// A microVM was chosen for a queued job.
+    /// Assigns a queued job to a microVM.
     pub fn claim(&mut self, job: JobId, microvm: &str) -> Result<(), LedgerError> {
         self.change("claim a job", |change| {
-            take(change, job, &CLAIM)?;
+            apply(change, job, &CLAIM)?;
             change.execute(
                 "UPDATE jobs SET microvm = ?2, claimed_at = ?3 WHERE id = ?1",
                 params![job, microvm, change.now],
@@ -104,10 +108,10 @@ impl Ledger {
         })
     }
 
-    /// A claimed job began.
+    /// Records the start of a claimed job.
     pub fn start(&mut self, job: JobId) -> Result<(), LedgerError> {
         self.change("start a job", |change| {
-            take(change, job, &START)?;
+            apply(change, job, &START)?;
             change.execute(
                 "UPDATE jobs SET started_at = ?2 WHERE id = ?1",
                 params![job, change.now],
@@ -116,12 +120,12 @@ impl Ledger {
         })
     }
 
-    /// A job ended by itself.
+    /// Records that a job ended by itself.
     pub fn finish(&mut self, job: JobId, result: &JobResult) -> Result<(), LedgerError> {
         let text =
             serde_json::to_string(result).map_err(|error| LedgerError::Json("a result", error))?;
         self.change("finish a job", |change| {
-            take(change, job, &FINISH)?;
+            apply(change, job, &FINISH)?;
             change.execute(
                 "UPDATE jobs SET result = ?2, exit_code = ?3 WHERE id = ?1",
                 params![job, text, result.exit_code()],
@@ -130,8 +134,8 @@ impl Ledger {
         })
     }
 
-    /// A job can't be begun, or its microVM failed. The exit code is what stands for that; a job of
-    /// GitHub's has none.
+    /// Records that a job could not be started, or that its microVM failed. `exit_code` stands for
+    /// that; a GitHub job has none.
     pub fn fail(
         &mut self,
         job: JobId,
@@ -139,12 +143,12 @@ impl Ledger {
         exit_code: Option<u8>,
     ) -> Result<(), LedgerError> {
         self.change("fail a job", |change| {
-            with_cause(change, job, &FAIL, cause)?;
-            with_code(change, job, exit_code)
+            apply_with_cause(change, job, &FAIL, cause)?;
+            set_exit_code(change, job, exit_code)
         })
     }
 
-    /// A person ended a job.
+    /// Records that a person canceled a job.
     pub fn cancel(
         &mut self,
         job: JobId,
@@ -152,15 +156,15 @@ impl Ledger {
         exit_code: Option<u8>,
     ) -> Result<(), LedgerError> {
         self.change("cancel a job", |change| {
-            with_cause(change, job, &CANCEL, why)?;
-            with_code(change, job, exit_code)
+            apply_with_cause(change, job, &CANCEL, why)?;
+            set_exit_code(change, job, exit_code)
         })
     }
 
-    /// A job that was claimed and certainly never began waits again, at its old place.
+    /// Requeues a claimed job that certainly never started, at its old position.
     pub fn requeue(&mut self, job: JobId, why: &str) -> Result<(), LedgerError> {
-        self.change("put back a job", |change| {
-            with_cause(change, job, &REQUEUE, why)?;
+        self.change("requeue a job", |change| {
+            apply_with_cause(change, job, &REQUEUE, why)?;
             change.execute(
                 "UPDATE jobs SET requeued = requeued + 1, microvm = NULL, claimed_at = NULL
                  WHERE id = ?1",
@@ -171,34 +175,34 @@ impl Ledger {
     }
 }
 
-/// Takes a job from one state to another, if that is a step.
-fn take(change: &Change<'_>, job: JobId, step: &Step) -> Result<(), LedgerError> {
+/// Moves a job to another state if the transition is allowed.
+fn apply(change: &Change<'_>, job: JobId, transition: &Transition) -> Result<(), LedgerError> {
     let state: Option<JobState> =
         change.first("SELECT state FROM jobs WHERE id = ?1", [job], |row| row.get(0))?;
     let Some(state) = state else {
         return Err(LedgerError::Unknown { what: "job", name: job.to_string() });
     };
-    if !step.from.contains(&state) {
+    if !transition.from.contains(&state) {
         return Err(LedgerError::WrongState {
             what: "job",
             name: job.to_string(),
             state: state.to_string(),
-            wanted: step.wanted,
+            requested: transition.requested,
         });
     }
-    let ended = step.to.is_over().then_some(change.now);
+    let ended = transition.to.is_over().then_some(change.now);
     change.execute(
         "UPDATE jobs SET state = ?2, ended_at = ?3 WHERE id = ?1",
-        params![job, step.to, ended],
+        params![job, transition.to, ended],
     )?;
-    if step.to.is_over() {
-        wipe(change, job)?;
+    if transition.to.is_over() {
+        wipe_environment(change, job)?;
     }
     Ok(())
 }
 
-/// Removes the environment of a command that is over.
-fn wipe(change: &Change<'_>, job: JobId) -> Result<(), LedgerError> {
+/// Removes the environment of an ended job's command.
+fn wipe_environment(change: &Change<'_>, job: JobId) -> Result<(), LedgerError> {
     change.execute(
         "UPDATE jobs SET command = json_set(command, '$.environment', json('[]'))
          WHERE id = ?1 AND command IS NOT NULL",
@@ -207,50 +211,58 @@ fn wipe(change: &Change<'_>, job: JobId) -> Result<(), LedgerError> {
     Ok(())
 }
 
-fn with_cause(
+fn apply_with_cause(
     change: &Change<'_>,
     job: JobId,
-    step: &Step,
+    transition: &Transition,
     cause: &str,
 ) -> Result<(), LedgerError> {
-    take(change, job, step)?;
+    apply(change, job, transition)?;
     change.execute("UPDATE jobs SET cause = ?2 WHERE id = ?1", params![job, cause])?;
-    change.audit(step.action, &job.to_string(), &json!({ "cause": cause }))
+    change.audit(transition.action, &job.to_string(), &json!({ "cause": cause }))
 }
 
-fn with_code(change: &Change<'_>, job: JobId, code: Option<u8>) -> Result<(), LedgerError> {
+fn set_exit_code(change: &Change<'_>, job: JobId, code: Option<u8>) -> Result<(), LedgerError> {
     change.execute("UPDATE jobs SET exit_code = ?2 WHERE id = ?1", params![job, code])?;
     Ok(())
 }
 
-/// Takes down what is told of a job of GitHub's.
-pub(super) fn note(change: &Change<'_>, note: &ForgeNote<'_>) -> Result<Noted, LedgerError> {
-    let (name, conclusion) = (note.name.map(cut), note.conclusion.map(cut));
-    let repository = cut(note.repository);
-    let labels: Vec<_> = note.labels.iter().take(MAX_LABELS).map(|label| cut(label)).collect();
-    let note = &ForgeNote {
+/// Records an update of a job from GitHub.
+pub(super) fn record_update(
+    change: &Change<'_>,
+    update: &ForgeJobUpdate<'_>,
+) -> Result<RecordedJob, LedgerError> {
+    let (name, conclusion) = (update.name.map(truncate), update.conclusion.map(truncate));
+    let repository = truncate(update.repository);
+    let labels: Vec<_> =
+        update.labels.iter().take(MAX_LABELS).map(|label| truncate(label)).collect();
+    let update = &ForgeJobUpdate {
         name: name.as_deref(),
         conclusion: conclusion.as_deref(),
         repository: &repository,
         labels: &labels,
-        ..*note
+        ..*update
     };
-    let (id, state) = match known(change, note)? {
-        None => insert(change, note)?,
-        Some(known) => update(change, note, &known)?,
+    let (id, state) = match find(change, update)? {
+        None => insert_job(change, update)?,
+        Some(known) => update_job(change, update, &known)?,
     };
-    let released = match (note.runner, note.microvm) {
-        (RunnerKnown::Told, Some(microvm)) => release(change, id, microvm)?,
+    let released = match (update.runner, update.microvm) {
+        (RunnerMatch::Confirmed, Some(microvm)) => release(change, id, microvm)?,
         _ => Vec::new(),
     };
-    Ok(Noted { id, state, released })
+    Ok(RecordedJob { id, state, released })
 }
 
-/// GitHub says which job a microVM has: others that were guessed to be that one wait again.
-fn release(change: &Change<'_>, its: JobId, microvm: &str) -> Result<Vec<JobId>, LedgerError> {
+/// GitHub confirmed which job a microVM has: requeues other jobs that were guessed to be that one.
+fn release(
+    change: &Change<'_>,
+    confirmed: JobId,
+    microvm: &str,
+) -> Result<Vec<JobId>, LedgerError> {
     const GUESSED: &str = "SELECT id FROM jobs WHERE microvm = ?1 AND guessed AND id <> ?2 LIMIT 1";
     let mut released = Vec::new();
-    while let Some(id) = change.first(GUESSED, params![microvm, its], |row| row.get(0))? {
+    while let Some(id) = change.first(GUESSED, params![microvm, confirmed], |row| row.get(0))? {
         change.execute(
             "UPDATE jobs SET state = ?2, microvm = NULL, guessed = 0, started_at = NULL,
                  ended_at = NULL, result = NULL, cause = NULL
@@ -258,34 +270,37 @@ fn release(change: &Change<'_>, its: JobId, microvm: &str) -> Result<Vec<JobId>,
             params![id, JobState::Queued],
         )?;
         let id: JobId = id;
-        let cause = format!("GitHub says that its microVM has job {its} instead");
+        let cause = format!("GitHub says that its microVM has job {confirmed} instead");
         change.audit(REQUEUE.action, &id.to_string(), &json!({ "cause": cause }))?;
         released.push(id);
     }
     Ok(released)
 }
 
-/// What is known of a job of GitHub's.
-struct Known {
+/// The stored state of a GitHub job.
+struct StoredJob {
     id: JobId,
     state: JobState,
-    /// Whether Mayfly told it to end.
+    /// Whether Mayfly interrupted it.
     interrupted: bool,
 }
 
-fn known(change: &Change<'_>, note: &ForgeNote<'_>) -> Result<Option<Known>, LedgerError> {
+fn find(
+    change: &Change<'_>,
+    update: &ForgeJobUpdate<'_>,
+) -> Result<Option<StoredJob>, LedgerError> {
     change.first(
         "SELECT id, state, cause IS NOT NULL AND state = ?3 FROM jobs
          WHERE github_id = ?1 AND attempt = ?2",
-        params![note.forge_id, note.attempt, JobState::Running],
-        |row| Ok(Known { id: row.get(0)?, state: row.get(1)?, interrupted: row.get(2)? }),
+        params![update.forge_id, update.attempt, JobState::Running],
+        |row| Ok(StoredJob { id: row.get(0)?, state: row.get(1)?, interrupted: row.get(2)? }),
     )
 }
 
-/// Where a job is by what GitHub says. One that Mayfly told to end counts as cancelled, although
-/// GitHub calls it failed; one that succeeded all the same does not.
-fn state(note: &ForgeNote<'_>, interrupted: bool) -> JobState {
-    match (note.state, note.conclusion) {
+/// Returns the state of a job according to GitHub. An interrupted job counts as canceled although
+/// GitHub calls it failed, unless it succeeded.
+fn new_state(update: &ForgeJobUpdate<'_>, interrupted: bool) -> JobState {
+    match (update.state, update.conclusion) {
         (ForgeState::Queued, _) => JobState::Queued,
         (ForgeState::Running, _) => JobState::Running,
         (ForgeState::Completed, Some("cancelled")) => JobState::Cancelled,
@@ -295,7 +310,7 @@ fn state(note: &ForgeNote<'_>, interrupted: bool) -> JobState {
     }
 }
 
-/// How far a state is on the way.
+/// Returns the order of a state.
 fn rank(state: JobState) -> u8 {
     match state {
         JobState::Queued => 0,
@@ -305,86 +320,93 @@ fn rank(state: JobState) -> u8 {
     }
 }
 
-/// The number of the job that was just added.
+/// Returns the number of the job that was just added.
 fn newest(change: &Change<'_>) -> Result<JobId, LedgerError> {
     let id = change.first("SELECT max(id) FROM jobs", [], |row| row.get(0))?;
     id.ok_or_else(|| LedgerError::Unknown { what: "job", name: "the newest".to_owned() })
 }
 
-fn insert(change: &Change<'_>, note: &ForgeNote<'_>) -> Result<(JobId, JobState), LedgerError> {
+fn insert_job(
+    change: &Change<'_>,
+    update: &ForgeJobUpdate<'_>,
+) -> Result<(JobId, JobState), LedgerError> {
     change.execute(
         "INSERT INTO jobs (source, state, github_id, attempt, repository, queued_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         params![
-            Source::Github,
+            JobSource::Github,
             JobState::Queued,
-            note.forge_id,
-            note.attempt,
-            note.repository,
+            update.forge_id,
+            update.attempt,
+            update.repository,
             change.now
         ],
     )?;
     let id = newest(change)?;
-    describe(change, note, id)?;
+    describe(change, update, id)?;
     let detail = json!({
         "source": "github",
-        "pool": note.pool,
-        "repository": note.repository,
-        "github_id": note.forge_id,
-        "attempt": note.attempt,
+        "pool": update.pool,
+        "repository": update.repository,
+        "github_id": update.forge_id,
+        "attempt": update.attempt,
     });
     change.audit("job.queued", &id.to_string(), &detail)?;
-    update(change, note, &Known { id, state: JobState::Queued, interrupted: false })
+    update_job(change, update, &StoredJob { id, state: JobState::Queued, interrupted: false })
 }
 
-fn update(
+fn update_job(
     change: &Change<'_>,
-    note: &ForgeNote<'_>,
-    known: &Known,
+    update: &ForgeJobUpdate<'_>,
+    known: &StoredJob,
 ) -> Result<(JobId, JobState), LedgerError> {
-    let Known { id, state: before, interrupted } = *known;
-    describe(change, note, id)?;
-    let to = state(note, interrupted);
+    let StoredJob { id, state: before, interrupted } = *known;
+    describe(change, update, id)?;
+    let to = new_state(update, interrupted);
     if rank(to) <= rank(before) {
         return Ok((id, before));
     }
-    let began = (to == JobState::Running).then_some(change.now);
+    let started = (to == JobState::Running).then_some(change.now);
     let ended = to.is_over().then_some(change.now);
-    let result = note.conclusion.map(|conclusion| JobResult::Concluded(conclusion.to_owned()));
+    let result = update.conclusion.map(|conclusion| JobResult::Concluded(conclusion.to_owned()));
     let result = result.map(|result| serde_json::to_string(&result)).transpose();
     let result = result.map_err(|error| LedgerError::Json("a result", error))?;
     change.execute(
         "UPDATE jobs SET state = ?2, started_at = coalesce(started_at, ?3), ended_at = ?4,
              result = coalesce(?5, result)
          WHERE id = ?1",
-        params![id, to, began, ended, result],
+        params![id, to, started, ended, result],
     )?;
     let action = match to {
         JobState::Running => "job.started",
         JobState::Cancelled => "job.cancelled",
         _ => "job.finished",
     };
-    let detail = json!({ "conclusion": note.conclusion, "microvm": note.microvm });
+    let detail = json!({ "conclusion": update.conclusion, "microvm": update.microvm });
     change.audit(action, &id.to_string(), &detail)?;
     Ok((id, to))
 }
 
-/// Takes down what describes a job; what is not told stays.
-fn describe(change: &Change<'_>, note: &ForgeNote<'_>, id: JobId) -> Result<(), LedgerError> {
-    let labels = (!note.labels.is_empty()).then(|| json!(note.labels).to_string());
+/// Updates the description of a job. Missing values keep the known ones.
+fn describe(
+    change: &Change<'_>,
+    update: &ForgeJobUpdate<'_>,
+    id: JobId,
+) -> Result<(), LedgerError> {
+    let labels = (!update.labels.is_empty()).then(|| json!(update.labels).to_string());
     change.execute(
         "UPDATE jobs SET name = coalesce(?2, name), labels = coalesce(?3, labels),
              pool = coalesce(?4, pool), run_id = coalesce(?5, run_id)
          WHERE id = ?1",
-        params![id, note.name, labels, note.pool, note.run_id],
+        params![id, update.name, labels, update.pool, update.run_id],
     )?;
-    // Whom GitHub names is right; what was only guessed is not kept beside it.
-    let told = note.runner == RunnerKnown::Told;
+    // GitHub's information replaces a guess.
+    let is_confirmed = update.runner == RunnerMatch::Confirmed;
     change.execute(
         "UPDATE jobs SET microvm = CASE WHEN ?3 AND guessed THEN ?2 ELSE coalesce(?2, microvm) END,
              guessed = CASE WHEN ?3 THEN 0 WHEN ?4 THEN 1 ELSE guessed END
          WHERE id = ?1",
-        params![id, note.microvm, told, note.runner == RunnerKnown::Guessed],
+        params![id, update.microvm, is_confirmed, update.runner == RunnerMatch::Guessed],
     )?;
     Ok(())
 }

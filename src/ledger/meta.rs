@@ -1,4 +1,4 @@
-//! What the ledger keeps beside jobs and microVMs: single values by their names.
+//! Single values of the ledger by key.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
@@ -7,30 +7,30 @@ use serde::de::DeserializeOwned;
 use super::LedgerError;
 use super::open::Change;
 
-/// A value.
+/// Reads a value.
 pub(super) fn read(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
     let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
     statement.query_row([key], |row| row.get(0)).optional()
 }
 
-/// Keeps a value, in place of the one before.
+/// Writes a value, replacing the previous one.
 pub(super) fn write(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
     let sql = "INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)";
     connection.prepare_cached(sql)?.execute(params![key, value]).map(drop)
 }
 
 impl Change<'_> {
-    /// A value.
+    /// Reads a value.
     pub(super) fn meta(&self, key: &str) -> Result<Option<String>, LedgerError> {
         self.run(|connection| read(connection, key))
     }
 
-    /// Keeps a value, in place of the one before.
+    /// Writes a value, replacing the previous one.
     pub(super) fn set_meta(&self, key: &str, value: &str) -> Result<(), LedgerError> {
         self.run(|connection| write(connection, key, value))
     }
 
-    /// A value that is kept as JSON; the default one where there is none.
+    /// Reads a value stored as JSON, or the default if there is none.
     pub(super) fn meta_json<T: DeserializeOwned + Default>(
         &self,
         key: &'static str,
@@ -39,7 +39,7 @@ impl Change<'_> {
         serde_json::from_str(&text).map_err(|error| LedgerError::Json(key, error))
     }
 
-    /// Keeps a value as JSON.
+    /// Writes a value as JSON.
     pub(super) fn set_meta_json(
         &self,
         key: &'static str,

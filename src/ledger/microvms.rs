@@ -6,18 +6,18 @@ use rusqlite::params;
 use serde_json::json;
 
 use super::open::Change;
-use super::{JobState, Ledger, LedgerError, Phase, Source};
+use super::{JobSource, JobState, Ledger, LedgerError, PhaseRecord};
 
-/// Takes down what began in a microVM. Whether that is news.
-fn transition(change: &Change<'_>, id: &str, phase: &Phase) -> Result<bool, LedgerError> {
-    let there = change.first("SELECT 1 FROM microvms WHERE id = ?1", [id], |_| Ok(()))?;
-    there.ok_or_else(|| LedgerError::Unknown { what: "microVM", name: id.to_owned() })?;
-    let news = change.execute(
+/// Inserts a phase of a microVM. Returns whether it is new.
+fn insert_phase(change: &Change<'_>, id: &str, phase: &PhaseRecord) -> Result<bool, LedgerError> {
+    let known = change.first("SELECT 1 FROM microvms WHERE id = ?1", [id], |_| Ok(()))?;
+    known.ok_or_else(|| LedgerError::Unknown { what: "microVM", name: id.to_owned() })?;
+    let is_new = change.execute(
         "INSERT OR IGNORE INTO transitions (microvm, event, phase, elapsed_ms, at)
          VALUES (?1, ?2, ?3, ?4, ?5)",
         params![id, phase.event, phase.phase, phase.elapsed_ms, phase.at],
     )? > 0;
-    if news {
+    if is_new {
         change.execute(
             "UPDATE microvms SET phase = (SELECT phase FROM transitions
                  WHERE microvm = ?1 ORDER BY event DESC LIMIT 1)
@@ -25,13 +25,13 @@ fn transition(change: &Change<'_>, id: &str, phase: &Phase) -> Result<bool, Ledg
             [id],
         )?;
     }
-    Ok(news)
+    Ok(is_new)
 }
 
 impl Ledger {
-    /// A microVM is about to be made.
-    pub fn planned(&mut self, id: &str, pool: &str, image: &str) -> Result<(), LedgerError> {
-        self.change("plan a microVM", |change| {
+    /// Records that a microVM is about to be created.
+    pub fn record_planned(&mut self, id: &str, pool: &str, image: &str) -> Result<(), LedgerError> {
+        self.change("record a planned microVM", |change| {
             change.execute(
                 "INSERT INTO microvms (id, pool, image, phase, planned_at)
                  VALUES (?1, ?2, ?3, 'planned', ?4)",
@@ -41,30 +41,30 @@ impl Ledger {
         })
     }
 
-    /// A microVM came into a phase. Returns whether that is news: events are told again after the
-    /// daemon was away, and each counts once, by its place in the microVM's record.
-    pub fn transition(&mut self, id: &str, phase: &Phase) -> Result<bool, LedgerError> {
-        self.change("note a phase of a microVM", |change| {
-            let news = transition(change, id, phase)?;
-            if news {
+    /// Records that a microVM entered a phase. Returns whether it is new: events are replayed after
+    /// the daemon was away, and each counts once, by its number in the microVM's record.
+    pub fn record_phase(&mut self, id: &str, phase: &PhaseRecord) -> Result<bool, LedgerError> {
+        self.change("record a phase of a microVM", |change| {
+            let is_new = insert_phase(change, id, phase)?;
+            if is_new {
                 let detail = json!({ "phase": phase.phase, "elapsed_ms": phase.elapsed_ms });
                 change.audit("microvm.phase", id, &detail)?;
             }
-            Ok(news)
+            Ok(is_new)
         })
     }
 
-    /// The job of a microVM was told to end, for that reason; of a job of GitHub's it is the cause
-    /// of how it ends.
-    pub fn interrupted(
+    /// Records that the job of a microVM was interrupted, and why. For a GitHub job, `why` becomes
+    /// the cause of its end.
+    pub fn record_interrupt(
         &mut self,
         id: &str,
-        phase: &Phase,
+        phase: &PhaseRecord,
         why: &str,
         within: Duration,
     ) -> Result<(), LedgerError> {
-        self.change("note that a job is told to end", |change| {
-            if !transition(change, id, phase)? {
+        self.change("record the interruption of a job", |change| {
+            if !insert_phase(change, id, phase)? {
                 return Ok(());
             }
             let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
@@ -72,35 +72,35 @@ impl Ledger {
             change.audit("microvm.interrupted", id, &detail)?;
             change.execute(
                 "UPDATE jobs SET cause = ?2 WHERE microvm = ?1 AND source = ?3 AND state = ?4",
-                params![id, why, Source::Github, JobState::Running],
+                params![id, why, JobSource::Github, JobState::Running],
             )?;
             Ok(())
         })
     }
 
-    /// A microVM is no more. Returns whether that is news.
-    pub fn ended(
+    /// Records the end of a microVM. Returns whether it is new.
+    pub fn record_ended(
         &mut self,
         id: &str,
         outcome: &str,
         cause: Option<&str>,
         black_box: Option<&str>,
     ) -> Result<bool, LedgerError> {
-        self.change("end a microVM", |change| {
-            let news = change.execute(
+        self.change("record the end of a microVM", |change| {
+            let is_new = change.execute(
                 "UPDATE microvms SET ended_at = ?2, outcome = ?3, cause = ?4, black_box = ?5
                  WHERE id = ?1 AND ended_at IS NULL",
                 params![id, change.now, outcome, cause, black_box],
             )? > 0;
-            if news {
+            if is_new {
                 let detail = json!({ "outcome": outcome, "cause": cause, "black_box": black_box });
                 change.audit("microvm.ended", id, &detail)?;
             } else {
-                let there =
+                let known =
                     change.first("SELECT 1 FROM microvms WHERE id = ?1", [id], |_| Ok(()))?;
-                there.ok_or(LedgerError::Unknown { what: "microVM", name: id.to_owned() })?;
+                known.ok_or(LedgerError::Unknown { what: "microVM", name: id.to_owned() })?;
             }
-            Ok(news)
+            Ok(is_new)
         })
     }
 }

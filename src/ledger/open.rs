@@ -1,4 +1,4 @@
-//! Opening: one daemon writes, whoever may read looks on.
+//! Opening the ledger: one daemon writes, others may read.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -9,117 +9,121 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
-use super::audit::{self, Entry};
+use super::audit::{self, NewEntry};
 use super::error::LedgerError;
 use super::{Time, schema};
 
-/// How long to wait for a reader that checkpoints or recovers the file, before it is named.
-const BUSY: Duration = Duration::from_secs(5);
-/// How long to wait for another process that has the file locked, e.g. a copy that is being made.
-const LOCKED: Duration = Duration::from_secs(10 * 60);
+/// How long to wait for a reader that checkpoints or recovers the file before logging it.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for another process that has the file locked, e.g. while copying it.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
-/// The ledger as its daemon has it.
+/// The ledger, opened for writing by its daemon.
 #[derive(Debug)]
 pub struct Ledger {
     reader: Reader,
     path: PathBuf,
-    /// Whether there was a ledger here before, which is gone or has no bytes.
-    lost: bool,
-    // Held for its lock, after the connection: fields are dropped in their order.
+    /// Whether a previous ledger is gone or empty.
+    is_lost: bool,
+    // Holds the lock. After the connection: fields are dropped in order.
     _lock: Flock<File>,
 }
 
-/// The ledger, only to be looked at.
+/// The ledger, opened for reading.
 #[derive(Debug)]
 pub struct Reader {
     pub(super) connection: Connection,
 }
 
 impl Ledger {
-    /// Opens the ledger, makes it where it is not there, and brings its schema up to date.
+    /// Opens the ledger, creates it if it does not exist, and migrates its schema.
     ///
-    /// A second daemon is refused: the lock is a `flock(2)` of a file beside the ledger, which the
-    /// kernel drops with the process. It is not of the ledger itself, whose own locks (`fcntl(2)`)
-    /// a process loses when it closes any descriptor of the file.
+    /// Fails if another daemon has it open: the lock is a `flock(2)` of a file beside the ledger,
+    /// which the kernel drops with the process. The ledger itself is not locked, because a process
+    /// loses its `fcntl(2)` locks when it closes any descriptor of the file.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        let unseen = |error| LedgerError::NotLocked(path.to_owned(), error);
-        let empty = length(path).map_err(unseen)?.is_none_or(|length| length == 0);
-        // The lock's file stays beside the ledger from its first day on.
-        let lost = empty && length(&beside(path, ".lock")).map_err(unseen)?.is_some();
+        let not_locked = |error| LedgerError::NotLocked(path.to_owned(), error);
+        let is_empty = length(path).map_err(not_locked)?.is_none_or(|length| length == 0);
+        // The lock file exists from the first start on.
+        let is_lost = is_empty && length(&sibling(path, ".lock")).map_err(not_locked)?.is_some();
         let lock = lock(path)?;
-        if !empty {
-            whole_head(path)?;
+        if !is_empty {
+            check_header(path)?;
         }
-        // Made here for its mode; SQLite gives the files beside it the same.
+        // Created here for its mode; SQLite gives its other files the same.
         OpenOptions::new()
             .create(true)
             .append(true)
             .mode(0o600)
             .open(path)
             .map_err(|error| LedgerError::NotLocked(path.to_owned(), error))?;
-        let refused = |error| LedgerError::NotOpened(path.to_owned(), error);
+        let not_opened = |error| LedgerError::NotOpened(path.to_owned(), error);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(path, flags).map_err(refused)?;
-        patiently(path, || furnish(&connection)).map_err(|error| damaged(path, error, refused))?;
+        let mut connection = Connection::open_with_flags(path, flags).map_err(not_opened)?;
+        retry_while_locked(path, || configure(&connection))
+            .map_err(|error| damaged(path, error, not_opened))?;
         let reader = Reader { connection };
-        if let Some(what) = reader.quick_damage().map_err(|error| damaged(path, error, refused))? {
+        if let Some(what) =
+            reader.quick_damage().map_err(|error| damaged(path, error, not_opened))?
+        {
             return Err(LedgerError::Damaged { path: path.to_owned(), what });
         }
         connection = reader.connection;
         schema::migrations()
             .to_latest(&mut connection)
             .map_err(|error| LedgerError::NotMigrated(path.to_owned(), Box::new(error)))?;
-        Ok(Self { reader: Reader { connection }, path: path.to_owned(), lost, _lock: lock })
+        Ok(Self { reader: Reader { connection }, path: path.to_owned(), is_lost, _lock: lock })
     }
 
-    /// Whether there was a ledger here before, which is gone or was of zero bytes: what it knew of
-    /// jobs, microVMs and registrations is lost, and this one begins anew.
+    /// Returns whether a previous ledger is gone or empty: its jobs, microVMs and registrations are
+    /// lost, and this ledger is new.
     pub fn is_lost(&self) -> bool {
-        self.lost
+        self.is_lost
     }
 
-    /// What can be read of it.
+    /// Returns the reader of the same connection.
     pub fn reader(&self) -> &Reader {
         &self.reader
     }
 
-    /// One transaction: the changes and their audit entries, or nothing.
+    /// Runs one transaction: all changes and their audit entries, or nothing.
     pub(super) fn change<T>(
         &mut self,
-        doing: &'static str,
+        action: &'static str,
         change: impl FnOnce(&Change<'_>) -> Result<T, LedgerError>,
     ) -> Result<T, LedgerError> {
         let connection = &self.reader.connection;
-        // Once it is begun nobody else can be in the way.
+        // After the start, no other process can interfere.
         let begin = || Transaction::new_unchecked(connection, TransactionBehavior::Immediate);
-        let transaction = patiently(&self.path, begin).map_err(LedgerError::refused(doing))?;
-        let change_so_far = Change { transaction, doing, now: Time::now() };
-        let result = change(&change_so_far)?;
-        change_so_far.transaction.commit().map_err(LedgerError::refused(doing))?;
+        let transaction =
+            retry_while_locked(&self.path, begin).map_err(LedgerError::failed(action))?;
+        let pending = Change { transaction, action, now: Time::now() };
+        let result = change(&pending)?;
+        pending.transaction.commit().map_err(LedgerError::failed(action))?;
         Ok(result)
     }
 }
 
 impl Reader {
-    /// Opens a ledger that is there, also while a daemon has it.
+    /// Opens an existing ledger, also while a daemon has it open.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        let refused = |error| LedgerError::NotOpened(path.to_owned(), error);
-        whole_head(path)?;
+        let not_opened = |error| LedgerError::NotOpened(path.to_owned(), error);
+        check_header(path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags).map_err(refused)?;
-        connection.busy_timeout(BUSY).map_err(refused)?;
+        let connection = Connection::open_with_flags(path, flags).map_err(not_opened)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(not_opened)?;
         let version = |connection: &Connection| -> rusqlite::Result<i64> {
             connection.pragma_query_value(None, "user_version", |row| row.get(0))
         };
         let (connection, version) = match version(&connection) {
             Ok(version) => (connection, version),
-            // What stands beside the file can't be made in a directory that can't be written to.
-            Err(error) if is_code(&error, ErrorCode::CannotOpen) && is_settled(path) => {
-                let connection = immutable(path).map_err(refused)?;
-                let version = version(&connection).map_err(refused)?;
+            // In a read-only directory, SQLite can't create its files beside the ledger.
+            Err(error) if is_code(&error, ErrorCode::CannotOpen) && is_checkpointed(path) => {
+                let connection = immutable(path).map_err(not_opened)?;
+                let version = version(&connection).map_err(not_opened)?;
                 (connection, version)
             }
-            Err(error) => return Err(damaged(path, error, refused)),
+            Err(error) => return Err(damaged(path, error, not_opened)),
         };
         if version != schema::VERSION {
             return Err(LedgerError::OtherSchema(path.to_owned()));
@@ -128,8 +132,8 @@ impl Reader {
     }
 }
 
-/// How many bytes a file has; none where there is no such file. A file that can't be looked at is an
-/// error: it may well be there.
+/// Returns the size of a file; `None` if it does not exist. If that can't be determined, it is an
+/// error: the file may well exist.
 fn length(path: &Path) -> io::Result<Option<u64>> {
     match std::fs::metadata(path) {
         Ok(found) => Ok(Some(found.len())),
@@ -138,29 +142,29 @@ fn length(path: &Path) -> io::Result<Option<u64>> {
     }
 }
 
-/// A file beside the ledger.
-fn beside(path: &Path, ending: &str) -> PathBuf {
+/// Returns the path of a file beside the ledger.
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(ending);
+    name.push(suffix);
     name.into()
 }
 
-/// Refuses a file that is no ledger, or only the beginning of one.
-fn whole_head(path: &Path) -> Result<(), LedgerError> {
+/// Fails if the file is not a ledger or is truncated within the header.
+fn check_header(path: &Path) -> Result<(), LedgerError> {
     const MAGIC: &[u8] = b"SQLite format 3\0";
     let damaged = |what: String| Err(LedgerError::Damaged { path: path.to_owned(), what });
     let mut head = Vec::new();
-    // Opened before SQLite opens it: closing it drops no lock of this process.
+    // Read before SQLite opens the file: closing it drops no lock of this process.
     let read = File::open(path).and_then(|file| file.take(100).read_to_end(&mut head));
     read.map_err(|error| LedgerError::NotRead(path.to_owned(), error))?;
     if head.is_empty() {
-        return damaged("it has zero bytes".to_owned());
+        return damaged("the file is empty".to_owned());
     }
     if !head.starts_with(MAGIC) {
-        return damaged("it is no SQLite database".to_owned());
+        return damaged("not an SQLite database".to_owned());
     }
     if head.len() < 100 {
-        return damaged(format!("only its first {} bytes are there", head.len()));
+        return damaged(format!("truncated after {} bytes", head.len()));
     }
     Ok(())
 }
@@ -169,7 +173,7 @@ fn is_code(error: &rusqlite::Error, code: ErrorCode) -> bool {
     error.sqlite_error_code() == Some(code)
 }
 
-/// What `SQLite` says of a damaged file, as that.
+/// Converts `SQLite`'s errors about a damaged file.
 fn damaged(
     path: &Path,
     error: rusqlite::Error,
@@ -182,16 +186,16 @@ fn damaged(
     other(error)
 }
 
-/// Whether all of the ledger is in its one file.
-fn is_settled(path: &Path) -> bool {
-    match std::fs::metadata(beside(path, "-wal")) {
+/// Returns whether the write-ahead log is empty, so that one file has all of the ledger.
+fn is_checkpointed(path: &Path) -> bool {
+    match std::fs::metadata(sibling(path, "-wal")) {
         Ok(log) => log.len() == 0,
-        // What can't be looked at may have something in it.
+        // An inaccessible log may have content.
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 
-/// Opens a file that nothing changes meanwhile.
+/// Opens a file that does not change meanwhile.
 pub(super) fn immutable(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -209,22 +213,25 @@ pub(super) fn immutable(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags)
 }
 
-/// Does something that waits a while for a lock, again while another process has the ledger: that
-/// is said, and is not the daemon's end.
-fn patiently<T>(path: &Path, mut work: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+/// Runs `work` again while another process has the ledger locked. Logs the process; the daemon goes
+/// on waiting.
+fn retry_while_locked<T>(
+    path: &Path,
+    mut work: impl FnMut() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
     let since = std::time::Instant::now();
     loop {
         match work() {
             Err(error)
-                if since.elapsed() < LOCKED
+                if since.elapsed() < LOCK_TIMEOUT
                     && (is_code(&error, ErrorCode::DatabaseBusy)
                         || is_code(&error, ErrorCode::DatabaseLocked)) =>
             {
                 let holders = holders(path);
                 let waited = since.elapsed().as_secs();
                 tracing::warn!(ledger = %path.display(), holders, waited,
-                    "another process has the ledger locked; it is waited for");
-                // Where SQLite does not wait by itself.
+                    "waiting: another process has the ledger locked");
+                // SQLite does not always wait by itself.
                 std::thread::sleep(Duration::from_millis(100));
             }
             done => return done,
@@ -232,9 +239,9 @@ fn patiently<T>(path: &Path, mut work: impl FnMut() -> rusqlite::Result<T>) -> r
     }
 }
 
-/// The processes that have a lock of the ledger, as far as the kernel says.
+/// Returns the processes that hold a lock of the ledger, as far as the kernel reports them.
 fn holders(path: &Path) -> String {
-    let files = [path.to_owned(), beside(path, "-shm")];
+    let files = [path.to_owned(), sibling(path, "-shm")];
     let inodes: Vec<u64> = files
         .iter()
         .filter_map(|file| std::fs::metadata(file).ok())
@@ -257,26 +264,26 @@ fn holders(path: &Path) -> String {
             }
         }
     }
-    if found.is_empty() { "not known".to_owned() } else { found.join(", ") }
+    if found.is_empty() { "unknown".to_owned() } else { found.join(", ") }
 }
 
-/// A transaction.
+/// A transaction that changes the ledger.
 pub(super) struct Change<'c> {
     pub(super) transaction: Transaction<'c>,
-    doing: &'static str,
+    action: &'static str,
     pub(super) now: Time,
 }
 
 impl Change<'_> {
-    /// Does something in it.
+    /// Runs `work` in it.
     pub(super) fn run<T>(
         &self,
-        what: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, LedgerError> {
-        what(&self.transaction).map_err(LedgerError::refused(self.doing))
+        work(&self.transaction).map_err(LedgerError::failed(self.action))
     }
 
-    /// Executes one statement; how many rows it changed.
+    /// Executes one statement. Returns the number of changed rows.
     pub(super) fn execute(
         &self,
         sql: &str,
@@ -285,7 +292,7 @@ impl Change<'_> {
         self.run(|connection| connection.prepare_cached(sql)?.execute(values))
     }
 
-    /// The first row, where there is one.
+    /// Returns the first row, if any.
     pub(super) fn first<T>(
         &self,
         sql: &str,
@@ -296,8 +303,8 @@ impl Change<'_> {
         self.run(|connection| connection.prepare_cached(sql)?.query_row(values, read).optional())
     }
 
-    /// Sets a mark of the audit log's.
-    pub(super) fn mark(&self, key: &str, head: audit::Head) -> Result<(), LedgerError> {
+    /// Sets a mark of the audit log.
+    pub(super) fn mark(&self, key: &str, head: audit::AuditHead) -> Result<(), LedgerError> {
         self.set_meta(key, &head.to_string())
     }
 
@@ -309,26 +316,27 @@ impl Change<'_> {
         detail: &serde_json::Value,
     ) -> Result<(), LedgerError> {
         let detail = detail.to_string();
-        let entry = Entry { time: self.now, actor: audit::ACTOR, action, subject, detail: &detail };
+        let entry =
+            NewEntry { time: self.now, actor: audit::ACTOR, action, subject, detail: &detail };
         self.run(|connection| audit::append(connection, &entry))
     }
 }
 
-fn furnish(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY)?;
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // With WAL this survives the end of the process at any moment; the end of the host's power
-    // may take the last transactions, never part of one.
+    // With WAL, transactions survive the end of the process at any moment. A power failure may lose
+    // the last ones, never part of one.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    // What is deleted is overwritten: environments of commands.
+    // Overwrites deleted content: environments of commands.
     connection.pragma_update(None, "secure_delete", true)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
 
 fn lock(path: &Path) -> Result<Flock<File>, LedgerError> {
-    let name = beside(path, ".lock");
+    let name = sibling(path, ".lock");
     let file = OpenOptions::new()
         .create(true)
         .append(true)

@@ -1,10 +1,10 @@
-//! What can be read.
+//! Queries.
 
 use rusqlite::{OptionalExtension as _, Params, Row, params, types::Type};
 
 use super::{
-    Filter, Job, JobId, JobState, LedgerError, Microvm, Phase, Reader, Registration,
-    RegistrationState, Source,
+    JobId, JobQuery, JobRecord, JobSource, JobState, LedgerError, MicrovmRecord, PhaseRecord,
+    Reader, RegistrationRecord, RegistrationState,
 };
 
 const JOB: &str = "SELECT id, source, pool, state, command, github_id, attempt, repository,
@@ -16,20 +16,20 @@ const REGISTRATION: &str =
     "SELECT name, pool, microvm, runner_id, state, job, intended_at, deleted_at FROM registrations";
 
 impl Reader {
-    /// A job.
-    pub fn job(&self, id: JobId) -> Result<Option<Job>, LedgerError> {
+    /// Returns a job.
+    pub fn job(&self, id: JobId) -> Result<Option<JobRecord>, LedgerError> {
         let jobs = self.all("read a job", &format!("{JOB} WHERE id = ?1"), [id], job);
         Ok(jobs?.pop())
     }
 
-    /// The job that a microVM was given.
-    pub fn job_of(&self, microvm: &str) -> Result<Option<Job>, LedgerError> {
+    /// Returns the job of a microVM.
+    pub fn job_of(&self, microvm: &str) -> Result<Option<JobRecord>, LedgerError> {
         let sql = format!("{JOB} WHERE microvm = ?1 ORDER BY id DESC LIMIT 1");
         Ok(self.all("read a job", &sql, [microvm], job)?.pop())
     }
 
-    /// The newest jobs, the newest first.
-    pub fn jobs(&self, filter: &Filter, limit: u32) -> Result<Vec<Job>, LedgerError> {
+    /// Lists jobs, newest first.
+    pub fn jobs(&self, filter: &JobQuery, limit: u32) -> Result<Vec<JobRecord>, LedgerError> {
         let sql = format!(
             "{JOB} WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR pool = ?2)
              AND (?3 IS NULL OR source = ?3) ORDER BY id DESC LIMIT ?4"
@@ -38,62 +38,62 @@ impl Reader {
         self.all("list jobs", &sql, values, job)
     }
 
-    /// The jobs that wait, the oldest first.
-    pub fn queued(&self, limit: u32) -> Result<Vec<Job>, LedgerError> {
+    /// Lists waiting jobs, oldest first.
+    pub fn queued_jobs(&self, limit: u32) -> Result<Vec<JobRecord>, LedgerError> {
         let sql = format!("{JOB} WHERE state = ?1 ORDER BY id LIMIT ?2");
         self.all("list waiting jobs", &sql, params![JobState::Queued, limit], job)
     }
 
-    /// The jobs that ended last, the last first.
-    pub fn ended_jobs(&self, limit: u32) -> Result<Vec<Job>, LedgerError> {
+    /// Lists ended jobs, latest first.
+    pub fn ended_jobs(&self, limit: u32) -> Result<Vec<JobRecord>, LedgerError> {
         let sql =
             format!("{JOB} WHERE ended_at IS NOT NULL ORDER BY ended_at DESC, id DESC LIMIT ?1");
         self.all("list ended jobs", &sql, [limit], job)
     }
 
-    /// The local jobs that wait, the oldest first.
-    pub fn queued_local(&self) -> Result<Vec<Job>, LedgerError> {
+    /// Lists waiting local jobs, oldest first.
+    pub fn queued_local_jobs(&self) -> Result<Vec<JobRecord>, LedgerError> {
         let sql = format!("{JOB} WHERE state = ?1 AND source = ?2 ORDER BY id");
-        self.all("list waiting jobs", &sql, params![JobState::Queued, Source::Local], job)
+        self.all("list waiting jobs", &sql, params![JobState::Queued, JobSource::Local], job)
     }
 
-    /// The newest attempt of a job of GitHub's, by GitHub's id.
-    pub fn forge_job(&self, forge_id: u64) -> Result<Option<Job>, LedgerError> {
+    /// Returns the newest attempt of a GitHub job, by GitHub's ID.
+    pub fn forge_job(&self, forge_id: u64) -> Result<Option<JobRecord>, LedgerError> {
         let sql = format!("{JOB} WHERE github_id = ?1 ORDER BY attempt");
         Ok(self.all("read a job", &sql, [forge_id], job)?.pop())
     }
 
-    /// The jobs of GitHub's that are not over, the oldest first.
-    pub fn open_github(&self) -> Result<Vec<Job>, LedgerError> {
+    /// Lists GitHub jobs that have not ended, oldest first.
+    pub fn open_github_jobs(&self) -> Result<Vec<JobRecord>, LedgerError> {
         let sql = format!("{JOB} WHERE state IN (?1, ?2) AND source = ?3 ORDER BY id");
-        let values = params![JobState::Queued, JobState::Running, Source::Github];
-        self.all("list jobs of GitHub's", &sql, values, job)
+        let values = params![JobState::Queued, JobState::Running, JobSource::Github];
+        self.all("list GitHub jobs", &sql, values, job)
     }
 
-    /// The jobs that are claimed or run, the oldest first: what an adopting daemon asks for.
-    pub fn unfinished(&self) -> Result<Vec<Job>, LedgerError> {
+    /// Lists claimed and running jobs, oldest first, for a daemon that adopts their microVMs.
+    pub fn unfinished_jobs(&self) -> Result<Vec<JobRecord>, LedgerError> {
         let sql = format!("{JOB} WHERE state IN (?1, ?2) ORDER BY id");
         self.all("list unfinished jobs", &sql, params![JobState::Claimed, JobState::Running], job)
     }
 
-    /// A microVM.
-    pub fn microvm(&self, id: &str) -> Result<Option<Microvm>, LedgerError> {
+    /// Returns a microVM.
+    pub fn microvm(&self, id: &str) -> Result<Option<MicrovmRecord>, LedgerError> {
         let sql = format!("{MICROVM} WHERE id = ?1");
         Ok(self.all("read a microVM", &sql, [id], microvm)?.pop())
     }
 
-    /// The microVMs that have not ended by what the ledger knows, the oldest first.
-    pub fn living(&self) -> Result<Vec<Microvm>, LedgerError> {
+    /// Lists microVMs without a recorded end, oldest first.
+    pub fn open_microvms(&self) -> Result<Vec<MicrovmRecord>, LedgerError> {
         let sql = format!("{MICROVM} WHERE ended_at IS NULL ORDER BY planned_at, id");
-        self.all("list living microVMs", &sql, [], microvm)
+        self.all("list open microVMs", &sql, [], microvm)
     }
 
-    /// The phases of a microVM, in their order.
-    pub fn phases(&self, id: &str) -> Result<Vec<Phase>, LedgerError> {
+    /// Lists the phases of a microVM, in order.
+    pub fn phases(&self, id: &str) -> Result<Vec<PhaseRecord>, LedgerError> {
         let sql = "SELECT event, phase, elapsed_ms, at FROM transitions
             WHERE microvm = ?1 ORDER BY event";
         self.all("list the phases of a microVM", sql, [id], |row| {
-            Ok(Phase {
+            Ok(PhaseRecord {
                 event: row.get(0)?,
                 phase: row.get(1)?,
                 elapsed_ms: row.get(2)?,
@@ -102,29 +102,29 @@ impl Reader {
         })
     }
 
-    /// A registration, by the runner's name.
-    pub fn registration(&self, name: &str) -> Result<Option<Registration>, LedgerError> {
+    /// Returns a registration, by runner name.
+    pub fn registration(&self, name: &str) -> Result<Option<RegistrationRecord>, LedgerError> {
         let sql = format!("{REGISTRATION} WHERE name = ?1");
         Ok(self.all("read a registration", &sql, [name], registration)?.pop())
     }
 
-    /// The registrations that may be at GitHub, the oldest first.
-    pub fn open_registrations(&self) -> Result<Vec<Registration>, LedgerError> {
+    /// Lists registrations that may exist at GitHub, oldest first.
+    pub fn open_registrations(&self) -> Result<Vec<RegistrationRecord>, LedgerError> {
         let sql = format!("{REGISTRATION} WHERE state <> ?1 ORDER BY intended_at, name");
         self.all("list registrations", &sql, [RegistrationState::Deleted], registration)
     }
 
-    /// What `SQLite` finds wrong with the file; nothing where it is whole.
+    /// Checks the file's integrity. Returns the first error, if any.
     pub fn damage(&self) -> Result<Option<String>, LedgerError> {
         let found: Option<String> = self
             .connection
             .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
             .optional()
-            .map_err(LedgerError::refused("check the file"))?;
+            .map_err(LedgerError::failed("check the file"))?;
         Ok(found.filter(|found| found != "ok"))
     }
 
-    /// The same, quicker: without whether the indexes agree with their tables.
+    /// Checks the file's integrity faster, without comparing indexes with their tables.
     pub(super) fn quick_damage(&self) -> rusqlite::Result<Option<String>> {
         let found: Option<String> =
             self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).optional()?;
@@ -133,7 +133,7 @@ impl Reader {
 
     pub(super) fn all<T>(
         &self,
-        doing: &'static str,
+        action: &'static str,
         sql: &str,
         values: impl Params,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
@@ -142,12 +142,12 @@ impl Reader {
             let mut statement = self.connection.prepare_cached(sql)?;
             statement.query_map(values, read)?.collect()
         };
-        run().map_err(LedgerError::refused(doing))
+        run().map_err(LedgerError::failed(action))
     }
 }
 
-fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
-    Ok(Job {
+fn job(row: &Row<'_>) -> rusqlite::Result<JobRecord> {
+    Ok(JobRecord {
         id: row.get(0)?,
         source: row.get(1)?,
         pool: row.get(2)?,
@@ -171,8 +171,8 @@ fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
     })
 }
 
-fn microvm(row: &Row<'_>) -> rusqlite::Result<Microvm> {
-    Ok(Microvm {
+fn microvm(row: &Row<'_>) -> rusqlite::Result<MicrovmRecord> {
+    Ok(MicrovmRecord {
         id: row.get(0)?,
         pool: row.get(1)?,
         image: row.get(2)?,
@@ -185,8 +185,8 @@ fn microvm(row: &Row<'_>) -> rusqlite::Result<Microvm> {
     })
 }
 
-fn registration(row: &Row<'_>) -> rusqlite::Result<Registration> {
-    Ok(Registration {
+fn registration(row: &Row<'_>) -> rusqlite::Result<RegistrationRecord> {
+    Ok(RegistrationRecord {
         name: row.get(0)?,
         pool: row.get(1)?,
         microvm: row.get(2)?,
@@ -198,7 +198,7 @@ fn registration(row: &Row<'_>) -> rusqlite::Result<Registration> {
     })
 }
 
-/// A column of JSON, where there is something.
+/// Reads a JSON column; `None` if it is NULL.
 fn json<T: serde::de::DeserializeOwned>(
     row: &Row<'_>,
     column: usize,

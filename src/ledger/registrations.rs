@@ -1,7 +1,7 @@
 //! Changes of registrations at GitHub.
 //!
-//! GitHub may have carried out a call whose answer never came. So the name is here before the
-//! call, and what is here and not deleted is what may be left at GitHub.
+//! GitHub may carry out a call whose response never arrives. So the name is recorded before the
+//! call, and every recorded name that is not deleted may exist at GitHub.
 
 use rusqlite::params;
 use serde_json::json;
@@ -10,9 +10,14 @@ use super::open::Change;
 use super::{Ledger, LedgerError, RegistrationState};
 
 impl Ledger {
-    /// GitHub is about to be asked for a runner of this name.
-    pub fn intend(&mut self, name: &str, pool: &str, microvm: &str) -> Result<(), LedgerError> {
-        self.change("intend a registration", |change| {
+    /// Records that a runner of this name is about to be registered.
+    pub fn intend_registration(
+        &mut self,
+        name: &str,
+        pool: &str,
+        microvm: &str,
+    ) -> Result<(), LedgerError> {
+        self.change("record an intended registration", |change| {
             change.execute(
                 "INSERT INTO registrations (name, pool, microvm, state, intended_at)
                  VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -23,10 +28,10 @@ impl Ledger {
         })
     }
 
-    /// GitHub has the runner.
-    pub fn registered(&mut self, name: &str, runner_id: u64) -> Result<(), LedgerError> {
-        self.change("note a registration", |change| {
-            step(change, name, RegistrationState::Registered, "registered")?;
+    /// Records that the runner exists at GitHub.
+    pub fn record_registered(&mut self, name: &str, runner_id: u64) -> Result<(), LedgerError> {
+        self.change("record a registration", |change| {
+            advance(change, name, RegistrationState::Registered, "registered")?;
             change.execute(
                 "UPDATE registrations SET runner_id = ?2 WHERE name = ?1",
                 params![name, runner_id],
@@ -35,20 +40,20 @@ impl Ledger {
         })
     }
 
-    /// The runner took a job, which GitHub calls so.
-    pub fn job_taken(&mut self, name: &str, job: &str) -> Result<(), LedgerError> {
-        self.change("note a runner's job", |change| {
-            let job = super::cut(job);
-            step(change, name, RegistrationState::Taken, "given a job")?;
+    /// Records that the runner took the job with this name at GitHub.
+    pub fn record_taken(&mut self, name: &str, job: &str) -> Result<(), LedgerError> {
+        self.change("record a runner's job", |change| {
+            let job = super::truncate(job);
+            advance(change, name, RegistrationState::Taken, "given a job")?;
             change
                 .execute("UPDATE registrations SET job = ?2 WHERE name = ?1", params![name, job])?;
             change.audit("registration.taken", name, &json!({ "job": job }))
         })
     }
 
-    /// GitHub no longer knows the runner, or never did. Returns whether that is news.
-    pub fn deleted(&mut self, name: &str) -> Result<bool, LedgerError> {
-        self.change("note the end of a registration", |change| {
+    /// Records that the runner does not exist at GitHub. Returns whether that is new.
+    pub fn record_deleted(&mut self, name: &str) -> Result<bool, LedgerError> {
+        self.change("record the end of a registration", |change| {
             if state(change, name)? == RegistrationState::Deleted {
                 return Ok(false);
             }
@@ -68,24 +73,24 @@ fn state(change: &Change<'_>, name: &str) -> Result<RegistrationState, LedgerErr
         .ok_or_else(|| LedgerError::Unknown { what: "registration", name: name.to_owned() })
 }
 
-/// Takes a registration forward; what is deleted stays so.
-fn step(
+/// Moves a registration forward. A deleted one stays deleted.
+fn advance(
     change: &Change<'_>,
     name: &str,
     to: RegistrationState,
-    wanted: &'static str,
+    requested: &'static str,
 ) -> Result<(), LedgerError> {
     let before = state(change, name)?;
-    let forward = match to {
+    let is_forward = match to {
         RegistrationState::Registered => before == RegistrationState::Intended,
         _ => matches!(before, RegistrationState::Intended | RegistrationState::Registered),
     };
-    if !forward {
+    if !is_forward {
         return Err(LedgerError::WrongState {
             what: "registration",
             name: name.to_owned(),
             state: before.to_string(),
-            wanted,
+            requested,
         });
     }
     change.execute("UPDATE registrations SET state = ?2 WHERE name = ?1", params![name, to])?;

@@ -1,11 +1,11 @@
-//! The schema, and the way from each version of it to the next.
+//! The database schema and its migrations.
 
 use rusqlite_migration::{M, Migrations};
 
-/// The version that this program reads and writes: `SQLite`'s `user_version`.
+/// The schema version of this program: `SQLite`'s `user_version`.
 pub(super) const VERSION: i64 = 6;
 
-/// One step per version. What was released is never changed.
+/// Returns the migrations, one per version. Released ones never change.
 pub(super) fn migrations() -> Migrations<'static> {
     Migrations::new(vec![
         M::up(FIRST),
@@ -141,10 +141,11 @@ CREATE TABLE egress_totals (
 ) STRICT, WITHOUT ROWID;
 ";
 
-// Whether a job's microVM is only what its runner's words suggest; GitHub's own word decides.
+// Whether a job's microVM is only a guess from its runner's output. GitHub's information replaces
+// it.
 const GUESSED: &str = "ALTER TABLE jobs ADD COLUMN guessed INTEGER NOT NULL DEFAULT 0;";
 
-// What a closed segment has in a file may go. Before the mark is set, nothing may.
+// Entries of a closed segment may be deleted. Before the mark is set, none may.
 const SEGMENTS: &str = "
 DROP TRIGGER audit_is_not_cut;
 CREATE TRIGGER audit_is_not_cut BEFORE DELETE ON audit
@@ -160,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_migrations_end_at_the_version_that_is_written() {
+    fn the_migrations_end_at_the_current_version() {
         let mut connection = rusqlite::Connection::open_in_memory().unwrap();
         migrations().to_latest(&mut connection).unwrap();
         let version: i64 =

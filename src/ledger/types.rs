@@ -1,4 +1,4 @@
-//! What is in the ledger.
+//! The records of the ledger.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,15 +6,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use serde::{Deserialize, Serialize};
 
-use super::Command;
+use super::JobCommand;
 
-/// A moment by the host's clock, in milliseconds since 1970 (UTC).
+/// A wall-clock time of the host, in milliseconds since 1970 (UTC).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Time(pub i64);
 
 impl Time {
-    /// This moment.
+    /// Returns the current time.
     pub fn now() -> Self {
         SystemTime::now().into()
     }
@@ -45,7 +45,7 @@ impl FromSql for Time {
     }
 }
 
-/// The number of a job, in the order in which they were heard of; never used again.
+/// The number of a job, in the order in which jobs became known. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(pub u64);
@@ -68,8 +68,8 @@ impl FromSql for JobId {
     }
 }
 
-/// An enum that is kept as a word.
-macro_rules! words {
+/// Defines an enum that is stored as a word.
+macro_rules! string_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ macro_rules! words {
         pub enum $name { $($(#[$variant_doc])* $variant,)+ }
 
         impl $name {
-            /// Its word, in the ledger and for people.
+            /// Returns its name, as stored and as shown to people.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
             }
@@ -106,9 +106,9 @@ macro_rules! words {
     };
 }
 
-words! {
-    /// Where a job comes from.
-    Source {
+string_enum! {
+    /// The origin of a job.
+    JobSource {
         /// `mayfly submit`.
         Local = "local",
         /// GitHub Actions.
@@ -116,75 +116,75 @@ words! {
     }
 }
 
-words! {
-    /// Where a job is.
+string_enum! {
+    /// The state of a job.
     JobState {
-        /// It waits.
+        /// Waiting.
         Queued = "queued",
-        /// A microVM was chosen for it; it has not begun.
+        /// Assigned to a microVM, but not started.
         Claimed = "claimed",
-        /// It runs.
+        /// Running.
         Running = "running",
-        /// It ended by itself, well or not: see its result.
+        /// Ended by itself, with success or failure: see its result.
         Finished = "finished",
-        /// Its microVM failed, or it could not be begun: see its cause.
+        /// Its microVM failed, or it could not be started: see its cause.
         Failed = "failed",
-        /// A person ended it.
+        /// Canceled by a person.
         Cancelled = "cancelled",
     }
 }
 
 impl JobState {
-    /// Whether nothing follows.
+    /// Returns whether this state is final.
     pub fn is_over(self) -> bool {
         matches!(self, Self::Finished | Self::Failed | Self::Cancelled)
     }
 }
 
-words! {
-    /// Where a runner's registration is.
+string_enum! {
+    /// The state of a runner's registration.
     RegistrationState {
-        /// GitHub is about to be asked, or was asked and the answer is not known.
+        /// The registration call is about to be made, or its result is unknown.
         Intended = "intended",
-        /// GitHub knows it.
+        /// The runner exists at GitHub.
         Registered = "registered",
-        /// It took a job: GitHub deletes it by itself once the job ended.
+        /// The runner took a job. GitHub deletes the runner when the job has ended.
         Taken = "taken",
-        /// GitHub no longer knows it.
+        /// The runner no longer exists at GitHub.
         Deleted = "deleted",
     }
 }
 
-words! {
-    /// What is told of a job of GitHub's.
+string_enum! {
+    /// The state of a job at GitHub.
     ForgeState {
-        /// It waits.
+        /// Waiting.
         Queued = "queued",
-        /// It runs.
+        /// Running.
         Running = "running",
-        /// It ended.
+        /// Ended.
         Completed = "completed",
     }
 }
 
-/// How a job ended that ended by itself.
+/// The result of a job that ended by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobResult {
-    /// With this exit code.
+    /// It exited with this code.
     Exited(i32),
-    /// By this signal.
-    Signalled(i32),
-    /// As GitHub or the runner says: `success`, `Failed`, …
+    /// It was ended by this signal.
+    Signaled(i32),
+    /// The conclusion from GitHub or the runner: `success`, `Failed`, …
     Concluded(String),
 }
 
 impl JobResult {
-    /// The exit code, as a shell has it.
+    /// Returns the exit code as a shell reports it.
     pub fn exit_code(&self) -> Option<u8> {
         match self {
             Self::Exited(code) => u8::try_from(*code).ok(),
-            Self::Signalled(number) => u8::try_from(128 + number).ok(),
+            Self::Signaled(number) => u8::try_from(128 + number).ok(),
             Self::Concluded(_) => None,
         }
     }
@@ -192,174 +192,173 @@ impl JobResult {
 
 /// A job.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Job {
+pub struct JobRecord {
     /// Its number.
     pub id: JobId,
-    /// Where it comes from.
-    pub source: Source,
-    /// Its pool; `None` where none matches.
+    /// The origin.
+    pub source: JobSource,
+    /// The pool; `None` if no pool matches.
     pub pool: Option<String>,
-    /// Where it is.
+    /// The state.
     pub state: JobState,
-    /// What a local job runs. Not shown to people: its environment may hold secrets.
+    /// The command of a local job. Not shown to people: its environment may contain secrets.
     #[serde(skip)]
-    pub command: Option<Command>,
-    /// GitHub's id of it.
+    pub command: Option<JobCommand>,
+    /// GitHub's ID of the job.
     pub forge_id: Option<u64>,
-    /// GitHub's id of the workflow run that it is a part of.
+    /// GitHub's ID of the workflow run.
     pub run_id: Option<u64>,
-    /// The attempt of its run at GitHub.
+    /// The attempt of the workflow run.
     pub attempt: Option<u32>,
-    /// Its repository, as `owner/name`.
+    /// The repository, as `owner/name`.
     pub repository: Option<String>,
-    /// What GitHub calls it.
+    /// The name at GitHub.
     pub name: Option<String>,
-    /// The labels that it asks for.
+    /// The requested labels.
     pub labels: Vec<String>,
-    /// The microVM that it was given.
+    /// The assigned microVM.
     pub microvm: Option<String>,
-    /// How often it was put back into the queue.
+    /// How often it was requeued.
     pub requeued: u32,
-    /// When it was heard of.
+    /// When it became known.
     pub queued_at: Time,
-    /// When it was given a microVM.
+    /// When it was assigned to a microVM.
     pub claimed_at: Option<Time>,
-    /// When it began.
+    /// When it started.
     pub started_at: Option<Time>,
-    /// When it was over.
+    /// When it ended.
     pub ended_at: Option<Time>,
-    /// How it ended.
+    /// The result.
     pub result: Option<JobResult>,
-    /// The exit code that stands for its end, where it is a local job's: the command's own, else
-    /// one of Mayfly's (`docs/reference/exit-codes.md`).
+    /// The exit code of a local job: the command's, or one of Mayfly's
+    /// (`docs/reference/exit-codes.md`).
     pub exit_code: Option<u8>,
-    /// Why it failed, was put back or cancelled.
+    /// Why it failed, was requeued or canceled.
     pub cause: Option<String>,
 }
 
-/// What GitHub says of a job. What is `None` leaves what is known.
+/// New information about a job from GitHub. `None` keeps the known value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ForgeNote<'a> {
-    /// GitHub's id of it.
+pub struct ForgeJobUpdate<'a> {
+    /// GitHub's ID of the job.
     pub forge_id: u64,
-    /// GitHub's id of its workflow run.
+    /// GitHub's ID of the workflow run.
     pub run_id: Option<u64>,
-    /// The attempt of its run.
+    /// The attempt of the workflow run.
     pub attempt: u32,
-    /// Its repository, as `owner/name`.
+    /// The repository, as `owner/name`.
     pub repository: &'a str,
-    /// What GitHub calls it.
+    /// The name at GitHub.
     pub name: Option<&'a str>,
-    /// The labels that it asks for; empty leaves what is known.
+    /// The requested labels; empty keeps the known ones.
     pub labels: &'a [String],
-    /// The pool that matches.
+    /// The matching pool.
     pub pool: Option<&'a str>,
-    /// The microVM whose runner has it, where it is ours.
+    /// The microVM whose runner has the job, if it is ours.
     pub microvm: Option<&'a str>,
-    /// How it is known which runner has the job.
-    pub runner: RunnerKnown,
-    /// Where it is. Never goes back.
+    /// How certain it is which runner has the job.
+    pub runner: RunnerMatch,
+    /// The state. Never moves back.
     pub state: ForgeState,
-    /// How it ended.
+    /// The conclusion.
     pub conclusion: Option<&'a str>,
 }
 
-/// How it is known which runner has a job of GitHub's.
+/// How certain it is which runner has a GitHub job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunnerKnown {
-    /// Nothing says which.
-    Not,
-    /// A runner of ours said that it took a job of that name; another may have the same name.
+pub enum RunnerMatch {
+    /// Unknown.
+    Unknown,
+    /// One of our runners reported a job of this name. Another job may have the same name.
     Guessed,
-    /// GitHub named the runner, ours or somebody else's.
-    Told,
+    /// GitHub named the runner, ours or another.
+    Confirmed,
 }
 
-/// What became of a [`ForgeNote`].
+/// The result of recording a [`ForgeJobUpdate`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Noted {
-    /// The job's number here.
+pub struct RecordedJob {
+    /// The job's number in the ledger.
     pub id: JobId,
-    /// Where the job is now, by all that was ever told of it.
+    /// The state of the job, from all updates so far.
     pub state: JobState,
-    /// Jobs that were guessed to have the microVM which turned out to have this one: they wait
-    /// again.
+    /// Jobs that were wrongly guessed to have this job's microVM. They wait again.
     pub released: Vec<JobId>,
 }
 
-/// What became of a delivery.
+/// The result of recording a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Delivered {
-    /// Its effect was recorded earlier: it has none now.
-    Before,
-    /// Its effect, if it has one, is recorded now.
-    Now(Option<Noted>),
+pub enum DeliveryEffect {
+    /// Its effect was recorded earlier. Nothing changed.
+    AlreadyRecorded,
+    /// Its effect, if any, is recorded now.
+    Recorded(Option<RecordedJob>),
 }
 
-/// Which jobs to list.
+/// Selects the jobs to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
-    /// In this state only.
+pub struct JobQuery {
+    /// Only jobs in this state.
     pub state: Option<JobState>,
-    /// Of this pool only.
+    /// Only jobs of this pool.
     pub pool: Option<String>,
-    /// From there only.
-    pub source: Option<Source>,
+    /// Only jobs of this origin.
+    pub source: Option<JobSource>,
 }
 
 /// A microVM.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Microvm {
+pub struct MicrovmRecord {
     /// Its name.
     pub id: String,
     /// Its pool.
     pub pool: String,
     /// Its image, with the digest.
     pub image: String,
-    /// The phase it is in, as the shepherd calls it.
+    /// The current phase, as the shepherd names it.
     pub phase: String,
-    /// When it was decided to boot it.
+    /// When it was planned.
     pub planned_at: Time,
-    /// When it was over.
+    /// When it ended.
     pub ended_at: Option<Time>,
-    /// How it ended, in a word.
+    /// The outcome, as a word.
     pub outcome: Option<String>,
-    /// Why, where it went wrong.
+    /// The cause of a failure.
     pub cause: Option<String>,
-    /// Where its evidence is kept.
+    /// The black box directory.
     pub black_box: Option<String>,
 }
 
-/// One phase of a microVM.
+/// A phase of a microVM.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Phase {
-    /// Which event of the microVM's record it is.
+pub struct PhaseRecord {
+    /// The number of the event in the microVM's record.
     pub event: u64,
-    /// The phase, as the shepherd calls it.
+    /// The phase, as the shepherd names it.
     pub phase: String,
-    /// Milliseconds since the microVM was asked for.
+    /// Milliseconds since the microVM was requested.
     pub elapsed_ms: f64,
-    /// When.
+    /// The time.
     pub at: Time,
 }
 
-/// A runner at GitHub.
+/// A runner registration at GitHub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Registration {
+pub struct RegistrationRecord {
     /// The runner's name.
     pub name: String,
     /// Its pool.
     pub pool: String,
-    /// The microVM that it is for.
+    /// The microVM of the runner.
     pub microvm: String,
-    /// GitHub's id of it.
+    /// GitHub's ID of the runner.
     pub runner_id: Option<u64>,
-    /// Where it is.
+    /// The state.
     pub state: RegistrationState,
-    /// What GitHub calls the job that it took.
+    /// The name of the job that it took.
     pub job: Option<String>,
-    /// When its name was chosen.
+    /// When the registration was recorded as intended.
     pub intended_at: Time,
-    /// When GitHub no longer knew it.
+    /// When the deletion was recorded.
     pub deleted_at: Option<Time>,
 }

@@ -1,4 +1,4 @@
-//! KVM or emulation: which one a host can do, and the one table of what differs between them.
+//! The accelerators, KVM and emulation: which one a host supports, and how they differ.
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Code, Failure};
 
-/// What the user asked for.
+/// The user's choice of accelerator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Wish {
-    /// KVM where a stock kernel runs on it, else emulation with a warning.
+pub enum AcceleratorPreference {
+    /// KVM if stock kernels run on it, otherwise emulation with a warning.
     #[default]
     Auto,
-    /// This one or none.
+    /// Only this accelerator.
     Exactly(Accelerator),
 }
 
@@ -24,53 +24,53 @@ pub enum Wish {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
-    /// The processor itself. The product.
+    /// KVM: the processor itself. For production.
     Kvm,
     /// QEMU's software emulation: slower by an order of magnitude and, by QEMU's own security
-    /// policy, no isolation boundary. For trying and testing.
+    /// policy, no isolation boundary. For evaluation and tests.
     Tcg,
 }
 
-/// What differs between the accelerators. Everything else is the same code.
+/// The differences between the accelerators. All other code is the same.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Profile {
-    /// Value of `accel=` and the machine's timer devices.
+pub struct AcceleratorProfile {
+    /// Value of `accel=`, and the machine's timer devices.
     pub machine: &'static str,
     /// Processor model.
     pub processor: &'static str,
     /// Kernel arguments.
     pub kernel: &'static str,
-    /// Whether the kernel must be told the frequency of its time stamp counter.
-    pub tell_frequency: bool,
-    /// How much longer than on KVM booting may take, as a factor for deadlines.
-    pub patience: u32,
+    /// Whether the kernel must be given the frequency of its time stamp counter.
+    pub needs_tsc_frequency: bool,
+    /// Factor for boot deadlines, relative to KVM.
+    pub boot_time_factor: u32,
 }
 
-/// A KVM guest reads kvmclock and needs none of the legacy timers.
-const KVM: Profile = Profile {
+/// A KVM guest reads kvmclock and needs no legacy timers.
+const KVM: AcceleratorProfile = AcceleratorProfile {
     machine: "accel=kvm,pit=off,pic=off,rtc=on",
     processor: "host",
     kernel: "",
-    tell_frequency: false,
-    patience: 1,
+    needs_tsc_frequency: false,
+    boot_time_factor: 1,
 };
 
-/// Without kvmclock the kernel calibrates its clock against the legacy timers and sometimes hangs
-/// at that, so it is given them and told the frequency, which is the host's. `tsc=reliable` keeps
-/// the kernel from watching that counter: all it could compare it with are timer interrupts, which
-/// come late on a busy host. It would take the counter for the one that is wrong, and count the
-/// late interrupts from then on, so that the guest's clock runs slow.
-const TCG: Profile = Profile {
+/// Without kvmclock, the kernel calibrates its clock against the legacy timers, which sometimes
+/// hangs. So it gets these timers and the counter's frequency, which is the host's. `tsc=reliable`
+/// disables the kernel's watchdog of the counter: it could only compare it with timer interrupts,
+/// which come late on a busy host. The kernel would then distrust the counter and count the late
+/// interrupts instead, so that the guest's clock runs slow.
+const TCG: AcceleratorProfile = AcceleratorProfile {
     machine: "accel=tcg,pit=on,pic=on,rtc=on",
     processor: "max",
     kernel: "no_timer_check tsc=reliable",
-    tell_frequency: true,
-    patience: 6,
+    needs_tsc_frequency: true,
+    boot_time_factor: 6,
 };
 
 impl Accelerator {
-    /// The row of the table.
-    pub fn profile(self) -> &'static Profile {
+    /// Returns the accelerator's profile.
+    pub fn profile(self) -> &'static AcceleratorProfile {
         match self {
             Self::Kvm => &KVM,
             Self::Tcg => &TCG,
@@ -87,7 +87,7 @@ impl fmt::Display for Accelerator {
     }
 }
 
-impl FromStr for Wish {
+impl FromStr for AcceleratorPreference {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -95,50 +95,51 @@ impl FromStr for Wish {
             "auto" => Ok(Self::Auto),
             "kvm" => Ok(Self::Exactly(Accelerator::Kvm)),
             "tcg" => Ok(Self::Exactly(Accelerator::Tcg)),
-            _ => Err("one of auto, kvm, tcg".to_owned()),
+            _ => Err("must be one of auto, kvm, tcg".to_owned()),
         }
     }
 }
 
-/// For how long the time stamp counter is watched, which is short beside what is done at the same
-/// time. With both ends read to some 100 ns, the frequency is right to about 20 parts in a million.
-const WATCH: Duration = Duration::from_millis(8);
+/// How long the time stamp counter is measured, which is short compared to the concurrent work.
+/// Each end is read to within some 100 ns, so the frequency is accurate to about 20 parts per
+/// million.
+const MEASURING_TIME: Duration = Duration::from_millis(8);
 
-/// How often each end is read; the reading that took least counts.
-const READINGS: usize = 16;
+/// Readings at each end; the one that took the shortest time is used.
+const READINGS_PER_END: usize = 16;
 
-/// The frequency of the processor's time stamp counter, in kHz, if the guest's kernel must be
-/// told: a wrong one makes the guest's clock run fast or slow.
-pub(super) async fn counter_frequency(profile: &Profile) -> Option<u64> {
-    if !profile.tell_frequency {
+/// Measures the frequency of the processor's time stamp counter, in kHz, if the guest's kernel
+/// needs it. A wrong frequency makes the guest's clock run fast or slow.
+pub(super) async fn tsc_frequency(profile: &AcceleratorProfile) -> Option<u64> {
+    if !profile.needs_tsc_frequency {
         return None;
     }
-    let start = Reading::best();
-    tokio::time::sleep(WATCH).await;
-    start.frequency_until(&Reading::best())
+    let start = TscReading::best();
+    tokio::time::sleep(MEASURING_TIME).await;
+    start.frequency_until(&TscReading::best())
 }
 
-/// The counter and the clock at one moment.
-struct Reading {
+/// A simultaneous reading of counter and clock.
+struct TscReading {
     time: Instant,
     /// The counter before the clock was read.
     count: u64,
-    /// How far the counter went meanwhile: what the reading may be wrong by.
+    /// The counter's advance during the reading, which bounds its error.
     spread: u64,
 }
 
-impl Reading {
+impl TscReading {
     fn take() -> Self {
-        let count = counter();
+        let count = read_tsc();
         let time = Instant::now();
-        Self { time, count, spread: counter().wrapping_sub(count) }
+        Self { time, count, spread: read_tsc().wrapping_sub(count) }
     }
 
-    /// The closest of some readings. On a busy host a process can be stopped between the counter and
-    /// the clock, but hardly each time.
+    /// Takes several readings and returns the most accurate one. On a busy host, a process can be
+    /// preempted between reading the counter and the clock, but hardly every time.
     fn best() -> Self {
         let first = Self::take();
-        (1..READINGS)
+        (1..READINGS_PER_END)
             .map(|_| Self::take())
             .fold(first, |best, next| if next.spread < best.spread { next } else { best })
     }
@@ -150,42 +151,40 @@ impl Reading {
     }
 }
 
-fn counter() -> u64 {
+fn read_tsc() -> u64 {
     // SAFETY: every x86-64 processor has the instruction; it reads a counter.
     unsafe { std::arch::x86_64::_rdtsc() }
 }
 
-/// What a host says about KVM.
+/// The KVM support of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
-    /// Whether `/dev/kvm` opens, or why not.
-    pub device: Result<(), Unusable>,
+pub struct KvmStatus {
+    /// Whether `/dev/kvm` can be opened, or why not.
+    pub device: Result<(), KvmUnavailable>,
     /// Whether `kvm_intel` or `kvm_amd` is loaded.
     pub hardware: bool,
     /// Whether `kvm_pvm` is loaded: a KVM without hardware, on which stock kernels hang.
     pub paravirtual: bool,
 }
 
-/// Why KVM can't be used here.
+/// The reason why KVM is unavailable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
-    /// There is no device.
-    #[error("there is no /dev/kvm")]
+pub enum KvmUnavailable {
+    /// The device does not exist.
+    #[error("/dev/kvm does not exist")]
     NoDevice,
-    /// The device is there, but not for this user.
+    /// This user may not open the device.
     #[error("no permission to open /dev/kvm")]
     NoPermission,
     /// The device can't be opened for another reason.
-    #[error("/dev/kvm can't be opened: {0}")]
+    #[error("can't open /dev/kvm: {0}")]
     NotOpened(String),
-    /// The device is not backed by the processor's virtualisation.
-    #[error(
-        "/dev/kvm is there but neither kvm_intel nor kvm_amd is behind it, and stock kernels hang"
-    )]
+    /// The device is not backed by the processor's virtualization.
+    #[error("/dev/kvm is not backed by kvm_intel or kvm_amd, and stock kernels hang on it")]
     NoHardware,
 }
 
-impl Failure for Unusable {
+impl Failure for KvmUnavailable {
     fn code(&self) -> Code {
         match self {
             Self::NoPermission => Code::Forbidden,
@@ -198,45 +197,48 @@ impl Failure for Unusable {
             Self::NoPermission => "add your user to the group that owns /dev/kvm: \
                 sudo usermod -aG kvm $USER, then log in again"
                 .to_owned(),
-            _ => "choose tcg as the accelerator to try Mayfly in software emulation, slowly and \
-                 without isolation"
+            _ => "use the accelerator tcg to try Mayfly in software emulation, slowly and without \
+                 isolation"
                 .to_owned(),
         })
     }
 }
 
-impl Facts {
-    /// Asks this host.
-    pub fn gather() -> Self {
+impl KvmStatus {
+    /// Reads the status of this host.
+    pub fn read() -> Self {
         let loaded = |module: &str| Path::new("/sys/module").join(module).exists();
         let device =
             OpenOptions::new().read(true).write(true).open("/dev/kvm").map(drop).map_err(|error| {
                 match error.kind() {
-                    std::io::ErrorKind::NotFound => Unusable::NoDevice,
-                    std::io::ErrorKind::PermissionDenied => Unusable::NoPermission,
-                    _ => Unusable::NotOpened(error.to_string()),
+                    std::io::ErrorKind::NotFound => KvmUnavailable::NoDevice,
+                    std::io::ErrorKind::PermissionDenied => KvmUnavailable::NoPermission,
+                    _ => KvmUnavailable::NotOpened(error.to_string()),
                 }
             });
         let hardware = loaded("kvm_intel") || loaded("kvm_amd");
         Self { device, hardware, paravirtual: loaded("kvm_pvm") }
     }
 
-    /// Whether a stock kernel runs on this host's KVM.
-    pub fn usable(&self) -> Result<(), Unusable> {
+    /// Checks that stock kernels run on this host's KVM.
+    pub fn check_usable(&self) -> Result<(), KvmUnavailable> {
         self.device.clone()?;
-        if self.hardware && !self.paravirtual { Ok(()) } else { Err(Unusable::NoHardware) }
+        if self.hardware && !self.paravirtual { Ok(()) } else { Err(KvmUnavailable::NoHardware) }
     }
 }
 
-/// The accelerator to take, and why it is not the better one.
-pub fn choose(wish: Wish, facts: &Facts) -> Result<(Accelerator, Option<Unusable>), Unusable> {
-    match (wish, facts.usable()) {
-        (Wish::Exactly(Accelerator::Tcg), _) => Ok((Accelerator::Tcg, None)),
+/// Chooses the accelerator. Also returns why KVM is not recommended or was not chosen.
+pub fn choose(
+    preference: AcceleratorPreference,
+    kvm: &KvmStatus,
+) -> Result<(Accelerator, Option<KvmUnavailable>), KvmUnavailable> {
+    match (preference, kvm.check_usable()) {
+        (AcceleratorPreference::Exactly(Accelerator::Tcg), _) => Ok((Accelerator::Tcg, None)),
         (_, Ok(())) => Ok((Accelerator::Kvm, None)),
-        (Wish::Auto, Err(why)) => Ok((Accelerator::Tcg, Some(why))),
-        // Asked for by name, a KVM that looks odd is still worth the try; one that can't be
-        // opened is not.
-        (Wish::Exactly(Accelerator::Kvm), Err(why)) => match &facts.device {
+        (AcceleratorPreference::Auto, Err(why)) => Ok((Accelerator::Tcg, Some(why))),
+        // If KVM is requested explicitly, try it even if stock kernels may hang on it, but not if
+        // the device can't be opened.
+        (AcceleratorPreference::Exactly(Accelerator::Kvm), Err(why)) => match &kvm.device {
             Ok(()) => Ok((Accelerator::Kvm, Some(why))),
             Err(why) => Err(why.clone()),
         },
@@ -247,47 +249,54 @@ pub fn choose(wish: Wish, facts: &Facts) -> Result<(Accelerator, Option<Unusable
 mod tests {
     use super::*;
 
-    const GOOD: Facts = Facts { device: Ok(()), hardware: true, paravirtual: false };
+    const GOOD: KvmStatus = KvmStatus { device: Ok(()), hardware: true, paravirtual: false };
 
     #[test]
-    fn auto_takes_kvm_only_where_hardware_is_behind_it() {
-        assert_eq!(choose(Wish::Auto, &GOOD), Ok((Accelerator::Kvm, None)));
-        let paravirtual = Facts { hardware: false, paravirtual: true, ..GOOD };
+    fn auto_chooses_kvm_only_if_it_is_backed_by_hardware() {
+        assert_eq!(choose(AcceleratorPreference::Auto, &GOOD), Ok((Accelerator::Kvm, None)));
+        let paravirtual = KvmStatus { hardware: false, paravirtual: true, ..GOOD };
         assert_eq!(
-            choose(Wish::Auto, &paravirtual),
-            Ok((Accelerator::Tcg, Some(Unusable::NoHardware)))
+            choose(AcceleratorPreference::Auto, &paravirtual),
+            Ok((Accelerator::Tcg, Some(KvmUnavailable::NoHardware)))
         );
-        let closed = Facts { device: Err(Unusable::NoPermission), ..GOOD };
+        let closed = KvmStatus { device: Err(KvmUnavailable::NoPermission), ..GOOD };
         assert_eq!(
-            choose(Wish::Auto, &closed),
-            Ok((Accelerator::Tcg, Some(Unusable::NoPermission)))
+            choose(AcceleratorPreference::Auto, &closed),
+            Ok((Accelerator::Tcg, Some(KvmUnavailable::NoPermission)))
         );
     }
 
-    /// Each end of a watch may be read late, by as much as its spread says.
+    /// Each end may be read late, by at most its spread.
     #[test]
     fn a_frequency_is_counts_over_time() {
-        let start = Reading { time: Instant::now(), count: u64::MAX - 999, spread: 20 };
-        let end = |nanoseconds, count| Reading {
+        let start = TscReading { time: Instant::now(), count: u64::MAX - 999, spread: 20 };
+        let end = |nanoseconds, count| TscReading {
             time: start.time + Duration::from_nanos(nanoseconds),
             count,
             spread: 20,
         };
-        // The counter may pass its end.
+        // The counter may wrap around.
         assert_eq!(start.frequency_until(&end(1_000_000, 1_999_000)), Some(2_000_000));
         assert_eq!(start.frequency_until(&end(0, 5)), None);
     }
 
     #[test]
-    fn kvm_by_name_fails_where_the_device_does_not_open() {
-        let closed = Facts { device: Err(Unusable::NoPermission), ..GOOD };
-        let error = choose(Wish::Exactly(Accelerator::Kvm), &closed).unwrap_err();
+    fn explicit_kvm_fails_if_the_device_can_not_be_opened() {
+        let closed = KvmStatus { device: Err(KvmUnavailable::NoPermission), ..GOOD };
+        let error = choose(AcceleratorPreference::Exactly(Accelerator::Kvm), &closed).unwrap_err();
         assert_eq!(error.code(), Code::Forbidden);
     }
 
     #[test]
-    fn emulation_by_name_asks_nothing_of_the_host() {
-        let bare = Facts { device: Err(Unusable::NoDevice), hardware: false, paravirtual: false };
-        assert_eq!(choose(Wish::Exactly(Accelerator::Tcg), &bare), Ok((Accelerator::Tcg, None)));
+    fn explicit_emulation_requires_nothing_of_the_host() {
+        let bare = KvmStatus {
+            device: Err(KvmUnavailable::NoDevice),
+            hardware: false,
+            paravirtual: false,
+        };
+        assert_eq!(
+            choose(AcceleratorPreference::Exactly(Accelerator::Tcg), &bare),
+            Ok((Accelerator::Tcg, None))
+        );
     }
 }

@@ -1,22 +1,22 @@
-//! QEMU's command line: one pure function from what a machine is to how QEMU is told.
+//! QEMU's command line, as a pure function of the machine's specification.
 //!
-//! Nothing is left to a default that a distribution or a configuration file could change: no
-//! default devices, no configuration files, no monitor beside the control socket. Whatever QEMU
-//! takes as a descriptor, it gets as one; kernel and initramfs it takes by path only, and has both in
-//! its own root.
+//! Nothing depends on defaults that a distribution or a configuration file could change: there are
+//! no default devices, no configuration files, and no monitor besides the control socket. QEMU
+//! inherits descriptors wherever it accepts them. Kernel and initramfs it only accepts as paths;
+//! these are in its own root.
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-use super::accelerator::{Accelerator, Profile};
+use super::accelerator::{Accelerator, AcceleratorProfile};
 use super::overlay;
 use crate::host::size::Size;
 use crate::network::GUEST_MAC;
 
-/// A machine, whole.
+/// The specification of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Specification {
+pub struct MachineSpec {
     /// Name of the process, as `ps` shows it.
     pub name: String,
     /// What executes the guest's instructions.
@@ -31,18 +31,18 @@ pub struct Specification {
     pub kernel: PathBuf,
     /// The initial file system.
     pub initramfs: PathBuf,
-    /// Kernel arguments that the image wants.
+    /// Kernel arguments that the image requires.
     pub kernel_arguments: String,
 }
 
 /// The descriptors that QEMU inherits, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Descriptors {
+pub struct QemuDescriptors {
     /// The control socket (QMP).
     pub control: RawFd,
     /// The serial console's socket.
     pub console: RawFd,
-    /// The connection to the vsock device's other end (vhost-user).
+    /// The connection to the vsock backend (vhost-user).
     pub vsock: RawFd,
     /// The tap device.
     pub tap: RawFd,
@@ -52,33 +52,33 @@ pub struct Descriptors {
     pub overlay: RawFd,
 }
 
-/// The kernel, as QEMU sees it.
+/// Path of the kernel in QEMU's root.
 pub(super) const KERNEL_FILE: &str = "/kernel";
-/// The initial file system, as QEMU sees it.
+/// Path of the initial file system in QEMU's root.
 pub(super) const INITRAMFS: &str = "/initramfs";
 
-/// Kernel arguments of every machine. `reboot=t` with `-no-reboot` makes both a reboot and, with
-/// `panic=-1`, a panic end QEMU at once. What makes a kernel start faster is the image's to say.
+/// Kernel arguments of every machine. With `-no-reboot`, `reboot=t` makes QEMU exit at once on a
+/// reboot and, with `panic=-1`, on a panic. Arguments for a faster boot are up to the image.
 const KERNEL: &str = "console=ttyS0 quiet reboot=t panic=-1";
 
-/// System calls that QEMU gives up before the guest's first instruction.
+/// The sandbox: system calls that QEMU gives up before the guest's first instruction.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
-/// The command line that makes QEMU this machine, without the program's own name.
+/// Returns QEMU's command line for a machine, without the program's name.
 ///
-/// `frequency` is that of the time stamp counter, in kHz, where the kernel must be told.
+/// `frequency` is that of the time stamp counter, in kHz, if the kernel needs it.
 pub fn arguments(
-    machine: &Specification,
+    machine: &MachineSpec,
     frequency: Option<u64>,
-    descriptors: Descriptors,
+    descriptors: QemuDescriptors,
 ) -> Vec<OsString> {
     let profile = machine.accelerator.profile();
-    let mut line = Line::default();
+    let mut line = CommandLine::default();
     line.option("-name", format!("{},process={}", machine.name, machine.name));
     line.platform(profile);
     line.option("-smp", machine.processors.to_string());
     line.option("-m", format!("size={}b", machine.memory.0));
-    // Shared, because the vsock device's other end reads its queues there.
+    // Shared, because the vsock backend reads the device's queues there.
     line.option(
         "-object",
         format!("memory-backend-memfd,id=memory,size={},share=on", machine.memory.0),
@@ -94,9 +94,9 @@ pub fn arguments(
 }
 
 #[derive(Default)]
-struct Line(Vec<OsString>);
+struct CommandLine(Vec<OsString>);
 
-impl Line {
+impl CommandLine {
     fn option(&mut self, name: &str, value: impl Into<OsString>) {
         self.0.extend([name.into(), value.into()]);
     }
@@ -105,20 +105,20 @@ impl Line {
         self.0.extend(names.iter().map(OsString::from));
     }
 
-    /// All that is x86-64: another architecture has another machine type (`virt` on aarch64),
-    /// firmware and console device, and its own column in the accelerators' table.
-    fn platform(&mut self, profile: &Profile) {
+    /// Adds everything that is specific to x86-64. Another architecture needs another machine type
+    /// (`virt` on aarch64), firmware, console device, and accelerator profiles.
+    fn platform(&mut self, profile: &AcceleratorProfile) {
         self.option(
             "-machine",
             format!("microvm,{},acpi=on,ioapic2=off,memory-backend=memory", profile.machine),
         );
-        // With the uncompressed kernel the fastest, and under emulation the only reliable, pair.
+        // The fastest firmware for an uncompressed kernel; under emulation, the only reliable one.
         self.option("-bios", "qboot.rom");
         self.option("-cpu", profile.processor);
     }
 
-    fn control(&mut self, descriptors: Descriptors) {
-        let Descriptors { control, console, vsock, .. } = descriptors;
+    fn control(&mut self, descriptors: QemuDescriptors) {
+        let QemuDescriptors { control, console, vsock, .. } = descriptors;
         self.option("-chardev", format!("socket,id=control,fd={control}"));
         self.option("-mon", "chardev=control,mode=control");
         self.option("-chardev", format!("socket,id=console,fd={console}"));
@@ -127,7 +127,12 @@ impl Line {
         self.option("-device", "vhost-user-vsock-device,chardev=vsock");
     }
 
-    fn kernel(&mut self, machine: &Specification, profile: &Profile, frequency: Option<u64>) {
+    fn kernel(
+        &mut self,
+        machine: &MachineSpec,
+        profile: &AcceleratorProfile,
+        frequency: Option<u64>,
+    ) {
         self.option("-kernel", KERNEL_FILE);
         self.option("-initrd", INITRAMFS);
         let frequency = frequency.map(|khz| format!("tsc_early_khz={khz}")).unwrap_or_default();
@@ -136,10 +141,10 @@ impl Line {
         self.option("-append", arguments.join(" "));
     }
 
-    /// The overlay over the image. Flushes are dropped (the disk lives no longer than its
-    /// process), discarded and zeroed blocks are given back to the host.
-    fn disk(&mut self, machine: &Specification, descriptors: Descriptors) {
-        let Descriptors { base, overlay, .. } = descriptors;
+    /// Adds the overlay on top of the image. Flushes are dropped, because the disk does not outlive
+    /// its process. Discarded and zeroed blocks are returned to the host.
+    fn disk(&mut self, machine: &MachineSpec, descriptors: QemuDescriptors) {
+        let QemuDescriptors { base, overlay, .. } = descriptors;
         self.option("-add-fd", format!("fd={base},set=1"));
         self.option("-add-fd", format!("fd={overlay},set=2"));
         self.option(
@@ -163,7 +168,7 @@ impl Line {
         self.option("-device", "virtio-blk-device,drive=root,serial=root");
     }
 
-    fn network(&mut self, descriptors: Descriptors) {
+    fn network(&mut self, descriptors: QemuDescriptors) {
         self.option("-netdev", format!("tap,id=network,fd={}", descriptors.tap));
         self.option("-device", format!("virtio-net-device,netdev=network,mac={GUEST_MAC}"));
     }
@@ -174,7 +179,7 @@ mod tests {
     use super::*;
 
     fn shown(accelerator: Accelerator) -> String {
-        let machine = Specification {
+        let machine = MachineSpec {
             name: "m-0123456789".to_owned(),
             accelerator,
             processors: 2,
@@ -185,8 +190,8 @@ mod tests {
             kernel_arguments: "audit=0".to_owned(),
         };
         let descriptors =
-            Descriptors { control: 10, console: 11, vsock: 12, tap: 13, base: 14, overlay: 15 };
-        let frequency = accelerator.profile().tell_frequency.then_some(2_000_000);
+            QemuDescriptors { control: 10, console: 11, vsock: 12, tap: 13, base: 14, overlay: 15 };
+        let frequency = accelerator.profile().needs_tsc_frequency.then_some(2_000_000);
         let line = arguments(&machine, frequency, descriptors);
         let words: Vec<_> = line.iter().map(|word| word.to_string_lossy()).collect();
         words.join("\n").replace("\n-", "\n\n-")

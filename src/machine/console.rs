@@ -1,7 +1,7 @@
-//! Bounded logs: the guest's serial console, and what QEMU and the vsock program complain of.
+//! Bounded logs: the guest's serial console, and the error output of QEMU and the vsock program.
 //!
-//! Each is written to the microVM's directory as it comes, so that it is there whatever happens
-//! next, and never takes more than two [`PAGE`]s: the newest page and the one before it.
+//! Each is written to the microVM's directory as it arrives, so that it survives any failure, and
+//! takes at most two [`PAGE`]s: the newest page and the one before it.
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -9,42 +9,42 @@ use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Bytes of a log file before a new one is begun.
+/// Size of a log file, in bytes, before it is rotated.
 pub const PAGE: u64 = 128 * 1024;
 
-/// What the page before is called.
+/// File extension of the previous page.
 const PREVIOUS: &str = "previous";
 
-/// A log file and, once it was full, the one before it. Both are open from the beginning: a process
-/// that has no descriptors left can still log.
+/// A log file and the previous one. Both are open from the start, so that a process without free
+/// descriptors can still log.
 #[derive(Debug)]
 pub struct BoundedLog {
     path: PathBuf,
     file: File,
-    /// The page before, empty as long as there is none.
+    /// The previous page. Empty until the first rotation.
     previous: File,
     written: u64,
 }
 
 impl BoundedLog {
-    /// Begins an empty log.
+    /// Creates an empty log.
     pub fn create(path: &Path) -> io::Result<Self> {
         let previous = File::create(path.with_extension(PREVIOUS))?;
         Ok(Self { path: path.to_owned(), file: File::create(path)?, previous, written: 0 })
     }
 
-    /// Adds to it.
+    /// Appends to the log.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.written >= PAGE {
-            self.turn()?;
+            self.rotate()?;
         }
         self.file.write_all(bytes)?;
         self.written += bytes.len() as u64;
         Ok(())
     }
 
-    /// Makes the full page the one before, and what was before it an empty page.
-    fn turn(&mut self) -> io::Result<()> {
+    /// Makes the current page the previous one, and reuses the former previous page.
+    fn rotate(&mut self) -> io::Result<()> {
         let previous = self.path.with_extension(PREVIOUS);
         let aside = self.path.with_extension("aside");
         std::fs::rename(&previous, &aside)?;
@@ -57,8 +57,8 @@ impl BoundedLog {
         Ok(())
     }
 
-    /// Adds all that comes from `source`, until it ends. What can't be written (the disk is full) is
-    /// lost, and what comes after it is tried again: the source is emptied, lest its writer waits.
+    /// Appends everything from `source` until its end. Bytes that can't be written, such as when
+    /// the disk is full, are lost; the source is still read, so that its writer does not block.
     pub async fn follow(mut self, mut source: impl AsyncRead + Unpin) {
         let mut buffer = [0; 4096];
         while let Ok(count @ 1..) = source.read(&mut buffer).await {
@@ -67,7 +67,7 @@ impl BoundedLog {
     }
 }
 
-/// The last `lines` lines of a log, across both of its files, for showing to a person.
+/// Returns the last `lines` lines of a log, across both files, cleaned for display.
 pub fn tail(path: &Path, lines: usize) -> Vec<String> {
     let read = |path: &Path| std::fs::read(path).unwrap_or_default();
     let mut bytes = read(&path.with_extension(PREVIOUS));
@@ -78,7 +78,7 @@ pub fn tail(path: &Path, lines: usize) -> Vec<String> {
     last.split_off(last.len().saturating_sub(lines))
 }
 
-/// Without what would move the reader's cursor or change its colours.
+/// Removes characters that would move the terminal's cursor or change its colors.
 fn printable(line: &str) -> String {
     line.chars().filter(|character| *character == '\t' || !character.is_control()).collect()
 }

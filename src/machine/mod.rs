@@ -1,18 +1,18 @@
-//! QEMU: its command line, its control socket, its disk, its confinement, and the end of it.
+//! QEMU: its command line, its control socket, its disk, its confinement and its exit.
 //!
-//! A [`Machine`] is QEMU and the vsock program beside it, both children of the calling process.
-//! [`Parts`] are what a machine is made of before QEMU runs; [`Machine::start`] consumes them.
+//! A [`Machine`] is QEMU and the vsock program, both children of the calling process.
+//! [`MachineParts`] exist before QEMU runs; [`Machine::start`] consumes them.
 //!
-//! Owns the processes and the overlay. Is given the tap, the paths and the sizes; knows nothing of
-//! GitHub, of policies, or of what is said on the channel.
+//! Owns the processes and the overlay. Gets the tap, the paths and the sizes from the caller. Does
+//! not depend on GitHub, policies or the channel's content.
 
 pub mod accelerator;
 pub mod arguments;
 pub mod console;
-mod death;
 pub mod overlay;
 mod qmp;
 mod roots;
+mod stop;
 mod vsock;
 
 use std::fs::File;
@@ -30,53 +30,53 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::failure::{Code, Failure};
-use crate::isolation::calls;
-use crate::isolation::confined::Confinement;
+use crate::isolation::confinement::Confinement;
 use crate::isolation::root::RootError;
-use arguments::{Descriptors, Specification};
+use crate::isolation::syscalls;
+use arguments::{MachineSpec, QemuDescriptors};
 use console::BoundedLog;
-pub use death::Death;
-use death::Processes;
 use qmp::Control;
 pub use qmp::QmpError;
-use roots::Housed;
+use roots::RootedProgram;
+use stop::Processes;
+pub use stop::StopReason;
 pub use vsock::listen;
 
-/// Bytes that a file of QEMU's may have beyond the disk or memory it stands for: metadata of the
-/// overlay, at most 2 % of it, and something to spare.
+/// Extra size, in bytes, of QEMU's largest file beyond the disk or memory: metadata of the overlay,
+/// which is at most 2 % of it, and a reserve.
 const METADATA: u64 = 64 << 20;
 
-/// A machine could not be made.
+/// An error of creating or starting a machine.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
-    /// The overlay could not be made.
+    /// The overlay could not be created.
     #[error(transparent)]
     Overlay(#[from] overlay::OverlayError),
     /// A program did not start.
     #[error("can't run {0}")]
-    NotRun(PathBuf, #[source] io::Error),
-    /// What a program is to see could not be put together.
+    Start(PathBuf, #[source] io::Error),
+    /// The root of a program could not be created.
     #[error(transparent)]
     Root(Box<dyn std::error::Error + Send + Sync>),
-    /// A socket between us and a child could not be made.
-    #[error("can't make a socket to a child process")]
+    /// A socket to a child process could not be created.
+    #[error("can't create a socket to a child process")]
     Socket(#[source] io::Error),
-    /// A log could not be begun.
+    /// A log could not be created.
     #[error("can't write {0}")]
     Log(PathBuf, #[source] io::Error),
-    /// A part of the image does not open.
+    /// A file of the image can't be opened.
     #[error("can't open {0}")]
     Image(PathBuf, #[source] io::Error),
-    /// The vsock program ended instead of serving.
-    #[error("vhost-device-vsock ended at once with {0}")]
+    /// The vsock program exited during its start.
+    #[error("vhost-device-vsock exited at startup with {0}")]
     VsockNotStarted(ExitStatus),
-    /// QEMU ended instead of answering.
-    #[error("QEMU ended at once with {status}{}", said(.complaint))]
+    /// QEMU exited during its start.
+    #[error("QEMU exited at startup with {status}{}", with_message(.message))]
     QemuNotStarted {
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// The last it said.
-        complaint: String,
+        /// The last line of its error output.
+        message: String,
     },
     /// QEMU's control socket failed.
     #[error(transparent)]
@@ -89,17 +89,17 @@ impl From<RootError> for MachineError {
     }
 }
 
-/// What a program said before it ended, if it said anything.
-fn said(complaint: &str) -> String {
-    if complaint.is_empty() { String::new() } else { format!(": {complaint}") }
+/// Formats the last message of a program as a suffix. Empty if there was none.
+fn with_message(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(": {message}") }
 }
 
 impl Failure for MachineError {
     fn code(&self) -> Code {
         match self {
-            // Somebody killed it; there is nothing wrong with the program.
+            // It was killed; the program itself is fine.
             Self::QemuNotStarted { status, .. } if status.signal().is_some() => Code::MachineFailed,
-            Self::NotRun(..) | Self::VsockNotStarted(_) | Self::QemuNotStarted { .. } => {
+            Self::Start(..) | Self::VsockNotStarted(_) | Self::QemuNotStarted { .. } => {
                 Code::Unavailable
             }
             Self::Overlay(_) | Self::Log(..) => Code::CannotWrite,
@@ -112,7 +112,7 @@ impl Failure for MachineError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::QemuNotStarted { status, .. } if status.signal().is_some() => None,
-            Self::NotRun(..) | Self::VsockNotStarted(_) | Self::QemuNotStarted { .. } => {
+            Self::Start(..) | Self::VsockNotStarted(_) | Self::QemuNotStarted { .. } => {
                 Some("run mayfly doctor: it checks the programs and their versions".to_owned())
             }
             _ => None,
@@ -120,9 +120,9 @@ impl Failure for MachineError {
     }
 }
 
-/// The programs that a machine runs on.
+/// The programs that run a machine.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub struct Programs {
+pub struct MachinePrograms {
     /// `qemu-system-x86_64`.
     pub qemu: PathBuf,
     /// `qemu-img`.
@@ -131,65 +131,65 @@ pub struct Programs {
     pub vsock: PathBuf,
 }
 
-/// Where a machine's things lie.
+/// The directories of a machine.
 #[derive(Debug, Clone, Copy)]
-pub struct Places<'a> {
-    /// For the logs, and the file system of the overlay.
+pub struct MachinePaths<'a> {
+    /// The directory of the logs, on the file system of the overlay.
     pub directory: &'a Path,
-    /// For the sockets: a directory that no other process sees.
+    /// The directory of the sockets, which no other process sees.
     pub private: &'a Path,
 }
 
-/// What a machine is made of, before QEMU runs.
-pub struct Parts {
+/// The parts of a machine that exist before QEMU runs.
+pub struct MachineParts {
     overlay: File,
     frequency: Option<u64>,
     vsock: vsock::VsockDevice,
-    qemu: Housed,
+    qemu: RootedProgram,
 }
 
-impl Parts {
-    /// Makes the overlay, starts the vsock program and looks at the clock, all at once.
-    pub async fn make(
-        programs: &Programs,
-        places: Places<'_>,
-        machine: &Specification,
+impl MachineParts {
+    /// Creates the overlay, starts the vsock program and measures the clock, concurrently.
+    pub async fn create(
+        programs: &MachinePrograms,
+        paths: MachinePaths<'_>,
+        machine: &MachineSpec,
     ) -> Result<Self, MachineError> {
-        let overlay = overlay::create(&programs.qemu_img, places.directory, machine.disk);
+        let overlay = overlay::create(&programs.qemu_img, paths.directory, machine.disk);
         let overlay = async { overlay.await.map_err(MachineError::from) };
-        let vsock = vsock::start(&programs.vsock, places.private);
-        let qemu = roots::of_qemu(&programs.qemu, places.private, machine);
+        let vsock = vsock::start(&programs.vsock, paths.private);
+        let qemu = roots::for_qemu(&programs.qemu, paths.private, machine);
         let frequency =
-            async { Ok(accelerator::counter_frequency(machine.accelerator.profile()).await) };
+            async { Ok(accelerator::tsc_frequency(machine.accelerator.profile()).await) };
         let (overlay, vsock, frequency, qemu) = tokio::try_join!(overlay, vsock, frequency, qemu)?;
         Ok(Self { overlay, frequency, vsock, qemu })
     }
 }
 
-/// QEMU and the vsock program. Both die with it; [`Machine::destroy`] waits for that, too.
+/// QEMU and the vsock program. Both are killed on drop; [`Machine::destroy`] also waits for them.
 pub struct Machine {
     _control: Control,
-    death: watch::Receiver<Option<Death>>,
+    stop_reason: watch::Receiver<Option<StopReason>>,
     kill: oneshot::Sender<()>,
-    // The watch over the children, and the followers of the logs, which end with them.
+    // Watches the children and follows the logs; all end with the children.
     tasks: JoinSet<()>,
 }
 
 impl Machine {
-    /// Runs QEMU, checks over its control socket that the machine is the one that was meant, and
-    /// lets the guest run.
+    /// Runs QEMU, checks over its control socket that the machine matches its specification, and
+    /// starts the guest.
     pub async fn start(
-        parts: Parts,
-        places: Places<'_>,
-        machine: &Specification,
+        parts: MachineParts,
+        paths: MachinePaths<'_>,
+        machine: &MachineSpec,
         base: &Path,
         tap: BorrowedFd<'_>,
     ) -> Result<Self, MachineError> {
-        let Parts { overlay, frequency, vsock, qemu } = parts;
+        let MachineParts { overlay, frequency, vsock, qemu } = parts;
         let base = File::open(base).map_err(|error| MachineError::Image(base.to_owned(), error))?;
         let (control, control_of_qemu) = Socket::pair().map_err(MachineError::Socket)?;
         let (console, console_of_qemu) = Socket::pair().map_err(MachineError::Socket)?;
-        let descriptors = Descriptors {
+        let descriptors = QemuDescriptors {
             control: control_of_qemu.as_raw_fd(),
             console: console_of_qemu.as_raw_fd(),
             vsock: vsock.connection.as_raw_fd(),
@@ -198,55 +198,56 @@ impl Machine {
             overlay: overlay.as_raw_fd(),
         };
         let mut qemu = spawn(qemu, machine, frequency, descriptors)?;
-        // QEMU has them now; with ours open, the other ends would never see it go.
+        // QEMU has these now. Kept open here, the other ends would never see QEMU exit.
         drop((control_of_qemu, console_of_qemu, vsock.connection, base, overlay));
 
         let mut vsock = vsock.child;
         let mut followers = JoinSet::new();
-        let console_log = places.directory.join("console.log");
+        let console_log = paths.directory.join("console.log");
         follow(&mut followers, &console_log, Some(asynchronous(console)?))?;
-        follow(&mut followers, &places.directory.join("vsock.log"), vsock.stderr.take())?;
-        let complaints = places.directory.join("qemu.log");
-        follow(&mut followers, &complaints, qemu.stderr.take())?;
+        follow(&mut followers, &paths.directory.join("vsock.log"), vsock.stderr.take())?;
+        let qemu_log = paths.directory.join("qemu.log");
+        follow(&mut followers, &qemu_log, qemu.stderr.take())?;
 
         let (control, events) = match qmp::launch(asynchronous(control)?).await {
             Ok(halves) => halves,
-            Err(error) => return Err(explain(error, &mut qemu, followers, &complaints).await),
+            Err(error) => {
+                return Err(explain_control_error(error, &mut qemu, followers, &qemu_log).await);
+            }
         };
-        let (publish, death) = watch::channel(None);
+        let (publish, stop_reason) = watch::channel(None);
         let (kill, killed) = oneshot::channel();
         let processes = Processes { qemu, vsock, events, console: console_log };
         followers.spawn(processes.watch(publish, killed));
-        Ok(Self { _control: control, death, kill, tasks: followers })
+        Ok(Self { _control: control, stop_reason, kill, tasks: followers })
     }
 
-    /// Waits until something ends the machine, and says what. Nothing is lost where the wait is
-    /// given up and begun anew.
-    pub async fn died(&mut self) -> Death {
-        match self.death.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(death)) => death.clone(),
-            // The watch ends without a cause only after the wish to end it.
+    /// Waits until the machine stops and returns the reason. Cancel-safe.
+    pub async fn stopped(&mut self) -> StopReason {
+        match self.stop_reason.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(stop_reason)) => stop_reason.clone(),
+            // Without a reason, the watch only ends after a kill request.
             _ => std::future::pending().await,
         }
     }
 
-    /// Kills what still runs and waits until it is gone and its logs are written.
+    /// Kills the remaining processes and waits until they have exited and their logs are written.
     pub async fn destroy(mut self) {
-        // A watch that is over needs no telling.
+        // The send fails if the watch has ended already.
         let _ = self.kill.send(());
         while self.tasks.join_next().await.is_some() {}
     }
 }
 
 fn spawn(
-    qemu: Housed,
-    machine: &Specification,
+    qemu: RootedProgram,
+    machine: &MachineSpec,
     frequency: Option<u64>,
-    descriptors: Descriptors,
+    descriptors: QemuDescriptors,
 ) -> Result<Child, MachineError> {
-    let Housed { program, root } = qemu;
-    let not_run = |error| MachineError::NotRun(program.clone(), error);
-    let Descriptors { control, console, vsock, tap, base, overlay } = descriptors;
+    let RootedProgram { program, root } = qemu;
+    let start_error = |error| MachineError::Start(program.clone(), error);
+    let QemuDescriptors { control, console, vsock, tap, base, overlay } = descriptors;
     let mut command = Command::new(&program);
     command
         .args(arguments::arguments(machine, frequency, descriptors))
@@ -259,30 +260,30 @@ fn spawn(
         directory: c"/".to_owned(),
         largest_file: machine.disk.0.max(machine.memory.0) + machine.disk.0 / 50 + METADATA,
         inherited: vec![control, console, vsock, tap, base, overlay],
-        calls: calls::qemu,
+        syscalls: syscalls::qemu,
     }
     .apply(&mut command)
-    .map_err(not_run)?;
-    command.spawn().map_err(not_run)
+    .map_err(start_error)?;
+    command.spawn().map_err(start_error)
 }
 
-/// If QEMU has ended, what it said is the cause; else the socket's own error is.
-async fn explain(
+/// If QEMU has exited, its last message is the cause; otherwise the control socket's error is.
+async fn explain_control_error(
     error: QmpError,
     qemu: &mut Child,
     mut followers: JoinSet<()>,
-    complaints: &Path,
+    qemu_log: &Path,
 ) -> MachineError {
-    if !matches!(error, QmpError::NoAnswer(_)) {
+    if !matches!(error, QmpError::NoResponse(_)) {
         return error.into();
     }
     let Ok(status) = qemu.wait().await else { return error.into() };
-    // The console's and QEMU's own log end with QEMU; the third ends when its program is dropped.
+    // The logs of console and QEMU end with QEMU; the third ends when its program is dropped.
     for _ in 0..2 {
         followers.join_next().await;
     }
-    let complaint = console::tail(complaints, 1).pop().unwrap_or_default();
-    MachineError::QemuNotStarted { status, complaint }
+    let message = console::tail(qemu_log, 1).pop().unwrap_or_default();
+    MachineError::QemuNotStarted { status, message }
 }
 
 fn asynchronous(socket: Socket) -> Result<UnixStream, MachineError> {

@@ -1,10 +1,9 @@
-//! The copy-on-write overlay: a qcow2 file without a name.
+//! The copy-on-write overlay: an unnamed qcow2 file.
 //!
-//! The file is made with `O_TMPFILE`, so there is no moment at which a killed process could leave
-//! it behind: it is gone with the last descriptor. Which image lies under it is said to QEMU, not
-//! in the file.
+//! The file is created with `O_TMPFILE`, so that no killed process can leave it behind: it vanishes
+//! with its last descriptor. QEMU gets the backing image as an option; the file does not name it.
 //!
-//! The options were chosen by measurement (`scripts/bench overlay`, `docs/decisions/`).
+//! The format options were chosen by measurement (`scripts/bench overlay`, `docs/decisions/`).
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -15,40 +14,40 @@ use tokio::process::Command;
 
 use crate::host::size::Size;
 
-/// Creation options: clusters of 64 KiB, allocated by subclusters of 2 KiB, so that a small write
-/// copies nothing from the image below.
+/// Format options: clusters of 64 KiB with subclusters of 2 KiB, so that a small write copies
+/// nothing from the image.
 const FORMAT_OPTIONS: &str = "cluster_size=64k,extended_l2=on";
 
-/// Bytes of a cluster.
+/// Size of a cluster in bytes.
 const CLUSTER: u64 = 64 << 10;
 
-/// Bytes that a table holds for each cluster, where subclusters are on.
+/// Bytes per cluster in a second-level table with subclusters.
 const TABLE_ENTRY: u64 = 16;
 
-/// The tool takes names only; this one leads to the file that it inherits as its input.
+/// `qemu-img` only accepts paths; this one leads to the file that it inherits as standard input.
 const STANDARD_INPUT: &str = "/proc/self/fd/0";
 
-/// Bytes of QEMU's cache for the overlay's second-level tables that cover `disk` whole, and at
-/// least one table.
+/// Returns the size, in bytes, of QEMU's cache for the overlay's second-level tables: enough for
+/// all of `disk`, and at least one table.
 pub fn table_cache(disk: Size) -> u64 {
     (disk.0.div_ceil(CLUSTER) * TABLE_ENTRY).max(CLUSTER)
 }
 
-/// The overlay could not be made.
+/// An error of creating the overlay.
 #[derive(Debug, thiserror::Error)]
 pub enum OverlayError {
-    /// The file itself.
-    #[error("can't make the overlay in {0}")]
+    /// The file could not be created.
+    #[error("can't create the overlay in {0}")]
     File(PathBuf, #[source] io::Error),
     /// `qemu-img` did not start.
     #[error("can't run {0}")]
-    NotRun(PathBuf, #[source] io::Error),
-    /// `qemu-img` refused.
-    #[error("qemu-img can't make the overlay: {0}")]
+    Start(PathBuf, #[source] io::Error),
+    /// `qemu-img` failed.
+    #[error("qemu-img can't create the overlay: {0}")]
     Refused(String),
 }
 
-/// Makes an empty overlay for a disk of the given size, on the file system of `directory`.
+/// Creates an empty overlay for a disk of the given size, on the file system of `directory`.
 pub async fn create(qemu_img: &Path, directory: &Path, disk: Size) -> Result<File, OverlayError> {
     let overlay = OpenOptions::new()
         .read(true)
@@ -67,11 +66,11 @@ pub async fn create(qemu_img: &Path, directory: &Path, disk: Size) -> Result<Fil
         .kill_on_drop(true)
         .output()
         .await
-        .map_err(|error| OverlayError::NotRun(qemu_img.to_owned(), error))?;
+        .map_err(|error| OverlayError::Start(qemu_img.to_owned(), error))?;
     if output.status.success() {
         Ok(overlay)
     } else {
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(OverlayError::Refused(said.trim().replace(STANDARD_INPUT, "the overlay")))
+        let message = String::from_utf8_lossy(&output.stderr);
+        Err(OverlayError::Refused(message.trim().replace(STANDARD_INPUT, "the overlay")))
     }
 }

@@ -1,7 +1,7 @@
 //! QEMU's control socket (QMP, the QEMU Machine Protocol), through the `qapi` crate.
 //!
-//! [`launch`] has the machine checked and started; from then on [`Events`] says what happens to it.
-//! QEMU is our own child, but what it reports of its guest is the guest's word.
+//! [`launch`] checks and starts the machine; afterwards, [`Events`] reports what happens to it.
+//! QEMU is a trusted child, but its reports about the guest are the guest's claims.
 
 use std::io;
 
@@ -11,71 +11,72 @@ use qapi::{Enum as _, qmp};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-/// What goes wrong on the control socket.
+/// An error on the control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
-    /// The greeting or the negotiation failed: QEMU ended, or is none.
-    #[error("QEMU did not answer on its control socket")]
-    NoAnswer(#[source] io::Error),
-    /// A command was refused or its answer was lost.
-    #[error("QEMU refused {0}")]
+    /// The greeting or the negotiation failed: QEMU exited, or the program is not QEMU.
+    #[error("no response from QEMU on its control socket")]
+    NoResponse(#[source] io::Error),
+    /// A command was refused or its response was lost.
+    #[error("QEMU refused the command {0}")]
     Refused(&'static str, #[source] qapi::ExecuteError),
-    /// The machine is not what its command line said.
-    #[error("QEMU made another machine than it was told: {0}")]
+    /// The machine does not match its command line.
+    #[error("QEMU created a different machine than specified: {0}")]
     Unexpected(String),
 }
 
-/// The commanding half. Nothing more is commanded, but QEMU takes a half-closed socket for a
-/// closed one.
+/// The write half of the socket. Kept open although unused, because QEMU treats a half-closed
+/// socket as closed.
 pub(super) struct Control {
     _service: QapiService<QmpStreamTokio<OwnedWriteHalf>>,
 }
 
-/// Gives events, in order.
+/// The event stream of the socket.
 pub(super) struct Events {
     stream: QapiEvents<QmpStreamTokio<OwnedReadHalf>>,
 }
 
-/// What happened to a machine, of what matters here.
+/// A relevant event of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum MachineEvent {
-    /// It is over: QEMU ends.
+    /// The machine shut down and QEMU exits.
     Shutdown(ShutdownReason),
-    /// The guest's kernel reported its panic to a device.
+    /// The guest's kernel reported a panic to a device.
     Panicked,
-    /// It was reset and goes on. Never happens under `-no-reboot`.
+    /// The machine was reset and continues. Never happens with `-no-reboot`.
     Reset,
-    /// It is paused; nothing here pauses a machine that runs.
+    /// The machine was paused, which Mayfly never does while it runs.
     Stopped,
     /// A disk operation failed on the host.
     DiskError {
         /// The host's file system was full.
         full: bool,
-        /// What QEMU says.
+        /// The reason that QEMU reports.
         reason: String,
     },
 }
 
-/// Who ended a machine.
+/// The initiator of a shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ShutdownReason {
     /// The guest powered off.
     PowerOff,
-    /// The guest rebooted, which a kernel panic does, too.
+    /// The guest rebooted; a kernel panic also reboots.
     Reboot,
-    /// The host: a signal to QEMU, a command, an error.
+    /// The host: a signal to QEMU, a command or an error.
     Host,
 }
 
-/// Speaks first words with QEMU, checks that the machine waits for its first instruction and has
-/// the one disk it should, and lets the guest run.
+/// Negotiates with QEMU, checks that the machine waits for its first instruction and has exactly
+/// the expected disk, and starts the guest.
 ///
-/// Answers reach whoever reads events, so commands are given only here, before anyone else does.
+/// Responses arrive with the events, so commands are only sent here, before anything reads events.
 pub(super) async fn launch(socket: UnixStream) -> Result<(Control, Events), QmpError> {
     let refused = |what| move |error| QmpError::Refused(what, error);
     let (read, write) = socket.into_split();
-    let negotiation = QmpStreamTokio::open_split(read, write).await.map_err(QmpError::NoAnswer)?;
-    let mut stream = negotiation.negotiate().await.map_err(QmpError::NoAnswer)?;
+    let negotiation =
+        QmpStreamTokio::open_split(read, write).await.map_err(QmpError::NoResponse)?;
+    let mut stream = negotiation.negotiate().await.map_err(QmpError::NoResponse)?;
     let status = stream.execute(qmp::query_status {}).await;
     let status = status.map_err(refused("query-status"))?;
     if status.status != qmp::RunState::prelaunch {
@@ -93,10 +94,10 @@ pub(super) async fn launch(socket: UnixStream) -> Result<(Control, Events), QmpE
 }
 
 impl Events {
-    /// The next event that matters; `None` once QEMU has closed the socket.
+    /// Returns the next relevant event, or `None` once QEMU has closed the socket.
     pub(super) async fn next(&mut self) -> Option<MachineEvent> {
         loop {
-            // What can't be understood is of a newer QEMU and was not asked for.
+            // Unknown events come from a newer QEMU and are skipped.
             let Ok(event) = self.stream.next().await? else { continue };
             if let Some(event) = translate(event) {
                 return Some(event);

@@ -1,4 +1,4 @@
-//! What QEMU and the vsock program see: their own files, and of the host nothing else.
+//! The root directories of QEMU and the vsock program: only their own files.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,69 +7,70 @@ use std::path::{Path, PathBuf};
 
 use super::MachineError;
 use super::accelerator::Accelerator;
-use super::arguments::{INITRAMFS, KERNEL_FILE, Specification};
+use super::arguments::{INITRAMFS, KERNEL_FILE, MachineSpec};
 use crate::isolation::libraries;
-use crate::isolation::root::{Entry, Right, Root};
+use crate::isolation::root::{MountAccess, Root, RootEntry};
 
-/// The name of the directory of sockets in the root of the vsock program.
-pub(super) const SOCKETS: &str = "/sockets";
+/// Path of the directory of sockets in the vsock program's root.
+pub(super) const SOCKETS_IN_ROOT: &str = "/sockets";
 
-/// Directories of firmware, below `share`: what QEMU has of its own, and where links in it lead on
-/// distributions that package firmware apart.
+/// Firmware directories below `share`: QEMU's own, and those that its links lead to on
+/// distributions that package firmware separately.
 const FIRMWARE: [&str; 4] = ["qemu", "qboot", "seabios", "qemu-firmware"];
 
-/// A program and the root that it is to live in.
+/// A program and its root.
 #[derive(Debug)]
-pub(super) struct Housed {
+pub(super) struct RootedProgram {
     pub(super) program: PathBuf,
     pub(super) root: Root,
 }
 
-/// QEMU, with firmware, kernel and initramfs. Everything else it gets as descriptors.
-pub(super) async fn of_qemu(
+/// Creates QEMU's root, with firmware, kernel and initramfs. QEMU inherits the rest as descriptors.
+pub(super) async fn for_qemu(
     program: &Path,
     private: &Path,
-    machine: &Specification,
-) -> Result<Housed, MachineError> {
-    let (program, mut entries) = start_of(program).await?;
-    entries.extend(firmware(&program).iter().map(|path| Entry::new(path, Right::Read)));
-    entries.push(Entry::renamed(&machine.kernel, Path::new(KERNEL_FILE), Right::Read));
-    entries.push(Entry::renamed(&machine.initramfs, Path::new(INITRAMFS), Right::Read));
+    machine: &MachineSpec,
+) -> Result<RootedProgram, MachineError> {
+    let (program, mut entries) = program_entries(program).await?;
+    entries.extend(firmware(&program).iter().map(|path| RootEntry::new(path, MountAccess::Read)));
+    entries.push(RootEntry::at(&machine.kernel, Path::new(KERNEL_FILE), MountAccess::Read));
+    entries.push(RootEntry::at(&machine.initramfs, Path::new(INITRAMFS), MountAccess::Read));
     let devices: &[&str] = match machine.accelerator {
         Accelerator::Kvm => &["/dev/null", "/dev/urandom", "/dev/kvm"],
         Accelerator::Tcg => &["/dev/null", "/dev/urandom"],
     };
-    entries.extend(devices.iter().map(|path| Entry::new(Path::new(path), Right::Device)));
+    entries.extend(devices.iter().map(|path| RootEntry::new(Path::new(path), MountAccess::Device)));
     if machine.accelerator == Accelerator::Tcg {
-        // Some distributions have emulation as a module.
+        // Some distributions package emulation as a module.
         let modules = modules(&program, &entries);
-        entries.extend(modules.iter().map(|path| Entry::new(path, Right::Execute)));
+        entries.extend(modules.iter().map(|path| RootEntry::new(path, MountAccess::Execute)));
     }
-    let root = Root::make(&private.join("roots/qemu"), &entries)?;
-    Ok(Housed { program, root })
+    let root = Root::create(&private.join("roots/qemu"), &entries)?;
+    Ok(RootedProgram { program, root })
 }
 
-/// The vsock program, with the directory of its sockets.
-pub(super) async fn of_vsock(
+/// Creates the vsock program's root, with the directory of its sockets.
+pub(super) async fn for_vsock(
     program: &Path,
     private: &Path,
     sockets: &Path,
-) -> Result<Housed, MachineError> {
-    let (program, mut entries) = start_of(program).await?;
-    entries.push(Entry::renamed(sockets, Path::new(SOCKETS), Right::Write));
-    let root = Root::make(&private.join("roots/vsock"), &entries)?;
-    Ok(Housed { program, root })
+) -> Result<RootedProgram, MachineError> {
+    let (program, mut entries) = program_entries(program).await?;
+    entries.push(RootEntry::at(sockets, Path::new(SOCKETS_IN_ROOT), MountAccess::Write));
+    let root = Root::create(&private.join("roots/vsock"), &entries)?;
+    Ok(RootedProgram { program, root })
 }
 
-/// The program's real path, by which it finds what lies beside it, and what it takes to start.
-async fn start_of(program: &Path) -> Result<(PathBuf, Vec<Entry>), MachineError> {
-    let not_run = |error: io::Error| MachineError::NotRun(program.to_owned(), error);
-    let real = fs::canonicalize(program).map_err(not_run)?;
-    let entries = libraries::of(&real).await.map_err(not_run)?;
+/// Resolves a program to its real path, by which it finds adjacent files, and lists the files that
+/// it needs to start.
+async fn program_entries(program: &Path) -> Result<(PathBuf, Vec<RootEntry>), MachineError> {
+    let start_error = |error: io::Error| MachineError::Start(program.to_owned(), error);
+    let real = fs::canonicalize(program).map_err(start_error)?;
+    let entries = libraries::entries_for(&real).await.map_err(start_error)?;
     Ok((real, entries))
 }
 
-/// The directories of QEMU's firmware that are there.
+/// Lists the existing directories of QEMU's firmware.
 fn firmware(program: &Path) -> BTreeSet<PathBuf> {
     let prefix = program.parent().and_then(Path::parent).unwrap_or(Path::new("/usr"));
     let shares = [prefix.join("share"), PathBuf::from("/usr/share")];
@@ -77,8 +78,8 @@ fn firmware(program: &Path) -> BTreeSet<PathBuf> {
     directories.filter(|path| path.is_dir()).collect()
 }
 
-/// The directories of QEMU's modules that are there: beside its libraries, and below its prefix.
-fn modules(program: &Path, entries: &[Entry]) -> BTreeSet<PathBuf> {
+/// Lists the existing directories of QEMU's modules: beside its libraries and below its prefix.
+fn modules(program: &Path, entries: &[RootEntry]) -> BTreeSet<PathBuf> {
     let prefix = program.parent().and_then(Path::parent).unwrap_or(Path::new("/usr"));
     let below = ["lib", "lib64", "lib/x86_64-linux-gnu"].map(|name| prefix.join(name));
     let beside = entries.iter().filter_map(|entry| fs::canonicalize(entry.source().parent()?).ok());

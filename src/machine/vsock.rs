@@ -1,6 +1,6 @@
-//! The other end of the guest's virtio-vsock device: one `vhost-device-vsock` per microVM.
+//! The backend of the guest's virtio-vsock device: one `vhost-device-vsock` per microVM.
 //!
-//! It needs no kernel module and no host-wide numbers: whatever the guest connects to on the host
+//! It needs no kernel module and no host-wide context ids: a connection from the guest to the host
 //! (context id 2) becomes a connection to a unix socket in the shepherd's private directory.
 
 use std::ffi::CString;
@@ -15,40 +15,40 @@ use tokio::net::UnixListener;
 use tokio::process::{Child, Command};
 
 use super::MachineError;
-use super::roots::{self, Housed, SOCKETS};
-use crate::isolation::calls;
-use crate::isolation::confined::Confinement;
+use super::roots::{self, RootedProgram, SOCKETS_IN_ROOT};
+use crate::isolation::confinement::Confinement;
+use crate::isolation::syscalls;
 
-/// The guest's own context id. Nobody else sees it, so each has the same.
+/// The guest's context id. No other process sees it, so it is the same in every microVM.
 const GUEST_CID: u32 = 3;
 
-/// How often a socket that is about to appear is looked for.
-const POLL: Duration = Duration::from_millis(1);
+/// Interval of attempts to connect to the program's socket.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
-/// The program, running, and the connection that QEMU is to have to it.
+/// The running program, and the connection to it that QEMU inherits.
 #[derive(Debug)]
 pub(super) struct VsockDevice {
     pub(super) child: Child,
     pub(super) connection: UnixStream,
 }
 
-/// The directory of sockets that the program shares with its shepherd, in the private directory.
-/// That is the working directory, so that the names of sockets are short.
-const SHARED: &str = "sockets";
+/// The directory of sockets that the program shares with the shepherd, below the private directory.
+/// The private directory is the working directory, so that socket paths are short.
+const SOCKETS_DIRECTORY: &str = "sockets";
 
-/// Listens at the socket that the program connects to when the guest connects to `port`. The
-/// private directory has to be the working directory.
+/// Listens at the socket to which the program connects when the guest connects to `port`. The
+/// private directory must be the working directory.
 pub fn listen(port: u32) -> io::Result<UnixListener> {
-    fs::create_dir_all(SHARED)?;
-    UnixListener::bind(Path::new(SHARED).join(format!("guest.vsock_{port}")))
+    fs::create_dir_all(SOCKETS_DIRECTORY)?;
+    UnixListener::bind(Path::new(SOCKETS_DIRECTORY).join(format!("guest.vsock_{port}")))
 }
 
-/// Starts the program, and connects to it. Whoever waits sets the deadline.
+/// Starts the program and connects to it. The caller sets a deadline.
 pub(super) async fn start(program: &Path, private: &Path) -> Result<VsockDevice, MachineError> {
-    fs::create_dir_all(SHARED).map_err(MachineError::Socket)?;
-    let housed = roots::of_vsock(program, private, Path::new(SHARED)).await?;
-    let Housed { program, root } = housed;
-    let not_run = |error| MachineError::NotRun(program.clone(), error);
+    fs::create_dir_all(SOCKETS_DIRECTORY).map_err(MachineError::Socket)?;
+    let rooted = roots::for_vsock(program, private, Path::new(SOCKETS_DIRECTORY)).await?;
+    let RootedProgram { program, root } = rooted;
+    let start_error = |error| MachineError::Start(program.clone(), error);
     let mut command = Command::new(&program);
     command
         .arg("--vm")
@@ -59,30 +59,30 @@ pub(super) async fn start(program: &Path, private: &Path) -> Result<VsockDevice,
         .kill_on_drop(true);
     Confinement {
         root,
-        directory: CString::new(SOCKETS).unwrap_or_default(),
+        directory: CString::new(SOCKETS_IN_ROOT).unwrap_or_default(),
         largest_file: 0,
         inherited: Vec::new(),
-        calls: calls::vsock,
+        syscalls: syscalls::vsock,
     }
     .apply(&mut command)
-    .map_err(not_run)?;
-    let mut child = command.spawn().map_err(not_run)?;
-    let socket = Path::new(SHARED).join("vhost.sock");
+    .map_err(start_error)?;
+    let mut child = command.spawn().map_err(start_error)?;
+    let socket = Path::new(SOCKETS_DIRECTORY).join("vhost.sock");
     loop {
-        // Relative: the address of a socket has room for 107 bytes, the directory's path may be
+        // Relative, because a socket address holds only 107 bytes and the directory's path may be
         // longer.
         match UnixStream::connect(&socket) {
             Ok(connection) => return Ok(VsockDevice { child, connection }),
-            Err(error) if is_not_there_yet(&error) => {}
+            Err(error) if is_not_ready(&error) => {}
             Err(error) => return Err(MachineError::Socket(error)),
         }
-        if let Some(status) = child.try_wait().map_err(not_run)? {
+        if let Some(status) = child.try_wait().map_err(start_error)? {
             return Err(MachineError::VsockNotStarted(status));
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-fn is_not_there_yet(error: &io::Error) -> bool {
+fn is_not_ready(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }

@@ -1,14 +1,14 @@
-//! The network of one microVM: a namespace with nothing in it.
+//! The network of one microVM: an isolated namespace.
 //!
-//! The namespace has a loopback device, a tap device with the gateway's address, and one route:
-//! every address is local. So whatever the guest addresses ends in the namespace, at a listener if
-//! there is one and with an immediate refusal if not; there is no way out, no bridge, no address
-//! pool, and nothing in the host's own network changes. No name refers to the namespace: it lives
-//! as long as the descriptors that [`Namespace`] holds.
+//! The namespace has a loopback device, a tap device with the gateway's address, and one route that
+//! makes every address local. So every packet of the guest ends in the namespace: at a listener, or
+//! with an immediate refusal. There is no route out, no bridge and no address pool, and the host's
+//! own network does not change. The namespace has no name: it exists as long as the descriptors in
+//! [`Namespace`].
 //!
-//! Every microVM has the same addresses, because no two ever share a network.
+//! Every microVM has the same addresses, because no two share a network.
 //!
-//! Owns the namespace and the tap. Knows nothing of QEMU, of policies, or of the channel.
+//! Owns the namespace and the tap. Does not depend on QEMU, policies or the channel.
 
 mod tap;
 
@@ -23,40 +23,40 @@ use rtnetlink::packet_route::route::{RouteScope, RouteType};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use crate::failure::{Code, Failure};
-use crate::host::check::Check;
+use crate::host::check::HostCheck;
 
 /// The gateway's address: the host's end of the tap.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
 /// The guest's address.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
-/// Length of the prefix that both are in, in bits. Nothing else is in it: a guest sends what is for
-/// any other address to the gateway, which refuses it at once, instead of asking for a neighbour.
+/// Length of the common prefix in bits. It contains no other host, so a guest sends packets for all
+/// other addresses to the gateway, which refuses them at once, instead of resolving neighbors.
 pub const PREFIX: u8 = 30;
-/// Largest packet on the tap, in bytes.
+/// Maximum packet size on the tap, in bytes.
 pub const MTU: u16 = 1500;
 /// The guest's hardware address: locally administered, the same in every microVM.
 pub const GUEST_MAC: &str = "02:00:00:00:00:02";
 
-/// `RT_TABLE_LOCAL` of `rtnetlink(7)`: the table of addresses that end here.
+/// `RT_TABLE_LOCAL` of `rtnetlink(7)`: the table of local addresses.
 const LOCAL_TABLE: u32 = 255;
 
-/// The namespace could not be made.
+/// An error of creating the network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    /// No new network namespace.
-    #[error("can't make a network namespace")]
+    /// The namespace could not be created.
+    #[error("can't create a network namespace")]
     Namespace(#[source] io::Error),
-    /// `/dev/net/tun` does not open.
+    /// `/dev/net/tun` can't be opened.
     #[error("can't open /dev/net/tun")]
     TunDevice(#[source] io::Error),
-    /// The tap device was refused.
-    #[error("can't make a tap device")]
+    /// The tap device could not be created.
+    #[error("can't create a tap device")]
     Tap(#[source] io::Error),
-    /// An address, link or route was refused.
+    /// An address, link or route could not be set up.
     #[error("can't set up {0} in the network namespace")]
     Setup(&'static str, #[source] rtnetlink::Error),
-    /// The thread that enters the namespace did not start, or its tools did not.
-    #[error("can't work in the network namespace")]
+    /// The thread in the namespace, or its runtime, could not be started.
+    #[error("can't start a thread in the network namespace")]
     Thread(#[source] io::Error),
 }
 
@@ -72,29 +72,29 @@ impl Failure for NetworkError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::TunDevice(error) => Some(tun_remedy(error).to_owned()),
+            Self::TunDevice(error) => Some(tun_fix_hint(error).to_owned()),
             Self::Namespace(_) => Some("run mayfly doctor".to_owned()),
             _ => None,
         }
     }
 }
 
-fn tun_remedy(error: &io::Error) -> &'static str {
+fn tun_fix_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "let users open it: sudo chmod 0666 /dev/net/tun",
         _ => "load the driver: sudo modprobe tun",
     }
 }
 
-/// Whether a tap device can be made, for `mayfly doctor`.
-pub fn check_tun() -> Check {
+/// Checks for `mayfly doctor` that the tun device can be opened.
+pub fn check_tun() -> HostCheck {
     match tap::open_device() {
-        Ok(_) => Check::good(tap::DEVICE, "opens"),
-        Err(error) => Check::bad(tap::DEVICE, &error, tun_remedy(&error)),
+        Ok(_) => HostCheck::good(tap::DEVICE, "can be opened"),
+        Err(error) => HostCheck::bad(tap::DEVICE, &error, tun_fix_hint(&error)),
     }
 }
 
-/// The same, as a condition.
+/// Fails if the tun device can't be opened.
 pub fn require_tun() -> Result<(), NetworkError> {
     tap::open_device().map(drop).map_err(NetworkError::TunDevice)
 }
@@ -102,16 +102,16 @@ pub fn require_tun() -> Result<(), NetworkError> {
 /// A microVM's network namespace and its tap device.
 #[derive(Debug)]
 pub struct Namespace {
-    // Keeps the namespace alive after the thread that made it has ended.
+    // Keeps the namespace alive after its thread has ended.
     _namespace: File,
     tap: OwnedFd,
 }
 
 impl Namespace {
-    /// Makes it, and does what is to be done `inside` it: a socket stays in the namespace where
-    /// it was made. Needs the capability to administer networks in the current user namespace.
+    /// Creates the namespace and calls `inside` in it; sockets stay in the namespace in which they
+    /// are created. Requires `CAP_NET_ADMIN` in the current user namespace.
     ///
-    /// A namespace belongs to a thread, so a thread of its own enters it, sets it up, and ends.
+    /// A namespace belongs to a thread, so a new thread creates it, sets it up and ends.
     pub async fn create<T, E>(
         inside: impl FnOnce() -> Result<T, E> + Send + 'static,
     ) -> Result<(Self, T), E>
@@ -123,47 +123,48 @@ impl Namespace {
         let thread = std::thread::Builder::new()
             .name("network".to_owned())
             .spawn(move || {
-                let made = set_up().map_err(E::from).and_then(|made| Ok((made, inside()?)));
-                // The receiver is gone only where the whole microVM is being given up.
-                let _ = sender.send(made);
+                let created =
+                    set_up().map_err(E::from).and_then(|namespace| Ok((namespace, inside()?)));
+                // The receiver is gone only if the whole microVM is being abandoned.
+                let _ = sender.send(created);
             })
             .map_err(NetworkError::Thread)?;
-        let made = receiver.await;
+        let created = receiver.await;
         let joined = thread.join();
-        match (made, joined) {
-            (Ok(made), Ok(())) => made,
+        match (created, joined) {
+            (Ok(created), Ok(())) => created,
             _ => Err(NetworkError::Thread(io::Error::other("the thread panicked")).into()),
         }
     }
 
-    /// The tap device, for QEMU.
+    /// Returns the tap device, for QEMU.
     pub fn tap(&self) -> BorrowedFd<'_> {
         self.tap.as_fd()
     }
 }
 
-/// Switches of the namespace, off or on before anything is in it: no IPv6, no answer to a ping
-/// (every address is local, so each would have one), and no limit on how fast refusals are told.
-const SWITCHES: [(&str, &str); 4] = [
+/// Settings of the namespace: no IPv6, no response to pings (every address is local, so all would
+/// respond), and no rate limit for refusals.
+const SYSCTLS: [(&str, &str); 4] = [
     ("ipv6/conf/all/disable_ipv6", "1"),
     ("ipv6/conf/default/disable_ipv6", "1"),
     ("ipv4/icmp_echo_ignore_all", "1"),
     ("ipv4/icmp_ratelimit", "0"),
 ];
 
-fn flip_switches() {
-    for (name, value) in SWITCHES {
-        // In a container `/proc/sys` is often read-only. Nothing gets out without them either:
-        // there is no way out; refusals are only told more slowly.
+fn set_sysctls() {
+    for (name, value) in SYSCTLS {
+        // In a container `/proc/sys` is often read-only. The network is isolated anyway; only
+        // refusals are slower.
         let _ = std::fs::write(format!("/proc/sys/net/{name}"), value);
     }
 }
 
-/// On the thread that then is in the namespace.
+/// Moves the calling thread into a new namespace and sets it up.
 fn set_up() -> Result<Namespace, NetworkError> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(|error| NetworkError::Namespace(error.into()))?;
     let namespace = File::open("/proc/thread-self/ns/net").map_err(NetworkError::Namespace)?;
-    flip_switches();
+    set_sysctls();
     let device = tap::open_device().map_err(NetworkError::TunDevice)?;
     let (tap, name) = tap::attach(device).map_err(NetworkError::Tap)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -174,9 +175,9 @@ fn set_up() -> Result<Namespace, NetworkError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(NetworkError::Thread)?;
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(connection);
-        let done = configure(&handle, &name).await;
+        let result = configure(&handle, &name).await;
         tasks.shutdown().await;
-        done
+        result
     })?;
     Ok(Namespace { _namespace: namespace, tap })
 }

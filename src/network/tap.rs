@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// The device that taps are made from.
+/// The device that creates taps.
 pub(super) const DEVICE: &str = "/dev/net/tun";
 
 mod ioctl {
@@ -17,9 +17,9 @@ pub(super) fn open_device() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(DEVICE)
 }
 
-/// Makes a tap of `device` in the current network namespace. Gives it and its name.
+/// Creates a tap device in the current network namespace. Returns it and its name.
 ///
-/// Packets carry the virtio-net header, so that QEMU can pass on segmentation and checksums
+/// Packets carry the virtio-net header, so that QEMU can pass on segmentation and checksum offload
 /// instead of computing them.
 pub(super) fn attach(device: File) -> io::Result<(OwnedFd, String)> {
     // SAFETY: `ifreq` is plain old data, for which all zeroes is a value.

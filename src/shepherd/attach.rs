@@ -1,4 +1,4 @@
-//! Taking up a shepherd that another process started: what can fail, and what that means.
+//! Attaching to a shepherd that another process started.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,38 +11,37 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use super::detached;
 use super::handle::asynchronous;
 use super::record::{self, Liveness};
-use super::wire::{self, Hello, Lines, Message, Report, VersionError};
+use super::wire::{self, Lines, Message, ShepherdReport, VersionError, WireHello};
 use crate::host::descriptors;
 
-/// How long a shepherd may take to say hello. One that is stopped says none.
-const HELLO: Duration = Duration::from_secs(10);
+/// Time limit for a shepherd's hello. A stopped shepherd sends none.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a shepherd can't be attached to. None of these means that it is gone.
+/// An error of attaching to a shepherd. None of them means that the shepherd is gone.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// There is no such directory.
+    /// The microVM's directory does not exist.
     #[error("the microVM has no directory")]
     NoDirectory,
-    /// Nobody listens at its socket, or there is none: it ends, or is not detached.
+    /// No process listens at the socket, or there is none: the shepherd exits or is not detached.
     #[error("the shepherd does not listen")]
     NotListening(#[source] io::Error),
     /// This process may not use the directory or the socket.
-    #[error("may not connect to the shepherd")]
+    #[error("permission denied to connect to the shepherd")]
     Refused(#[source] io::Error),
-    /// This process or the host has no descriptors or memory left, or too many wait for the
-    /// shepherd. Passes.
-    #[error("can't connect to the shepherd now")]
+    /// Descriptors or memory ran out, or the socket's backlog is full. Temporary.
+    #[error("can't connect to the shepherd now: resources are exhausted")]
     Busy(#[source] io::Error),
-    /// It says nothing: it is stopped, or wedged.
-    #[error("the shepherd has not said hello within {}", humantime::format_duration(HELLO))]
+    /// The shepherd sends nothing: it is stopped or hangs.
+    #[error("no hello from the shepherd within {}", humantime::format_duration(HELLO_TIMEOUT))]
     Silent,
-    /// It closed the connection, or what it says makes no sense.
+    /// The shepherd closed the connection or sent an invalid message.
     #[error("the shepherd does not speak the protocol")]
     Protocol,
-    /// It is of a version that this one has nothing in common with. Does not pass.
+    /// The shepherd has no protocol version in common with this program. Permanent.
     #[error(transparent)]
     Version(#[from] VersionError),
-    /// Anything else that the system refused.
+    /// Any other system error.
     #[error("can't connect to the shepherd")]
     Failed(#[source] io::Error),
 }
@@ -52,7 +51,7 @@ impl From<io::Error> for AttachError {
         let number = error.raw_os_error();
         let busy = [libc::EAGAIN, libc::ENOMEM, libc::ENOBUFS, libc::EINTR];
         match error.kind() {
-            _ if descriptors::ran_out(&error) => Self::Busy(error),
+            _ if descriptors::is_exhausted(&error) => Self::Busy(error),
             _ if number.is_some_and(|number| busy.contains(&number)) => Self::Busy(error),
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Self::NotListening(error),
             io::ErrorKind::PermissionDenied => Self::Refused(error),
@@ -61,19 +60,19 @@ impl From<io::Error> for AttachError {
     }
 }
 
-/// A connection on which both sides have said hello, or are about to.
-pub(super) type Connection = (Lines<OwnedReadHalf>, OwnedWriteHalf, Hello);
+/// A connection to a shepherd, and the hello that it sent.
+pub(super) type Connection = (Lines<OwnedReadHalf>, OwnedWriteHalf, WireHello);
 
-/// A shepherd that was taken up.
+/// The result of attaching.
 pub(super) struct Attached {
-    /// Its process, where it lives and could be told by its record.
+    /// The shepherd's process, if it runs and was found.
     pub(super) pidfd: Option<OwnedFd>,
-    /// None where it is gone.
+    /// `None` if the shepherd is gone.
     pub(super) connection: Option<Connection>,
 }
 
-/// Connects to the shepherd of a directory and hears its hello. Ours is the first line that is
-/// written by whoever takes the connection.
+/// Connects to the shepherd of a directory and reads its hello. The caller writes this program's
+/// hello as the first line.
 pub(super) async fn attach(directory: &Path) -> Result<Attached, AttachError> {
     match record::liveness(directory) {
         Ok(Liveness::Gone) => return Ok(Attached { pidfd: None, connection: None }),
@@ -88,9 +87,9 @@ pub(super) async fn attach(directory: &Path) -> Result<Attached, AttachError> {
         .map_err(|error| AttachError::Failed(io::Error::other(error)))?;
     let (read, write) = stream.into_split();
     let mut lines = Lines::new(read);
-    let hello = match tokio::time::timeout(HELLO, lines.report()).await {
+    let hello = match tokio::time::timeout(HELLO_TIMEOUT, lines.next_report()).await {
         Err(_) => return Err(AttachError::Silent),
-        Ok(Ok(Some(Report::Hello(hello)))) => hello,
+        Ok(Ok(Some(ShepherdReport::Hello(hello)))) => hello,
         Ok(_) => return Err(AttachError::Protocol),
     };
     if let Err(error) = hello.check() {
@@ -100,10 +99,10 @@ pub(super) async fn attach(directory: &Path) -> Result<Attached, AttachError> {
     Ok(Attached { pidfd, connection: Some((lines, write, hello)) })
 }
 
-/// Says who we are to a shepherd that is given up, for its record.
+/// Sends this program's hello to an incompatible shepherd, for its record.
 async fn refuse(mut write: OwnedWriteHalf) {
-    if let Ok(line) = wire::encode(&Message::Hello(&Hello::ours(0))) {
-        let _ = tokio::time::timeout(HELLO, write.write_all(&line)).await;
+    if let Ok(line) = wire::encode(&Message::Hello(&WireHello::ours(0))) {
+        let _ = tokio::time::timeout(HELLO_TIMEOUT, write.write_all(&line)).await;
     }
 }
 
@@ -111,13 +110,13 @@ async fn refuse(mut write: OwnedWriteHalf) {
 mod tests {
     use std::os::unix::net::UnixListener;
 
-    use super::super::detached::Place;
+    use super::super::detached::MicrovmDirectory;
     use super::*;
-    use crate::shepherd::Handle;
+    use crate::shepherd::ShepherdHandle;
 
-    /// What each way to fail is called, for the table below.
+    /// Returns a name for each result, for the table below.
     async fn attached(directory: &Path) -> &'static str {
-        match Handle::attach(directory).await {
+        match ShepherdHandle::attach(directory).await {
             Ok(_) => "attached",
             Err(AttachError::NoDirectory) => "no directory",
             Err(AttachError::NotListening(_)) => "not listening",
@@ -130,15 +129,18 @@ mod tests {
         }
     }
 
-    /// A directory that a living shepherd seems to have, and what answers at its socket.
-    fn living(root: &Path, answer: Option<&'static str>) -> (std::path::PathBuf, Place) {
+    /// Creates the locked directory of a fake shepherd that sends `answer` to each connection.
+    fn fake_shepherd(
+        root: &Path,
+        answer: Option<&'static str>,
+    ) -> (std::path::PathBuf, MicrovmDirectory) {
         let directory = root.join("m-0123456789");
-        let place = Place::make(&directory).unwrap();
+        let lock = MicrovmDirectory::create(&directory).unwrap();
         if let Some(answer) = answer {
-            let listener = place.listener().try_clone().unwrap();
+            let listener = lock.listener().try_clone().unwrap();
             std::thread::spawn(move || reply(&listener, answer));
         }
-        (directory, place)
+        (directory, lock)
     }
 
     fn reply(listener: &UnixListener, answer: &str) {
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_answer_of_a_living_shepherd_has_its_error_and_none_is_its_end() {
+    async fn each_reply_of_a_running_shepherd_has_its_error_and_none_means_gone() {
         for (answer, expected) in [
             ("{\"hello\":{\"version\":1,\"min_version\":1}}\n", "attached"),
             ("{\"hello\":{\"version\":9,\"min_version\":8}}\n", "version"),
@@ -161,44 +163,44 @@ mod tests {
             ("", "protocol"),
         ] {
             let root = tempfile::tempdir().unwrap();
-            let (directory, _place) = living(root.path(), Some(answer));
+            let (directory, _lock) = fake_shepherd(root.path(), Some(answer));
             assert_eq!(attached(&directory).await, expected, "{answer:?}");
             assert_eq!(record::liveness(&directory).unwrap(), Liveness::Alive);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_is_stopped_is_silent() {
+    async fn a_stopped_shepherd_is_silent() {
         let root = tempfile::tempdir().unwrap();
-        // The kernel takes the connection all the same.
-        let (directory, _place) = living(root.path(), None);
+        // The kernel accepts the connection anyway.
+        let (directory, _lock) = fake_shepherd(root.path(), None);
         assert_eq!(attached(&directory).await, "silent");
     }
 
     #[tokio::test]
-    async fn one_that_can_not_be_reached_is_not_taken_for_one_that_is_gone() {
+    async fn an_unreachable_shepherd_is_not_taken_for_gone() {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(attached(&root.path().join("m-none")).await, "no directory");
-        let (directory, place) = living(root.path(), None);
-        let socket = detached::socket(&directory).unwrap().unwrap();
+        let (directory, lock) = fake_shepherd(root.path(), None);
+        let socket = detached::socket_name(&directory).unwrap().unwrap();
         std::fs::rename(directory.join(&socket), root.path().join("moved")).unwrap();
         assert_eq!(attached(&directory).await, "not listening");
-        // A socket that nobody has bound any more.
+        // A socket that no process has bound any more.
         drop(UnixListener::bind(directory.join(&socket)).unwrap());
         assert_eq!(attached(&directory).await, "not listening");
-        drop(place);
-        assert_eq!(attached(&directory).await, "attached", "its record is what is left");
+        drop(lock);
+        assert_eq!(attached(&directory).await, "attached", "only its record remains");
     }
 
     #[tokio::test]
-    async fn without_descriptors_it_is_busy_at_every_step() {
+    async fn without_free_descriptors_every_step_is_busy() {
         let root = tempfile::tempdir().unwrap();
         let answer = "{\"hello\":{\"version\":1,\"min_version\":1}}\n";
-        let (directory, _place) = living(root.path(), Some(answer));
+        let (directory, _lock) = fake_shepherd(root.path(), Some(answer));
         let mut hoard = Vec::new();
         while let Ok(file) = std::fs::File::open("/dev/null") {
             hoard.push(file);
-            // Enough to find the end of what one attempt needs.
+            // Enough to reach the number that one attempt needs.
             if hoard.len() >= 4096 {
                 break;
             }
@@ -224,20 +226,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_not_acknowledged_is_given_again_under_its_number() {
-        use crate::shepherd::plan::Order;
+    async fn unacknowledged_commands_are_sent_again_under_their_numbers() {
+        use crate::shepherd::plan::ShepherdCommand;
         let root = tempfile::tempdir().unwrap();
         let answer = "{\"hello\":{\"version\":1,\"min_version\":1,\"acknowledged\":3}}\n\
                       {\"acknowledged\":{\"number\":4}}\n";
-        let (directory, _place) = living(root.path(), Some(answer));
-        let mut handle = Handle::attach(&directory).await.unwrap();
-        assert_eq!(handle.order(&Order::Signal(1)).unwrap(), 4, "the number after those it has");
-        assert_eq!(handle.order(&Order::Signal(2)).unwrap(), 5);
-        assert!(handle.news().await.is_some());
-        let orders = handle.into_unacknowledged();
-        assert!(matches!(orders.iter().collect::<Vec<_>>()[..], [(5, Order::Signal(2))]));
-        let mut again = Handle::attach(&directory).await.unwrap();
-        again.resume(orders).unwrap();
-        assert_eq!(again.order(&Order::End).unwrap(), 6);
+        let (directory, _lock) = fake_shepherd(root.path(), Some(answer));
+        let mut handle = ShepherdHandle::attach(&directory).await.unwrap();
+        assert_eq!(
+            handle.send_command(&ShepherdCommand::Signal(1)).unwrap(),
+            4,
+            "after those it has"
+        );
+        assert_eq!(handle.send_command(&ShepherdCommand::Signal(2)).unwrap(), 5);
+        assert!(handle.next_update().await.is_some());
+        let commands = handle.into_unacknowledged();
+        assert!(matches!(
+            commands.iter().collect::<Vec<_>>()[..],
+            [(5, ShepherdCommand::Signal(2))]
+        ));
+        let mut again = ShepherdHandle::attach(&directory).await.unwrap();
+        again.resend(commands).unwrap();
+        assert_eq!(again.send_command(&ShepherdCommand::End).unwrap(), 6);
     }
 }

@@ -1,5 +1,5 @@
-//! Why a microVM failed: every way has a name, an exit code and, where one can do something, a
-//! hint.
+//! Causes of failure of a microVM, each with a name, an exit code and, where something can be done,
+//! a hint.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,71 +10,71 @@ use super::enclosure::EnclosureError;
 use super::event::Phase;
 use crate::channel::{ChannelError, Violation};
 use crate::failure::{Code, Failure};
-use crate::machine::{Death, MachineError};
+use crate::machine::{MachineError, StopReason};
 use crate::network::NetworkError;
 
-/// Why a microVM failed.
+/// The cause of a microVM's failure.
 #[derive(Debug, thiserror::Error)]
-pub enum Cause {
-    /// The enclosure could not be furnished.
+pub enum FailureCause {
+    /// The enclosure could not be set up.
     #[error(transparent)]
     Enclosure(#[from] EnclosureError),
-    /// The network could not be made.
+    /// The network could not be created.
     #[error(transparent)]
     Network(#[from] NetworkError),
-    /// Egress could not be made, or its sockets failed.
+    /// Egress could not be set up, or one of its sockets failed.
     #[error(transparent)]
     Egress(#[from] EgressError),
-    /// The machine could not be made.
+    /// The machine could not be created or started.
     #[error(transparent)]
     Machine(#[from] MachineError),
-    /// A file or thread of the shepherd's own was refused.
+    /// A system call for the shepherd itself failed.
     #[error("can't {0}")]
     Shepherd(&'static str, #[source] io::Error),
     /// The record can't be written.
     #[error("can't write the record {0}")]
     Record(PathBuf, #[source] io::Error),
-    /// A phase took too long.
-    #[error("{}", late(*.0, *.1))]
+    /// A phase exceeded its deadline.
+    #[error("{}", deadline_message(*.0, *.1))]
     Deadline(Phase, Duration),
-    /// The machine ended before the job did.
+    /// The machine stopped before the job ended.
     #[error("{0}")]
-    Died(Death),
-    /// The channel ended or was abused.
+    MachineStopped(StopReason),
+    /// The channel closed, or the guest violated its protocol.
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    /// The agent gave up.
+    /// The agent reported a failure.
     #[error("the guest's agent could not {step}: {error}")]
     Agent {
-        /// What it was doing.
+        /// What the agent was doing.
         step: String,
         /// Why it failed.
         error: String,
     },
-    /// No heartbeat came.
-    #[error("the guest has not been heard of for {}", humantime::format_duration(*.0))]
+    /// No heartbeat arrived in time.
+    #[error("no heartbeat from the guest for {}", humantime::format_duration(*.0))]
     Silent(Duration),
-    /// The front end went away without a word.
-    #[error("the process that asked for the microVM is gone")]
+    /// The front end disconnected without ending the microVM.
+    #[error("the process that started the microVM has exited")]
     Abandoned,
-    /// The front end wants it to end.
+    /// The front end requested the end.
     #[error("the microVM was ended on request")]
     Ended,
 }
 
-fn late(phase: Phase, limit: Duration) -> String {
+fn deadline_message(phase: Phase, limit: Duration) -> String {
     let what = match phase {
         Phase::Planned => "the microVM was not prepared",
-        Phase::Prepared | Phase::Booting => "the guest did not say hello",
-        Phase::Ready => "no job came",
+        Phase::Prepared | Phase::Booting => "the guest did not become ready",
+        Phase::Ready => "no job arrived",
         Phase::Claimed => "the job did not start",
         _ => "the job did not end",
     };
     format!("{what} within {}", humantime::format_duration(limit))
 }
 
-impl Cause {
-    /// Its short name, a contract with programs (`docs/reference/events.md`).
+impl FailureCause {
+    /// Returns the short name, which programs may rely on (`docs/reference/events.md`).
     pub fn name(&self) -> &'static str {
         match self {
             Self::Enclosure(_) => "enclosure",
@@ -90,15 +90,15 @@ impl Cause {
                 Phase::Claimed => "claim_deadline",
                 _ => "job_deadline",
             },
-            Self::Died(death) => match death {
-                Death::PoweredOff => "powered_off",
-                Death::Rebooted => "rebooted",
-                Death::KernelPanic(_) => "kernel_panic",
-                Death::HostDiskFull => "host_disk_full",
-                Death::DiskError(_) => "disk_error",
-                Death::Disturbed => "disturbed",
-                Death::QemuEnded(_) => "qemu_ended",
-                Death::VsockEnded(_) => "vsock_ended",
+            Self::MachineStopped(reason) => match reason {
+                StopReason::PoweredOff => "powered_off",
+                StopReason::Rebooted => "rebooted",
+                StopReason::KernelPanic(_) => "kernel_panic",
+                StopReason::HostDiskFull => "host_disk_full",
+                StopReason::DiskError(_) => "disk_error",
+                StopReason::Disturbed => "disturbed",
+                StopReason::QemuExited(_) => "qemu_ended",
+                StopReason::VsockExited(_) => "vsock_ended",
             },
             Self::Channel(ChannelError::Closed) => "channel_closed",
             Self::Channel(ChannelError::TooLong(_)) => "job_too_long",
@@ -112,7 +112,7 @@ impl Cause {
     }
 }
 
-impl Failure for Cause {
+impl Failure for FailureCause {
     fn code(&self) -> Code {
         match self {
             Self::Enclosure(error) => error.code(),
@@ -120,7 +120,7 @@ impl Failure for Cause {
             Self::Egress(error) => error.code(),
             Self::Machine(error) => error.code(),
             Self::Shepherd(..) => Code::Internal,
-            Self::Record(..) | Self::Died(Death::HostDiskFull) => Code::CannotWrite,
+            Self::Record(..) | Self::MachineStopped(StopReason::HostDiskFull) => Code::CannotWrite,
             Self::Deadline(Phase::Running, _) => Code::TimedOut,
             Self::Channel(ChannelError::TooLong(_)) => Code::Usage,
             Self::Abandoned | Self::Ended => Code::Interrupted,
@@ -134,15 +134,15 @@ impl Failure for Cause {
             Self::Network(error) => return error.hint(),
             Self::Egress(error) => return error.hint(),
             Self::Machine(error) => return error.hint(),
-            Self::Deadline(Phase::Running, _) => "give it a longer deadline",
+            Self::Deadline(Phase::Running, _) => "raise the job's deadline",
             Self::Deadline(Phase::Prepared | Phase::Booting, _) => {
-                "the console's last lines are in the black box"
+                "see the last lines of the console in the black box"
             }
-            Self::Died(Death::HostDiskFull) => {
-                "make room on the file system of the state directory, or use a smaller disk"
+            Self::MachineStopped(StopReason::HostDiskFull) => {
+                "free space on the file system of the state directory, or use a smaller disk"
             }
             Self::Channel(ChannelError::Violation(Violation::Version { .. })) => {
-                "build the image again with this version: mayfly image build"
+                "rebuild the image with this version: mayfly image build"
             }
             Self::Channel(ChannelError::TooLong(_)) => "pass large data in a file",
             _ => return None,

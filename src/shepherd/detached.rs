@@ -1,12 +1,12 @@
-//! What makes a shepherd *detached*: it outlives the front end that started it.
+//! *Detached* shepherds, which outlive the front end that started them.
 //!
-//! The front end makes the microVM's directory, locks it, and listens at a socket in it, all
-//! before the shepherd exists; the shepherd inherits lock and listener. So there is no moment at
-//! which a directory looks dead that has a shepherd, or at which a shepherd can't be reached.
+//! The front end creates the microVM's directory, locks it and listens at a socket in it, all
+//! before it starts the shepherd, which inherits lock and listener. So the directory of a running
+//! shepherd never looks abandoned, and the shepherd can be reached at any time.
 //!
-//! The socket is also what says whose the directory is: while it is there, the directory belongs
-//! to the daemon, and nobody else removes it ([`super::record::owned`]). Its name can't be guessed,
-//! so that a process that may not list the directory, as any QEMU, can't connect to it.
+//! The socket also shows the owner of the directory: while it exists, the directory belongs to the
+//! daemon, and no other process removes it ([`super::record::uncollected`]). Its name can't be
+//! guessed, so that a process that may not list the directory, such as QEMU, can't connect to it.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -17,106 +17,106 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::process::FRONT;
+use super::process::FRONT_END_FD;
 use super::record;
 use crate::host::size::Size;
 
-/// The descriptor of the listener.
-const LISTENER: RawFd = FRONT + 1;
-/// The descriptor of the directory, which holds its lock.
-const LOCK: RawFd = FRONT + 2;
+/// Descriptor of the listener.
+const LISTENER_FD: RawFd = FRONT_END_FD + 1;
+/// Descriptor of the directory, which holds the lock.
+const LOCK_FD: RawFd = FRONT_END_FD + 2;
 
-/// How the names of the sockets begin.
-const PREFIX: &str = "front-";
+/// Prefix of the sockets' names.
+const SOCKET_PREFIX: &str = "front-";
 
-/// What a shepherd needs to know to do without a front end.
+/// Output limits of a detached microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Detached {
-    /// How much of the job's output is kept, in bytes.
+pub struct DetachedLimits {
+    /// Maximum size of the job's output, in bytes.
     pub output: Size,
-    /// How much of each tree that is copied out is kept, in bytes of its archive.
+    /// Maximum size of each copied-out tree, in bytes of its archive.
     pub copies: Size,
 }
 
-impl Default for Detached {
+impl Default for DetachedLimits {
     fn default() -> Self {
         Self { output: Size::mebibytes(64), copies: Size::mebibytes(64) }
     }
 }
 
-/// A directory that a shepherd can be given.
-pub(super) struct Place {
+/// A microVM's directory with its lock and its listener, before a shepherd inherits them.
+pub(super) struct MicrovmDirectory {
     directory: PathBuf,
     lock: File,
     listener: UnixListener,
 }
 
-impl Place {
-    /// Makes the directory, its lock and its socket; all or nothing.
-    pub(super) fn make(directory: &Path) -> io::Result<Self> {
+impl MicrovmDirectory {
+    /// Creates the directory, its lock and its socket. On error nothing remains.
+    pub(super) fn create(directory: &Path) -> io::Result<Self> {
         DirBuilder::new().mode(0o700).create(directory)?;
-        let made = Self::furnish(directory);
-        if made.is_err() {
-            // What can't be removed either is an empty black box.
+        let created = Self::populate(directory);
+        if created.is_err() {
+            // A directory that can't be removed remains as an empty black box.
             let _ = fs::remove_dir_all(directory);
         }
-        made
+        created
     }
 
-    fn furnish(directory: &Path) -> io::Result<Self> {
-        let lock = record::lock_new(directory)?;
+    fn populate(directory: &Path) -> io::Result<Self> {
+        let lock = record::lock_created(directory)?;
         let random = data_encoding::HEXLOWER.encode(&crate::host::random::<16>()?);
-        let listener = UnixListener::bind(short(&lock, &format!("{PREFIX}{random}")))?;
+        let listener = UnixListener::bind(socket_path(&lock, &format!("{SOCKET_PREFIX}{random}")))?;
         Ok(Self { directory: directory.to_owned(), lock, listener })
     }
 
-    /// The descriptors that the shepherd inherits, in their order, behind that of the connection.
+    /// Returns the descriptors that the shepherd inherits after its connection, in order.
     pub(super) fn descriptors(&self) -> [RawFd; 2] {
         [self.listener.as_raw_fd(), self.lock.as_raw_fd()]
     }
 
-    /// Where its shepherd listens.
+    /// Returns the listener.
     #[cfg(test)]
     pub(super) fn listener(&self) -> &UnixListener {
         &self.listener
     }
 
-    /// There is no shepherd that has it any more.
-    pub(super) fn abandon(self) {
+    /// Removes the directory after the shepherd failed to start.
+    pub(super) fn remove(self) {
         let _ = fs::remove_dir_all(self.directory);
     }
 }
 
-/// In the shepherd: the listener and the lock, as they were inherited. To be called once.
-pub(super) fn inherited() -> io::Result<(tokio::net::UnixListener, OwnedFd)> {
-    // SAFETY: whoever starts a detached shepherd gives it these two, and nothing else uses them.
-    let listener = unsafe { UnixListener::from_raw_fd(LISTENER) };
+/// Takes the inherited listener and lock, in the shepherd. Must be called once.
+pub(super) fn take_inherited() -> io::Result<(tokio::net::UnixListener, OwnedFd)> {
+    // SAFETY: the starting process gives it these two, and nothing else uses them.
+    let listener = unsafe { UnixListener::from_raw_fd(LISTENER_FD) };
     // SAFETY: as above.
-    let lock = unsafe { OwnedFd::from_raw_fd(LOCK) };
+    let lock = unsafe { OwnedFd::from_raw_fd(LOCK_FD) };
     listener.set_nonblocking(true)?;
     Ok((tokio::net::UnixListener::from_std(listener)?, lock))
 }
 
-/// Connects to the shepherd of a directory; an error where it has none any more.
+/// Connects to the shepherd of a directory.
 pub(super) fn connect(directory: &Path) -> io::Result<UnixStream> {
-    let name = socket(directory)?.ok_or(io::ErrorKind::NotFound)?;
-    UnixStream::connect(short(&File::open(directory)?, &name))
+    let name = socket_name(directory)?.ok_or(io::ErrorKind::NotFound)?;
+    UnixStream::connect(socket_path(&File::open(directory)?, &name))
 }
 
-/// The name of the socket in a directory, if there is one.
-pub(super) fn socket(directory: &Path) -> io::Result<Option<String>> {
+/// Returns the name of the socket in a directory, if there is one.
+pub(super) fn socket_name(directory: &Path) -> io::Result<Option<String>> {
     for entry in fs::read_dir(directory)? {
         match entry?.file_name().into_string() {
-            Ok(name) if name.starts_with(PREFIX) => return Ok(Some(name)),
+            Ok(name) if name.starts_with(SOCKET_PREFIX) => return Ok(Some(name)),
             _ => {}
         }
     }
     Ok(None)
 }
 
-/// A path of a file in an open directory that is short enough for a socket's address (108 bytes,
-/// `unix(7)`), however long the directory's own is.
-fn short(directory: &File, name: &str) -> PathBuf {
+/// Returns a path to a file in an open directory that is short enough for a socket address (108
+/// bytes, `unix(7)`), regardless of the directory's own path.
+fn socket_path(directory: &File, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
 }
 
@@ -125,19 +125,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_locked_and_can_be_reached_however_long_its_path_is() {
+    fn a_directory_with_a_long_path_is_locked_and_can_be_reached() {
         let root = tempfile::tempdir().unwrap();
         let parent = root.path().join("x".repeat(200));
         fs::create_dir(&parent).unwrap();
         let directory = parent.join("m-0123456789");
-        let place = Place::make(&directory).unwrap();
-        assert!(record::is_living(&directory).unwrap());
+        let created = MicrovmDirectory::create(&directory).unwrap();
+        assert!(record::is_locked(&directory).unwrap());
         connect(&directory).unwrap();
-        assert!(Place::make(&directory).is_err(), "one that is there is not taken over");
+        assert!(MicrovmDirectory::create(&directory).is_err(), "an existing one is not taken over");
         assert!(directory.is_dir());
-        drop(place);
-        assert!(!record::is_living(&directory).unwrap());
+        drop(created);
+        assert!(!record::is_locked(&directory).unwrap());
         assert!(connect(&directory).is_err());
-        assert!(socket(&directory).unwrap().is_some(), "it still belongs to someone");
+        assert!(socket_name(&directory).unwrap().is_some(), "it still belongs to the daemon");
     }
 }

@@ -1,4 +1,4 @@
-//! The gate of this microVM's network: made of the plan's policy, served beside everything else.
+//! The egress gate of one microVM, configured from its plan.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -8,42 +8,44 @@ use mayfly_protocol::message::{Bytes, NO_PROXY};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::plan::Plan;
-use crate::egress::address::{AddressCheck, of_this_host};
-use crate::egress::dial::{CredentialsError, Lookup, Resolve, SystemResolver, Unresolved};
+use super::plan::MicrovmPlan;
+use crate::egress::address::{AddressCheck, host_addresses};
+use crate::egress::dial::{CredentialsError, Lookup, Resolve, ResolveError, SystemResolver};
 use crate::egress::host::HostName;
 use crate::egress::policy::{Mode, Policy};
-use crate::egress::record::{Identity, Rate, RecordError, Recorder, Report};
-use crate::egress::{Gate, Limits, ListenError, Listeners, PROXY_PORT, Settings};
+use crate::egress::record::{
+    EgressRecorder, EgressReport, RecordError, RecordIdentity, RecordLimits,
+};
+use crate::egress::{Gate, GateLimits, GateSettings, ListenError, Listeners, PROXY_PORT};
 use crate::failure::{Code, Failure, chain};
 use crate::network;
 
-/// Rows of the report that go into the record of the microVM; all are in the egress record.
-const ROWS: usize = 512;
+/// Maximum number of rows of the final report. The egress record has all of them.
+const FINAL_ROWS: usize = 512;
 
-/// How often what was reached is told before the end, and how many rows of it: what a guest can make
-/// of the microVM's record has a bound.
-const TELLINGS: u32 = 32;
-const ROWS_BEFORE_THE_END: usize = 64;
+/// Maximum number of interim reports, and of their rows. This bounds what a guest can add to the
+/// microVM's record.
+const MAX_INTERIM_REPORTS: u32 = 32;
+const INTERIM_ROWS: usize = 64;
 
-/// Egress could not be made, or its sockets failed. Nothing leaves the microVM then.
+/// An error of setting up or serving egress. Nothing leaves the microVM then.
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
-    /// A listener was refused.
+    /// A listener could not be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// The parent proxy's credentials can't be read.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// The record can't be begun.
+    /// The record can't be created.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// The host's own addresses, which are never to be reached, are not known.
+    /// The host's own addresses, which are always refused, can't be listed.
     #[error("can't list the addresses of this host")]
     Addresses(#[source] io::Error),
-    /// A socket failed while it was served.
-    #[error("the microVM's sockets can't be served")]
-    Served(#[source] io::Error),
+    /// A socket failed.
+    #[error("a socket of the egress gate failed")]
+    Serve(#[source] io::Error),
 }
 
 impl Failure for EgressError {
@@ -52,7 +54,7 @@ impl Failure for EgressError {
             Self::Listen(error) => error.code(),
             Self::Credentials(error) => error.code(),
             Self::Record(error) => error.code(),
-            Self::Addresses(_) | Self::Served(_) => Code::MachineFailed,
+            Self::Addresses(_) | Self::Serve(_) => Code::MachineFailed,
         }
     }
 
@@ -65,84 +67,91 @@ impl Failure for EgressError {
     }
 }
 
-/// The gate, being served.
+/// The running gate.
 pub(super) struct Egress {
-    recorder: Recorder,
+    recorder: EgressRecorder,
     cancel: CancellationToken,
     gate: JoinSet<io::Result<()>>,
-    /// Rows that were begun when it was last told, and how often it may still be.
-    told: u64,
-    tellings: u32,
+    /// Rows at the time of the last report.
+    reported_rows: u64,
+    interim_reports_left: u32,
 }
 
 impl Egress {
-    /// Begins to serve the namespace's listeners.
-    pub(super) fn serve(plan: &Plan, listeners: Listeners) -> Result<Self, EgressError> {
-        let own = of_this_host().map_err(|error| EgressError::Addresses(error.into()))?;
-        let identity = Identity {
+    /// Starts to serve the namespace's listeners.
+    pub(super) fn serve(plan: &MicrovmPlan, listeners: Listeners) -> Result<Self, EgressError> {
+        let own = host_addresses().map_err(|error| EgressError::Addresses(error.into()))?;
+        let identity = RecordIdentity {
             microvm: plan.id.to_string(),
             policy: plan.egress.name.clone(),
             guest: network::GUEST,
         };
-        let recorder = Recorder::create(&plan.egress_record, identity, Rate::default())?;
-        let settings = Settings {
+        let recorder =
+            EgressRecorder::create(&plan.egress_record, identity, RecordLimits::default())?;
+        let settings = GateSettings {
             policy: Arc::new(plan.egress.clone()),
             resolver: resolver(),
             addresses: AddressCheck::new(own),
-            limits: Limits::default(),
+            limits: GateLimits::default(),
             gateway: network::GATEWAY,
         };
         let gate = Gate::new(settings, recorder.clone())?;
         let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(gate.serve(listeners, cancel.clone()));
-        Ok(Self { recorder, cancel, gate: tasks, told: 0, tellings: TELLINGS })
+        Ok(Self {
+            recorder,
+            cancel,
+            gate: tasks,
+            reported_rows: 0,
+            interim_reports_left: MAX_INTERIM_REPORTS,
+        })
     }
 
-    /// What there was so far, where there is a row that was not told.
-    pub(super) fn news(&mut self) -> Option<Report> {
-        let rows = self.recorder.begun();
-        if rows == self.told {
+    /// Returns an interim report if there are new rows.
+    pub(super) fn new_report(&mut self) -> Option<EgressReport> {
+        let rows = self.recorder.rows_started();
+        if rows == self.reported_rows {
             return None;
         }
-        self.tellings = self.tellings.checked_sub(1)?;
-        self.told = rows;
-        Some(self.recorder.report_in(ROWS_BEFORE_THE_END))
+        self.interim_reports_left = self.interim_reports_left.checked_sub(1)?;
+        self.reported_rows = rows;
+        Some(self.recorder.report_with_limit(INTERIM_ROWS))
     }
 
-    /// Ends every connection; tells what there was of them.
-    pub(super) async fn close(mut self) -> Report {
+    /// Ends all connections and returns the final report.
+    pub(super) async fn close(mut self) -> EgressReport {
         self.cancel.cancel();
         while self.gate.join_next().await.is_some() {}
-        self.recorder.report_in(ROWS)
+        self.recorder.report_with_limit(FINAL_ROWS)
     }
 }
 
-/// The listeners in the microVM's namespace; to be called inside it.
+/// Opens the gate's listeners. Must be called inside the microVM's namespace.
 pub(super) fn listen(policy: &Policy, gateway: Ipv4Addr) -> Result<Listeners, EgressError> {
     Ok(crate::egress::listen(policy, gateway)?)
 }
 
-/// Waits for the gate, if there is one, to fail. Nothing is lost where the wait is given up.
-pub(super) async fn failed(egress: &mut Option<Egress>) -> EgressError {
+/// Waits until the gate, if there is one, fails. Cancel-safe.
+pub(super) async fn wait_for_failure(egress: &mut Option<Egress>) -> EgressError {
     let Some(egress) = egress else { return std::future::pending().await };
     match egress.gate.join_next().await {
-        Some(Ok(Err(error))) => EgressError::Served(error),
-        Some(Err(error)) => EgressError::Served(error.into()),
-        // It has been told to end, or has ended and said so before.
+        Some(Ok(Err(error))) => EgressError::Serve(error),
+        Some(Err(error)) => EgressError::Serve(error.into()),
+        // It ended on request, or its error was returned before.
         Some(Ok(Ok(()))) | None => std::future::pending().await,
     }
 }
 
-/// The variables by which programs in the guest find the forward proxy; none where it refuses
-/// everything anyway.
-pub(super) fn variables(plan: &Plan) -> Vec<(Bytes, Bytes)> {
+/// Returns the variables with which programs in the guest find the forward proxy. Empty if the
+/// policy refuses everything.
+pub(super) fn proxy_variables(plan: &MicrovmPlan) -> Vec<(Bytes, Bytes)> {
     if plan.egress.mode == Mode::None {
         return Vec::new();
     }
     let proxy = format!("http://{}:{PROXY_PORT}", network::GATEWAY);
-    let direct = inside(&plan.id.to_string());
+    let direct = proxy_exceptions(&plan.id.to_string());
     let values = [("http_proxy", &proxy), ("https_proxy", &proxy), ("no_proxy", &direct)];
-    // Programs disagree about the case.
+    // Some programs read lower case, some upper case.
     let both = |(name, value): (&str, &String)| {
         [name.to_owned(), name.to_uppercase()]
             .map(|name| (name.into_bytes().into(), value.clone().into_bytes().into()))
@@ -150,16 +159,16 @@ pub(super) fn variables(plan: &Plan) -> Vec<(Bytes, Bytes)> {
     values.into_iter().flat_map(both).collect()
 }
 
-/// What programs in the guest reach without the proxy: loopback, the guest itself, networks of
-/// containers. Clients that know no ranges get the addresses that containers have first. The agent
-/// adds the names in the guest's own `/etc/hosts`. A private address outside goes the way of any
-/// connection, so nothing passes the policy by being named here.
-fn inside(hostname: &str) -> String {
+/// Returns the value of `no_proxy`: loopback, the guest itself, and container networks. For clients
+/// that do not support ranges it lists the first addresses of container networks. The agent adds
+/// the names in the guest's `/etc/hosts`. The policy still applies to private addresses outside the
+/// guest, so this list lets nothing pass.
+fn proxy_exceptions(hostname: &str) -> String {
     const RANGES: [&str; 4] = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
     const DOCKER: [&str; 4] = ["172.17.0", "172.18.0", "172.19.0", "172.20.0"];
     let mut direct: Vec<String> = NO_PROXY.split(',').map(str::to_owned).collect();
-    // Some clients keep the brackets of an address, some want the dot before a suffix; the last one is
-    // where the agent puts the guest's own name, for those that know no ranges.
+    // Some clients keep the brackets of an address, some need the dot before a suffix. The agent
+    // maps the guest's own name to the last address, for clients that do not support ranges.
     let own = ["[::1]", ".localhost", "ip6-localhost", "0.0.0.0", "127.0.1.1"];
     direct.extend(own.map(str::to_owned));
     direct.extend([hostname.to_owned(), format!("{hostname}.local"), network::GUEST.to_string()]);
@@ -170,7 +179,7 @@ fn inside(hostname: &str) -> String {
     direct.join(",")
 }
 
-/// The host's resolver. Where its configuration is no good, every lookup fails and says so.
+/// Returns the host's resolver. If its configuration is invalid, every lookup fails with the error.
 fn resolver() -> Arc<dyn Resolve> {
     match SystemResolver::new() {
         Ok(resolver) => Arc::new(resolver),
@@ -182,7 +191,7 @@ struct NoResolver(String);
 
 impl Resolve for NoResolver {
     fn resolve<'a>(&'a self, _name: &'a HostName) -> Lookup<'a> {
-        Box::pin(async { Err(Unresolved::Failed(self.0.clone())) })
+        Box::pin(async { Err(ResolveError::Failed(self.0.clone())) })
     }
 }
 
@@ -191,8 +200,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_inside_is_reached_without_the_proxy() {
-        let direct = inside("m-1");
+    fn local_destinations_are_reached_without_the_proxy() {
+        let direct = proxy_exceptions("m-1");
         assert!(direct.starts_with(NO_PROXY));
         let entries: Vec<_> = direct.split(',').collect();
         for entry in [

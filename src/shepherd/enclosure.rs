@@ -1,13 +1,13 @@
-//! The enclosure: the namespaces that a shepherd lives in, entered before its program begins.
+//! The enclosure: the namespaces of a shepherd, created before its program starts.
 //!
-//! A shepherd is the first process of a process-id namespace of its own, so that with it, however
-//! it ends, the kernel ends every process that it had. Its mount namespace has a tmpfs that no
-//! other process sees. Its user namespace gives it the right to make both without being root.
+//! A shepherd is the first process of its own process-id namespace, so that the kernel ends all of
+//! its processes when it exits, for any reason. Its mount namespace has a tmpfs that no other
+//! process sees. Its user namespace permits both without root.
 //!
-//! `clone(2)` makes child and namespaces in one step, where `unshare` and `fork` would leave a
-//! process in between that had to be guarded. Not `clone3(2)`: its flags are in memory, where no
-//! seccomp filter can look, so those of systemd (`RestrictNamespaces=`) and of container engines
-//! refuse it whatever it asks for.
+//! `clone(2)` creates the child and its namespaces in one step; `unshare` and `fork` would leave an
+//! intermediate process to supervise. `clone3(2)` is not used: its flags are in memory, which
+//! seccomp filters can't inspect, so the filters of systemd (`RestrictNamespaces=`) and container
+//! engines refuse it entirely.
 
 use std::ffi::{CStr, CString};
 use std::fs;
@@ -22,22 +22,22 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 
 use crate::failure::{Code, Failure};
-use crate::host::check::Check;
+use crate::host::check::HostCheck;
 use crate::host::descriptors;
 
-/// Bytes that the private tmpfs may hold. It holds sockets.
+/// Mount options of the private tmpfs, which only holds sockets.
 const PRIVATE_SIZE: &str = "size=1m,mode=0700";
 
-/// A shepherd could not be enclosed.
+/// An error of creating an enclosure.
 #[derive(Debug, thiserror::Error)]
 pub enum EnclosureError {
     /// The kernel or a security module forbids the namespaces.
-    #[error("this host does not let an ordinary user make user namespaces")]
+    #[error("this host does not permit unprivileged user namespaces")]
     Forbidden(#[source] io::Error),
-    /// Something else failed.
-    #[error("can't enclose a shepherd: {step}")]
+    /// Another step failed.
+    #[error("can't start a shepherd in its namespaces: {step}")]
     Failed {
-        /// What was being done.
+        /// The step that failed.
         step: &'static str,
         /// Why it failed.
         #[source]
@@ -49,46 +49,46 @@ impl Failure for EnclosureError {
     fn code(&self) -> Code {
         match self {
             Self::Forbidden(_) => Code::Forbidden,
-            Self::Failed { error, .. } if descriptors::ran_out(error) => Code::Unavailable,
+            Self::Failed { error, .. } if descriptors::is_exhausted(error) => Code::Unavailable,
             Self::Failed { .. } => Code::Internal,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Forbidden(_) => Some(remedy()),
+            Self::Forbidden(_) => Some(fix_hint()),
             Self::Failed { error, .. } => {
-                descriptors::ran_out(error).then(|| descriptors::HINT.to_owned())
+                descriptors::is_exhausted(error).then(|| descriptors::HINT.to_owned())
             }
         }
     }
 }
 
-/// A child in an enclosure of its own.
+/// A child in its own enclosure.
 #[derive(Debug)]
-pub struct Enclosed {
+pub struct EnclosedChild {
     /// Its process id, as the caller sees it.
     pub pid: Pid,
-    /// A descriptor that becomes readable when it has ended (`pidfd_open(2)`).
+    /// A descriptor that becomes readable when the child exits (`pidfd_open(2)`).
     pub pidfd: OwnedFd,
 }
 
-/// What is executed in an enclosure.
+/// A program to execute in an enclosure.
 #[derive(Debug)]
 pub struct Program<'a> {
     /// The executable.
     pub path: &'a CStr,
-    /// Its arguments, with its name as the first.
+    /// Its arguments, beginning with its name.
     pub arguments: &'a [CString],
     /// Its environment, as `NAME=value`.
     pub environment: &'a [CString],
-    /// The descriptors that it inherits: the n-th as number n. No others are inherited.
+    /// The inherited descriptors: the n-th gets number n. No others are inherited.
     pub descriptors: &'a [RawFd],
 }
 
-/// Starts a program in new user, process-id, mount and IPC namespaces; without the user namespace
-/// where that is forbidden and this process is root.
-pub fn spawn(program: &Program<'_>) -> Result<Enclosed, EnclosureError> {
+/// Starts a program in new user, process-id, mount and IPC namespaces. If user namespaces are
+/// forbidden and this process is root, starts it without one.
+pub fn spawn(program: &Program<'_>) -> Result<EnclosedChild, EnclosureError> {
     match clone(program, CloneFlags::CLONE_NEWUSER) {
         Err(EnclosureError::Forbidden(_)) if nix::unistd::geteuid().is_root() => {
             clone(program, CloneFlags::empty())
@@ -97,10 +97,10 @@ pub fn spawn(program: &Program<'_>) -> Result<Enclosed, EnclosureError> {
     }
 }
 
-/// Whether an enclosure can be made here, for `mayfly doctor`: makes one for `true(1)`.
-pub fn check() -> Check {
+/// Checks for `mayfly doctor` that an enclosure can be created, by running `true(1)` in one.
+pub fn check() -> HostCheck {
     let subject = "user namespaces";
-    let maps = Maps::of_this_user();
+    let maps = IdMaps::for_current_user();
     let mut trial = Command::new("true");
     let enclose = move || {
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
@@ -111,39 +111,40 @@ pub fn check() -> Check {
     unsafe { trial.pre_exec(enclose) };
     let result = trial.stdin(Stdio::null()).status();
     match result {
-        Ok(status) if status.success() => Check::good(subject, "can be made"),
+        Ok(status) if status.success() => HostCheck::good(subject, "available"),
         _ if nix::unistd::geteuid().is_root() => {
-            Check::warning(subject, "forbidden; root does without", &remedy())
+            HostCheck::warning(subject, "forbidden; as root, Mayfly works without", &fix_hint())
         }
-        Ok(status) => Check::bad(subject, status, &remedy()),
-        Err(error) => Check::bad(subject, error, &remedy()),
+        Ok(status) => HostCheck::bad(subject, status, &fix_hint()),
+        Err(error) => HostCheck::bad(subject, error, &fix_hint()),
     }
 }
 
-/// What to do where user namespaces are forbidden: the first of the known switches that is off.
-fn remedy() -> String {
+/// Returns how to permit user namespaces, depending on which kernel setting forbids them.
+fn fix_hint() -> String {
     let is = |name: &str, value: &str| {
         fs::read_to_string(Path::new("/proc/sys").join(name)).is_ok_and(|text| text.trim() == value)
     };
     let say = |text: &str| text.to_owned();
     if is("kernel/apparmor_restrict_unprivileged_userns", "1") {
-        say("AppArmor restricts them: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0")
+        say("lift AppArmor's restriction: \
+             sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0")
     } else if is("kernel/unprivileged_userns_clone", "0") {
         say("allow them: sudo sysctl kernel.unprivileged_userns_clone=1")
     } else if is("user/max_user_namespaces", "0") {
-        say("allow some: sudo sysctl user.max_user_namespaces=10000")
+        say("raise the limit: sudo sysctl user.max_user_namespaces=10000")
     } else {
         say("a container's seccomp profile may refuse them: allow clone and unshare there, \
              or run Mayfly as root")
     }
 }
 
-/// Inside the enclosure: mounts the private tmpfs and makes it the working directory, so that
-/// sockets in it have short names.
-pub fn settle(private: &Path) -> Result<(), EnclosureError> {
+/// Mounts the private tmpfs inside the enclosure and makes it the working directory, so that the
+/// paths of its sockets are short.
+pub fn mount_private(private: &Path) -> Result<(), EnclosureError> {
     let target = CString::new(private.as_os_str().as_encoded_bytes()).unwrap_or_default();
     mount_tmpfs(&target).map_err(|error| match error {
-        // A user namespace without rights in it, as AppArmor makes them.
+        // AppArmor permits the user namespace but no capabilities in it.
         nix::Error::EPERM | nix::Error::EACCES => EnclosureError::Forbidden(error.into()),
         _ => EnclosureError::Failed { step: "mount the private tmpfs", error: error.into() },
     })?;
@@ -154,26 +155,26 @@ pub fn settle(private: &Path) -> Result<(), EnclosureError> {
 }
 
 fn mount_tmpfs(target: &CStr) -> nix::Result<()> {
-    // Nothing that is mounted here reaches another namespace.
+    // Keeps mounts from propagating to other namespaces.
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&CStr>, c"/", None::<&CStr>, private, None::<&CStr>)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some(c"mayfly"), target, Some(c"tmpfs"), flags, Some(PRIVATE_SIZE))
 }
 
-/// The one-line maps that an ordinary user may write: itself as root of the new namespace.
-struct Maps {
+/// The id maps that an unprivileged user may write: the user itself as root of the new namespace.
+struct IdMaps {
     users: String,
     groups: String,
 }
 
-impl Maps {
-    fn of_this_user() -> Self {
+impl IdMaps {
+    fn for_current_user() -> Self {
         let (user, group) = (nix::unistd::geteuid(), nix::unistd::getegid());
         Self { users: format!("0 {user} 1\n"), groups: format!("0 {group} 1\n") }
     }
 
-    /// Safe between fork and exec: opens, writes and closes files, and nothing else.
+    /// Writes the maps. Safe between fork and exec: only opens, writes and closes files.
     fn write(&self) -> nix::Result<()> {
         write_file(c"/proc/self/setgroups", b"deny")?;
         write_file(c"/proc/self/uid_map", self.users.as_bytes())?;
@@ -187,27 +188,27 @@ fn write_file(path: &CStr, bytes: &[u8]) -> nix::Result<()> {
     nix::unistd::write(&file, bytes).map(drop)
 }
 
-/// The steps of a child between clone and exec, by the number that it reports a failure with.
+/// The steps of a child between clone and exec, indexed by the number in its error report.
 const STEPS: [&str; 4] =
-    ["leave the session", "map its user", "take its descriptors", "execute its program"];
+    ["start a session", "map user ids", "duplicate its descriptors", "execute its program"];
 
-fn clone(program: &Program<'_>, user: CloneFlags) -> Result<Enclosed, EnclosureError> {
+fn clone(program: &Program<'_>, user: CloneFlags) -> Result<EnclosedChild, EnclosureError> {
     let failed = |step| move |error: io::Error| EnclosureError::Failed { step, error };
-    // All memory that the child needs is allocated before it exists.
-    let maps = user.contains(CloneFlags::CLONE_NEWUSER).then(Maps::of_this_user);
+    // All memory for the child is allocated before the clone.
+    let maps = user.contains(CloneFlags::CLONE_NEWUSER).then(IdMaps::for_current_user);
     let arguments = pointers(program.arguments);
     let environment = pointers(program.environment);
-    let (mut reading, writing) = io::pipe().map_err(failed("make a pipe"))?;
+    let (mut reading, writing) = io::pipe().map_err(failed("create a pipe"))?;
     let numbers = program.descriptors.iter().copied().chain([writing.as_raw_fd()]).collect();
-    let mut descriptors = lift(numbers).map_err(failed("copy its descriptors"))?;
+    let mut descriptors = duplicate_above(numbers).map_err(failed("duplicate its descriptors"))?;
     drop(writing);
-    // The report's own end is no descriptor of the program's.
+    // The last one is for the error report and not for the program.
     let writing = descriptors.pop();
 
     let namespaces =
         CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | user;
     let cloned = fork_into(namespaces).map_err(|error| match error.raw_os_error() {
-        // ENOSPC: the limit on user namespaces; EUSERS: the same on old kernels.
+        // ENOSPC: limit of user namespaces reached; EUSERS: the same on old kernels.
         Some(libc::EPERM | libc::EACCES | libc::ENOSPC | libc::EUSERS) => {
             EnclosureError::Forbidden(error)
         }
@@ -220,7 +221,7 @@ fn clone(program: &Program<'_>, user: CloneFlags) -> Result<Enclosed, EnclosureE
         if let Some(writing) = &writing {
             let _ = nix::unistd::write(writing, &report);
         }
-        // SAFETY: ends this process at once; it shares nothing that had to be put in order.
+        // SAFETY: ends this process at once; it shares nothing that needs cleanup.
         unsafe { libc::_exit(127) }
     };
     drop(writing);
@@ -228,33 +229,33 @@ fn clone(program: &Program<'_>, user: CloneFlags) -> Result<Enclosed, EnclosureE
     match io::Read::read_exact(&mut reading, &mut report) {
         // Closed by the exec: the program runs.
         Err(_) => Ok(child),
-        Ok(()) => Err(reported(report)),
+        Ok(()) => Err(report_error(report)),
     }
 }
 
-fn reported([step, error]: [u8; 2]) -> EnclosureError {
+fn report_error([step, error]: [u8; 2]) -> EnclosureError {
     let error = io::Error::from_raw_os_error(error.into());
     match (STEPS.get(usize::from(step)), error.kind()) {
-        (Some(&"map its user"), io::ErrorKind::PermissionDenied) => {
+        (Some(&"map user ids"), io::ErrorKind::PermissionDenied) => {
             EnclosureError::Forbidden(error)
         }
         (step, _) => EnclosureError::Failed { step: step.copied().unwrap_or("start"), error },
     }
 }
 
-/// In the child: becomes the program, or says which step failed. Allocates nothing.
+/// In the child: executes the program, or returns the failed step and its error. Allocates nothing.
 fn become_program(
     program: &Program<'_>,
-    maps: Option<&Maps>,
+    maps: Option<&IdMaps>,
     descriptors: &[OwnedFd],
     arguments: &[*const libc::c_char],
     environment: &[*const libc::c_char],
 ) -> (u8, nix::Error) {
-    // A session of its own: a terminal's signals are for the front end.
+    // A new session, because a terminal's signals are for the front end.
     if let Err(error) = nix::unistd::setsid() {
         return (0, error);
     }
-    if let Some(Err(error)) = maps.map(Maps::write) {
+    if let Some(Err(error)) = maps.map(IdMaps::write) {
         return (1, error);
     }
     for (number, descriptor) in (0..).zip(descriptors) {
@@ -263,7 +264,7 @@ fn become_program(
             return (2, nix::Error::last());
         }
     }
-    // Whatever else this process was started with is not the program's.
+    // All other descriptors of this process are closed on exec.
     let (first, flags) = (descriptors.len(), libc::CLOSE_RANGE_CLOEXEC.cast_signed());
     let first = libc::c_uint::try_from(first).unwrap_or(0);
     // SAFETY: sets a flag of descriptors, by number.
@@ -275,14 +276,14 @@ fn become_program(
     (3, nix::Error::last())
 }
 
-/// Copies of descriptors, above the numbers that they will be moved to, and no higher than that
-/// takes: the process may have a low limit.
-fn lift(descriptors: Vec<RawFd>) -> io::Result<Vec<OwnedFd>> {
+/// Duplicates descriptors above the numbers that they will be moved to. The lowest possible numbers
+/// are used, because the limit of open files may be low.
+fn duplicate_above(descriptors: Vec<RawFd>) -> io::Result<Vec<OwnedFd>> {
     let above = RawFd::try_from(descriptors.len()).unwrap_or(RawFd::MAX);
     let copy = |descriptor: RawFd| {
         // SAFETY: duplicates a descriptor number; one that is not open gives an error.
         match unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, above) } {
-            number if number < 0 => Err(above_the_limit(io::Error::last_os_error())),
+            number if number < 0 => Err(as_descriptor_limit(io::Error::last_os_error())),
             // SAFETY: the kernel just made it, and nobody else has it.
             number => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
         }
@@ -290,8 +291,8 @@ fn lift(descriptors: Vec<RawFd>) -> io::Result<Vec<OwnedFd>> {
     descriptors.into_iter().map(copy).collect()
 }
 
-/// `fcntl(2)` says EINVAL where the lowest number asked for is above the limit of open files.
-fn above_the_limit(error: io::Error) -> io::Error {
+/// Converts `fcntl(2)`'s EINVAL, which means that the minimum is above the limit of open files.
+fn as_descriptor_limit(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(libc::EINVAL) => io::Error::from_raw_os_error(libc::EMFILE),
         _ => error,
@@ -302,9 +303,9 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
-/// `fork(2)` into new namespaces. `None` in the child, which may do nothing but make system calls
-/// until it executes a program.
-fn fork_into(namespaces: CloneFlags) -> io::Result<Option<Enclosed>> {
+/// Forks into new namespaces, as `fork(2)`. Returns `None` in the child, which may only make system
+/// calls until it executes a program.
+fn fork_into(namespaces: CloneFlags) -> io::Result<Option<EnclosedChild>> {
     let mut pidfd: RawFd = -1;
     let flags = namespaces.bits() | libc::CLONE_PIDFD | libc::SIGCHLD;
     let none = std::ptr::null::<libc::c_void>();
@@ -319,7 +320,7 @@ fn fork_into(namespaces: CloneFlags) -> io::Result<Option<Enclosed>> {
             // SAFETY: the kernel just made it, and nobody else has it.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
-            Ok(Some(Enclosed { pid: Pid::from_raw(pid), pidfd }))
+            Ok(Some(EnclosedChild { pid: Pid::from_raw(pid), pidfd }))
         }
         _ => Err(io::Error::last_os_error()),
     }

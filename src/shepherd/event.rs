@@ -1,4 +1,4 @@
-//! What happens to a microVM, as it is recorded and reported.
+//! Events of a microVM's life, as they are recorded and reported.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,55 +8,56 @@ use mayfly_protocol::message::{JobStatus, Statistics};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Farewell, Id, monotonic};
-use super::runner::RunnerMark;
-use crate::egress::record::Report;
+use super::plan::{InterruptRequest, MicrovmId, monotonic};
+use super::runner::RunnerProgress;
+use crate::egress::record::EgressReport;
 use crate::failure::Code;
 
-/// Characters that are shown of an end that can't be read.
-const FORM: usize = 256;
+/// Maximum length, in characters, of an unreadable end event that is quoted in a report.
+const MAX_UNKNOWN_TEXT: usize = 256;
 
-/// One line of the record.
+/// One line of the record (`events.jsonl`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// When, by the host's clock (RFC 3339, UTC).
+    /// Time by the host's clock (RFC 3339, UTC).
     pub time: String,
     /// The microVM.
-    pub microvm: Id,
-    /// Milliseconds since the microVM was asked for.
+    pub microvm: MicrovmId,
+    /// Milliseconds since the microVM was requested.
     pub elapsed_ms: f64,
-    /// What.
-    pub happened: Happened,
+    /// What happened.
+    #[serde(rename = "happened")]
+    pub kind: EventKind,
 }
 
-/// What happened.
+/// The kind of an event, with its data.
 ///
-/// A daemon hears it from shepherds of other versions, and reads what they recorded: a kind that is
-/// not known is kept as it is and skipped ([`Self::Unknown`]).
+/// A daemon receives events from shepherds of other versions and reads what those versions
+/// recorded. It keeps an unknown kind as it is and otherwise skips it ([`Self::Unknown`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Happened {
-    /// A phase of its life began.
+pub enum EventKind {
+    /// A phase began.
     Phase(Phase),
-    /// The guest's agent said hello.
+    /// The guest's agent sent its hello.
     Greeted {
-        /// Version of the agent.
+        /// Version of the agent, as the agent reports it.
         agent: String,
-        /// Release of the guest's kernel.
+        /// Release of the guest's kernel, as the agent reports it.
         kernel: String,
     },
-    /// What the guest reached, and what it was refused.
-    Egress(Report),
-    /// It is over. The last event, and there is always one, unless the shepherd was killed.
-    Ended(Outcome),
-    /// The job is a runner, and said something of itself.
-    Runner(RunnerMark),
-    /// The same as [`Self::Egress`] so far, while it runs: something was reached, or refused, that
-    /// was not before. Not every time that is so.
-    Reached(Report),
-    /// The job was interrupted, and its microVM ends after a while.
-    Interrupted(Farewell),
-    /// A kind, or the fields of one, that this version does not know: kept, and otherwise skipped.
+    /// The final egress report: what the guest reached and what was refused.
+    Egress(EgressReport),
+    /// The microVM ended. Always the last event; missing only if the shepherd was killed.
+    Ended(JobOutcome),
+    /// The job is a runner and reported its progress.
+    Runner(RunnerProgress),
+    /// An interim egress report while the job runs: a destination was reached or refused for the
+    /// first time. Not every such change is reported.
+    Reached(EgressReport),
+    /// The job was interrupted; its microVM ends after the grace period.
+    Interrupted(InterruptRequest),
+    /// A kind, or fields of a known kind, that this version does not understand.
     #[serde(untagged)]
     Unknown(serde_json::Value),
 }
@@ -65,23 +66,23 @@ pub enum Happened {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Everything is decided, nothing made.
+    /// Everything is decided, nothing is created.
     Planned,
-    /// Overlay, network and sockets are there.
+    /// Overlay, network and sockets exist.
     Prepared,
-    /// QEMU is about to run.
+    /// QEMU is about to start.
     Booting,
     /// The guest is up and waits for a job.
     Ready,
-    /// The job is known.
+    /// A job was assigned.
     Claimed,
     /// The job runs.
     Running,
-    /// The job ended and its output was passed on.
+    /// The job ended and all of its output was delivered.
     Finished,
-    /// Nothing of it runs any more.
+    /// All processes of the microVM have ended.
     Destroyed,
-    /// It went wrong.
+    /// The microVM failed.
     Failed,
 }
 
@@ -104,14 +105,14 @@ impl fmt::Display for Phase {
 /// How a microVM ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum JobOutcome {
     /// The job ended by itself.
     Job {
-        /// How.
+        /// The job's exit status.
         status: JobStatus,
-        /// What could not be copied out, and why.
+        /// Trees that were not copied out, each with the reason.
         not_copied: Vec<String>,
-        /// Processes that the guest's kernel killed for want of memory, by the guest's own word.
+        /// Processes that the guest's kernel killed when memory ran out, as the guest reports it.
         #[serde(default)]
         oom_kills: u64,
     },
@@ -119,7 +120,7 @@ pub enum Outcome {
     Failed(FailureReport),
 }
 
-/// A failure, for those who were not there. What another version leaves out has its default.
+/// A failure, as it is reported and recorded. Fields that another version omits get defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FailureReport {
@@ -127,38 +128,38 @@ pub struct FailureReport {
     pub phase: Phase,
     /// The cause's short name, for programs.
     pub cause: String,
-    /// The cause in words.
+    /// The cause as a message for people.
     pub message: String,
-    /// What to do about it.
+    /// What to do about it, if known.
     pub hint: Option<String>,
-    /// The exit code that it stands for.
+    /// The corresponding exit code.
     pub code: u8,
-    /// The last that was heard of the guest.
-    #[serde(deserialize_with = "statistics")]
+    /// The last statistics from the guest.
+    #[serde(deserialize_with = "lenient_statistics")]
     pub statistics: Option<Statistics>,
-    /// Where the evidence is kept.
+    /// The directory with the evidence.
     pub black_box: PathBuf,
 }
 
-/// Statistics of another version: what they lack is 0, what they have beyond is skipped.
-fn statistics<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Statistics>, D::Error> {
-    let Some(found) = Option::<serde_json::Map<String, serde_json::Value>>::deserialize(from)?
+/// Reads statistics that another version wrote: missing fields are 0, unknown fields are skipped.
+fn lenient_statistics<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Statistics>, D::Error> {
+    let Some(fields) = Option::<serde_json::Map<String, serde_json::Value>>::deserialize(from)?
     else {
         return Ok(None);
     };
-    let whole = serde_json::to_value(Statistics::default()).map_err(D::Error::custom)?;
-    let serde_json::Value::Object(mut whole) = whole else { return Ok(None) };
-    whole.extend(found);
-    Ok(serde_json::from_value(whole.into()).ok())
+    let defaults = serde_json::to_value(Statistics::default()).map_err(D::Error::custom)?;
+    let serde_json::Value::Object(mut merged) = defaults else { return Ok(None) };
+    merged.extend(fields);
+    Ok(serde_json::from_value(merged.into()).ok())
 }
 
 impl Default for FailureReport {
-    /// An end of which nothing is known.
+    /// Returns the report for an end event that this version can't read.
     fn default() -> Self {
         Self {
             phase: Phase::Failed,
             cause: "unknown".to_owned(),
-            message: "the microVM ended in a way that this version of Mayfly can't read".to_owned(),
+            message: "this version of Mayfly can't read how the microVM ended".to_owned(),
             hint: None,
             code: Code::MachineFailed as u8,
             statistics: None,
@@ -168,39 +169,41 @@ impl Default for FailureReport {
 }
 
 impl Event {
-    /// The event that a line of JSON is. An end is one, whatever its form: a job is not to wait for
-    /// it because its shepherd is of another version.
+    /// Parses a line of JSON. Any `ended` event is accepted, even in an unknown format, so that no
+    /// job waits forever because its shepherd has another version.
     pub fn parse(line: &[u8]) -> serde_json::Result<Self> {
-        serde_json::from_slice(line).map(Self::settle)
+        serde_json::from_slice(line).map(Self::normalize)
     }
 
-    pub(super) fn settle(mut self) -> Self {
-        if let Happened::Unknown(value) = &self.happened
+    /// Turns an `ended` event in an unknown format into a failure.
+    pub(super) fn normalize(mut self) -> Self {
+        if let EventKind::Unknown(value) = &self.kind
             && value.get("ended").is_some()
         {
             let mut report = FailureReport::default();
-            let form: String = value.to_string().chars().take(FORM).collect();
-            report.message = format!("{}: {form}", report.message);
-            self.happened = Happened::Ended(Outcome::Failed(report));
+            let text: String = value.to_string().chars().take(MAX_UNKNOWN_TEXT).collect();
+            report.message = format!("{}: {text}", report.message);
+            self.kind = EventKind::Ended(JobOutcome::Failed(report));
         }
         self
     }
 
-    /// Something that happens now to a microVM that was asked for at `asked` (monotonic
-    /// nanoseconds).
-    pub fn now(microvm: &Id, asked: u64, happened: Happened) -> Self {
-        let elapsed = Duration::from_nanos(monotonic().saturating_sub(asked));
+    /// Creates an event that happens now. `requested_at` is when the microVM was requested
+    /// (monotonic nanoseconds).
+    pub fn now(microvm: &MicrovmId, requested_at: u64, kind: EventKind) -> Self {
+        let elapsed = Duration::from_nanos(monotonic().saturating_sub(requested_at));
         Self {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             microvm: microvm.clone(),
             elapsed_ms: (elapsed.as_secs_f64() * 1e6).round() / 1e3,
-            happened,
+            kind,
         }
     }
 }
-/// Says that memory was short, where that may be why a job did not end well. A job that ended well in
-/// spite of it needs no word.
-pub fn out_of_memory(status: &JobStatus, kills: u64) -> Option<String> {
+
+/// Returns a note that the guest ran out of memory, if that may be why the job failed. `None` for a
+/// job that succeeded anyway.
+pub fn out_of_memory_note(status: &JobStatus, kills: u64) -> Option<String> {
     let processes = if kills == 1 { "a process" } else { "processes" };
     let count = if kills == 1 { String::new() } else { format!("{kills} ") };
     (kills > 0 && *status != JobStatus::Code(0))

@@ -1,4 +1,4 @@
-//! A shepherd, as its front end holds it.
+//! A front end's handle to its shepherd.
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -20,45 +20,47 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::attach::{self, AttachError};
-use super::detached::Place;
+use super::detached::MicrovmDirectory;
 use super::enclosure::{self, EnclosureError, Program};
 use super::event::Event;
 use super::identity;
-use super::job::FIRST_COPY;
-use super::plan::{Order, Plan};
-use super::process::FRONT;
+use super::plan::{MicrovmPlan, ShepherdCommand};
+use super::process::FRONT_END_FD;
 use super::record::{self, Liveness};
-use super::wire::{self, Acknowledgement, Hello, Lines, Message, Report, VersionError, WireError};
+use super::streams::FIRST_COPY_FD;
+use super::wire::{
+    self, Acknowledgement, Lines, Message, ShepherdReport, VersionError, WireError, WireHello,
+};
 use crate::failure::{Code, Failure};
 use crate::host::descriptors;
 
-/// What goes wrong between a front end and its shepherd.
+/// An error of starting or controlling a shepherd.
 #[derive(Debug, thiserror::Error)]
 pub enum HandleError {
-    /// It could not be started.
+    /// The shepherd could not be started.
     #[error(transparent)]
     Enclosure(#[from] EnclosureError),
-    /// The directory of a detached one was refused.
-    #[error("can't make or use the directory {0}")]
+    /// The directory of a detached shepherd can't be created or used.
+    #[error("can't create or use the directory {0}")]
     Directory(PathBuf, #[source] io::Error),
-    /// The connection to it failed.
+    /// The connection to the shepherd failed.
     #[error("lost the connection to the shepherd")]
     Connection(#[source] io::Error),
-    /// A job does not fit into a message.
-    #[error("arguments, variables and paths of the job are too much for one message")]
+    /// The job does not fit into one message.
+    #[error("the job's arguments, variables and paths exceed the limit of one message")]
     TooLong(#[source] FrameError),
-    /// An order can't be written, or is too long.
-    #[error("the order can't be sent to the shepherd")]
-    Order(#[source] WireError),
-    /// It takes no more orders: it is stopped, or wedged.
-    #[error("the shepherd has not taken the last {WAITING} orders")]
+    /// The command can't be encoded or is too long.
+    #[error("can't send a command to the shepherd")]
+    Command(#[source] WireError),
+    /// The shepherd does not read commands: it is stopped or hangs.
+    #[error("the shepherd has not read the last {QUEUE_LENGTH} commands")]
     NotReading,
-    /// The program that was started is of a version that this one has nothing in common with.
+    /// The started program has no protocol version in common with this one.
     #[error(transparent)]
     Version(#[from] VersionError),
-    /// It ended without telling why.
-    #[error("the shepherd ended without a word: {0}")]
-    Vanished(String),
+    /// The shepherd exited without reporting a reason.
+    #[error("the shepherd exited unexpectedly: {0}")]
+    Exited(String),
 }
 
 impl Failure for HandleError {
@@ -66,8 +68,8 @@ impl Failure for HandleError {
         match self {
             Self::Enclosure(error) => error.code(),
             Self::Directory(..) => Code::CannotWrite,
-            Self::TooLong(_) | Self::Order(_) => Code::Usage,
-            Self::Connection(_) | Self::Vanished(_) | Self::NotReading | Self::Version(_) => {
+            Self::TooLong(_) | Self::Command(_) => Code::Usage,
+            Self::Connection(_) | Self::Exited(_) | Self::NotReading | Self::Version(_) => {
                 Code::MachineFailed
             }
         }
@@ -82,143 +84,151 @@ impl Failure for HandleError {
             }
             Self::Directory(..)
             | Self::Connection(_)
-            | Self::Order(_)
+            | Self::Command(_)
             | Self::NotReading
-            | Self::Vanished(_) => None,
+            | Self::Exited(_) => None,
         }
     }
 }
 
-/// Whether a job fits into the message that carries it to the guest; to be found out before
+/// Checks that a job fits into the message that carries it to the guest. To be called before
 /// anything is started.
 pub fn check_job(job: &Job) -> Result<(), HandleError> {
     let start = HostMessage::Start(job.clone());
     frame::encode(&start).map(drop).map_err(HandleError::TooLong)
 }
 
-/// The descriptors that a job's streams go to and come from.
+/// The descriptors of a job's streams.
 #[derive(Debug)]
-pub struct Descriptors {
+pub struct JobDescriptors {
     /// Standard input, output and error.
     pub standard: [OwnedFd; 3],
-    /// Archives to copy in, open for reading, then archives that are copied out, open for
-    /// writing.
+    /// Archives to copy in, open for reading, followed by archives to copy out, open for writing.
     pub copies: Vec<OwnedFd>,
 }
 
-/// What is heard from a shepherd.
+/// A message from a shepherd to its front end.
 #[derive(Debug, Clone, PartialEq)]
-pub enum News {
-    /// Something happened.
+pub enum ShepherdUpdate {
+    /// An event.
     Event(Box<Event>),
-    /// An order was received, and so were those with smaller numbers.
+    /// The shepherd received a command and all with smaller numbers.
     Acknowledged(Acknowledgement),
 }
 
-/// A shepherd, living or not. Where the handle of an attached one is dropped, the shepherd ends its
-/// microVM; a detached one goes on.
-pub struct Handle {
-    // Of a detached one.
+/// A handle to a shepherd, running or not. If the handle of an attached shepherd is dropped, the
+/// shepherd ends its microVM; a detached shepherd continues.
+pub struct ShepherdHandle {
+    // Of a detached shepherd.
     directory: Option<PathBuf>,
-    // Of an attached one that was given its plan.
-    remains: Option<PathBuf>,
-    // None of one that had ended before it was looked for.
+    // Of an attached shepherd that got its plan.
+    evidence_directory: Option<PathBuf>,
+    // `None` if the shepherd had exited before it was looked up.
     pidfd: Option<OwnedFd>,
-    // None where there is nobody to give any to.
-    orders: Option<mpsc::Sender<Vec<u8>>>,
-    news: mpsc::Receiver<News>,
+    // `None` if there is no connection.
+    commands: Option<mpsc::Sender<Vec<u8>>>,
+    updates: mpsc::Receiver<ShepherdUpdate>,
     last: u64,
-    unacknowledged: VecDeque<(u64, Order)>,
-    // The reader of news and the writer of orders; they end with the connection.
+    unacknowledged: VecDeque<(u64, ShepherdCommand)>,
+    // Reads updates and writes commands; both end with the connection.
     _tasks: JoinSet<()>,
 }
 
-/// News and orders that wait, each.
-const WAITING: usize = 64;
+/// Capacity of the queue of updates and of the queue of commands.
+const QUEUE_LENGTH: usize = 64;
 
-/// How long a shepherd whose connection ended may take to let go of its directory.
-const LETTING_GO: Duration = Duration::from_secs(2);
-/// Between two looks at whether it has.
-const LOOK: Duration = Duration::from_millis(10);
-/// How long a shepherd that was started may take to say hello.
-const HELLO: Duration = Duration::from_secs(60);
+/// How long a shepherd may hold its directory after its connection ended.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Interval between two checks of the directory.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How long a started shepherd may take to send its hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(60);
 
-impl Handle {
-    /// The program that a shepherd is by default: this very one, with the argument `shepherd`.
+impl ShepherdHandle {
+    /// The default program of a shepherd: this executable, with the argument `shepherd`.
     pub const THIS_PROGRAM: &str = "/proc/self/exe";
 
-    /// Starts one that ends with this process.
-    pub fn spawn(descriptors: &Descriptors) -> Result<Self, HandleError> {
+    /// Starts an attached shepherd, which ends with this process.
+    pub fn spawn(descriptors: &JobDescriptors) -> Result<Self, HandleError> {
         let (ours, theirs) = Socket::pair().map_err(HandleError::Connection)?;
         let standard = descriptors.standard.iter().map(AsRawFd::as_raw_fd);
         let copies = descriptors.copies.iter().map(AsRawFd::as_raw_fd);
         let all: Vec<RawFd> = standard.chain([theirs.as_raw_fd()]).chain(copies).collect();
-        const { assert!(FRONT == 3 && FIRST_COPY == FRONT + 1, "the order of descriptors") };
+        const {
+            assert!(
+                FRONT_END_FD == 3 && FIRST_COPY_FD == FRONT_END_FD + 1,
+                "the order of descriptors"
+            )
+        };
         let pidfd = start(Self::THIS_PROGRAM.as_ref(), &all)?;
         let (read, write) = asynchronous(ours)?.into_split();
-        // The same program, so its hello says nothing new.
+        // The same program, so its hello needs no check.
         Self::new(None, Some(pidfd), Some(write), 0, |to| async move {
             forward(Lines::new(read), &to).await;
         })
     }
 
-    /// Starts one that outlives this process, and gives it its plan, which has to be one of a
-    /// detached microVM ([`Plan::detached`]). `program` is Mayfly's executable.
+    /// Starts a detached shepherd, which outlives this process, and sends it its plan
+    /// ([`MicrovmPlan::detached`] must be set). `program` is Mayfly's executable.
     ///
-    /// The plan's directory is made here, and is the caller's to [`record::collect`] or
-    /// [`record::keep`] once the microVM is over; where this fails, nothing is left. The process is
-    /// a child of this one, and remains as a zombie until [`Handle::ended`] was waited for.
-    pub async fn spawn_detached(program: &Path, plan: &Plan) -> Result<Self, HandleError> {
+    /// Creates the plan's directory. The caller removes it with [`record::collect`] or
+    /// [`record::keep_black_box`] after the microVM's end. On error nothing remains. The process is
+    /// a child of this one and remains a zombie until [`ShepherdHandle::wait`] returns.
+    pub async fn spawn_detached(program: &Path, plan: &MicrovmPlan) -> Result<Self, HandleError> {
         let refused = |error| HandleError::Directory(plan.directory.clone(), error);
-        let place = Place::make(&plan.directory).map_err(refused)?;
-        match Self::spawn_in(&place, program, plan).await {
-            // Lock and listener are the shepherd's now.
+        let directory_guard = MicrovmDirectory::create(&plan.directory).map_err(refused)?;
+        match Self::spawn_in(&directory_guard, program, plan).await {
+            // The shepherd owns lock and listener now.
             Ok(handle) => Ok(handle),
             Err(error) => {
-                place.abandon();
+                directory_guard.remove();
                 Err(error)
             }
         }
     }
 
-    async fn spawn_in(place: &Place, program: &Path, plan: &Plan) -> Result<Self, HandleError> {
+    async fn spawn_in(
+        directory_guard: &MicrovmDirectory,
+        program: &Path,
+        plan: &MicrovmPlan,
+    ) -> Result<Self, HandleError> {
         let (ours, theirs) = Socket::pair().map_err(HandleError::Connection)?;
         let null = std::fs::File::options().read(true).write(true).open("/dev/null");
         let null = null.map_err(HandleError::Connection)?;
-        let [listener, lock] = place.descriptors();
+        let [listener, lock] = directory_guard.descriptors();
         let standard = [null.as_raw_fd(); 3];
         let all: Vec<RawFd> =
             standard.into_iter().chain([theirs.as_raw_fd(), listener, lock]).collect();
-        // What can fail comes before the start, or ends what was started.
+        // Everything that can fail is done before the start, or kills the process on failure.
         let (read, write) = asynchronous(ours)?.into_split();
-        let started = Started(Some(start(program, &all)?));
+        let started = KillOnDrop(Some(start(program, &all)?));
         drop(theirs);
         let mut lines = Lines::new(read);
-        let hello = tokio::time::timeout(HELLO, lines.report());
+        let hello = tokio::time::timeout(HELLO_TIMEOUT, lines.next_report());
         match hello.await {
-            Ok(Ok(Some(Report::Hello(hello)))) => hello.check()?,
-            Ok(_) => return Err(HandleError::Vanished("it said no hello".to_owned())),
+            Ok(Ok(Some(ShepherdReport::Hello(hello)))) => hello.check()?,
+            Ok(_) => return Err(HandleError::Exited("it sent no hello".to_owned())),
             Err(_) => return Err(HandleError::NotReading),
         }
         let directory = plan.directory.clone();
         let follow = |to| follow(directory.clone(), Some(lines), to);
         let mut handle = Self::new(Some(directory.clone()), None, Some(write), 0, follow)?;
-        handle.order(&Order::Prepare(Box::new(plan.clone())))?;
-        handle.pidfd = started.keep();
+        handle.send_command(&ShepherdCommand::Prepare(Box::new(plan.clone())))?;
+        handle.pidfd = started.disarm();
         Ok(handle)
     }
 
-    /// Takes up the detached shepherd of a directory, whoever started it. Every event from the
-    /// first on comes again; of one that is gone those that it recorded. That this fails never
-    /// means that the shepherd is gone.
+    /// Attaches to the detached shepherd of a directory, regardless of who started it. All events
+    /// from the first on are delivered again; those of an exited shepherd are read from its record.
+    /// An error never means that the shepherd is gone.
     pub async fn attach(directory: &Path) -> Result<Self, AttachError> {
         let attached = attach::attach(directory).await?;
         let (read, write, acknowledged) = match attached.connection {
             Some((lines, write, hello)) => (Some(lines), Some(write), hello.acknowledged),
             None => (None, None, 0),
         };
-        let owned = directory.to_owned();
-        let follow = |to| follow(owned, read, to);
+        let path = directory.to_owned();
+        let follow = |to| follow(path, read, to);
         let pidfd = attached.pidfd;
         Self::new(Some(directory.to_owned()), pidfd, write, acknowledged, follow)
             .map_err(|error| AttachError::Failed(io::Error::other(error)))
@@ -229,91 +239,102 @@ impl Handle {
         pidfd: Option<OwnedFd>,
         write: Option<OwnedWriteHalf>,
         last: u64,
-        read: impl FnOnce(mpsc::Sender<News>) -> F,
+        read: impl FnOnce(mpsc::Sender<ShepherdUpdate>) -> F,
     ) -> Result<Self, HandleError> {
-        let (sender, news) = mpsc::channel(WAITING);
+        let (sender, updates) = mpsc::channel(QUEUE_LENGTH);
         let mut tasks = JoinSet::new();
         tasks.spawn(read(sender));
-        let hello = wire::encode(&Message::Hello(&Hello::ours(0))).map_err(HandleError::Order)?;
-        let orders = write.map(|write| {
-            let (orders, lines) = mpsc::channel(WAITING);
+        let hello =
+            wire::encode(&Message::Hello(&WireHello::ours(0))).map_err(HandleError::Command)?;
+        let commands = write.map(|write| {
+            let (commands, lines) = mpsc::channel(QUEUE_LENGTH);
             tasks.spawn(write_lines(write, hello, lines));
-            orders
+            commands
         });
         let unacknowledged = VecDeque::new();
-        let remains = None;
-        Ok(Self { directory, remains, pidfd, orders, news, last, unacknowledged, _tasks: tasks })
+        let evidence_directory = None;
+        Ok(Self {
+            directory,
+            evidence_directory,
+            pidfd,
+            commands,
+            updates,
+            last,
+            unacknowledged,
+            _tasks: tasks,
+        })
     }
 
-    /// Gives an order, and tells its number. Never waits. That it was received is told by
-    /// [`News::Acknowledged`]; what comes of it by the events: a second `Start` is ignored, and one
-    /// that the shepherd took is answered by the phase `claimed`.
-    pub fn order(&mut self, order: &Order) -> Result<u64, HandleError> {
+    /// Queues a command and returns its number. Never waits. [`ShepherdUpdate::Acknowledged`]
+    /// reports that the shepherd received it; events report its effect. A second `Start` is
+    /// ignored; an accepted one leads to the phase `claimed`.
+    pub fn send_command(&mut self, command: &ShepherdCommand) -> Result<u64, HandleError> {
         let number = self.last + 1;
-        if let (Order::Prepare(plan), None) = (order, &self.directory) {
-            self.remains = Some(plan.directory.clone());
+        if let (ShepherdCommand::Prepare(plan), None) = (command, &self.directory) {
+            self.evidence_directory = Some(plan.directory.clone());
         }
-        self.send(number, order)?;
+        self.enqueue(number, command)?;
         self.last = number;
-        self.unacknowledged.push_back((number, order.clone()));
+        self.unacknowledged.push_back((number, command.clone()));
         Ok(number)
     }
 
-    fn send(&self, number: u64, order: &Order) -> Result<(), HandleError> {
-        if self.unacknowledged.len() >= WAITING {
+    fn enqueue(&self, number: u64, command: &ShepherdCommand) -> Result<(), HandleError> {
+        if self.unacknowledged.len() >= QUEUE_LENGTH {
             return Err(HandleError::NotReading);
         }
-        let line = wire::encode(&Message::Order { number, order }).map_err(HandleError::Order)?;
-        match self.orders.as_ref().map(|orders| orders.try_send(line)) {
+        let line =
+            wire::encode(&Message::Command { number, command }).map_err(HandleError::Command)?;
+        match self.commands.as_ref().map(|commands| commands.try_send(line)) {
             Some(Err(mpsc::error::TrySendError::Full(_))) => Err(HandleError::NotReading),
-            // It has ended, or the connection has; the end of the news shows it.
+            // The shepherd or the connection has ended; the end of the updates shows it.
             None | Some(Ok(()) | Err(mpsc::error::TrySendError::Closed(_))) => Ok(()),
         }
     }
 
-    /// The orders that were not acknowledged, with their numbers, for [`Handle::resume`].
-    pub fn into_unacknowledged(self) -> VecDeque<(u64, Order)> {
+    /// Returns the unacknowledged commands with their numbers, for [`ShepherdHandle::resend`].
+    pub fn into_unacknowledged(self) -> VecDeque<(u64, ShepherdCommand)> {
         self.unacknowledged
     }
 
-    /// After attaching again: gives orders again that the shepherd did not acknowledge, with the
-    /// numbers that they had. One that it has received after all is not carried out twice.
-    pub fn resume(
+    /// Sends unacknowledged commands again after attaching, under their former numbers. The
+    /// shepherd does not repeat a command that it received already.
+    pub fn resend(
         &mut self,
-        orders: impl IntoIterator<Item = (u64, Order)>,
+        commands: impl IntoIterator<Item = (u64, ShepherdCommand)>,
     ) -> Result<(), HandleError> {
-        for (number, order) in orders {
+        for (number, command) in commands {
             if number > self.last {
-                self.send(number, &order)?;
+                self.enqueue(number, &command)?;
                 self.last = number;
-                self.unacknowledged.push_back((number, order));
+                self.unacknowledged.push_back((number, command));
             }
         }
         Ok(())
     }
 
-    /// What is heard next. None once the connection has ended: the shepherd has, or a newer
-    /// connection took this one's place, or this one was not read from for long. Which of them it
-    /// is, [`record::liveness`] tells. Nothing is lost where the wait is given up.
-    pub async fn news(&mut self) -> Option<News> {
-        let news = self.news.recv().await;
-        if let Some(News::Acknowledged(answer)) = &news {
-            self.unacknowledged.retain(|(number, _)| *number > answer.number);
+    /// Returns the next update, or `None` once the connection has ended: the shepherd exited, a
+    /// newer connection replaced this one, or this one was not read for too long.
+    /// [`record::liveness`] tells these apart. Cancel-safe.
+    pub async fn next_update(&mut self) -> Option<ShepherdUpdate> {
+        let update = self.updates.recv().await;
+        if let Some(ShepherdUpdate::Acknowledged(acknowledged)) = &update {
+            self.unacknowledged.retain(|(number, _)| *number > acknowledged.number);
         }
-        news
+        update
     }
 
-    /// The next event, as [`Handle::news`].
-    pub async fn event(&mut self) -> Option<Event> {
+    /// Returns the next event; otherwise as [`ShepherdHandle::next_update`].
+    pub async fn next_event(&mut self) -> Option<Event> {
         loop {
-            if let News::Event(event) = self.news().await? {
+            if let ShepherdUpdate::Event(event) = self.next_update().await? {
                 return Some(*event);
             }
         }
     }
 
-    /// Kills it, and with it everything of its microVM, through a descriptor of its process, so
-    /// that no other process can be meant. For one that does not obey.
+    /// Kills the shepherd, and with it all processes of its microVM, through a pidfd, so that no
+    /// other process can be hit. For a shepherd that does not obey commands.
     pub fn kill(&self) -> Result<(), HandleError> {
         let looked_up = match (&self.pidfd, &self.directory) {
             (None, Some(directory)) => {
@@ -327,17 +348,17 @@ impl Handle {
         }
     }
 
-    /// Waits for the end of its process, which follows that of its events, and tells how it ended.
-    /// Of an attached one that left no evidence nothing is left then.
-    pub async fn ended(mut self) -> Result<String, HandleError> {
-        let remains = self.remains.take();
-        let ended = self.process_ended().await;
-        // One with evidence in it stays.
-        let _ = remains.map(std::fs::remove_dir);
+    /// Waits for the shepherd's process, which exits after its last event, and returns its exit
+    /// status as text. Removes the directory of an attached shepherd if it holds no evidence.
+    pub async fn wait(mut self) -> Result<String, HandleError> {
+        let evidence_directory = self.evidence_directory.take();
+        let ended = self.wait_for_process().await;
+        // The removal fails if there is evidence in it.
+        let _ = evidence_directory.map(std::fs::remove_dir);
         ended
     }
 
-    async fn process_ended(self) -> Result<String, HandleError> {
+    async fn wait_for_process(self) -> Result<String, HandleError> {
         let Some(pidfd) = self.pidfd else { return Ok("ended before".to_owned()) };
         // SAFETY: an `OwnedFd` is the same open descriptor for as long as it lives.
         let ended = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
@@ -346,26 +367,26 @@ impl Handle {
         match waitid(Waited::PIDFd(std::os::fd::AsFd::as_fd(&ended)), WaitPidFlag::WEXITED) {
             Ok(WaitStatus::Exited(_, code)) => Ok(format!("exit status {code}")),
             Ok(WaitStatus::Signaled(_, signal, _)) => Ok(format!("signal {signal}")),
-            // Another process's child is not waited for.
+            // Not a child of this process.
             Ok(_) | Err(nix::Error::ECHILD) => Ok("ended".to_owned()),
             Err(error) => Err(HandleError::Connection(error.into())),
         }
     }
 }
 
-/// A process that is killed unless it is kept.
-struct Started(Option<OwnedFd>);
+/// A process that is killed on drop unless disarmed.
+struct KillOnDrop(Option<OwnedFd>);
 
-impl Started {
-    fn keep(mut self) -> Option<OwnedFd> {
+impl KillOnDrop {
+    fn disarm(mut self) -> Option<OwnedFd> {
         self.0.take()
     }
 }
 
-impl Drop for Started {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         if let Some(pidfd) = &self.0 {
-            // It can only have ended already.
+            // Fails only if it has exited already.
             let _ = identity::kill(pidfd);
             let _ = waitid(Waited::PIDFd(std::os::fd::AsFd::as_fd(pidfd)), WaitPidFlag::WEXITED);
         }
@@ -389,68 +410,79 @@ pub(super) fn asynchronous(socket: Socket) -> Result<UnixStream, HandleError> {
     set.and_then(|()| UnixStream::from_std(socket)).map_err(HandleError::Connection)
 }
 
-/// Writes the hello, then orders as they are given, until the connection ends.
-async fn write_lines(mut to: OwnedWriteHalf, hello: Vec<u8>, mut orders: mpsc::Receiver<Vec<u8>>) {
+/// Writes the hello and then the queued commands, until the connection ends.
+async fn write_lines(
+    mut to: OwnedWriteHalf,
+    hello: Vec<u8>,
+    mut commands: mpsc::Receiver<Vec<u8>>,
+) {
     let mut line = hello;
-    // A connection that ended shows itself where news are read.
+    // The reader of updates notices a closed connection.
     while to.write_all(&line).await.is_ok() {
-        match orders.recv().await {
+        match commands.recv().await {
             Some(next) => line = next,
             None => return,
         }
     }
 }
 
-/// Passes on news until the connection ends or makes no sense; false where nobody takes them. Gives
-/// the number of events.
-async fn forward(mut lines: Lines<OwnedReadHalf>, to: &mpsc::Sender<News>) -> (usize, bool) {
-    let mut heard = 0;
-    while let Ok(Some(report)) = lines.report().await {
-        let news = match report {
-            Report::Event(event) => {
-                heard += 1;
-                News::Event(Box::new(event.settle()))
+/// Forwards updates until the connection ends or is invalid. Returns the number of events, and
+/// false if the receiver is gone.
+async fn forward(
+    mut lines: Lines<OwnedReadHalf>,
+    to: &mpsc::Sender<ShepherdUpdate>,
+) -> (usize, bool) {
+    let mut received = 0;
+    while let Ok(Some(report)) = lines.next_report().await {
+        let update = match report {
+            ShepherdReport::Event(event) => {
+                received += 1;
+                ShepherdUpdate::Event(Box::new(event.normalize()))
             }
-            Report::Acknowledged(answer) => News::Acknowledged(answer),
-            Report::Hello(_) | Report::Unknown => continue,
+            ShepherdReport::Acknowledged(answer) => ShepherdUpdate::Acknowledged(answer),
+            ShepherdReport::Hello(_) | ShepherdReport::Unknown => continue,
         };
-        if to.send(news).await.is_err() {
-            return (heard, false);
+        if to.send(update).await.is_err() {
+            return (received, false);
         }
     }
-    (heard, true)
+    (received, true)
 }
 
-/// Passes on the news of a detached shepherd: those that come over the connection, then the events
-/// that only the record has.
-async fn follow(directory: PathBuf, lines: Option<Lines<OwnedReadHalf>>, to: mpsc::Sender<News>) {
-    let (heard, wanted) = match lines {
+/// Forwards the updates of a detached shepherd: those of the connection, then the events that are
+/// only in the record.
+async fn follow(
+    directory: PathBuf,
+    lines: Option<Lines<OwnedReadHalf>>,
+    to: mpsc::Sender<ShepherdUpdate>,
+) {
+    let (received, is_open) = match lines {
         Some(lines) => forward(lines, &to).await,
         None => (0, true),
     };
-    if !wanted {
+    if !is_open {
         return;
     }
-    let let_go = async {
-        // That it can't be looked at does not mean that it is gone.
+    let released = async {
+        // An error does not mean that the shepherd is gone.
         while !matches!(record::liveness(&directory), Ok(Liveness::Gone)) {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
-    if tokio::time::timeout(LETTING_GO, let_go).await.is_err() {
-        // It lives, and talks to another.
+    if tokio::time::timeout(RELEASE_TIMEOUT, released).await.is_err() {
+        // It is running and has a newer connection.
         return;
     }
     let events = loop {
-        match record::events(&directory) {
+        match record::read_events(&directory) {
             Ok(events) => break events,
-            // Whoever follows it looks at it again.
-            Err(error) if !descriptors::ran_out(&error) => return,
-            Err(_) => tokio::time::sleep(LOOK).await,
+            // Other errors end the updates; the follower checks the shepherd again.
+            Err(error) if !descriptors::is_exhausted(&error) => return,
+            Err(_) => tokio::time::sleep(POLL_INTERVAL).await,
         }
     };
-    for event in events.into_iter().skip(heard) {
-        if to.send(News::Event(Box::new(event))).await.is_err() {
+    for event in events.into_iter().skip(received) {
+        if to.send(ShepherdUpdate::Event(Box::new(event))).await.is_err() {
             return;
         }
     }

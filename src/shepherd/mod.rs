@@ -1,19 +1,20 @@
-//! One microVM through one job.
+//! Shepherds: one process that takes one microVM through one job.
 //!
-//! A shepherd is a process of its own ([`process`]), started by a front end through a [`Handle`]
-//! in an [`enclosure`] of namespaces, and told by [`plan::Order`]s what to do. It takes the
-//! microVM through the phases of its [`life`], records each as an [`event`], and keeps the
-//! evidence ([`record`]) where the end was abnormal.
+//! A front end starts a shepherd ([`process`]) through a [`ShepherdHandle`], in an [`enclosure`] of
+//! namespaces, and controls it with [`plan::ShepherdCommand`]s. The shepherd takes the microVM
+//! through its [`phases`], records each of them as an [`event`], and keeps the evidence
+//! ([`record`]) after a failure.
 //!
 //! ```text
 //! Planned ─▶ Prepared ─▶ Booting ─▶ Ready ─▶ Claimed ─▶ Running ─▶ Finished ─▶ Destroyed
 //!    └──────────┴───────────┴─────────┴─────────┴──────────┴─▶ Failed ────────────▲
 //! ```
 //!
-//! Each phase is a type that the step to the next consumes, with a deadline of its own. Clean-up
-//! is mostly not here: the kernel ends what a shepherd held when the shepherd ends.
+//! Each phase is a type with its own deadline; the transition to the next phase consumes it. Most
+//! of the cleanup is the kernel's: it ends everything a shepherd holds when the shepherd exits.
 //!
-//! Owns the microVM's directory and its children. Knows nothing of GitHub, of pools, or of people.
+//! Owns the microVM's directory and its child processes. Does not depend on GitHub, pools or the
+//! command line.
 
 mod attach;
 pub mod cause;
@@ -22,25 +23,25 @@ mod detached;
 mod egress;
 pub mod enclosure;
 pub mod event;
-mod front;
-mod greeting;
+mod front_end;
 mod handle;
+mod handshake;
 pub mod identity;
-mod job;
-mod late;
-mod life;
 pub mod output;
+mod phases;
 pub mod plan;
 pub mod planner;
+mod privileges;
 pub mod process;
-pub mod programs;
+pub mod program_log;
 pub mod record;
 #[cfg(test)]
 mod reference;
-mod renounce;
 pub mod runner;
+mod streams;
+mod timeouts;
 pub mod wire;
 
 pub use attach::AttachError;
-pub use detached::Detached;
-pub use handle::{Descriptors, Handle, HandleError, News, check_job};
+pub use detached::DetachedLimits;
+pub use handle::{HandleError, JobDescriptors, ShepherdHandle, ShepherdUpdate, check_job};

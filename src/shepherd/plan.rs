@@ -1,4 +1,4 @@
-//! What a microVM is to be: everything that is decided before anything is made.
+//! The plan of a microVM: everything that is decided before anything is created.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,23 +6,24 @@ use std::time::Duration;
 use mayfly_protocol::message::{Job, TerminalSize};
 use serde::{Deserialize, Serialize};
 
-use super::detached::Detached;
+use super::detached::DetachedLimits;
 use crate::egress::policy::Policy;
 use crate::host::size::Size;
-use crate::machine::Programs;
+use crate::machine::MachinePrograms;
 use crate::machine::accelerator::Accelerator;
 
-/// A microVM, planned.
+/// The complete plan of one microVM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Plan {
-    /// Its name, everywhere.
-    pub id: Id,
-    /// When it was asked for: nanoseconds of `CLOCK_MONOTONIC`, which all processes share.
-    pub asked: u64,
+pub struct MicrovmPlan {
+    /// The microVM's name.
+    pub id: MicrovmId,
+    /// When it was requested: nanoseconds of `CLOCK_MONOTONIC`, which all processes share.
+    #[serde(rename = "asked")]
+    pub requested_at: u64,
     /// Name of the image, for people.
     pub image: String,
     /// The image's files.
-    pub boot: Boot,
+    pub boot: BootFiles,
     /// What executes the guest's instructions.
     pub accelerator: Accelerator,
     /// Virtual processors.
@@ -31,57 +32,57 @@ pub struct Plan {
     pub memory: Size,
     /// Size of the root disk.
     pub disk: Size,
-    /// What the guest may reach.
+    /// The destinations that the guest may reach.
     pub egress: Policy,
-    /// Where the record of what it reached is kept.
+    /// The directory of the egress record.
     pub egress_record: PathBuf,
-    /// How long each phase may take.
+    /// Time limit of each phase.
     pub deadlines: Deadlines,
-    /// The programs it runs on.
-    pub programs: Programs,
-    /// The microVM's own directory: its record and, if it ends abnormally, its black box.
+    /// The programs that run the microVM.
+    pub programs: MachinePrograms,
+    /// The microVM's own directory: its record and, after a failure, its black box.
     pub directory: PathBuf,
     /// The mount point of the private tmpfs.
     pub private: PathBuf,
-    /// Bounds of one that outlives its front end; none of one that ends with it.
-    pub detached: Option<Detached>,
+    /// Output limits of a detached microVM, which outlives its front end. `None` if attached.
+    pub detached: Option<DetachedLimits>,
 }
 
-/// What is booted.
+/// The files that a microVM boots from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Boot {
-    /// The image's directory, which is held for as long as the microVM lives.
+pub struct BootFiles {
+    /// The image's directory, held while the microVM exists.
     pub directory: PathBuf,
     /// The uncompressed kernel.
     pub kernel: PathBuf,
     /// The initial file system.
     pub initramfs: PathBuf,
-    /// The root file system, which is only read.
+    /// The root file system, read-only.
     pub rootfs: PathBuf,
-    /// Kernel arguments of the image.
+    /// Kernel arguments that the image requires.
     pub arguments: String,
 }
 
-/// How long each phase may take.
+/// Time limit of each phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Deadlines {
-    /// From nothing to a machine that could boot.
+    /// From the plan to a machine that is ready to boot.
     pub prepare: Duration,
-    /// From QEMU's start to a guest that is ready. The default is for KVM; emulation needs longer
-    /// by the factor of its profile.
+    /// From QEMU's start to a ready guest. The default is for KVM; emulation multiplies it by the
+    /// factor of its profile.
     pub boot: Duration,
     /// Ready without a job.
     pub idle: Duration,
-    /// From the job's message to the job's start, copies included.
+    /// From the `Start` message to the job's start, including what is copied in.
     pub claim: Duration,
-    /// The job, until its last output was taken. What is copied out gets another two minutes then.
+    /// The job, until its last output is read. Copying out then gets another two minutes.
     pub job: Duration,
-    /// Without a heartbeat.
+    /// Maximum time without a heartbeat.
     pub silence: Duration,
-    /// From the interrupt of a runner that has to go until its microVM ends.
+    /// From the interrupt of a runner to the end of its microVM.
     pub farewell: Duration,
-    /// From the job's end until nothing runs any more.
+    /// From the job's end until all processes have ended.
     pub destroy: Duration,
 }
 
@@ -100,14 +101,14 @@ impl Default for Deadlines {
     }
 }
 
-/// The name of a microVM: `m-` and ten random characters; also its guest's host name.
+/// The name of a microVM: `m-` and ten random characters. Also the guest's host name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Id(String);
+pub struct MicrovmId(String);
 
-impl Id {
-    /// A new one. 50 random bits: among a million microVMs two are the same once in 2,000 tries,
-    /// and then the second finds the first's directory and is refused.
+impl MicrovmId {
+    /// Generates a new name from 50 random bits. Among a million microVMs the probability of a
+    /// collision is 1 in 2,000; the second microVM is then refused because its directory exists.
     pub fn new() -> std::io::Result<Self> {
         const LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let random = crate::host::random::<10>()?;
@@ -115,56 +116,59 @@ impl Id {
         Ok(Self(format!("m-{}", letters.collect::<String>())))
     }
 
-    /// The name that a text is, if it is one.
+    /// Parses a name.
     pub fn parse(text: &str) -> Option<Self> {
         let rest = text.strip_prefix("m-")?;
         let good = rest.len() == 10 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric());
         good.then(|| Self(text.to_owned()))
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-impl std::fmt::Display for Id {
+impl std::fmt::Display for MicrovmId {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(&self.0)
     }
 }
 
-/// What a front end tells its shepherd, which may be of another version: an order that it does not
-/// know is acknowledged as refused.
+/// A command from a front end to its shepherd. The two may have different versions: a shepherd
+/// acknowledges an unknown command as refused.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Order {
-    /// Make this microVM and have it ready. The first order, and given once.
-    Prepare(Box<Plan>),
-    /// Run this job. Given once.
+pub enum ShepherdCommand {
+    /// Create this microVM and boot it. The first command; sent once.
+    Prepare(Box<MicrovmPlan>),
+    /// Run this job. Sent once.
     Start(Box<Job>),
-    /// Send a signal, by its number, to the job.
+    /// Send the signal with this number to the job.
     Signal(i32),
-    /// The job's terminal has another size.
+    /// Change the size of the job's terminal.
     Resize(TerminalSize),
-    /// End the microVM now; one that has a runner after a farewell of the plan's length. The second
-    /// ends it in any case.
+    /// End the microVM now. A runner is interrupted first and gets the plan's grace period
+    /// (`deadlines.farewell`); a second `End` ends it at once.
     End,
-    /// Interrupt the job (SIGINT to its process group), and end the microVM after a while. A job
-    /// that does not run yet ends at once.
-    Farewell(Farewell),
+    /// Interrupt the job (SIGINT to its process group) and end the microVM after the grace period.
+    /// If the job does not run yet, the microVM ends at once.
+    #[serde(rename = "farewell")]
+    Interrupt(InterruptRequest),
 }
 
-/// How a job is told to end.
+/// An interrupt of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Farewell {
-    /// How long it may take to end by itself.
-    pub within: Duration,
-    /// Who ends it, and why; for people.
-    pub why: String,
+pub struct InterruptRequest {
+    /// How long the job may take to end by itself.
+    #[serde(rename = "within")]
+    pub grace: Duration,
+    /// Who ends the job and why; for people.
+    #[serde(rename = "why")]
+    pub reason: String,
 }
 
-/// `CLOCK_MONOTONIC` now, in nanoseconds.
+/// Returns `CLOCK_MONOTONIC` in nanoseconds.
 pub fn monotonic() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
     now.map_or(0, |now| Duration::from(now).as_nanos().try_into().unwrap_or(u64::MAX))
@@ -175,14 +179,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_host_names_and_differ() {
-        let (one, other) = (Id::new().unwrap(), Id::new().unwrap());
+    fn ids_are_valid_host_names_and_differ() {
+        let (one, other) = (MicrovmId::new().unwrap(), MicrovmId::new().unwrap());
         assert_ne!(one, other);
         assert!(one.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'));
         assert_eq!(one.as_str().len(), 12);
-        assert_eq!(Id::parse(one.as_str()), Some(one));
+        assert_eq!(MicrovmId::parse(one.as_str()), Some(one));
         assert!(
-            ["", "m-", "m-012345678", "m-012345678/", "x-0123456789"].map(Id::parse)
+            ["", "m-", "m-012345678", "m-012345678/", "x-0123456789"].map(MicrovmId::parse)
                 == [const { None }; 5]
         );
     }

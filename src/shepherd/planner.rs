@@ -1,84 +1,84 @@
-//! From what is wanted to a plan: everything is looked up and checked before anything is started.
+//! The planner: turns a request into a plan. Looks up and checks everything before any start.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::detached::Detached;
-use super::plan::{Boot, Deadlines, Id, Plan};
+use super::detached::DetachedLimits;
+use super::plan::{BootFiles, Deadlines, MicrovmId, MicrovmPlan};
 use crate::egress::policy::Policy;
 use crate::failure::{Code, Failure};
-use crate::host::capacity::{Capacity, Exceeded};
+use crate::host::capacity::{Capacity, CapacityError};
 use crate::host::programs::{ProgramError, QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK};
 use crate::host::size::Size;
 use crate::host::state::StateDirectory;
 use crate::image::{Image, ImageError, Reference, Store, Trust};
-use crate::machine::Programs;
-use crate::machine::accelerator::{self, Facts, Unusable, Wish};
+use crate::machine::MachinePrograms;
+use crate::machine::accelerator::{self, AcceleratorPreference, KvmStatus, KvmUnavailable};
 use crate::network::NetworkError;
 
-/// A microVM as somebody wants it.
+/// A request for a microVM.
 #[derive(Debug, Clone)]
-pub struct Wanted {
-    /// When it was asked for ([`super::plan::monotonic`]).
-    pub asked: u64,
-    /// The image, by name and perhaps digest.
+pub struct MicrovmRequest {
+    /// When it was requested ([`super::plan::monotonic`]).
+    pub requested_at: u64,
+    /// The image, by name and optional digest.
     pub image: Reference,
-    /// Whose signature the image needs.
+    /// Which signatures of the image are trusted.
     pub trust: Trust,
-    /// What is to execute the guest's instructions.
-    pub accelerator: Wish,
+    /// The preferred accelerator.
+    pub accelerator: AcceleratorPreference,
     /// Virtual processors.
     pub processors: u32,
     /// Memory of the guest.
     pub memory: Size,
-    /// Size of the root disk; a roomy one if none is given.
+    /// Size of the root disk; [`DEFAULT_DISK`] if `None`.
     pub disk: Option<Size>,
-    /// What the guest may reach.
+    /// The destinations that the guest may reach.
     pub egress: Policy,
-    /// Where the record of what it reached is kept; in its own directory if none is given.
+    /// The directory of the egress record; the microVM's own if `None`.
     pub egress_record: Option<PathBuf>,
-    /// The deadlines, but for that of the boot.
+    /// The deadlines. `boot` is multiplied by the accelerator's factor.
     pub deadlines: Deadlines,
-    /// The deadline of the boot; the usual one of the accelerator if none is given.
+    /// The exact boot deadline, if set.
     pub boot: Option<Duration>,
-    /// Bounds of one that outlives its front end; none of one that ends with it.
-    pub detached: Option<Detached>,
+    /// Output limits of a detached microVM. `None` if attached.
+    pub detached: Option<DetachedLimits>,
 }
 
-/// What is wanted can't be had here.
+/// An error of planning a microVM.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// The image is not there, or not what it was.
+    /// The image is missing or was changed.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// The disk is too small for the image.
-    #[error("a disk of {asked} is less than the {least} of the image {image}")]
+    #[error("a disk of {requested} is smaller than the {least} that image {image} needs")]
     Disk {
-        /// The size that was asked for.
-        asked: Size,
-        /// The least that the image needs.
+        /// The requested size.
+        requested: Size,
+        /// The minimum size for the image.
         least: Size,
         /// The image's name.
         image: String,
     },
     /// The accelerator can't be used.
     #[error(transparent)]
-    Accelerator(#[from] Unusable),
+    Accelerator(#[from] KvmUnavailable),
     /// A program is missing.
     #[error(transparent)]
     Program(#[from] ProgramError),
     /// The tap device can't be used.
     #[error(transparent)]
     Network(#[from] NetworkError),
-    /// The host has less.
+    /// The request exceeds the host's capacity.
     #[error(transparent)]
-    Capacity(#[from] Exceeded),
-    /// The host does not say what it has.
+    Capacity(#[from] CapacityError),
+    /// The host's memory can't be read.
     #[error("can't read /proc/meminfo")]
-    Unknown(#[source] io::Error),
-    /// No name could be drawn.
-    #[error("no random bytes")]
+    Memory(#[source] io::Error),
+    /// No random bytes for the name.
+    #[error("can't read random bytes from the kernel")]
     Random(#[source] io::Error),
 }
 
@@ -91,7 +91,7 @@ impl Failure for PlanError {
             Self::Program(error) => error.code(),
             Self::Network(error) => error.code(),
             Self::Capacity(error) => error.code(),
-            Self::Unknown(_) | Self::Random(_) => Code::Unavailable,
+            Self::Memory(_) | Self::Random(_) => Code::Unavailable,
         }
     }
 
@@ -102,47 +102,50 @@ impl Failure for PlanError {
             Self::Program(error) => error.hint(),
             Self::Network(error) => error.hint(),
             Self::Capacity(error) => error.hint(),
-            Self::Disk { .. } | Self::Unknown(_) | Self::Random(_) => None,
+            Self::Disk { .. } | Self::Memory(_) | Self::Random(_) => None,
         }
     }
 }
 
-/// The plan, with a new name, and a warning where something else than the best was chosen.
+/// Plans a microVM under a new name. Also returns a warning if a worse accelerator was chosen.
 ///
-/// Reads files, and hashes those of an image that was not verified yet: not for the thread of an
-/// event loop.
-pub fn plan(wanted: Wanted, state: &StateDirectory) -> Result<(Plan, Option<String>), PlanError> {
-    plan_from(wanted, &Store::open(state.images()), state)
+/// Reads files and hashes those of an image that is not verified yet, so it must not run on the
+/// thread of an event loop.
+pub fn plan(
+    request: MicrovmRequest,
+    state: &StateDirectory,
+) -> Result<(MicrovmPlan, Option<String>), PlanError> {
+    plan_from(request, &Store::open(state.images()), state)
 }
 
-/// The same, with an image of another store than that of the state directory.
+/// Plans a microVM with an image from the given store.
 pub fn plan_from(
-    wanted: Wanted,
+    request: MicrovmRequest,
     store: &Store,
     state: &StateDirectory,
-) -> Result<(Plan, Option<String>), PlanError> {
-    let image = store.find(&wanted.image)?;
-    let disk = disk(wanted.disk, &image)?;
-    let (accelerator, why) = accelerator::choose(wanted.accelerator, &Facts::gather())?;
+) -> Result<(MicrovmPlan, Option<String>), PlanError> {
+    let image = store.find(&request.image)?;
+    let disk = disk(request.disk, &image)?;
+    let (accelerator, why) = accelerator::choose(request.accelerator, &KvmStatus::read())?;
     let warning = why.map(|why| format!("{why}; using {accelerator}"));
-    let programs = Programs {
+    let programs = MachinePrograms {
         qemu: QEMU.find()?,
         qemu_img: QEMU_IMG.find()?,
         vsock: VHOST_DEVICE_VSOCK.find()?,
     };
     crate::network::require_tun()?;
-    let capacity = Capacity::read().map_err(PlanError::Unknown)?;
-    capacity.admit(wanted.processors, wanted.memory)?;
-    // Last: of an image that was not verified yet, all of it is read.
-    store.ensure_verified(&image, &state.verified(), &wanted.trust)?;
-    let id = Id::new().map_err(PlanError::Random)?;
+    let capacity = Capacity::read().map_err(PlanError::Memory)?;
+    capacity.admit(request.processors, request.memory)?;
+    // Last, because it reads all of an image that is not verified yet.
+    store.ensure_verified(&image, &state.verified(), &request.trust)?;
+    let id = MicrovmId::new().map_err(PlanError::Random)?;
     let directory = state.microvms().join(id.as_str());
-    let usual = wanted.deadlines.boot * accelerator.profile().patience;
-    let plan = Plan {
+    let default_boot = request.deadlines.boot * accelerator.profile().boot_time_factor;
+    let plan = MicrovmPlan {
         id,
-        asked: wanted.asked,
+        requested_at: request.requested_at,
         image: format!("{}@{}", image.name, image.digest.short()),
-        boot: Boot {
+        boot: BootFiles {
             directory: image.directory.clone(),
             kernel: image.kernel(),
             initramfs: image.initramfs(),
@@ -150,30 +153,30 @@ pub fn plan_from(
             arguments: image.manifest.kernel.command_line.clone(),
         },
         accelerator,
-        processors: wanted.processors,
-        memory: wanted.memory,
+        processors: request.processors,
+        memory: request.memory,
         disk,
-        egress: wanted.egress,
-        egress_record: wanted.egress_record.unwrap_or_else(|| directory.clone()),
-        deadlines: Deadlines { boot: wanted.boot.unwrap_or(usual), ..wanted.deadlines },
+        egress: request.egress,
+        egress_record: request.egress_record.unwrap_or_else(|| directory.clone()),
+        deadlines: Deadlines { boot: request.boot.unwrap_or(default_boot), ..request.deadlines },
         programs,
         directory,
         private: state.private(),
-        detached: wanted.detached,
+        detached: request.detached,
     };
     Ok((plan, warning))
 }
 
-/// Only what is written takes room on the host, so the usual disk is a roomy one.
-const USUAL_DISK: Size = Size::gibibytes(16);
+/// Generous, because only what the guest writes takes space on the host.
+const DEFAULT_DISK: Size = Size::gibibytes(16);
 
-fn disk(asked: Option<Size>, image: &Image) -> Result<Size, PlanError> {
+fn disk(requested: Option<Size>, image: &Image) -> Result<Size, PlanError> {
     let least = Size(image.manifest.parts.rootfs.bytes);
-    match asked {
-        Some(asked) if asked < least => {
-            Err(PlanError::Disk { asked, least, image: image.name.to_string() })
+    match requested {
+        Some(requested) if requested < least => {
+            Err(PlanError::Disk { requested, least, image: image.name.to_string() })
         }
-        Some(asked) => Ok(asked),
-        None => Ok(USUAL_DISK.max(least)),
+        Some(requested) => Ok(requested),
+        None => Ok(DEFAULT_DISK.max(least)),
     }
 }

@@ -1,4 +1,4 @@
-//! The shepherd's process, from its first instruction to its last.
+//! The shepherd's process: its start, its phases and its exit.
 
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -7,61 +7,63 @@ use std::process::ExitCode;
 
 use tokio::net::UnixStream;
 
-use super::cause::Cause;
+use super::cause::FailureCause;
 use super::detached;
 use super::enclosure;
-use super::event::{Event, FailureReport, Happened, Outcome, Phase};
-use super::front::{Door, Front, Greeted};
-use super::life::{Failed, Planned};
-use super::plan::{Order, Plan};
+use super::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
+use super::front_end::{FrontEnd, FrontListener, GreetedConnection};
+use super::phases::{Failed, Planned};
+use super::plan::{MicrovmPlan, ShepherdCommand};
 use crate::failure::{self, Failure};
-use crate::isolation::peer::Welcome;
+use crate::isolation::peer::PeerPolicy;
 
 /// The descriptor of the connection to the front end.
-pub(super) const FRONT: i32 = 3;
+pub(super) const FRONT_END_FD: i32 = 3;
 
-/// Lives through one microVM. The exit code is for those who look at processes; what happened is
-/// told to the front end.
+/// Runs a shepherd. The exit code is only for process monitors; the front end gets events.
 pub fn run() -> ExitCode {
-    match live() {
+    match run_shepherd() {
         Ok(()) => ExitCode::SUCCESS,
-        // Nobody is there to be told: the connection itself failed.
+        // The connection itself failed, so there is no front end to report to.
         Err(_) => ExitCode::from(failure::Code::Internal as u8),
     }
 }
 
-fn live() -> io::Result<()> {
-    keep_from_children()?;
-    // SAFETY: whoever starts a shepherd gives it this descriptor; nothing else uses it.
-    let socket = unsafe { Socket::from_raw_fd(FRONT) };
-    // Where the front end is, those that come after it are.
-    let welcome = Welcome::above(socket.as_fd())?;
-    // One thread is enough: the work is waiting.
+fn run_shepherd() -> io::Result<()> {
+    close_on_exec()?;
+    // SAFETY: the starting process gives it this descriptor; nothing else uses it.
+    let socket = unsafe { Socket::from_raw_fd(FRONT_END_FD) };
+    // Later front ends are in the same namespaces as the first one.
+    let peers = PeerPolicy::parent_namespaces(socket.as_fd())?;
+    // One thread suffices: a shepherd mostly waits.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         socket.set_nonblocking(true)?;
-        // A front end of a version that has nothing in common sees it by our hello.
-        let Some(mut first) = Greeted::first(UnixStream::from_std(socket)?).await else {
+        // An incompatible front end recognizes that by our hello.
+        let Some(mut first) = GreetedConnection::accept_first(UnixStream::from_std(socket)?).await
+        else {
             return Ok(());
         };
-        // Without a plan there is nothing to do and nothing to tell.
-        let Some((number, Order::Prepare(plan))) = first.order().await else { return Ok(()) };
-        let (door, lock) = match plan.detached {
+        // Without a plan there is nothing to do or report.
+        let Some((number, ShepherdCommand::Prepare(plan))) = first.first_command().await else {
+            return Ok(());
+        };
+        let (listener, lock) = match plan.detached {
             Some(_) => {
-                let (listener, lock) = detached::inherited()?;
-                (Some(Door { listener, welcome }), Some(lock))
+                let (socket, lock) = detached::take_inherited()?;
+                (Some(FrontListener { socket, peers }), Some(lock))
             }
             None => (None, None),
         };
-        let front = Front::open(first, number, door)?;
-        Box::pin(shepherd(*plan, lock, front)).await;
+        let front = FrontEnd::new(first, number, listener)?;
+        Box::pin(supervise(*plan, lock, front)).await;
         Ok(())
     })
 }
 
-/// Every descriptor from the front end's on is this process's alone.
-fn keep_from_children() -> io::Result<()> {
-    let (first, last) = (FRONT.cast_unsigned(), u32::MAX);
+/// Closes all descriptors from the front end's on in child processes.
+fn close_on_exec() -> io::Result<()> {
+    let (first, last) = (FRONT_END_FD.cast_unsigned(), u32::MAX);
     let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
     // SAFETY: sets a flag of descriptors, by number.
     match unsafe { libc::close_range(first, last, flags) } {
@@ -70,26 +72,30 @@ fn keep_from_children() -> io::Result<()> {
     }
 }
 
-async fn shepherd(plan: Plan, lock: Option<OwnedFd>, front: Front) {
-    let begun = match enclosure::settle(&plan.private) {
-        Ok(()) => Planned::begin(plan.clone(), lock, front),
+async fn supervise(plan: MicrovmPlan, lock: Option<OwnedFd>, front: FrontEnd) {
+    let started = match enclosure::mount_private(&plan.private) {
+        Ok(()) => Planned::start(plan.clone(), lock, front),
         Err(error) => Err(Box::new((error.into(), front))),
     };
-    match begun {
+    match started {
         Ok(planned) => {
-            if let Err(failed) = live_through(planned).await {
+            if let Err(failed) = run_phases(planned).await {
                 failed.destroy().await;
             }
         }
-        Err(unbegun) => {
-            let (cause, mut front) = *unbegun;
-            front.tell(&Event::now(&plan.id, plan.asked, unrecorded(&plan, &cause)));
+        Err(failed) => {
+            let (cause, mut front) = *failed;
+            front.send_event(&Event::now(
+                &plan.id,
+                plan.requested_at,
+                failure_without_record(&plan, &cause),
+            ));
             front.close().await;
         }
     }
 }
 
-async fn live_through(planned: Planned) -> Result<(), Box<Failed>> {
+async fn run_phases(planned: Planned) -> Result<(), Box<Failed>> {
     let prepared = planned.prepare().await?;
     let booting = prepared.boot().await?;
     let ready = booting.ready().await?;
@@ -100,9 +106,9 @@ async fn live_through(planned: Planned) -> Result<(), Box<Failed>> {
     Ok(())
 }
 
-/// The end of a microVM that has no record.
-fn unrecorded(plan: &Plan, cause: &Cause) -> Happened {
-    Happened::Ended(Outcome::Failed(FailureReport {
+/// Returns the final event of a microVM that has no record.
+fn failure_without_record(plan: &MicrovmPlan, cause: &FailureCause) -> EventKind {
+    EventKind::Ended(JobOutcome::Failed(FailureReport {
         phase: Phase::Planned,
         cause: cause.name().to_owned(),
         message: failure::chain(cause),

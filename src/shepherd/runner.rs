@@ -1,9 +1,8 @@
-//! A GitHub Actions runner as a job: the command that starts it, what it says on its console, and
-//! what its exit status means.
+//! A GitHub Actions runner as a job: its start command, its console output and its exit statuses.
 //!
-//! The names and texts are those of `actions/runner` 2.336. They are the runner's word and, once a
-//! job has run beside it as the same user, perhaps that of the job: good for progress and
-//! diagnosis, never for a decision about trust.
+//! Names and texts are those of `actions/runner` 2.336. The output comes from the runner, but once
+//! a job runs as the same user it may come from the job. Use it for progress and diagnosis, never
+//! for trust decisions.
 
 use std::fmt;
 
@@ -11,45 +10,46 @@ use mayfly_protocol::message::{Bytes, Job};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::event::Happened;
+use super::event::EventKind;
 
-/// The variable that the runner takes its just-in-time configuration from.
+/// The variable with the runner's just-in-time configuration.
 pub const JIT_CONFIG: &str = "ACTIONS_RUNNER_INPUT_JITCONFIG";
 
-/// Where the runner lies in an image.
+/// The runner's directory in an image.
 pub const DIRECTORY: &str = "/home/runner/actions-runner";
 
-/// Replaces itself by the listener, so that no process is left that has its environment; `run.sh`
-/// is for runners that are laid out otherwise.
-const START: &str = "[ -x bin/Runner.Listener ] && exec bin/Runner.Listener run; exec ./run.sh";
+/// Replaces the shell by the listener, so that no other process keeps the environment. `run.sh` is
+/// for runners with another layout.
+const START_SCRIPT: &str =
+    "[ -x bin/Runner.Listener ] && exec bin/Runner.Listener run; exec ./run.sh";
 
-/// Variables for the runner: `run.sh` passes signals on, and a version that is too old has an exit
-/// status of its own.
-const SETTINGS: [(&str, &str); 2] = [
+/// Variables of the runner: `run.sh` forwards signals, and a deprecated version has its own exit
+/// status.
+const VARIABLES: [(&str, &str); 2] = [
     ("RUNNER_MANUALLY_TRAP_SIG", "1"),
     ("ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE", "1"),
 ];
 
-/// The job that is a runner, for one job of GitHub's, in `directory` of the guest. Variables of
-/// `environment` win over Mayfly's own. At the end the runner's logs are copied out.
+/// Returns the job that runs a runner for one GitHub job in `directory` of the guest. Variables of
+/// `environment` take precedence over Mayfly's own. The runner's logs are copied out at the end.
 ///
-/// The configuration, which holds a private key, reaches the runner in the environment of its process:
-/// Mayfly writes it to no disk of the host, into no arguments, and into no environment of a process
-/// that outlives the start. The runner itself writes it to the guest's disk at once, as `.runner`,
-/// `.credentials` and `.credentials_rsaparams` beside its programs, where its job, the same user,
-/// can read it until the runner ends. What that is worth is this one registration, for this one
-/// job; it ends with the job, the disk with the microVM. Only `_diag` is copied out, which holds
-/// none of these files.
+/// The configuration, which contains a private key, reaches the runner in its environment. Mayfly
+/// writes it to no disk of the host, no argument, and no environment of a process that outlives the
+/// start. The runner itself writes it to the guest's disk at once, as `.runner`, `.credentials` and
+/// `.credentials_rsaparams` beside its programs. Its job, which runs as the same user, can read it
+/// there until the runner ends. It is only valid for this one registration and this one job; it
+/// ends with the job, and the disk ends with the microVM. Only `_diag` is copied out, which
+/// contains none of these files.
 pub fn job(
     jit_config: &SecretString,
     environment: impl IntoIterator<Item = (Bytes, Bytes)>,
     directory: &str,
 ) -> Job {
     let bytes = |text: &str| Bytes::from(text.as_bytes().to_vec());
-    let settings = SETTINGS.into_iter().map(|(name, value)| (bytes(name), bytes(value)));
+    let settings = VARIABLES.into_iter().map(|(name, value)| (bytes(name), bytes(value)));
     let secret = (bytes(JIT_CONFIG), bytes(jit_config.expose_secret()));
     Job {
-        arguments: ["sh", "-c", START].map(bytes).to_vec(),
+        arguments: ["sh", "-c", START_SCRIPT].map(bytes).to_vec(),
         environment: settings.chain(environment).chain([secret]).collect(),
         directory: Some(bytes(directory)),
         user: None,
@@ -61,9 +61,10 @@ pub fn job(
     }
 }
 
-/// Where a runner in `directory` keeps the lines of its job's steps until they were sent. They come
-/// with its standard error, in which no marks are looked for: a step can print none.
-pub fn pages(directory: &str) -> Bytes {
+/// Returns the directory in which a runner in `directory` stores its steps' log lines until they
+/// are uploaded. They are sent as standard error, which is not parsed for progress, so a step can't
+/// fake any.
+pub fn log_pages(directory: &str) -> Bytes {
     format!("{directory}/_diag/pages").into_bytes().into()
 }
 
@@ -72,50 +73,50 @@ pub(super) fn is_runner(job: &Job) -> bool {
     job.environment.iter().any(|(name, _)| name.as_slice() == JIT_CONFIG.as_bytes())
 }
 
-/// What a runner said of itself.
+/// A runner's progress, from its output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum RunnerMark {
-    /// It found its configuration. Said before it was in touch with anybody: no proof of anything.
+pub enum RunnerProgress {
+    /// It found its configuration. Printed before any connection, so it proves nothing.
     Connected,
     /// It waits for a job.
     Listening,
-    /// It can't reach GitHub, and tries again without end.
+    /// It can't reach GitHub and keeps trying.
     Retrying,
     /// It has a job.
     Running {
         /// The job's name, as the workflow's author wrote it.
         job: String,
     },
-    /// Its job is over.
+    /// Its job ended.
     Completed {
         /// The job's name.
         job: String,
-        /// How it went.
+        /// The job's result.
         result: JobResult,
     },
 }
 
-/// How a job of GitHub's went (`TaskResult` of the runner).
+/// The result of a GitHub job (`TaskResult` of the runner).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobResult {
-    /// Well.
+    /// All steps succeeded.
     Succeeded,
-    /// Well, but for steps that may fail.
+    /// Succeeded, except for steps that may fail.
     SucceededWithIssues,
     /// A step failed.
     Failed,
-    /// Somebody ended it.
+    /// It was canceled.
     Canceled,
-    /// It was not to run.
+    /// It was skipped.
     Skipped,
     /// The runner lost it.
     Abandoned,
 }
 
 impl JobResult {
-    /// All, in the order of the runner's own numbers.
+    /// All results, in the order of the runner's numbers.
     const ALL: [(Self, &str); 6] = [
         (Self::Succeeded, "Succeeded"),
         (Self::SucceededWithIssues, "SucceededWithIssues"),
@@ -125,91 +126,93 @@ impl JobResult {
         (Self::Abandoned, "Abandoned"),
     ];
 
-    fn named(word: &str) -> Option<Self> {
+    fn from_name(word: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, name)| *name == word).map(|(result, _)| *result)
     }
 }
 
-/// The longest line that can be a mark, in bytes. The names of jobs are shorter.
-const LINE: usize = 4096;
+/// Maximum length, in bytes, of a line with progress. Job names are shorter.
+const MAX_LINE: usize = 4096;
 
-/// Marks that are taken of one runner, which in its life has four to say, beside those of lost
-/// connections.
-const MARKS: usize = 32;
+/// Maximum number of progress lines of one runner, except [`RunnerProgress::Retrying`]. A runner
+/// usually prints four.
+const MAX_PROGRESS: usize = 32;
 
-/// Marks that are taken of lost connections.
-const RETRIES: usize = 32;
+/// Maximum number of [`RunnerProgress::Retrying`] lines of one runner.
+const MAX_RETRYING: usize = 32;
 
-/// Finds marks in a runner's output, however it is cut into pieces. Holds one line at the most.
+/// Parses progress from a runner's output in chunks of any size. Buffers at most one line.
 #[derive(Debug, Default)]
-pub struct Marks {
+pub struct ProgressParser {
     line: Vec<u8>,
-    // The line is longer than one that is a mark.
+    // The line is too long to be progress.
     long: bool,
     found: usize,
     retries: usize,
 }
 
-impl Marks {
-    /// The marks that these bytes complete.
-    pub fn read(&mut self, bytes: &[u8]) -> Vec<RunnerMark> {
-        let mut marks = Vec::new();
+impl ProgressParser {
+    /// Parses a chunk and returns the progress of all lines that it completes.
+    pub fn read(&mut self, bytes: &[u8]) -> Vec<RunnerProgress> {
+        let mut progress = Vec::new();
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (text, ends) = match piece.split_last() {
                 Some((b'\n', text)) => (text, true),
                 _ => (piece, false),
             };
-            self.long |= self.line.len() + text.len() > LINE;
+            self.long |= self.line.len() + text.len() > MAX_LINE;
             if !self.long {
                 self.line.extend_from_slice(text);
             }
             if ends {
                 if !self.long {
-                    marks.extend(mark(&self.line).filter(|mark| self.is_taken(mark)));
+                    progress.extend(parse_line(&self.line).filter(|one| self.is_within_limit(one)));
                 }
                 self.line.clear();
                 self.long = false;
             }
         }
-        marks
+        progress
     }
 
-    /// Whether there were not too many of a mark's kind.
-    fn is_taken(&mut self, mark: &RunnerMark) -> bool {
-        let (found, most) = match mark {
-            RunnerMark::Retrying => (&mut self.retries, RETRIES),
-            _ => (&mut self.found, MARKS),
+    /// Counts a line of progress and checks the limit of its kind.
+    fn is_within_limit(&mut self, progress: &RunnerProgress) -> bool {
+        let (found, most) = match progress {
+            RunnerProgress::Retrying => (&mut self.retries, MAX_RETRYING),
+            _ => (&mut self.found, MAX_PROGRESS),
         };
         *found += 1;
         *found <= most
     }
 }
 
-/// The mark that a line is, if it is one.
-fn mark(line: &[u8]) -> Option<RunnerMark> {
+/// Parses a line of progress.
+fn parse_line(line: &[u8]) -> Option<RunnerProgress> {
     let line = std::str::from_utf8(line).ok()?;
     let line = without_time(line.strip_suffix('\r').unwrap_or(line));
     match line {
-        "√ Connected to GitHub" | "Connected to GitHub" => return Some(RunnerMark::Connected),
-        "Listening for Jobs" => return Some(RunnerMark::Listening),
-        _ if is_reconnected(line) => return Some(RunnerMark::Listening),
-        _ if line.starts_with("Runner connect error") => return Some(RunnerMark::Retrying),
+        "√ Connected to GitHub" | "Connected to GitHub" => {
+            return Some(RunnerProgress::Connected);
+        }
+        "Listening for Jobs" => return Some(RunnerProgress::Listening),
+        _ if is_reconnected(line) => return Some(RunnerProgress::Listening),
+        _ if line.starts_with("Runner connect error") => return Some(RunnerProgress::Retrying),
         _ => {}
     }
     if let Some(job) = line.strip_prefix("Running job: ") {
-        return Some(RunnerMark::Running { job: printable(job) });
+        return Some(RunnerProgress::Running { job: printable(job) });
     }
-    // A name may have the words in it, too; the last are the runner's.
+    // A job's name may contain this text, too; the last occurrence is the runner's.
     let (job, result) = line.strip_prefix("Job ")?.rsplit_once(" completed with result: ")?;
-    Some(RunnerMark::Completed { job: printable(job), result: JobResult::named(result)? })
+    Some(RunnerProgress::Completed { job: printable(job), result: JobResult::from_name(result)? })
 }
 
-/// Whether a runner says that it found GitHub again, with a tick before the time.
+/// Whether a line reports a restored connection; the check mark comes before the time.
 fn is_reconnected(line: &str) -> bool {
     line.strip_prefix("√ ").is_some_and(|line| without_time(line) == "Runner reconnected.")
 }
 
-/// The line without the time that the listener puts before it: `2026-01-02 03:04:05Z: `.
+/// Strips the time that the listener prints first: `2026-01-02 03:04:05Z: `.
 fn without_time(line: &str) -> &str {
     const SHAPE: &[u8] = b"dddd-dd-dd dd:dd:ddZ: ";
     let alike = |(byte, shape): (u8, &u8)| match shape {
@@ -220,39 +223,39 @@ fn without_time(line: &str) -> &str {
     if fits { &line[SHAPE.len()..] } else { line }
 }
 
-/// A text that does nothing to the terminal on which it is shown.
+/// Replaces control characters, so that the text is safe to show on a terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|each| if each.is_control() { '\u{fffd}' } else { each }).collect()
 }
 
-/// What the exit status of `Runner.Listener run` means. That of `run.sh` is 0 for nearly all.
+/// The meaning of the exit status of `Runner.Listener run`. `run.sh` mostly exits with 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meaning {
-    /// Its job is over, however it went; or it was told to end, or GitHub dropped its registration
+pub enum RunnerExit {
+    /// Its job ended, with any result; or it was told to end; or GitHub removed its registration
     /// while it waited.
     Done,
-    /// It can't go on and never will: a bad configuration, a registration that is gone, a refusal.
+    /// A permanent error: a bad configuration, a missing registration, a refusal.
     Terminal,
-    /// Something unexpected, or GitHub could not be reached for long.
+    /// An unexpected error, or GitHub could not be reached for a long time.
     Retryable,
-    /// It wants to update itself first, which a runner for one job has no use for.
+    /// It wants to update itself first, which is useless for a single job.
     Updating,
-    /// Another runner has its session.
+    /// Another runner uses its session.
     SessionConflict,
-    /// Its configuration was renewed and it wants to start again.
+    /// Its configuration was renewed and it wants to restart.
     Refreshed,
-    /// GitHub no longer takes its version: the image needs a newer one.
+    /// GitHub no longer accepts its version: the image needs a newer one.
     VersionDeprecated,
-    /// A runner that was told to say how its job went
-    /// (`ACTIONS_RUNNER_RETURN_JOB_RESULT_FOR_HOSTED`) says so.
+    /// The result of its job, if the runner is set to return it
+    /// (`ACTIONS_RUNNER_RETURN_JOB_RESULT_FOR_HOSTED`).
     Job(JobResult),
-    /// None of those that are known.
+    /// An unknown status.
     Unknown(u8),
 }
 
-impl Meaning {
-    /// The meaning of an exit status: the constants of the runner's `Constants.Runner.ReturnCode`.
-    pub fn of(status: u8) -> Self {
+impl RunnerExit {
+    /// Decodes an exit status (`Constants.Runner.ReturnCode` of the runner).
+    pub fn from_status(status: u8) -> Self {
         match status {
             0 => Self::Done,
             1 => Self::Terminal,
@@ -268,128 +271,127 @@ impl Meaning {
         }
     }
 
-    /// Whether the runner came to a regular end. Never that its job went well.
+    /// Whether the runner ended regularly. Does not mean that its job succeeded.
     pub fn is_regular(self) -> bool {
         matches!(self, Self::Done | Self::Job(_))
     }
 }
 
-/// How a runner ended, from all that is known of it.
+/// How a runner ended, from everything that is known of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Conclusion {
-    /// It said how its job went. A failure may also be a success whose report GitHub refused.
+pub enum RunnerOutcome {
+    /// It reported its job's result. A failure may be a success that GitHub did not accept.
     Completed(JobResult),
-    /// It had no job and ended as it should: its registration was removed, or it was told to go.
+    /// It had no job and ended regularly: its registration was removed, or it was told to end.
     Idle,
-    /// It was interrupted, and ended before it said how its job went.
+    /// It was interrupted and ended before it reported its job's result.
     Interrupted,
-    /// It had a job, and ended as if all were well without saying how the job went: GitHub took the
-    /// job back, or it died in between. Never a success.
+    /// It had a job and ended regularly without reporting a result: GitHub took the job back, or
+    /// the runner died in between. Never a success.
     TakenBack,
-    /// It ended with a job as it should not: the job is lost.
-    Lost(Meaning),
-    /// It ended without a job as it should not: the demand remains.
-    Refused(Meaning),
+    /// It failed with a job: the job is lost.
+    Lost(RunnerExit),
+    /// It failed without a job: the demand remains.
+    Refused(RunnerExit),
 }
 
-/// What is known of a runner beside its exit status.
+/// What is known of a runner besides its exit status.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Heard {
-    /// It said that it has a job.
+pub struct RunnerObservations {
+    /// It reported that it has a job.
     pub running: bool,
-    /// It said how the job went.
+    /// The result of its job, if it reported one.
     pub completed: Option<JobResult>,
-    /// It was interrupted by Mayfly.
+    /// Mayfly interrupted it.
     pub interrupted: bool,
 }
 
-impl Heard {
-    /// Takes in what happened to its microVM.
-    pub fn hear(&mut self, happened: &Happened) {
-        match happened {
-            Happened::Runner(mark) => self.note(mark),
-            Happened::Interrupted(_) => self.interrupted = true,
+impl RunnerObservations {
+    /// Records an event of its microVM.
+    pub fn observe(&mut self, kind: &EventKind) {
+        match kind {
+            EventKind::Runner(progress) => self.observe_progress(progress),
+            EventKind::Interrupted(_) => self.interrupted = true,
             _ => {}
         }
     }
 
-    /// Takes in what a runner said.
-    pub fn note(&mut self, mark: &RunnerMark) {
-        match mark {
-            RunnerMark::Running { .. } => self.running = true,
-            RunnerMark::Completed { result, .. } => self.completed = Some(*result),
-            RunnerMark::Connected | RunnerMark::Listening | RunnerMark::Retrying => {}
+    /// Records its progress.
+    pub fn observe_progress(&mut self, progress: &RunnerProgress) {
+        match progress {
+            RunnerProgress::Running { .. } => self.running = true,
+            RunnerProgress::Completed { result, .. } => self.completed = Some(*result),
+            RunnerProgress::Connected | RunnerProgress::Listening | RunnerProgress::Retrying => {}
         }
     }
 }
 
-impl Conclusion {
-    /// Decides by the exit status, as a shell gives it (128 and more for a signal), and what was
-    /// heard.
-    pub fn of(status: u8, heard: Heard) -> Self {
+impl RunnerOutcome {
+    /// Derives the outcome from what was observed and the exit status, as a shell reports it (128
+    /// and more for a signal).
+    pub fn new(status: u8, observed: RunnerObservations) -> Self {
         const INTERRUPTED: [u8; 2] = [128 + 2, 128 + 15];
-        let meaning = Meaning::of(status);
-        let interrupted = heard.interrupted && INTERRUPTED.contains(&status);
-        match (heard.completed, meaning) {
-            (Some(result), _) | (None, Meaning::Job(result)) => Self::Completed(result),
-            (None, Meaning::Done) if heard.running && heard.interrupted => Self::Interrupted,
-            (None, _) if interrupted && heard.running => Self::Interrupted,
+        let exit = RunnerExit::from_status(status);
+        let interrupted = observed.interrupted && INTERRUPTED.contains(&status);
+        match (observed.completed, exit) {
+            (Some(result), _) | (None, RunnerExit::Job(result)) => Self::Completed(result),
+            (None, RunnerExit::Done) if observed.running && observed.interrupted => {
+                Self::Interrupted
+            }
+            (None, _) if interrupted && observed.running => Self::Interrupted,
             (None, _) if interrupted => Self::Idle,
-            (None, Meaning::Done) if heard.running => Self::TakenBack,
-            (None, Meaning::Done) => Self::Idle,
-            (None, meaning) if heard.running => Self::Lost(meaning),
-            (None, meaning) => Self::Refused(meaning),
+            (None, RunnerExit::Done) if observed.running => Self::TakenBack,
+            (None, RunnerExit::Done) => Self::Idle,
+            (None, exit) if observed.running => Self::Lost(exit),
+            (None, exit) => Self::Refused(exit),
         }
     }
 
-    /// Whether the next runner of the pool has to wait for a back-off, so that an outage of GitHub
-    /// costs a few registrations and no storm of them.
-    pub fn backs_off(self) -> bool {
+    /// Whether the pool's next runner must wait for a back-off, so that an outage of GitHub does
+    /// not cause a flood of registrations.
+    pub fn needs_backoff(self) -> bool {
         matches!(self, Self::Refused(_) | Self::Lost(_))
     }
 
-    /// Whether there is nothing to say about it.
+    /// Whether the runner ended regularly.
     pub fn is_regular(self) -> bool {
         matches!(self, Self::Completed(_) | Self::Idle | Self::Interrupted)
     }
 }
 
-impl fmt::Display for Conclusion {
+impl fmt::Display for RunnerOutcome {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Completed(_) => formatter.write_str("the runner said how its job went"),
+            Self::Completed(_) => formatter.write_str("the runner reported its job's result"),
             Self::Idle => formatter.write_str("the runner ended without a job"),
-            Self::Interrupted => formatter.write_str("the runner was interrupted with its job"),
+            Self::Interrupted => {
+                formatter.write_str("the runner was interrupted while it ran a job")
+            }
             Self::TakenBack => formatter.write_str(
-                "the runner ended without saying how its job went: GitHub took the job back, or the \
+                "the runner ended without a result for its job: GitHub took the job back, or the \
                  runner died",
             ),
-            Self::Lost(meaning) => write!(formatter, "{meaning}; its job is lost"),
-            Self::Refused(meaning) => meaning.fmt(formatter),
+            Self::Lost(exit) => write!(formatter, "{exit}; its job is lost"),
+            Self::Refused(exit) => exit.fmt(formatter),
         }
     }
 }
 
-impl fmt::Display for Meaning {
+impl fmt::Display for RunnerExit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Done => "the runner is done",
-            Self::Terminal => {
-                "the runner can't go on: its configuration or registration is not valid"
-            }
-            Self::Retryable => "the runner failed, or could not reach GitHub for long",
-            Self::Updating => "the runner wants to update itself: build the image again",
-            Self::SessionConflict => "another runner has this runner's session",
+            Self::Terminal => "the runner's configuration or registration is not valid",
+            Self::Retryable => "the runner failed or could not reach GitHub for a long time",
+            Self::Updating => "the runner wants to update itself: rebuild the image",
+            Self::SessionConflict => "another runner uses this runner's session",
             Self::Refreshed => "the runner's configuration was renewed",
             Self::VersionDeprecated => {
-                "GitHub no longer takes this version of the runner: build the image again"
+                "GitHub no longer accepts this runner version: rebuild the image"
             }
-            Self::Job(_) => "the runner is done, and says how its job went",
+            Self::Job(_) => "the runner is done and reported its job's result",
             Self::Unknown(status) => {
-                return write!(
-                    formatter,
-                    "the runner ended with status {status}, which means nothing known"
-                );
+                return write!(formatter, "the runner ended with the unknown exit status {status}");
             }
         })
     }

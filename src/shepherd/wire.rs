@@ -1,75 +1,74 @@
-//! The wire between a front end and its shepherd: lines of JSON, versioned by a hello.
+//! The protocol between a front end and its shepherd: lines of JSON, versioned by a hello.
 //!
-//! The two processes may be of different versions: a daemon that was upgraded attaches to
-//! shepherds that were not, and an older daemon starts a program that was replaced. So a message
-//! says what it is, fields and kinds that are not known are skipped, and both sides check the
-//! other's [`Hello`] before anything else. `docs/reference/shepherd-protocol.md` is the contract.
+//! The two processes may have different versions: an upgraded daemon attaches to older shepherds,
+//! and an older daemon starts a program that was replaced. So each message names its kind, unknown
+//! fields and kinds are skipped, and both sides check the other's [`WireHello`] first.
+//! `docs/reference/shepherd-protocol.md` is the contract.
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use super::event::Event;
-use super::plan::Order;
+use super::plan::ShepherdCommand;
 
-/// The version of the protocol that this program speaks. A change that an older peer can't skip
-/// raises it.
+/// Protocol version of this program. Raised by a change that an older peer can't skip.
 pub const VERSION: u32 = 1;
-/// The oldest version that this program still understands.
+/// The oldest protocol version that this program understands.
 pub const MIN_VERSION: u32 = 1;
 
-/// The longest line, in bytes, with its end. A job's message to the guest has at most 1 MiB
-/// (`mayfly_protocol::frame::MAX_FRAME`); its bytes are numbers here, of four characters at most.
+/// Maximum length of a line in bytes, including the newline. A job's message to the guest has at
+/// most 1 MiB (`mayfly_protocol::frame::MAX_FRAME`); JSON needs up to four characters per byte.
 pub const MAX_LINE: usize = 8 << 20;
 
-/// Why a line could not become a message, or a message could not become a line.
+/// An error of reading or writing a message.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     /// The connection failed.
-    #[error("the connection broke off")]
+    #[error("the connection failed")]
     Io(#[from] std::io::Error),
-    /// The line, or the message to be sent, is longer than [`MAX_LINE`].
-    #[error("a message of more than {MAX_LINE} bytes")]
+    /// The line or message is longer than [`MAX_LINE`].
+    #[error("message longer than {MAX_LINE} bytes")]
     TooLong,
-    /// The line is no message.
-    #[error("a line that is no message")]
+    /// The line is not a valid message.
+    #[error("malformed message")]
     Malformed(#[source] serde_json::Error),
     /// The message can't be written as JSON (a path that is not UTF-8).
-    #[error("a message that can't be written as JSON")]
-    Unwritable(#[source] serde_json::Error),
+    #[error("can't encode the message as JSON")]
+    Unserializable(#[source] serde_json::Error),
 }
 
 /// The first message in each direction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    /// The version of the protocol that the sender speaks.
+pub struct WireHello {
+    /// Protocol version of the sender.
     pub version: u32,
     /// The oldest version that the sender understands.
     pub min_version: u32,
-    /// The version of the sender's program, for people.
+    /// Version of the sender's program, for people.
     #[serde(default)]
     pub program: String,
-    /// From a shepherd: the number of the last order that it received; 0 before the first.
+    /// From a shepherd: the number of the last command that it received, or 0.
     #[serde(default)]
     pub acknowledged: u64,
 }
 
-/// The two sides have no version in common.
+/// The two sides have no protocol version in common.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the other side ({program}) speaks version {theirs} of the protocol and understands {min} and \
-     later, this program speaks {VERSION} and understands {MIN_VERSION} and later"
+    "protocol versions do not match: the peer (program version {program}) supports {min} to \
+     {theirs}, this program supports {MIN_VERSION} to {VERSION}"
 )]
 pub struct VersionError {
-    /// The version of the other side's program.
+    /// Version of the peer's program.
     pub program: String,
-    /// The version that it speaks.
+    /// Protocol version of the peer.
     pub theirs: u32,
-    /// The oldest version that it understands.
+    /// The oldest protocol version that the peer understands.
     pub min: u32,
 }
 
-impl Hello {
-    /// This program's.
+impl WireHello {
+    /// Returns the hello of this program.
     pub fn ours(acknowledged: u64) -> Self {
         Self {
             version: VERSION,
@@ -79,7 +78,7 @@ impl Hello {
         }
     }
 
-    /// Whether the two sides understand each other.
+    /// Checks that the two sides have a version in common.
     pub fn check(&self) -> Result<(), VersionError> {
         if self.version >= MIN_VERSION && self.min_version <= VERSION {
             return Ok(());
@@ -89,110 +88,117 @@ impl Hello {
     }
 }
 
-/// What a shepherd answers to an order: it was received, as were all with a smaller number.
+/// A shepherd's response to a command: it received this command and all with smaller numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledgement {
-    /// The order's number.
+    /// Number of the command.
     pub number: u64,
-    /// Why it will not be carried out.
+    /// Why the command will not be carried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
 }
 
 /// A message to a shepherd.
 #[derive(Debug)]
-pub enum Request {
-    /// The first.
-    Hello(Hello),
-    /// An order with its number. Numbers rise; one that is not above the last received is a
-    /// repetition.
-    Order(u64, Box<Order>),
-    /// An order of a kind that this version does not know, or whose fields it can't read.
-    UnknownOrder(u64),
-    /// A message of a kind that this version does not know.
+pub enum ShepherdRequest {
+    /// The first message.
+    Hello(WireHello),
+    /// A command with its number. Numbers increase; a number that is not above the last received
+    /// one is a repetition.
+    Command(u64, Box<ShepherdCommand>),
+    /// A command of an unknown kind, or with fields that this version can't read.
+    UnknownCommand(u64),
+    /// A message of an unknown kind.
     Unknown,
 }
 
 /// A message from a shepherd.
 #[derive(Debug)]
-pub enum Report {
-    /// The first.
-    Hello(Hello),
-    /// An order was received.
+pub enum ShepherdReport {
+    /// The first message.
+    Hello(WireHello),
+    /// A command was received.
     Acknowledged(Acknowledgement),
-    /// The next event. Every connection is told all of them, from the first on.
+    /// The next event. Every connection gets all events from the first on.
     Event(Box<Event>),
-    /// A message of a kind that this version does not know.
+    /// A message of an unknown kind.
     Unknown,
 }
 
-/// A message, as it is written.
+/// A message, as it is serialized.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Message<'a> {
-    Hello(&'a Hello),
-    Order { number: u64, order: &'a Order },
+    Hello(&'a WireHello),
+    #[serde(rename = "order")]
+    Command {
+        number: u64,
+        #[serde(rename = "order")]
+        command: &'a ShepherdCommand,
+    },
     Acknowledged(&'a Acknowledgement),
     Event(&'a Event),
 }
 
-/// The line, its end included, that carries a message.
+/// Encodes a message as a line, including the newline.
 pub(super) fn encode(message: &Message<'_>) -> Result<Vec<u8>, WireError> {
-    let mut line = serde_json::to_vec(message).map_err(WireError::Unwritable)?;
+    let mut line = serde_json::to_vec(message).map_err(WireError::Unserializable)?;
     line.push(b'\n');
     if line.len() > MAX_LINE { Err(WireError::TooLong) } else { Ok(line) }
 }
 
-/// The message to a shepherd that a line is.
-pub fn request(line: &[u8]) -> Result<Request, WireError> {
+/// Parses a line that was sent to a shepherd.
+pub fn parse_request(line: &[u8]) -> Result<ShepherdRequest, WireError> {
     #[derive(Deserialize)]
     struct Numbered {
         number: u64,
-        order: Box<Order>,
+        order: Box<ShepherdCommand>,
     }
     #[derive(Deserialize)]
     struct Line {
-        hello: Option<Hello>,
+        hello: Option<WireHello>,
         order: Option<Numbered>,
     }
-    // An order that can't be read still has a number.
+    // A command that can't be parsed still has a number.
     #[derive(Deserialize)]
     struct OnlyNumber {
         number: u64,
     }
     #[derive(Deserialize)]
-    struct Unreadable {
+    struct NumberedUnknown {
         order: OnlyNumber,
     }
     Ok(match serde_json::from_slice::<Line>(line) {
-        Ok(Line { hello: Some(hello), .. }) => Request::Hello(hello),
-        Ok(Line { order: Some(order), .. }) => Request::Order(order.number, order.order),
-        Ok(Line { .. }) => Request::Unknown,
-        Err(error) => match serde_json::from_slice::<Unreadable>(line) {
-            Ok(unreadable) => Request::UnknownOrder(unreadable.order.number),
-            Err(_) => is_object(line, error).map(|()| Request::Unknown)?,
+        Ok(Line { hello: Some(hello), .. }) => ShepherdRequest::Hello(hello),
+        Ok(Line { order: Some(order), .. }) => ShepherdRequest::Command(order.number, order.order),
+        Ok(Line { .. }) => ShepherdRequest::Unknown,
+        Err(error) => match serde_json::from_slice::<NumberedUnknown>(line) {
+            Ok(unknown) => ShepherdRequest::UnknownCommand(unknown.order.number),
+            Err(_) => is_object(line, error).map(|()| ShepherdRequest::Unknown)?,
         },
     })
 }
 
-/// The message from a shepherd that a line is.
-pub fn report(line: &[u8]) -> Result<Report, WireError> {
+/// Parses a line that was sent by a shepherd.
+pub fn parse_report(line: &[u8]) -> Result<ShepherdReport, WireError> {
     #[derive(Deserialize)]
     struct Line {
-        hello: Option<Hello>,
+        hello: Option<WireHello>,
         acknowledged: Option<Acknowledgement>,
         event: Option<Box<Event>>,
     }
     Ok(match serde_json::from_slice::<Line>(line) {
-        Ok(Line { hello: Some(hello), .. }) => Report::Hello(hello),
-        Ok(Line { acknowledged: Some(answer), .. }) => Report::Acknowledged(answer),
-        Ok(Line { event: Some(event), .. }) => Report::Event(event),
-        Ok(Line { .. }) => Report::Unknown,
-        Err(error) => is_object(line, error).map(|()| Report::Unknown)?,
+        Ok(Line { hello: Some(hello), .. }) => ShepherdReport::Hello(hello),
+        Ok(Line { acknowledged: Some(acknowledged), .. }) => {
+            ShepherdReport::Acknowledged(acknowledged)
+        }
+        Ok(Line { event: Some(event), .. }) => ShepherdReport::Event(event),
+        Ok(Line { .. }) => ShepherdReport::Unknown,
+        Err(error) => is_object(line, error).map(|()| ShepherdReport::Unknown)?,
     })
 }
 
-/// A line of an unknown shape is skipped if it is JSON's, and the connection's end if it is not.
+/// Accepts an unknown line if it is a JSON object. Anything else ends the connection.
 fn is_object(line: &[u8], error: serde_json::Error) -> Result<(), WireError> {
     #[derive(Deserialize)]
     struct Object {}
@@ -202,7 +208,7 @@ fn is_object(line: &[u8], error: serde_json::Error) -> Result<(), WireError> {
     }
 }
 
-/// The lines of a connection, each bounded.
+/// Reads the lines of a connection, each up to [`MAX_LINE`].
 pub(super) struct Lines<R> {
     from: BufReader<R>,
     line: Vec<u8>,
@@ -213,9 +219,9 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         Self { from: BufReader::new(from), line: Vec::new() }
     }
 
-    /// The next line; none where the connection ended between two. What was read is lost where the
-    /// wait is given up.
-    pub(super) async fn next(&mut self) -> Result<Option<&[u8]>, WireError> {
+    /// Reads the next line; `None` at the end of the connection. Not cancel-safe: a partial line is
+    /// lost.
+    pub(super) async fn next_line(&mut self) -> Result<Option<&[u8]>, WireError> {
         self.line.clear();
         let limit = MAX_LINE as u64;
         (&mut self.from).take(limit).read_until(b'\n', &mut self.line).await?;
@@ -227,12 +233,12 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
-    pub(super) async fn request(&mut self) -> Result<Option<Request>, WireError> {
-        self.next().await?.map(request).transpose()
+    pub(super) async fn next_request(&mut self) -> Result<Option<ShepherdRequest>, WireError> {
+        self.next_line().await?.map(parse_request).transpose()
     }
 
-    pub(super) async fn report(&mut self) -> Result<Option<Report>, WireError> {
-        self.next().await?.map(report).transpose()
+    pub(super) async fn next_report(&mut self) -> Result<Option<ShepherdReport>, WireError> {
+        self.next_line().await?.map(parse_report).transpose()
     }
 }
 

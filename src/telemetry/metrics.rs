@@ -1,48 +1,48 @@
-//! The table of all metrics. What is not in it can't be counted; `docs/reference/metrics.md` is
-//! made from it.
+//! The table of all metrics. Only metrics of the table can be recorded; `docs/reference/metrics.md`
+//! is generated from it.
 
 use std::time::Duration;
 
 use metrics::{Key, Label, Level, Metadata};
 
-/// One row of the table.
+/// A metric: one row of the table.
 #[derive(Debug, Clone, Copy)]
-pub struct Row {
+pub struct Metric {
     /// The name.
     pub name: &'static str,
-    /// What it is.
-    pub kind: Kind,
+    /// The kind.
+    pub kind: MetricKind,
     /// The names of its labels.
     pub labels: &'static [&'static str],
-    /// What it tells.
+    /// The help text.
     pub help: &'static str,
 }
 
-/// What a metric is.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Kind {
-    /// It only grows, from the start of the daemon.
+pub enum MetricKind {
+    /// Only grows, from the start of the daemon.
     Counter,
-    /// It is as it is now.
+    /// The current value.
     Gauge,
-    /// How often what lasted how long, with these upper bounds in seconds.
+    /// A distribution of durations, with these upper bounds in seconds.
     Histogram(&'static [f64]),
 }
 
-/// Counts what happened.
+/// A counter of events.
 #[derive(Debug)]
-pub struct Counter<const LABELS: usize>(Row);
+pub struct Counter<const LABELS: usize>(Metric);
 
-/// Shows how something is.
+/// A gauge of the current state.
 #[derive(Debug)]
-pub struct Gauge<const LABELS: usize>(Row);
+pub struct Gauge<const LABELS: usize>(Metric);
 
-/// Takes how long something lasted.
+/// A histogram of durations.
 #[derive(Debug)]
-pub struct Histogram<const LABELS: usize>(Row);
+pub struct Histogram<const LABELS: usize>(Metric);
 
 impl<const LABELS: usize> Counter<LABELS> {
-    /// So many more; 0 makes it visible before anything happened.
+    /// Adds to the counter. Adding 0 makes it visible before the first event.
     pub fn add(&self, labels: [&str; LABELS], count: u64) {
         let (key, metadata) = (key(&self.0, labels), metadata());
         metrics::with_recorder(|to| to.register_counter(&key, &metadata).increment(count));
@@ -50,30 +50,30 @@ impl<const LABELS: usize> Counter<LABELS> {
 }
 
 impl<const LABELS: usize> Gauge<LABELS> {
-    /// It is this now.
+    /// Sets the value.
     pub fn set(&self, labels: [&str; LABELS], value: f64) {
         let (key, metadata) = (key(&self.0, labels), metadata());
         metrics::with_recorder(|to| to.register_gauge(&key, &metadata).set(value));
     }
 
-    /// Its row of the table.
-    pub fn row(&self) -> &Row {
+    /// Returns its row of the table.
+    pub fn metric(&self) -> &Metric {
         &self.0
     }
 }
 
 impl<const LABELS: usize> Histogram<LABELS> {
-    /// Something lasted so long.
-    pub fn record(&self, labels: [&str; LABELS], lasted: Duration) {
+    /// Records a duration.
+    pub fn record(&self, labels: [&str; LABELS], duration: Duration) {
         let (key, metadata) = (key(&self.0, labels), metadata());
-        let lasted = lasted.as_secs_f64();
-        metrics::with_recorder(|to| to.register_histogram(&key, &metadata).record(lasted));
+        let duration = duration.as_secs_f64();
+        metrics::with_recorder(|to| to.register_histogram(&key, &metadata).record(duration));
     }
 }
 
-/// Where a series is kept.
-fn key<const LABELS: usize>(row: &Row, labels: [&str; LABELS]) -> Key {
-    let values = labels.map(|value| word(value).to_owned());
+/// Returns the key of a series.
+fn key<const LABELS: usize>(row: &Metric, labels: [&str; LABELS]) -> Key {
+    let values = labels.map(|value| label_value(value).to_owned());
     let labels: Vec<_> =
         row.labels.iter().zip(values).map(|(name, value)| Label::new(*name, value)).collect();
     Key::from_parts(row.name, labels)
@@ -83,30 +83,30 @@ fn metadata() -> Metadata<'static> {
     Metadata::new(module_path!(), Level::INFO, None)
 }
 
-/// The longest value of a label: a pool's name fits.
-const LONGEST: usize = 40;
+/// The maximum length of a label value; a pool's name fits.
+const MAX_LABEL_LEN: usize = 40;
 
-/// A label's value, if it is one of the short words that labels are made for.
-fn word(value: &str) -> &str {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if value.len() <= LONGEST && value.bytes().all(fits) { value } else { OTHER }
+/// Returns a label value, or [`OTHER`] if it is not a short word.
+fn label_value(value: &str) -> &str {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if value.len() <= MAX_LABEL_LEN && value.bytes().all(is_allowed) { value } else { OTHER }
 }
 
-/// What stands for a value that is none of those that are known.
+/// The label value for unknown values.
 pub const OTHER: &str = "other";
-/// The pool of jobs that none matches.
+/// The `pool` label of jobs that match no pool.
 pub const NO_POOL: &str = "none";
 
-/// From a boot under KVM to one in emulation on a busy host, and a job of hours.
+/// From a boot with KVM to one in emulation on a busy host, and a job of hours.
 const PHASES: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
     3600.0, 21_600.0,
 ];
-/// From a job that found a warm microVM to one that waited for hours.
+/// From a job that finds a warm microVM to one that waits for hours.
 const WAITS: &[f64] = &[
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 21_600.0,
 ];
-/// From a lint to a job of a day.
+/// From a linter to a job of a day.
 const JOBS: &[f64] = &[
     1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 21_600.0,
     86_400.0,
@@ -116,16 +116,16 @@ const fn count(labels: &[&str]) -> usize {
     labels.len()
 }
 
-/// Makes each metric, and the table of them all.
+/// Defines each metric and the table of all.
 macro_rules! table {
-    (@ Counter) => { Kind::Counter };
-    (@ Gauge) => { Kind::Gauge };
-    (@ Histogram $buckets:expr) => { Kind::Histogram($buckets) };
+    (@ Counter) => { MetricKind::Counter };
+    (@ Gauge) => { MetricKind::Gauge };
+    (@ Histogram $buckets:expr) => { MetricKind::Histogram($buckets) };
     ($($kind:ident $(($buckets:expr))? $constant:ident $name:literal
         [$($label:literal),*] $help:literal;)+) => {
         $(
             #[doc = $help]
-            pub static $constant: $kind<{ count(&[$($label),*]) }> = $kind(Row {
+            pub static $constant: $kind<{ count(&[$($label),*]) }> = $kind(Metric {
                 name: $name,
                 kind: table!(@ $kind $($buckets)?),
                 labels: &[$($label),*],
@@ -133,83 +133,83 @@ macro_rules! table {
             });
         )+
 
-        /// All metrics, as the reference has them.
-        pub static TABLE: &[&Row] = &[$(&$constant.0),+];
+        /// All metrics, in the order of the reference.
+        pub static TABLE: &[&Metric] = &[$(&$constant.0),+];
     };
 }
 
 table! {
     Gauge BUILD "mayfly_build_info" ["version"]
-        "The version that runs; always 1.";
+        "The version of the daemon, as a label; always 1.";
     Gauge STARTED "mayfly_start_timestamp_seconds" []
-        "When the daemon was started, in seconds since 1970. Counters begin at 0 then.";
+        "Start time of the daemon, in seconds since 1970. Counters start at 0 then.";
     Gauge DRAINING "mayfly_draining" []
-        "1 while the daemon takes no new jobs, else 0.";
+        "1 while the daemon drains and takes no new jobs, else 0.";
 
     Counter JOBS_QUEUED "mayfly_jobs_queued_total" ["pool", "source"]
-        "Jobs that were heard of. `source` is `local` or `github`; a job that no pool matches has the pool `none`.";
+        "Jobs that became known. `source` is `local` or `github`; a job that matches no pool has the pool `none`.";
     Gauge JOBS_WAITING "mayfly_jobs_waiting" ["pool", "reason"]
-        "Jobs that wait, by what they wait for: a blocker of `mayfly explain`, or `deciding`.";
+        "Waiting jobs by reason: a blocker of `mayfly explain`, or `deciding`.";
     Gauge OLDEST_WAIT "mayfly_jobs_oldest_wait_seconds" ["pool"]
-        "How long the job has waited that waits longest; 0 where none waits.";
+        "Waiting time of the job that has waited longest; 0 if none waits.";
     Histogram(WAITS) JOB_WAIT "mayfly_job_wait_seconds" ["pool", "source"]
-        "From when a job was heard of until it began.";
+        "Time from when a job became known to its start.";
     Histogram(JOBS) JOB_DURATION "mayfly_job_duration_seconds" ["pool", "source"]
-        "From when a job began until it was over.";
+        "Time from the start of a job to its end.";
     Counter JOBS_ENDED "mayfly_jobs_total" ["pool", "source", "result"]
-        "Jobs that are over. `succeeded`, `failed` and `skipped` are the job's own doing, `cancelled` a person's, `taken_back` GitHub's, `error` Mayfly's or the host's.";
+        "Ended jobs. The job itself `succeeded`, `failed` or was `skipped`; a person `cancelled` it; GitHub withdrew it (`taken_back`); or Mayfly or the host failed (`error`).";
     Counter JOBS_REQUEUED "mayfly_jobs_requeued_total" ["pool"]
-        "Jobs that wait again because their microVM failed before they began.";
+        "Jobs that were requeued because their microVM failed before they started.";
 
     Gauge MICROVMS "mayfly_microvms" ["pool", "stage"]
-        "microVMs, by what the daemon takes them for: `booting`, `warm`, `assigned`, `registering`, `registered`, `busy`, `ending`.";
+        "microVMs by stage: `booting`, `warm`, `assigned`, `registering`, `registered`, `busy`, `ending`.";
     Gauge POOL_MAX "mayfly_pool_max" ["pool"]
-        "How many microVMs the pool may have.";
+        "Maximum number of microVMs of the pool.";
     Gauge POOL_MIN_IDLE "mayfly_pool_min_idle" ["pool"]
-        "How many it keeps warm.";
+        "Number of microVMs that the pool keeps warm.";
     Counter MICROVMS_PLANNED "mayfly_microvms_planned_total" ["pool"]
-        "microVMs that were decided to be booted.";
+        "microVMs that the daemon decided to boot.";
     Counter MICROVMS_ENDED "mayfly_microvms_ended_total" ["pool", "outcome"]
-        "microVMs that are gone: `ended` as they should, or `failed`.";
+        "microVMs that are gone: `ended` normally, or `failed`.";
     Histogram(PHASES) PHASE "mayfly_microvm_phase_seconds" ["pool", "phase"]
-        "How long microVMs were in each phase: `planned`, `prepared`, `booting`, `ready` (waiting for a job), `claimed`, `running`, `finished`, `failed`.";
+        "Time that microVMs spent in each phase: `planned`, `prepared`, `booting`, `ready` (waiting for a job), `claimed`, `running`, `finished`, `failed`.";
     Counter FAILURES "mayfly_microvm_failures_total" ["pool", "phase", "cause"]
-        "microVMs that failed, by the phase they were in and the cause (events.md); `image` and `not_started` are of those that had no shepherd yet.";
+        "Failed microVMs by phase and cause (events.md). The causes `image` and `not_started` are failures before the shepherd started.";
 
     Gauge BUDGET_PROCESSORS "mayfly_host_budget_processors" []
-        "Processors that all microVMs together may have.";
+        "Processors that all microVMs together may use.";
     Gauge BUDGET_PROCESSORS_USED "mayfly_host_budget_processors_used" []
-        "Processors that they have.";
+        "Processors that microVMs use.";
     Gauge BUDGET_MEMORY "mayfly_host_budget_memory_bytes" []
-        "Memory that all microVMs together may have.";
+        "Memory that all microVMs together may use.";
     Gauge BUDGET_MEMORY_USED "mayfly_host_budget_memory_used_bytes" []
-        "Memory that they have.";
+        "Memory that microVMs use.";
 
     Counter EGRESS "mayfly_egress_verdicts_total" ["pool", "verdict"]
-        "Connections, requests, lookups and packets of guests: `allowed`, `refused`, or `would-refuse` where the policy only watches. Counted when a microVM ends.";
+        "Connections, requests, lookups and packets of guests: `allowed`, `refused`, or `would-refuse` if the policy is not enforced. Counted when a microVM ends.";
     Counter EGRESS_BYTES "mayfly_egress_bytes_total" ["pool", "direction"]
         "Bytes that guests sent (`up`) and received (`down`). Counted when a microVM ends.";
 
     Counter NEEDS_REFUSED "mayfly_egress_needs_refused_total" ["pool"]
-        "Runners whose policy refused what a runner needs, so that GitHub may lack the log of a job. `mayfly explain` says what allows it.";
+        "Runners whose policy refused connections that a runner needs, so that GitHub may lack the job's log. `mayfly explain` shows the rule that allows them.";
 
     Counter REGISTRATIONS "mayfly_registrations_total" ["pool", "step"]
-        "Runners at GitHub that were `made`, have `taken` a job, and were `deleted`.";
+        "Runner registrations at GitHub: `made`, `taken` by a job, `deleted`.";
     Counter GITHUB_CALLS "mayfly_github_calls_total" ["call", "outcome"]
-        "Calls to GitHub by what they are for, and how they ended.";
+        "Calls to GitHub by purpose and outcome.";
     Gauge RATE_LIMIT "mayfly_github_rate_limit" ["resource"]
-        "Calls per window that GitHub grants, as it last told.";
+        "GitHub's rate limit: calls per window, from its last response.";
     Gauge RATE_REMAINING "mayfly_github_rate_remaining" ["resource"]
-        "Calls that are left in the window.";
+        "Calls remaining in the window.";
     Gauge RATE_RESET "mayfly_github_rate_reset_timestamp_seconds" ["resource"]
-        "When the window ends, in seconds since 1970.";
+        "End of the window, in seconds since 1970.";
     Counter PANICS "mayfly_panics_total" []
-        "Tasks of the daemon that panicked, each a mistake in Mayfly; the log has the cause.";
+        "Tasks of the daemon that panicked. Each is a bug in Mayfly; the log has the cause.";
     Counter DELIVERIES "mayfly_webhook_deliveries_total" ["outcome"]
-        "Deliveries of webhooks: `accepted`, or why not.";
+        "Webhook deliveries: `accepted`, or the reason for rejecting them.";
 
     Counter TRACES "mayfly_traces_total" ["outcome"]
-        "Traces of jobs: `exported`, `failed` at the collector, or `dropped` because too many waited.";
+        "Traces of jobs: `exported`, `failed` at the collector, or `dropped` because the queue was full.";
 }
 
 #[cfg(test)]
@@ -219,13 +219,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_as_prometheus_wants_them_and_each_is_there_once() {
+    fn names_follow_prometheus_conventions_and_are_unique() {
         let mut names = BTreeSet::new();
         for row in TABLE {
             assert!(names.insert(row.name), "{} is there twice", row.name);
             assert!(row.name.starts_with("mayfly_"), "{}", row.name);
-            assert_eq!(row.kind == Kind::Counter, row.name.ends_with("_total"), "{}", row.name);
-            if let Kind::Histogram(buckets) = row.kind {
+            assert_eq!(
+                row.kind == MetricKind::Counter,
+                row.name.ends_with("_total"),
+                "{}",
+                row.name
+            );
+            if let MetricKind::Histogram(buckets) = row.kind {
                 assert!(row.name.ends_with("_seconds") && buckets.is_sorted(), "{}", row.name);
                 assert!(!buckets.is_empty() && buckets.len() < 20, "{}", row.name);
             }
@@ -259,12 +264,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_word_is_told_as_other() {
+    fn a_value_that_is_not_a_word_becomes_other() {
         for word_ in ["small", "would-refuse", "0.1.0", ""] {
-            assert_eq!(word(word_), word_);
+            assert_eq!(label_value(word_), word_);
         }
         for text in ["two words", "a/b", "\u{1b}", &"a".repeat(41), "naïve"] {
-            assert_eq!(word(text), OTHER);
+            assert_eq!(label_value(text), OTHER);
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The way of traces to a collector: OTLP over HTTP, in protobuf.
+//! The exporter of traces to a collector: OTLP over HTTP, in protobuf.
 //!
-//! One task with a queue that has an end. Whoever hands over a trace never waits: one that finds
-//! the queue full is dropped, and counted. Where the collector can't be reached that is said once;
-//! then it is tried more and more seldom until it answers again.
+//! One task with a bounded queue. Sending a trace never blocks: if the queue is full, the trace is
+//! dropped and counted. If the collector is unreachable, that is logged once, and the task retries
+//! with a growing wait until the collector responds again.
 //!
-//! The messages are OpenTelemetry's own. Its exporter is not used: it blocks its thread to try
-//! again, and keeps to itself why it failed.
+//! The messages are OpenTelemetry's own. Its exporter is not used, because it blocks its thread to
+//! retry and does not report why it failed.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,71 +31,73 @@ use tokio_util::sync::CancellationToken;
 use super::metrics::TRACES;
 use super::trace::{self, Trace, Value};
 
-/// Traces that wait for the collector.
-const QUEUE: usize = 512;
-/// Traces that go in one request.
-const AT_ONCE: usize = 32;
-/// How long a request may take.
-const DEADLINE: Duration = Duration::from_secs(10);
-/// How long the last traces may take at the end.
-const FLUSH: Duration = Duration::from_secs(3);
-/// The wait after the first failure, and what it doubles up to.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
-/// The most of an answer that is read.
-const MAX_ANSWER: usize = 64 << 10;
+/// The maximum number of queued traces.
+const QUEUE_CAPACITY: usize = 512;
+/// The maximum number of traces in one request.
+const BATCH_SIZE: usize = 32;
+/// The timeout of a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long exporting the remaining traces may take at shutdown.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+/// The wait after the first failure, and the maximum that it doubles up to.
+const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(5 * 60);
+/// The maximum size of a response that is read.
+const MAX_RESPONSE: usize = 64 << 10;
 
-/// Where traces go, checked.
+/// A validated collector.
 #[derive(Debug, Clone)]
 pub struct Collector {
     address: Uri,
     headers: HeaderMap,
 }
 
-/// Why a collector can't be one.
+/// An invalid collector.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoCollector {
-    /// The address is none.
-    #[error("it is no address such as http://127.0.0.1:4318")]
-    Address,
-    /// The headers are none; they are secrets and not repeated.
-    #[error("they are no headers such as name=value,other=value")]
-    Headers,
+pub enum CollectorError {
+    /// The address is invalid.
+    #[error("invalid address: expected one such as http://127.0.0.1:4318")]
+    InvalidAddress,
+    /// The headers are invalid. They are secrets, so the message does not contain them.
+    #[error("invalid headers: expected name=value,other=value")]
+    InvalidHeaders,
 }
 
 impl Collector {
-    /// The collector at an address (`http://HOST:4318`; traces go below it), with headers as
-    /// `OTEL_EXPORTER_OTLP_HEADERS` has them.
-    pub fn new(endpoint: &str, headers: Option<&SecretString>) -> Result<Self, NoCollector> {
+    /// Creates the collector at an address (`http://HOST:4318`, the base of the traces' URL), with
+    /// headers in the format of `OTEL_EXPORTER_OTLP_HEADERS`.
+    pub fn new(endpoint: &str, headers: Option<&SecretString>) -> Result<Self, CollectorError> {
         let base = endpoint.trim_end_matches('/');
-        let address: Uri = format!("{base}/v1/traces").parse().map_err(|_| NoCollector::Address)?;
+        let address: Uri =
+            format!("{base}/v1/traces").parse().map_err(|_| CollectorError::InvalidAddress)?;
         let known = matches!(address.scheme_str(), Some("http" | "https"));
         if !known || address.host().is_none_or(str::is_empty) || address.query().is_some() {
-            return Err(NoCollector::Address);
+            return Err(CollectorError::InvalidAddress);
         }
         let headers = headers.map(|text| parse_headers(text.expose_secret())).transpose()?;
         Ok(Self { address, headers: headers.unwrap_or_default() })
     }
 }
 
-fn parse_headers(text: &str) -> Result<HeaderMap, NoCollector> {
+fn parse_headers(text: &str) -> Result<HeaderMap, CollectorError> {
     let mut headers = HeaderMap::new();
     for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-        let (name, value) = entry.split_once('=').ok_or(NoCollector::Headers)?;
-        let name: HeaderName = name.trim().parse().map_err(|_| NoCollector::Headers)?;
-        let mut value: HeaderValue = value.trim().parse().map_err(|_| NoCollector::Headers)?;
+        let (name, value) = entry.split_once('=').ok_or(CollectorError::InvalidHeaders)?;
+        let name: HeaderName = name.trim().parse().map_err(|_| CollectorError::InvalidHeaders)?;
+        let mut value: HeaderValue =
+            value.trim().parse().map_err(|_| CollectorError::InvalidHeaders)?;
         value.set_sensitive(true);
         headers.append(name, value);
     }
     Ok(headers)
 }
 
-/// Takes traces for the collector.
+/// A sender of traces to the exporter.
 #[derive(Debug, Clone)]
-pub struct Sender(mpsc::Sender<Trace>);
+pub struct TraceSender(mpsc::Sender<Trace>);
 
-impl Sender {
-    /// Hands over a trace; never waits.
+impl TraceSender {
+    /// Queues a trace. Never blocks; drops the trace if the queue is full.
     pub fn send(&self, trace: Trace) {
         if self.0.try_send(trace).is_err() {
             TRACES.add(["dropped"], 1);
@@ -103,18 +105,21 @@ impl Sender {
     }
 }
 
-/// What takes traces to the collector; [`Exporter::run`] is to be a task.
+/// The exporter; run [`TraceExporter::run`] as a task.
 #[derive(Debug)]
-pub struct Exporter {
+pub struct TraceExporter {
     collector: Collector,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    /// Who tells: `service.instance.id` and such.
+    /// The attributes of this process: `service.instance.id` etc.
     resource: Resource,
     queue: mpsc::Receiver<Trace>,
 }
 
-/// What the traces of a process have in common. `instance` tells it from others of its kind.
-pub fn exporter(collector: Collector, instance: &str) -> std::io::Result<(Sender, Exporter)> {
+/// Creates an exporter and its sender. `instance` identifies this process among others of its kind.
+pub fn exporter(
+    collector: Collector,
+    instance: &str,
+) -> std::io::Result<(TraceSender, TraceExporter)> {
     let client = Client::builder(TokioExecutor::new()).build(connector(&collector.address)?);
     let attributes = vec![
         attribute("service.name", &"mayfly".into()),
@@ -122,11 +127,11 @@ pub fn exporter(collector: Collector, instance: &str) -> std::io::Result<(Sender
         attribute("service.instance.id", &instance.into()),
     ];
     let resource = Resource { attributes, ..Resource::default() };
-    let (to, queue) = mpsc::channel(QUEUE);
-    Ok((Sender(to), Exporter { collector, client, resource, queue }))
+    let (to, queue) = mpsc::channel(QUEUE_CAPACITY);
+    Ok((TraceSender(to), TraceExporter { collector, client, resource, queue }))
 }
 
-/// TLS where the address wants it; then with the system's certificates.
+/// Creates a connector, with TLS and the system's certificates for `https` addresses.
 fn connector(address: &Uri) -> std::io::Result<HttpsConnector<HttpConnector>> {
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
@@ -140,27 +145,27 @@ fn connector(address: &Uri) -> std::io::Result<HttpsConnector<HttpConnector>> {
     Ok(HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build())
 }
 
-/// Why a request failed.
+/// A failed request.
 #[derive(Debug, thiserror::Error)]
-enum Failed {
-    #[error("no answer within {} s", DEADLINE.as_secs())]
-    Deadline,
-    #[error("it can't be reached: {0}")]
+enum ExportError {
+    #[error("no response within {} s", REQUEST_TIMEOUT.as_secs())]
+    TimedOut,
+    #[error("cannot reach it: {0}")]
     Unreachable(String),
-    #[error("it answers {0}")]
+    #[error("it responded with {0}")]
     Refused(hyper::StatusCode),
 }
 
-impl Exporter {
-    /// Exports until `end`; then what waits still, but not for long.
+impl TraceExporter {
+    /// Exports until `end`, then the queued traces, within a timeout.
     pub async fn run(mut self, end: CancellationToken) {
-        let late = async {
+        let flush_timeout = async {
             end.cancelled().await;
-            tokio::time::sleep(FLUSH).await;
+            tokio::time::sleep(FLUSH_TIMEOUT).await;
         };
         tokio::select! {
             () = self.work(&end) => {}
-            () = late => tracing::warn!("the last traces did not reach the collector in time"),
+            () = flush_timeout => tracing::warn!("the last traces were not exported in time"),
         }
     }
 
@@ -173,7 +178,7 @@ impl Exporter {
                     self.queue.close();
                     continue;
                 }
-                taken = self.queue.recv_many(&mut batch, AT_ONCE) => taken,
+                taken = self.queue.recv_many(&mut batch, BATCH_SIZE) => taken,
             };
             if taken == 0 {
                 return;
@@ -182,17 +187,17 @@ impl Exporter {
                 Ok(()) => {
                     TRACES.add(["exported"], taken as u64);
                     if std::mem::take(&mut failures) > 0 {
-                        tracing::info!("the collector of traces answers again");
+                        tracing::info!("the trace collector responds again");
                     }
                 }
-                Err(why) => {
+                Err(error) => {
                     TRACES.add(["failed"], taken as u64);
                     if failures == 0 {
                         let collector = &self.collector.address;
-                        tracing::warn!(%collector, "traces are lost until it takes them: {why}");
+                        tracing::warn!(%collector, "cannot export traces, they are lost: {error}");
                     }
                     tokio::select! {
-                        () = tokio::time::sleep(wait(failures)) => {}
+                        () = tokio::time::sleep(backoff(failures)) => {}
                         () = end.cancelled() => {}
                     }
                     failures = failures.saturating_add(1);
@@ -201,14 +206,16 @@ impl Exporter {
         }
     }
 
-    async fn export(&self, traces: Vec<Trace>) -> Result<(), Failed> {
+    async fn export(&self, traces: Vec<Trace>) -> Result<(), ExportError> {
         let body = encode(self.resource.clone(), traces);
-        tokio::time::timeout(DEADLINE, self.post(body)).await.map_err(|_| Failed::Deadline)?
+        tokio::time::timeout(REQUEST_TIMEOUT, self.post(body))
+            .await
+            .map_err(|_| ExportError::TimedOut)?
     }
 
-    async fn post(&self, body: Vec<u8>) -> Result<(), Failed> {
+    async fn post(&self, body: Vec<u8>) -> Result<(), ExportError> {
         let unreachable = |error: &(dyn std::error::Error + 'static)| {
-            Failed::Unreachable(crate::failure::chain(error))
+            ExportError::Unreachable(crate::failure::chain(error))
         };
         let mut request = Request::new(Full::from(body));
         *request.method_mut() = Method::POST;
@@ -218,23 +225,23 @@ impl Exporter {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         let agent = HeaderValue::from_static(concat!("mayfly/", env!("CARGO_PKG_VERSION")));
         headers.insert(USER_AGENT, agent);
-        let answer = self.client.request(request).await.map_err(|error| unreachable(&error))?;
-        let status = answer.status();
-        // Read to its end, so that the connection can be used again.
-        let rest = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
-        rest.map_err(|error| unreachable(&*error))?;
-        if status.is_success() { Ok(()) } else { Err(Failed::Refused(status)) }
+        let response = self.client.request(request).await.map_err(|error| unreachable(&error))?;
+        let status = response.status();
+        // Read the whole body, so that the connection can be reused.
+        let body = Limited::new(response.into_body(), MAX_RESPONSE).collect().await;
+        body.map_err(|error| unreachable(&*error))?;
+        if status.is_success() { Ok(()) } else { Err(ExportError::Refused(status)) }
     }
 }
 
-fn wait(failures: u32) -> Duration {
-    FIRST_WAIT.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX)).min(LONGEST_WAIT)
+fn backoff(failures: u32) -> Duration {
+    INITIAL_BACKOFF.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX)).min(MAX_BACKOFF)
 }
 
 fn encode(resource: Resource, traces: Vec<Trace>) -> Vec<u8> {
     let spans = traces.into_iter().flat_map(|trace| {
         let id = trace.id.to_vec();
-        trace.spans.into_iter().map(move |span| message(id.clone(), span))
+        trace.spans.into_iter().map(move |span| encode_span(id.clone(), span))
     });
     let scope =
         InstrumentationScope { name: "mayfly".to_owned(), ..InstrumentationScope::default() };
@@ -248,14 +255,14 @@ fn encode(resource: Resource, traces: Vec<Trace>) -> Vec<u8> {
     ExportTraceServiceRequest { resource_spans: vec![spans] }.encode_to_vec()
 }
 
-fn message(trace_id: Vec<u8>, span: trace::Span) -> Span {
+fn encode_span(trace_id: Vec<u8>, span: trace::Span) -> Span {
     Span {
         trace_id,
         span_id: span.id.to_vec(),
         parent_span_id: span.parent.map(|id| id.to_vec()).unwrap_or_default(),
         name: span.name,
         kind: span::SpanKind::Internal.into(),
-        start_time_unix_nano: nanoseconds(span.begin),
+        start_time_unix_nano: nanoseconds(span.start),
         end_time_unix_nano: nanoseconds(span.end),
         attributes: span.attributes.iter().map(|(name, value)| attribute(name, value)).collect(),
         status: span
@@ -287,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_gets_the_path_of_traces() {
+    fn an_address_gets_the_traces_path() {
         for (endpoint, address) in [
             ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/traces"),
             ("http://127.0.0.1:4318/", "http://127.0.0.1:4318/v1/traces"),
@@ -297,7 +304,7 @@ mod tests {
             assert_eq!(collector.address.to_string(), address);
         }
         for endpoint in ["", "127.0.0.1:4318", "grpc://a:4317", "http://", "http://a/?b=c", "a b"] {
-            assert_eq!(Collector::new(endpoint, None).unwrap_err(), NoCollector::Address);
+            assert_eq!(Collector::new(endpoint, None).unwrap_err(), CollectorError::InvalidAddress);
         }
     }
 
@@ -310,25 +317,25 @@ mod tests {
         assert!(!format!("{collector:?}").contains("hunter2"));
         for text in ["no header", "a b=c", "=c", "a=b\u{1}"] {
             let error = Collector::new("http://a", Some(&text.to_owned().into())).unwrap_err();
-            assert_eq!(error, NoCollector::Headers, "{text}");
+            assert_eq!(error, CollectorError::InvalidHeaders, "{text}");
         }
     }
 
     #[test]
-    fn the_wait_doubles_up_to_minutes() {
-        let waits = [0, 1, 2, 9, 40].map(|failures| wait(failures).as_secs());
+    fn the_backoff_doubles_up_to_minutes() {
+        let waits = [0, 1, 2, 9, 40].map(|failures| backoff(failures).as_secs());
         assert_eq!(waits, [1, 2, 4, 300, 300]);
     }
 
     #[test]
-    fn a_message_has_everything_of_a_trace() {
-        let mut trace = Trace::of("x");
+    fn a_message_has_all_data_of_a_trace() {
+        let mut trace = Trace::named("x");
         let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
-        let root = trace.add(None, "job", at(1), at(5));
-        trace.tell("mayfly.pool", "small");
-        trace.tell("mayfly.job.id", 7_u64);
-        trace.fail("no room");
-        trace.add(Some(root), "booting", at(2), at(3));
+        let root = trace.add_span(None, "job", at(1), at(5));
+        trace.set_attribute("mayfly.pool", "small");
+        trace.set_attribute("mayfly.job.id", 7_u64);
+        trace.set_error("no room");
+        trace.add_span(Some(root), "booting", at(2), at(3));
         let resource = Resource::default();
         let bytes = encode(resource, vec![trace.clone()]);
         let read = ExportTraceServiceRequest::decode(&bytes[..]).unwrap();

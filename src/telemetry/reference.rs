@@ -1,23 +1,23 @@
-//! The pages and examples that speak of metrics say what the table says.
+//! Tests that the documentation of metrics matches the table.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::metrics::{Kind, Row, TABLE};
-use crate::reference::{assert_made, read};
+use super::metrics::{Metric, MetricKind, TABLE};
+use crate::reference::{assert_generated, read};
 
 fn page() -> String {
     let mut page = String::from(
         "# Metrics\n\n\
          `/metrics` has them in Prometheus' text format; [the guide](../guide/operating.md) says where it is and \
          how to use it. Labels have few values: a pool's name, or a word from a short list.\n\n\
-         | metric | type | labels | what it tells |\n|---|---|---|---|\n",
+         | metric | type | labels | description |\n|---|---|---|---|\n",
     );
     for row in TABLE {
         let kind = match row.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram(_) => "histogram",
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram(_) => "histogram",
         };
         let labels: Vec<_> = row.labels.iter().map(|label| format!("`{label}`")).collect();
         let _ =
@@ -25,7 +25,7 @@ fn page() -> String {
     }
     page.push_str("\n## Buckets\n\nIn seconds.\n\n| metric | upper bounds |\n|---|---|\n");
     for row in TABLE {
-        if let Kind::Histogram(buckets) = row.kind {
+        if let MetricKind::Histogram(buckets) = row.kind {
             let buckets: Vec<_> = buckets.iter().map(ToString::to_string).collect();
             let _ = writeln!(page, "| `{}` | {} |", row.name, buckets.join(", "));
         }
@@ -34,20 +34,20 @@ fn page() -> String {
 }
 
 #[test]
-fn the_page_is_made_from_the_table() {
-    assert_made("reference/metrics.md", &page());
+fn the_page_is_generated_from_the_table() {
+    assert_generated("reference/metrics.md", &page());
 }
 
-/// Every name in a text that looks like one of a metric of ours.
+/// Returns every name in a text that looks like one of our metrics.
 fn names(text: &str) -> BTreeSet<&str> {
     let part = |byte: char| byte.is_ascii_alphanumeric() || byte == '_';
     text.split(|byte| !part(byte)).filter(|word| word.starts_with("mayfly_")).collect()
 }
 
-/// The metric that a series of that name is of.
-fn row_of(name: &str) -> Option<&'static Row> {
-    let is = |row: &&&Row| match row.kind {
-        Kind::Histogram(_) => {
+/// Returns the metric of a series.
+fn row_of(name: &str) -> Option<&'static Metric> {
+    let is = |row: &&&Metric| match row.kind {
+        MetricKind::Histogram(_) => {
             ["_bucket", "_sum", "_count"].iter().any(|end| name.strip_suffix(end) == Some(row.name))
         }
         _ => row.name == name,
@@ -66,7 +66,7 @@ fn every_metric_of_the_examples_is_in_the_table() {
         assert!(found.len() > 3, "{example} names {found:?}");
         for name in found {
             let row = row_of(name);
-            used.insert(row.unwrap_or_else(|| panic!("{example}: there is no {name}")).name);
+            used.insert(row.unwrap_or_else(|| panic!("{example}: unknown metric {name}")).name);
         }
     }
     assert!(used.len() > 15, "the examples use {used:?} only");
@@ -92,7 +92,7 @@ fn every_label_of_the_examples_is_one_of_its_metrics() {
 }
 
 #[test]
-fn the_dashboard_is_one_that_grafana_takes() {
+fn the_dashboard_is_valid_for_grafana() {
     let dashboard: serde_json::Value =
         serde_json::from_str(&read("examples/grafana-dashboard.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
@@ -100,8 +100,11 @@ fn the_dashboard_is_one_that_grafana_takes() {
     let mut numbers = BTreeSet::new();
     for panel in panels {
         assert!(numbers.insert(panel["id"].as_u64().unwrap()), "{} is there twice", panel["id"]);
-        let place = &panel["gridPos"];
-        assert!(place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24, "{place}");
+        let position = &panel["gridPos"];
+        assert!(
+            position["x"].as_u64().unwrap() + position["w"].as_u64().unwrap() <= 24,
+            "{position}"
+        );
         if panel["type"] == "row" {
             continue;
         }

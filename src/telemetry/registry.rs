@@ -1,4 +1,4 @@
-//! Where metrics are counted, and how they are read.
+//! The recorder of the metrics.
 
 use std::sync::OnceLock;
 
@@ -7,31 +7,32 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use super::metrics::{Kind, TABLE};
+use super::metrics::{MetricKind, TABLE};
 
-/// The way to what was counted. Cheap to clone.
+/// A handle for reading the recorded metrics. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Handle(PrometheusHandle);
+pub struct MetricsHandle(PrometheusHandle);
 
-impl Handle {
-    /// Everything in Prometheus' text format.
+impl MetricsHandle {
+    /// Renders all metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         self.0.render()
     }
 
-    /// Sums up what histograms were told. To be called now and then, or they keep it all.
-    pub fn tidy(&self) {
+    /// Aggregates histogram samples. Call it regularly, or the samples accumulate.
+    pub fn run_upkeep(&self) {
         self.0.run_upkeep();
     }
 }
 
-/// Begins to count in this process; before, nothing is. A second time gives the same.
-pub fn install() -> Handle {
-    static INSTALLED: OnceLock<Handle> = OnceLock::new();
+/// Installs the recorder of this process; nothing is recorded before. Later calls return the same
+/// handle.
+pub fn install() -> MetricsHandle {
+    static INSTALLED: OnceLock<MetricsHandle> = OnceLock::new();
     let handle = INSTALLED.get_or_init(|| {
         let recorder = recorder();
-        let handle = Handle(recorder.handle());
-        // Nothing else in this process sets one.
+        let handle = MetricsHandle(recorder.handle());
+        // Nothing else in this process installs a recorder.
         let _ = metrics::set_global_recorder(recorder);
         handle
     });
@@ -41,9 +42,9 @@ pub fn install() -> Handle {
 fn recorder() -> PrometheusRecorder {
     let mut builder = PrometheusBuilder::new();
     for row in TABLE {
-        if let Kind::Histogram(buckets) = row.kind {
+        if let MetricKind::Histogram(buckets) = row.kind {
             let name = Matcher::Full(row.name.to_owned());
-            // Refused are empty buckets only, which a test of the table would show.
+            // Fails for empty buckets only; a test of the table excludes them.
             builder = builder.set_buckets_for_metric(name, buckets).unwrap_or_default();
         }
     }
@@ -51,9 +52,9 @@ fn recorder() -> PrometheusRecorder {
     for row in TABLE {
         let (name, help) = (row.name.into(), row.help.into());
         match row.kind {
-            Kind::Counter => recorder.describe_counter(name, None, help),
-            Kind::Gauge => recorder.describe_gauge(name, None, help),
-            Kind::Histogram(_) => recorder.describe_histogram(name, None, help),
+            MetricKind::Counter => recorder.describe_counter(name, None, help),
+            MetricKind::Gauge => recorder.describe_gauge(name, None, help),
+            MetricKind::Histogram(_) => recorder.describe_histogram(name, None, help),
         }
     }
     recorder
@@ -67,16 +68,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_counted_is_read_with_its_help_and_buckets() {
+    fn recorded_metrics_are_rendered_with_help_and_buckets() {
         let recorder = recorder();
-        let handle = Handle(recorder.handle());
+        let handle = MetricsHandle(recorder.handle());
         metrics::with_local_recorder(&recorder, || {
             MICROVMS.set(["small", "warm"], 3.0);
             MICROVMS.set(["small", "warm"], 2.0);
             FAILURES.add(["small", "booting", "boot_deadline"], 1);
             FAILURES.add(["small", "booting", "boot_deadline"], 2);
             JOB_WAIT.record(["small", "local"], Duration::from_millis(700));
-            handle.tidy();
+            handle.run_upkeep();
             JOB_WAIT.record(["small", "local"], Duration::from_secs(7));
         });
         let text = handle.render();

@@ -1,41 +1,41 @@
-//! A trace: what happened to one thing, as spans with a beginning and an end.
+//! A trace: what happened to one object, as spans with a start and an end.
 //!
-//! A trace is made when all of it is over, from records. Its ids are made from names: whoever
-//! makes it, and however often, it is the same trace.
+//! A trace is created after the fact, from records. Its IDs are derived from names: creating it
+//! again, anywhere, gives the same trace.
 
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
-/// What happened to one thing.
+/// A trace.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trace {
-    /// Its id, 16 bytes.
+    /// The ID, 16 bytes.
     pub id: [u8; 16],
-    /// Its spans, the one around all others first.
+    /// The spans, the root first.
     pub spans: Vec<Span>,
 }
 
-/// Something that lasted.
+/// A span.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
-    /// Its id, 8 bytes.
+    /// The ID, 8 bytes.
     pub id: [u8; 8],
-    /// The one that it is a part of.
+    /// The ID of the parent span.
     pub parent: Option<[u8; 8]>,
-    /// What it is.
+    /// The name.
     pub name: String,
-    /// When it began.
-    pub begin: SystemTime,
-    /// When it was over.
+    /// The start.
+    pub start: SystemTime,
+    /// The end.
     pub end: SystemTime,
-    /// More about it.
+    /// The attributes.
     pub attributes: Vec<(&'static str, Value)>,
-    /// Why it went wrong, where it did.
+    /// The error, if it failed.
     pub error: Option<String>,
 }
 
-/// What is told of a span.
+/// The value of an attribute.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// A text.
@@ -57,47 +57,47 @@ impl From<u64> for Value {
 }
 
 impl Trace {
-    /// The trace of the thing that has this name, which no other may have anywhere. No spans yet.
-    pub fn of(name: &str) -> Self {
+    /// Creates a trace without spans. `name` must be globally unique.
+    pub fn named(name: &str) -> Self {
         let digest = Sha256::digest(name.as_bytes());
         let mut id = [0; 16];
         id.copy_from_slice(&digest[..16]);
         Self { id, spans: Vec::new() }
     }
 
-    /// Adds a span, whose place among those before makes its id; gives that. One that would end
-    /// before it begins, by a clock that was set, lasts no time.
-    pub fn add(
+    /// Adds a span and returns its ID, which depends on its position. A span that would end before
+    /// it starts, because the clock was set, gets no duration.
+    pub fn add_span(
         &mut self,
         parent: Option<[u8; 8]>,
         name: impl Into<String>,
-        begin: SystemTime,
+        start: SystemTime,
         end: SystemTime,
     ) -> [u8; 8] {
         let name = name.into();
-        let place = u64::try_from(self.spans.len()).unwrap_or(u64::MAX);
+        let position = u64::try_from(self.spans.len()).unwrap_or(u64::MAX);
         let digest = Sha256::new()
             .chain_update(self.id)
-            .chain_update(place.to_be_bytes())
+            .chain_update(position.to_be_bytes())
             .chain_update(name.as_bytes())
             .finalize();
         let mut id = [0; 8];
         id.copy_from_slice(&digest[..8]);
-        let end = end.max(begin);
-        let span = Span { id, parent, name, begin, end, attributes: Vec::new(), error: None };
+        let end = end.max(start);
+        let span = Span { id, parent, name, start, end, attributes: Vec::new(), error: None };
         self.spans.push(span);
         id
     }
 
-    /// Tells more of the span that was added last.
-    pub fn tell(&mut self, name: &'static str, value: impl Into<Value>) {
+    /// Adds an attribute to the last span.
+    pub fn set_attribute(&mut self, name: &'static str, value: impl Into<Value>) {
         if let Some(span) = self.spans.last_mut() {
             span.attributes.push((name, value.into()));
         }
     }
 
-    /// The span that was added last went wrong.
-    pub fn fail(&mut self, why: &str) {
+    /// Marks the last span as failed.
+    pub fn set_error(&mut self, why: &str) {
         if let Some(span) = self.spans.last_mut() {
             span.error = Some(why.to_owned());
         }
@@ -111,13 +111,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_thing_has_the_same_ids_and_another_has_others() {
+    fn ids_depend_on_the_name_only() {
         let make = |name: &str| {
-            let mut trace = Trace::of(name);
-            let begin = SystemTime::UNIX_EPOCH + Duration::from_secs(9);
-            let root = trace.add(None, "job", begin, begin);
-            trace.add(Some(root), "phase", begin, SystemTime::UNIX_EPOCH);
-            trace.add(Some(root), "phase", begin, begin);
+            let mut trace = Trace::named(name);
+            let start = SystemTime::UNIX_EPOCH + Duration::from_secs(9);
+            let root = trace.add_span(None, "job", start, start);
+            trace.add_span(Some(root), "phase", start, SystemTime::UNIX_EPOCH);
+            trace.add_span(Some(root), "phase", start, start);
             trace
         };
         let trace = make("a");
@@ -125,6 +125,6 @@ mod tests {
         assert_ne!(trace.id, make("b").id);
         assert_ne!(trace.spans[1].id, trace.spans[2].id);
         assert_ne!(trace.spans[1].id, make("b").spans[1].id);
-        assert_eq!(trace.spans[1].end, trace.spans[1].begin, "time does not go back");
+        assert_eq!(trace.spans[1].end, trace.spans[1].start, "no negative duration");
     }
 }

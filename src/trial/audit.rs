@@ -1,13 +1,13 @@
-//! Each hardening control of an image, looked at from inside.
+//! Checks each hardening control of an image from inside.
 
-use super::{Bench, TrialError};
-use crate::image::hardening::audit::{self, Report};
+use super::{TrialEnvironment, TrialError};
+use crate::image::hardening::audit::{self, AuditReport};
 use crate::image::{Image, Reference};
 
-/// Boots the image and looks.
-pub fn run(bench: &Bench<'_>, image: &Image) -> Result<Report, TrialError> {
+/// Boots the image and audits it.
+pub fn run(environment: &TrialEnvironment<'_>, image: &Image) -> Result<AuditReport, TrialError> {
     let reference = Reference::exactly(&image.name, &image.digest);
-    let tried = bench.run(&reference, "root", &audit::script(&image.manifest))?;
-    // A script that did not come to its end fails what it did not look at.
-    Ok(audit::judge(&image.manifest, &tried.output))
+    let result = environment.run(&reference, "root", &audit::script(&image.manifest))?;
+    // Checks that an incomplete script did not reach count as failed.
+    Ok(audit::evaluate(&image.manifest, &result.output))
 }

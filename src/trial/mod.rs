@@ -1,14 +1,13 @@
-//! An image on trial: booted once with one job in it, to see what it is like before anybody's job
-//! meets it.
+//! Trials of an image: it is booted once with one job, to check it before any real job uses it.
 //!
 //! ```text
-//! audit    each hardening control, looked at from inside
-//! smoke    a job like those that the image is for
-//! refresh  why an image is to be built anew
+//! audit    checks each hardening control from inside
+//! smoke    runs a job like those that the image is for
+//! refresh  the reasons to rebuild an image
 //! ```
 //!
-//! The image is one that was built here, not a hostile one; what it prints is bounded all the
-//! same. Owns the trials; knows nothing of people, of pools or of GitHub.
+//! The image was built on this host and is not hostile; its output is limited nevertheless. This
+//! folder owns the trials and knows nothing of user interfaces, pools or GitHub.
 
 pub mod audit;
 pub mod refresh;
@@ -25,25 +24,25 @@ use crate::failure::{Code, Failure};
 use crate::host::size::Size;
 use crate::host::state::StateDirectory;
 use crate::image::{Reference, Store, Trust};
-use crate::machine::accelerator::Wish;
-use crate::shepherd::event::{FailureReport, Happened, Outcome};
-use crate::shepherd::plan::{Deadlines, Order, Plan, monotonic};
-use crate::shepherd::planner::{self, PlanError, Wanted};
-use crate::shepherd::{Descriptors, Handle, HandleError};
+use crate::machine::accelerator::AcceleratorPreference;
+use crate::shepherd::event::{EventKind, FailureReport, JobOutcome};
+use crate::shepherd::plan::{Deadlines, MicrovmPlan, ShepherdCommand, monotonic};
+use crate::shepherd::planner::{self, MicrovmRequest, PlanError};
+use crate::shepherd::{HandleError, JobDescriptors, ShepherdHandle};
 
-/// What a trial may print on each output, in bytes.
-const OUTPUT_LIMIT: u64 = 4 << 20;
+/// The most bytes of each output stream that are kept.
+const MAX_OUTPUT: u64 = 4 << 20;
 
-/// How long the job of a trial may take; emulation is slow.
-const JOB_LIMIT: Duration = Duration::from_secs(600);
+/// The timeout of a trial's job; emulation is slow.
+const JOB_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How long after its job a shepherd may take to be gone.
-const END_LIMIT: Duration = Duration::from_secs(60);
+/// The timeout for the shepherd to exit after its job.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Why a trial could not be held. That an image fails one is no error.
+/// The reason why a trial could not run. An image that fails a trial is not an error.
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
-    /// The microVM can't be had.
+    /// The microVM can't be planned.
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// The shepherd could not be started, or was lost.
@@ -53,11 +52,11 @@ pub enum TrialError {
     #[error("the image's microVM failed: {}", .0.message)]
     Machine(Box<FailureReport>),
     /// The job's streams could not be set up or read.
-    #[error("can't hold the trial's streams")]
+    #[error("can't set up or read the trial's streams")]
     Streams(#[source] io::Error),
-    /// The shepherd did not end with its microVM.
-    #[error("the shepherd did not end")]
-    Endless,
+    /// The shepherd did not exit after its microVM.
+    #[error("the shepherd did not exit within {} s", EXIT_TIMEOUT.as_secs())]
+    ShepherdTimeout,
 }
 
 impl Failure for TrialError {
@@ -65,7 +64,7 @@ impl Failure for TrialError {
         match self {
             Self::Plan(error) => error.code(),
             Self::Handle(error) => error.code(),
-            Self::Machine(_) | Self::Endless => Code::MachineFailed,
+            Self::Machine(_) | Self::ShepherdTimeout => Code::MachineFailed,
             Self::Streams(_) => Code::Internal,
         }
     }
@@ -75,46 +74,51 @@ impl Failure for TrialError {
             Self::Plan(error) => error.hint(),
             Self::Handle(error) => error.hint(),
             Self::Machine(report) => report.hint.clone(),
-            Self::Streams(_) | Self::Endless => None,
+            Self::Streams(_) | Self::ShepherdTimeout => None,
         }
     }
 }
 
-/// What a job on trial did.
+/// The result of a trial's job.
 #[derive(Debug)]
-pub struct Tried {
-    /// How it ended.
+pub struct JobResult {
+    /// Its status.
     pub status: JobStatus,
-    /// What it printed on its standard output, cut at [`OUTPUT_LIMIT`].
+    /// Its standard output, up to [`MAX_OUTPUT`].
     pub output: Vec<u8>,
-    /// The same of its standard error.
+    /// Its standard error, up to [`MAX_OUTPUT`].
     pub errors: Vec<u8>,
 }
 
-/// Where trials are held.
+/// The environment of trials.
 #[derive(Debug)]
-pub struct Bench<'a> {
-    /// The store that the image is in.
+pub struct TrialEnvironment<'a> {
+    /// The store of the image.
     pub store: &'a Store,
     /// The state directory.
     pub state: &'a StateDirectory,
-    /// What is to execute the guest's instructions.
-    pub accelerator: Wish,
-    /// What the guest may reach; a trial needs nothing.
+    /// The preferred accelerator.
+    pub accelerator: AcceleratorPreference,
+    /// The egress policy; a trial needs no egress.
     pub egress: Policy,
 }
 
-/// The memory and processors of a microVM on trial: what the smallest pool would give.
+/// The memory and processors of a trial's microVM: those of the smallest pool.
 const MEMORY: Size = Size::gibibytes(1);
 const PROCESSORS: u32 = 1;
 
-impl Bench<'_> {
+impl TrialEnvironment<'_> {
     /// Boots an image and runs a shell script in it, as `user`.
-    pub fn run(&self, image: &Reference, user: &str, script: &[u8]) -> Result<Tried, TrialError> {
-        let wanted = Wanted {
-            asked: monotonic(),
+    pub fn run(
+        &self,
+        image: &Reference,
+        user: &str,
+        script: &[u8],
+    ) -> Result<JobResult, TrialError> {
+        let request = MicrovmRequest {
+            requested_at: monotonic(),
             image: image.clone(),
-            // It was built here, and may be signed once it has passed.
+            // It was built on this host, and may be signed after it has passed.
             trust: Trust::default(),
             accelerator: self.accelerator,
             processors: PROCESSORS,
@@ -122,16 +126,17 @@ impl Bench<'_> {
             disk: None,
             egress: self.egress.clone(),
             egress_record: None,
-            deadlines: Deadlines { job: JOB_LIMIT, ..Deadlines::default() },
+            deadlines: Deadlines { job: JOB_TIMEOUT, ..Deadlines::default() },
             boot: None,
             detached: None,
         };
-        let (plan, _) = planner::plan_from(wanted, self.store, self.state)?;
-        try_out(&plan, &shell(user), script)
+        let (plan, _) = planner::plan_from(request, self.store, self.state)?;
+        run_job(&plan, &shell(user), script)
     }
 }
 
-/// A shell that reads its script from standard input: it is in no argument and on no disk.
+/// A shell that reads its script from standard input, so that the script appears in no argument and
+/// on no disk.
 fn shell(user: &str) -> Job {
     Job {
         arguments: ["sh", "-s"].map(|text| Bytes::from(text.as_bytes().to_vec())).to_vec(),
@@ -146,52 +151,58 @@ fn shell(user: &str) -> Job {
     }
 }
 
-fn try_out(plan: &Plan, job: &Job, input: &[u8]) -> Result<Tried, TrialError> {
+fn run_job(plan: &MicrovmPlan, job: &Job, input: &[u8]) -> Result<JobResult, TrialError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let mut stdin = tempfile::tempfile().map_err(TrialError::Streams)?;
     stdin.write_all(input).and_then(|()| stdin.rewind()).map_err(TrialError::Streams)?;
     let (output, stdout) = io::pipe().map_err(TrialError::Streams)?;
     let (errors, stderr) = io::pipe().map_err(TrialError::Streams)?;
-    let descriptors =
-        Descriptors { standard: [stdin.into(), stdout.into(), stderr.into()], copies: Vec::new() };
-    let (output, errors) = (gather(output), gather(errors));
+    let descriptors = JobDescriptors {
+        standard: [stdin.into(), stdout.into(), stderr.into()],
+        copies: Vec::new(),
+    };
+    let (output, errors) = (spawn_reader(output), spawn_reader(errors));
     let status = runtime.map_err(TrialError::Streams)?.block_on(follow(plan, job, descriptors));
-    // Both end with the shepherd, whose ends were the last.
-    let (output, errors) = (gathered(output)?, gathered(errors)?);
-    Ok(Tried { status: status?, output, errors })
+    // Both end with the shepherd, which holds the last write ends.
+    let (output, errors) = (join_reader(output)?, join_reader(errors)?);
+    Ok(JobResult { status: status?, output, errors })
 }
 
-async fn follow(plan: &Plan, job: &Job, descriptors: Descriptors) -> Result<JobStatus, TrialError> {
-    let mut shepherd = Handle::spawn(&descriptors)?;
+async fn follow(
+    plan: &MicrovmPlan,
+    job: &Job,
+    descriptors: JobDescriptors,
+) -> Result<JobStatus, TrialError> {
+    let mut shepherd = ShepherdHandle::spawn(&descriptors)?;
     drop(descriptors);
-    shepherd.order(&Order::Prepare(Box::new(plan.clone())))?;
-    shepherd.order(&Order::Start(Box::new(job.clone())))?;
-    // Every phase has its deadline in the shepherd, so there is an end to this.
+    shepherd.send_command(&ShepherdCommand::Prepare(Box::new(plan.clone())))?;
+    shepherd.send_command(&ShepherdCommand::Start(Box::new(job.clone())))?;
+    // The shepherd has a deadline for every phase, so this loop ends.
     let mut outcome = None;
-    while let Some(event) = shepherd.event().await {
-        if let Happened::Ended(ended) = event.happened {
+    while let Some(event) = shepherd.next_event().await {
+        if let EventKind::Ended(ended) = event.kind {
             outcome = Some(ended);
         }
     }
-    let ended = tokio::time::timeout(END_LIMIT, shepherd.ended());
-    let ended = ended.await.map_err(|_| TrialError::Endless)??;
+    let ended = tokio::time::timeout(EXIT_TIMEOUT, shepherd.wait());
+    let ended = ended.await.map_err(|_| TrialError::ShepherdTimeout)??;
     match outcome {
-        Some(Outcome::Job { status, .. }) => Ok(status),
-        Some(Outcome::Failed(report)) => Err(TrialError::Machine(Box::new(report))),
-        None => Err(HandleError::Vanished(ended).into()),
+        Some(JobOutcome::Job { status, .. }) => Ok(status),
+        Some(JobOutcome::Failed(report)) => Err(TrialError::Machine(Box::new(report))),
+        None => Err(HandleError::Exited(ended).into()),
     }
 }
 
-/// Reads what there is, up to the limit; whoever writes more finds nobody there.
-fn gather(from: PipeReader) -> JoinHandle<io::Result<Vec<u8>>> {
+/// Reads up to the limit on a thread, then closes the pipe.
+fn spawn_reader(from: PipeReader) -> JoinHandle<io::Result<Vec<u8>>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        from.take(OUTPUT_LIMIT).read_to_end(&mut bytes)?;
+        from.take(MAX_OUTPUT).read_to_end(&mut bytes)?;
         Ok(bytes)
     })
 }
 
-fn gathered(thread: JoinHandle<io::Result<Vec<u8>>>) -> Result<Vec<u8>, TrialError> {
+fn join_reader(thread: JoinHandle<io::Result<Vec<u8>>>) -> Result<Vec<u8>, TrialError> {
     match thread.join() {
         Ok(read) => read.map_err(TrialError::Streams),
         Err(_) => Err(TrialError::Streams(io::Error::other("a thread panicked"))),

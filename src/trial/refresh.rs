@@ -1,85 +1,86 @@
-//! Why an image is to be built anew.
+//! The reasons to rebuild an image.
 
 use std::fmt;
 
-use crate::image::build::newer::Newer;
+use crate::image::build::updates::PackageUpdate;
 use crate::image::{Digest, Manifest};
 
-/// What there is now, to be compared with what an image was made of.
+/// The currently available inputs, to compare with those of an image.
 #[derive(Debug)]
-pub struct Available {
-    /// Packages of which there is another version.
-    pub packages: Vec<Newer>,
-    /// Version and digest of the newest runner, where one was asked for.
+pub struct AvailableInputs {
+    /// Packages with another version.
+    pub packages: Vec<PackageUpdate>,
+    /// Version and digest of the newest runner, if requested.
     pub runner: Option<(String, Digest)>,
-    /// The digest of the agent that would be built in.
+    /// The digest of the current agent.
     pub agent: Digest,
-    /// The digest of the recipe as it is now.
+    /// The digest of the current recipe.
     pub recipe: Digest,
 }
 
-/// A reason to build.
+/// A reason to rebuild an image.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum RefreshReason {
     /// Packages have other versions.
-    Packages(Vec<Newer>),
-    /// There is another runner.
+    Packages(Vec<PackageUpdate>),
+    /// Another runner is available.
     Runner {
         /// The one in the image.
-        has: Option<String>,
-        /// The one that is to be had.
+        #[serde(rename = "has")]
+        installed: Option<String>,
+        /// The available one.
         candidate: String,
     },
-    /// Mayfly has another agent.
+    /// This Mayfly has another agent.
     Agent,
-    /// The recipe was changed.
+    /// The recipe has changed.
     Recipe,
 }
 
-/// The reasons to build an image anew; none if it would be the same.
-pub fn reasons(manifest: &Manifest, available: Available) -> Vec<Reason> {
+/// Returns the reasons to rebuild an image; empty if the result would be the same.
+pub fn reasons(manifest: &Manifest, available: AvailableInputs) -> Vec<RefreshReason> {
     let mut reasons = Vec::new();
     if !available.packages.is_empty() {
-        reasons.push(Reason::Packages(available.packages));
+        reasons.push(RefreshReason::Packages(available.packages));
     }
     if let Some((version, digest)) = available.runner {
-        let has = manifest.runner.as_ref();
-        if has.is_none_or(|runner| runner.sha256 != digest) {
-            let has = has.map(|runner| runner.version.clone());
-            reasons.push(Reason::Runner { has, candidate: version });
+        let installed = manifest.runner.as_ref();
+        if installed.is_none_or(|runner| runner.sha256 != digest) {
+            let installed = installed.map(|runner| runner.version.clone());
+            reasons.push(RefreshReason::Runner { installed, candidate: version });
         }
     }
     if available.agent != manifest.inputs.agent.sha256 {
-        reasons.push(Reason::Agent);
+        reasons.push(RefreshReason::Agent);
     }
     if available.recipe != manifest.inputs.recipe {
-        reasons.push(Reason::Recipe);
+        reasons.push(RefreshReason::Recipe);
     }
     reasons
 }
 
-/// How many packages are named where all would be too many.
-const NAMED: usize = 5;
+/// The most packages that are listed by name.
+const MAX_LISTED: usize = 5;
 
-impl fmt::Display for Reason {
+impl fmt::Display for RefreshReason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Packages(packages) => {
-                let named = packages.iter().take(NAMED).map(|newer| {
-                    let candidate = newer.candidate.as_deref().unwrap_or("gone");
-                    format!("{} {} → {candidate}", newer.package, newer.has)
+                let named = packages.iter().take(MAX_LISTED).map(|newer| {
+                    let candidate = newer.candidate.as_deref().unwrap_or("removed");
+                    format!("{} {} → {candidate}", newer.package, newer.installed)
                 });
                 let named: Vec<_> = named.collect();
-                write!(formatter, "{} other packages: {}", packages.len(), named.join(", "))?;
-                if packages.len() > NAMED { formatter.write_str(", …") } else { Ok(()) }
+                write!(formatter, "{} changed packages: {}", packages.len(), named.join(", "))?;
+                if packages.len() > MAX_LISTED { formatter.write_str(", …") } else { Ok(()) }
             }
-            Self::Runner { has, candidate } => {
-                let has = has.as_deref().unwrap_or("none");
-                write!(formatter, "another runner: {has} → {candidate}")
+            Self::Runner { installed, candidate } => {
+                let installed = installed.as_deref().unwrap_or("none");
+                write!(formatter, "new runner: {installed} → {candidate}")
             }
-            Self::Agent => formatter.write_str("another agent in this Mayfly"),
-            Self::Recipe => formatter.write_str("a changed recipe"),
+            Self::Agent => formatter.write_str("new agent in this Mayfly"),
+            Self::Recipe => formatter.write_str("changed recipe"),
         }
     }
 }
@@ -87,14 +88,14 @@ impl fmt::Display for Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::Runner;
+    use crate::image::InstalledRunner;
 
     fn digest(digit: char) -> Digest {
         Digest::try_from(digit.to_string().repeat(64)).unwrap()
     }
 
-    fn unchanged(manifest: &Manifest) -> Available {
-        Available {
+    fn unchanged(manifest: &Manifest) -> AvailableInputs {
+        AvailableInputs {
             packages: Vec::new(),
             runner: None,
             agent: manifest.inputs.agent.sha256.clone(),
@@ -103,33 +104,34 @@ mod tests {
     }
 
     #[test]
-    fn nothing_new_is_no_reason() {
+    fn unchanged_inputs_are_no_reason() {
         let manifest = Manifest::sample("x");
         assert_eq!(reasons(&manifest, unchanged(&manifest)), []);
     }
 
     #[test]
-    fn each_change_is_one() {
+    fn each_change_is_a_reason() {
         let mut manifest = Manifest::sample("x");
-        manifest.runner = Some(Runner {
+        manifest.runner = Some(InstalledRunner {
             version: "1".to_owned(),
             sha256: digest('a'),
             released: 0,
             directory: "/r".to_owned(),
         });
-        let newer = Newer { package: "git".to_owned(), has: "1".to_owned(), candidate: None };
-        let available = Available {
+        let newer =
+            PackageUpdate { package: "git".to_owned(), installed: "1".to_owned(), candidate: None };
+        let available = AvailableInputs {
             packages: vec![newer],
             runner: Some(("2".to_owned(), digest('b'))),
             agent: digest('c'),
             recipe: digest('d'),
         };
-        let told: Vec<_> = reasons(&manifest, available).iter().map(ToString::to_string).collect();
-        assert_eq!(told[0], "1 other packages: git 1 → gone");
-        assert_eq!(told[1], "another runner: 1 → 2");
-        assert_eq!(told.len(), 4);
+        let texts: Vec<_> = reasons(&manifest, available).iter().map(ToString::to_string).collect();
+        assert_eq!(texts[0], "1 changed packages: git 1 → removed");
+        assert_eq!(texts[1], "new runner: 1 → 2");
+        assert_eq!(texts.len(), 4);
         let same =
-            Available { runner: Some(("1".to_owned(), digest('a'))), ..unchanged(&manifest) };
+            AvailableInputs { runner: Some(("1".to_owned(), digest('a'))), ..unchanged(&manifest) };
         assert_eq!(reasons(&manifest, same), []);
     }
 }

@@ -1,28 +1,29 @@
-//! A job like those that an image is for: small, offline, and as the user who runs jobs.
+//! The smoke test: a job like those that an image is for, but small, offline, and run as the user
+//! of jobs.
 
 use mayfly_protocol::message::JobStatus;
 
-use super::{Bench, TrialError, Tried};
+use super::{JobResult, TrialEnvironment, TrialError};
 use crate::image::{Image, Reference};
 
-/// What an image did with the job.
+/// The result of the smoke test.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Smoke {
-    /// Whether everything worked.
+pub struct SmokeResult {
+    /// Whether all steps succeeded.
     pub passed: bool,
-    /// The step that failed, and what it said, or what the last one said.
+    /// The failed step and its last error line, or the number of steps.
     pub detail: String,
 }
 
 /// Boots the image and runs the job.
-pub fn run(bench: &Bench<'_>, image: &Image) -> Result<Smoke, TrialError> {
+pub fn run(environment: &TrialEnvironment<'_>, image: &Image) -> Result<SmokeResult, TrialError> {
     let reference = Reference::exactly(&image.name, &image.digest);
-    let tried = bench.run(&reference, "runner", script(image).as_bytes())?;
-    Ok(judge(&tried))
+    let result = environment.run(&reference, "runner", script(image).as_bytes())?;
+    Ok(evaluate(&result))
 }
 
-/// The steps: each is named before it is tried, so that the last name is that of the one that
-/// failed.
+/// Returns the script. It prints the name of each step before running it, so that the last name is
+/// that of the failed step.
 fn script(image: &Image) -> String {
     let manifest = &image.manifest;
     let has = |name: &str| manifest.packages.iter().any(|package| package.name == name);
@@ -58,36 +59,39 @@ fn script(image: &Image) -> String {
     format!("{}\necho done\n", steps.join("\n"))
 }
 
-fn judge(tried: &Tried) -> Smoke {
-    let output = String::from_utf8_lossy(&tried.output);
+fn evaluate(result: &JobResult) -> SmokeResult {
+    let output = String::from_utf8_lossy(&result.output);
     let last = output.lines().next_back().unwrap_or("nothing");
-    if tried.status == JobStatus::Code(0) && last == "done" {
-        return Smoke { passed: true, detail: format!("{} steps", output.lines().count() - 1) };
+    if result.status == JobStatus::Code(0) && last == "done" {
+        return SmokeResult {
+            passed: true,
+            detail: format!("{} steps", output.lines().count() - 1),
+        };
     }
-    let errors = String::from_utf8_lossy(&tried.errors);
-    let said = errors.lines().next_back().unwrap_or_default();
-    let status = match &tried.status {
+    let errors = String::from_utf8_lossy(&result.errors);
+    let error = errors.lines().next_back().unwrap_or_default();
+    let status = match &result.status {
         JobStatus::Code(code) => format!("exit status {code}"),
         JobStatus::Signal(number) => format!("signal {number}"),
         JobStatus::NotStarted(_) => "not started".to_owned(),
     };
-    Smoke { passed: false, detail: format!("{last}: {status} {said}") }
+    SmokeResult { passed: false, detail: format!("{last}: {status} {error}") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tried(status: JobStatus, output: &str, errors: &str) -> Tried {
-        Tried { status, output: output.into(), errors: errors.into() }
+    fn result(status: JobStatus, output: &str, errors: &str) -> JobResult {
+        JobResult { status, output: output.into(), errors: errors.into() }
     }
 
     #[test]
-    fn only_a_job_that_came_to_its_end_passes() {
-        let good = judge(&tried(JobStatus::Code(0), "files\ngit\ndone\n", ""));
-        assert_eq!(good, Smoke { passed: true, detail: "2 steps".to_owned() });
-        assert!(!judge(&tried(JobStatus::Code(0), "files\n", "")).passed);
-        let bad = judge(&tried(JobStatus::Code(1), "files\ngit\n", "x\nfatal: no\n"));
+    fn only_a_completed_job_passes() {
+        let good = evaluate(&result(JobStatus::Code(0), "files\ngit\ndone\n", ""));
+        assert_eq!(good, SmokeResult { passed: true, detail: "2 steps".to_owned() });
+        assert!(!evaluate(&result(JobStatus::Code(0), "files\n", "")).passed);
+        let bad = evaluate(&result(JobStatus::Code(1), "files\ngit\n", "x\nfatal: no\n"));
         assert_eq!(bad.detail, "git: exit status 1 fatal: no");
     }
 }

@@ -1,5 +1,5 @@
-//! A headless Chromium, driven by the `WebDriver` protocol (<https://www.w3.org/TR/webdriver2/>) over
-//! plain HTTP.
+//! A headless Chromium, driven by the `WebDriver` protocol (<https://www.w3.org/TR/webdriver2/>)
+//! over plain HTTP.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,21 +8,21 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::support::{PATIENCE, until};
+use super::support::{TIMEOUT, until};
 
-/// A browser with one window. It resolves no name, so that it can reach nothing but this host.
+/// A browser with one window. It resolves no names, so that it can reach only this host.
 pub(crate) struct Browser {
     driver: Child,
     address: SocketAddr,
     session: String,
-    // Removed with it.
+    // Removed when the browser is dropped.
     profile: tempfile::TempDir,
 }
 
 impl Browser {
     pub(crate) fn start() -> Self {
         let address = free_address();
-        // A pid namespace of its own: nothing of the browser outlives the test.
+        // A separate pid namespace, so that nothing of the browser outlives the test.
         let driver = Command::new("unshare")
             .args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .arg("chromedriver")
@@ -31,10 +31,10 @@ impl Browser {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("chromedriver is there: scripts/test installs it");
+            .expect("chromedriver is not installed: run scripts/test");
         let profile = tempfile::tempdir().unwrap();
         let mut browser = Self { driver, address, session: String::new(), profile };
-        until("chromedriver", PATIENCE, || TcpStream::connect(address).ok());
+        until("chromedriver", TIMEOUT, || TcpStream::connect(address).ok());
         let data = format!("--user-data-dir={}", browser.profile.path().display());
         let arguments = [
             "--headless",
@@ -50,9 +50,9 @@ impl Browser {
             "--window-size=1200,900",
             &data,
         ];
-        let wanted = json!({ "capabilities": { "alwaysMatch":
+        let capabilities = json!({ "capabilities": { "alwaysMatch":
             { "goog:chromeOptions": { "args": arguments } } } });
-        let session = browser.call("POST", "/session", &wanted);
+        let session = browser.call("POST", "/session", &capabilities);
         session["sessionId"].as_str().unwrap().clone_into(&mut browser.session);
         browser
     }
@@ -62,30 +62,30 @@ impl Browser {
         self.in_session("/url", &json!({ "url": url }));
     }
 
-    /// What a script returns in the page.
+    /// Runs a script in the page and returns its result.
     pub(crate) fn run(&self, script: &str) -> Value {
         self.in_session("/execute/sync", &json!({ "script": script, "args": [] }))
     }
 
-    /// The text of an element as a person sees it.
+    /// Returns the visible text of an element.
     pub(crate) fn text(&self, selector: &str) -> String {
         let script = format!("return document.querySelector({selector:?})?.innerText ?? ''");
         self.run(&script).as_str().unwrap().to_owned()
     }
 
-    /// Waits until an element says something.
+    /// Waits until an element has a text.
     pub(crate) fn wait_for(&self, selector: &str, text: &str, within: Duration) {
         until(&format!("{text:?} in {selector}"), within, || {
             self.text(selector).contains(text).then_some(())
         });
     }
 
-    /// A command of Chromium's own protocol.
+    /// Sends a command of the Chrome DevTools protocol.
     pub(crate) fn command(&self, name: &str, parameters: &Value) -> Value {
         self.in_session("/goog/cdp/execute", &json!({ "cmd": name, "params": parameters }))
     }
 
-    /// Looks through a window of that width, by day or by night.
+    /// Sets the window's width, and the light or dark color scheme.
     pub(crate) fn look(&self, width: u32, is_dark: bool) {
         let scheme = if is_dark { "dark" } else { "light" };
         let feature = json!({ "name": "prefers-color-scheme", "value": scheme });
@@ -95,15 +95,16 @@ impl Browser {
         self.command("Emulation.setDeviceMetricsOverride", &metrics);
     }
 
-    /// The document as it is now, also where no script runs; none while another takes its place.
+    /// Returns the current document, which works without scripts; `None` while another one is
+    /// loading.
     pub(crate) fn document(&self) -> Option<String> {
         let root = self.command("DOM.getDocument", &json!({}))["root"]["nodeId"].clone();
         let command = json!({ "cmd": "DOM.getOuterHTML", "params": { "nodeId": root } });
         let path = format!("/session/{}/goog/cdp/execute", self.session);
         let html = match self.attempt("POST", &path, &command) {
             Ok(html) => html,
-            Err(answer) if answer.contains("Could not find node") => return None,
-            Err(answer) => panic!("POST {path}: {answer}"),
+            Err(body) if body.contains("Could not find node") => return None,
+            Err(body) => panic!("POST {path}: {body}"),
         };
         Some(html["outerHTML"].as_str().unwrap().to_owned())
     }
@@ -113,19 +114,19 @@ impl Browser {
     }
 
     fn call(&self, method: &str, path: &str, body: &Value) -> Value {
-        self.attempt(method, path, body)
-            .unwrap_or_else(|answer| panic!("{method} {path}: {answer}"))
+        self.attempt(method, path, body).unwrap_or_else(|body| panic!("{method} {path}: {body}"))
     }
 
-    /// What the driver says to a request; an error is the body of any other answer than 200.
+    /// Returns the driver's response to a request. The error is the body of any response other than
+    /// 200.
     fn attempt(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
-        let answer = exchange(self.address, method, path, &body.to_string());
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let response = exchange(self.address, method, path, &body.to_string());
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
         if !head.starts_with("HTTP/1.1 200") {
             return Err(body.to_owned());
         }
-        let mut answer: Value = serde_json::from_str(body).unwrap();
-        Ok(answer["value"].take())
+        let mut value: Value = serde_json::from_str(body).unwrap();
+        Ok(value["value"].take())
     }
 }
 
@@ -136,10 +137,10 @@ impl Drop for Browser {
     }
 }
 
-/// One request, and all that comes back.
+/// Sends one request and returns the whole response.
 pub(crate) fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     let length = body.len();
     write!(
         stream,
@@ -147,29 +148,29 @@ pub(crate) fn exchange(address: SocketAddr, method: &str, path: &str, body: &str
          connection: close\r\ncontent-length: {length}\r\n\r\n{body}"
     )
     .unwrap();
-    // Chromium's driver keeps the connection whatever it is told, so the length counts.
-    let mut answer = Vec::new();
+    // Chromium's driver never closes the connection, so the length counts.
+    let mut response = Vec::new();
     let mut piece = [0; 16 << 10];
     loop {
         let read = stream.read(&mut piece).unwrap();
-        answer.extend_from_slice(&piece[..read]);
-        let text = String::from_utf8_lossy(&answer);
+        response.extend_from_slice(&piece[..read]);
+        let text = String::from_utf8_lossy(&response);
         let Some((head, _)) = text.split_once("\r\n\r\n") else {
-            assert!(read > 0, "no answer to {method} {path}: {text}");
+            assert!(read > 0, "no response to {method} {path}: {text}");
             continue;
         };
         let length = head.lines().find_map(|line| {
             let (name, value) = line.split_once(':')?;
             name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().unwrap())
         });
-        let length: usize = length.expect("the answer has a length");
-        if read == 0 || answer.len() >= head.len() + 4 + length {
+        let length: usize = length.expect("the response has a length");
+        if read == 0 || response.len() >= head.len() + 4 + length {
             return text.into_owned();
         }
     }
 }
 
-/// An address that nobody listens at now.
+/// Returns an address that is free now.
 pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

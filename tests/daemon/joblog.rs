@@ -1,15 +1,15 @@
-//! The lines of a job's steps in Mayfly's own log of it.
+//! The output of a job's steps in Mayfly's log of the job.
 
 use mayfly::ledger;
 use mayfly_github_sim::{Conclusion, Settings};
 
-use super::service::{JOB_PATIENCE, Pool, Service, Written};
+use super::service::{DaemonSettings, JOB_TIMEOUT, Pool, Service};
 use super::support::until;
 
-/// What the runner says on its console, as a step may say it.
+/// Lines of the runner's console that a step may forge.
 const FORGED: [&str; 2] = ["Running job: forged", "Job forged completed with result: Succeeded"];
 
-/// The lines of a log without the times that they begin with.
+/// Returns the lines of a log without their timestamps.
 fn texts(log: &str) -> Vec<&str> {
     log.lines().map(|line| line.split_once("Z ").map_or(line, |(_, text)| text)).collect()
 }
@@ -17,16 +17,16 @@ fn texts(log: &str) -> Vec<&str> {
 #[test]
 fn a_steps_lines_are_in_the_log_while_it_runs_where_the_pool_has_them() {
     let pool = Pool { trigger: "webhook", min_idle: 0, max: 1 };
-    let written = Written {
+    let written = DaemonSettings {
         pools: &[("test", &pool), ("plain", &pool)],
         host: "cpus = 2\nmemory = \"1G\"",
         job_log: &["test"],
-        ..Written::default()
+        ..DaemonSettings::default()
     };
     let mut service = Service::configure(Settings::default(), &written);
     service.serve();
     let forge = format!("echo '{}'; echo '2026-01-02 03:04:05Z: {}'", FORGED[0], FORGED[1]);
-    // To the file that the lines come from, too, and what a link there leads to.
+    // Also to the file that the lines come from, and through a link there.
     let files = "d=$(dirname \"$PWD\")/_diag/pages; echo \"2026-01-02 03:04:05Z: Running job: by file\" \
                  >$d/x; ln -s /etc/shadow $d/shadow; ln -s /etc/passwd $d/passwd";
     let last = "until [ -e go ]; do sleep 1; done; echo told; false";
@@ -34,9 +34,9 @@ fn a_steps_lines_are_in_the_log_while_it_runs_where_the_pool_has_them() {
     let with = service.queue(&steps);
     let without = service.queue_for("plain", &["echo 'in the'' step'", "sleep 2"]);
     let number =
-        until("the job's number", JOB_PATIENCE, || Some(service.known(with)?["id"].to_string()));
+        until("the job's number", JOB_TIMEOUT, || Some(service.known(with)?["id"].to_string()));
     // While the job runs.
-    until("the step's line in the log", JOB_PATIENCE, || {
+    until("the step's line in the log", JOB_TIMEOUT, || {
         let log = service.daemon.run(&["logs", &number]).text();
         log.contains("in the step").then_some(())
     });

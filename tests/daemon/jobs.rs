@@ -43,7 +43,7 @@ fn a_running_job_survives_that_the_daemon_is_killed() {
     let pool = Pool { trigger: "webhook", min_idle: 0, max: 1 };
     let mut service = Service::start(Settings::default(), &pool);
     let job = service.queue(&["sleep 10", "echo survived"]);
-    let started = service.github.wait(super::service::JOB_PATIENCE, |state| {
+    let started = service.github.wait(super::service::JOB_TIMEOUT, |state| {
         state.jobs.values().all(|job| !job.started_runs.is_empty())
     });
     assert!(started, "{}", service.log());

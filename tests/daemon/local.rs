@@ -1,14 +1,14 @@
-//! Local jobs, without any GitHub: from `mayfly submit` to what is known of them afterwards.
+//! Local jobs without GitHub, from `mayfly submit` to their record.
 
 use std::fs;
 use std::process::Stdio;
 
 use serde_json::Value;
 
-use super::daemon::{Daemon, IMAGE, JOB_PATIENCE, is_over, local};
+use super::daemon::{Daemon, IMAGE, JOB_TIMEOUT, is_over, local};
 use super::support::{Running, images, until};
 
-/// The names of an explanation's steps, in order.
+/// Returns the names of an explanation's phases, in order.
 fn steps(explanation: &Value) -> Vec<&str> {
     let phases = explanation["phases"].as_array().unwrap();
     phases.iter().map(|phase| phase["phase"].as_str().unwrap()).collect()
@@ -33,9 +33,9 @@ fn a_submitted_command_is_as_if_it_ran_here() {
     let ending = daemon.run(&json);
     let job: Value = serde_json::from_slice(&ending.assert_code(0).stdout).unwrap();
     assert_eq!((&job["state"], &job["exit_code"]), (&"finished".into(), &0.into()), "{job:#}");
-    ending.assert_says("hello");
+    ending.assert_stderr_has("hello");
     let unknown = daemon.run(&["submit", "--pool", "nowhere", "--", "true"]);
-    unknown.assert_code(66).assert_says("the pools are test");
+    unknown.assert_code(66).assert_stderr_has("use one of these pools: test");
     daemon.finish();
 }
 
@@ -44,7 +44,7 @@ fn a_job_that_takes_too_long_is_ended_and_says_so() {
     let daemon = Daemon::serving(&local("", "max = 1"));
     let submit = ["submit", "--pool", "test", "--wait", "--timeout", "3s", "--"];
     let ending = daemon.run(&[&submit[..], &["sh", "-c", "echo begun; sleep 3600"]].concat());
-    ending.assert_code(124).assert_output("begun\n").assert_says("in time");
+    ending.assert_code(124).assert_output("begun\n").assert_stderr_has("in time");
     let job = daemon.job("1");
     assert_eq!((&job["state"], &job["exit_code"]), (&"failed".into(), &124.into()), "{job:#}");
     daemon.finish();
@@ -54,7 +54,7 @@ fn a_job_that_takes_too_long_is_ended_and_says_so() {
 fn jobs_are_listed_followed_explained_and_logged() {
     let daemon = Daemon::serving(&local("", "max = 1"));
     let first = daemon.submit("echo one; sleep 8; echo two; exit 3");
-    let follow = Running::start(&mut daemon.verb(&["logs", "-f", &first]));
+    let follow = Running::start(&mut daemon.command(&["logs", "-f", &first]));
     let second = daemon.submit("true");
     daemon.wait_for(&first, &["running"]);
     let waiting = daemon.ask(&["explain", &second]);
@@ -71,12 +71,12 @@ fn jobs_are_listed_followed_explained_and_logged() {
     assert_eq!((&status["running"], &status["waiting"]), (&1.into(), &1.into()), "{status:#}");
     assert!(daemon.run(&["status"]).assert_code(0).text().contains("1 waiting, 1 running"));
 
-    follow.finish(JOB_PATIENCE).assert_code(0).assert_output("one\ntwo\n");
+    follow.finish(JOB_TIMEOUT).assert_code(0).assert_output("one\ntwo\n");
     daemon.wait_for(&second, &["finished"]);
     let jobs = daemon.ask(&["jobs"]);
     let numbers: Vec<_> =
         jobs.as_array().unwrap().iter().map(|job| job["id"].to_string()).collect();
-    assert_eq!(numbers, [second.clone(), first.clone()], "the newest first");
+    assert_eq!(numbers, [second.clone(), first.clone()], "not sorted by age");
     assert_eq!(jobs[1]["exit_code"], 3);
     let list = daemon.run(&["jobs", "--state", "finished", "--pool", "test"]);
     assert!(list.assert_code(0).text().contains("exit 3"), "{list:?}");
@@ -85,26 +85,26 @@ fn jobs_are_listed_followed_explained_and_logged() {
     for verb in [&["jobs"][..], &["logs", "-f", &first], &["explain", &first]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let unread = Running::start_between(&mut daemon.verb(verb), Stdio::null(), writer);
-        assert_eq!(unread.finish(JOB_PATIENCE).assert_code(0).stderr, "", "{verb:?}");
+        let unread = Running::start_with_io(&mut daemon.command(verb), Stdio::null(), writer);
+        assert_eq!(unread.finish(JOB_TIMEOUT).assert_code(0).stderr, "", "{verb:?}");
     }
-    daemon.run(&["logs", "77"]).assert_code(66).assert_says("there is no job 77");
+    daemon.run(&["logs", "77"]).assert_code(66).assert_stderr_has("unknown job 77");
 
     let story = daemon.ask(&["explain", &first]);
-    let expected = ["queued", "planned", "prepared", "booting", "ready", "given a microVM"];
+    let expected = ["queued", "planned", "prepared", "booting", "ready", "assigned to a microVM"];
     let expected = [&expected[..], &["claimed", "running", "finished"]].concat();
     let steps = steps(&story);
     assert_eq!(steps.iter().filter(|step| expected.contains(step)).count(), 10, "{steps:?}");
     let untimed = story["phases"].as_array().unwrap().iter();
     let untimed = untimed.filter(|phase| phase["lasted_ms"].is_null()).count();
-    assert_eq!(untimed, 1, "all but the last have ended: {story:#}");
+    assert_eq!(untimed, 1, "not exactly one phase is open: {story:#}");
     assert_eq!(story["blocker"], Value::Null);
-    assert!(daemon.run(&["explain", &first]).assert_code(0).text().contains("LASTED"));
+    assert!(daemon.run(&["explain", &first]).assert_code(0).text().contains("DURATION"));
 
     let audit = daemon.run(&["audit", "show"]);
     let actions: Vec<String> = audit.assert_code(0).text().lines().map(action).collect();
-    for wanted in ["job.queued", "microvm.planned", "job.claimed", "job.finished"] {
-        assert!(actions.iter().any(|action| action == wanted), "{wanted}: {actions:?}");
+    for expected in ["job.queued", "microvm.planned", "job.claimed", "job.finished"] {
+        assert!(actions.iter().any(|action| action == expected), "{expected}: {actions:?}");
     }
     daemon.finish();
 }
@@ -117,14 +117,15 @@ fn action(line: &str) -> String {
 #[test]
 fn a_job_is_cancelled_wherever_it_is() {
     let daemon = Daemon::serving(&local("", "max = 1"));
-    let mut waiting = daemon.verb(&["submit", "--pool", "test", "--wait", "--", "sleep", "3600"]);
+    let mut waiting =
+        daemon.command(&["submit", "--pool", "test", "--wait", "--", "sleep", "3600"]);
     let waiting = Running::start(&mut waiting);
     daemon.wait_for_pool("a job", "test", |pool| pool["busy"] == 1);
     let queued = daemon.submit("echo never");
     assert!(daemon.run(&["cancel", &queued]).assert_code(0).text().contains("cancelled"));
     daemon.wait_for("1", &["running"]);
     assert_eq!(daemon.ask(&["cancel", "1"])["state"], "cancelled");
-    waiting.finish(JOB_PATIENCE).assert_code(130).assert_says("cancelled by the user");
+    waiting.finish(JOB_TIMEOUT).assert_code(130).assert_stderr_has("canceled by user");
     for job in ["1", &queued] {
         let job = daemon.job(job);
         assert_eq!(
@@ -133,7 +134,10 @@ fn a_job_is_cancelled_wherever_it_is() {
             "{job:#}"
         );
     }
-    daemon.run(&["cancel", "1"]).assert_code(69).assert_says("job 1 is over: cancelled");
+    daemon
+        .run(&["cancel", "1"])
+        .assert_code(69)
+        .assert_stderr_has("job 1 has already ended: cancelled");
     daemon.run(&["logs", &queued]).assert_code(0).assert_output("");
     let after = daemon.submit("echo after");
     daemon.wait_for(&after, &["finished"]);
@@ -142,7 +146,7 @@ fn a_job_is_cancelled_wherever_it_is() {
 
 #[test]
 fn what_keeps_a_job_waiting_is_named_until_it_is_gone() {
-    // The budget has room for one microVM; the second pool's job waits for the first's.
+    // The budget allows one microVM; the second pool's job waits for the first's.
     let mut daemon = Daemon::new();
     fs::remove_file(daemon.host.images().join(IMAGE)).unwrap();
     let other = super::daemon::pool_of("other", "max = 1");
@@ -150,16 +154,19 @@ fn what_keeps_a_job_waiting_is_named_until_it_is_gone() {
     daemon.configure(&settings);
     daemon.serve();
     let job = daemon.submit("echo at last; sleep 5");
-    let explanation = until("the reason", JOB_PATIENCE, || {
+    let explanation = until("the reason", JOB_TIMEOUT, || {
         let explanation = daemon.ask(&["explain", &job]);
         (explanation["blocker"]["code"] == "image").then_some(explanation)
     });
     assert!(explanation["blocker"]["message"].as_str().unwrap().contains(IMAGE), "{explanation:#}");
-    assert!(!explanation["blocker"]["until"].is_null(), "when it is tried again: {explanation:#}");
+    assert!(
+        !explanation["blocker"]["until"].is_null(),
+        "no time of the next attempt: {explanation:#}"
+    );
 
     let image = daemon.host.images().join(IMAGE);
     std::os::unix::fs::symlink(images().join(IMAGE), image).unwrap();
-    until("a boot", JOB_PATIENCE, || {
+    until("a boot", JOB_TIMEOUT, || {
         let explanation = daemon.ask(&["explain", &job]);
         let seen = explanation["blocker"]["code"] == "booting" || is_over(&explanation["job"]);
         seen.then_some(())
@@ -167,7 +174,7 @@ fn what_keeps_a_job_waiting_is_named_until_it_is_gone() {
     daemon.wait_for(&job, &["running", "finished"]);
     let second = daemon.run(&["submit", "--pool", "other", "--", "true"]);
     let second = second.assert_code(0).text().trim().to_owned();
-    until("the host's budget as the reason", JOB_PATIENCE, || {
+    until("the host's budget as the reason", JOB_TIMEOUT, || {
         let explanation = daemon.ask(&["explain", &second]);
         let code = &explanation["blocker"]["code"];
         assert!(!is_over(&explanation["job"]) || is_over(&daemon.job(&job)));
@@ -183,7 +190,7 @@ fn an_image_that_is_not_signed_as_the_settings_want_is_not_booted() {
     let keys = "image_keys = [\"RWSIPwTv4NbEoGZVonMjyW9g1VuMX7uFpeIqefdxY+U85ndNdoszfDZl\"]";
     let daemon = Daemon::serving(&local(keys, "max = 1"));
     let job = daemon.submit("true");
-    let explanation = until("why the job waits", JOB_PATIENCE, || {
+    let explanation = until("why the job waits", JOB_TIMEOUT, || {
         let explanation = daemon.ask(&["explain", &job]);
         (explanation["blocker"]["code"] == "image").then_some(explanation)
     });

@@ -1,8 +1,8 @@
 //! `mayfly serve` end to end: a simulated GitHub, the daemon as a process, jobs in real microVMs.
 //!
-//! Needs what tests/microvm needs, and the image `runner-sim` (tests/github-sim/image) in
-//! `MAYFLY_TEST_IMAGES`; the status page is looked at with Chromium. With `MAYFLY_GITHUB_CONTRACT` every exchange is checked against GitHub's
-//! own description of its calls.
+//! Needs what tests/microvm needs, the image `runner-sim` (tests/github-sim/image) in
+//! `MAYFLY_TEST_IMAGES`, and Chromium for the status page. With `MAYFLY_GITHUB_CONTRACT`, every
+//! exchange is checked against GitHub's API description.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,12 +12,12 @@
     reason = "a test that can't go on fails"
 )]
 
-mod alone;
+mod blockers;
 mod browser;
-mod crowd;
 mod daemon;
-mod drained;
-mod explained;
+mod descriptor_limit;
+mod drain;
+mod interruption;
 mod joblog;
 mod jobs;
 mod killed;
@@ -26,10 +26,10 @@ mod managed;
 mod page;
 mod secrets;
 mod service;
+mod several_daemons;
 mod storm;
 #[allow(dead_code, reason = "tests/microvm uses the rest of it")]
 #[path = "../microvm/support/mod.rs"]
 mod support;
 mod telemetry;
-mod told;
 mod triggers;

@@ -1,4 +1,4 @@
-//! What a service manager hears, and how it exchanges the daemon.
+//! Notifications to the service manager, and how it replaces the daemon.
 
 use std::collections::VecDeque;
 use std::os::unix::net::UnixDatagram;
@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::daemon::{DRAIN_PATIENCE, Daemon, JOB_PATIENCE, local};
-use super::support::{PATIENCE, until};
+use super::daemon::{DRAIN_TIMEOUT, Daemon, JOB_TIMEOUT, local};
+use super::support::{TIMEOUT, until};
 
-/// The manager's end: what the daemon tells, line by line.
+/// The manager's end of the socket: notifications, line by line.
 struct Manager {
     socket: UnixDatagram,
     lines: VecDeque<String>,
 }
 
 impl Manager {
-    /// Has the daemon told of it as systemd does.
-    fn of(daemon: &mut Daemon) -> Self {
+    /// Passes the socket to the daemon as systemd does.
+    fn attach(daemon: &mut Daemon) -> Self {
         let path = daemon.host.root().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
@@ -26,17 +26,17 @@ impl Manager {
         Self { socket, lines: VecDeque::new() }
     }
 
-    /// Waits for a line that begins so, past all others; gives the rest of it.
+    /// Waits for a line with a given prefix, skipping others. Returns the rest of it.
     #[track_caller]
-    fn hears(&mut self, beginning: &str) -> String {
-        until(&format!("{beginning} for the manager"), PATIENCE, || {
+    fn wait_for_line(&mut self, beginning: &str) -> String {
+        until(&format!("{beginning} for the manager"), TIMEOUT, || {
             while let Some(line) = self.lines.pop_front() {
                 if let Some(rest) = line.strip_prefix(beginning) {
                     return Some(rest.to_owned());
                 }
             }
             let mut buffer = [0; 4096];
-            // Nothing yet is no error.
+            // The socket may be empty.
             let length = self.socket.recv(&mut buffer).unwrap_or(0);
             let text = std::str::from_utf8(&buffer[..length]).unwrap();
             self.lines.extend(text.lines().map(str::to_owned));
@@ -49,31 +49,34 @@ impl Manager {
 fn a_service_manager_hears_how_the_daemon_is() {
     let mut daemon = Daemon::new();
     daemon.configure(&local("drain = '1h'", "max = 1"));
-    let mut manager = Manager::of(&mut daemon);
+    let mut manager = Manager::attach(&mut daemon);
     daemon.launch();
-    manager.hears("READY=1");
-    let status = manager.hears("STATUS=");
-    assert!(status.starts_with("0 jobs run, 0 wait") && status.contains("test: "), "{status}");
-    manager.hears("WATCHDOG=1");
-    manager.hears("WATCHDOG=1");
+    manager.wait_for_line("READY=1");
+    let status = manager.wait_for_line("STATUS=");
+    assert!(
+        status.starts_with("0 jobs running, 0 waiting") && status.contains("test: "),
+        "{status}"
+    );
+    manager.wait_for_line("WATCHDOG=1");
+    manager.wait_for_line("WATCHDOG=1");
 
     daemon.signal(Signal::SIGHUP);
-    manager.hears("RELOADING=1");
-    let at: u64 = manager.hears("MONOTONIC_USEC=").parse().unwrap();
+    manager.wait_for_line("RELOADING=1");
+    let at: u64 = manager.wait_for_line("MONOTONIC_USEC=").parse().unwrap();
     assert!(at > 0);
-    manager.hears("READY=1");
+    manager.wait_for_line("READY=1");
 
     let job = daemon.submit("echo begun; sleep 5; echo done");
     daemon.wait_for(&job, &["running"]);
-    until("a status with a job", PATIENCE, || {
-        manager.hears("STATUS=").starts_with("1 jobs run").then_some(())
+    until("a status with a job", TIMEOUT, || {
+        manager.wait_for_line("STATUS=").starts_with("1 jobs run").then_some(())
     });
     daemon.signal(Signal::SIGTERM);
-    manager.hears("STOPPING=1");
-    // It asks for more time for as long as it waits for the job.
-    manager.hears("EXTEND_TIMEOUT_USEC=");
-    manager.hears("EXTEND_TIMEOUT_USEC=");
-    assert!(daemon.ended(JOB_PATIENCE).success(), "{}", daemon.log());
+    manager.wait_for_line("STOPPING=1");
+    // It requests more time while it waits for the job.
+    manager.wait_for_line("EXTEND_TIMEOUT_USEC=");
+    manager.wait_for_line("EXTEND_TIMEOUT_USEC=");
+    assert!(daemon.wait_for_exit(JOB_TIMEOUT).success(), "{}", daemon.log());
     daemon.host.assert_clean();
 }
 
@@ -90,7 +93,7 @@ fn a_daemon_that_hands_over_leaves_jobs_and_warm_microvms_to_the_next() {
     };
     let before = ids(&daemon);
     daemon.signal(Signal::SIGUSR2);
-    assert!(daemon.ended(DRAIN_PATIENCE).success(), "{}", daemon.log());
+    assert!(daemon.wait_for_exit(DRAIN_TIMEOUT).success(), "{}", daemon.log());
     assert!(!daemon.log().contains("draining"), "{}", daemon.log());
 
     daemon.serve();

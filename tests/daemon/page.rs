@@ -1,4 +1,4 @@
-//! The status page as a person sees it: a real daemon, real jobs, a real browser.
+//! The status page in a real browser, with a real daemon and real jobs.
 
 use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpListener};
@@ -6,13 +6,13 @@ use std::net::{SocketAddr, TcpListener};
 use serde_json::{Value, json};
 
 use super::browser::{Browser, exchange, free_address};
-use super::daemon::{Daemon, JOB_PATIENCE, local};
-use super::support::{PATIENCE, until};
+use super::daemon::{Daemon, JOB_TIMEOUT, local};
+use super::support::{TIMEOUT, until};
 
-/// What would show itself if it were taken for markup.
+/// A text that would be visible if it were parsed as markup.
 const HOSTILE: &str = "<script>document.title = 'owned'</script><img src=x onerror=alert(1)>";
 
-/// The least contrast of a text with what is behind it, and the text, by WCAG 2.2, 1.4.3.
+/// Finds the lowest contrast of a text with its background, and the text, by WCAG 2.2, 1.4.3.
 const LEAST_CONTRAST: &str = r"
     const linear = (value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
     const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
@@ -34,7 +34,7 @@ const LEAST_CONTRAST: &str = r"
     }
     return least;";
 
-/// Tries to reach an address by all means that a page has; what comes of it is in `tried`.
+/// Tries to reach an address with all features of a page. The results are in `tried`.
 fn reach_out(elsewhere: SocketAddr) -> String {
     format!(
         r"
@@ -63,8 +63,8 @@ fn the_page_shows_what_happens_as_it_happens_and_nothing_else() {
     daemon.serve();
     assert!(daemon.log().contains(&format!("http://{address}/")), "{}", daemon.log());
     for (path, expected) in [("/healthz", "\"healthy\":true"), ("/readyz", "\"ready\":true")] {
-        let answer = exchange(address, "GET", path, "");
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(expected), "{answer}");
+        let response = exchange(address, "GET", path, "");
+        assert!(response.starts_with("HTTP/1.1 200") && response.contains(expected), "{response}");
     }
     let script = format!(": \"{HOSTILE}\"; getent hosts tracker.example; exit 7");
     let ended = daemon.submit(&script);
@@ -75,10 +75,10 @@ fn the_page_shows_what_happens_as_it_happens_and_nothing_else() {
 
     let browser = Browser::start();
     browser.open(&format!("http://{address}/"));
-    browser.wait_for("#live", "live", PATIENCE);
-    browser.wait_for("#waiting", "the pool is at its maximum of 1", PATIENCE);
+    browser.wait_for("#live", "live", TIMEOUT);
+    browser.wait_for("#waiting", "the pool is at its maximum of 1", TIMEOUT);
     assert!(browser.text("#active").contains("first"), "{}", browser.text("main"));
-    browser.wait_for("#active", "refused", PATIENCE);
+    browser.wait_for("#active", "refused", TIMEOUT);
     assert!(browser.text("#ended").contains("exit 7"), "{}", browser.text("#ended"));
     assert!(browser.text("#ended").contains("refused"), "{}", browser.text("#ended"));
     assert!(browser.text("#ended").contains("<script>"), "{}", browser.text("#ended"));
@@ -86,23 +86,23 @@ fn the_page_shows_what_happens_as_it_happens_and_nothing_else() {
         browser.run("return document.querySelector('#ended .bar').getAttribute('aria-label')");
     assert!(bar.as_str().unwrap().contains("running "), "{bar}");
 
-    // What changes is there without the page's being loaded again.
+    // Changes appear without a reload of the page.
     browser.run("window.same = true");
     let third = daemon.submit("echo third");
-    browser.wait_for("#waiting", "echo third", PATIENCE);
+    browser.wait_for("#waiting", "echo third", TIMEOUT);
     daemon.run(&["cancel", &running]).assert_code(0);
-    browser.wait_for("#active", "second", JOB_PATIENCE);
+    browser.wait_for("#active", "second", JOB_TIMEOUT);
     assert_eq!(browser.run("return window.same"), true);
 
-    looks_well(&browser, address, &ended);
-    stays_at_home(&browser, address, &elsewhere);
-    does_without_scripts(&browser, &daemon, address);
-    says_when_the_daemon_is_gone(&browser, &mut daemon, address, &third);
+    assert_readable(&browser, address, &ended);
+    assert_no_foreign_requests(&browser, address, &elsewhere);
+    assert_works_without_scripts(&browser, &daemon, address);
+    assert_shows_outage(&browser, &mut daemon, address, &third);
     daemon.finish();
 }
 
-/// Fails unless each page can be read by day and by night, at a desk and on a phone.
-fn looks_well(browser: &Browser, address: SocketAddr, job: &str) {
+/// Panics unless each page is readable in light and dark mode, on wide and narrow screens.
+fn assert_readable(browser: &Browser, address: SocketAddr, job: &str) {
     for path in ["/".to_owned(), format!("/jobs/{job}")] {
         browser.open(&format!("http://{address}{path}"));
         let mut grounds = Vec::new();
@@ -122,10 +122,10 @@ fn looks_well(browser: &Browser, address: SocketAddr, job: &str) {
     browser.look(1200, false);
 }
 
-/// Fails if the page loads anything from elsewhere, or could.
-fn stays_at_home(browser: &Browser, address: SocketAddr, elsewhere: &TcpListener) {
+/// Panics if the page loads, or could load, anything from another origin.
+fn assert_no_foreign_requests(browser: &Browser, address: SocketAddr, elsewhere: &TcpListener) {
     browser.open(&format!("http://{address}/"));
-    browser.wait_for("#live", "live", PATIENCE);
+    browser.wait_for("#live", "live", TIMEOUT);
     let loaded =
         browser.run("return performance.getEntriesByType('resource').map((one) => one.name)");
     let loaded = loaded.as_array().unwrap();
@@ -133,14 +133,14 @@ fn stays_at_home(browser: &Browser, address: SocketAddr, elsewhere: &TcpListener
     let own = |name: &Value| name.as_str().unwrap().starts_with(&format!("http://{address}/"));
     assert!(loaded.iter().all(own), "{loaded:?}");
     browser.run(&reach_out(elsewhere.local_addr().unwrap()));
-    until("what the browser did not allow", PATIENCE, || {
+    until("the blocked requests", TIMEOUT, || {
         let tried = browser.run("return window.tried");
         let tried = tried.as_array().unwrap().clone();
         let directives =
             ["img-src", "script-src-elem", "style-src-elem", "frame-src", "connect-src"];
         directives.iter().all(|one| tried.contains(&json!(one))).then_some(())
     });
-    // A browser may connect ahead of a request; what counts is that none is made.
+    // A browser may connect ahead of a request. Only requests count.
     while let Ok((mut stream, _)) = elsewhere.accept() {
         stream.set_nonblocking(true).unwrap();
         let mut request = [0; 1024];
@@ -152,36 +152,32 @@ fn stays_at_home(browser: &Browser, address: SocketAddr, elsewhere: &TcpListener
     assert_eq!(browser.run("return document.title"), "Mayfly");
 }
 
-/// Fails unless the tables are there without scripts, and are loaded again now and then.
-fn does_without_scripts(browser: &Browser, daemon: &Daemon, address: SocketAddr) {
+/// Panics unless the tables work without scripts, and are reloaded regularly.
+fn assert_works_without_scripts(browser: &Browser, daemon: &Daemon, address: SocketAddr) {
     browser.command("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
     browser.open(&format!("http://{address}/"));
-    let document = until("a page", PATIENCE, || browser.document());
+    let document = until("a page", TIMEOUT, || browser.document());
     assert!(document.contains("the pool is at its maximum of 1"), "{document}");
     assert!(document.contains("as of "), "{document}");
     daemon.submit("echo fourth");
-    until("the page to be loaded again", PATIENCE, || {
+    until("the page to be loaded again", TIMEOUT, || {
         browser.document().filter(|document| document.contains("echo fourth")).map(drop)
     });
     browser.command("Emulation.setScriptExecutionDisabled", &json!({ "value": false }));
 }
 
-/// Fails unless the page says that it is old when the daemon is gone, and goes on when it is back.
-fn says_when_the_daemon_is_gone(
-    browser: &Browser,
-    daemon: &mut Daemon,
-    address: SocketAddr,
-    waiting: &str,
-) {
+/// Panics unless the page shows that it is outdated when the daemon is gone, and updates when it is
+/// back.
+fn assert_shows_outage(browser: &Browser, daemon: &mut Daemon, address: SocketAddr, waiting: &str) {
     browser.open(&format!("http://{address}/"));
-    browser.wait_for("#live", "live", PATIENCE);
+    browser.wait_for("#live", "live", TIMEOUT);
     daemon.kill();
-    browser.wait_for("#live", "No word from the daemon", PATIENCE);
-    assert!(browser.text("#waiting").contains("echo third"), "what was known stays");
+    browser.wait_for("#live", "No response from the daemon", TIMEOUT);
+    assert!(browser.text("#waiting").contains("echo third"), "the page lost its rows");
     daemon.serve();
-    browser.wait_for("#live", "live", PATIENCE);
+    browser.wait_for("#live", "live", TIMEOUT);
     let second = daemon.ask(&["jobs", "--state", "running"])[0]["id"].to_string();
     daemon.run(&["cancel", &second]).assert_code(0);
     daemon.wait_for(waiting, &["finished"]);
-    browser.wait_for("#ended", "echo third", PATIENCE);
+    browser.wait_for("#ended", "echo third", TIMEOUT);
 }

@@ -1,5 +1,6 @@
-//! No secret is anywhere but where it is needed: not in the state directory, not in the log at its
-//! finest, not in the arguments or variables of a process, not on the guest's kernel command line.
+//! Secrets are only where they are needed: not in the state directory, not in the log at its most
+//! detailed level, not in the arguments or variables of a process, not on the guest's kernel
+//! command line.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -14,13 +15,13 @@ use nix::unistd::Pid;
 use super::service::{Pool, SECRET, Service};
 use super::support::processes;
 
-/// Between two looks at all processes: short beside the life of any that is given a secret.
+/// Time between two scans of all processes: short compared to the life of any that gets a secret.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Texts that must not be found, each with what it is.
+/// Texts that must not be found, each with a description.
 pub(crate) type Needles = BTreeMap<Vec<u8>, String>;
 
-/// Adds a secret, as it is and as it could be written by something that dumps bytes.
+/// Adds a secret, in plain form and in forms in which bytes are dumped.
 fn add_to(needles: &mut Needles, what: &str, secret: &[u8]) {
     needles.insert(secret.to_vec(), what.to_owned());
     needles.insert(BASE64_NOPAD.encode(secret).into_bytes(), format!("{what} in base64"));
@@ -28,7 +29,7 @@ fn add_to(needles: &mut Needles, what: &str, secret: &[u8]) {
     needles.insert(HEXLOWER.encode(secret).into_bytes(), format!("{what} in hexadecimal"));
 }
 
-/// What is sought of a JIT configuration: as it is, and the files in it, whose names come first.
+/// Adds a JIT configuration: its encoded form, and the files in it, whose names come first.
 pub(crate) fn needles_of(config: &str) -> Needles {
     let mut needles = Needles::new();
     let mut add = |what: &str, secret: &[u8]| add_to(&mut needles, what, secret);
@@ -43,10 +44,10 @@ pub(crate) fn needles_of(config: &str) -> Needles {
     needles
 }
 
-/// What is sought, as it is and as it could be written by something that dumps bytes.
+/// Returns the forms in which a secret may appear: plain, and as dumped bytes.
 fn needles(service: &Service) -> Needles {
     let mut needles = Needles::new();
-    // How any JWT begins, by either order of its header.
+    // The start of any JWT, for both orders of its header.
     for header in ["{\"alg\"", "{\"typ\""] {
         needles.insert(BASE64_NOPAD.encode(header.as_bytes())[..8].into(), "a JWT".to_owned());
     }
@@ -56,7 +57,7 @@ fn needles(service: &Service) -> Needles {
     let lines: Vec<_> = pem.lines().filter(|line| !line.starts_with("-----")).collect();
     let der = BASE64.decode(lines.concat().as_bytes()).unwrap();
     add("the App's key", &der);
-    // Whole lines of PEM: parts of the key in base64. The first has its algorithm only.
+    // Whole lines of PEM: parts of the key in base64. The first only has its algorithm.
     for line in lines.iter().skip(1).filter(|line| line.len() > 40) {
         add("a part of the App's key", line.as_bytes());
     }
@@ -74,26 +75,26 @@ fn needles(service: &Service) -> Needles {
     needles
 }
 
-/// The JIT configurations that this GitHub handed out.
+/// Returns the JIT configurations that the simulator issued.
 fn jit_configs(github: &Simulator) -> Vec<String> {
-    let answers = github.exchanges().into_iter().map(|exchange| exchange.answer);
-    let parsed = answers.filter_map(|answer| {
-        let answer: serde_json::Value = serde_json::from_str(&answer).ok()?;
-        Some(answer["encoded_jit_config"].as_str()?.to_owned())
+    let responses = github.exchanges().into_iter().map(|exchange| exchange.response);
+    let parsed = responses.filter_map(|response| {
+        let response: serde_json::Value = serde_json::from_str(&response).ok()?;
+        Some(response["encoded_jit_config"].as_str()?.to_owned())
     });
     parsed.collect()
 }
 
-/// Arguments and variables of all processes, each text once.
+/// The arguments and variables of all processes, without duplicates.
 #[derive(Default)]
 struct Seen(HashSet<(String, Vec<u8>)>);
 
 impl Seen {
-    fn look(&mut self) {
+    fn scan(&mut self) {
         let own = Pid::this();
         for pid in processes::all().into_iter().filter(|pid| *pid != own) {
             for name in ["cmdline", "environ"] {
-                // One that has ended has neither.
+                // An ended process has neither.
                 let Ok(text) = fs::read(processes::file(pid, name)) else { continue };
                 if !text.is_empty() {
                     self.0.insert((name.to_owned(), text));
@@ -103,7 +104,7 @@ impl Seen {
     }
 }
 
-/// All regular files below a directory.
+/// Returns all regular files below a directory.
 pub(crate) fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(directory) else { return found };
@@ -113,7 +114,7 @@ pub(crate) fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
         if kind.is_dir() {
             found.extend(files(&path));
         } else if kind.is_file() {
-            // One that goes while it is looked at is gone.
+            // A file may be removed during the scan.
             let Ok(bytes) = fs::read(&path) else { continue };
             found.push((path.display().to_string(), bytes));
         }
@@ -121,16 +122,16 @@ pub(crate) fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// What is found of the secrets in some places.
+/// Returns the secrets that were found, with their locations.
 pub(crate) fn found<'a>(
     needles: &Needles,
-    places: impl IntoIterator<Item = &'a (String, Vec<u8>)>,
+    sources: impl IntoIterator<Item = &'a (String, Vec<u8>)>,
 ) -> Vec<String> {
     let mut found = Vec::new();
-    for (place, bytes) in places {
+    for (source, bytes) in sources {
         for (needle, what) in needles {
             if bytes.windows(needle.len()).any(|window| window == needle.as_slice()) {
-                found.push(format!("{what} in {place}"));
+                found.push(format!("{what} in {source}"));
             }
         }
     }
@@ -162,15 +163,15 @@ fn no_secret_after(count: u32, pool: &Pool) {
     std::thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                processes.look();
+                processes.scan();
                 std::thread::sleep(LOOK);
             }
         });
         service.serve();
-        // What the guest's root could read is the job's to read: this user's own, and the kernel's.
+        // Locations that the guest's root can read: this user's, and the kernel's.
         let look = "cat /proc/cmdline; cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; env";
         jobs.extend((0..count).map(|_| service.queue(&[look, "sleep 3"])));
-        let runs = service.github.wait(super::service::JOB_PATIENCE, |state| {
+        let runs = service.github.wait(super::service::JOB_TIMEOUT, |state| {
             state.jobs.values().any(|job| !job.started_runs.is_empty())
         });
         assert!(runs, "{}", service.log());
@@ -191,11 +192,14 @@ fn no_secret_after(count: u32, pool: &Pool) {
     }
 
     let needles = needles(&service);
-    assert!(needles.len() > 40, "there is something to be found: {}", needles.len());
+    assert!(needles.len() > 40, "too few needles: {}", needles.len());
     let of_mayfly = |(_, text): &&(String, Vec<u8>)| text.windows(6).any(|part| part == b"mayfly");
-    assert!(processes.0.iter().filter(of_mayfly).count() > 4, "Mayfly's processes were seen");
-    assert!(service.log().contains("TRACE"), "the log is at its finest");
-    let places = state.iter().chain(&processes.0);
+    assert!(
+        processes.0.iter().filter(of_mayfly).count() > 4,
+        "Mayfly's processes were not scanned"
+    );
+    assert!(service.log().contains("TRACE"), "the log is not at its most detailed level");
+    let sources = state.iter().chain(&processes.0);
     let total: usize = state.iter().map(|(_, bytes)| bytes.len()).sum();
     eprintln!(
         "{} forms of secrets sought in {} files ({total} bytes) and {} texts of processes",
@@ -203,8 +207,8 @@ fn no_secret_after(count: u32, pool: &Pool) {
         state.len(),
         processes.0.len()
     );
-    assert_eq!(found(&needles, places), Vec::<String>::new());
-    // The search finds what is there.
+    assert_eq!(found(&needles, sources), Vec::<String>::new());
+    // The search itself works.
     let planted = ("planted".to_owned(), format!("x{SECRET}x").into_bytes());
     assert_eq!(found(&needles, [&planted]), ["the webhook's secret in planted"]);
 }

@@ -1,4 +1,4 @@
-//! A daemon with a GitHub of its own.
+//! A daemon with a simulated GitHub.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -6,17 +6,17 @@ use mayfly_github_sim::contract::{Contract, VARIABLE};
 use mayfly_github_sim::{App, Hook, NewJob, Settings, Simulator, app_key};
 use serde_json::Value;
 
-pub(crate) use super::daemon::JOB_PATIENCE;
+pub(crate) use super::daemon::JOB_TIMEOUT;
 use super::daemon::{Daemon, IMAGE, write_private};
 use super::support::until;
 
 /// The webhook's secret.
 pub(crate) const SECRET: &str = "a secret of the tests";
 
-/// The name that the guest knows GitHub by.
+/// The name of GitHub in the guest.
 const GITHUB: &str = "github.example";
 
-/// A pool's settings; the rest of what is needed is the same for all tests.
+/// A pool's settings that differ between tests.
 pub(crate) struct Pool {
     pub(crate) trigger: &'static str,
     pub(crate) min_idle: u32,
@@ -24,7 +24,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Its settings, with a label that its jobs have.
+    /// Returns the settings as text, with a label that its jobs have.
     fn text(&self, name: &str, label: &str, deadlines: &str) -> String {
         let Self { trigger, min_idle, max } = self;
         format!(
@@ -45,44 +45,47 @@ impl Pool {
     }
 }
 
-/// What a test writes into the settings.
+/// The parts of the settings that a test sets.
 #[derive(Default)]
-pub(crate) struct Written<'a> {
-    /// More of `[github]`.
+pub(crate) struct DaemonSettings<'a> {
+    /// Additional lines of `[github]`.
     pub(crate) github: &'a str,
-    /// More of `[host]`.
+    /// Additional lines of `[host]`.
     pub(crate) host: &'a str,
-    /// Nothing is polled: jobs are heard of from deliveries only.
+    /// Whether polling is off, so that jobs are known from deliveries only.
     pub(crate) webhooks_only: bool,
-    /// The pools; a pool's name is its label.
+    /// The pools. A pool's name is its label.
     pub(crate) pools: &'a [(&'a str, &'a Pool)],
-    /// More of `deadlines`, of pools by name, each with a comma before it.
+    /// Additional `deadlines` of pools by name, each with a leading comma.
     pub(crate) deadlines: &'a [(&'a str, &'a str)],
-    /// The pools that have the lines of their jobs' steps in the log.
+    /// The pools whose logs include the output of steps.
     pub(crate) job_log: &'a [&'a str],
 }
 
-/// `mayfly serve` with a GitHub of its own.
+/// `mayfly serve` with a simulated GitHub.
 pub(crate) struct Service {
     pub(crate) github: Simulator,
     pub(crate) daemon: Daemon,
 }
 
 impl Service {
-    /// Starts a GitHub and a daemon with one pool.
+    /// Starts a simulated GitHub, and a daemon with one pool.
     pub(crate) fn start(github: Settings, pool: &Pool) -> Self {
         let mut service = Self::prepare(github, pool);
         service.serve();
         service
     }
 
-    /// Starts a GitHub, and writes the settings of a daemon.
+    /// Starts a simulated GitHub, and writes the settings of a daemon.
     pub(crate) fn prepare(github: Settings, pool: &Pool) -> Self {
-        Self::configure(github, &Written { pools: &[("test", pool)], ..Written::default() })
+        Self::configure(
+            github,
+            &DaemonSettings { pools: &[("test", pool)], ..DaemonSettings::default() },
+        )
     }
 
-    /// The same, with whatever is written into the settings.
-    pub(crate) fn configure(github: Settings, written: &Written<'_>) -> Self {
+    /// Starts a simulated GitHub, and writes the given settings of a daemon.
+    pub(crate) fn configure(github: Settings, settings: &DaemonSettings<'_>) -> Self {
         let daemon = Daemon::new();
         let host = &daemon.host;
         let key = host.root().join("app.pem");
@@ -99,34 +102,40 @@ impl Service {
         };
         let github = Simulator::start(github).unwrap();
         let service = Self { github, daemon };
-        let pools = written.pools.iter().map(|(name, pool)| {
-            let more = written.deadlines.iter().find(|(of, _)| of == name);
+        let pools = settings.pools.iter().map(|(name, pool)| {
+            let more = settings.deadlines.iter().find(|(of, _)| of == name);
             let text = pool.text(name, name, more.map_or("", |(_, more)| more));
-            text + if written.job_log.contains(name) { "job_log = true\n" } else { "" }
+            text + if settings.job_log.contains(name) { "job_log = true\n" } else { "" }
         });
         let pools: String = pools.collect();
-        service.furnish(&service.daemon, webhook, written, &pools);
+        service.write_settings(&service.daemon, webhook, settings, &pools);
         service
     }
 
-    /// Another daemon on a host of its own, at the same GitHub, whose pool has another label. Not
-    /// started yet.
-    pub(crate) fn beside(&self, pool: &Pool, label: &str) -> Daemon {
+    /// Creates another daemon on another host, with the same GitHub and another label. Does not
+    /// start it.
+    pub(crate) fn second_daemon(&self, pool: &Pool, label: &str) -> Daemon {
         let daemon = Daemon::new();
         let key = |daemon: &Daemon| daemon.host.root().join("app.pem");
         std::fs::copy(key(&self.daemon), key(&daemon)).unwrap();
         let pools = pool.text("test", label, "");
-        self.furnish(&daemon, free_address(), &Written::default(), &pools);
+        self.write_settings(&daemon, free_address(), &DaemonSettings::default(), &pools);
         daemon
     }
 
     /// Writes a daemon's settings and secrets.
-    fn furnish(&self, daemon: &Daemon, webhook: SocketAddr, written: &Written<'_>, pools: &str) {
+    fn write_settings(
+        &self,
+        daemon: &Daemon,
+        webhook: SocketAddr,
+        settings: &DaemonSettings<'_>,
+        pools: &str,
+    ) {
         let root = daemon.host.root();
         write_private(&root.join("webhook-secret"), SECRET);
         let (root, url, address) = (root.display(), self.github.url(), self.github.address());
-        let Written { github: more_of_github, host: more_of_host, .. } = written;
-        let polled = if written.webhooks_only { "" } else { "repositories = [\"octo/hello\"]" };
+        let DaemonSettings { github: more_of_github, host: more_of_host, .. } = settings;
+        let polled = if settings.webhooks_only { "" } else { "repositories = [\"octo/hello\"]" };
         daemon.configure(&format!(
             r#"
             [github]
@@ -148,12 +157,12 @@ impl Service {
         ));
     }
 
-    /// Starts the daemon, again after it was killed.
+    /// Starts the daemon, also after it was killed.
     pub(crate) fn serve(&mut self) {
         self.daemon.serve();
     }
 
-    /// Kills the daemon as nothing can prepare for.
+    /// Kills the daemon with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.daemon.kill();
     }
@@ -173,57 +182,57 @@ impl Service {
         })
     }
 
-    /// What the daemon knows of jobs of GitHub's.
+    /// Returns GitHub's jobs as the daemon knows them.
     pub(crate) fn known_jobs(&self) -> Vec<Value> {
         match self.daemon.ask(&["jobs", "--limit", "1000"]) {
             Value::Array(jobs) => jobs,
-            other => panic!("no list of jobs: {other}"),
+            other => panic!("not a list of jobs: {other}"),
         }
     }
 
-    /// What the daemon knows of one, once it knows of it.
+    /// Returns one of GitHub's jobs as the daemon knows it, if it does.
     pub(crate) fn known(&self, job: u64) -> Option<Value> {
         self.known_jobs().into_iter().find(|known| known["github_id"] == job)
     }
 
-    /// Waits until the daemon names `code` as what a job of GitHub's waits for.
+    /// Waits until the daemon reports the blocker `code` for a job of GitHub.
     pub(crate) fn wait_for_blocker(&self, job: u64, code: &str) -> Value {
-        until(&format!("{code} for job {job}"), JOB_PATIENCE, || {
+        until(&format!("{code} for job {job}"), JOB_TIMEOUT, || {
             let known = self.known(job)?;
-            let told = self.daemon.ask(&["explain", &known["id"].to_string()]);
-            Some(told["blocker"].clone()).filter(|blocker| blocker["code"] == code)
+            let explanation = self.daemon.ask(&["explain", &known["id"].to_string()]);
+            Some(explanation["blocker"].clone()).filter(|blocker| blocker["code"] == code)
         })
     }
 
-    /// What the daemon has said so far.
+    /// Returns the daemon's log so far.
     pub(crate) fn log(&self) -> String {
         self.daemon.log()
     }
 
-    /// Fails, with the daemon's log, if a job has not ended in time.
+    /// Panics with the daemon's log if a job has not ended in time.
     pub(crate) fn wait_for_all(&self, jobs: u32) {
-        let ended = self.github.wait_for_all(JOB_PATIENCE * jobs);
-        assert!(ended, "jobs are not done: {:?}\n{}", self.github.summary(), self.log());
+        let ended = self.github.wait_for_all(JOB_TIMEOUT * jobs);
+        assert!(ended, "unfinished jobs: {:?}\n{}", self.github.summary(), self.log());
     }
 
-    /// Stops the daemon, and fails if anything is left or GitHub would not have understood.
+    /// Stops the daemon, and panics if anything is left or a call was invalid.
     pub(crate) fn finish(self) {
         self.finish_with(|_| {});
     }
 
-    /// The same, with a last look at GitHub in between.
-    pub(crate) fn finish_with(self, look: impl FnOnce(&Simulator)) {
+    /// Like [`Self::finish`], with a check of GitHub's state in between.
+    pub(crate) fn finish_with(self, check: impl FnOnce(&Simulator)) {
         self.daemon.finish();
-        look(&self.github);
-        assert_well(&self.github);
+        check(&self.github);
+        assert_no_violations(&self.github);
     }
 }
 
-/// Fails if GitHub saw anything that it should not have, or would not have understood.
-pub(crate) fn assert_well(github: &Simulator) {
+/// Panics if GitHub received anything unexpected or invalid.
+pub(crate) fn assert_no_violations(github: &Simulator) {
     let summary = github.summary();
     assert_eq!(summary.not_once, Vec::<u64>::new(), "jobs that did not run exactly once");
-    assert_eq!(summary.registered, Vec::<String>::new(), "registrations are left");
+    assert_eq!(summary.registered, Vec::<String>::new(), "registrations remain");
     match Contract::from_environment().unwrap() {
         Some(contract) => {
             if let Err(violations) = github.validate(&contract) {
@@ -234,7 +243,7 @@ pub(crate) fn assert_well(github: &Simulator) {
     }
 }
 
-/// An address that is free now.
+/// Returns an address that is free now.
 fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

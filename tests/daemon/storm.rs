@@ -1,5 +1,5 @@
-//! Everything that can go wrong at GitHub, at once and all the time: each job still runs exactly
-//! once, or is reported with its cause, and nothing is left.
+//! All faults of GitHub at once, all the time: each job still runs exactly once, or is reported
+//! with its cause, and nothing is left.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 use mayfly_github_sim::state::jobs::Job;
 use mayfly_github_sim::{Class, Conclusion, Fault, Rule, Settings, Simulator, Status};
 
-use super::service::{JOB_PATIENCE, Pool, Service, Written, assert_well};
-use super::support::long;
+use super::service::{DaemonSettings, JOB_TIMEOUT, Pool, Service, assert_no_violations};
+use super::support::is_long_run;
 
-/// How often each fault happens to each class of calls that it can happen to.
+/// The probability of each fault for each class of calls.
 const SHARE: f64 = 0.05;
 
-/// How many jobs wait or run at the same time.
+/// The number of jobs that wait or run at the same time.
 const AT_ONCE: usize = 16;
 
-/// More calls than this for each job are a storm of our own. What polling costs is among them:
-/// each run that waits is a call of every poll.
+/// The maximum number of calls per job. It includes polls: each waiting run is a call of every
+/// poll.
 const MOST_CALLS: u64 = 80;
 
-/// What may go wrong with any call of the daemon's.
+/// Faults that any call of the daemon may have.
 const OF_CALLS: [Fault; 7] = [
     Fault::ServerError,
     Fault::ServerErrorAfterEffect,
@@ -61,11 +61,11 @@ fn faults() -> Vec<Rule> {
 
 #[test]
 fn every_job_runs_once_whatever_goes_wrong_at_github() {
-    let jobs: u32 = if long() { 200 } else { 24 };
+    let jobs: u32 = if is_long_run() { 200 } else { 24 };
     let github = Settings {
         faults: faults(),
         lost_answer_hold: 300,
-        // A quarter of an hour ahead: no token of this host's clock would be good there.
+        // A quarter of an hour ahead: a token by this host's clock would be invalid there.
         clock_skew: 900_000,
         poll_hold: 5_000,
         session_life: 10_000,
@@ -74,17 +74,17 @@ fn every_job_runs_once_whatever_goes_wrong_at_github() {
     };
     let pool = |trigger| Pool { trigger, min_idle: 0, max: 2 };
     let (hook, set) = (pool("webhook"), pool("scale-set"));
-    let written = Written {
+    let written = DaemonSettings {
         github: "poll = \"20s\"\nreconcile = \"30s\"",
         host: "cpus = 4\nmemory = \"4G\"\ndrain = \"5m\"",
         pools: &[("hook", &hook), ("set", &set)],
-        ..Written::default()
+        ..DaemonSettings::default()
     };
     let mut service = Service::configure(github, &written);
     service.serve();
     let start = Instant::now();
     for number in 0..jobs {
-        let room = service.github.wait(JOB_PATIENCE, |state| {
+        let room = service.github.wait(JOB_TIMEOUT, |state| {
             let open = state.jobs.values().filter(|job| job.status != Status::Completed);
             open.count() < AT_ONCE
         });
@@ -92,9 +92,9 @@ fn every_job_runs_once_whatever_goes_wrong_at_github() {
         let pool = if number % 2 == 0 { "hook" } else { "set" };
         service.queue_for(pool, &["cat /proc/sys/kernel/random/boot_id"]);
     }
-    let ended = service.github.wait_for_all(JOB_PATIENCE);
+    let ended = service.github.wait_for_all(JOB_TIMEOUT);
     let took = start.elapsed();
-    assert!(ended, "jobs are not done: {:?}\n{}", service.github.summary(), service.log());
+    assert!(ended, "unfinished jobs: {:?}\n{}", service.github.summary(), service.log());
     assert_once(&service, took);
     let root = service.daemon.host.root().to_owned();
     let Service { github, daemon } = service;
@@ -102,15 +102,15 @@ fn every_job_runs_once_whatever_goes_wrong_at_github() {
         eprintln!("a microVM failed: {failed}");
     }
     assert_few_calls(&github, jobs);
-    assert_well(&github);
-    // A namespace outlives its processes by a mount only.
+    assert_no_violations(&github);
+    // Only a mount lets a namespace outlive its processes.
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let left: Vec<_> =
         mounts.lines().filter(|line| line.contains(&*root.to_string_lossy())).collect();
-    assert_eq!(left, Vec::<&str>::new(), "mounts are left");
+    assert_eq!(left, Vec::<&str>::new(), "mounts remain");
 }
 
-/// Fails if a job ran twice, or did not run and nobody says why.
+/// Panics if a job ran twice, or did not run and has no cause.
 fn assert_once(service: &Service, took: Duration) {
     let all: Vec<Job> = service.github.with(|state, _| state.jobs.values().cloned().collect());
     let known = service.known_jobs();
@@ -122,15 +122,15 @@ fn assert_once(service: &Service, took: Duration) {
             once += 1;
             continue;
         }
-        let told = known.iter().find(|told| told["github_id"] == *id);
-        eprintln!("job {id}: {conclusion:?}, {annotation:?}, {told:?}");
-        let cause = told.and_then(|told| told["cause"].as_str());
-        assert!(annotation.is_some() || cause.is_some(), "job {id} has failed without a cause");
+        let record = known.iter().find(|record| record["github_id"] == *id);
+        eprintln!("job {id}: {conclusion:?}, {annotation:?}, {record:?}");
+        let cause = record.and_then(|record| record["cause"].as_str());
+        assert!(annotation.is_some() || cause.is_some(), "job {id} failed without a cause");
     }
     eprintln!("{once} of {} jobs ran exactly once, in {took:.0?}", all.len());
 }
 
-/// Tells what went wrong and what was called; fails if it was called too often.
+/// Prints the faults and calls. Panics if there were too many calls.
 fn assert_few_calls(github: &Simulator, jobs: u32) {
     let summary = github.summary();
     eprintln!("what went wrong: {:#?}", summary.faults);
@@ -143,7 +143,7 @@ fn assert_few_calls(github: &Simulator, jobs: u32) {
     assert!(sum <= MOST_CALLS * u64::from(jobs), "{sum} calls for {jobs} jobs");
 }
 
-#[expect(clippy::cast_precision_loss, reason = "for people")]
+#[expect(clippy::cast_precision_loss, reason = "only printed")]
 fn each(count: u64, jobs: u32) -> f64 {
     count as f64 / f64::from(jobs)
 }

@@ -1,5 +1,5 @@
-//! What the daemon tells about itself: metrics as promtool takes them, traces as a collector gets
-//! them, and a log whose lines say what they are about.
+//! The daemon's telemetry: metrics that promtool accepts, traces that a collector receives, and a
+//! log whose lines have their context.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,13 +19,13 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 use serde_json::Value;
 
-use super::daemon::{Daemon, JOB_PATIENCE, local};
+use super::daemon::{Daemon, JOB_TIMEOUT, local};
 use super::support::until;
 
 /// A collector of traces.
 struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
-    // Its tasks end with it.
+    // Its tasks end when it is dropped.
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -53,18 +53,18 @@ impl Collector {
         Self { spans, _runtime: runtime }
     }
 
-    /// The spans of a job so far, the one around all others first.
+    /// Returns the spans of a job so far, the root first.
     fn trace(&self, job: &str) -> Vec<Span> {
         let spans = self.spans.lock().unwrap();
         let is_it = |span: &&Span| span.name == "job" && attribute(span, "mayfly.job.id") == job;
         let roots: Vec<_> = spans.iter().filter(is_it).collect();
-        assert!(roots.len() <= 1, "the trace of job {job} came more than once");
+        assert!(roots.len() <= 1, "the collector received the trace of job {job} more than once");
         let its = |span: &&Span| roots.iter().any(|root| root.trace_id == span.trace_id);
         spans.iter().filter(its).cloned().collect()
     }
 }
 
-/// An attribute, as text.
+/// Returns an attribute as text.
 fn attribute(span: &Span, name: &str) -> String {
     let found = span.attributes.iter().find(|attribute| attribute.key == name);
     match found.and_then(|attribute| attribute.value.clone()?.value) {
@@ -76,7 +76,8 @@ fn attribute(span: &Span, name: &str) -> String {
     }
 }
 
-/// Fails unless a trace is that of a job that ran: a span for each phase, in order and in its place.
+/// Panics unless a trace is that of a job that ran: a span for each phase, in order and nested
+/// correctly.
 fn assert_trace(spans: &[Span], daemon: &Daemon, job: &str, result: &str) {
     let names: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
     let expected = [
@@ -115,15 +116,15 @@ fn assert_trace(spans: &[Span], daemon: &Daemon, job: &str, result: &str) {
     assert_eq!(root.status.is_some(), result != "succeeded");
 }
 
-/// All series of a scrape.
+/// Returns all series of a scrape.
 fn scrape(daemon: &Daemon) -> (String, BTreeMap<String, f64>) {
     let mut stream = UnixStream::connect(daemon.host.state().join("api.sock")).unwrap();
     stream
         .write_all(b"GET /metrics HTTP/1.1\r\nhost: mayfly\r\nconnection: close\r\n\r\n")
         .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (head, text) = response.split_once("\r\n\r\n").unwrap();
     assert!(
         head.starts_with("HTTP/1.1 200") && head.contains("text/plain; version=0.0.4"),
         "{head}"
@@ -139,39 +140,39 @@ fn scrape(daemon: &Daemon) -> (String, BTreeMap<String, f64>) {
 
 /// Waits until a series has a value.
 fn wait_for_series(daemon: &Daemon, name: &str, value: f64) {
-    until(&format!("{name} = {value}"), JOB_PATIENCE, || {
+    until(&format!("{name} = {value}"), JOB_TIMEOUT, || {
         let (_, series) = scrape(daemon);
         (series.get(name).is_some_and(|is| (is - value).abs() < 1e-9)).then_some(())
     });
 }
 
-/// Fails unless promtool, given that input, has nothing to say against it.
+/// Panics unless promtool accepts the input.
 fn promtool(arguments: &[&str], input: &str) {
     let mut tool = Command::new("promtool");
     tool.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut tool = tool.spawn().expect("promtool is not installed: run scripts/test");
     tool.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = tool.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "promtool {arguments:?}: {said}\n{input}");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "promtool {arguments:?}: {text}\n{input}");
 }
 
-/// The lines of a daemon's log, of which each is an object.
+/// Returns the lines of a daemon's log, each of which is a JSON object.
 fn lines(daemon: &Daemon) -> Vec<Value> {
     daemon.log().lines().map(|line| serde_json::from_str(line).expect(line)).collect()
 }
 
-/// The one line that says that, of those about a job.
+/// Returns the single line of a job with a message.
 fn line(daemon: &Daemon, job: &str, message: &str) -> Value {
     let lines = lines(daemon);
     let number: u64 = job.parse().unwrap();
-    let said = |line: &&Value| line["message"] == message && line["job"] == number;
-    let found: Vec<_> = lines.iter().filter(said).collect();
+    let matches = |line: &&Value| line["message"] == message && line["job"] == number;
+    let found: Vec<_> = lines.iter().filter(matches).collect();
     assert_eq!(found.len(), 1, "{message:?} of job {job}: {lines:#?}");
     found[0].clone()
 }
 
-const LOST: &str = "traces are lost until it takes them";
+const LOST: &str = "cannot export traces, they are lost";
 
 fn warnings_of_the_collector(daemon: &Daemon) -> usize {
     let lines = lines(daemon);
@@ -180,7 +181,7 @@ fn warnings_of_the_collector(daemon: &Daemon) -> usize {
 
 #[test]
 fn a_daemon_tells_what_it_does_and_needs_nobody_to_listen() {
-    // Nobody listens there yet.
+    // The address is not in use yet.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut daemon = Daemon::new();
     daemon.arguments = vec!["--log-format", "json"];
@@ -189,12 +190,12 @@ fn a_daemon_tells_what_it_does_and_needs_nobody_to_listen() {
     daemon.serve();
     let first = daemon.submit("exit 3");
     daemon.wait_for(&first, &["finished"]);
-    until("a warning", JOB_PATIENCE, || (warnings_of_the_collector(&daemon) > 0).then_some(()));
+    until("a warning", JOB_TIMEOUT, || (warnings_of_the_collector(&daemon) > 0).then_some(()));
 
     let collector = Collector::start(address);
     let second = daemon.submit("true");
     daemon.wait_for(&second, &["finished"]);
-    let spans = until("the trace of the second job", JOB_PATIENCE, || {
+    let spans = until("the trace of the second job", JOB_TIMEOUT, || {
         Some(collector.trace(&second)).filter(|spans| !spans.is_empty())
     });
     assert_trace(&spans, &daemon, &second, "succeeded");
@@ -202,14 +203,16 @@ fn a_daemon_tells_what_it_does_and_needs_nobody_to_listen() {
     assert_metrics(&daemon);
     for job in [&first, &second] {
         let microvm = daemon.job(job)["microvm"].clone();
-        for message in ["the job is given its microVM", "the job ended", "the microVM is gone"] {
+        for message in ["the job is assigned to its microVM", "the job ended", "the microVM ended"]
+        {
             let line = line(&daemon, job, message);
             assert_eq!((&line["microvm"], &line["pool"]), (&microvm, &"test".into()), "{line}");
             assert_eq!((&line["level"], &line["span"]), (&"INFO".into(), &Value::Null), "{line}");
         }
     }
 
-    // One daemon begins a job, another ends it: it is one trace. What waits is sent at the end.
+    // One daemon starts a job, another ends it: it is one trace. Waiting traces are sent at the
+    // end.
     let third = daemon.submit("sleep 3; exit 5");
     daemon.wait_for(&third, &["running"]);
     daemon.kill();
@@ -230,11 +233,11 @@ fn a_daemon_tells_what_it_does_and_needs_nobody_to_listen() {
     daemon.finish();
 }
 
-/// Fails unless promtool takes the metrics, and they say what two jobs did: one failed.
+/// Panics unless promtool accepts the metrics, and they show two jobs, one of them failed.
 fn assert_metrics(daemon: &Daemon) {
     let gone = r#"mayfly_microvms_ended_total{pool="test",outcome="ended"}"#;
     wait_for_series(daemon, gone, 2.0);
-    // How things are is shown a moment after what happened was counted.
+    // Gauges are set shortly after counters.
     wait_for_series(daemon, "mayfly_host_budget_processors_used", 0.0);
     let (text, series) = scrape(daemon);
     promtool(&["check", "metrics"], &text);
@@ -263,15 +266,15 @@ fn assert_metrics(daemon: &Daemon) {
         let is = series.get(name).copied();
         assert_eq!(is, Some(value), "{name} of\n{text}");
     }
-    let told: BTreeSet<_> =
+    let names: BTreeSet<_> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    for name in &told {
+    for name in &names {
         assert!(TABLE.iter().any(|row| row.name == *name), "{name} is not in the table");
     }
-    assert!(told.len() > 15, "{told:?}");
+    assert!(names.len() > 15, "{names:?}");
 }
 
-/// Fails unless the metrics say that so many jobs of GitHub's were served, and how.
+/// Panics unless the metrics show the given number of GitHub's jobs and their results.
 pub(crate) fn assert_served_github(daemon: &Daemon, jobs: u32) {
     let jobs = f64::from(jobs);
     let succeeded = r#"mayfly_jobs_total{pool="test",source="github",result="succeeded"}"#;
@@ -289,7 +292,7 @@ pub(crate) fn assert_served_github(daemon: &Daemon, jobs: u32) {
         (r#"mayfly_github_rate_limit{resource="core"}"#, 1.0),
     ] {
         let is = series.get(name).copied().unwrap_or(-1.0);
-        assert!(is >= least, "{name} is {is}, not {least} at least, of\n{text}");
+        assert!(is >= least, "{name} is {is}, less than {least}, in\n{text}");
     }
 }
 
@@ -304,8 +307,8 @@ fn promtool_takes_the_alerts_and_every_question_of_the_dashboard() {
     let panels = dashboard["panels"].as_array().unwrap().iter();
     let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
     let rules = targets.enumerate().map(|(number, target)| {
-        let asked = target["expr"].as_str().unwrap().replace("$__rate_interval", "5m");
-        format!("  - record: question:number{number}\n    expr: {}\n", Value::from(asked))
+        let expression = target["expr"].as_str().unwrap().replace("$__rate_interval", "5m");
+        format!("  - record: question:number{number}\n    expr: {}\n", Value::from(expression))
     });
     let rules = format!("groups:\n- name: dashboard\n  rules:\n{}", rules.collect::<String>());
     let directory = tempfile::tempdir().unwrap();

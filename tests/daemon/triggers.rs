@@ -1,18 +1,18 @@
-//! Each way to learn of jobs, once from end to end. Webhooks and polls are in `jobs`.
+//! Each trigger, once from end to end. Webhooks and polls are in `jobs`.
 
 use mayfly_github_sim::state::State;
 use mayfly_github_sim::{Conclusion, Settings};
 
-use super::service::{JOB_PATIENCE, Pool, Service};
+use super::service::{JOB_TIMEOUT, Pool, Service};
 use super::support::until;
 
-/// How often a call was made whose name has a part.
+/// Returns how often calls with a given part in their name were made.
 fn calls(service: &Service, part: &str) -> u64 {
     let summary = service.github.summary();
     summary.calls.iter().filter(|(call, _)| call.contains(part)).map(|(_, count)| count).sum()
 }
 
-/// Fails unless a job has succeeded.
+/// Panics unless a job has succeeded.
 fn assert_success(service: &Service, job: u64) {
     let job = service.github.job(job).unwrap();
     assert_eq!(job.conclusion, Some(Conclusion::Success), "{:?}\n{}", job.annotation, job.log);
@@ -33,7 +33,7 @@ fn a_scale_set_hands_over_the_jobs_that_wait_and_those_that_come() {
     service.serve();
     let has_session = service
         .github
-        .wait(JOB_PATIENCE, |state| state.scale_sets.values().any(|set| set.session.is_some()));
+        .wait(JOB_TIMEOUT, |state| state.scale_sets.values().any(|set| set.session.is_some()));
     assert!(has_session, "{}", service.log());
     let after = service.queue(&["echo after"]);
     service.wait_for_all(2);
@@ -48,21 +48,21 @@ fn a_scale_set_hands_over_the_jobs_that_wait_and_those_that_come() {
     service.finish_with(|github| {
         let open = github
             .with(|state, _| state.scale_sets.values().filter(|set| set.session.is_some()).count());
-        assert_eq!(open, 0, "a session is left");
+        assert_eq!(open, 0, "a session remains");
     });
 }
 
-/// Waits until there are scale sets in these groups and no others.
+/// Waits until exactly these groups have scale sets.
 #[track_caller]
 fn wait_for_sets(service: &Service, groups: &[u64]) {
     let groups_of = |state: &State| state.scale_sets.values().map(|set| set.group).collect();
-    until(&format!("scale sets in {groups:?}"), JOB_PATIENCE, || {
+    until(&format!("scale sets in {groups:?}"), JOB_TIMEOUT, || {
         let found: Vec<_> = service.github.with(|state, _| groups_of(state));
         (found == groups).then_some(())
     });
 }
 
-/// Writes the daemon's settings anew.
+/// Changes the daemon's settings.
 fn rewrite(service: &Service, from: &str, to: &str) {
     let path = service.daemon.host.root().join("mayfly.toml");
     let before = std::fs::read_to_string(&path).unwrap();
@@ -97,7 +97,7 @@ fn a_scale_set_that_was_left_is_removed_by_the_next_daemon() {
     rewrite(&service, "trigger =", "runner_group = \"builders\"\ntrigger =");
     service.serve();
     wait_for_sets(&service, &[3]);
-    // Another trigger needs none.
+    // Another trigger needs no scale set.
     service.kill();
     rewrite(&service, "\"scale-set\"", "\"poll\"");
     service.serve();
@@ -111,15 +111,18 @@ fn a_pool_that_is_always_registered_waits_for_jobs_with_a_runner() {
     let service = Service::start(Settings::default(), &pool);
     let listens = service
         .github
-        .wait(JOB_PATIENCE, |state| state.runners.values().any(|runner| runner.session.is_some()));
+        .wait(JOB_TIMEOUT, |state| state.runners.values().any(|runner| runner.session.is_some()));
     assert!(listens, "no runner listens\n{}", service.log());
     let job = service.queue(&["echo ran"]);
     service.wait_for_all(1);
     assert_success(&service, job);
     let job = service.github.job(job).unwrap();
-    assert!(job.connected_at.unwrap() <= job.queued_at, "the runner was there before its job");
-    // The next one is there for the next job, and goes with the daemon.
-    let again = service.github.wait(JOB_PATIENCE, |state| {
+    assert!(
+        job.connected_at.unwrap() <= job.queued_at,
+        "the runner connected after its job was queued"
+    );
+    // The next runner waits for the next job, and is removed with the daemon.
+    let again = service.github.wait(JOB_TIMEOUT, |state| {
         state.runners.values().any(|runner| runner.session.is_some() && runner.job.is_none())
     });
     assert!(again, "no second runner listens\n{}", service.log());

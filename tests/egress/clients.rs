@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::sync::Mutex;
 
-use crate::support::{Echo, Guest, Names, Options, TlsServer, WebServer};
+use crate::support::{Echo, FakeResolver, Guest, Options, TlsServer, WebServer};
 
 #[test]
 fn curl_reaches_an_allowed_name_over_http() {
@@ -19,7 +19,7 @@ fn curl_reaches_an_allowed_name_over_http() {
     guest.wait_for_access(" GET http://web.example/x - HIER_DIRECT/");
     let row = &guest.report().rows[0];
     assert_eq!((&*row.host, row.port, &*row.verdict), ("web.example", 80, "allowed"));
-    // The answer's head is counted with its body.
+    // The response head is counted with its body.
     assert!(row.down > 5 && row.up > 0, "{row:?}");
 }
 
@@ -44,7 +44,7 @@ fn a_name_that_no_rule_allows_does_not_resolve() {
 }
 
 #[test]
-fn an_address_is_refused_and_told_so_over_http() {
+fn an_address_is_refused_with_an_http_response() {
     let guest = Guest::new("allow = [{ host = \"web.example\" }]");
     let answer = guest.curl(&["http://169.254.169.254/latest/meta-data/"]).unwrap();
     assert_eq!(
@@ -56,7 +56,7 @@ fn an_address_is_refused_and_told_so_over_http() {
 }
 
 #[test]
-fn another_server_name_than_the_address_stands_for_is_refused() {
+fn a_server_name_other_than_the_looked_up_one_is_refused() {
     let origin = TlsServer::new(&["tls.example", "evil.example"]);
     let guest = Guest::new(&format!(
         "allow = [{{ host = \"tls.example\" }}]\nresolve = {{ \"tls.example\" = \"{}\" }}",
@@ -75,7 +75,7 @@ fn another_server_name_than_the_address_stands_for_is_refused() {
 }
 
 #[test]
-fn another_host_than_the_address_stands_for_is_refused() {
+fn a_host_other_than_the_looked_up_one_is_refused() {
     let origin = WebServer::new("hello");
     let guest = Guest::new(&format!(
         "allow = [{{ host = \"web.example\" }}]\nresolve = {{ \"web.example\" = \"{}\" }}",
@@ -91,9 +91,9 @@ fn another_host_than_the_address_stands_for_is_refused() {
 fn a_protocol_where_the_server_speaks_first_passes_by_name() {
     let server = Echo::new(|mut stream| {
         stream.write_all(b"220 ready\r\n").unwrap();
-        let mut said = String::new();
-        stream.read_to_string(&mut said).unwrap();
-        stream.write_all(said.to_uppercase().as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        stream.write_all(text.to_uppercase().as_bytes()).unwrap();
     });
     let guest = Guest::new(&format!(
         "allow = [{{ host = \"mail.example\", ports = [25] }}]\n\
@@ -173,10 +173,10 @@ fn open_brings_every_port_to_the_gate_and_refuses_private_addresses() {
 }
 
 #[test]
-fn where_any_public_name_is_open_only_names_that_exist_do() {
+fn in_open_mode_only_existing_public_names_resolve() {
     let origin = WebServer::new("hello");
     let address = |text: &str| vec![text.parse().unwrap()];
-    let names = Names(Mutex::new(vec![
+    let names = FakeResolver(Mutex::new(vec![
         ("there.example", address("192.0.32.8")),
         ("inside.example", address("10.1.2.3")),
         ("metadata.example", address("169.254.169.254")),
@@ -208,17 +208,17 @@ fn where_any_public_name_is_open_only_names_that_exist_do() {
         assert!(!found.status.success(), "{name}: {found:?}");
         guest.wait_for_refusal(before, &format!("{name}:0 {cause}"), name);
     }
-    // The proxy tells a name that leads inside as one that leads nowhere.
-    let said = |name: &str| {
+    // The proxy reports a name with an internal address like a nonexistent one.
+    let fetch = |name: &str| {
         let url = format!("http://{name}/");
         guest.curl(&["-x", "http://172.31.0.1:3128", &url]).unwrap().replace(name, "NAME")
     };
-    assert_eq!(said("inside.example"), said("missing.example"));
-    assert_eq!(said("metadata.example"), said("missing.example"));
+    assert_eq!(fetch("inside.example"), fetch("missing.example"));
+    assert_eq!(fetch("metadata.example"), fetch("missing.example"));
 }
 
 #[test]
-fn audit_lets_pass_and_marks() {
+fn audit_allows_and_marks() {
     let origin = WebServer::new("hello");
     let guest = Guest::new(&format!(
         "mode = \"audit\"\nresolve = {{ \"any.example\" = \"{}\" }}",
@@ -227,7 +227,7 @@ fn audit_lets_pass_and_marks() {
     assert_eq!(guest.curl(&["http://any.example/"]).unwrap(), "hello 200");
     let mut marked: Vec<_> =
         guest.report().rows.into_iter().map(|row| (row.host, row.port, row.verdict)).collect();
-    // Those with bytes come first, as soon as they are counted.
+    // Rows with bytes come first, once the bytes are counted.
     marked.sort();
     assert_eq!(
         marked,
@@ -245,8 +245,8 @@ fn none_reaches_nothing() {
 }
 
 #[test]
-fn a_server_may_ask_for_another_hello_for_the_same_name() {
-    // The server knows a group only that the client has no key for yet.
+fn a_server_may_request_another_hello_for_the_same_name() {
+    // The server supports only a group for which the client has not sent a key yet.
     let origin = TlsServer::with(&["tls.example"], &["-groups", "P-384"]);
     let guest = Guest::new(&format!(
         "allow = [{{ host = \"tls.example\", ports = [443, 8443] }}]\n\
@@ -269,15 +269,15 @@ fn another_hello_for_another_name_is_refused() {
         &[0; 54],
     ]
     .concat();
-    let (heard, hears) = std::sync::mpsc::channel();
-    let heard = Mutex::new(heard);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let sender = Mutex::new(sender);
     let server = Echo::new(move |mut stream| {
         let mut first = vec![0; 4096];
         let length = stream.read(&mut first).unwrap();
         stream.write_all(&retry).unwrap();
         let mut rest = Vec::new();
         _ = stream.read_to_end(&mut rest);
-        heard.lock().unwrap().send((length, rest)).unwrap();
+        sender.lock().unwrap().send((length, rest)).unwrap();
     });
     let guest = Guest::new(&format!(
         "allow = [{{ host = \"tls.example\" }}]\nresolve = {{ \"tls.example\" = \"{}\" }}",
@@ -292,7 +292,7 @@ fn another_hello_for_another_name_is_refused() {
             .map(|(second, passes)| (second, before[0], passes)),
     );
     for (second, before, passes) in rows {
-        // With the first one, before anybody has asked for it, or when it was asked for.
+        // Together with the first hello, or after the request for it.
         for burst in [false, true] {
             guest.within(|| {
                 let mut stream = std::net::TcpStream::connect((address, 443)).unwrap();
@@ -308,7 +308,7 @@ fn another_hello_for_another_name_is_refused() {
                 _ = stream.shutdown(std::net::Shutdown::Write);
                 _ = stream.read(&mut [0; 1]);
             });
-            let (first, rest) = hears.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+            let (first, rest) = receiver.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
             assert_eq!(first, read("plain").len(), "{second}, {burst}");
             assert_eq!(!rest.is_empty(), passes, "{second}, {before:?}, {burst}: {rest:?}");
         }

@@ -1,16 +1,16 @@
-//! The seeds of the fuzz targets, run by what an ordinary compiler builds.
+//! The seeds of the fuzz targets, run in an ordinary build.
 
 use std::path::Path;
 
-use mayfly::egress::attempt;
-use mayfly::egress::dns::message::answer;
-use mayfly::egress::hold::Segment;
-use mayfly::egress::http::Strict;
-use mayfly::egress::names::Names;
-use mayfly::egress::opening::{Opening, Watcher};
+use mayfly::egress::describe_packet;
+use mayfly::egress::dns::message::respond;
+use mayfly::egress::http::StrictChecker;
+use mayfly::egress::names::NameTable;
+use mayfly::egress::opening::{ClientOpening, OpeningReader};
+use mayfly::egress::pending::Segment;
 use mayfly::egress::policy::Policy;
 
-/// What each seed of a target comes to, by file name.
+/// Returns the result of each seed of a target, by file name.
 fn outcomes(target: &str, run: impl Fn(&[u8]) -> String) -> Vec<String> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut outcomes: Vec<_> = std::fs::read_dir(directory)
@@ -26,11 +26,11 @@ fn outcomes(target: &str, run: impl Fn(&[u8]) -> String) -> Vec<String> {
 }
 
 #[test]
-fn dns_seeds_are_answered_as_they_should_be() {
+fn dns_seeds_get_the_expected_responses() {
     let draft = toml::from_str("allow = [{ host = \"*.example\" }]").unwrap();
     let policy = Policy::check(Path::new("test"), "ci", &draft).unwrap();
     let run = |bytes: &[u8]| {
-        let answer = answer(bytes, &policy, &mut Names::default()).unwrap();
+        let answer = respond(bytes, &policy, &mut NameTable::default()).unwrap();
         format!("code {}, {} answers", answer.bytes[3] & 15, answer.bytes[7])
     };
     assert_eq!(
@@ -46,17 +46,17 @@ fn dns_seeds_are_answered_as_they_should_be() {
 }
 
 #[test]
-fn frame_seeds_are_the_attempts_that_they_should_be() {
+fn frame_seeds_parse_as_expected() {
     // The first packet of each, which the fuzz target reads after three bytes of its own.
     let run = |bytes: &[u8]| {
         let ether_type = if bytes[1] == 1 { 0x86dd } else { 0x0800 };
         let packet = &bytes[3..3 + usize::from(bytes[2])];
-        let held = match Segment::read(packet) {
+        let held = match Segment::parse(packet) {
             Some(Segment::Syn(_)) => "held",
             Some(Segment::Reset(_)) => "given up",
             None => "not held",
         };
-        format!("{}, {held}", attempt(ether_type, packet).unwrap_or_default())
+        format!("{}, {held}", describe_packet(ether_type, packet).unwrap_or_default())
     };
     assert_eq!(
         outcomes("frames", run),
@@ -74,11 +74,11 @@ fn frame_seeds_are_the_attempts_that_they_should_be() {
 }
 
 #[test]
-fn hello_seeds_are_understood_as_they_should_be() {
-    let run = |bytes: &[u8]| match Watcher::new().feed(bytes).unwrap() {
-        Opening::Tls(name) => name.unwrap_or_else(|| "no name".into()),
-        Opening::BadTls(_) => "bad".into(),
-        Opening::Other => "other".into(),
+fn hello_seeds_parse_as_expected() {
+    let run = |bytes: &[u8]| match OpeningReader::new().feed(bytes).unwrap() {
+        ClientOpening::Tls(name) => name.unwrap_or_else(|| "no name".into()),
+        ClientOpening::BadTls(_) => "bad".into(),
+        ClientOpening::Other => "other".into(),
     };
     assert_eq!(
         outcomes("client_hello", run),
@@ -94,8 +94,8 @@ fn hello_seeds_are_understood_as_they_should_be() {
 }
 
 #[test]
-fn head_seeds_pass_or_fail_as_they_should() {
-    let run = |bytes: &[u8]| match Strict::default().feed(bytes) {
+fn head_seeds_pass_or_fail_as_expected() {
+    let run = |bytes: &[u8]| match StrictChecker::default().feed(bytes) {
         Ok(()) => "fine".to_owned(),
         Err(violation) => violation.to_owned(),
     };

@@ -1,10 +1,10 @@
-//! Bounds: a guest that floods or stalls the gate.
+//! Limits: a guest that floods or stalls the gate.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use mayfly::egress::Limits;
+use mayfly::egress::GateLimits;
 
 use crate::support::{Guest, Options, WebServer};
 
@@ -14,26 +14,26 @@ fn connect(to: &str) -> TcpStream {
     stream
 }
 
-/// Everything that comes until the other side is done, or why it isn't.
+/// Reads until the other side closes. Returns the text, or the error.
 fn read_all(mut stream: TcpStream) -> std::io::Result<String> {
-    let mut heard = String::new();
-    stream.read_to_string(&mut heard)?;
-    Ok(heard)
+    let mut received = String::new();
+    stream.read_to_string(&mut received)?;
+    Ok(received)
 }
 
-fn limited(policy: &str, limits: Limits) -> Guest {
+fn limited(policy: &str, limits: GateLimits) -> Guest {
     Guest::with(policy, Options { limits, ..Options::default() })
 }
 
 #[test]
-fn connections_beyond_the_bound_are_reset_and_the_others_go_on() {
+fn connections_beyond_the_limit_are_reset_and_others_continue() {
     let origin = WebServer::new("hello");
     let guest = limited(
         &format!(
             "allow = [{{ host = \"web.example\" }}]\nresolve = {{ \"web.example\" = \"{}\" }}",
             origin.address
         ),
-        Limits { connections: 3, ..Limits::default() },
+        GateLimits { connections: 3, ..GateLimits::default() },
     );
     guest.within(|| {
         let held: Vec<_> = (0..3).map(|_| connect("172.31.0.1:3128")).collect();
@@ -49,7 +49,7 @@ fn connections_beyond_the_bound_are_reset_and_the_others_go_on() {
 }
 
 #[test]
-fn a_client_that_says_too_little_in_time_is_let_go() {
+fn a_client_that_sends_too_little_in_time_is_disconnected() {
     let opening = Duration::from_millis(200);
     let origin = WebServer::new("hello");
     let guest = limited(
@@ -57,7 +57,7 @@ fn a_client_that_says_too_little_in_time_is_let_go() {
             "allow = [{{ host = \"*\" }}]\nresolve = {{ \"web.example\" = \"{}\" }}",
             origin.address
         ),
-        Limits { opening, ..Limits::default() },
+        GateLimits { opening, ..GateLimits::default() },
     );
     let resolved = guest.run(&["getent", "ahostsv4", "web.example"]);
     let address = String::from_utf8_lossy(&resolved.stdout);
@@ -72,7 +72,7 @@ fn a_client_that_says_too_little_in_time_is_let_go() {
         ] {
             let mut stream = connect(&to);
             stream.write_all(beginning).unwrap();
-            // Whether by an end or by a reset: it is over.
+            // Closed or reset: the connection has ended.
             match read_all(stream) {
                 Ok(_) => {}
                 Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{to}"),
@@ -88,7 +88,7 @@ fn a_client_that_says_too_little_in_time_is_let_go() {
 }
 
 #[test]
-fn a_quiet_connection_is_let_go() {
+fn an_idle_connection_is_closed() {
     let origin = WebServer::new("hello");
     let guest = limited(
         &format!(
@@ -96,7 +96,7 @@ fn a_quiet_connection_is_let_go() {
              resolve = {{ \"web.example\" = \"{}\" }}",
             origin.address
         ),
-        Limits { idle: Duration::from_millis(200), ..Limits::default() },
+        GateLimits { idle: Duration::from_millis(200), ..GateLimits::default() },
     );
     let script = "import socket; s = socket.create_connection(('web.example', 99));\n\
                   s.settimeout(10)\n\
@@ -107,7 +107,7 @@ fn a_quiet_connection_is_let_go() {
 }
 
 #[test]
-fn half_a_thousand_tunnels_go_at_once() {
+fn five_hundred_tunnels_run_at_once() {
     let origin = WebServer::new("hello");
     let guest = Guest::new(&format!(
         "allow = [{{ host = \"web.example\", ports = [99] }}]\n\
@@ -140,7 +140,7 @@ fn half_a_thousand_tunnels_go_at_once() {
 }
 
 #[test]
-fn a_flood_of_lookups_leaves_the_stub_answering() {
+fn the_stub_survives_a_flood_of_lookups() {
     let guest = Guest::new("allow = [{ host = \"*.example\" }]");
     guest.within(|| {
         let socket = UdpSocket::bind("172.31.0.2:0").unwrap();
@@ -148,7 +148,7 @@ fn a_flood_of_lookups_leaves_the_stub_answering() {
             let mut query = vec![0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 8];
             query.extend(format!("{number:08}").bytes());
             query.extend(b"\x07example\0\0\x01\0\x01");
-            // The kernel may have no room: that is the guest's loss.
+            // The kernel may drop it: the guest's loss.
             _ = socket.send_to(&query, "172.31.0.1:53");
         }
     });

@@ -1,7 +1,7 @@
-//! Egress as a guest sees it: real clients in a network namespace of their own, joined by a veth
-//! pair to the namespace that a gate serves, as a microVM's tap device joins them.
+//! Egress from a guest's point of view: real clients in their own network namespace, connected by a
+//! veth pair to the namespace that a gate serves, as a microVM's tap device connects them.
 //!
-//! Needs root or `unshare --user --map-root-user`, and the programs `ip`, `nft`, `curl`, `git`,
+//! Requires root or `unshare --user --map-root-user`, and the programs `ip`, `nft`, `curl`, `git`,
 //! `python3`, `openssl` and `squid`.
 
 #![expect(unreachable_pub, reason = "a test has no other crate to be reached from")]
@@ -9,12 +9,12 @@
 
 mod support;
 
-mod answered;
 mod bypass;
 mod clients;
+mod connect_results;
 mod corpus;
-mod denied;
-mod lenient;
+mod deny_rules;
+mod http_compatibility;
 mod limits;
 mod memory;
 mod packets;

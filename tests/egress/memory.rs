@@ -1,5 +1,4 @@
-//! What the gate holds for connections that stand still: bytes that a guest was rid of and that its
-//! destination never took.
+//! Memory of stalled connections: bytes that a guest has sent and that its destination never reads.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,14 +8,14 @@ use socket2::SockRef;
 
 use crate::support::{Echo, Guest};
 
-/// Whoever takes nothing at all, for as long as the test lasts.
+/// A server that never reads, for as long as the test lasts.
 fn never_read(stream: TcpStream) {
     _ = SockRef::from(&stream).set_recv_buffer_size(4096);
     std::thread::sleep(Duration::from_secs(60));
     drop(stream);
 }
 
-/// Writes to all until none has taken anything for a while. Returns the bytes that were taken.
+/// Writes to all streams until none accepts data for a while. Returns the number of accepted bytes.
 fn fill(streams: &mut [TcpStream]) -> usize {
     let chunk = [b'x'; 16 << 10];
     let (mut taken, mut last) = (0, Instant::now());
@@ -38,7 +37,7 @@ fn fill(streams: &mut [TcpStream]) -> usize {
     taken
 }
 
-/// A connection on which little is left with the guest itself.
+/// Connects with a small send buffer on the guest's side.
 fn connect(to: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(to).unwrap();
     SockRef::from(&stream).set_send_buffer_size(4096).unwrap();
@@ -46,9 +45,9 @@ fn connect(to: SocketAddr) -> TcpStream {
     stream
 }
 
-/// What so many connections hold that stand still: uploads through a tunnel, and bodies of requests.
-#[allow(clippy::print_stderr, reason = "a figure, for whoever asks for the output")]
-fn stand_still(connections: usize, most: usize) {
+/// Measures the memory of stalled connections: uploads through a tunnel, and request bodies.
+#[allow(clippy::print_stderr, reason = "a figure for the test output")]
+fn check_stalled(connections: usize, most: usize) {
     let post = b"POST / HTTP/1.1\r\nHost: bulk.example\r\nContent-Length: 1000000000\r\n\r\n";
     for (what, port, prelude) in [("uploads", 7777, &b""[..]), ("POSTs", 80, &post[..])] {
         let sink = Echo::new(never_read);
@@ -69,14 +68,14 @@ fn stand_still(connections: usize, most: usize) {
                 .collect();
             (fill(&mut streams), streams)
         });
-        eprintln!("{connections} {what} that stand still hold {} KiB", taken >> 10);
+        eprintln!("{connections} stalled {what} hold {} KiB", taken >> 10);
         assert!(taken <= most, "{what}: {taken} bytes");
         assert_another_is_served(&guest);
         drop(streams);
     }
 }
 
-/// A guest that fills its buffers keeps no other connection out.
+/// A guest that fills its buffers does not block other connections.
 fn assert_another_is_served(guest: &Guest) {
     let mut stream = guest.within(|| connect("172.31.0.1:3128".parse().unwrap()));
     stream.write_all(b"GET http://other.example/ HTTP/1.1\r\nHost: other.example\r\n\r\n").unwrap();
@@ -86,13 +85,13 @@ fn assert_another_is_served(guest: &Guest) {
 }
 
 #[test]
-fn what_stands_still_has_a_bound() {
-    // More than are left to the kernel's own measure. Each may hold a MiB on average: both sockets'
-    // buffers, what the kernel takes for itself, and a pipe.
-    stand_still(50, 50 << 20);
+fn stalled_connections_use_bounded_memory() {
+    // More connections than keep the kernel's automatic buffer sizes. Each may hold 1 MiB on
+    // average: both sockets' buffers, the kernel's overhead, and a pipe.
+    check_stalled(50, 50 << 20);
 }
 
 #[test]
-fn nearly_all_connections_that_there_may_be_stand_still_within_a_bound() {
-    stand_still(1000, 256 << 20);
+fn nearly_the_maximum_of_stalled_connections_use_bounded_memory() {
+    check_stalled(1000, 256 << 20);
 }

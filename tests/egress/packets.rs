@@ -1,4 +1,4 @@
-//! What no listener is there for is refused by the kernel and recorded all the same.
+//! Packets without a listener are refused by the kernel and recorded.
 
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -57,12 +57,12 @@ fn pings_are_recorded() {
 }
 
 #[test]
-fn what_listeners_answer_is_not_recorded_as_a_packet() {
+fn connections_with_a_listener_are_not_recorded_as_packets() {
     let guest = Guest::new("allow = [{ host = \"web.example\" }]");
     guest.run(&["getent", "ahostsv4", "web.example"]);
     guest.within(|| {
         TcpStream::connect("172.31.0.1:3128").unwrap();
-        // Refused, and recorded by who decides it.
+        // Refused, and recorded by the code that decides it.
         TcpStream::connect("1.1.1.1:443").unwrap_err();
         TcpStream::connect("1.1.1.1:1").unwrap_err();
     });
@@ -75,7 +75,7 @@ fn what_listeners_answer_is_not_recorded_as_a_packet() {
 #[test]
 fn probes_of_closed_ports_are_recorded_by_their_flags() {
     let guest = Guest::new("allow = [{ host = \"web.example\" }]");
-    // A TCP segment by the flags that it has, whole or cut after its ports into fragments.
+    // Sends TCP segments with these flags, unfragmented or split after the ports.
     let script = "import socket, struct, sys\n\
         s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)\n\
         source, to = (socket.inet_aton(a) for a in ('172.31.0.2', '9.9.9.9'))\n\
@@ -110,7 +110,7 @@ fn probes_of_closed_ports_are_recorded_by_their_flags() {
 }
 
 #[test]
-fn a_flood_of_packets_does_not_keep_the_gate_from_ending() {
+fn a_flood_of_packets_does_not_block_the_shutdown() {
     let guest = Guest::new("allow = [{ host = \"web.example\" }]");
     let script = "import socket, time\n\
         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
@@ -121,7 +121,7 @@ fn a_flood_of_packets_does_not_keep_the_gate_from_ending() {
     std::thread::scope(|scope| {
         let flood = scope.spawn(|| guest.run(&["python3", "-c", script]));
         wait_for(&guest, "9.9.9.9:9 protocol");
-        // Others have their turn meanwhile.
+        // Other tasks run meanwhile.
         let before = std::time::Instant::now();
         let error = guest.within(|| TcpStream::connect("1.1.1.1:22").unwrap_err());
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);

@@ -5,13 +5,13 @@ use std::net::TcpStream;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use crate::support::{Guest, Names, Options, Squid, TlsServer, WebServer};
+use crate::support::{FakeResolver, Guest, Options, Squid, TlsServer, WebServer};
 
 const PROXY: &str = "http://172.31.0.1:3128";
 
 #[test]
 fn requests_and_tunnels_go_through_squid_by_name() {
-    // Port 80 is what plain HTTP is about; the address is this test's alone.
+    // Plain HTTP uses port 80; only this test uses the address.
     let origin = WebServer::at("127.31.0.80:80", "hello");
     let tls = TlsServer::new(&["tls.example"]);
     let squid =
@@ -37,7 +37,7 @@ fn requests_and_tunnels_go_through_squid_by_name() {
         "GET http://web.example/y ci HIER_DIRECT/127.31.0.80",
         &format!("CONNECT tls.example:{port} ci HIER_DIRECT/127.0.0.1"),
     ] {
-        // Squid, too, writes a tunnel's line when it has ended.
+        // Squid, too, writes a tunnel's line when the tunnel ends.
         guest.wait_for(part, |_| squid.file("access.log").contains(part).then_some(()));
     }
     guest.wait_for_access(" FIRSTUP_PARENT/127.0.0.1 ");
@@ -45,7 +45,7 @@ fn requests_and_tunnels_go_through_squid_by_name() {
 }
 
 #[test]
-fn what_squid_refuses_is_told_with_its_words() {
+fn refusals_by_squid_are_reported_with_its_status() {
     let squid = Squid::new("", "http_access deny all");
     let guest = Guest::new(&format!(
         "allow = [{{ host = \"web.example\" }}]\nparent = \"http://{}\"",
@@ -55,13 +55,13 @@ fn what_squid_refuses_is_told_with_its_words() {
     assert!(error.contains("502"), "{error}");
     let refused = guest.events().into_iter().find(|event| event["cause"] == "parent").unwrap();
     assert_eq!(refused["detail"], "the parent proxy failed: it answered 403 Forbidden");
-    // An answer to a request is squid's own, and the client sees it.
+    // The response to a request is squid's own, and the client sees it.
     let answer = guest.curl(&["-x", PROXY, "http://web.example/"]).unwrap();
     assert!(answer.ends_with(" 403") && answer.contains("squid"), "{answer}");
 }
 
 #[test]
-fn wrong_credentials_are_told() {
+fn wrong_credentials_are_reported() {
     let squid = Squid::new("", "http_access allow users");
     let credentials = squid.directory.path().join("credentials");
     std::fs::write(&credentials, "ci:wrong\n").unwrap();
@@ -78,8 +78,8 @@ fn wrong_credentials_are_told() {
     );
 }
 
-/// Says something to the proxy, which must not answer that it is done.
-fn ask(guest: &Guest, request: &[u8], what: &str) {
+/// Sends a request to the proxy, which must respond with an error.
+fn expect_error(guest: &Guest, request: &[u8], what: &str) {
     guest.within(|| {
         let mut stream = TcpStream::connect(&PROXY["http://".len()..]).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -92,9 +92,9 @@ fn ask(guest: &Guest, request: &[u8], what: &str) {
 }
 
 #[test]
-fn names_that_lead_inside_are_not_given_to_the_parent() {
+fn names_of_internal_hosts_are_not_passed_to_the_parent() {
     let squid = Squid::new("", "http_access allow all");
-    let names = Names(Mutex::new(vec![
+    let names = FakeResolver(Mutex::new(vec![
         ("inside.example", vec!["10.1.2.3".parse().unwrap()]),
         ("loopback.example", vec!["127.0.0.1".parse().unwrap()]),
         ("metadata.example", vec!["169.254.169.254".parse().unwrap()]),
@@ -135,13 +135,13 @@ fn names_that_lead_inside_are_not_given_to_the_parent() {
             } else {
                 format!("GET {url} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n")
             };
-            ask(&guest, request.as_bytes(), target);
+            expect_error(&guest, request.as_bytes(), target);
             guest.wait_for_refusal(before, &format!(" {cause}"), &url);
         }
     }
     let log = std::fs::read_to_string(squid.directory.path().join("access.log"));
     let log = log.unwrap_or_default();
-    // Whoever waited for squid to listen has connected and said nothing.
-    let asked = log.lines().find(|line| !line.contains("error:transaction-end-before-headers"));
-    assert_eq!(asked, None);
+    // The check that squid is listening connects and sends nothing.
+    let requested = log.lines().find(|line| !line.contains("error:transaction-end-before-headers"));
+    assert_eq!(requested, None);
 }

@@ -22,7 +22,7 @@ fn curl_reaches_an_allowed_name_through_the_proxy() {
     assert!(requests[2].ends_with("\r\n\r\nsome data"), "{requests:?}");
     let sums = guest.wait_for("all bytes", |guest| {
         let row = &guest.report().rows[0];
-        // Heads are bytes, too.
+        // Heads are counted, too.
         (row.connections == 3 && row.down > 3 * 40).then_some(row.up)
     });
     assert!(sums > 3 * 40, "{sums}");
@@ -56,7 +56,7 @@ fn a_refusal_names_policy_and_host() {
 }
 
 #[test]
-fn a_tunnel_to_one_name_carries_no_hello_for_another() {
+fn a_tunnel_refuses_a_hello_for_another_name() {
     let origin = TlsServer::new(&["tls.example", "evil.example"]);
     let guest = Guest::new(&format!(
         "allow = [{{ host = \"tls.example\" }}]\nresolve = {{ \"tls.example\" = \"{}\" }}",
@@ -77,7 +77,7 @@ fn a_tunnel_to_one_name_carries_no_hello_for_another() {
 }
 
 #[test]
-fn requests_in_a_tunnel_to_port_80_are_checked_one_by_one() {
+fn requests_in_a_tunnel_to_port_80_are_checked_individually() {
     let origin = WebServer::new("hello");
     let guest = Guest::new(&format!(
         "allow = [{{ host = \"web.example\" }}]\nresolve = {{ \"web.example\" = \"{}\" }}",
@@ -93,7 +93,7 @@ fn requests_in_a_tunnel_to_port_80_are_checked_one_by_one() {
 }
 
 #[test]
-fn programs_find_the_proxy_by_their_environment() {
+fn programs_use_the_proxy_from_their_environment() {
     let origin = WebServer::new("hello");
     let guest = Guest::new(&format!(
         "allow = [{{ host = \"web.example\" }}]\nresolve = {{ \"web.example\" = \"{}\" }}",
@@ -106,7 +106,7 @@ fn programs_find_the_proxy_by_their_environment() {
 }
 
 #[test]
-fn a_request_to_change_the_protocol_is_served_without_the_change() {
+fn an_upgrade_request_is_served_without_the_upgrade() {
     let origin = WebServer::new("hello");
     let guest = Guest::new(&format!(
         "allow = [{{ host = \"web.example\" }}]\nresolve = {{ \"web.example\" = \"{}\" }}",

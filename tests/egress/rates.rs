@@ -1,5 +1,5 @@
-//! A rule's rate, over real connections on every path. What is asserted is a bound on the bytes
-//! that have passed in the time that was taken, which no slow machine can break.
+//! A rule's rate, over real connections on every path. The tests assert an upper bound on the bytes
+//! in the measured time, which a slow machine cannot violate.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,16 +10,16 @@ use crate::support::{Echo, Guest};
 /// Bytes per second.
 const RATE: usize = 500_000;
 
-/// What an unused rate saves up: a quarter of a second's worth.
+/// The burst of an unused rate: a quarter of a second's worth.
 const BURST: usize = RATE / 4;
 
-/// Bytes of a request's body, and of its answer's.
+/// Bytes of a request body, and of its response's.
 const BODY: usize = 200_000;
 
 const PROXY: &str = "172.31.0.1:3128";
 const CONNECT: &[u8] = b"CONNECT bulk.example:7777 HTTP/1.1\r\nHost: bulk.example:7777\r\n\r\n";
 
-/// Reads a request with its body, and answers with as much.
+/// Reads a request with its body, and responds with as much.
 fn serve(mut stream: TcpStream) {
     let mut seen = Vec::new();
     let mut chunk = [0; 4096];
@@ -30,7 +30,7 @@ fn serve(mut stream: TcpStream) {
             let mut answer =
                 format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n").into_bytes();
             answer.resize(answer.len() + BODY, b'x');
-            // The client sees what is missing.
+            // The client detects missing data.
             _ = stream.write_all(&answer);
             return;
         }
@@ -46,7 +46,7 @@ fn guest() -> Guest {
     ))
 }
 
-/// Sends a body and reads as much back, after a prelude that is answered with 39 bytes.
+/// Sends a body and reads as much back, after a prelude that gets a response of 39 bytes.
 fn exchange(to: SocketAddr, prelude: &[u8], target: &str) {
     let mut stream = TcpStream::connect(to).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -69,7 +69,7 @@ fn exchange(to: SocketAddr, prelude: &[u8], target: &str) {
     assert_eq!(answer.len() - head - 4, BODY);
 }
 
-/// Fails if more has passed since than the rate allows.
+/// Fails if more bytes have passed since `begin` than the rate allows.
 fn assert_paced(what: &str, bytes: usize, begin: Instant) {
     let allowed = RATE as u128 * begin.elapsed().as_micros() / 1_000_000 + BURST as u128;
     assert!(bytes as u128 <= allowed, "{what}: {bytes} of {allowed}");
@@ -87,7 +87,7 @@ fn a_rate_holds_on_every_path_in_both_directions() {
         ("CONNECT", proxy, CONNECT, "/"),
         ("plain HTTP", proxy, b"", whole),
     ] {
-        // What is left of a burst may be used by the next, so each has a whole one.
+        // The next path may use the rest of a burst, so each gets a full one.
         let begin = Instant::now();
         guest.within(|| exchange(to, prelude, target));
         assert_paced(what, 2 * BODY, begin);
@@ -103,7 +103,7 @@ fn all_connections_under_a_rule_share_its_rate() {
     let begin = Instant::now();
     guest.within(|| {
         std::thread::scope(|scope| {
-            // Each would be as fast as it likes by itself; the namespace is the thread's.
+            // Each runs at full speed by itself; the namespace is the thread's.
             for _ in 0..COUNT {
                 scope.spawn(|| exchange(proxy, CONNECT, "/"));
             }

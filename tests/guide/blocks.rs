@@ -4,34 +4,36 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where a block is run, by the comment before it.
+/// The environment that a block runs in, from the comment before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Setting {
+pub(crate) enum Environment {
     /// `<!-- run: host -->`: a host with the images `base` and `runner`.
     Host,
-    /// `<!-- run: host, at length -->`: the same, with `scripts/test --long`.
+    /// `<!-- run: host, at length -->`: the same, only with `scripts/test --long`.
     LongHost,
-    /// `<!-- run: store -->`: a host whose images can't boot but be kept, moved and signed.
+    /// `<!-- run: store -->`: a host whose images cannot boot, but can be stored, moved, and
+    /// signed.
     Store,
-    /// `<!-- run: daemon -->`: as `service`, but the block ends with a daemon that stays.
+    /// `<!-- run: daemon -->`: like `service`, but the block itself starts the daemon.
     Daemon,
     /// `<!-- run: service -->`: a simulated GitHub, and a daemon with the page's settings and seven
     /// jobs in its ledger.
     Service,
-    /// `<!-- run: machine -->`: a machine with systemd that Mayfly can be installed on.
+    /// `<!-- run: machine -->`: a machine with systemd, to install Mayfly on.
     Machine,
     /// `<!-- run: compose -->`: containers; `scripts/test-compose` runs them.
     Compose,
-    /// `<!-- run: build -->`: as `service`, with a GitHub that gives a runner, and all the time that
-    /// building an image with it takes; `scripts/test --long`.
+    /// `<!-- run: build -->`: like `service`, with a GitHub that serves a runner, and with time for
+    /// an image build; only with `scripts/test --long`.
     Build,
-    /// `<!-- run: long -->`: the sources, with all the time it takes; `scripts/test --long`.
+    /// `<!-- run: long -->`: the source tree, with a long time limit; only with `scripts/test
+    /// --long`.
     Long,
     /// `<!-- not run: WHY -->`.
-    Not,
+    NotRun,
 }
 
-impl Setting {
+impl Environment {
     fn parse(comment: &str) -> Option<Self> {
         Some(match comment.strip_prefix("<!-- ")?.strip_suffix(" -->")? {
             "run: host" => Self::Host,
@@ -43,43 +45,43 @@ impl Setting {
             "run: compose" => Self::Compose,
             "run: build" => Self::Build,
             "run: long" => Self::Long,
-            other => return other.strip_prefix("not run: ").map(|_| Self::Not),
+            other => return other.strip_prefix("not run: ").map(|_| Self::NotRun),
         })
     }
 }
 
-/// A block.
+/// A fenced block.
 #[derive(Debug)]
 pub(crate) struct Block {
     /// The page, relative to the project.
     pub(crate) page: String,
-    /// The line of its fence.
+    /// The line number of its opening fence.
     pub(crate) line: usize,
-    /// What is behind the fence: `sh`, `toml` …
+    /// The word after the fence: `sh`, `toml`, …
     pub(crate) language: String,
-    /// The line before the fence, which does not show.
+    /// The line before the fence: an HTML comment.
     pub(crate) comment: String,
     pub(crate) text: String,
 }
 
 impl Block {
-    /// For messages.
-    pub(crate) fn place(&self) -> String {
+    /// Returns the page and line, for messages.
+    pub(crate) fn location(&self) -> String {
         format!("{}:{}", self.page, self.line)
     }
 
-    /// Where it is run, if it says so.
-    pub(crate) fn setting(&self) -> Option<Setting> {
-        Setting::parse(&self.comment)
+    /// Returns the environment, if the comment names one.
+    pub(crate) fn environment(&self) -> Option<Environment> {
+        Environment::parse(&self.comment)
     }
 }
 
-/// The project.
+/// Returns the root of the project.
 pub(crate) fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The pages whose commands are run.
+/// Returns the pages whose commands are run.
 pub(crate) fn pages() -> Vec<String> {
     let guide = fs::read_dir(project().join("docs/guide")).unwrap();
     let files = guide.map(|entry| entry.unwrap().path());
@@ -92,8 +94,8 @@ pub(crate) fn pages() -> Vec<String> {
     pages
 }
 
-/// The blocks of a page, in order.
-pub(crate) fn of(page: &str) -> Vec<Block> {
+/// Returns the blocks of a page, in order.
+pub(crate) fn page_blocks(page: &str) -> Vec<Block> {
     let text = fs::read_to_string(project().join(page)).unwrap();
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
@@ -118,13 +120,13 @@ pub(crate) fn of(page: &str) -> Vec<Block> {
         }
         before = line;
     }
-    assert!(open.is_none(), "{page}: a block does not end");
+    assert!(open.is_none(), "{page}: unterminated block");
     blocks
 }
 
-/// The blocks of commands of all pages.
+/// Returns the command blocks of all pages.
 pub(crate) fn commands() -> Vec<Block> {
-    let all = pages().iter().flat_map(|page| of(page)).collect::<Vec<_>>();
+    let all = pages().iter().flat_map(|page| page_blocks(page)).collect::<Vec<_>>();
     all.into_iter().filter(|block| block.language == "sh").collect()
 }
 
@@ -132,23 +134,23 @@ pub(crate) fn commands() -> Vec<Block> {
 fn each_block_of_commands_says_where_it_is_run() {
     let blocks = commands();
     assert!(blocks.len() > 20, "{}", blocks.len());
-    let mute: Vec<_> = blocks.iter().filter(|block| block.setting().is_none()).collect();
-    assert!(mute.is_empty(), "no known setting on the line before: {mute:#?}");
+    let unmarked: Vec<_> = blocks.iter().filter(|block| block.environment().is_none()).collect();
+    assert!(unmarked.is_empty(), "the line before names no known environment: {unmarked:#?}");
     let mut counts = BTreeMap::new();
-    for setting in blocks.iter().filter_map(Block::setting) {
-        *counts.entry(format!("{setting:?}")).or_insert(0) += 1;
+    for environment in blocks.iter().filter_map(Block::environment) {
+        *counts.entry(format!("{environment:?}")).or_insert(0) += 1;
     }
     eprintln!("{counts:?}");
-    // What can't be run is to stay the exception.
-    assert!(counts["Not"] <= 6, "{counts:?}");
+    // Blocks that are not run must remain exceptions.
+    assert!(counts["NotRun"] <= 6, "{counts:?}");
 }
 
 #[test]
 fn commands_are_in_blocks_that_are_seen() {
     for page in pages() {
-        for block in of(&page) {
+        for block in page_blocks(&page) {
             let known = ["sh", "toml", "text", "json", ""].contains(&block.language.as_str());
-            assert!(known, "{}: what is {:?}?", block.place(), block.language);
+            assert!(known, "{}: unknown language {:?}", block.location(), block.language);
         }
     }
 }
@@ -156,11 +158,12 @@ fn commands_are_in_blocks_that_are_seen() {
 #[test]
 fn commands_for_containers_are_run_by_their_own_script() {
     let script = fs::read_to_string(project().join("scripts/test-compose")).unwrap();
-    // It names a block by some words of it.
+    // The script selects a block by a quoted part of its text.
     let calls = script.lines().filter(|line| line.contains("guide \"$work/"));
     let named: Vec<_> = calls.filter_map(|line| line.split('\'').nth(1)).collect();
-    for block in commands().iter().filter(|block| block.setting() == Some(Setting::Compose)) {
+    for block in commands().iter().filter(|block| block.environment() == Some(Environment::Compose))
+    {
         let is_run = named.iter().any(|words| block.text.contains(words));
-        assert!(is_run, "{} is not run by scripts/test-compose, only {named:?}", block.place());
+        assert!(is_run, "scripts/test-compose does not run {}, only {named:?}", block.location());
     }
 }

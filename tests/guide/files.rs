@@ -1,20 +1,20 @@
-//! The files that pages show: settings and recipes, loaded as Mayfly loads them.
+//! Loads the settings files and recipes that pages show, as Mayfly loads them.
 
 use std::fs;
 
 use mayfly::image::recipe::Recipe;
 
-use crate::blocks::{of, pages};
-use crate::place::{Place, settings};
-use crate::support::{PATIENCE, Running};
+use crate::blocks::{page_blocks, pages};
+use crate::page_host::{PageHost, settings};
+use crate::support::{Running, TIMEOUT};
 
 #[test]
 fn each_file_says_what_it_is() {
     let mut files = 0;
     for page in pages() {
-        for block in of(&page).iter().filter(|block| block.language == "toml") {
+        for block in page_blocks(&page).iter().filter(|block| block.language == "toml") {
             let known = ["<!-- settings -->", "<!-- recipe -->"].contains(&block.comment.as_str());
-            assert!(known, "{}: settings or a recipe?", block.place());
+            assert!(known, "{}: not marked as settings or recipe", block.location());
             files += 1;
         }
     }
@@ -23,16 +23,16 @@ fn each_file_says_what_it_is() {
 
 #[test]
 fn settings_of_pages_are_good() {
-    let place = Place::with_store();
-    place.secret("github-app.pem", "-----BEGIN RSA PRIVATE KEY-----");
+    let page_host = PageHost::with_store();
+    page_host.write_secret("github-app.pem", "-----BEGIN RSA PRIVATE KEY-----");
     for page in pages() {
-        let blocks = of(&page);
+        let blocks = page_blocks(&page);
         if settings(&blocks).next().is_none() {
             continue;
         }
-        place.settle(&blocks);
+        page_host.write_settings(&blocks);
         let check = "mayfly config check --config mayfly.toml";
-        let ending = Running::start(&mut place.script("check.sh", check)).finish(PATIENCE);
+        let ending = Running::start(&mut page_host.script("check.sh", check)).finish(TIMEOUT);
         assert_eq!(ending.code(), 0, "{page}: {ending:?}");
     }
 }
@@ -45,11 +45,11 @@ fn recipes_of_pages_are_good() {
     let profiles = crate::blocks::project().join("images/profiles");
     let base = base.replace("../profiles", profiles.to_str().unwrap());
     for page in pages() {
-        for block in of(&page).iter().filter(|block| block.comment == "<!-- recipe -->") {
-            // Parts of a recipe, which has the rest.
+        for block in page_blocks(&page).iter().filter(|block| block.comment == "<!-- recipe -->") {
+            // The block is only a part of a recipe; `base` provides the rest.
             fs::write(&path, format!("{base}\n{}", block.text)).unwrap();
             let recipe = Recipe::load(&path, &[]);
-            assert!(recipe.is_ok(), "{}: {:?}", block.place(), recipe.err());
+            assert!(recipe.is_ok(), "{}: {:?}", block.location(), recipe.err());
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Every command of README.md and `docs/guide/`, run as it stands, and every settings file and recipe
-//! loaded. Each block says by a comment before it where it is run: see [`blocks::Setting`].
+//! Runs every command of README.md and `docs/guide/`, and loads every settings file and recipe. The
+//! comment before a block names its environment: see [`blocks::Environment`].
 //!
-//! Needs what tests/microvm and tests/install need, the image `runner`, and jq and minisign.
+//! Needs the requirements of tests/microvm and tests/install, the image `runner`, jq, and minisign.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,10 +16,10 @@ mod files;
 #[allow(dead_code, reason = "tests/install uses the rest of it")]
 #[path = "../install/machine.rs"]
 mod machine;
-mod place;
+mod page_host;
+mod references;
 mod run;
 #[allow(dead_code, reason = "tests/microvm uses the rest of it")]
 #[path = "../microvm/support/mod.rs"]
 mod support;
 mod systemd;
-mod words;

@@ -1,20 +1,20 @@
-//! Commands that want a systemd: those of all pages on one machine, on which Mayfly is installed by
-//! the first and removed by the last.
+//! Runs the commands of all pages that need systemd, on one machine. The first block installs
+//! Mayfly, the last one removes it.
 
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::blocks::{Block, Setting, commands, project};
+use crate::blocks::{Block, Environment, commands, project};
 use crate::machine::Machine;
 use crate::support::{Running, images};
 
-/// How long a block may take: an installation, a first boot.
-const BLOCK: Duration = Duration::from_secs(240);
+/// The time limit of a block: an installation and a first boot.
+const BLOCK_TIMEOUT: Duration = Duration::from_secs(240);
 
-/// Makes the sources of `$1` with what was built in `$2` and `$3`, the image of `$4`, and what this
-/// machine needs that others don't: KVM is not wanted, and there is no journal.
-const FURNISH: &str = "\
+/// Links the source tree `$1` with the build outputs `$2` and `$3`, copies the image `$4`, and
+/// adapts the machine to the test: emulation instead of KVM, and a log file instead of a journal.
+const PREPARE: &str = "\
     mkdir -p /root/mayfly/target/release /run/systemd/system/mayfly.service.d /var/lib/mayfly/images
     cd /root/mayfly
     ln -s $1/scripts $1/images $1/packaging $1/docs .
@@ -27,7 +27,7 @@ const FURNISH: &str = "\
         >/run/systemd/system/mayfly.service.d/test.conf
     touch app.pem";
 
-fn furnished() -> Machine {
+fn prepared_machine() -> Machine {
     let binaries = Path::new(env!("CARGO_BIN_EXE_mayfly")).parent().unwrap().to_owned();
     let libexec = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| project().join("target"), Into::into)
@@ -35,9 +35,9 @@ fn furnished() -> Machine {
     let libexec = fs::canonicalize(libexec).unwrap();
     let image = fs::canonicalize(images().join("base")).unwrap();
     let machine = Machine::boot(&[project(), &binaries, &libexec, &image]);
-    let mut furnish = machine.command(["bash", "-euc", FURNISH, "furnish"]);
-    furnish.arg(project()).args([&binaries, &libexec, &image]);
-    Running::start(&mut furnish).finish(BLOCK).assert_code(0);
+    let mut prepare = machine.command(["bash", "-euc", PREPARE, "prepare"]);
+    prepare.arg(project()).args([&binaries, &libexec, &image]);
+    Running::start(&mut prepare).finish(BLOCK_TIMEOUT).assert_code(0);
     machine
 }
 
@@ -45,21 +45,21 @@ fn furnished() -> Machine {
 fn the_commands_of_administrators_do_what_they_are_for() {
     let all = commands().into_iter();
     let mut blocks: Vec<_> =
-        all.filter(|block| block.setting() == Some(Setting::Machine)).collect();
-    // It is installed before all else, and removed after it.
+        all.filter(|block| block.environment() == Some(Environment::Machine)).collect();
+    // The installation comes first, the removal last.
     let rank = |block: &Block| {
         (block.text.contains("scripts/uninstall"), block.page != "docs/guide/bare-metal.md")
     };
     blocks.sort_by_key(rank);
     assert!(blocks.first().unwrap().text.contains("scripts/install"));
     assert!(blocks.last().unwrap().text.contains("scripts/uninstall"));
-    let machine = furnished();
+    let machine = prepared_machine();
     for block in &blocks {
         let script = format!("cd /root/mayfly; {}", block.text);
         let mut bash = machine.command(["bash", "-xeuo", "pipefail", "-c", &script]);
-        let ending = Running::start(&mut bash).finish(BLOCK);
+        let ending = Running::start(&mut bash).finish(BLOCK_TIMEOUT);
         let log = machine.run(["cat", "/run/mayfly.log"]).text();
-        assert_eq!(ending.code(), 0, "{}\n{}\n{ending:?}\n{log}", block.place(), block.text);
+        assert_eq!(ending.code(), 0, "{}\n{}\n{ending:?}\n{log}", block.location(), block.text);
     }
     machine.run(["sh", "-c", "! command -v mayfly && ! [ -e /etc/mayfly ]"]).assert_code(0);
 }

@@ -1,4 +1,4 @@
-//! The image `runner`, built by an ordinary user: the same bytes as root's.
+//! Builds the image `runner` as an ordinary user: the result has the same bytes as root's.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -7,10 +7,10 @@ use std::process::Command;
 
 use super::{Fixture, built};
 
-/// A user and group that no system has.
+/// An unused user and group id.
 const USER: u32 = 61_002;
 
-/// Executes `$1…` as that user, who has a name and a range of ids here and nowhere else. `$0` is an
+/// Runs `$1…` as that user, who has a name and a range of ids in this namespace only. `$0` is an
 /// empty directory.
 const AS_USER: &str = "
     for file in passwd subuid subgid; do
@@ -24,13 +24,13 @@ const AS_USER: &str = "
     exec setpriv --reuid=61002 --regid=61002 --clear-groups -- \"$@\"
 ";
 
-/// The agent that the tests' images have.
+/// Returns the agent of the tests' images.
 fn agent() -> PathBuf {
     let beside = Path::new(env!("CARGO_BIN_EXE_mayfly")).join("../../libexec/mayfly/mayfly-guest");
     std::env::var_os("MAYFLY_GUEST").map_or(beside, PathBuf::from)
 }
 
-/// Half a minute and more: with `scripts/test --long`.
+/// Takes more than half a minute: run by `scripts/test --long`.
 #[test]
 #[ignore = "takes minutes"]
 fn an_ordinary_user_builds_the_bytes_that_root_builds() {
@@ -39,7 +39,7 @@ fn an_ordinary_user_builds_the_bytes_that_root_builds() {
     let images = images.expect("MAYFLY_TEST_IMAGES names no image store: run scripts/test");
     let of_root = fs::read_link(PathBuf::from(images).join("runner/latest")).unwrap();
 
-    // Copies, because what they are copies of may lie where only root can go.
+    // Copies, because the originals may be accessible to root only.
     let fixture = Fixture::new();
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let archive = fixture.path("runner.tar.gz");
@@ -67,6 +67,6 @@ fn an_ordinary_user_builds_the_bytes_that_root_builds() {
     build.current_dir(fixture.directory.path());
     let reference = built(&build.output().unwrap());
     assert_eq!(reference, format!("runner@{}", of_root.display()));
-    // What belongs to the ids of the user's range is gone with the build's directory.
+    // Files of the user's id range are removed with the build's directory.
     assert!(fixture.workspaces().is_empty());
 }

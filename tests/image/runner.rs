@@ -1,5 +1,4 @@
-//! An image with a runner: downloaded as GitHub's simulator gives it, pinned programs beside it,
-//! hooks run. One build for all of it.
+//! Builds an image with a runner from the GitHub simulator, pinned downloads and hooks.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -35,7 +34,7 @@ id -un >hooked
 """
 "##;
 
-/// The stand-in's archive and its digest.
+/// Returns the fake runner's archive and its digest.
 fn archive(directory: &Path) -> (Vec<u8>, String) {
     let pack = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/github-sim/pack-runner");
     let path = directory.join("runner.tar.gz");
@@ -63,7 +62,7 @@ fn simulator(bytes: Vec<u8>, sha256: &str) -> Simulator {
     .unwrap()
 }
 
-/// Gives one file, once.
+/// Serves one file, once.
 fn serve(bytes: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/tool", listener.local_addr().unwrap());
@@ -77,7 +76,7 @@ fn serve(bytes: &'static [u8]) -> String {
     address
 }
 
-/// Builds with the runner that the simulator gives.
+/// Builds with the runner from the simulator.
 fn build(fixture: &Fixture, github: &Simulator) -> Output {
     let settings = format!(
         "[github]\nurl = \"{0}/octo\"\napi = \"{0}\"\ntoken_file = \"{1}\"\n[host]\nallow_emulation = \
@@ -116,7 +115,7 @@ fn the_newest_runner_is_downloaded_tried_and_described() {
     }
 
     let shown = fixture.run(["inspect", "tiny", "--json"]);
-    // The stand-in is of a certain day, so it is old sooner or later; then a person is told.
+    // The fake runner has a fixed date, so eventually a warning about its age is printed.
     let manifest: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
     let runner = &manifest["runner"];
     assert_eq!(runner["version"], "2.999.0");
@@ -130,7 +129,7 @@ fn the_newest_runner_is_downloaded_tried_and_described() {
         let owner = inside(&rootfs, &format!("stat /home/runner/actions-runner{path}"));
         assert!(owner.contains("User:  1001   Group:  1001"), "{path}: {owner}");
     }
-    // What the runner wrote when it was tried is gone, as are the hooks.
+    // The files that the runner wrote during its test are gone, and so are the hooks.
     let listed = inside(&rootfs, "ls /home/runner/actions-runner");
     assert!(listed.contains("run.sh") && !listed.contains("_diag"), "{listed}");
     assert!(!inside(&rootfs, "ls /run").contains("hook"));
@@ -146,7 +145,7 @@ fn the_newest_runner_is_downloaded_tried_and_described() {
 }
 
 #[test]
-fn a_runner_that_is_not_the_one_is_refused_before_anything_is_installed() {
+fn an_unexpected_runner_is_rejected_before_packages_are_installed() {
     let fixture = Fixture::new();
     super::fs::write(fixture.path("tiny.toml"), format!("{RECIPE}[runner]\nversion = 'latest'\n"))
         .unwrap();
@@ -160,7 +159,7 @@ fn a_runner_that_is_not_the_one_is_refused_before_anything_is_installed() {
         assert!(fixture.workspaces().is_empty());
     };
     let output = fixture.build().output().unwrap();
-    refused(&output, 78, &["leaves open which runner", "--runner-archive"]);
+    refused(&output, 78, &["does not specify which runner", "--runner-archive"]);
 
     let (bytes, sha256) = archive(fixture.directory.path());
     let path = fixture.path("runner.tar.gz");

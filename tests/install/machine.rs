@@ -1,6 +1,6 @@
-//! A machine with systemd: a process namespace in which it is the first process, a control group
-//! below which it is alone, and this machine's file system with a layer above it that is thrown
-//! away. Root is needed, and nothing outside is touched.
+//! A machine with systemd, made of namespaces: systemd is PID 1 of its own PID namespace and has
+//! its own control group, and the file system is a temporary overlay on this machine's. It needs
+//! root and changes nothing outside.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,32 +10,32 @@ use std::process::{Child, Command, Stdio};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::support::{Ending, PATIENCE, Running, processes, require_root, until};
+use crate::support::{CommandOutput, Running, TIMEOUT, processes, require_root, until};
 
-/// Makes a control group below which `$0` is the root for what it executes, and keeps this machine's
-/// network within reach of it.
+/// Keeps this machine's network namespace reachable at `$0/network`, creates the control group
+/// `$1`, and executes the rest of the arguments in it, in new namespaces.
 const ENTER: &str = "\
     touch $0/network; mount --bind /proc/self/ns/net $0/network; \
     mkdir $0/groups; mount -t cgroup2 cgroup2 $0/groups; mkdir $0/groups/$1; \
     echo $$ > $0/groups/$1/cgroup.procs; shift; umount $0/groups; \
     exec unshare --mount --pid --fork --kill-child --uts --ipc --net --cgroup -- \"$@\"";
 
-/// Removes that control group, once nothing is in it.
+/// Removes that control group once it is empty.
 const LEAVE: &str = "\
     mount -t cgroup2 cgroup2 $0/groups; \
     find $0/groups/$1 -depth -type d -exec rmdir {} +; umount $0/groups";
 
-/// A machine that runs.
+/// A running machine.
 pub(crate) struct Machine {
     work: TempDir,
     group: String,
     process: Child,
-    /// systemd's id outside.
-    first: u32,
+    /// The process id of systemd, as seen from outside.
+    systemd: u32,
 }
 
 impl Machine {
-    /// Boots one that has these trees, too, wherever they are mounted from.
+    /// Boots a machine in which these directories are visible too, whatever they are mounted from.
     pub(crate) fn boot(trees: &[&Path]) -> Self {
         require_root();
         let work = tempfile::Builder::new().prefix("mayfly-machine-").tempdir().unwrap();
@@ -43,36 +43,36 @@ impl Machine {
         fs::create_dir(&root).unwrap();
         let group = work.path().file_name().unwrap().to_str().unwrap().to_owned();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/install/machine.sh");
-        // A test that is killed takes its machine along.
+        // The machine ends when the test is killed.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation=private"]);
         command.args(["bash", "-euc", ENTER]);
         command.arg(work.path()).arg(&group).args(["bash", script]).arg(&root).args(trees);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut process = command.spawn().unwrap();
-        let first = until("systemd", PATIENCE, || {
-            let ended = process.try_wait().unwrap();
-            assert!(ended.is_none(), "no machine: {ended:?}");
+        let systemd = until("systemd", TIMEOUT, || {
+            let status = process.try_wait().unwrap();
+            assert!(status.is_none(), "the machine ended: {status:?}");
             let children = format!("/proc/{0}/task/{0}/children", process.id());
             let child = fs::read_to_string(children).ok()?.trim().parse::<u32>().ok()?;
             let name = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
             (name.trim() == "systemd").then_some(child)
         });
-        let machine = Self { work, group, process, first };
-        until("a machine that is up", PATIENCE, || {
+        let machine = Self { work, group, process, systemd };
+        until("multi-user.target", TIMEOUT, || {
             let state = machine.run(["systemctl", "is-active", "multi-user.target"]);
             (state.text().trim() == "active").then_some(())
         });
         machine
     }
 
-    /// A command of the machine's root, not started.
+    /// Returns a command that runs as root on the machine.
     pub(crate) fn command<A: AsRef<OsStr>>(
         &self,
         arguments: impl IntoIterator<Item = A>,
     ) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg("--target").arg(self.first.to_string());
+        command.arg("--target").arg(self.systemd.to_string());
         command
             .args(["--mount", "--pid", "--uts", "--ipc", "--net", "--cgroup", "--", "env", "-i"]);
         command.arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
@@ -80,29 +80,32 @@ impl Machine {
         command
     }
 
-    /// A command of the machine's root, to its end.
-    pub(crate) fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Ending {
-        Running::start(&mut self.command(arguments)).finish(PATIENCE)
+    /// Runs a command as root on the machine to its exit.
+    pub(crate) fn run<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> CommandOutput {
+        Running::start(&mut self.command(arguments)).finish(TIMEOUT)
     }
 
-    /// What a shell of the machine's root prints.
+    /// Runs a shell script as root on the machine and returns its output.
     #[track_caller]
     pub(crate) fn shell(&self, script: &str) -> String {
         self.run(["bash", "-euc", script]).assert_code(0).text()
     }
 
-    /// A process of the machine's, by its number there.
-    pub(crate) fn outside(&self, number: &str) -> Pid {
+    /// Translates a process id of the machine to the one outside.
+    pub(crate) fn outer_pid(&self, number: &str) -> Pid {
         let namespace = |pid: Pid| fs::read_link(processes::file(pid, "ns/pid")).ok();
-        let own = namespace(Pid::from_raw(self.first.cast_signed()));
-        let is = |pid: &Pid| {
+        let own = namespace(Pid::from_raw(self.systemd.cast_signed()));
+        let matches = |pid: &Pid| {
             let numbers = processes::status(*pid, "NSpid").unwrap_or_default();
             namespace(*pid) == own && numbers.split_whitespace().last() == Some(number)
         };
-        processes::all().into_iter().find(is).unwrap()
+        processes::all().into_iter().find(matches).unwrap()
     }
 
-    /// A property of a unit.
+    /// Returns a property of a unit.
     pub(crate) fn property(&self, unit: &str, name: &str) -> String {
         self.run(["systemctl", "show", "--property", name, "--value", unit])
             .text()
@@ -113,14 +116,14 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // With its first process goes the namespace, and all that is in it.
+        // The namespace and all its processes end with PID 1.
         let _ = self.process.kill();
         let _ = self.process.wait();
         let mut leave = Command::new("unshare");
         leave.args(["--mount", "--propagation=private", "sh", "-c", LEAVE]);
         leave.arg(self.work.path()).arg(&self.group).stderr(Stdio::null());
         for _ in 0..100 {
-            // Until the kernel has buried all of them.
+            // Retried until the kernel has removed all processes.
             if leave.status().is_ok_and(|status| status.success()) {
                 break;
             }

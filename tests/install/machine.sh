@@ -1,6 +1,6 @@
 #!/bin/bash
-# Becomes the systemd of a machine made of namespaces, on a copy of this one's file system that keeps
-# nothing. $1: an empty directory. $2, …: trees that the machine is to have, too.
+# Becomes the systemd of a machine made of namespaces, with a temporary overlay on this machine's file
+# system. $1: an empty directory. $2, …: directories that are bind-mounted into the machine.
 set -eu
 work=$1
 shift
@@ -13,13 +13,13 @@ mount -t proc proc "$machine/proc"
 mount -t sysfs -o ro sysfs "$machine/sys"
 mount -t cgroup2 cgroup2 "$machine/sys/fs/cgroup"
 mount -t tmpfs -o mode=755 tmpfs "$machine/run"
-# What the machine's users change shows here.
+# Shows what has changed on the machine.
 mkdir "$machine/run/changed"
 mount --bind "$work/upper" "$machine/run/changed"
-# For units that have to reach what this machine reaches.
+# For units that need the network of this machine.
 touch "$machine/run/network"
 mount --bind "$(dirname "$work")/network" "$machine/run/network"
-# An overlay has no files without a name, which the state directory is full of.
+# overlayfs has no unnamed files (O_TMPFILE), which the state directory needs.
 mkdir -p "$machine/var/lib/mayfly"
 mount -t tmpfs -o mode=700 tmpfs "$machine/var/lib/mayfly"
 
@@ -41,11 +41,11 @@ for tree in "$@"; do
     mount --bind -o ro "$tree" "$machine$tree"
 done
 
-# None of this machine's services, nor those that systemd makes of /etc/init.d; just what units stand
-# in relation to.
-for place in /etc/systemd/system /usr/lib/systemd/system /usr/local/lib/systemd/system \
+# No services of this machine, and none that systemd generates from /etc/init.d: only the targets that
+# units refer to.
+for directory in /etc/systemd/system /usr/lib/systemd/system /usr/local/lib/systemd/system \
     /usr/lib/systemd/system-generators /etc/systemd/system-generators; do
-    [ ! -d "$machine$place" ] || mount -t tmpfs tmpfs "$machine$place"
+    [ ! -d "$machine$directory" ] || mount -t tmpfs tmpfs "$machine$directory"
 done
 for target in sysinit basic shutdown sockets timers paths multi-user network-online; do
     printf '[Unit]\nDescription=%s\nDefaultDependencies=no\n' "$target" \
@@ -57,7 +57,8 @@ mkdir .before
 pivot_root . .before
 umount -l .before
 rmdir .before
-# As a container's manager would: credentials are mounted elsewhere and have to show here.
+# As a container manager does: systemd mounts credentials in another mount namespace, and they must
+# propagate to this one.
 mount --make-rshared /
 exec env -i container=other PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --system --unit=multi-user.target --log-target=null --show-status=0

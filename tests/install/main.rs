@@ -1,7 +1,7 @@
-//! `scripts/install` and `scripts/uninstall`: what they put where, and that it works there: under a
-//! systemd of its own, in shells, as man pages.
+//! Tests `scripts/install` and `scripts/uninstall`: the installed files, the service under a
+//! separate systemd, completions, and man pages.
 //!
-//! Needs what tests/microvm needs, and systemd, groff, zsh and fish.
+//! Needs the requirements of tests/microvm, and systemd, groff, zsh, and fish.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! `mayfly.service` under systemd, with every restriction of the unit in force.
+//! Runs `mayfly.service` under systemd, with every restriction of the unit in force.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,34 +7,35 @@ use serde_json::Value;
 
 use crate::machine::Machine;
 use crate::support::injector::inject;
-use crate::support::{PATIENCE, images, until};
-use crate::tree::{built, script};
+use crate::support::{TIMEOUT, images, until};
+use crate::tree::{build_options, script};
 
-/// What the daemon of the test is told beside the installed settings.
+/// Adapts the installed settings to the test.
 const SETTINGS: &str = "\
     sed -i 's/^# allow_emulation.*/allow_emulation = true\\nlisten = \"127.0.0.1:9180\"/; \
     s/^cpus = 2.*/cpus = 1/; s/^memory.*/memory = \"384M\"/; s/^max.*/max = 2/; \
     s/^egress.*/egress = \"none\"/' /etc/mayfly/mayfly.toml";
 
-/// Where the daemon's log is, which no journal takes here.
+/// The daemon's log: the machine has no journal.
 const LOG: &str = "/run/mayfly.log";
 
-/// A machine that has what is to be installed, but not yet where it belongs.
+/// Boots a machine with the files to install, which are not installed yet.
 fn boot() -> Machine {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let [_, binaries] = built();
+    let [_, binaries] = build_options();
     let libexec = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| project.join("target"), Into::into)
         .join("libexec");
     Machine::boot(&[project, Path::new(&binaries), &libexec, &image(), &verified()])
 }
 
-/// Installs Mayfly, with an image, and starts its service.
+/// Installs Mayfly with an image and starts its service.
 fn install(machine: &Machine) {
     let image = image();
-    let install = [vec![script("install").display().to_string()], built().to_vec()].concat();
-    machine.run(install).assert_code(0).assert_says("systemctl enable --now mayfly");
-    // As udev would.
+    let install =
+        [vec![script("install").display().to_string()], build_options().to_vec()].concat();
+    machine.run(install).assert_code(0).assert_stderr_has("systemctl enable --now mayfly");
+    // udev does this on a real machine.
     machine.shell("chgrp kvm /dev/kvm");
     machine.shell(SETTINGS);
     machine.shell(&format!(
@@ -49,20 +50,20 @@ fn install(machine: &Machine) {
         image.display(),
         verified().display()
     ));
-    // The token that `listen` wants is the service's alone, and the administrator's.
+    // Only the service and the administrator can read the token that `listen` requires.
     let check = ["mayfly", "config", "check", "--config", "/etc/mayfly/mayfly.toml"];
     machine.run(check).assert_code(0);
     let started = machine.run(["systemctl", "start", "mayfly"]);
     assert_eq!(started.code(), 0, "{started:?}\n{}", log(machine));
 }
 
-/// What differs from the machine that this one is a copy of: names and kinds of files that are not
-/// there, or are no more (`c`, as an overlay notes it).
+/// Returns the differences from the original machine: names and types of files that were added or
+/// removed (type `c`, the overlay's whiteout).
 fn changes(machine: &Machine) -> Vec<String> {
     let found = machine.shell("find /run/changed -mindepth 1 -printf '/%P %y\\n' | sort");
     let differs = |line: &&str| {
         let (path, kind) = line.rsplit_once(' ').unwrap();
-        // Locks and copies that tools for users make, and what is temporary.
+        // Lock files and backups of the user tools, and temporary files.
         let noise = path == "/etc/.pwd.lock" || path.ends_with('-') || path.contains("/tmp/");
         !noise && (kind == "c" || !Path::new(path).exists())
     };
@@ -73,7 +74,7 @@ fn image() -> PathBuf {
     fs::canonicalize(images().join("base")).unwrap()
 }
 
-/// Stamps of images that other tests have verified already.
+/// Returns the directory of stamps for images that tests have already verified.
 fn verified() -> PathBuf {
     let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("verified");
     fs::create_dir_all(&shared).unwrap();
@@ -84,48 +85,48 @@ fn log(machine: &Machine) -> String {
     machine.shell(&format!("cat {LOG}"))
 }
 
-/// Queues a job that takes so many seconds; gives its number.
+/// Queues a job of this duration and returns its number.
 #[track_caller]
 fn submit(machine: &Machine, seconds: u32) -> String {
-    let script = format!("echo begun; sleep {seconds}; echo done");
+    let script = format!("echo started; sleep {seconds}; echo done");
     let submit = ["mayfly", "submit", "--", "sh", "-c", &script];
     machine.run(submit).assert_code(0).text().trim().to_owned()
 }
 
 fn job(machine: &Machine, job: &str) -> Value {
     let ending = machine.run(["mayfly", "explain", job, "--json"]);
-    let answer: Value = serde_json::from_slice(&ending.stdout).unwrap_or_default();
-    answer["job"].clone()
+    let explanation: Value = serde_json::from_slice(&ending.stdout).unwrap_or_default();
+    explanation["job"].clone()
 }
 
 fn wait_for(machine: &Machine, number: &str, state: &str) {
-    until(&format!("job {number}, {state}"), PATIENCE * 2, || {
+    until(&format!("job {number}, {state}"), TIMEOUT * 2, || {
         let found = job(machine, number);
         assert_ne!(found["state"], "failed", "{found:#}\n{}", log(machine));
         (found["state"] == state).then_some(())
     });
 }
 
-/// Fails unless a job ran once, from its beginning to its end.
+/// Checks that a job ran exactly once and completely.
 #[track_caller]
 fn assert_done(machine: &Machine, number: &str) {
     wait_for(machine, number, "finished");
     assert_eq!(job(machine, number)["exit_code"], 0);
-    machine.run(["mayfly", "logs", number]).assert_output("begun\ndone\n");
+    machine.run(["mayfly", "logs", number]).assert_output("started\ndone\n");
 }
 
-/// A microVM's processes under the unit, taken over, reach what they reach elsewhere, and that is
-/// nothing. Its job does not notice.
-fn assert_taken_over_is_nowhere(machine: &Machine, daemon: &str) {
-    let given = [
+/// Checks that compromised processes of a microVM under the unit are confined as elsewhere. The job
+/// is not disturbed.
+fn assert_compromised_processes_are_confined(machine: &Machine, daemon: &str) {
+    let parameters = [
         "image=/var/lib/mayfly/images/base/latest/rootfs.img",
         "token=/run/credentials/mayfly.service/api-token",
     ];
-    let given = given.map(str::to_owned);
-    inject("unit", machine.outside(daemon), Path::new("/var/lib/mayfly"), &given);
+    let parameters = parameters.map(str::to_owned);
+    inject("unit", machine.outer_pid(daemon), Path::new("/var/lib/mayfly"), &parameters);
 }
 
-/// What the timer starts each day; it needs the mirror that this machine's packages come from.
+/// Runs the timer's daily refresh. It needs the mirror of this machine's packages.
 fn assert_images_are_kept_up_to_date(machine: &Machine) {
     let unit = "mayfly-image-refresh.service";
     machine.shell(&format!(
@@ -135,9 +136,9 @@ fn assert_images_are_kept_up_to_date(machine: &Machine) {
              > /run/systemd/system/{unit}.d/test.conf; systemctl daemon-reload"
     ));
     let started = machine.run(["systemctl", "start", unit]);
-    let said = machine.shell("cat /run/refresh.log");
-    assert_eq!(started.code(), 0, "{started:?}\n{said}");
-    assert!(said.contains(" is up to date (") && said.contains("base@"), "{said}");
+    let log = machine.shell("cat /run/refresh.log");
+    assert_eq!(started.code(), 0, "{started:?}\n{log}");
+    assert!(log.contains(" is up to date (") && log.contains("base@"), "{log}");
     assert_eq!(machine.property("mayfly-image-refresh.timer", "Unit"), unit);
 }
 
@@ -156,24 +157,25 @@ fn the_service_runs_jobs_loses_none_when_restarted_and_leaves_nothing() {
     let devices = machine.shell(&format!("nsenter --target {pid} --mount ls /dev /dev/net"));
     assert!(devices.contains("kvm") && devices.contains("tun"), "{devices}");
 
-    // Two run and one waits while the daemon is exchanged.
+    // The daemon is replaced while two jobs run and one waits.
     let jobs: Vec<_> = (0..3).map(|_| submit(&machine, 14)).collect();
     wait_for(&machine, &jobs[0], "running");
-    assert_taken_over_is_nowhere(&machine, &pid);
+    assert_compromised_processes_are_confined(&machine, &pid);
     machine.run(["systemctl", "restart", "mayfly"]).assert_code(0);
     assert_ne!(machine.property("mayfly", "MainPID"), pid);
-    let said = log(&machine);
-    assert!(said.contains("taken back") && !said.contains("draining"), "{said}");
+    let log_text = log(&machine);
+    assert!(log_text.contains("adopted microVMs"), "{log_text}");
+    assert!(!log_text.contains("draining"), "{log_text}");
     for number in &jobs {
         assert_done(&machine, number);
     }
 
     machine.run(["systemctl", "reload", "mayfly"]).assert_code(0);
-    until("settings that were read again", PATIENCE, || {
-        log(&machine).contains("settings read again").then_some(())
+    until("the reload of the settings", TIMEOUT, || {
+        log(&machine).contains("settings reloaded").then_some(())
     });
 
-    // A daemon that hangs is exchanged, too, and its jobs don't notice.
+    // systemd replaces a daemon that hangs, without an effect on its jobs.
     machine.shell(
         "printf '[Service]\\nWatchdogSec=5s\\nTimeoutAbortSec=1s\\n' \
          > /run/systemd/system/mayfly.service.d/watchdog.conf; systemctl daemon-reload; \
@@ -181,11 +183,11 @@ fn the_service_runs_jobs_loses_none_when_restarted_and_leaves_nothing() {
     );
     let last = submit(&machine, 5);
     wait_for(&machine, &last, "running");
-    let hangs = machine.property("mayfly", "MainPID");
-    machine.shell(&format!("kill -STOP {hangs}"));
-    until("another daemon", PATIENCE, || {
+    let hanging = machine.property("mayfly", "MainPID");
+    machine.shell(&format!("kill -STOP {hanging}"));
+    until("a new daemon", TIMEOUT, || {
         let now = machine.property("mayfly", "MainPID");
-        (now != hangs && now != "0").then_some(())
+        (now != hanging && now != "0").then_some(())
     });
     assert_done(&machine, &last);
 
@@ -200,5 +202,8 @@ fn the_service_runs_jobs_loses_none_when_restarted_and_leaves_nothing() {
     assert_eq!(changes(&machine), before);
     let users = machine.shell("cat /etc/passwd /etc/group /etc/subuid /etc/subgid");
     assert!(!users.contains("mayfly"), "{users}");
-    assert!(machine.run(["systemctl", "cat", "mayfly"]).code() != 0, "systemd knows it no more");
+    assert!(
+        machine.run(["systemctl", "cat", "mayfly"]).code() != 0,
+        "systemd still knows the unit"
+    );
 }

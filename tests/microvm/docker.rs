@@ -1,18 +1,18 @@
 //! Docker in the image `runner`, as the job's user: containers, builds, services, networks, and
-//! what they reach. All of it in one boot, of which the script tells.
+//! what they can reach. A script tests all of it in one boot.
 //!
-//! No registry can be reached here, so the containers' image is made from the guest's own files, and
-//! its server from a program that a job has just compiled.
+//! No registry is reachable here, so the container image is built from the guest's own files, and
+//! its server is a program that the job has just compiled.
 
 use std::fs;
 
 use crate::egress::servers::WebServer;
-use crate::support::{Ending, Host, PATIENCE};
+use crate::support::{CommandOutput, Host, TIMEOUT};
 
-/// Prints a line for each thing that is tried: its name, a tab, what it said.
+/// Prints a line for each check: its name, a tab, and its output.
 const SCRIPT: &str = include_str!("docker.sh");
 
-/// What the guest may reach.
+/// Returns the guest's egress policy.
 fn policy(web: &WebServer) -> String {
     format!(
         "[egress.policy.ci]\nmode = \"enforce\"\nallow = [{{ host = \"web.test\" }}]\n\
@@ -21,7 +21,7 @@ fn policy(web: &WebServer) -> String {
     )
 }
 
-fn run(host: &Host, web: &WebServer) -> Ending {
+fn run(host: &Host, web: &WebServer) -> CommandOutput {
     let settings = host.state().join("mayfly.toml");
     fs::write(&settings, policy(web)).unwrap();
     let record = host.state().join("record");
@@ -37,17 +37,17 @@ fn run(host: &Host, web: &WebServer) -> Ending {
         "-c",
         SCRIPT,
     ]);
-    command.finish(6 * PATIENCE)
+    command.finish(6 * TIMEOUT)
 }
 
-/// What the script said of one thing.
+/// Returns the output of one check.
 #[track_caller]
-fn said<'t>(text: &'t str, name: &str) -> &'t str {
+fn output<'t>(text: &'t str, name: &str) -> &'t str {
     let mut lines = text.lines().filter_map(|line| line.split_once('\t'));
-    let (_, said) = lines.find(|(found, _)| *found == name).unwrap_or_else(|| {
-        panic!("the script told nothing of {name}: {text}");
+    let (_, result) = lines.find(|(found, _)| *found == name).unwrap_or_else(|| {
+        panic!("the script printed nothing for {name}: {text}");
     });
-    said
+    result
 }
 
 #[test]
@@ -56,10 +56,10 @@ fn a_job_uses_containers_as_on_any_runner() {
     let web = WebServer::new("from outside\n");
     let ending = run(&host, &web);
     let text = ending.assert_code(0).text();
-    eprintln!("`docker version` answered after {} ms", said(&text, "first-answer"));
+    eprintln!("first response to `docker version` after {} ms", output(&text, "first-answer"));
     for (name, expected) in [
         ("user", "runner"),
-        // Its socket is there, and nothing behind it.
+        // The socket exists, but the engine does not run yet.
         ("before", "waits"),
         ("after", "runs"),
         // Jobs without containers.
@@ -69,19 +69,19 @@ fn a_job_uses_containers_as_on_any_runner() {
         // `docker run`, with limits, on the default network.
         ("default-network", "1500"),
         ("limit", "67108864"),
-        // What `docker build` has run.
+        // The output of a `docker build` step.
         ("built", "built in a container"),
-        // The published port on the machine's loopback, the name on the workflow's network.
+        // The published port on loopback, and the name on the workflow's network.
         ("service-by-port", "hello from C"),
         ("service-by-name", "hello from C"),
-        // A workflow's network: what the engine was told of it, and what came of that.
+        // A workflow's network: the engine's configuration, and its effect.
         ("network-option", "1500"),
         ("network", "1500"),
-        // The policy holds in containers, too.
+        // The policy applies in containers, too.
         ("allowed", "from outside"),
         ("refused", "refused"),
     ] {
-        assert_eq!(said(&text, name), expected, "{name}: {ending:?}");
+        assert_eq!(output(&text, name), expected, "{name}: {ending:?}");
     }
     let record = fs::read_to_string(host.state().join("record/egress.jsonl")).unwrap();
     let refusal = record.lines().find(|line| line.contains("denied.test"));

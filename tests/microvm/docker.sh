@@ -1,10 +1,9 @@
-# Run in a guest by docker.rs, as the job's user. Prints a name, a tab and what was said for each
-# thing that is tried.
+# docker.rs runs this in a guest, as the job's user. Prints the name, a tab, and the output of each check.
 set -e
 tell() { printf '%s\t%s\n' "$1" "$(cat | tr '\n' ' ' | sed 's/ $//')"; }
-# Its processes may be hidden from the job; the file with its number isn't.
+# The engine's processes may be hidden from the job, but its PID file is not.
 engine() { if test -e /run/docker.pid; then echo runs; else echo waits; fi; }
-# What a server says who speaks first. By bash: curl's libraries would have to go into the image.
+# Reads from a server that sends first. In bash: the image does not contain curl's libraries.
 hear() { exec 3<>"/dev/tcp/$1/$2"; cat <&3; exec 3>&-; }
 
 id -un | tell user

@@ -1,5 +1,5 @@
-//! What QEMU, the vsock program and a shepherd can still do once they were taken over: each call is
-//! made in a fork of the live process, under its own rights, root directory and filters.
+//! The remaining abilities of a compromised QEMU, vsock program, or shepherd: each call is made in
+//! a fork of the live process, with its own privileges, root directory, and filters.
 
 use std::fs;
 use std::path::Path;
@@ -7,11 +7,11 @@ use std::path::Path;
 use crate::lacking::FORBID;
 use crate::support::host::Devices;
 use crate::support::injector::inject;
-use crate::support::processes::{Tree, file};
+use crate::support::processes::{ProcessTree, file};
 use crate::support::{Host, Running, require_root};
 
-/// Tries everything in all three processes of a microVM, which lives on afterwards.
-fn assert_escaped_is_nowhere(setting: &str, host: &Host) {
+/// Makes every attempt in all three processes of a microVM, which keeps running afterwards.
+fn assert_processes_are_confined(setting: &str, host: &Host) {
     require_root();
     let mut running = host.start(["--", "sh", "-c", "echo begun; sleep 6; echo done"]);
     running.wait_for_output("begun");
@@ -20,13 +20,13 @@ fn assert_escaped_is_nowhere(setting: &str, host: &Host) {
     finish(running);
 }
 
-/// What was tried has not disturbed it.
+/// Checks that the attempts have not disturbed the microVM.
 fn finish(running: Running) {
-    running.finish(crate::support::PATIENCE).assert_code(0).assert_output("begun\ndone\n");
+    running.finish(crate::support::TIMEOUT).assert_code(0).assert_output("begun\ndone\n");
 }
 
-/// A descriptor that whoever starts Mayfly has left open is not for those who serve the guest.
-fn assert_descriptors_are_their_own(tree: Tree, secret: &Path) {
+/// Checks that the processes have not inherited descriptors or variables of Mayfly's parent.
+fn assert_nothing_inherited(tree: ProcessTree, secret: &Path) {
     for pid in [tree.shepherd, tree.qemu, tree.vsock] {
         let entries = fs::read_dir(file(pid, "fd")).unwrap();
         let open: Vec<_> =
@@ -39,27 +39,27 @@ fn assert_descriptors_are_their_own(tree: Tree, secret: &Path) {
 }
 
 #[test]
-fn who_is_taken_over_as_root_reaches_nothing() {
-    assert_escaped_is_nowhere("root", &Host::new());
+fn processes_compromised_as_root_reach_nothing() {
+    assert_processes_are_confined("root", &Host::new());
 }
 
 #[test]
-fn who_is_taken_over_as_an_ordinary_user_reaches_nothing() {
+fn processes_compromised_as_an_ordinary_user_reach_nothing() {
     let mut host = Host::new();
-    host.become_ordinary(&Devices::default());
-    assert_escaped_is_nowhere("user", &host);
+    host.run_as_ordinary_user(&Devices::default());
+    assert_processes_are_confined("user", &host);
 }
 
 #[test]
-fn who_is_taken_over_as_root_without_user_namespaces_reaches_nothing() {
+fn processes_compromised_as_root_without_user_namespaces_reach_nothing() {
     let mut host = Host::new();
     let namespace = ["unshare", "--user", "--map-root-user"];
     host.wrapper = namespace.iter().chain(&["sh", "-ec", FORBID]).map(Into::into).collect();
-    assert_escaped_is_nowhere("root", &host);
+    assert_processes_are_confined("root", &host);
 }
 
 #[test]
-fn descriptors_and_variables_of_whoever_starts_mayfly_are_not_inherited() {
+fn descriptors_and_variables_of_mayflys_parent_are_not_inherited() {
     let mut host = Host::new();
     let secret = host.root().join("secret");
     fs::write(&secret, "secret").unwrap();
@@ -67,6 +67,6 @@ fn descriptors_and_variables_of_whoever_starts_mayfly_are_not_inherited() {
     host.wrapper = ["sh", "-c", leak].map(Into::into).to_vec();
     let mut running = host.start(["--", "sh", "-c", "echo begun; sleep 3; echo done"]);
     running.wait_for_output("begun");
-    assert_descriptors_are_their_own(Tree::of(running.pid()), &secret);
+    assert_nothing_inherited(ProcessTree::wait_for(running.pid()), &secret);
     finish(running);
 }

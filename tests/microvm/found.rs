@@ -1,23 +1,23 @@
-//! What a job finds in the image `runner`, looked at from inside, in one boot. The table in
-//! `docs/guide/images.md` is made from the rows here.
+//! The environment of a job in the image `runner`, checked from inside, in one boot. The table in
+//! `docs/guide/images.md` is generated from the rows here.
 
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use crate::support::{Host, PATIENCE};
+use crate::support::{Host, TIMEOUT};
 
-/// One thing that a job finds, as its user.
+/// A property of the job's environment, as seen by its user.
 struct Row {
-    /// What it is, for the page.
+    /// Its name on the page.
     what: &'static str,
-    /// A shell command that looks.
+    /// A shell command that checks it.
     look: &'static str,
-    /// The one line that it prints.
+    /// The line that the command prints.
     prints: &'static str,
-    /// What the page says of it.
+    /// Its description on the page.
     says: &'static str,
-    /// What changes it: for the page, a key of the recipe.
+    /// The key of the recipe that changes it, for the page.
     change: &'static str,
 }
 
@@ -35,17 +35,17 @@ const ROWS: &[Row] = &[
     row("user", "id -un; id -u", "runner 1001", "`runner`, 1001", "`[[users]]`"),
     row("root", "sudo -n id -un", "root", "`sudo`, without a password", "`hardening.sudo = false`"),
     row(
-        "files that root makes",
+        "files created by root",
         "sudo mkdir -p /opt/made && sudo sh -c 'echo text >/opt/made/file' && cat /opt/made/file",
         "text",
-        "all may read them: `umask` 022 with `sudo`, too",
+        "readable by all: `umask` 022 also with `sudo`",
         "",
     ),
     row(
         "Docker",
         "test -S /run/docker.sock && id -Gn | grep -ow docker",
         "docker",
-        "the engine starts at its first use; its user may use it",
+        "the engine starts at its first use; the job's user may use it",
         "`docker = false`",
     ),
     row(
@@ -60,18 +60,18 @@ const ROWS: &[Row] = &[
         "machine id",
         "grep -cxE '[0-9a-f]{32}' /etc/machine-id",
         "1",
-        "one of this microVM's own",
-        "a file `/etc/machine-id` of the recipe's",
+        "unique to this microVM",
+        "a file `/etc/machine-id` in the recipe",
     ),
     row(
         "host name",
         "getent hosts $(hostname) | wc -l",
         "1",
-        "the microVM's id, which resolves",
+        "the microVM's ID, which resolves",
         "",
     ),
-    row("open files", "ulimit -Sn; ulimit -Hn", "65536 1048576", "65,536; 1,048,576 at most", ""),
-    row("processes", "ulimit -Su", "unlimited", "as many as the kernel has room for", ""),
+    row("open files", "ulimit -Sn; ulimit -Hn", "65536 1048576", "65,536, at most 1,048,576", ""),
+    row("processes", "ulimit -Su", "unlimited", "limited only by the kernel", ""),
     row("core dumps", "ulimit -Hc", "0", "none", "`hardening.off = [\"job.no-core-dumps\"]`"),
     row("new files", "umask", "0022", "`umask` 022", "`hardening.off = [\"job.umask\"]`"),
     row("`vm.max_map_count`", "cat /proc/sys/vm/max_map_count", "262144", "262,144", "`[sysctl]`"),
@@ -86,7 +86,7 @@ const ROWS: &[Row] = &[
         "inodes on the 16 GiB of `run`",
         "stat -fc %c /",
         "1048576",
-        "1,048,576, one for 16 KiB",
+        "1,048,576, one per 16 KiB",
         "`inodes`",
     ),
     row("swap", "grep -c / /proc/swaps", "0", "none", ""),
@@ -95,49 +95,49 @@ const ROWS: &[Row] = &[
         "user namespaces",
         "unshare --user true 2>/dev/null && echo yes || echo no",
         "no",
-        "root's only (Bazel's and a browser's sandbox, Docker without root)",
+        "only for root (affects the sandboxes of Bazel and browsers, and rootless Docker)",
         "`hardening.off = [\"kernel.user-namespaces\"]`",
     ),
     row(
         "tracing",
         "cat /proc/sys/kernel/yama/ptrace_scope",
         "1",
-        "a debugger traces what it started",
+        "a debugger may trace only its own children",
         "`hardening.off = [\"kernel.tracing\"]`",
     ),
     row(
         "performance events",
         "cat /proc/sys/kernel/perf_event_paranoid",
         "3",
-        "root's only: `sudo perf`",
+        "only for root: `sudo perf`",
         "`hardening.off = [\"kernel.tracing\"]`",
     ),
     row(
         "`io_uring`",
         "cat /proc/sys/kernel/io_uring_disabled",
         "1",
-        "root's only",
+        "only for root",
         "`hardening.off = [\"kernel.io-uring\"]`",
     ),
     row(
         "kernel modules",
         "cat /proc/sys/kernel/modules_disabled; command -v modprobe || echo none",
         "1 none",
-        "the image's are loaded, no other can be; no `modprobe`",
+        "the image's modules are loaded, further loading is disabled; no `modprobe`",
         "`kernel.guest_modules`, `hardening.off = [\"kernel.modules-locked\"]`",
     ),
     row(
         "Node.js",
         "command -v node || echo none",
         "none",
-        "not on the path: `actions/setup-node`; actions use the runner's own",
+        "not in `PATH`: use `actions/setup-node`; actions use the runner's own",
         "`packages = [\"nodejs\", \"npm\"]`",
     ),
     row(
         "`strace`, `gdb`",
         "command -v strace gdb || echo none",
         "none",
-        "not there: `sudo apt-get install`",
+        "not installed: use `sudo apt-get install`",
         "`packages = [\"strace\", \"gdb\"]`",
     ),
     row(
@@ -150,9 +150,9 @@ const ROWS: &[Row] = &[
     ),
 ];
 
-/// The table of the page.
+/// Returns the table of the page.
 fn table() -> String {
-    let mut table = "| what | as it is | what changes it |\n|---|---|---|\n".to_owned();
+    let mut table = "| Property | Value | Changed by |\n|---|---|---|\n".to_owned();
     for Row { what, says, change, .. } in ROWS {
         writeln!(table, "| {what} | {says} | {change} |").unwrap();
     }
@@ -160,7 +160,7 @@ fn table() -> String {
 }
 
 #[test]
-fn the_page_says_what_a_job_finds() {
+fn the_page_describes_the_jobs_environment() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guide/images.md");
     let page = fs::read_to_string(&path).unwrap();
     let (before, rest) = page.split_once("<!-- made: found -->\n").unwrap();
@@ -170,19 +170,19 @@ fn the_page_says_what_a_job_finds() {
         fs::write(&path, &made).unwrap();
     }
     let old =
-        "the table is old: MAYFLY_WRITE_REFERENCE=1 cargo test --test microvm found writes it";
+        "the table is out of date: run MAYFLY_WRITE_REFERENCE=1 cargo test --test microvm found";
     assert!(made == page || fs::read_to_string(&path).unwrap() == made, "{old}");
 }
 
 #[test]
-fn a_job_finds_what_the_page_says() {
+fn the_jobs_environment_matches_the_page() {
     let mut script = String::new();
     for (number, Row { look, .. }) in ROWS.iter().enumerate() {
         writeln!(script, "echo \"{number}\t$( ({look}) 2>&1 | xargs)\"").unwrap();
     }
     let host = Host::with_image("runner");
     let running = host.start(["--image=runner", "--", "bash", "-c", &script]);
-    let ending = running.finish(3 * PATIENCE);
+    let ending = running.finish(3 * TIMEOUT);
     let text = ending.assert_code(0).text();
     let found: Vec<&str> = text.lines().filter_map(|line| Some(line.split_once('\t')?.1)).collect();
     assert_eq!(found.len(), ROWS.len(), "{ending:?}");

@@ -1,4 +1,4 @@
-//! Gone by construction: whatever is killed and whenever, the kernel takes the rest.
+//! Cleanup by the kernel: whichever process is killed, and whenever, nothing remains.
 
 use std::time::{Duration, Instant};
 
@@ -6,23 +6,23 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::support::inventory::{Inventory, Sandbox};
-use crate::support::{Host, PATIENCE, Running, long, processes, until};
+use crate::support::{Host, Running, TIMEOUT, is_long_run, processes, until};
 
-/// Within this time nothing may be left.
-const GONE: Duration = Duration::from_secs(1);
+/// The time limit for the cleanup.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(1);
 
-/// A sandbox, a host in it on which one microVM has lived, and what is there then.
-struct Scene {
+/// A sandbox with a host on which a microVM has run, and the inventory after that.
+struct Fixture {
     host: Host,
     sandbox: Sandbox,
     before: Inventory,
 }
 
-impl Scene {
-    fn set() -> Self {
+impl Fixture {
+    fn new() -> Self {
         let mut host = Host::new();
         let sandbox = Sandbox::around(&mut host);
-        // What is made once and stays (the state directory's layout) is made now.
+        // Creates everything permanent (the layout of the state directory) now.
         host.shell("exit 3").assert_code(3);
         let before = sandbox.inventory();
         Self { host, sandbox, before }
@@ -31,20 +31,20 @@ impl Scene {
     fn start(&self) -> (Running, Pid) {
         let running =
             self.host.start(["--json", "--memory", "256M", "--", "sh", "-c", "sleep 0.3"]);
-        let front = Sandbox::front(running.pid());
+        let front = Sandbox::find_front(running.pid());
         (running, front)
     }
 
-    /// Fails unless everything is gone in time. Gives how long it took.
+    /// Checks that everything disappears in time. Returns the time it took.
     fn assert_gone(&self, when: &str) -> Duration {
         let start = Instant::now();
         loop {
-            let left = self.sandbox.inventory().beyond(&self.before);
+            let left = self.sandbox.inventory().added_since(&self.before);
             if left.is_empty() {
                 return start.elapsed();
             }
             assert!(
-                start.elapsed() < GONE,
+                start.elapsed() < CLEANUP_LIMIT,
                 "killed {when}, {:?} later: {left:#?}",
                 start.elapsed()
             );
@@ -53,84 +53,84 @@ impl Scene {
     }
 }
 
-/// Sends SIGKILL. A process that has just ended can't be killed.
-fn murder(victim: Pid) {
+/// Sends SIGKILL. Fails silently if the process has just exited.
+fn kill_process(victim: Pid) {
     let _ = kill(victim, Signal::SIGKILL);
 }
 
 #[test]
-fn a_run_that_ends_well_leaves_nothing() {
-    let scene = Scene::set();
-    let (running, _) = scene.start();
-    running.finish(PATIENCE).assert_code(0);
-    scene.assert_gone("after its end");
-    assert_eq!(scene.host.microvms().len(), 0);
+fn a_successful_run_leaves_nothing() {
+    let fixture = Fixture::new();
+    let (running, _) = fixture.start();
+    running.finish(TIMEOUT).assert_code(0);
+    fixture.assert_gone("after its end");
+    assert_eq!(fixture.host.microvms().len(), 0);
 }
 
 #[test]
-fn an_inventory_sees_what_a_living_microvm_has() {
-    let scene = Scene::set();
-    let (mut running, _) = scene.start();
+fn an_inventory_contains_the_resources_of_a_running_microvm() {
+    let fixture = Fixture::new();
+    let (mut running, _) = fixture.start();
     running.wait_for_phase("running");
-    let there = scene.sandbox.inventory().beyond(&scene.before);
-    // Without this, the tests below would find nothing left wherever they look.
+    let there = fixture.sandbox.inventory().added_since(&fixture.before);
+    // Without this, the tests below could pass by inspecting nothing.
     for kind in ["process ", "namespace net:", "namespace pid:", "namespace user:", "socket "] {
         assert!(there.iter().any(|line| line.starts_with(kind)), "{kind}: {there:#?}");
     }
-    running.finish(PATIENCE).assert_code(0);
-    scene.assert_gone("after its end");
+    running.finish(TIMEOUT).assert_code(0);
+    fixture.assert_gone("after its end");
 }
 
 #[test]
 fn a_shepherd_killed_in_any_phase_leaves_nothing() {
-    let scene = Scene::set();
+    let fixture = Fixture::new();
     let mut longest = Duration::ZERO;
     for phase in
         ["planned", "prepared", "booting", "ready", "claimed", "running", "finished", "destroyed"]
     {
-        let (mut running, front) = scene.start();
+        let (mut running, front) = fixture.start();
         running.wait_for_phase(phase);
         if let Some(shepherd) = processes::shepherd(front) {
-            murder(shepherd);
+            kill_process(shepherd);
         }
-        longest = longest.max(scene.assert_gone(&format!("in the phase {phase}")));
-        running.finish(PATIENCE);
+        longest = longest.max(fixture.assert_gone(&format!("in the phase {phase}")));
+        running.finish(TIMEOUT);
     }
     eprintln!("gone after {longest:?} at the latest");
 }
 
 #[test]
 fn a_shepherd_killed_at_any_moment_leaves_nothing() {
-    let scene = Scene::set();
-    let count = if long() { 100 } else { 12 };
+    let fixture = Fixture::new();
+    let count = if is_long_run() { 100 } else { 12 };
     let mut longest = Duration::ZERO;
     for round in 0..count {
-        let (running, front) = scene.start();
-        // At a moment drawn from the whole life of a microVM.
+        let (running, front) = fixture.start();
+        // At a random moment in the life of a microVM.
         let moment = Duration::from_micros(random() % 2_200_000);
-        let shepherd = until("the shepherd", PATIENCE, || processes::shepherd(front));
+        let shepherd = until("the shepherd", TIMEOUT, || processes::shepherd(front));
         std::thread::sleep(moment);
-        murder(shepherd);
+        kill_process(shepherd);
         let when = format!("{moment:?} after its start, in round {round}");
-        longest = longest.max(scene.assert_gone(&when));
-        running.finish(PATIENCE);
+        longest = longest.max(fixture.assert_gone(&when));
+        running.finish(TIMEOUT);
     }
     eprintln!("{count} times, gone after {longest:?} at the latest");
 }
 
 #[test]
 fn a_front_end_killed_at_any_moment_leaves_nothing() {
-    let scene = Scene::set();
-    let count = if long() { 50 } else { 6 };
+    let fixture = Fixture::new();
+    let count = if is_long_run() { 50 } else { 6 };
     let mut longest = Duration::ZERO;
     for round in 0..count {
-        let (running, front) = scene.start();
+        let (running, front) = fixture.start();
         let moment = Duration::from_micros(random() % 2_000_000);
         std::thread::sleep(moment);
-        murder(front);
+        kill_process(front);
         let when = format!("{moment:?} after its start, in round {round}");
-        longest = longest.max(scene.assert_gone(&when));
-        running.finish(PATIENCE);
+        longest = longest.max(fixture.assert_gone(&when));
+        running.finish(TIMEOUT);
     }
     eprintln!("{count} times, gone after {longest:?} at the latest");
 }

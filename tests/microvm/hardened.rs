@@ -1,4 +1,4 @@
-//! What an image keeps from a job: each control seen from inside, and the ways around them tried.
+//! Hardening of an image: checks each control from inside, and tries to circumvent them.
 
 use std::fs;
 use std::path::Path;
@@ -7,10 +7,10 @@ use mayfly::image::Store;
 use mayfly::image::hardening::audit;
 use serde_json::Value;
 
-use crate::support::{Host, PATIENCE, images, until};
+use crate::support::{Host, TIMEOUT, images, until};
 
-/// As root: what `modules_disabled` refuses it refuses before it looks at the file (1, EPERM); what
-/// is no module it would refuse otherwise (8, ENOEXEC).
+/// Run as root. With `modules_disabled` the kernel rejects the call before it reads the file (1,
+/// EPERM); otherwise it would reject the invalid module (8, ENOEXEC).
 const LOAD_A_MODULE: &str = r#"
     perl -e 'open F, "/bin/true"; $a = ""; syscall(313, fileno(F), $a, 0); print $!+0, "\n"'
 "#;
@@ -23,17 +23,17 @@ fn every_control_is_in_place_and_root_loads_no_module() {
     script.extend(format!("echo module; {LOAD_A_MODULE}\n").bytes());
     let script = String::from_utf8(script).unwrap();
     let running = host.start(["--user", "root", "--", "sh", "-c", &script]);
-    let ending = running.finish(4 * PATIENCE);
+    let ending = running.finish(4 * TIMEOUT);
     let text = ending.assert_code(0).text();
-    let report = audit::judge(&image.manifest, text.as_bytes());
+    let report = audit::evaluate(&image.manifest, text.as_bytes());
     let failed: Vec<_> =
-        report.rows.iter().filter(|row| row.result != audit::Outcome::Pass).collect();
+        report.rows.iter().filter(|row| row.result != audit::AuditOutcome::Pass).collect();
     assert!(failed.is_empty(), "{failed:#?}");
     assert!(text.ends_with("module\n1\n"), "{text}");
     host.assert_clean();
 }
 
-/// Prints a line for each way that works.
+/// Prints a line for each attempt that succeeds.
 const WAYS_UP: &str = r#"
     worked() { echo "$1 worked"; }
     for program in su mount umount passwd newgrp gpasswd chsh chfn chage expiry; do
@@ -62,14 +62,14 @@ const WAYS_UP: &str = r#"
 "#;
 
 #[test]
-fn a_job_can_not_become_root_nor_look_at_the_agent() {
+fn a_job_can_neither_become_root_nor_inspect_the_agent() {
     let host = Host::new();
     let ending = host.shell(&format!("{WAYS_UP}{LOAD_A_MODULE}"));
     ending.assert_code(0).assert_output("1\n");
     host.assert_clean();
 }
 
-/// The programs of a log, whole lines only.
+/// Returns the programs in a log, from complete lines only.
 fn programs(log: &Path) -> Vec<Value> {
     let text = fs::read_to_string(log).unwrap_or_default();
     let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
@@ -83,7 +83,7 @@ fn the_programs_of_a_job_are_in_its_record_without_their_arguments() {
     running.wait_for_output("1001");
     let log = host.microvms().remove(0).join("programs.jsonl");
     let path = |line: &Value| line["program"].as_str().unwrap_or_default().to_owned();
-    let logged = until("the programs in the record", PATIENCE, || {
+    let logged = until("the programs in the record", TIMEOUT, || {
         let logged = programs(&log);
         logged.iter().any(|line| path(line).ends_with("/sleep")).then_some(logged)
     });

@@ -1,17 +1,16 @@
-//! Mayfly end to end, on real microVMs.
+//! End-to-end tests on real microVMs.
 //!
-//! Nothing here looks inside: a test runs the `mayfly` executable as a person would, and judges by
-//! what comes out of it and by what the kernel says of its processes. `scripts/test` sets these
-//! variables:
+//! The tests run the `mayfly` executable as a user would, and check its output and the kernel's
+//! view of its processes. `scripts/test` sets these variables:
 //!
 //! ```text
-//! MAYFLY_TEST_IMAGES   an image store that has `base`; only read
-//! MAYFLY_TEST_BIN_DIR  where vhost-device-vsock is, if it is not in $PATH
-//! MAYFLY_TEST_LONG     any value: the tests that take minutes do all that they can
+//! MAYFLY_TEST_IMAGES   an image store with `base`; never written to
+//! MAYFLY_TEST_BIN_DIR  the directory of vhost-device-vsock, if it is not in $PATH
+//! MAYFLY_TEST_LONG     any value: tests that take minutes run in full
 //! ```
 //!
-//! Each test has a state directory of its own, so that they do not see each other. Most make
-//! namespaces or become another user, and so need root; one that lacks something fails.
+//! Each test has its own state directory. Most tests create namespaces or change their user, and so
+//! need root. A test with a missing requirement fails.
 
 #![allow(
     clippy::unwrap_used,

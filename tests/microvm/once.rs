@@ -1,5 +1,5 @@
-//! `mayfly once`: a runner, and where its configuration is to be seen. The runner is a stand-in that
-//! keeps the contract of the real one's process.
+//! `mayfly once`: a runner, and the visibility of its configuration. The runner is a fake with the
+//! process interface of the real one.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -8,12 +8,12 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Ending, Host, PATIENCE, Running, until};
+use crate::support::{CommandOutput, Host, Running, TIMEOUT, until};
 
-/// A configuration as no other test and no other process has one.
+/// A configuration that no other test or process uses.
 const SECRET: &str = "c3VyZWx5IG5vYm9keSBlbHNlIGhhcyB0aGlzIHRleHQ=";
 
-/// Says what it sees, then waits to be told to end or ends with `$STATUS`.
+/// Prints its environment, then waits for a signal or exits with `$STATUS`.
 const RUNNER: &str = r#"#!/bin/sh
 [ "$*" = run ] || exit 64
 printf 'configuration %s\n' "$ACTIONS_RUNNER_INPUT_JITCONFIG"
@@ -35,7 +35,7 @@ trap 'exit 143' TERM
 while :; do sleep 0.05; done
 "#;
 
-/// `mayfly once` with a runner of ours copied in.
+/// Returns the command `mayfly once` with the fake runner copied in.
 fn once(host: &Host, arguments: &[&str]) -> Command {
     let bin = host.root().join("runner/bin");
     if !bin.is_dir() {
@@ -48,12 +48,13 @@ fn once(host: &Host, arguments: &[&str]) -> Command {
     host.mayfly(["once", "--json", "--memory", "256M", "--copy-in", &copy].iter().chain(arguments))
 }
 
-fn marks(ending: &Ending) -> Vec<String> {
+fn marks(ending: &CommandOutput) -> Vec<String> {
     let marks = ending.events().into_iter();
     marks.filter_map(|event| Some(event["happened"].get("runner")?.to_string())).collect()
 }
 
-/// Fails if a file of a directory has the secret. Links are not followed: the image is elsewhere.
+/// Checks that no file in a directory contains the secret. Does not follow links: the image is
+/// elsewhere.
 fn assert_not_in(directory: &Path) {
     for entry in fs::read_dir(directory).unwrap() {
         let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type().unwrap())).unwrap();
@@ -61,18 +62,18 @@ fn assert_not_in(directory: &Path) {
             assert_not_in(&path);
         } else if kind.is_file() {
             let bytes = fs::read(&path).unwrap();
-            assert!(!has_secret(&bytes), "it is in {}", path.display());
+            assert!(!has_secret(&bytes), "the secret is in {}", path.display());
         }
     }
 }
 
-/// The processes that show the secret in their arguments or environment.
+/// Returns the processes with the secret in their arguments or environment.
 fn processes_that_show_it() -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap() {
         let path = entry.unwrap().path();
         for file in ["cmdline", "environ"].map(|name| path.join(name)) {
-            // Others may end while they are looked at.
+            // Other processes may exit meanwhile.
             if fs::read(&file).is_ok_and(|bytes| has_secret(&bytes)) {
                 found.push(file.display().to_string());
             }
@@ -86,7 +87,7 @@ fn has_secret(bytes: &[u8]) -> bool {
 }
 
 #[test]
-fn the_configuration_is_in_the_environment_of_the_runner_and_nowhere_else() {
+fn the_configuration_is_only_in_the_environment_of_the_runner() {
     let host = Host::new();
     let mut holder = Command::new("sleep").arg("60").env("HELD", SECRET).spawn().unwrap();
     let seen = processes_that_show_it();
@@ -103,12 +104,12 @@ fn the_configuration_is_in_the_environment_of_the_runner_and_nowhere_else() {
     assert_eq!(host.microvms().len(), 1);
     assert_not_in(&host.state());
     running.signal(Signal::SIGTERM);
-    let ending = running.finish(PATIENCE);
+    let ending = running.finish(TIMEOUT);
     let text = ending.assert_code(0).text();
     assert!(text.starts_with(&format!("configuration {SECRET}\n")), "{text}");
     assert!(text.contains("user runner in /home/runner/actions-runner\n"), "{text}");
     assert!(text.ends_with("Listening for Jobs\nExiting...\n"), "{text}");
-    // The runner's own line is the only one: the kernel's and all processes' arguments have not.
+    // Only the runner's own line contains it, not the kernel's or another process's arguments.
     assert_eq!(text.matches(SECRET).count(), 1, "{text}");
     assert!(!ending.stderr.contains(SECRET), "{ending:?}");
     assert_eq!(marks(&ending), ["\"connected\"", "\"listening\""]);
@@ -124,18 +125,18 @@ fn the_exit_status_is_the_runners_and_explained() {
     fs::write(&file, format!("{SECRET}\n")).unwrap();
     let path = file.display().to_string();
     let mut command = once(&host, &["-e", "STATUS=5", "--jitconfig-file", &path]);
-    let ending = Running::start(&mut command).finish(PATIENCE);
-    ending.assert_code(5).assert_says("another runner has this runner's session");
+    let ending = Running::start(&mut command).finish(TIMEOUT);
+    ending.assert_code(5).assert_stderr_has("another runner uses this runner's session");
     assert!(ending.text().starts_with(&format!("configuration {SECRET}\n")), "{ending:?}");
     let mut command = once(&host, &["-e", "STATUS=0", "--jitconfig-file", "-"]);
     let input = fs::File::open(&file).unwrap();
-    let ending = Running::start_with(&mut command, input).finish(PATIENCE);
+    let ending = Running::start_with(&mut command, input).finish(TIMEOUT);
     assert!(ending.assert_code(0).text().starts_with(&format!("configuration {SECRET}\n")));
     host.assert_clean();
 }
 
-/// Why the runner was interrupted, by the events.
-fn interrupted(ending: &Ending) -> Vec<String> {
+/// Returns the reasons for which the runner was interrupted, from the events.
+fn interrupted(ending: &CommandOutput) -> Vec<String> {
     let events = ending.events().into_iter();
     let interrupted = events.filter_map(|event| {
         Some(event["happened"].get("interrupted")?["why"].as_str()?.to_owned())
@@ -144,11 +145,11 @@ fn interrupted(ending: &Ending) -> Vec<String> {
 }
 
 #[test]
-fn a_runner_with_a_job_is_told_before_its_deadline_ends_it() {
+fn a_runner_with_a_job_is_interrupted_before_its_deadline() {
     let host = Host::new();
     let mut command = once(&host, &["-e", "JOB=build", "--timeout", "5s"]);
     command.env("ACTIONS_RUNNER_INPUT_JITCONFIG", SECRET);
-    let ending = Running::start(&mut command).finish(PATIENCE);
+    let ending = Running::start(&mut command).finish(TIMEOUT);
     let text = ending.assert_code(124).text();
     assert!(text.ends_with("Job build completed with result: Canceled\n"), "{text}");
     assert_eq!(interrupted(&ending), ["the job did not end within 5s"]);
@@ -160,33 +161,40 @@ fn a_runner_with_a_job_is_told_before_its_deadline_ends_it() {
 }
 
 #[test]
-fn a_runner_that_hears_nothing_ends_with_the_second_signal() {
+fn a_runner_that_ignores_the_first_signal_ends_with_the_second() {
     let host = Host::new();
     let mut command = once(&host, &["-e", "JOB=deaf"]);
     command.env("ACTIONS_RUNNER_INPUT_JITCONFIG", SECRET);
     let mut running = Running::start(&mut command);
     running.wait_for_output("Running job: deaf");
     running.signal(Signal::SIGTERM);
-    let told = || running.stderr().contains("mayfly once got SIGTERM").then_some(());
-    until("the interrupt", PATIENCE, told);
+    let has_interrupted = || running.stderr().contains("mayfly once got SIGTERM").then_some(());
+    until("the interrupt", TIMEOUT, has_interrupted);
     running.signal(Signal::SIGTERM);
-    let ending = running.finish(PATIENCE);
+    let ending = running.finish(TIMEOUT);
     ending.assert_code(143);
     assert_eq!(interrupted(&ending), ["mayfly once got SIGTERM"]);
     host.assert_no_process();
 }
 
 #[test]
-fn without_a_configuration_nothing_is_started() {
+fn nothing_is_started_without_a_configuration() {
     let host = Host::new();
-    let ending = Running::start(&mut once(&host, &[])).finish(PATIENCE);
-    ending.assert_code(64).assert_says("ACTIONS_RUNNER_INPUT_JITCONFIG nor --jitconfig-file");
+    let ending = Running::start(&mut once(&host, &[])).finish(TIMEOUT);
+    ending
+        .assert_code(64)
+        .assert_stderr_has("set ACTIONS_RUNNER_INPUT_JITCONFIG or use --jitconfig-file");
     let mut command = once(&host, &[]);
     command.env("ACTIONS_RUNNER_INPUT_JITCONFIG", "{a secret that is not encoded}");
-    let ending = Running::start(&mut command).finish(PATIENCE);
-    ending.assert_code(65).assert_says("base64");
+    let ending = Running::start(&mut command).finish(TIMEOUT);
+    ending.assert_code(65).assert_stderr_has("base64");
     assert!(!ending.stderr.contains("a secret"), "{ending:?}");
     let mut command = once(&host, &["--jitconfig-file", "/not/there"]);
-    Running::start(&mut command).finish(PATIENCE).assert_code(66).assert_says("No such file");
+    Running::start(&mut command).finish(TIMEOUT).assert_code(66).assert_stderr_has("No such file");
+    // Also Base64 above the limit: a truncated one would be another configuration.
+    let large = host.root().join("large");
+    fs::write(&large, "A".repeat(256 * 1024 + 1)).unwrap();
+    let mut command = once(&host, &["--jitconfig-file", large.to_str().unwrap()]);
+    Running::start(&mut command).finish(TIMEOUT).assert_code(66).assert_stderr_has("too large");
     assert_eq!(ending.phases(), [""; 0]);
 }

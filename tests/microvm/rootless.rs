@@ -1,4 +1,4 @@
-//! All of it as an ordinary user, with access to `/dev/net/tun` and no other right.
+//! Everything as an ordinary user with access to `/dev/net/tun` and no other privilege.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,12 +7,12 @@ use std::process::Stdio;
 use nix::unistd::Pid;
 
 use crate::support::host::{Devices, ORDINARY_USER};
-use crate::support::processes::{self, Tree};
-use crate::support::{Host, PATIENCE, Running};
+use crate::support::processes::{self, ProcessTree};
+use crate::support::{Host, Running, TIMEOUT};
 
 fn ordinary() -> Host {
     let mut host = Host::new();
-    host.become_ordinary(&Devices::default());
+    host.run_as_ordinary_user(&Devices::default());
     host
 }
 
@@ -34,12 +34,12 @@ fn no_capability_and_no_setuid_program_is_needed() {
     let mut command = host.command(["-i", "--", "sh", "-c", script]);
     let mut running = Running::start_with(&mut command, Stdio::piped());
     running.wait_for_output("out");
-    let tree = Tree::of(running.pid());
+    let tree = ProcessTree::wait_for(running.pid());
     for pid in tree.all() {
         let ids = [ORDINARY_USER.to_string(), "\t".into()].concat().repeat(4);
         assert_status(pid, "Uid", ids.trim_end());
         assert_status(pid, "Gid", ids.trim_end());
-        // With this the kernel gives no process more rights for the program that it executes.
+        // With no_new_privs, executing a program gives no process more privileges.
         assert_status(pid, "NoNewPrivs", "1");
         let program = processes::file(pid, "exe");
         let mode = fs::metadata(program).unwrap().permissions().mode();
@@ -50,12 +50,12 @@ fn no_capability_and_no_setuid_program_is_needed() {
             assert_status(pid, set, NONE);
         }
     }
-    // What the shepherd may, it may in its own namespaces only.
+    // The shepherd has capabilities only in its own namespaces.
     for kind in ["user", "pid", "mnt", "ipc"] {
         assert_ne!(namespace(tree.shepherd, kind), namespace(tree.front, kind));
     }
     running.feed(b"\n".to_vec());
-    let ending = running.finish(PATIENCE);
+    let ending = running.finish(TIMEOUT);
     ending.assert_code(7).assert_output("out\n");
     assert_eq!(ending.stderr, "err\n");
     host.assert_clean();
@@ -66,7 +66,7 @@ fn streams_terminals_and_copies_are_those_of_root() {
     let host = ordinary();
     let mut running = Running::start_with(&mut host.command(["-i", "--", "cat"]), Stdio::piped());
     running.feed(b"x".to_vec());
-    running.finish(PATIENCE).assert_code(0).assert_output("x");
+    running.finish(TIMEOUT).assert_code(0).assert_output("x");
     let ending = host.run(["-t", "--", "tty"]);
     ending.assert_code(0).assert_output("/dev/pts/0\r\n");
     let copy = format!("/etc/hostname:{}", host.state().join("copy").display());

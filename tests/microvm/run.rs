@@ -1,4 +1,4 @@
-//! What `mayfly run` promises about a command: its arguments, its surroundings, its end.
+//! The guarantees of `mayfly run` for a command: its arguments, its environment, and its end.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -6,32 +6,32 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Host, PATIENCE};
+use crate::support::{Host, TIMEOUT};
 
 #[test]
-fn outputs_come_apart_and_the_status_is_the_commands() {
+fn outputs_are_separate_and_the_status_is_the_commands() {
     let host = Host::new();
     let ending = host.shell("echo out; echo err >&2; exit 7");
     ending.assert_code(7).assert_output("out\n");
-    assert_eq!(ending.stderr, "err\n", "nothing is added to the command's own words");
+    assert_eq!(ending.stderr, "err\n", "Mayfly added output of its own");
     host.assert_clean();
 }
 
 #[test]
-fn user_directory_and_variables_are_those_that_were_asked_for() {
+fn user_directory_and_variables_are_as_requested() {
     let host = Host::new();
     let script = "id -un; pwd; echo \"$A|$B|$FROM_HERE|$HOME\"; cat /proc/1/cmdline | tr -d '\\0'";
     let run = ["--user", "root", "--workdir", "/usr/lib", "--env", "A=1=2", "-e", "B="];
     let rest = ["--env", "FROM_HERE", "--", "sh", "-c", script];
     let mut command = host.command(run.iter().chain(&rest));
     command.env("FROM_HERE", "there").env("NOT_NAMED", "secret");
-    let ending = crate::support::Running::start(&mut command).finish(PATIENCE);
+    let ending = crate::support::Running::start(&mut command).finish(TIMEOUT);
     ending.assert_code(0).assert_output("root\n/usr/lib\n1=2||there|/root\n/init");
 
     let ending = host.shell("id -un; id -u; pwd; hostname; env | sort");
     let text = ending.assert_code(0).text();
     assert!(text.starts_with("runner\n1001\n/home/runner\nm-"), "{text}");
-    assert!(!text.contains("secret"), "only variables that are named go in: {text}");
+    assert!(!text.contains("secret"), "only specified variables are passed: {text}");
 }
 
 #[test]
@@ -51,16 +51,16 @@ fn arguments_and_variables_are_any_bytes_and_many() {
 }
 
 #[test]
-fn more_arguments_than_a_message_holds_are_refused_with_a_hint() {
+fn more_arguments_than_a_message_holds_are_rejected_with_a_hint() {
     let host = Host::new();
-    // Each as long as the host's kernel lets one argument be.
+    // Each as long as the host's kernel allows for one argument.
     let long = "x".repeat(127 * 1024);
     let words = ["--", "true"].into_iter().chain(std::iter::repeat_n(long.as_str(), 9));
     let ending = host.run(words);
     ending
         .assert_code(64)
-        .assert_says("too much for one message")
-        .assert_says("pass large data in a file");
+        .assert_stderr_has("exceed the limit of one message")
+        .assert_stderr_has("pass large data in a file");
     host.assert_no_process();
 }
 
@@ -72,26 +72,26 @@ fn a_signal_is_128_and_its_number() {
 }
 
 #[test]
-fn a_command_that_is_not_there_is_127() {
+fn a_missing_command_is_127() {
     let host = Host::new();
-    host.run(["--", "no-such-command"]).assert_code(127).assert_says("no such command");
+    host.run(["--", "no-such-command"]).assert_code(127).assert_stderr_has("no such command");
     host.assert_clean();
 }
 
 #[test]
 fn a_command_that_cant_be_executed_is_126() {
     let host = Host::new();
-    host.run(["--", "/etc/passwd"]).assert_code(126).assert_says("can't execute /etc/passwd");
+    host.run(["--", "/etc/passwd"]).assert_code(126).assert_stderr_has("can't execute /etc/passwd");
     host.assert_clean();
 }
 
 #[test]
-fn a_user_or_directory_that_is_not_there_is_named() {
+fn an_unknown_user_or_directory_is_named() {
     let host = Host::new();
     let ending = host.run(["--user", "nobody-known", "--", "true"]);
-    ending.assert_code(66).assert_says("there is no user \"nobody-known\"");
+    ending.assert_code(66).assert_stderr_has("the image has no user \"nobody-known\"");
     let ending = host.run(["--workdir", "/not/there", "--", "true"]);
-    ending.assert_code(66).assert_says("/not/there: No such file or directory");
+    ending.assert_code(66).assert_stderr_has("/not/there: No such file or directory");
     host.assert_clean();
 }
 
@@ -100,8 +100,8 @@ fn a_command_that_takes_too_long_is_ended_with_124() {
     let host = Host::new();
     let ending =
         host.run(["--json", "--timeout", "1s", "--", "sh", "-c", "echo begun; sleep 1000"]);
-    ending.assert_output("begun\n").assert_says("the job did not end within 1s");
-    ending.assert_says("give it longer with --timeout");
+    ending.assert_output("begun\n").assert_stderr_has("the job did not end within 1s");
+    ending.assert_stderr_has("use a longer --timeout");
     ending.assert_failed(&host, "job_deadline", 124);
 }
 
@@ -112,7 +112,7 @@ fn an_interrupt_reaches_the_command() {
     let mut running = host.start(["--", "sh", "-c", script]);
     running.wait_for_output("ready");
     running.signal(Signal::SIGINT);
-    running.finish(PATIENCE).assert_code(9).assert_output("ready\ncaught\n");
+    running.finish(TIMEOUT).assert_code(9).assert_output("ready\ncaught\n");
     host.assert_clean();
 }
 
@@ -125,8 +125,8 @@ fn a_second_interrupt_ends_the_microvm() {
     running.signal(Signal::SIGINT);
     running.wait_for_output("caught");
     running.signal(Signal::SIGINT);
-    let ending = running.finish(PATIENCE);
-    ending.assert_says("ended on request").assert_failed(&host, "ended", 130);
+    let ending = running.finish(TIMEOUT);
+    ending.assert_stderr_has("ended on request").assert_failed(&host, "ended", 130);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn an_interrupt_before_the_command_runs_ends_the_microvm() {
     let mut running = host.start(["--json", "--", "true"]);
     running.wait_for_phase("booting");
     running.signal(Signal::SIGINT);
-    running.finish(PATIENCE).assert_failed(&host, "ended", 130);
+    running.finish(TIMEOUT).assert_failed(&host, "ended", 130);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn events_are_json_lines_and_timings_a_table() {
 }
 
 #[test]
-fn ps_lists_those_that_live_and_no_others() {
+fn ps_lists_only_running_microvms() {
     let host = Host::new();
     let list = |arguments: &[&str]| {
         crate::support::Running::start(&mut host.mayfly(arguments)).finish(Duration::from_secs(10))
@@ -185,6 +185,6 @@ fn ps_lists_those_that_live_and_no_others() {
     assert_eq!(entries[0]["pid"], shepherd.as_raw(), "{json}");
     running.signal(Signal::SIGINT);
     running.signal(Signal::SIGTERM);
-    running.finish(PATIENCE);
+    running.finish(TIMEOUT);
     assert_eq!(list(&["ps", "--json"]).assert_code(0).text(), "[]\n", "a black box is not alive");
 }

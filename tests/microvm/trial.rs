@@ -1,5 +1,4 @@
-//! Images on trial, by the verbs that boot them: `mayfly image audit` and `refresh`, and `rollback`
-//! after it.
+//! The subcommands that boot images: `mayfly image audit` and `refresh`, and `rollback` after it.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -9,30 +8,30 @@ use std::time::Duration;
 use mayfly::image::hardening::CONTROLS;
 use serde_json::{Value, json};
 
-use crate::support::image::{Forgery, base, sha256};
-use crate::support::{Ending, Host, Running};
+use crate::support::image::{TestImage, base, sha256};
+use crate::support::{CommandOutput, Host, Running};
 
-/// How long a build with two boots after it may take, on a machine that does much else.
+/// The time limit for a build and two boots on a busy machine.
 const WORK: Duration = Duration::from_secs(900);
 
-/// `mayfly image` with these arguments, to its end.
-fn image(host: &Host, arguments: &[&str]) -> Ending {
+/// Runs `mayfly image` with these arguments to its exit.
+fn image(host: &Host, arguments: &[&str]) -> CommandOutput {
     let mut command = host.mayfly(["image"].iter().chain(arguments));
-    // Where it isn't beside `mayfly`; what `base` was built with.
+    // If it is not beside `mayfly`: the agent that `base` was built with.
     if let Some(agent) = std::env::var_os("MAYFLY_GUEST") {
         command.env("MAYFLY_GUEST", agent);
     }
     Running::start(&mut command).finish(WORK)
 }
 
-/// What was said in JSON.
+/// Parses the JSON output.
 #[track_caller]
-fn told(ending: &Ending) -> Value {
+fn json(ending: &CommandOutput) -> Value {
     serde_json::from_slice(&ending.stdout).unwrap_or_else(|_| panic!("no JSON: {ending:?}"))
 }
 
-/// An image `weak`: `base`, but that its manifest promises an argument of the kernel which the
-/// kernel is not booted with.
+/// Installs the image `weak`: `base` with a manifest that claims a kernel argument that is not
+/// passed at boot.
 fn install_weak(host: &Host) {
     let mut manifest: Value =
         serde_json::from_slice(&fs::read(base().join("manifest.json")).unwrap()).unwrap();
@@ -52,10 +51,10 @@ fn install_weak(host: &Host) {
 }
 
 #[test]
-fn an_audit_shows_every_control_and_fails_where_one_is_not_in_place() {
+fn an_audit_shows_every_control_and_fails_if_one_is_missing() {
     let host = Host::new();
     let audited = image(&host, &["audit", "base", "--json"]);
-    let report = told(audited.assert_code(0));
+    let report = json(audited.assert_code(0));
     assert_eq!((&report["name"], &report["passed"]), (&"base".into(), &true.into()));
     let rows = report["rows"].as_array().unwrap();
     assert_eq!(rows.len(), CONTROLS.iter().map(|part| part.len()).sum::<usize>());
@@ -79,29 +78,29 @@ fn an_audit_shows_every_control_and_fails_where_one_is_not_in_place() {
     host.assert_clean();
 }
 
-/// A host where `base` was built as the tests' was, but can't boot: nobody should need it to.
-fn with_hollow_base() -> (Host, String) {
+/// Creates a host with an unbootable `base` of the same recipe: nothing should boot it.
+fn with_unbootable_base() -> (Host, String) {
     let host = Host::bare();
-    let mut image = Forgery::hollow();
+    let mut image = TestImage::unbootable();
     image.name = "base";
     image.install(&host);
-    let digest = meant(&host);
+    let digest = latest_build(&host);
     (host, digest)
 }
 
-/// The build that the name `base` means.
-fn meant(host: &Host) -> String {
+/// Returns the build that the name `base` refers to.
+fn latest_build(host: &Host) -> String {
     let link = fs::read_link(host.images().join("base/latest")).unwrap();
     link.into_os_string().into_string().unwrap()
 }
 
-/// How many builds of `base` there are.
+/// Returns the number of builds of `base`.
 fn builds(host: &Host) -> usize {
     let entries = fs::read_dir(host.images().join("base")).unwrap();
     entries.filter(|entry| entry.as_ref().unwrap().file_type().unwrap().is_dir()).count()
 }
 
-/// The recipe of `base` with something added to it.
+/// Writes the recipe of `base` with an addition.
 fn recipe(host: &Host, name: &str, addition: &str) -> PathBuf {
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/base/image.toml");
     let text = fs::read_to_string(&base).unwrap();
@@ -112,66 +111,66 @@ fn recipe(host: &Host, name: &str, addition: &str) -> PathBuf {
     path
 }
 
-/// `mayfly image refresh base --json` with a recipe and more.
-fn refresh(host: &Host, recipe: &Path, options: &[&str]) -> Ending {
+/// Runs `mayfly image refresh base --json` with a recipe and further options.
+fn refresh(host: &Host, recipe: &Path, options: &[&str]) -> CommandOutput {
     let words = ["refresh", "base", "--json", "--recipe", recipe.to_str().unwrap()];
     image(host, &[&words, options].concat())
 }
 
 #[test]
 fn an_image_is_refreshed_only_if_something_changed() {
-    let (host, before) = with_hollow_base();
+    let (host, before) = with_unbootable_base();
     let ending = image(&host, &["refresh", "base", "--json"]);
-    let refreshed = told(ending.assert_code(0));
+    let refreshed = json(ending.assert_code(0));
     assert_eq!(refreshed["reasons"], json!([]), "{refreshed}");
     assert_eq!((&refreshed["candidate"], &refreshed["moved"]), (&Value::Null, &false.into()));
     assert_eq!(refreshed["before"], *before);
 
     let changed = recipe(&host, "changed.toml", "[[files]]\npath = \"/etc/x\"\ncontent = \"x\"\n");
     let ending = refresh(&host, &changed, &["--check"]);
-    let refreshed = told(ending.assert_code(1));
+    let refreshed = json(ending.assert_code(1));
     assert_eq!(refreshed["reasons"], json!(["recipe"]), "{refreshed}");
     assert_eq!(refreshed["candidate"], Value::Null);
-    assert_eq!((meant(&host), builds(&host)), (before, 1));
-    image(&host, &["rollback", "base"]).assert_code(66).assert_says("base");
+    assert_eq!((latest_build(&host), builds(&host)), (before, 1));
+    image(&host, &["rollback", "base"]).assert_code(66).assert_stderr_has("base");
 }
 
-/// Two builds, each booted twice: with `scripts/test --long`.
+/// Two builds, each booted twice. Runs with `scripts/test --long`.
 #[test]
 #[ignore = "takes minutes"]
-fn a_name_moves_to_a_build_that_passes_and_back_but_never_to_one_that_fails() {
-    let (host, before) = with_hollow_base();
+fn a_name_moves_only_to_builds_that_pass_and_back() {
+    let (host, before) = with_unbootable_base();
     let hook = "[[hooks]]\ncontent = \"#!/bin/sh\\necho 'exit 1' >/usr/bin/git\\n\"\n";
     let broken = recipe(&host, "broken.toml", hook);
     let ending = refresh(&host, &broken, &[]);
-    let refreshed = told(ending.assert_code(1));
+    let refreshed = json(ending.assert_code(1));
     assert_eq!(refreshed["reasons"], json!(["recipe"]), "{refreshed}");
     let rows = refreshed["audit"]["rows"].as_array().unwrap();
     assert!(!rows.is_empty() && rows.iter().all(|row| row["result"] == "pass"), "{refreshed}");
     assert_eq!(refreshed["smoke"]["passed"], false, "{refreshed}");
     let detail = refreshed["smoke"]["detail"].as_str().unwrap();
     assert!(detail.starts_with("git: "), "{detail}");
-    assert_eq!((&refreshed["moved"], meant(&host)), (&false.into(), before.clone()));
-    // It is there for whoever wants to know why.
+    assert_eq!((&refreshed["moved"], latest_build(&host)), (&false.into(), before.clone()));
+    // It is kept for inspection.
     let candidate = format!("base@{}", refreshed["candidate"].as_str().unwrap());
     image(&host, &["inspect", &candidate]).assert_code(0);
 
     let greeting = "[[files]]\npath = \"/etc/greeting\"\ncontent = \"hello\\n\"\n";
     let good = recipe(&host, "good.toml", greeting);
     let ending = refresh(&host, &good, &[]);
-    let refreshed = told(ending.assert_code(0));
+    let refreshed = json(ending.assert_code(0));
     assert_eq!(refreshed["smoke"]["passed"], true, "{refreshed}");
     assert_eq!(refreshed["moved"], true);
     let after = refreshed["candidate"].as_str().unwrap().to_owned();
-    assert_eq!((meant(&host), builds(&host)), (after.clone(), 3));
+    assert_eq!((latest_build(&host), builds(&host)), (after.clone(), 3));
     host.run(["--image", "base", "--", "cat", "/etc/greeting"])
         .assert_code(0)
         .assert_output("hello\n");
-    assert_eq!(told(refresh(&host, &good, &[]).assert_code(0))["reasons"], json!([]));
+    assert_eq!(json(refresh(&host, &good, &[]).assert_code(0))["reasons"], json!([]));
 
     image(&host, &["rollback", "base"]).assert_code(0);
-    assert_eq!(meant(&host), before);
+    assert_eq!(latest_build(&host), before);
     image(&host, &["rollback", "base"]).assert_code(0);
-    assert_eq!(meant(&host), after);
+    assert_eq!(latest_build(&host), after);
     host.assert_clean();
 }

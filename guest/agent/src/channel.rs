@@ -15,39 +15,39 @@ use nix::sys::socket::{
     AddressFamily, Shutdown, SockFlag, SockType, VsockAddr, connect, shutdown, socket,
 };
 
-use crate::error::{During, StepError};
+use crate::error::{Context, StepError};
 
-/// How long the host may take to accept. It listens before it starts the machine.
+/// The time limit for the host to accept. It listens before it starts the machine.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Between two attempts to connect.
+/// The pause between two attempts to connect.
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long a host that was told of a failure may take to hang up.
+/// The time limit for the host to close the connection after a failure was sent.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Bytes that are written at once.
+/// The most bytes per write.
 ///
-/// Linux makes one packet of up to 64 KiB of what is written at once. One of more than 32 KiB the
-/// kernels of today (seen with Debian's 6.12.117) give to the device in several pieces, of which
-/// vhost-device-vsock 0.3.0 looks at the first only: it drops the packet, and the connection hangs.
+/// Linux sends each write of up to 64 KiB as one packet. Current kernels (seen with Debian's
+/// 6.12.117) split a packet of more than 32 KiB into several buffers, of which vhost-device-vsock
+/// 0.3.0 reads only the first: it drops the packet, and the connection hangs.
 const PACKET: usize = 16 * 1024;
 
-/// Sends messages whole, whichever thread they come from.
+/// Sends messages from several threads, each without interleaving.
 pub struct Sender {
     stream: Mutex<Box<dyn Write + Send>>,
 }
 
 impl Sender {
-    /// Sends through `stream`.
+    /// Returns a sender that writes to `stream`.
     pub fn new(stream: impl Write + Send + 'static) -> Self {
         Self { stream: Mutex::new(Box::new(stream)) }
     }
 
-    /// Sends one message; blocks until the transport has taken it.
+    /// Sends one message. Blocks until the transport has accepted it.
     pub fn send(&self, message: &GuestMessage) -> Result<(), FrameError> {
         let frame = frame::encode(message)?;
-        // A thread that panicked while it wrote has ended the process.
+        // Ignores poisoning by a panicked thread.
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         for packet in frame.chunks(PACKET) {
             stream.write_all(packet)?;
@@ -63,7 +63,7 @@ pub fn connect_to_host() -> Result<File, StepError> {
         match try_connect() {
             Ok(socket) => return Ok(File::from(socket)),
             Err(error) if start.elapsed() > CONNECT_DEADLINE => {
-                return Err(error).during(|| {
+                return Err(error).context(|| {
                     format!("connect to the host (vsock {HOST_CID}, port {CONTROL_PORT})")
                 });
             }
@@ -78,11 +78,11 @@ fn try_connect() -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// Lets a last message reach the host: says that nothing more comes and waits, for a bounded time,
-/// until the host hangs up as well.
+/// Lets a last message reach the host: shuts the connection down for writing and waits, for a
+/// limited time, until the host closes it.
 pub fn linger(connection: &File) {
     let start = Instant::now();
-    let _gone = shutdown(connection.as_raw_fd(), Shutdown::Write);
+    let _disconnected = shutdown(connection.as_raw_fd(), Shutdown::Write);
     let mut discarded = [0; 4096];
     while let Some(left) = LINGER.checked_sub(start.elapsed()) {
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);

@@ -1,7 +1,7 @@
-//! What went wrong, in two parts: the step that was tried and what the system said to it.
+//! The error type of the agent: the step that failed and its cause.
 //!
-//! Every failure of this crate is a system call that was refused, so one type serves all of it; it
-//! becomes a line on the console or a `Failed` message as it is.
+//! Nearly every failure of this crate is a failed system call, so one type covers all. It is
+//! written to the console or sent as a `Failed` message.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -9,42 +9,42 @@ use std::io;
 
 use mayfly_protocol::message::GuestMessage;
 
-/// A step that could not be done.
+/// A step that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}")]
 pub struct StepError {
-    /// What was tried, e.g. `mount /dev/vda on /root`.
+    /// The step, e.g. `mount /dev/vda on /root`.
     pub step: Cow<'static, str>,
-    /// What the system said.
+    /// The cause.
     #[source]
     pub source: io::Error,
 }
 
 impl StepError {
-    /// A step that failed for a reason that is not the system's.
+    /// Returns an error whose cause is not a system call.
     pub fn new(step: impl Into<Cow<'static, str>>, reason: impl Into<String>) -> Self {
         Self { step: step.into(), source: io::Error::other(reason.into()) }
     }
 
-    /// The message that tells the host.
+    /// Returns the message that reports the error to the host.
     pub fn to_message(&self) -> GuestMessage {
         GuestMessage::Failed { step: self.step.to_string(), error: self.source.to_string() }
     }
 }
 
-/// Says what was tried to a result that only knows what the system said.
-pub trait During<T> {
-    /// Names the step, where it failed.
-    fn during<S: Into<Cow<'static, str>>>(self, step: impl FnOnce() -> S) -> Result<T, StepError>;
+/// Adds the step to the error of a system call.
+pub trait Context<T> {
+    /// Wraps an error with the step that failed.
+    fn context<S: Into<Cow<'static, str>>>(self, step: impl FnOnce() -> S) -> Result<T, StepError>;
 }
 
-impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
-    fn during<S: Into<Cow<'static, str>>>(self, step: impl FnOnce() -> S) -> Result<T, StepError> {
+impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
+    fn context<S: Into<Cow<'static, str>>>(self, step: impl FnOnce() -> S) -> Result<T, StepError> {
         self.map_err(|error| StepError { step: step().into(), source: error.into() })
     }
 }
 
-/// An error and what caused it, on one line.
+/// Formats an error and its causes on one line.
 pub fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

@@ -1,13 +1,13 @@
-//! The root file system grows to the size of its disk, while it is mounted.
+//! Grows the mounted root file system to the size of its disk.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::error::{During, StepError};
+use crate::error::{Context, StepError};
 
-/// Where an ext4 superblock starts, and how many of its bytes are looked at.
+/// The offset of the ext4 superblock, and the number of bytes read from it.
 const SUPERBLOCK: (u64, usize) = (1024, 0x154);
 
 mod request {
@@ -21,30 +21,30 @@ mod request {
     }
 }
 
-/// Grows the ext4 file system that is mounted at `root` to the size of its `device`. Does nothing
-/// where it has that size.
+/// Grows the ext4 file system mounted at `root` to the size of its `device`. Does nothing if it
+/// already has that size.
 pub(crate) fn to_device(device: &Path, root: &Path) -> Result<(), StepError> {
-    let disk = File::open(device).during(|| format!("open {}", device.display()))?;
+    let disk = File::open(device).context(|| format!("open {}", device.display()))?;
     let mut size = 0;
     // SAFETY: the descriptor is open and the kernel writes one u64.
     unsafe { request::device_size(disk.as_raw_fd(), &raw mut size) }
-        .during(|| format!("ask for the size of {}", device.display()))?;
+        .context(|| format!("get the size of {}", device.display()))?;
     let mut superblock = [0; SUPERBLOCK.1];
     disk.read_exact_at(&mut superblock, SUPERBLOCK.0)
-        .during(|| format!("read the superblock of {}", device.display()))?;
+        .context(|| format!("read the superblock of {}", device.display()))?;
     let (blocks, block_size) = geometry(&superblock);
     let target = size / block_size;
     if target <= blocks {
         return Ok(());
     }
-    let root = File::open(root).during(|| format!("open {}", root.display()))?;
+    let root = File::open(root).context(|| format!("open {}", root.display()))?;
     // SAFETY: the descriptor is open and the kernel reads one u64.
     unsafe { request::resize(root.as_raw_fd(), &raw const target) }
         .map(drop)
-        .during(|| format!("grow the root file system from {blocks} to {target} blocks"))
+        .context(|| format!("grow the root file system from {blocks} to {target} blocks"))
 }
 
-/// Number of blocks and their size in bytes, by an ext4 superblock.
+/// Returns the number of blocks and their size in bytes, from an ext4 superblock.
 fn geometry(superblock: &[u8; SUPERBLOCK.1]) -> (u64, u64) {
     let field = |at: usize| {
         let bytes = superblock.iter().skip(at).take(4).rev();
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_superblock_tells_blocks_and_their_size() {
+    fn the_geometry_is_read_from_the_superblock() {
         let mut superblock = [0; SUPERBLOCK.1];
         superblock[4..8].copy_from_slice(&524_288_u32.to_le_bytes());
         superblock[0x18] = 2;

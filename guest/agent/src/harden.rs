@@ -1,29 +1,29 @@
-//! What the image's settings ask of the kernel: its parameters, the image's modules, and that no
-//! other module is ever loaded.
+//! Applies the kernel settings of the image: sets parameters, loads modules, and disables further
+//! module loading.
 //!
-//! It is done in the background, because a machine that waits for its job need not wait for this;
-//! a job does ([`Hardening::finish`]).
+//! This runs in the background: a machine that waits for its job need not wait for it, but the job
+//! does ([`Hardening::finish`]).
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::thread::{Builder, JoinHandle};
 
-use mayfly_protocol::settings::Settings;
+use mayfly_protocol::settings::GuestSettings;
 
-use crate::error::{During, StepError};
+use crate::error::{Context, StepError};
 use crate::{modules, power};
 
-/// The kernel's parameters.
+/// The directory of the kernel's parameters.
 const PARAMETERS: &str = "/proc/sys";
 
-/// The work under way.
+/// Hardening in progress, on its own thread.
 #[derive(Debug)]
 pub struct Hardening(JoinHandle<Result<(), StepError>>);
 
 impl Hardening {
-    /// Begins.
-    pub fn begin(settings: &Settings) -> Result<Self, StepError> {
+    /// Starts hardening in the background.
+    pub fn start(settings: &GuestSettings) -> Result<Self, StepError> {
         let settings = settings.clone();
         let work = move || {
             set_parameters(&settings.parameters, Path::new(PARAMETERS))?;
@@ -31,36 +31,37 @@ impl Hardening {
             if settings.lock_modules { lock_modules() } else { Ok(()) }
         };
         let thread = Builder::new().name("harden".into());
-        thread.spawn(work).during(|| "start the thread that hardens the guest").map(Self)
+        thread.spawn(work).context(|| "start the thread that hardens the guest").map(Self)
     }
 
-    /// Waits until it is done.
+    /// Waits until hardening has finished.
     pub fn finish(self) -> Result<(), StepError> {
-        // A panic has ended the whole process.
-        self.0.join().unwrap_or_else(|_| Err(StepError::new("harden the guest", "it panicked")))
+        self.0
+            .join()
+            .unwrap_or_else(|_| Err(StepError::new("harden the guest", "the thread panicked")))
     }
 }
 
-/// Sets parameters, in order. One that this kernel does not have is said on the console: a recipe
-/// may choose an older kernel, and the image's audit tells.
+/// Sets parameters, in order. Logs a parameter that this kernel does not have to the console: a
+/// recipe may choose an older kernel, and the image's audit reports it.
 fn set_parameters(parameters: &[(String, String)], root: &Path) -> Result<(), StepError> {
     for (name, value) in parameters {
         let path = root.join(name);
         match fs::OpenOptions::new().write(true).open(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                power::say(&StepError { step: format!("set {name}").into(), source: error });
+                power::log_error(&StepError { step: format!("set {name}").into(), source: error });
             }
-            Err(error) => return Err(error).during(|| format!("open {}", path.display())),
+            Err(error) => return Err(error).context(|| format!("open {}", path.display())),
             Ok(mut file) => std::io::Write::write_all(&mut file, value.as_bytes())
-                .during(|| format!("set {name} to {value}"))?,
+                .context(|| format!("set {name} to {value}"))?,
         }
     }
     Ok(())
 }
 
-/// A way of no return: only another boot takes it back.
+/// Disables module loading until the next boot.
 fn lock_modules() -> Result<(), StepError> {
-    fs::write("/proc/sys/kernel/modules_disabled", "1").during(|| "lock the kernel's modules")
+    fs::write("/proc/sys/kernel/modules_disabled", "1").context(|| "disable kernel module loading")
 }
 
 #[cfg(test)]
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_are_set_and_those_that_are_not_there_passed_over() {
+    fn parameters_are_set_and_unknown_ones_skipped() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("kernel")).unwrap();
         fs::write(root.path().join("kernel/one"), "").unwrap();

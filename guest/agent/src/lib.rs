@@ -1,22 +1,21 @@
-//! The agent inside a microVM: the initramfs's `/init`, and PID 1 until the machine ends.
+//! The agent inside a microVM: `/init` of the initramfs, and PID 1 until the machine ends.
 //!
 //! ```text
 //! boot     initramfs → drivers → root file system           stage one
-//! mounts   the file systems around it                       stage two
-//! harden   the kernel's parameters and modules, in the background
-//! channel  vsock to the shepherd
-//! session  the conversation: Prepare, Start …
-//!   prepare  randomness, clock, name, network
-//!   services programs that wait for their first connection
+//! mounts   the other file systems                           stage two
+//! harden   kernel parameters and modules, in the background
+//! channel  vsock connection to the shepherd
+//! session  the messages: Prepare, Start …
+//!   prepare  randomness, clock, host name, network
+//!   services programs started by their first connection
 //!   job      the one job
-//!   programs what it executes, for the host
-//! power    the end of the machine
+//!   programs the log of executed programs
+//! power    power-off and reset
 //! ```
 //!
-//! Threads and blocking I/O only: a thread that waits is back-pressure for free, and the binary
-//! stays small, which boots faster. The library is there so that tests can make guests that share
-//! the boot and nothing else. The job and the session work over any stream and as any user, so
-//! that most tests need no machine.
+//! The agent uses threads and blocking I/O only: a blocked thread gives back-pressure for free, and
+//! a small binary boots faster. The library lets tests build guests that share only the boot code.
+//! The job and the session work over any stream and as any user, so most tests need no machine.
 
 pub mod boot;
 pub mod channel;
@@ -38,57 +37,59 @@ mod statistics;
 use std::fs::{self, File};
 
 use channel::Sender;
-use error::{During, StepError};
+use error::{Context, StepError};
 use harden::Hardening;
-use job::{Place, Rules};
-use mayfly_protocol::settings::Settings;
+use job::{JobContext, ProcessRules};
+use mayfly_protocol::settings::GuestSettings;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use power::Ending;
+use power::EndMode;
 use services::Services;
-use session::{Outcome, Session, Setup};
+use session::{MachineOperations, Session, SessionEnd};
 
-/// The agent's whole life. To be called as PID 1, before there is any other thread.
-pub fn run() -> Result<Ending, StepError> {
+/// Runs the agent. Must be called as PID 1, before any other thread starts.
+pub fn run() -> Result<EndMode, StepError> {
     let Guest { connection, settings } = start()?;
-    let hardening = Hardening::begin(&settings)?;
-    let writer = connection.try_clone().during(|| "duplicate the connection")?;
-    let place = Place {
+    let hardening = Hardening::start(&settings)?;
+    let writer = connection.try_clone().context(|| "duplicate the connection")?;
+    let context = JobContext {
         passwd: "/etc/passwd".into(),
         groups: "/etc/group".into(),
         control_group: Some(mounts::JOB_GROUP.into()),
         is_init: true,
-        rules: Rules::of(&settings),
+        rules: ProcessRules::new(&settings),
         services: Services::new(settings.services),
     };
-    let setup = Setup { prepare: prepare::carry_out, set_clock: prepare::set_clock };
-    let session = Session::new(Sender::new(writer), place, setup);
-    match session.waiting_for(hardening).serve(&connection) {
-        Outcome::Shutdown | Outcome::HostGone => Ok(Ending::PowerOff),
-        Outcome::Failed(error) => {
+    let operations =
+        MachineOperations { prepare: prepare::prepare_machine, set_clock: prepare::set_clock };
+    let session = Session::new(Sender::new(writer), context, operations);
+    match session.after_hardening(hardening).serve(&connection) {
+        SessionEnd::Shutdown | SessionEnd::HostDisconnected => Ok(EndMode::PowerOff),
+        SessionEnd::Failed(error) => {
             channel::linger(&connection);
             Err(error)
         }
     }
 }
 
-/// A guest that has found its host.
+/// A booted guest that is connected to its host.
 pub struct Guest {
-    /// The connection to it.
+    /// The connection to the host.
     pub connection: File,
-    /// What the image says of the rest.
-    pub settings: Settings,
+    /// The settings of the image.
+    pub settings: GuestSettings,
 }
 
-/// From the kernel's first call to a connection with the host.
+/// Boots the guest and connects to the host.
 pub fn start() -> Result<Guest, StepError> {
-    power::obey_requests()?;
+    power::handle_shutdown_signals()?;
     let settings = boot::enter_root()?;
     mounts::mount_all(&settings)?;
-    fs::write("/proc/self/oom_score_adj", "-1000").during(|| "ask never to be killed")?;
-    // The kernel's own bound on threads, which follows from the machine's memory, stays; the one for
-    // a user is half of it, and less than some servers ask for.
+    fs::write("/proc/self/oom_score_adj", "-1000")
+        .context(|| "disable the OOM killer for the agent")?;
+    // The kernel's global limit on threads, derived from the memory size, remains. The default per
+    // user is half of it, which is too low for some servers.
     setrlimit(Resource::RLIMIT_NPROC, RLIM_INFINITY, RLIM_INFINITY)
-        .during(|| "lift the bound on a user's processes")?;
+        .context(|| "remove the limit on a user's processes")?;
     network::bring_loopback_up()?;
     Ok(Guest { connection: channel::connect_to_host()?, settings })
 }

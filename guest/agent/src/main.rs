@@ -1,18 +1,22 @@
-//! PID 1. Everything is in the library.
+//! The agent's binary. The implementation is in the library.
 
 use std::process::ExitCode;
 
 use mayfly_guest::error::StepError;
-use mayfly_guest::power::{self, Ending};
+use mayfly_guest::power::{self, EndMode};
+
+// Threads of the agent rely on it: nothing runs on beside one that has panicked.
+#[cfg(not(any(debug_assertions, panic = "abort")))]
+compile_error!("build the agent with `--profile guest`, so that a panic ends the microVM");
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
-        power::say(&StepError::new("start", "this is the first process of a microVM, or nothing"));
+        power::log_error(&StepError::new("start", "it must run as PID 1 of a microVM"));
         return ExitCode::FAILURE;
     }
-    let ending = mayfly_guest::run().unwrap_or_else(|error| {
-        power::say(&error);
-        Ending::Reset
+    let mode = mayfly_guest::run().unwrap_or_else(|error| {
+        power::log_error(&error);
+        EndMode::Reset
     });
-    power::end(ending)
+    power::end(mode)
 }

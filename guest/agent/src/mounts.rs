@@ -1,20 +1,20 @@
-//! File systems and nodes that programs expect around the root file system.
+//! Mounts the file systems that programs expect stderr_copy the root file system.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use mayfly_protocol::settings::Settings;
+use mayfly_protocol::settings::GuestSettings;
 use nix::mount::{MsFlags, mount};
 
 use crate::boot::create_directory;
-use crate::error::{During, StepError};
+use crate::error::{Context, StepError};
 
-/// The job's control group, beside which the agent stays in the root group.
+/// The job's control group. The agent stays in the root group.
 pub const JOB_GROUP: &str = "/sys/fs/cgroup/job";
 
-/// One file system to mount.
+/// A file system to mount.
 struct FileSystem {
     kind: &'static str,
     target: &'static str,
@@ -25,8 +25,8 @@ struct FileSystem {
 const NO_PROGRAMS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 const NO_PRIVILEGES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 
-/// In the order in which they are mounted. What lies in memory is bounded by the kernel's default,
-/// half of the machine's, or less.
+/// The file systems, in mount order. A tmpfs is limited to half of the memory, the kernel's
+/// default, or less.
 const FILE_SYSTEMS: [FileSystem; 6] = [
     FileSystem { kind: "proc", target: "/proc", flags: NO_PROGRAMS, options: "" },
     FileSystem { kind: "sysfs", target: "/sys", flags: NO_PROGRAMS, options: "" },
@@ -47,11 +47,11 @@ const FILE_SYSTEMS: [FileSystem; 6] = [
     FileSystem { kind: "cgroup2", target: "/sys/fs/cgroup", flags: NO_PROGRAMS, options: "" },
 ];
 
-/// Temporary files stay on the disk, where there is more room than in memory and nothing is kept
-/// either, but neither set-user-id bits nor device nodes count there.
+/// The directories of temporary files. They stay on the disk, which is larger than the memory and
+/// equally short-lived, and are mounted with `nosuid` and `nodev`.
 const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 
-/// The links that a device manager would make.
+/// The links that a device manager would create.
 const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd", "/dev/fd"),
     ("/proc/self/fd/0", "/dev/stdin"),
@@ -59,25 +59,25 @@ const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd/2", "/dev/stderr"),
 ];
 
-/// For `/proc`: a process sees only those of its own user.
+/// The option of `/proc` that hides processes of other users.
 const HIDE_PROCESSES: &str = "hidepid=2";
 
-/// Mounts all of it. `/dev` is there already.
-pub fn mount_all(settings: &Settings) -> Result<(), StepError> {
+/// Mounts all file systems except `/dev`, which is mounted already.
+pub fn mount_all(settings: &GuestSettings) -> Result<(), StepError> {
     for FileSystem { kind, target, flags, options } in &FILE_SYSTEMS {
-        create_directory_unless_of_kernel(target)?;
+        create_mount_point(target)?;
         let hide = *kind == "proc" && settings.hide_processes;
         let options = if hide { HIDE_PROCESSES } else { options };
         mount(Some(*kind), *target, Some(*kind), *flags, Some(options))
-            .during(|| format!("mount {kind} on {target}"))?;
+            .context(|| format!("mount {kind} on {target}"))?;
     }
     for (target, link) in LINKS {
-        link_unless_there(target, link)?;
+        create_link(target, link)?;
     }
     create_directory(JOB_GROUP)?;
-    make_public("/run/lock")?;
+    create_public_directory("/run/lock")?;
     if settings.restrict_data {
-        // What lies below another comes after it.
+        // A directory comes after its parent.
         for (path, limits) in
             [("/home", NO_PRIVILEGES), ("/var", NO_PRIVILEGES), ("/var/log", NO_PROGRAMS)]
         {
@@ -86,38 +86,38 @@ pub fn mount_all(settings: &Settings) -> Result<(), StepError> {
         }
     }
     for path in TEMPORARY {
-        make_public(path)?;
+        create_public_directory(path)?;
         restrict(path, NO_PRIVILEGES)?;
     }
     Ok(())
 }
 
-/// Makes a mount point. `/sys/fs/cgroup` is the kernel's own.
-fn create_directory_unless_of_kernel(target: &str) -> Result<(), StepError> {
+/// Creates a mount point. `/sys/fs/cgroup` is created by the kernel.
+fn create_mount_point(target: &str) -> Result<(), StepError> {
     if Path::new(target).is_dir() { Ok(()) } else { create_directory(target) }
 }
 
-fn link_unless_there(target: &str, link: &str) -> Result<(), StepError> {
+fn create_link(target: &str, link: &str) -> Result<(), StepError> {
     match symlink(target, link) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            Err(error).during(|| format!("make the link {link}"))
+            Err(error).context(|| format!("create the link {link}"))
         }
         _ => Ok(()),
     }
 }
 
-/// A directory in which everybody may make files of their own.
-fn make_public(path: &str) -> Result<(), StepError> {
-    fs::create_dir_all(path).during(|| format!("make the directory {path}"))?;
+/// Creates a world-writable directory with the sticky bit.
+fn create_public_directory(path: &str) -> Result<(), StepError> {
+    fs::create_dir_all(path).context(|| format!("create the directory {path}"))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o1777))
-        .during(|| format!("make {path} writable for everybody"))
+        .context(|| format!("make {path} world-writable"))
 }
 
-/// A part of the disk gets limits of its own: it is mounted on itself.
+/// Restricts a directory with mount flags, by a bind mount on itself.
 fn restrict(path: &str, limits: MsFlags) -> Result<(), StepError> {
     const NONE: Option<&str> = None;
     mount(Some(path), path, NONE, MsFlags::MS_BIND, NONE)
-        .during(|| format!("mount {path} on itself"))?;
+        .context(|| format!("mount {path} on itself"))?;
     let flags = limits | MsFlags::MS_NOATIME | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
-    mount(NONE, path, NONE, flags, NONE).during(|| format!("restrict {path}"))
+    mount(NONE, path, NONE, flags, NONE).context(|| format!("restrict {path}"))
 }

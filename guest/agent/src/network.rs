@@ -1,4 +1,4 @@
-//! Loopback and `eth0`: static IPv4 addressing by the classic ioctls of `netdevice(7)`.
+//! Configures the loopback interface and `eth0`, with the ioctls of `netdevice(7)`.
 
 use std::fs;
 use std::io;
@@ -8,9 +8,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use mayfly_protocol::message::Network;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-use crate::error::{During, StepError};
+use crate::error::{Context, StepError};
 
-/// The machine's one network card.
+/// The machine's only network interface besides loopback.
 const INTERFACE: &str = "eth0";
 
 mod request {
@@ -24,7 +24,7 @@ mod request {
         set_mask, libc::SIOCSIFNETMASK, ifreq
     }
     nix::ioctl_write_ptr_bad! {
-        /// Sets the size of an interface's largest packet.
+        /// Sets the MTU of an interface.
         set_mtu, libc::SIOCSIFMTU, ifreq
     }
     nix::ioctl_write_ptr_bad! {
@@ -37,52 +37,52 @@ mod request {
     }
 }
 
-/// Brings the loopback interface up; the kernel gives it 127.0.0.1 then.
+/// Brings the loopback interface up. The kernel then assigns 127.0.0.1 to it.
 pub(crate) fn bring_loopback_up() -> Result<(), StepError> {
-    up(&control_socket()?, "lo")
+    bring_up(&control_socket()?, "lo")
 }
 
-/// Sets up `eth0`, the default route and the name server.
-pub(crate) fn set_up(network: &Network) -> Result<(), StepError> {
+/// Configures `eth0`, the default route, and the name server.
+pub(crate) fn configure(network: &Network) -> Result<(), StepError> {
     let control = control_socket()?;
-    // Before the interface is up, or it gets a link-local address. Loopback keeps its ::1.
+    // Must come before the interface is up, or it gets a link-local address. Loopback keeps ::1.
     for interface in ["default", INTERFACE] {
         let switch = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
         match fs::write(&switch, "1") {
             // A kernel without IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            result => result.during(|| format!("turn IPv6 off for {interface}"))?,
+            result => result.context(|| format!("disable IPv6 on {interface}"))?,
         }
     }
-    let mut mtu = named(INTERFACE);
+    let mut mtu = interface_request(INTERFACE);
     mtu.ifr_ifru.ifru_mtu = i32::from(network.mtu);
     // SAFETY: the socket is open and the kernel reads one ifreq.
     unsafe { request::set_mtu(control.as_raw_fd(), &raw const mtu) }
-        .during(|| format!("set the packet size of {INTERFACE} to {}", network.mtu))?;
-    let mut address = named(INTERFACE);
+        .context(|| format!("set the MTU of {INTERFACE} to {}", network.mtu))?;
+    let mut address = interface_request(INTERFACE);
     address.ifr_ifru.ifru_addr = socket_address(Ipv4Addr::from(network.address));
     // SAFETY: as above.
     unsafe { request::set_address(control.as_raw_fd(), &raw const address) }
-        .during(|| format!("set the address of {INTERFACE}"))?;
-    let mut netmask = named(INTERFACE);
+        .context(|| format!("set the address of {INTERFACE}"))?;
+    let mut netmask = interface_request(INTERFACE);
     netmask.ifr_ifru.ifru_netmask = socket_address(mask(network.prefix));
     // SAFETY: as above.
     unsafe { request::set_mask(control.as_raw_fd(), &raw const netmask) }
-        .during(|| format!("set the network mask of {INTERFACE}"))?;
-    up(&control, INTERFACE)?;
+        .context(|| format!("set the network mask of {INTERFACE}"))?;
+    bring_up(&control, INTERFACE)?;
     let gateway = Ipv4Addr::from(network.gateway);
     add_default_route(&control, gateway)?;
-    name_server(gateway)
+    set_name_server(gateway)
 }
 
-/// A socket to send the requests through.
+/// Opens a socket for the ioctls.
 fn control_socket() -> Result<OwnedFd, StepError> {
     socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-        .during(|| "make a socket")
+        .context(|| "open a socket")
 }
 
-fn up(control: &OwnedFd, interface: &'static str) -> Result<(), StepError> {
-    let mut flags = named(interface);
+fn bring_up(control: &OwnedFd, interface: &'static str) -> Result<(), StepError> {
+    let mut flags = interface_request(interface);
     // Both are small constants of the kernel.
     #[expect(clippy::cast_possible_truncation, reason = "IFF_UP and IFF_RUNNING fit 16 bits")]
     let up = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
@@ -90,7 +90,7 @@ fn up(control: &OwnedFd, interface: &'static str) -> Result<(), StepError> {
     // SAFETY: the socket is open and the kernel reads one ifreq.
     unsafe { request::set_flags(control.as_raw_fd(), &raw const flags) }
         .map(drop)
-        .during(|| format!("bring {interface} up"))
+        .context(|| format!("bring {interface} up"))
 }
 
 fn add_default_route(control: &OwnedFd, gateway: Ipv4Addr) -> Result<(), StepError> {
@@ -103,21 +103,21 @@ fn add_default_route(control: &OwnedFd, gateway: Ipv4Addr) -> Result<(), StepErr
     // SAFETY: the socket is open and the kernel reads one rtentry, which names no device.
     unsafe { request::add_route(control.as_raw_fd(), &raw const route) }
         .map(drop)
-        .during(|| format!("add the default route by {gateway}"))
+        .context(|| format!("add the default route via {gateway}"))
 }
 
-fn name_server(address: Ipv4Addr) -> Result<(), StepError> {
+fn set_name_server(address: Ipv4Addr) -> Result<(), StepError> {
     const PATH: &str = "/etc/resolv.conf";
-    // An image may have a link there, to what a resolver it does not run would write.
+    // An image may have a link here, to a file of a resolver that does not run in the guest.
     let _not_there = fs::remove_file(PATH);
-    fs::write(PATH, format!("nameserver {address}\n")).during(|| format!("write {PATH}"))
+    fs::write(PATH, format!("nameserver {address}\n")).context(|| format!("write {PATH}"))
 }
 
-/// A request about an interface.
-fn named(interface: &str) -> libc::ifreq {
+/// Returns an ioctl request for an interface.
+fn interface_request(interface: &str) -> libc::ifreq {
     // SAFETY: an ifreq is an array and a union of integers, which may be zero.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // All but the last byte, so that the name stays terminated.
+    // All but the last byte, so that the name is NUL-terminated.
     let room = request.ifr_name.len() - 1;
     for (to, from) in request.ifr_name.iter_mut().take(room).zip(interface.bytes()) {
         *to = from.cast_signed();
@@ -125,13 +125,13 @@ fn named(interface: &str) -> libc::ifreq {
     request
 }
 
-/// The bits of a prefix, in an address.
+/// Returns the network mask of a prefix length.
 fn mask(prefix: u8) -> Ipv4Addr {
     let host_bits = 32_u32.saturating_sub(u32::from(prefix));
     Ipv4Addr::from(u32::MAX.checked_shl(host_bits).unwrap_or(0))
 }
 
-/// A `sockaddr_in` in the shape that the requests hold it in.
+/// Returns a `sockaddr_in` as the generic `sockaddr` of the ioctls.
 fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
     let mut data = [0; 14];
     // Two bytes of port, four of address (`ip(7)`).
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_stands_behind_the_port() {
+    fn an_address_follows_the_port() {
         let address = socket_address(Ipv4Addr::new(172, 31, 0, 2));
         assert_eq!(address.sa_family, 2);
         assert_eq!(address.sa_data[..6], [0, 0, -84, 31, 0, 2]);
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn loopback_can_be_named() {
-        let request = named("lo");
+        let request = interface_request("lo");
         assert_eq!(request.ifr_name[..3], [108, 111, 0]);
     }
 }

@@ -1,7 +1,7 @@
-//! The ends of the machine.
+//! Power-off and reset of the machine.
 //!
-//! The host tells them apart by what QEMU reports: a power-off is an end that was asked for, a
-//! reset (which `-no-reboot` makes an end, too) is one that went wrong.
+//! The host distinguishes them by QEMU's report: a power-off was requested, and a reset (at which
+//! QEMU exits, too, because of `-no-reboot`) is a failure.
 
 use std::error::Error;
 use std::io::Write;
@@ -9,64 +9,64 @@ use std::io::Write;
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::error::{During, StepError, chain};
+use crate::error::{Context, StepError, chain};
 
-/// How the machine ends.
+/// The way in which the machine ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// In order: the host or the job asked for it, or the host is gone.
+pub enum EndMode {
+    /// A power-off: the host or the job requested it, or the host has disconnected.
     PowerOff,
-    /// By a reset: the agent could not do its work.
+    /// A reset: the agent failed.
     Reset,
 }
 
 /// Ends the machine at once.
 ///
-/// Nothing is written back first: the disk is as short-lived as the machine, and what the host
-/// wanted from it was sent before.
-pub fn end(ending: Ending) -> ! {
-    let mode = match ending {
-        Ending::PowerOff => RebootMode::RB_POWER_OFF,
-        Ending::Reset => RebootMode::RB_AUTOBOOT,
+/// Does not sync the disk: it is as short-lived as the machine, and the host already has what it
+/// requested.
+pub fn end(mode: EndMode) -> ! {
+    let mode = match mode {
+        EndMode::PowerOff => RebootMode::RB_POWER_OFF,
+        EndMode::Reset => RebootMode::RB_AUTOBOOT,
     };
-    // Where the machine can't power off, a reset ends it as well.
+    // If the machine can't power off, a reset ends it as well.
     let _refused = reboot(mode);
     let _refused = reboot(RebootMode::RB_AUTOBOOT);
-    // The kernel panics when PID 1 ends, which is the last way out.
+    // The kernel panics when PID 1 ends, which is the last resort.
     std::process::abort()
 }
 
-/// Writes one line on the console and waits until it has left the machine.
-pub fn say(error: &dyn Error) {
+/// Writes an error as one line to the console, and waits until it has left the machine.
+pub fn log_error(error: &dyn Error) {
     let mut console = std::io::stderr();
     let line = format!("mayfly-guest: {}\n", chain(error));
-    // There is no one else to tell.
-    let _unheard = console.write_all(line.as_bytes());
-    let _unheard = nix::sys::termios::tcdrain(&console);
+    // A failure can't be reported anywhere else.
+    let _unreported = console.write_all(line.as_bytes());
+    let _unreported = nix::sys::termios::tcdrain(&console);
 }
 
-/// The signals by which programs ask an init for the machine's end: those of `poweroff`, `halt`
-/// and `reboot` as busybox and sysvinit send them, and the kernel's own.
-fn requests() -> SigSet {
+/// Returns the signals that request a shutdown from init: those that `poweroff`, `halt`, and
+/// `reboot` of busybox and sysvinit send, and the kernel's own.
+fn shutdown_signals() -> SigSet {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPWR]
         .into_iter()
         .collect()
 }
 
-/// Powers off when a program inside asks PID 1 to. To be called before any other thread is made,
-/// so that all of them leave these signals to this one.
-pub fn obey_requests() -> Result<(), StepError> {
-    let requests = requests();
-    requests.thread_block().during(|| "block signals")?;
+/// Powers the machine off when a program in it requests that from PID 1. Must be called before any
+/// other thread starts, so that all threads inherit the blocked signals.
+pub fn handle_shutdown_signals() -> Result<(), StepError> {
+    let signals = shutdown_signals();
+    signals.thread_block().context(|| "block signals")?;
     let wait = move || {
-        // It fails for an invalid set only.
-        let _signal = requests.wait();
-        end(Ending::PowerOff)
+        // Fails only for an invalid set.
+        let _signal = signals.wait();
+        end(EndMode::PowerOff)
     };
-    // This thread lasts as long as the machine, so nobody joins it.
+    // Runs as long as the machine, so it is never joined.
     std::thread::Builder::new()
         .name("power".into())
         .spawn(wait)
         .map(drop)
-        .during(|| "start the thread that waits for signals")
+        .context(|| "start the thread that waits for signals")
 }

@@ -1,4 +1,4 @@
-//! What `Prepare` asks for: randomness, clock, identity and network.
+//! Handles `Prepare`: sets randomness, the clock, the identity, and the network.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -10,56 +10,56 @@ use mayfly_protocol::message::Prepare;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
 
-use crate::error::{During, StepError};
+use crate::error::{Context, StepError};
 use crate::network;
 
-/// Where programs look for what this machine is, and no other.
+/// The file of the machine ID.
 const MACHINE_ID: &str = "/etc/machine-id";
 
-/// The most random bytes that are taken, which is more than the kernel's pool can hold.
-const MOST_ENTROPY: usize = 512;
+/// The most random bytes that are used, which exceeds the size of the kernel's pool.
+const MAX_ENTROPY: usize = 512;
 
-/// `struct rand_pool_info` of `random(4)`, with room for the bytes in it.
+/// `struct rand_pool_info` of `random(4)`, including the bytes.
 #[repr(C)]
 struct PoolInfo {
-    /// Bits of entropy that the bytes are worth.
+    /// The entropy of the bytes, in bits.
     entropy: libc::c_int,
-    /// Number of the bytes.
+    /// The number of bytes.
     size: libc::c_int,
-    bytes: [u8; MOST_ENTROPY],
+    bytes: [u8; MAX_ENTROPY],
 }
 
 mod request {
     nix::ioctl_write_ptr! {
-        /// `RNDADDENTROPY` of `random(4)`. Its number is that of a two-integer argument.
+        /// `RNDADDENTROPY` of `random(4)`. Its number encodes a two-integer argument.
         add_entropy, b'R', 0x03, [libc::c_int; 2]
     }
     nix::ioctl_none! {
-        /// `RNDRESEEDCRNG` of `random(4)`: what is read from now on comes from the new pool.
+        /// `RNDRESEEDCRNG` of `random(4)`: further reads use the new pool.
         reseed, b'R', 0x07
     }
 }
 
-/// Makes a booted machine usable. Randomness first: everything else may use it.
-pub fn carry_out(prepare: &Prepare) -> Result<(), StepError> {
+/// Prepares a booted machine for its job. Entropy comes first, because everything else may use it.
+pub fn prepare_machine(prepare: &Prepare) -> Result<(), StepError> {
     add_entropy(&prepare.entropy)?;
     set_clock(prepare.wall_clock)?;
     name_machine(&prepare.hostname)?;
     identify_machine(Path::new(MACHINE_ID))?;
     match &prepare.network {
-        Some(network) => network::set_up(network),
+        Some(network) => network::configure(network),
         None => Ok(()),
     }
 }
 
-/// Sets the clock to the host's: nanoseconds since the Unix epoch.
+/// Sets the clock, to nanoseconds since the Unix epoch.
 pub fn set_clock(wall_clock: u64) -> Result<(), StepError> {
     let now = TimeSpec::from_duration(Duration::from_nanos(wall_clock));
-    clock_settime(ClockId::CLOCK_REALTIME, now).during(|| "set the clock")
+    clock_settime(ClockId::CLOCK_REALTIME, now).context(|| "set the clock")
 }
 
-/// Writes a machine id of this microVM's own, unless the image has one: D-Bus, systemd's programs
-/// and what builds on them don't start without (`machine-id(5)`).
+/// Writes a machine ID for this microVM, unless the image has one: D-Bus and systemd's programs
+/// need one to start (`machine-id(5)`).
 fn identify_machine(path: &Path) -> Result<(), StepError> {
     let step = || format!("write {}", path.display());
     let known = fs::read_to_string(path).unwrap_or_default();
@@ -67,11 +67,11 @@ fn identify_machine(path: &Path) -> Result<(), StepError> {
         return Ok(());
     }
     let mut id = [0; 16];
-    File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut id)).during(step)?;
-    fs::write(path, machine_id(id)).during(step)
+    File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut id)).context(step)?;
+    fs::write(path, machine_id(id)).context(step)
 }
 
-/// The text of a machine id: a random UUID (version 4, RFC 9562), as `machine-id(5)` wants it.
+/// Formats a machine ID: a random UUID (version 4, RFC 9562), as `machine-id(5)` requires.
 fn machine_id(random: [u8; 16]) -> String {
     let mut number = u128::from_be_bytes(random);
     number = number & !(0xf << 76) | 4 << 76;
@@ -79,41 +79,41 @@ fn machine_id(random: [u8; 16]) -> String {
     format!("{number:032x}\n")
 }
 
-/// Stirs bytes into the kernel's pool, credits them, and lets its generator start anew from it.
+/// Adds bytes to the kernel's entropy pool, credits them, and reseeds its random number generator.
 fn add_entropy(bytes: &[u8]) -> Result<(), StepError> {
-    let mut info = PoolInfo { entropy: 0, size: 0, bytes: [0; MOST_ENTROPY] };
+    let mut info = PoolInfo { entropy: 0, size: 0, bytes: [0; MAX_ENTROPY] };
     for (to, from) in info.bytes.iter_mut().zip(bytes) {
         *to = *from;
         info.size += 1;
     }
     info.entropy = info.size * 8;
-    let random = File::open("/dev/urandom").during(|| "open /dev/urandom")?;
+    let random = File::open("/dev/urandom").context(|| "open /dev/urandom")?;
     let pointer = (&raw const info).cast();
     // SAFETY: the kernel reads the two integers and then as many bytes as the second says, all
     // within `info`.
     unsafe { request::add_entropy(random.as_raw_fd(), pointer) }
-        .during(|| "add to the kernel's entropy")?;
+        .context(|| "add to the kernel's entropy")?;
     // SAFETY: the descriptor is open; the request has no argument.
     unsafe { request::reseed(random.as_raw_fd()) }
         .map(drop)
-        .during(|| "reseed the kernel's random number generator")
+        .context(|| "reseed the kernel's random number generator")
 }
 
-/// Sets the host name and lets it be resolved without a name server.
+/// Sets the host name and adds it to the hosts file.
 fn name_machine(name: &str) -> Result<(), StepError> {
     const HOSTS: &str = "/etc/hosts";
-    nix::unistd::sethostname(name).during(|| format!("set the host name {name}"))?;
-    fs::write("/etc/hostname", format!("{name}\n")).during(|| "write /etc/hostname")?;
-    // Not there is as good as empty.
+    nix::unistd::sethostname(name).context(|| format!("set the host name {name}"))?;
+    fs::write("/etc/hostname", format!("{name}\n")).context(|| "write /etc/hostname")?;
+    // A missing file counts as empty.
     let hosts = fs::read(HOSTS).unwrap_or_default();
     match with_host(&hosts, name) {
-        Some(hosts) => fs::write(HOSTS, hosts).during(|| format!("write {HOSTS}")),
+        Some(hosts) => fs::write(HOSTS, hosts).context(|| format!("write {HOSTS}")),
         None => Ok(()),
     }
 }
 
-/// The hosts file with a line for this machine added, unless it has one; an empty one gets
-/// `localhost`, too.
+/// Returns the hosts file with a line for this machine added; `None` if it already has one. An
+/// empty file also gets `localhost`.
 fn with_host(hosts: &[u8], name: &str) -> Option<Vec<u8>> {
     let known = hosts.split(|byte| *byte == b'\n').any(|line| {
         let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_in_a_comment_or_as_an_address_is_no_entry() {
+    fn a_name_in_a_comment_or_as_an_address_does_not_count() {
         assert!(with_host(b"10.0.0.1 other # vm\n", "vm").is_some());
         assert!(with_host(b"vm other\n", "vm").is_some());
     }

@@ -1,11 +1,11 @@
-//! Programs that are started by the first who connects to their socket.
+//! Starts service programs at the first connection to their socket.
 //!
-//! Before there is a job the agent listens for each [`Service`]; its program inherits the socket as
-//! from systemd (`sd_listen_fds(3)`). So a service that no job uses costs a socket and a thread, and
-//! one that a job uses is there whenever it is asked for: who connects waits until it accepts.
+//! The agent listens for each [`Service`] before the job starts. The program inherits the socket as
+//! with systemd (`sd_listen_fds(3)`). An unused service costs only a socket and a thread, and a
+//! used one is always reachable: a client waits until the program accepts its connection.
 //!
-//! Everything is root's here, as it is with any init. A program's output goes to the console, of
-//! which the host keeps a bounded tail.
+//! Services run as root, as with any init. Their output goes to the console, of which the host
+//! keeps a limited tail.
 
 use std::fs;
 use std::io;
@@ -22,21 +22,22 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use crate::error::{During, StepError};
-use crate::job::reap::{self, Leave, Whom};
+use crate::error::{Context, StepError};
+use crate::job::reap::{self, ReapMode, WaitFor};
 use crate::job::user;
 use crate::power;
 
-/// How often a program is started. One that keeps ending would keep the machine busy.
+/// The most starts of a program, so that one that keeps exiting does not keep the machine busy.
 const STARTS: u32 = 5;
 
-/// The MTU of a guest without a network: Ethernet's own.
+/// The MTU of a guest without a network: that of Ethernet.
 const DEFAULT_MTU: u16 = 1500;
 
-/// What stands between the agent and a service's program, run by the guest's own shell: the socket
-/// comes as standard input, because that needs nothing between `fork` and `execve`; `exec` keeps the
-/// process, which `LISTEN_PID` has to name. Files may be as many as a job's, and of all processes
-/// the agent alone is never killed for want of memory.
+/// The script with which the guest's shell starts a service's program.
+///
+/// The socket is passed as standard input, because that needs no code between `fork` and `execve`.
+/// `exec` keeps the process ID, which `LISTEN_PID` must contain. The limit of open files is that of
+/// a job, and the OOM killer may kill the program, unlike the agent.
 const START: &str = "
 echo 0 >/proc/self/oom_score_adj
 ulimit -n 1048576 && ulimit -Sn 65536
@@ -50,70 +51,71 @@ pub struct Services {
     state: Arc<Mutex<State>>,
 }
 
-/// Whether programs are started. It stays locked for the moment of a start.
+/// Whether programs may be started. Locked during each start.
 #[derive(Debug, Default, PartialEq, Eq)]
 enum State {
     #[default]
-    Offered,
-    Withdrawn,
+    Enabled,
+    Disabled,
 }
 
 impl Services {
-    /// Services that are yet to be [offered](Self::offer).
+    /// Returns services that are not yet [offered](Self::offer).
     pub fn new(services: Vec<Service>) -> Self {
         Self { services, state: Arc::default() }
     }
 
-    /// Listens for all of them. Must come before there is a job: a socket is closed to others only
-    /// when all of this is done.
+    /// Listens on the sockets of all services. Must be called before the job starts: a socket is
+    /// inaccessible to other users only when this has finished.
     ///
-    /// `groups` is the file of groups; `mtu` that of the guest's network, where it has one.
+    /// `groups` is the path of the group file; `mtu` is that of the guest's network, if it has one.
     pub(crate) fn offer(&self, groups: &Path, mtu: Option<u16>) -> Result<(), StepError> {
         for service in &self.services {
             let listener = listen(service, groups)?;
-            let attendant = Attendant {
+            let service_thread = ServiceThread {
                 listener,
-                arguments: with_mtu(&service.command, mtu.unwrap_or(DEFAULT_MTU)),
+                arguments: insert_mtu(&service.command, mtu.unwrap_or(DEFAULT_MTU)),
                 state: Arc::clone(&self.state),
             };
             let thread = std::thread::Builder::new().name(service.name.clone());
-            // It lasts as long as the machine, so nobody joins it.
+            // Runs as long as the machine, so it is never joined.
             thread
-                .spawn(move || attendant.attend())
+                .spawn(move || service_thread.run())
                 .map(drop)
-                .during(|| format!("start the thread of the service {}", service.name))?;
+                .context(|| format!("start the thread of the service {}", service.name))?;
         }
         Ok(())
     }
 
-    /// Lets no program be started any more. Those that run are the caller's to end.
-    pub(crate) fn withdraw(&self) {
-        *lock(&self.state) = State::Withdrawn;
+    /// Disables further starts. The caller must end the running programs.
+    pub(crate) fn disable(&self) {
+        *lock(&self.state) = State::Disabled;
     }
 }
 
 /// A thread that waits for connections to one service.
-struct Attendant {
+struct ServiceThread {
     listener: UnixListener,
     arguments: Vec<String>,
     state: Arc<Mutex<State>>,
 }
 
-impl Attendant {
-    /// Starts the program for a connection; when it has ended, for the next. After the last start
-    /// the socket is closed: to be refused is better than to wait for ever.
-    fn attend(self) {
+impl ServiceThread {
+    /// Starts the program at the first connection, and again for the next one once it has ended.
+    /// After the last start it closes the socket: a refused connection is better than an endless
+    /// wait.
+    fn run(self) {
         for _ in 0..STARTS {
             if self.wait_for_connection().is_err() {
                 return;
             }
             match self.start() {
                 Ok(Some(program)) => {
-                    // Whether it is this thread that sees the end, or the job's that reaps it.
-                    let _ended = reap::wait(Whom::One(program), Leave::Zombie);
+                    // This thread or the job's, which reaps it, sees the end first.
+                    let _ended = reap::wait(WaitFor::One(program), ReapMode::KeepZombie);
                 }
                 Ok(None) => return,
-                Err(error) => power::say(&error),
+                Err(error) => power::log_error(&error),
             }
         }
     }
@@ -128,14 +130,14 @@ impl Attendant {
         }
     }
 
-    /// Starts the program, unless the services were withdrawn.
+    /// Starts the program, unless the services are disabled.
     fn start(&self) -> Result<Option<Pid>, StepError> {
         let state = lock(&self.state);
-        if *state == State::Withdrawn {
+        if *state == State::Disabled {
             return Ok(None);
         }
         let started = self.listener.try_clone().and_then(|socket| spawn(socket, &self.arguments));
-        started.map(Some).during(|| format!("start {}", self.arguments.join(" ")))
+        started.map(Some).context(|| format!("start {}", self.arguments.join(" ")))
     }
 }
 
@@ -150,33 +152,33 @@ fn spawn(socket: UnixListener, arguments: &[String]) -> io::Result<Pid> {
         .stdin(Stdio::from(OwnedFd::from(socket)))
         .process_group(0)
         .spawn()?;
-    // Whoever reaps the job's orphans reaps this one, too.
+    // The thread that reaps the job's orphans reaps this process, too.
     Ok(Pid::from_raw(program.id().cast_signed()))
 }
 
-/// Makes a service's socket: for root and those of its group.
+/// Creates a service's socket, accessible to root and its group.
 fn listen(service: &Service, groups: &Path) -> Result<UnixListener, StepError> {
     let path = PathBuf::from(&service.socket);
-    let step = || format!("make the socket {} of {}", service.socket, service.name);
-    let known = fs::read(groups).during(|| format!("read {}", groups.display()))?;
+    let step = || format!("create the socket {} of {}", service.socket, service.name);
+    let known = fs::read(groups).context(|| format!("read {}", groups.display()))?;
     let group = user::group_number(&service.group, &known)
-        .ok_or_else(|| StepError::new(step(), format!("there is no group {}", service.group)))?;
+        .ok_or_else(|| StepError::new(step(), format!("unknown group {}", service.group)))?;
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).during(step)?;
+        fs::create_dir_all(directory).context(step)?;
     }
-    let listener = UnixListener::bind(&path).during(step)?;
-    chown(&path, None, Some(group)).during(step)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).during(step)?;
+    let listener = UnixListener::bind(&path).context(step)?;
+    chown(&path, None, Some(group)).context(step)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).context(step)?;
     Ok(listener)
 }
 
-/// The arguments with the MTU where they ask for it.
-fn with_mtu(command: &[String], mtu: u16) -> Vec<String> {
+/// Replaces `{mtu}` in the arguments by the MTU.
+fn insert_mtu(command: &[String], mtu: u16) -> Vec<String> {
     command.iter().map(|argument| argument.replace("{mtu}", &mtu.to_string())).collect()
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    // A thread that panicked has ended the process.
+    // Ignores poisoning by a panicked thread.
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -189,9 +191,9 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// A service in a directory of its own, whose program is a shell script there.
+    /// A service in its own directory, whose program is a shell script.
     struct Fixture {
         directory: tempfile::TempDir,
         services: Services,
@@ -229,7 +231,7 @@ mod tests {
                 if there(&text) {
                     return text;
                 }
-                assert!(start.elapsed() < PATIENCE, "{what}: {text:?}");
+                assert!(start.elapsed() < TIMEOUT, "{what}: {text:?}");
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
@@ -237,25 +239,25 @@ mod tests {
 
     #[test]
     fn a_program_starts_with_the_first_connection_and_inherits_the_socket() {
-        // It ends, and finds its own words when it is started again.
+        // It exits; if it is started again, it finds its own output and does nothing.
         let script = "test -e \"$1\" && exit; exec >\"$1.part\"
             test $LISTEN_PID = $$ && echo $0 $LISTEN_FDS
             readlink /proc/self/fd/0 /proc/self/fd/3; mv \"$1.part\" \"$1\"";
         let service = Fixture::offer(script);
         let socket = fs::metadata(service.path("run/test.sock")).unwrap();
         assert_eq!(socket.mode() & 0o777, 0o660);
-        assert!(!service.path("out").exists(), "nobody has connected");
+        assert!(!service.path("out").exists(), "started before a connection");
 
         let _connection = service.connect().unwrap();
-        let text = service.wait_for("the program's words", |text| !text.is_empty());
+        let text = service.wait_for("the output", |text| !text.is_empty());
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[..2], ["1400 1", "/dev/null"]);
         assert!(lines[2].starts_with("socket:"), "{text}");
     }
 
     #[test]
-    fn a_program_that_ended_is_started_again_but_not_for_ever() {
-        // It never accepts, so that the one connection is there for every start.
+    fn a_program_that_ended_is_restarted_a_limited_number_of_times() {
+        // It never accepts, so the one connection causes every start.
         let service = Fixture::offer("echo started >>\"$1\"");
         let connection = service.connect().unwrap();
         service.wait_for("all starts", |text| text.lines().count() >= STARTS as usize);
@@ -264,7 +266,7 @@ mod tests {
         let refused = loop {
             match service.connect() {
                 Err(refused) => break refused,
-                Ok(_) => assert!(start.elapsed() < PATIENCE, "the socket is not closed"),
+                Ok(_) => assert!(start.elapsed() < TIMEOUT, "the socket is not closed"),
             }
             std::thread::sleep(Duration::from_millis(5));
         };
@@ -275,18 +277,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_started_once_the_services_are_withdrawn() {
+    fn nothing_is_started_once_the_services_are_disabled() {
         let service = Fixture::offer("echo started >>\"$1\"");
-        service.services.withdraw();
+        service.services.disable();
         let mut connection = service.connect().unwrap();
-        connection.set_read_timeout(Some(PATIENCE)).unwrap();
-        // It is closed when the thread has ended.
+        connection.set_read_timeout(Some(TIMEOUT)).unwrap();
+        // The socket is closed when the thread has ended.
         let _reset = connection.read(&mut [0]);
         assert!(!service.path("out").exists());
     }
 
     #[test]
-    fn a_group_that_is_not_there_is_named() {
+    fn an_unknown_group_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let groups = directory.path().join("group");
         fs::write(&groups, "root:x:0:\n").unwrap();
@@ -299,14 +301,14 @@ mod tests {
         let error = Services::new(vec![service]).offer(&groups, None).unwrap_err();
         let message = crate::error::chain(&error);
         assert!(
-            message.contains("docker.sock") && message.contains("no group docker"),
+            message.contains("docker.sock") && message.contains("unknown group docker"),
             "{message}"
         );
     }
 
     #[test]
-    fn the_mtu_is_put_where_it_is_asked_for() {
+    fn the_mtu_is_inserted_into_the_arguments() {
         let command = ["dockerd", "--mtu={mtu}", "a={mtu}{mtu}"].map(str::to_owned);
-        assert_eq!(with_mtu(&command, 9000), ["dockerd", "--mtu=9000", "a=90009000"]);
+        assert_eq!(insert_mtu(&command, 9000), ["dockerd", "--mtu=9000", "a=90009000"]);
     }
 }

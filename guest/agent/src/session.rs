@@ -1,7 +1,7 @@
-//! Stage two: the conversation with the host, from `Hello` to the end of the connection.
+//! Stage two: the session with the host, from `Hello` to the end of the connection.
 //!
-//! One thread reads and dispatches; it never waits for the job, so that signals, credit and the
-//! request to shut down are always heard. The job has [threads of its own](crate::job).
+//! One thread reads and dispatches messages. It never waits for the job, so signals, credit, and
+//! the shutdown request are always received. The job has [its own threads](crate::job).
 
 use std::io::Read;
 use std::sync::Arc;
@@ -9,142 +9,149 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use mayfly_protocol::frame;
-use mayfly_protocol::message::{GuestMessage, Hello, HostMessage, Job, Prepare};
+use mayfly_protocol::message::{GuestHello, GuestMessage, HostMessage, Job, Prepare};
 
 use crate::channel::Sender;
-use crate::error::{During, StepError};
+use crate::error::{Context, StepError};
 use crate::harden::Hardening;
-use crate::job::{Place, Running};
+use crate::job::{JobContext, RunningJob};
 use crate::statistics;
 
-/// Why a conversation ended.
+/// The reason why a session ended.
 #[derive(Debug)]
-pub enum Outcome {
-    /// The host asked for the machine's end.
+pub enum SessionEnd {
+    /// The host requested a shutdown.
     Shutdown,
-    /// The host hung up.
-    HostGone,
-    /// The agent can't go on; the host was told.
+    /// The host closed the connection.
+    HostDisconnected,
+    /// The agent failed, and has told the host.
     Failed(StepError),
 }
 
-/// What a conversation does to the machine itself.
+/// The operations of a session on the machine itself.
 #[derive(Debug, Clone, Copy)]
-pub struct Setup {
-    /// Carries out `Prepare`.
+pub struct MachineOperations {
+    /// Handles `Prepare`.
     pub prepare: fn(&Prepare) -> Result<(), StepError>,
     /// Sets the clock, to nanoseconds since the Unix epoch.
     pub set_clock: fn(u64) -> Result<(), StepError>,
 }
 
-/// A conversation.
+/// A session with the host.
 ///
-/// At its end nobody waits for the job's threads: the machine ends with it, and a job that hangs
-/// must not hold that up.
+/// Its end does not wait for the job's threads: the machine ends with it, and a hanging job must
+/// not delay that.
 pub struct Session {
     sender: Arc<Sender>,
-    place: Place,
-    setup: Setup,
-    /// What the job waits for.
+    context: JobContext,
+    operations: MachineOperations,
+    /// Hardening that must finish before the job starts.
     hardening: Option<Hardening>,
     stage: Stage,
 }
 
-/// How far the conversation is.
+/// The stage of a session.
 enum Stage {
     Greeted,
-    Prepared(Heart),
-    Started { running: Running, _heart: Heart },
+    Prepared(HeartbeatThread),
+    Started { running: RunningJob, _heartbeat: HeartbeatThread },
 }
 
 impl Session {
-    /// A conversation whose answers go through `sender`.
-    pub fn new(sender: Sender, place: Place, setup: Setup) -> Self {
-        Self { sender: Arc::new(sender), place, setup, hardening: None, stage: Stage::Greeted }
+    /// Returns a session that sends its messages through `sender`.
+    pub fn new(sender: Sender, context: JobContext, operations: MachineOperations) -> Self {
+        Self {
+            sender: Arc::new(sender),
+            context,
+            operations,
+            hardening: None,
+            stage: Stage::Greeted,
+        }
     }
 
-    /// The same, whose job starts when this is done.
+    /// Makes the job wait until `hardening` has finished.
     #[must_use]
-    pub fn waiting_for(mut self, hardening: Hardening) -> Self {
+    pub fn after_hardening(mut self, hardening: Hardening) -> Self {
         self.hardening = Some(hardening);
         self
     }
 
-    /// Says hello and does what the messages from `reader` ask, until there is a reason to end.
-    pub fn serve(&mut self, mut reader: impl Read) -> Outcome {
+    /// Sends `Hello` and handles the messages from `reader` until the session ends.
+    pub fn serve(&mut self, mut reader: impl Read) -> SessionEnd {
         if self.sender.send(&GuestMessage::Hello(hello())).is_err() {
-            return Outcome::HostGone;
+            return SessionEnd::HostDisconnected;
         }
         loop {
             let failure = match frame::read(&mut reader) {
-                Ok(Some(HostMessage::Shutdown)) => return Outcome::Shutdown,
-                Ok(Some(message)) => match self.obey(message) {
+                Ok(Some(HostMessage::Shutdown)) => return SessionEnd::Shutdown,
+                Ok(Some(message)) => match self.handle(message) {
                     Ok(()) => continue,
                     Err(failure) => failure,
                 },
-                Ok(None) | Err(frame::FrameError::Io(_)) => return Outcome::HostGone,
-                Err(error) => StepError::new("understand the host", error.to_string()),
+                Ok(None) | Err(frame::FrameError::Io(_)) => return SessionEnd::HostDisconnected,
+                Err(error) => StepError::new("handle a message of the host", error.to_string()),
             };
-            let _gone = self.sender.send(&failure.to_message());
-            return Outcome::Failed(failure);
+            let _disconnected = self.sender.send(&failure.to_message());
+            return SessionEnd::Failed(failure);
         }
     }
 
-    fn obey(&mut self, message: HostMessage) -> Result<(), StepError> {
+    fn handle(&mut self, message: HostMessage) -> Result<(), StepError> {
         match (&mut self.stage, message) {
-            (Stage::Greeted, HostMessage::Prepare(prepare)) => self.get_ready(&prepare),
+            (Stage::Greeted, HostMessage::Prepare(prepare)) => self.prepare(&prepare),
             (Stage::Prepared(_), HostMessage::Start(job)) => self.start(job),
             (Stage::Prepared(_) | Stage::Started { .. }, HostMessage::SetClock(now)) => {
-                (self.setup.set_clock)(now)
+                (self.operations.set_clock)(now)
             }
-            (Stage::Started { running, .. }, message) => pass_on(message, running),
+            (Stage::Started { running, .. }, message) => forward_to_job(message, running),
             (_, message) => Err(out_of_order(&message)),
         }
     }
 
-    fn get_ready(&mut self, prepare: &Prepare) -> Result<(), StepError> {
-        (self.setup.prepare)(prepare)?;
+    fn prepare(&mut self, prepare: &Prepare) -> Result<(), StepError> {
+        (self.operations.prepare)(prepare)?;
         let mtu = prepare.network.as_ref().map(|network| network.mtu);
-        self.place.services.offer(&self.place.groups, mtu)?;
-        self.say(&GuestMessage::Prepared);
+        self.context.services.offer(&self.context.groups, mtu)?;
+        self.send(&GuestMessage::Prepared);
         let interval = Duration::from_millis(u64::from(prepare.heartbeat_interval.max(1)));
-        self.stage = Stage::Prepared(Heart::start(Arc::clone(&self.sender), interval)?);
+        self.stage = Stage::Prepared(HeartbeatThread::start(Arc::clone(&self.sender), interval)?);
         Ok(())
     }
 
     fn start(&mut self, job: Job) -> Result<(), StepError> {
         let hardening = self.hardening.take();
-        let running = Running::start(job, &self.place, &self.sender, hardening)?;
+        let running = RunningJob::start(job, &self.context, &self.sender, hardening)?;
         self.stage = match std::mem::replace(&mut self.stage, Stage::Greeted) {
-            Stage::Prepared(heart) => Stage::Started { running, _heart: heart },
+            Stage::Prepared(heartbeat) => Stage::Started { running, _heartbeat: heartbeat },
             other => other,
         };
         Ok(())
     }
 
-    /// Sends what may fail only because the host is gone, which the next read finds, too.
-    fn say(&self, message: &GuestMessage) {
-        let _gone = self.sender.send(message);
+    /// Sends a message. A failure means that the host has disconnected, which the next read
+    /// detects.
+    fn send(&self, message: &GuestMessage) {
+        let _disconnected = self.sender.send(message);
     }
 }
 
-fn hello() -> Hello {
+fn hello() -> GuestHello {
     let kernel = nix::sys::utsname::uname()
         .map(|names| names.release().to_string_lossy().into_owned())
         .unwrap_or_default();
-    Hello {
+    GuestHello {
         protocol: mayfly_protocol::VERSION,
         agent: env!("CARGO_PKG_VERSION").to_owned(),
         kernel,
     }
 }
 
-/// Hands what is for the job to it.
-fn pass_on(message: HostMessage, running: &Running) -> Result<(), StepError> {
+/// Passes a message to the job.
+fn forward_to_job(message: HostMessage, running: &RunningJob) -> Result<(), StepError> {
     match message {
-        HostMessage::Input { stream, bytes } => return running.input(stream, &bytes),
-        HostMessage::InputEnd { stream } => return running.input_end(stream),
-        HostMessage::Credit { stream, bytes } => return running.credit(stream, bytes),
+        HostMessage::Input { stream, bytes } => return running.push_input(stream, &bytes),
+        HostMessage::InputEnd { stream } => return running.end_input(stream),
+        HostMessage::Credit { stream, bytes } => return running.add_credit(stream, bytes),
         HostMessage::Signal(number) => running.signal(number),
         HostMessage::Resize(size) => running.resize(size),
         message => return Err(out_of_order(&message)),
@@ -164,16 +171,16 @@ fn out_of_order(message: &HostMessage) -> StepError {
         HostMessage::Shutdown => "Shutdown",
         HostMessage::SetClock(_) => "SetClock",
     };
-    StepError::new("understand the host", format!("{name} came out of order"))
+    StepError::new("handle a message of the host", format!("received {name} out of order"))
 }
 
-/// What keeps the heartbeats going: their thread ends when this is dropped.
-struct Heart {
-    /// Nothing is ever sent.
+/// The heartbeat thread, which ends when this is dropped.
+struct HeartbeatThread {
+    /// Never sends; dropping it stops the thread.
     _stop: mpsc::Sender<()>,
 }
 
-impl Heart {
+impl HeartbeatThread {
     fn start(sender: Arc<Sender>, interval: Duration) -> Result<Self, StepError> {
         let (stop, stopped) = mpsc::channel::<()>();
         let beat = move || {
@@ -184,7 +191,7 @@ impl Heart {
             }
         };
         let thread = std::thread::Builder::new().name("heart".into());
-        thread.spawn(beat).during(|| "start the thread of heartbeats")?;
+        thread.spawn(beat).context(|| "start the heartbeat thread")?;
         Ok(Self { _stop: stop })
     }
 }

@@ -1,30 +1,30 @@
-//! What the image tells its agent.
+//! Reads the settings of the image.
 
 use std::fs;
 use std::path::Path;
 
 use mayfly_protocol::frame;
-use mayfly_protocol::settings::Settings;
+use mayfly_protocol::settings::GuestSettings;
 
-use crate::error::{During, StepError};
+use crate::error::{Context, StepError};
 
-/// Reads the settings and removes their file: the initramfs lies in memory.
-pub(crate) fn take(path: &Path) -> Result<Settings, StepError> {
-    let bytes = fs::read(path).during(|| format!("read {}", path.display()))?;
+/// Reads the settings and removes their file, because the initramfs is in memory.
+pub(crate) fn load(path: &Path) -> Result<GuestSettings, StepError> {
+    let bytes = fs::read(path).context(|| format!("read {}", path.display()))?;
     let settings = parse(&bytes)?;
-    fs::remove_file(path).during(|| format!("remove {}", path.display()))?;
+    fs::remove_file(path).context(|| format!("remove {}", path.display()))?;
     Ok(settings)
 }
 
-/// One frame, and nothing behind it.
-fn parse(bytes: &[u8]) -> Result<Settings, StepError> {
-    let wrong = |reason: String| StepError::new("understand the image's settings", reason);
+/// Parses exactly one frame.
+fn parse(bytes: &[u8]) -> Result<GuestSettings, StepError> {
+    let wrong = |reason: String| StepError::new("read the image's settings", reason);
     let mut rest = bytes;
     let settings = frame::read(&mut rest).map_err(|error| wrong(error.to_string()))?;
     match (settings, rest.len()) {
         (Some(settings), 0) => Ok(settings),
-        (Some(_), left) => Err(wrong(format!("{left} bytes are left over"))),
-        (None, _) => Err(wrong("there are none".to_owned())),
+        (Some(_), left) => Err(wrong(format!("{left} trailing bytes"))),
+        (None, _) => Err(wrong("the file is empty".to_owned())),
     }
 }
 
@@ -34,7 +34,8 @@ mod tests {
 
     #[test]
     fn settings_are_one_whole_frame() {
-        let settings = Settings { lock_modules: true, umask: Some(0o27), ..Settings::default() };
+        let settings =
+            GuestSettings { lock_modules: true, umask: Some(0o27), ..GuestSettings::default() };
         let mut bytes = frame::encode(&settings).unwrap();
         assert_eq!(parse(&bytes).unwrap(), settings);
         assert!(parse(&bytes[..bytes.len() - 1]).is_err());

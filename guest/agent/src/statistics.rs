@@ -1,12 +1,12 @@
-//! How the machine fares, as the kernel's files tell it.
+//! Reads the statistics of the machine from `/proc`.
 
 use std::fs;
 
 use mayfly_protocol::message::Statistics;
 use nix::sys::statvfs::statvfs;
 
-/// Reads all figures. One that can't be had is zero: a heartbeat without it still says that the
-/// machine lives.
+/// Reads all statistics. A value that can't be read is zero: a heartbeat without it still shows
+/// that the machine is alive.
 pub(crate) fn read() -> Statistics {
     let text = |path| fs::read_to_string(path).unwrap_or_default();
     let memory = text("/proc/meminfo");
@@ -24,13 +24,13 @@ pub(crate) fn read() -> Statistics {
     }
 }
 
-/// The first figure of `/proc/loadavg`, which always has two decimals, times 100.
+/// Returns the first number of `/proc/loadavg`, which always has two decimals, times 100.
 fn parse_load(text: &str) -> u32 {
     let first = text.split_whitespace().next().unwrap_or_default();
     first.replace('.', "").parse().unwrap_or_default()
 }
 
-/// The number behind a name, in a file of such lines.
+/// Returns the number after a name, in a file of such lines.
 fn parse_field(text: &str, name: &str) -> u64 {
     let value = text.lines().find_map(|line| {
         let mut words = line.split_whitespace();
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_load_is_told_in_hundredths() {
+    fn a_load_is_in_hundredths() {
         assert_eq!(parse_load("0.42 0.10 0.01 1/80 300\n"), 42);
         assert_eq!(parse_load("12.05 0.10 0.01 1/80 300\n"), 1205);
         assert_eq!(parse_load(""), 0);

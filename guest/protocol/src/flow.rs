@@ -1,68 +1,68 @@
-//! Flow control: how much of a stream may be under way.
+//! Flow control: limits the bytes of a stream that are in flight.
 //!
-//! Each stream starts with a window of [`WINDOW`] bytes. The sender spends it, the receiver gives
-//! back what it has passed on. So at most [`WINDOW`] bytes of any stream are ever held by the
-//! receiver, however slow the reader behind it is, and the connection itself never fills up.
+//! Each stream starts with a window of [`WINDOW`] bytes. The sender spends it; the receiver returns
+//! credit for the bytes that it has passed on. The receiver therefore never holds more than
+//! [`WINDOW`] bytes of a stream, however slow its reader is, and the connection never fills up.
 //!
-//! Both ends are pure counters; who sends the credit message is up to their owners.
+//! Both ends are pure counters. Their owners send the credit messages.
 
-/// Bytes of one stream that may be under way.
+/// The bytes of one stream that may be in flight.
 pub const WINDOW: u32 = 256 * 1024;
 
-/// Bytes of a stream in one message. A quarter of the window keeps both sides busy.
+/// The most bytes of a stream in one message. A quarter of the window keeps both sides busy.
 pub const MAX_CHUNK: usize = 64 * 1024;
 
-/// The other side broke the rules of a window.
+/// The peer violated flow control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FlowError {
-    /// More bytes came than were allowed to be under way.
-    #[error("{sent} bytes where {allowed} were allowed")]
+    /// The peer sent more bytes than its window allowed.
+    #[error("received {sent} bytes, more than the {allowed} allowed")]
     Overrun {
-        /// Bytes that came.
+        /// The bytes received.
         sent: usize,
-        /// Bytes that the window had left.
+        /// The bytes that remained in the window.
         allowed: u32,
     },
-    /// More credit came than there were bytes under way.
-    #[error("credit for {0} bytes that were never sent")]
+    /// The peer returned credit for more bytes than were in flight.
+    #[error("received credit for {0} bytes that were never sent")]
     Overcredit(u32),
 }
 
 /// The sender's side of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SendWindow {
-    left: u32,
+    remaining: u32,
 }
 
 impl Default for SendWindow {
     fn default() -> Self {
-        Self { left: WINDOW }
+        Self { remaining: WINDOW }
     }
 }
 
 impl SendWindow {
-    /// How many bytes may go into the next message; zero means: wait for credit.
+    /// Returns the bytes that the next message may carry; zero means: wait for credit.
     pub fn available(&self) -> usize {
-        (self.left as usize).min(MAX_CHUNK)
+        (self.remaining as usize).min(MAX_CHUNK)
     }
 
-    /// Takes `bytes`, at most [`Self::available`], out of the window.
+    /// Takes `bytes`, at most [`Self::available`], from the window.
     ///
     /// # Panics
-    /// Where the caller takes more than is there: a mistake in this program, not in the peer.
+    /// If `bytes` exceeds [`Self::available`]: a bug in this program, not in the peer.
     pub fn spend(&mut self, bytes: usize) {
         assert!(bytes <= self.available(), "spent {bytes} of {}", self.available());
         // `available` is at most `MAX_CHUNK`.
         #[allow(clippy::cast_possible_truncation)]
         let bytes = bytes as u32;
-        self.left -= bytes;
+        self.remaining -= bytes;
     }
 
-    /// Puts back what the receiver has passed on.
+    /// Returns `bytes` to the window, once the receiver has passed them on.
     pub fn credit(&mut self, bytes: u32) -> Result<(), FlowError> {
-        match self.left.checked_add(bytes) {
-            Some(left) if left <= WINDOW => {
-                self.left = left;
+        match self.remaining.checked_add(bytes) {
+            Some(remaining) if remaining <= WINDOW => {
+                self.remaining = remaining;
                 Ok(())
             }
             _ => Err(FlowError::Overcredit(bytes)),
@@ -73,34 +73,36 @@ impl SendWindow {
 /// The receiver's side of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReceiveWindow {
-    left: u32,
+    remaining: u32,
     passed_on: u32,
 }
 
 impl Default for ReceiveWindow {
     fn default() -> Self {
-        Self { left: WINDOW, passed_on: 0 }
+        Self { remaining: WINDOW, passed_on: 0 }
     }
 }
 
 impl ReceiveWindow {
-    /// Notes that `bytes` have come.
+    /// Records `bytes` as received.
     pub fn receive(&mut self, bytes: usize) -> Result<(), FlowError> {
-        let left = u32::try_from(bytes).ok().and_then(|bytes| self.left.checked_sub(bytes));
-        self.left = left.ok_or(FlowError::Overrun { sent: bytes, allowed: self.left })?;
+        let remaining =
+            u32::try_from(bytes).ok().and_then(|bytes| self.remaining.checked_sub(bytes));
+        self.remaining =
+            remaining.ok_or(FlowError::Overrun { sent: bytes, allowed: self.remaining })?;
         Ok(())
     }
 
-    /// Notes that `bytes` of what had come were passed on. Gives the credit that is now to be
-    /// sent: small amounts are gathered, so that credits stay rare beside the data.
+    /// Records `bytes` as passed on. Returns the credit to send now, if any: small amounts are
+    /// collected, so that credit messages stay rare.
     pub fn pass_on(&mut self, bytes: usize) -> Option<u32> {
-        let owed = WINDOW - self.left;
+        let owed = WINDOW - self.remaining;
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.passed_on = self.passed_on.saturating_add(bytes).min(owed);
         if self.passed_on < WINDOW / 4 {
             return None;
         }
-        self.left += self.passed_on;
+        self.remaining += self.passed_on;
         Some(std::mem::take(&mut self.passed_on))
     }
 }
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn credit_for_what_was_never_sent_is_refused() {
+    fn credit_for_bytes_never_sent_is_rejected() {
         assert_eq!(SendWindow::default().credit(1), Err(FlowError::Overcredit(1)));
         let mut window = SendWindow::default();
         window.spend(10);
@@ -127,7 +129,7 @@ mod tests {
 
     proptest! {
         /// Two honest ends never see an error, never hold more than a window, and never stall:
-        /// once the receiver has passed everything on, the sender may send again.
+        /// once the receiver has passed on everything, the sender may send again.
         #[test]
         fn honest_ends_neither_overrun_nor_stall(steps in prop::collection::vec((any::<bool>(), 1..MAX_CHUNK), 1..400)) {
             let (mut sender, mut receiver) = (SendWindow::default(), ReceiveWindow::default());

@@ -1,40 +1,40 @@
 //! Frames: a four-byte big-endian length, then that many bytes of one postcard-encoded message.
 //!
-//! Decoding is strict: a length of zero or above [`MAX_FRAME`], bytes left over after the message,
-//! or a message cut short are errors, never guesses.
+//! Decoding is strict: a length of zero or above [`MAX_FRAME`], trailing bytes after the message,
+//! and a truncated message are errors.
 
 use std::io::{Read, Write};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The longest message, in bytes, without its length.
+/// The longest message, in bytes, without the length header.
 pub const MAX_FRAME: usize = 1 << 20;
 
-/// Bytes of the length that precedes a message.
+/// The size of the length header, in bytes.
 pub const HEADER: usize = 4;
 
-/// Why bytes could not become a message or a message could not become bytes.
+/// A message could not be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The length announced is zero.
+    /// The header announces a length of zero.
     #[error("empty frame")]
     Empty,
-    /// The length announced, or the message to be sent, is above [`MAX_FRAME`].
-    #[error("frame of {0} bytes, more than the {MAX_FRAME} allowed")]
+    /// The announced length or the encoded message is above [`MAX_FRAME`].
+    #[error("frame of {0} bytes exceeds the limit of {MAX_FRAME}")]
     TooLong(usize),
     /// The bytes are not a message.
     #[error("malformed message")]
     Malformed(#[source] postcard::Error),
-    /// The message was whole, but bytes follow it in the same frame.
-    #[error("{0} bytes left over after the message")]
+    /// Bytes follow the message in the same frame.
+    #[error("{0} trailing bytes after the message")]
     Trailing(usize),
-    /// The connection failed in the middle of a frame.
-    #[error("the channel broke off")]
+    /// Reading or writing the connection failed.
+    #[error("the channel failed")]
     Io(#[from] std::io::Error),
 }
 
-/// The length that a header announces, if it is one that may be.
+/// Returns the length that a header announces, if it is within the limits.
 pub fn parse_header(header: [u8; HEADER]) -> Result<usize, FrameError> {
     match u32::from_be_bytes(header) as usize {
         0 => Err(FrameError::Empty),
@@ -43,7 +43,7 @@ pub fn parse_header(header: [u8; HEADER]) -> Result<usize, FrameError> {
     }
 }
 
-/// The frame, header included, that carries `message`.
+/// Encodes `message` as a frame, including its header.
 pub fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, FrameError> {
     let mut frame = postcard::to_extend(message, vec![0; HEADER]).map_err(FrameError::Malformed)?;
     let length = frame.len() - HEADER;
@@ -56,20 +56,20 @@ pub fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>, FrameError> {
     Ok(frame)
 }
 
-/// The message that the bytes after a header are.
+/// Decodes the message after a header.
 pub fn decode<M: DeserializeOwned>(body: &[u8]) -> Result<M, FrameError> {
     let (message, rest) = postcard::take_from_bytes(body).map_err(FrameError::Malformed)?;
     if rest.is_empty() { Ok(message) } else { Err(FrameError::Trailing(rest.len())) }
 }
 
-/// Writes one message. Blocks until the transport has taken all of it.
+/// Writes one message. Blocks until the transport has accepted all of it.
 pub fn write<M: Serialize>(mut to: impl Write, message: &M) -> Result<(), FrameError> {
     to.write_all(&encode(message)?)?;
     to.flush()?;
     Ok(())
 }
 
-/// Reads one message. Blocks; `None` where the connection ended between two frames.
+/// Reads one message. Blocks. Returns `None` if the connection ended between two frames.
 pub fn read<M: DeserializeOwned>(mut from: impl Read) -> Result<Option<M>, FrameError> {
     let mut header = [0; HEADER];
     let mut filled = 0;
@@ -94,7 +94,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_message_survives_the_way() {
+    fn a_message_survives_a_round_trip() {
         let sent =
             GuestMessage::Output { stream: OutputStream::Stderr, bytes: vec![0, 255].into() };
         let frame = encode(&sent).unwrap();
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_between_frames_is_no_error_and_within_one_is() {
+    fn an_end_between_frames_is_valid_and_within_one_is_an_error() {
         assert!(read::<GuestMessage>([].as_slice()).unwrap().is_none());
         let frame = encode(&GuestMessage::Prepared).unwrap();
         for cut in 1..frame.len() {
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_may_not_be_are_refused_before_anything_is_allocated() {
+    fn invalid_lengths_are_rejected_before_anything_is_allocated() {
         assert!(matches!(parse_header([0; 4]), Err(FrameError::Empty)));
         assert!(matches!(parse_header([0xff; 4]), Err(FrameError::TooLong(0xffff_ffff))));
         assert_eq!(parse_header([0, 0x10, 0, 0]).unwrap(), MAX_FRAME);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_after_the_message_are_refused() {
+    fn trailing_bytes_are_rejected() {
         let mut frame = encode(&HostMessage::Shutdown).unwrap();
         frame.push(0);
         let error = decode::<HostMessage>(&frame[HEADER..]).unwrap_err();
@@ -129,18 +129,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_to_be_received_is_not_sent() {
+    fn a_message_above_the_limit_is_not_sent() {
         let bytes = vec![0; MAX_FRAME].into();
         let error = encode(&GuestMessage::Output { stream: OutputStream::Stdout, bytes });
         assert!(matches!(error, Err(FrameError::TooLong(_))));
     }
 
     proptest! {
-        /// Whatever a guest sends, decoding ends with a message or an error, never a panic.
+        /// Any bytes from a guest decode to a message or an error, never a panic.
         #[test]
         fn any_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
             if let Ok(message) = decode::<GuestMessage>(&bytes) {
-                // What was understood can be said again.
+                // A decoded message can be encoded again.
                 prop_assert!(encode(&message).is_ok());
             }
         }

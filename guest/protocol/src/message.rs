@@ -1,4 +1,4 @@
-//! The messages themselves.
+//! The messages of both sides.
 //!
 //! Paths, arguments, variables and output are bytes, not text: Linux promises no encoding.
 
@@ -7,18 +7,18 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 pub use serde_bytes::ByteBuf as Bytes;
 
-/// How Mayfly's own value of `no_proxy` begins: the agent adds the names of the guest's hosts file
-/// to such a value, and leaves one that a job has set itself as it is.
+/// The beginning of Mayfly's own value of `no_proxy`. The agent appends the names of the guest's
+/// hosts file to such a value, and leaves a value that the job itself has set unchanged.
 pub const NO_PROXY: &str = "localhost,127.0.0.1,::1";
 
-/// What the guest says to the host. Every field of it is a claim of hostile code.
+/// A message from the guest to the host. The host trusts no field of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GuestMessage {
     /// The first message: the agent is up and the root file system is mounted.
-    Hello(Hello),
-    /// `Prepare` was carried out; a job can start.
+    Hello(GuestHello),
+    /// `Prepare` has succeeded; a job can start.
     Prepared,
-    /// The job's process runs.
+    /// The job's process is running.
     Started,
     /// Bytes of an output stream, at most [`crate::flow::MAX_CHUNK`].
     Output {
@@ -27,69 +27,69 @@ pub enum GuestMessage {
         /// The bytes.
         bytes: Bytes,
     },
-    /// Nothing more comes on an output stream. Comes once for each.
+    /// The end of an output stream. Sent once per stream.
     OutputEnd {
         /// The stream that ended.
         stream: OutputStream,
-        /// Why it ended early, where it did (a path to copy out that is not there).
+        /// The reason, if the stream ended early (e.g. a path to copy out does not exist).
         error: Option<String>,
     },
-    /// The job has taken `bytes` of an input stream.
+    /// The job has read `bytes` of an input stream.
     Credit {
         /// The stream.
         stream: InputStream,
-        /// Bytes that may be sent again.
+        /// Bytes that the host may send in addition.
         bytes: u32,
     },
-    /// The agent is alive; how the machine fares.
+    /// The agent is alive. Carries the statistics of the machine.
     Heartbeat(Statistics),
-    /// The job is over and all its output was sent.
+    /// The job has ended and all its output was sent.
     Exited(JobStatus),
-    /// The agent can't do what it was asked; the microVM is of no more use.
+    /// The agent failed; the microVM can't be used any more.
     Failed {
-        /// What it was doing, e.g. `mount the root file system`.
+        /// The step that failed, e.g. `mount the root file system`.
         step: String,
-        /// Why it failed.
+        /// The error.
         error: String,
     },
-    /// Programs that were executed since the last such message, at most [`MAX_PROGRAMS`], in order.
-    /// Comes between the host's `Start` and `Exited`, where the image's settings ask for it.
+    /// The programs executed since the last such message, at most [`MAX_PROGRAMS`], in order. Sent
+    /// between the host's `Start` and `Exited`, if the image's settings enable it.
     Programs {
         /// The programs.
         programs: Vec<Program>,
-        /// How many more there were at the least.
+        /// A lower bound of the number of programs omitted.
         left_out: u32,
     },
 }
 
-/// Programs that one message tells of.
+/// The most programs in one message.
 pub const MAX_PROGRAMS: usize = 512;
 
-/// Bytes of a program's path that are told.
+/// The most bytes of a program's path in a message.
 pub const MAX_PROGRAM_PATH: usize = 512;
 
-/// A program that was executed. Its arguments are not told: they may hold secrets.
+/// A program that was executed, without its arguments: they may contain secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
-    /// When, by the guest's clock: nanoseconds since the Unix epoch.
+    /// The time of execution, by the guest's clock: nanoseconds since the Unix epoch.
     pub time: u64,
-    /// Its process.
+    /// The process ID.
     pub process: u32,
-    /// That process's parent; 0 where it was gone before it could be looked at.
+    /// The ID of the parent process; 0 if the process ended before the agent could read it.
     pub parent: u32,
-    /// The user that it runs as.
+    /// The user ID that it runs as.
     pub user: u32,
-    /// Its file, at most [`MAX_PROGRAM_PATH`] bytes; empty where it was gone before it could be
-    /// looked at.
+    /// The path of its file, at most [`MAX_PROGRAM_PATH`] bytes; empty if the process ended before
+    /// the agent could read it.
     pub path: Bytes,
 }
 
-/// What the host says to the guest.
+/// A message from the host to the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostMessage {
-    /// Makes the machine usable. Comes once, after [`GuestMessage::Hello`].
+    /// Prepares the machine for a job. Sent once, after [`GuestMessage::Hello`].
     Prepare(Prepare),
-    /// Starts the one job. Comes once, after [`GuestMessage::Prepared`].
+    /// Starts the one job. Sent once, after [`GuestMessage::Prepared`].
     Start(Job),
     /// Bytes of an input stream, at most [`crate::flow::MAX_CHUNK`].
     Input {
@@ -98,52 +98,52 @@ pub enum HostMessage {
         /// The bytes.
         bytes: Bytes,
     },
-    /// Nothing more comes on an input stream.
+    /// The end of an input stream.
     InputEnd {
         /// The stream that ended.
         stream: InputStream,
     },
-    /// The host's reader has taken `bytes` of an output stream.
+    /// The host has consumed `bytes` of an output stream.
     Credit {
         /// The stream.
         stream: OutputStream,
-        /// Bytes that may be sent again.
+        /// Bytes that the guest may send in addition.
         bytes: u32,
     },
-    /// Sends a signal, by its Linux number, to the job (to its foreground process group where it
-    /// has a terminal).
+    /// Sends a signal, by its Linux number, to the job (to the foreground process group if it has a
+    /// terminal).
     Signal(i32),
-    /// The window that the job's terminal is shown in has another size now.
+    /// The size of the job's terminal window has changed.
     Resize(TerminalSize),
-    /// Power off in an orderly way.
+    /// Powers the machine off.
     Shutdown,
     /// Sets the clock again, to nanoseconds since the Unix epoch: a microVM that waited for its job
-    /// has not seen the steps of the host's clock, nor the time that the host was suspended. May
-    /// come at any time after [`GuestMessage::Prepared`].
+    /// has missed steps of the host's clock and the time that the host was suspended. May come at
+    /// any time after [`GuestMessage::Prepared`].
     SetClock(u64),
 }
 
-/// The guest's first words.
+/// The guest's first message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    /// [`crate::VERSION`] of the agent. Stays the first field in every version.
+pub struct GuestHello {
+    /// [`crate::VERSION`] of the agent. Remains the first field in every version.
     pub protocol: u16,
-    /// Version of the agent, for people.
+    /// Version of the agent, for display.
     pub agent: String,
     /// Release of the running kernel (`uname -r`).
     pub kernel: String,
 }
 
-/// What a booted machine needs before it can run a job.
+/// The configuration that a booted machine needs before it can run a job.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prepare {
-    /// Fresh random bytes from the host for the kernel's pool, credited in full.
+    /// Random bytes from the host for the kernel's entropy pool, credited in full.
     pub entropy: Bytes,
     /// The host's clock: nanoseconds since the Unix epoch.
     pub wall_clock: u64,
     /// Host name of the microVM.
     pub hostname: String,
-    /// How `eth0` is set up; none leaves it down.
+    /// The configuration of `eth0`; if none, it stays down.
     pub network: Option<Network>,
     /// Time between heartbeats, in milliseconds.
     pub heartbeat_interval: u32,
@@ -158,52 +158,52 @@ pub struct Network {
     pub prefix: u8,
     /// The gateway, which is also the name server.
     pub gateway: [u8; 4],
-    /// Largest packet, in bytes.
+    /// The MTU, in bytes.
     pub mtu: u16,
 }
 
 /// The one job of a microVM.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// The program, looked up in the job's `PATH`, and its arguments. Never empty.
+    /// The program, searched in the job's `PATH`, and its arguments. Never empty.
     pub arguments: Vec<Bytes>,
-    /// Variables beside those of the login environment; later ones win. May hold secrets.
+    /// Variables in addition to the login environment; later ones win. May contain secrets.
     pub environment: Vec<(Bytes, Bytes)>,
-    /// Where the job starts; the user's home directory if none is given.
+    /// The working directory; the user's home directory if none.
     pub directory: Option<Bytes>,
-    /// The user, by name or number; `runner` if none is given.
+    /// The user, by name or number; `runner` if none.
     pub user: Option<String>,
-    /// A terminal of this size for all three standard streams, instead of pipes.
+    /// The size of the terminal for all three standard streams; pipes if none.
     pub terminal: Option<TerminalSize>,
-    /// Whether standard input is connected; else the job reads its end at once.
+    /// Whether standard input is connected. If not, the job reads end of file.
     pub stdin: bool,
-    /// Where each copied-in tree is unpacked before the job starts; the n-th is the stream
-    /// [`InputStream::CopyIn`]`(n)`, an archive as the crate `mayfly-tree` describes it. The job
-    /// starts once the end of each was seen. What is in a directory goes into the path; a file takes
-    /// its place, or goes into it under the archive's name if it is a directory or ends with `/`. A
-    /// path that is not absolute starts in `directory`.
+    /// The destination of each copied-in tree, unpacked before the job starts. The n-th tree is the
+    /// stream [`InputStream::CopyIn`]`(n)`, an archive in the format of the crate `mayfly-tree`.
+    /// The job starts once every archive has ended. The contents of a directory are unpacked into
+    /// the path. A file is written to the path itself, or below it under the archive's name if the
+    /// path is a directory or ends with `/`. A relative path starts at `directory`.
     pub copy_in: Vec<Bytes>,
-    /// What is packed after the job ended; the n-th is the stream [`OutputStream::CopyOut`]`(n)`,
-    /// an archive of the same kind.
+    /// The paths that are packed after the job has ended. The n-th is the stream
+    /// [`OutputStream::CopyOut`]`(n)`, an archive in the same format.
     pub copy_out: Vec<Bytes>,
-    /// A directory; what the job's user writes into the files there comes with the job's standard
-    /// error while the job runs, line by line. It need not be there yet. None with a terminal.
+    /// A directory to follow: lines that the job's user writes to files there are sent with the
+    /// job's standard error while the job runs. It need not exist yet. Ignored with a terminal.
     #[serde(default)]
     pub follow: Option<Bytes>,
 }
 
-/// Streams from the guest to the host.
+/// A stream from the guest to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum OutputStream {
     /// The job's standard output, or its terminal.
     Stdout,
-    /// The job's standard error. Ends at once where the job has a terminal.
+    /// The job's standard error. Ends at once if the job has a terminal.
     Stderr,
     /// A tree that is copied out, as a tar archive.
     CopyOut(u16),
 }
 
-/// Streams from the host to the guest.
+/// A stream from the host to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum InputStream {
     /// The job's standard input.
@@ -212,7 +212,7 @@ pub enum InputStream {
     CopyIn(u16),
 }
 
-/// Size of a terminal's window, in characters.
+/// The size of a terminal window, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalSize {
     /// Rows.
@@ -221,24 +221,24 @@ pub struct TerminalSize {
     pub columns: u16,
 }
 
-/// How the guest fares. Sizes are in bytes, counted since boot where they count events.
+/// Statistics of the guest's machine. Sizes are in bytes; events are counted since boot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statistics {
-    /// Load average of the last minute, times 100.
+    /// Load average over the last minute, times 100.
     pub load_percent: u32,
-    /// Memory of the machine.
+    /// Total memory.
     pub memory_total: u64,
-    /// Memory that could be had without swapping.
+    /// Memory available without swapping.
     pub memory_available: u64,
     /// Size of the root file system.
     pub disk_total: u64,
-    /// Room that is left on it for an ordinary user.
+    /// Space available on it to an ordinary user.
     pub disk_available: u64,
-    /// Processes that the kernel killed for want of memory.
+    /// Processes killed by the kernel's OOM killer.
     pub oom_kills: u64,
 }
 
-/// How the job ended.
+/// The exit status of the job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JobStatus {
     /// It exited with this status.
@@ -246,27 +246,27 @@ pub enum JobStatus {
     /// A signal ended it.
     Signal(u8),
     /// It never ran.
-    NotStarted(NotStarted),
+    NotStarted(StartFailure),
 }
 
-/// Why a job never ran.
+/// The reason why a job did not start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NotStarted {
-    /// There is no such program.
+pub enum StartFailure {
+    /// The program does not exist.
     CommandNotFound,
-    /// The program can't be executed; the text says why.
+    /// The program can't be executed, with the error.
     CommandNotExecutable(String),
-    /// There is no such user in the image.
+    /// The image has no such user.
     UserNotFound(String),
-    /// The directory to start in can't be entered; the text says why.
+    /// The working directory can't be entered, with the error.
     DirectoryNotEntered(String),
-    /// The n-th tree could not be unpacked; the text says why.
+    /// The n-th tree could not be unpacked, with the error.
     CopyInFailed(u16, String),
-    /// Something else that the guest's system refused.
+    /// Another system call failed, with the error.
     Other(String),
 }
 
-/// Shown without the entropy.
+/// Omits the entropy.
 impl fmt::Debug for Prepare {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -277,7 +277,7 @@ impl fmt::Debug for Prepare {
     }
 }
 
-/// Shown without arguments and variables, which may hold secrets.
+/// Omits the arguments and the variables, which may contain secrets.
 impl fmt::Debug for Job {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter

@@ -1,42 +1,43 @@
-//! What an image tells the agent in it: the file `/settings` of the initramfs, one [frame](crate::frame).
+//! The settings of the guest agent: the file `/settings` of the initramfs, one
+//! [frame](crate::frame).
 //!
-//! It is part of the image, so it is measured with it, and it is gone with the initramfs when the
-//! job's file system is the root: no job can change it or read it.
+//! The file is part of the image, so the image's digest covers it. It disappears with the initramfs
+//! once the job's file system is the root: no job can change or read it.
 
 use serde::{Deserialize, Serialize};
 
-/// How the guest is set up before there is a job. The default is a guest with nothing special.
+/// The settings of a guest, applied before its job starts. By default, nothing is restricted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
-pub struct Settings {
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent switch")]
+pub struct GuestSettings {
     /// Kernel parameters by their path below `/proc/sys`, e.g. `kernel/kptr_restrict`, in the
     /// order in which they are set.
     pub parameters: Vec<(String, String)>,
-    /// Modules of the root file system to be loaded before the job, in load order: absolute paths
-    /// of uncompressed files.
+    /// Modules of the root file system that are loaded before the job, in load order: absolute
+    /// paths of uncompressed files.
     pub modules: Vec<String>,
-    /// No module can be loaded from then on.
+    /// Whether further module loading is disabled after that.
     pub lock_modules: bool,
-    /// Device nodes and set-user-id bits don't count in the root file system.
+    /// Whether the root file system is mounted with `nodev`.
     pub root_nodev: bool,
-    /// See [`Settings::root_nodev`].
+    /// Whether the root file system is mounted with `nosuid`.
     pub root_nosuid: bool,
-    /// Neither count in `/home` and `/var`, whatever holds for the rest of it, and nothing in
-    /// `/var/log` is executed. Images from before this was said do without.
+    /// Whether `/home` and `/var` are mounted with `nodev` and `nosuid`, and `/var/log` also with
+    /// `noexec`. Images built before this field existed do not have it.
     #[serde(default)]
     pub restrict_data: bool,
-    /// A process sees only those of its own user in `/proc`.
+    /// Whether a process sees only processes of its own user in `/proc`.
     pub hide_processes: bool,
-    /// No program can give a job more rights than it was started with.
+    /// Whether no program can give a job more privileges than it started with.
     pub no_new_privileges: bool,
-    /// The job's file mode creation mask.
+    /// The job's file mode creation mask; the agent's default if none.
     pub umask: Option<u32>,
-    /// Whether the job's processes can dump core.
+    /// Whether core dumps of the job's processes are disabled.
     pub no_core_dumps: bool,
-    /// The host is told of each program that is executed.
+    /// Whether the agent reports each executed program to the host.
     pub log_programs: bool,
-    /// Programs that are started when somebody connects to their socket.
+    /// Programs that are started by the first connection to their socket.
     pub services: Vec<Service>,
 }
 
@@ -45,11 +46,11 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
-    /// What it is called, e.g. `docker`.
+    /// The name of the service, e.g. `docker`.
     pub name: String,
-    /// The path of its stream socket, in a directory that is there or is made.
+    /// The path of its stream socket. Its directory is created if missing.
     pub socket: String,
-    /// The group that may connect, by name; root always may.
+    /// The name of the group that may connect; root always may.
     pub group: String,
     /// The program and its arguments. `{mtu}` in an argument stands for the MTU of the guest's
     /// network, in bytes.

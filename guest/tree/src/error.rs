@@ -1,103 +1,103 @@
-//! What goes wrong with a tree.
+//! Errors of packing and unpacking.
 
 use std::fmt;
 use std::io;
 
-/// A tree could not be packed or unpacked.
+/// An error of packing or unpacking a tree.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
-    /// Not one byte came: whoever packs had nothing to send, and says why elsewhere.
-    #[error("no archive came")]
-    Nothing,
-    /// The archive has no end: whoever packed it failed, or was ended.
-    #[error("the archive ends in the middle")]
+    /// The input is empty: the packer had nothing to send, and reports the reason elsewhere.
+    #[error("received no archive")]
+    Missing,
+    /// The archive has no end: the packer failed or was killed.
+    #[error("the archive is truncated")]
     Truncated,
-    /// The archive is none that a packer writes.
+    /// The archive does not have the format that the packer writes.
     #[error("the archive is damaged: {0}")]
     Damaged(&'static str),
-    /// An entry that is not taken.
-    #[error("{name} {why}")]
-    Refused {
+    /// An entry is rejected.
+    #[error("{name} {reason}")]
+    Rejected {
         /// The entry.
-        name: Shown,
-        /// What is wrong with it.
-        why: &'static str,
+        name: QuotedPath,
+        /// The reason.
+        reason: &'static str,
     },
-    /// More than a bound allows.
-    #[error("the tree has more than {most} {what}")]
-    TooMuch {
-        /// Of what.
+    /// A limit is exceeded.
+    #[error("the tree has more than {limit} {what}")]
+    LimitExceeded {
+        /// The limited resource.
         what: &'static str,
-        /// The bound.
-        most: u64,
+        /// The limit.
+        limit: u64,
     },
-    /// The disk would be full.
-    #[error("the disk has {free} {what} left, of which {kept} are kept free")]
-    NoRoom {
-        /// What is short.
+    /// The disk has too little free space.
+    #[error("not enough space on the disk: {free} {what} free, of which {reserved} are reserved")]
+    NoSpace {
+        /// The exhausted resource.
         what: &'static str,
-        /// How much there is.
+        /// The free amount.
         free: u64,
-        /// How much is not to be used.
-        kept: u64,
+        /// The reserved amount.
+        reserved: u64,
     },
-    /// The system refused something.
+    /// A system call failed.
     #[error("can't {step} {name}")]
     Failed {
-        /// What.
+        /// The step that failed.
         step: &'static str,
-        /// On what.
-        name: Shown,
-        /// Why.
+        /// Its path.
+        name: QuotedPath,
+        /// The error.
         #[source]
         error: io::Error,
     },
-    /// The archive can't be read on.
+    /// Reading the archive failed.
     #[error("can't read the archive")]
     Input(#[source] io::Error),
-    /// The archive can't be written on.
+    /// Writing the archive failed.
     #[error("can't write the archive")]
     Output(#[source] io::Error),
 }
 
 impl TreeError {
-    pub(crate) fn refused(name: &[u8], why: &'static str) -> Self {
-        Self::Refused { name: Shown::of(name), why }
+    pub(crate) fn rejected(name: &[u8], reason: &'static str) -> Self {
+        Self::Rejected { name: QuotedPath::new(name), reason }
     }
 
-    /// For an operation of the system that failed.
+    /// Returns a function that wraps the error of a system call.
     pub(crate) fn failed<E: Into<io::Error>>(
         step: &'static str,
         name: &[u8],
     ) -> impl FnOnce(E) -> Self {
-        move |error| Self::Failed { step, name: Shown::of(name), error: error.into() }
+        move |error| Self::Failed { step, name: QuotedPath::new(name), error: error.into() }
     }
 
-    /// Whether a packer failed only because the other side took no more of its archive.
-    pub fn is_refusal_of_the_other_side(&self) -> bool {
+    /// Returns whether a packer failed only because the reader closed the archive's stream.
+    pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
     }
 }
 
-/// A path of any bytes, as it may be shown: quoted, cut, and without what moves a cursor.
+/// A path of any bytes, safe for display: quoted, truncated, and with control characters escaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown(String);
+pub struct QuotedPath(String);
 
-/// Characters of a path that are shown.
-const SHOWN: usize = 200;
+/// The most characters of a displayed path.
+const MAX_CHARS: usize = 200;
 
-impl Shown {
-    /// Shows this path; the root of a tree is `.`.
-    pub fn of(path: &[u8]) -> Self {
+impl QuotedPath {
+    /// Quotes `path`; the root of a tree is `.`.
+    pub fn new(path: &[u8]) -> Self {
         let path = if path.is_empty() { &b"."[..] } else { path };
-        let text: String = String::from_utf8_lossy(path).chars().take(SHOWN).collect();
+        let text: String = String::from_utf8_lossy(path).chars().take(MAX_CHARS).collect();
         let more =
-            if text.len() < path.len() && text.chars().count() == SHOWN { "…" } else { "" };
+            if text.len() < path.len() && text.chars().count() == MAX_CHARS { "…" } else { "" };
         Self(format!("\"{}{more}\"", text.escape_debug()))
     }
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for QuotedPath {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }

@@ -1,61 +1,62 @@
-//! Files and directories that are copied into a microVM and out of it, as tar archives.
+//! Copies files and directories into and out of a microVM, as tar archives.
 //!
-//! One side [packs](pack()), the other [unpacks](unpack()); host and guest use the same code. What
-//! comes from a guest was made by hostile code, so that the archive is read by a [`Reader`] that
-//! takes only what the packer writes, with a bound on everything, and unpacked relative to an open
-//! directory that the kernel does not let it leave (`openat2(2)`).
+//! One side [packs](pack()), the other [unpacks](unpack()); host and guest use the same code. An
+//! archive from a guest is hostile input. A [`Reader`] accepts only what the packer writes, with a
+//! limit on everything, and the archive is unpacked relative to an open directory that the kernel
+//! does not let it leave (`openat2(2)`).
 //!
-//! An archive is one of two things: a directory, whose first entry is `.` and whose others are
-//! relative to it, each directory followed by all that is in it; or a single file, whose one entry
-//! has the file's name. It has an end, which a packer that fails does not write.
+//! An archive contains either a directory or a single file. The first entry of a directory is `.`;
+//! the other entries are relative to it, and each directory is followed by its contents. The one
+//! entry of a single file has the file's name. A packer that fails does not write the end of the
+//! archive.
 //!
 //! ```text
 //! regular file, directory   ustar header, name after an `L` entry where it is too long
-//! file with holes           GNU's sparse header `S`, its map before its data
+//! sparse file               GNU's sparse header `S`, its map before its data
 //! symbolic and hard link    ustar header, target after a `K` entry where it is too long
-//! pipe, socket, device      a header without content; unpacked in a guest only (pipes), or noted
+//! pipe, socket, device      a header without content; skipped and noted (pipes: only on a host)
 //! ```
 
-mod below;
+mod confined_dir;
+mod destination;
 mod error;
 mod holes;
-mod name;
 mod notes;
 mod origin;
 mod pack;
-mod place;
+mod quota;
 mod read;
-mod room;
+mod tree_path;
 mod unpack;
 mod write;
 
-pub use error::{Shown, TreeError};
-pub use name::Name;
+pub use destination::Destination;
+pub use error::{QuotedPath, TreeError};
 pub use notes::Notes;
-pub use origin::Origin;
+pub use origin::ArchiveOrigin;
 pub use pack::{Packer, check, pack};
-pub use place::Destination;
-pub use read::{Entry, Kind, Reader};
-pub use room::Room;
+pub use quota::DiskQuota;
+pub use read::{ArchiveEntry, EntryKind, Reader};
+pub use tree_path::TreePath;
 pub use unpack::unpack;
 
-/// Bytes of a path within a tree: what the kernel takes, without the final zero.
-pub const LONGEST_PATH: usize = 4095;
-/// Bytes of one component of a path.
-pub const LONGEST_NAME: usize = 255;
-/// How deep directories may lie in each other.
-pub const DEEPEST: usize = 1024;
-/// Entries of an archive.
-pub const MOST_ENTRIES: u64 = 1_000_000;
-/// Parts of a file between which there are holes. A packer writes out what is left beyond.
-pub const MOST_SEGMENTS: usize = 65_536;
-/// Bytes of a file, holes included: what ext4 can have.
-pub const LARGEST_FILE: u64 = 16 << 40;
+/// The longest path within a tree, in bytes: the kernel's limit without the terminating NUL.
+pub const MAX_PATH_LENGTH: usize = 4095;
+/// The longest component of a path, in bytes.
+pub const MAX_COMPONENT_LENGTH: usize = 255;
+/// The deepest nesting of directories.
+pub const MAX_DEPTH: usize = 1024;
+/// The most entries of an archive.
+pub const MAX_ENTRIES: u64 = 1_000_000;
+/// The most data segments of a sparse file. A packer writes the rest of the file without holes.
+pub const MAX_SEGMENTS: usize = 65_536;
+/// The largest file, in bytes, holes included: the limit of ext4.
+pub const MAX_FILE_SIZE: u64 = 16 << 40;
 
-/// The bytes of a tar header, and what contents are filled up to.
+/// The size of a tar block, in bytes: contents are padded to a multiple of it.
 const BLOCK: usize = 512;
-/// How much is moved at a time.
-const PIECE: usize = 64 * 1024;
+/// The size of a copy buffer, in bytes.
+const BUFFER_SIZE: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests;

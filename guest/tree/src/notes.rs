@@ -1,11 +1,11 @@
-//! What was left out of a tree without failing it.
+//! Notes about the entries that were skipped.
 
-use crate::Shown;
+use crate::QuotedPath;
 
-/// Notes that are kept; the others are counted.
-const MOST: usize = 10;
+/// The most notes that are stored; the others are counted.
+const MAX_LINES: usize = 10;
 
-/// What was left out, and why.
+/// The skipped entries and the reasons.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Notes {
     lines: Vec<String>,
@@ -13,19 +13,19 @@ pub struct Notes {
 }
 
 impl Notes {
-    /// Notes that `name` was left out.
+    /// Adds a note that `name` was skipped.
     pub(crate) fn add(&mut self, name: &[u8], why: &str) {
-        if self.lines.len() < MOST {
-            self.lines.push(format!("{} {why}", Shown::of(name)));
+        if self.lines.len() < MAX_LINES {
+            self.lines.push(format!("{} {why}", QuotedPath::new(name)));
         } else {
             self.more += 1;
         }
     }
 
-    /// Adds those of another tree.
+    /// Adds the notes of another tree.
     pub fn append(&mut self, other: Self) {
         for line in other.lines {
-            if self.lines.len() < MOST {
+            if self.lines.len() < MAX_LINES {
                 self.lines.push(line);
             } else {
                 self.more += 1;
@@ -34,7 +34,7 @@ impl Notes {
         self.more += other.more;
     }
 
-    /// What there is to say, one line for each.
+    /// Returns one line per note.
     pub fn lines(&self) -> Vec<String> {
         let more = (self.more > 0).then(|| format!("{} more", self.more));
         self.lines.iter().cloned().chain(more).collect()

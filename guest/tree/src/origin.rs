@@ -1,27 +1,27 @@
-//! Who has made an archive, and what is taken of what it says.
+//! The origin of an archive, which decides how it is unpacked.
 
 use nix::sys::stat::FileStat;
 
-/// Who has made an archive, and with that what is taken from it.
+/// The origin of an archive, which decides how it is unpacked.
 #[derive(Debug, Clone, Copy)]
-pub enum Origin {
-    /// A guest: hostile code, unpacked on a host. At most `limit` bytes of the disk are used; the
-    /// caller's umask applies; set-id and sticky bits are dropped; links that lead out, pipes,
-    /// sockets and devices are left out.
+pub enum ArchiveOrigin {
+    /// A guest: untrusted, unpacked on a host. Uses at most `limit` bytes of the disk, applies the
+    /// caller's umask, clears set-id and sticky bits, and skips links that lead out of the tree,
+    /// pipes, sockets, and devices.
     Guest {
-        /// Bytes on the disk.
+        /// The most bytes on the disk.
         limit: u64,
     },
-    /// A person on the host, unpacked in a guest: everything arrives as it was, and is `owner`'s,
-    /// user and group.
+    /// The host's user: trusted, unpacked in a guest. Everything is unpacked unchanged, and owned
+    /// by `owner`, a user and a group.
     Host {
-        /// The owner; none is the caller.
+        /// The owner; the caller if none.
         owner: Option<(u32, u32)>,
     },
 }
 
-impl Origin {
-    /// What is taken of a mode.
+impl ArchiveOrigin {
+    /// Returns the part of an entry's mode that is applied.
     pub(crate) fn mode(self, mode: u32) -> u32 {
         match self {
             Self::Guest { .. } => mode & 0o777,
@@ -29,8 +29,8 @@ impl Origin {
         }
     }
 
-    /// What a directory's mode becomes that was just made: in a host the umask has its say.
-    pub(crate) fn mode_of_directory(self, mode: u32, made: &FileStat) -> u32 {
+    /// Returns the final mode of a new directory: on a host, the umask applies.
+    pub(crate) fn directory_mode(self, mode: u32, made: &FileStat) -> u32 {
         match self {
             Self::Guest { .. } => mode & made.st_mode,
             Self::Host { .. } => mode,

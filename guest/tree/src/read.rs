@@ -1,46 +1,46 @@
-//! Reads an archive and believes nothing: what no packer writes is refused, everything has a bound,
-//! and nothing is kept but one entry's names and map.
+//! Reads an untrusted archive. It rejects everything that the packer does not write, limits
+//! everything, and stores only the names and the map of one entry.
 
 use std::io::{self, Read};
 
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use crate::holes::Segment;
-use crate::name::Name;
-use crate::{BLOCK, LARGEST_FILE, LONGEST_PATH, MOST_ENTRIES, MOST_SEGMENTS, TreeError};
+use crate::tree_path::TreePath;
+use crate::{BLOCK, MAX_ENTRIES, MAX_FILE_SIZE, MAX_PATH_LENGTH, MAX_SEGMENTS, TreeError};
 
-/// An entry, whose content is read from the [`Reader`].
+/// An entry of an archive. Its content is read from the [`Reader`].
 #[derive(Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Where it belongs.
-    pub name: Name,
-    /// What it is.
-    pub kind: Kind,
+pub struct ArchiveEntry {
+    /// Its path.
+    pub name: TreePath,
+    /// Its type.
+    pub kind: EntryKind,
     /// Its mode: permissions, set-id and sticky bits.
     pub mode: u32,
-    /// When it was last changed, in seconds since 1970.
+    /// The time of its last modification, in seconds since 1970.
     pub modified: u64,
 }
 
-/// What an entry is.
+/// The type of an entry.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum EntryKind {
     /// A directory.
     Directory,
     /// A file.
     File {
-        /// Its length, with its holes.
+        /// Its size in bytes, holes included.
         size: u64,
-        /// What of it is in the archive, in order. The rest are holes.
+        /// Its data segments in the archive, in order. The rest are holes.
         segments: Vec<Segment>,
     },
-    /// A symbolic link to this.
+    /// A symbolic link to this target.
     Symlink(Vec<u8>),
-    /// Another name of a file before it.
-    HardLink(Name),
+    /// A hard link to an earlier file.
+    HardLink(TreePath),
     /// A named pipe, or a socket.
     Pipe {
-        /// Which of the two.
+        /// Whether it is a socket.
         socket: bool,
     },
     /// A device.
@@ -50,36 +50,36 @@ pub enum Kind {
 /// An archive that is read from `R`.
 pub struct Reader<R> {
     input: R,
-    /// Bytes of the entry's content that were not read yet, and those that fill up its last block.
-    left: u64,
+    /// The unread bytes of the entry's content, and the padding of its last block.
+    remaining: u64,
     padding: u64,
     entries: u64,
-    begun: bool,
+    has_started: bool,
 }
 
-/// The names of an entry that came in entries of their own, before it.
+/// Long names of an entry, which precede it as entries of their own.
 #[derive(Default)]
-struct Long {
+struct LongNames {
     name: Option<Vec<u8>>,
     target: Option<Vec<u8>>,
 }
 
 impl<R: Read> Reader<R> {
-    /// Begins to read.
+    /// Returns a reader of the archive in `input`.
     pub fn new(input: R) -> Self {
-        Self { input, left: 0, padding: 0, entries: 0, begun: false }
+        Self { input, remaining: 0, padding: 0, entries: 0, has_started: false }
     }
 
-    /// The next entry; none once the archive's end was seen. What was not read of the content of
-    /// the one before is skipped.
-    pub fn next_entry(&mut self) -> Result<Option<Entry>, TreeError> {
-        self.skip()?;
-        let mut long = Long::default();
+    /// Reads the next entry; `None` at the end of the archive. Skips the unread content of the
+    /// previous entry.
+    pub fn next_entry(&mut self) -> Result<Option<ArchiveEntry>, TreeError> {
+        self.skip_content()?;
+        let mut long = LongNames::default();
         loop {
-            let Some(header) = self.header()? else {
+            let Some(header) = self.read_header()? else {
                 return match long {
-                    Long { name: None, target: None } => Ok(None),
-                    _ => Err(TreeError::Damaged("a name without an entry")),
+                    LongNames { name: None, target: None } => Ok(None),
+                    _ => Err(TreeError::Damaged("a long name without an entry")),
                 };
             };
             let text = match header.entry_type() {
@@ -87,22 +87,25 @@ impl<R: Read> Reader<R> {
                 EntryType::GNULongLink => &mut long.target,
                 _ => {
                     self.entries += 1;
-                    if self.entries > MOST_ENTRIES {
-                        return Err(TreeError::TooMuch { what: "entries", most: MOST_ENTRIES });
+                    if self.entries > MAX_ENTRIES {
+                        return Err(TreeError::LimitExceeded {
+                            what: "entries",
+                            limit: MAX_ENTRIES,
+                        });
                     }
-                    return self.entry(&header, long).map(Some);
+                    return self.parse_entry(&header, long).map(Some);
                 }
             };
             if text.is_some() {
-                return Err(TreeError::Damaged("two names for one entry"));
+                return Err(TreeError::Damaged("two long names for one entry"));
             }
-            *text = Some(self.long_text(&header)?);
+            *text = Some(self.read_long_name(&header)?);
         }
     }
 
-    /// Reads on in the entry's content.
-    pub fn content(&mut self, buffer: &mut [u8]) -> Result<usize, TreeError> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+    /// Reads more of the entry's content.
+    pub fn read_content(&mut self, buffer: &mut [u8]) -> Result<usize, TreeError> {
+        let most = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(buffer.len());
         if most == 0 {
             return Ok(0);
         }
@@ -110,7 +113,7 @@ impl<R: Read> Reader<R> {
             match self.input.read(&mut buffer[..most]) {
                 Ok(0) => return Err(TreeError::Truncated),
                 Ok(count) => {
-                    self.left -= count as u64;
+                    self.remaining -= count as u64;
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -119,29 +122,29 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    fn skip(&mut self) -> Result<(), TreeError> {
+    fn skip_content(&mut self) -> Result<(), TreeError> {
         let mut scratch = [0; 8 * BLOCK];
-        self.left += std::mem::take(&mut self.padding);
-        while self.content(&mut scratch)? > 0 {}
+        self.remaining += std::mem::take(&mut self.padding);
+        while self.read_content(&mut scratch)? > 0 {}
         Ok(())
     }
 
-    /// Expects content of this length after a header.
-    fn expect(&mut self, bytes: u64) {
+    /// Sets the length of the content that follows a header.
+    fn set_content_length(&mut self, bytes: u64) {
         let block = BLOCK as u64;
-        self.left = bytes;
+        self.remaining = bytes;
         self.padding = (block - bytes % block) % block;
     }
 
-    fn block(&mut self) -> Result<[u8; BLOCK], TreeError> {
+    fn read_block(&mut self) -> Result<[u8; BLOCK], TreeError> {
         let mut block = [0; BLOCK];
         let mut filled = 0;
         while filled < BLOCK {
             match self.input.read(&mut block[filled..]) {
-                Ok(0) if !self.begun => return Err(TreeError::Nothing),
+                Ok(0) if !self.has_started => return Err(TreeError::Missing),
                 Ok(0) => return Err(TreeError::Truncated),
                 Ok(count) => {
-                    self.begun = true;
+                    self.has_started = true;
                     filled += count;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -151,104 +154,112 @@ impl<R: Read> Reader<R> {
         Ok(block)
     }
 
-    /// The next header, checked as far as all have it in common; none at the end.
-    fn header(&mut self) -> Result<Option<Header>, TreeError> {
-        let block = self.block()?;
+    /// Reads and checks the next header; `None` at the end of the archive.
+    fn read_header(&mut self) -> Result<Option<Header>, TreeError> {
+        let block = self.read_block()?;
         if block == [0; BLOCK] {
-            return if self.block()? == [0; BLOCK] {
+            return if self.read_block()? == [0; BLOCK] {
                 Ok(None)
             } else {
-                Err(TreeError::Damaged("something follows half of its end"))
+                Err(TreeError::Damaged("data after half of an end marker"))
             };
         }
         let header = Header::from_byte_slice(&block).clone();
-        // What the checksum is the sum of, with spaces in its own place.
+        // The checksum is the sum of all bytes, with its own field as spaces.
         let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
         let expected = sum(&block[..148]) + 8 * u32::from(b' ') + sum(&block[156..]);
         if header.cksum().ok() != Some(expected) {
-            return Err(TreeError::Damaged("a header's checksum is wrong"));
+            return Err(TreeError::Damaged("a header has a wrong checksum"));
         }
         if header.as_gnu().is_none() && header.as_ustar().is_none() {
-            return Err(TreeError::Damaged("a header of another format"));
+            return Err(TreeError::Damaged("a header has an unknown format"));
         }
         Ok(Some(header))
     }
 
-    /// The content of an entry that is a name.
-    fn long_text(&mut self, header: &Header) -> Result<Vec<u8>, TreeError> {
-        let bytes = number(header.entry_size())?;
-        if bytes > LONGEST_PATH as u64 + 1 {
-            return Err(TreeError::TooMuch { what: "bytes in a name", most: LONGEST_PATH as u64 });
+    /// Reads the content of a long name entry.
+    fn read_long_name(&mut self, header: &Header) -> Result<Vec<u8>, TreeError> {
+        let bytes = check_number(header.entry_size())?;
+        if bytes > MAX_PATH_LENGTH as u64 + 1 {
+            return Err(TreeError::LimitExceeded {
+                what: "bytes in a name",
+                limit: MAX_PATH_LENGTH as u64,
+            });
         }
-        self.expect(bytes);
-        // At most as long as a path.
+        self.set_content_length(bytes);
+        // The length was checked above.
         let mut text = vec![0; usize::try_from(bytes).unwrap_or_default()];
         let mut filled = 0;
         while filled < text.len() {
-            filled += self.content(&mut text[filled..])?;
+            filled += self.read_content(&mut text[filled..])?;
         }
-        self.skip()?;
+        self.skip_content()?;
         if text.last() == Some(&0) {
             text.pop();
         }
         Ok(text)
     }
 
-    fn entry(&mut self, header: &Header, long: Long) -> Result<Entry, TreeError> {
+    fn parse_entry(&mut self, header: &Header, long: LongNames) -> Result<ArchiveEntry, TreeError> {
         let path = long.name.unwrap_or_else(|| header.path_bytes().into_owned());
-        let refused = |why| TreeError::refused(&path, why);
-        let name = Name::parse(&path).map_err(refused)?;
+        let rejected = |why| TreeError::rejected(&path, why);
+        let name = TreePath::parse(&path).map_err(rejected)?;
         let target = long.target.or_else(|| header.link_name_bytes().map(Into::into));
         let target = target.unwrap_or_default();
-        let bytes = number(header.entry_size())?;
+        let bytes = check_number(header.entry_size())?;
         let kind = match header.entry_type() {
             EntryType::Regular => {
                 let whole = (bytes > 0).then_some(Segment { offset: 0, length: bytes });
-                Kind::File { size: bytes, segments: whole.into_iter().collect() }
+                EntryKind::File { size: bytes, segments: whole.into_iter().collect() }
             }
-            EntryType::GNUSparse => self.sparse(header, bytes)?,
-            EntryType::Directory => Kind::Directory,
+            EntryType::GNUSparse => self.read_sparse_map(header, bytes)?,
+            EntryType::Directory => EntryKind::Directory,
             EntryType::Symlink if target.is_empty() || target.contains(&0) => {
-                return Err(refused("is a link to nothing"));
+                return Err(rejected("is a link without a target"));
             }
-            EntryType::Symlink if target.len() > LONGEST_PATH => {
-                return Err(refused("is a link with too long a target"));
+            EntryType::Symlink if target.len() > MAX_PATH_LENGTH => {
+                return Err(rejected("is a link with a target that is too long"));
             }
-            EntryType::Symlink => Kind::Symlink(target),
+            EntryType::Symlink => EntryKind::Symlink(target),
             EntryType::Link => {
-                let target = Name::parse(&target);
-                Kind::HardLink(target.map_err(|_| refused("is a link that leads out of the tree"))?)
+                let target = TreePath::parse(&target);
+                EntryKind::HardLink(
+                    target.map_err(|_| rejected("is a link that leads out of the tree"))?,
+                )
             }
-            EntryType::Fifo => Kind::Pipe { socket: target == SOCKET },
-            EntryType::Char | EntryType::Block => Kind::Device,
+            EntryType::Fifo => EntryKind::Pipe { socket: target == SOCKET },
+            EntryType::Char | EntryType::Block => EntryKind::Device,
             EntryType::XHeader | EntryType::XGlobalHeader => {
-                return Err(refused("uses an extension that is not taken"));
+                return Err(rejected("uses an unsupported extension"));
             }
-            _ => return Err(refused("is of an unknown kind")),
+            _ => return Err(rejected("has an unknown type")),
         };
         match &kind {
-            Kind::File { size, .. } if *size > LARGEST_FILE => {
-                return Err(TreeError::TooMuch { what: "bytes in a file", most: LARGEST_FILE });
+            EntryKind::File { size, .. } if *size > MAX_FILE_SIZE => {
+                return Err(TreeError::LimitExceeded {
+                    what: "bytes in a file",
+                    limit: MAX_FILE_SIZE,
+                });
             }
-            Kind::File { .. } => self.expect(bytes),
-            _ if bytes > 0 => return Err(refused("has content, and can't have any")),
+            EntryKind::File { .. } => self.set_content_length(bytes),
+            _ if bytes > 0 => return Err(rejected("has content, which its type does not allow")),
             _ => {}
         }
-        // What is no number counts as none.
+        // An invalid number counts as zero.
         let mode = header.mode().unwrap_or_default() & 0o7777;
-        Ok(Entry { name, kind, mode, modified: header.mtime().unwrap_or_default() })
+        Ok(ArchiveEntry { name, kind, mode, modified: header.mtime().unwrap_or_default() })
     }
 
-    /// The map of a file with holes: in its header, and in blocks before its content.
-    fn sparse(&mut self, header: &Header, bytes: u64) -> Result<Kind, TreeError> {
-        let gnu = header.as_gnu().ok_or(TreeError::Damaged("a map in a header without one"))?;
-        let size = number(gnu.real_size())?;
+    /// Reads the map of a sparse file, in its header and in the blocks before its content.
+    fn read_sparse_map(&mut self, header: &Header, bytes: u64) -> Result<EntryKind, TreeError> {
+        let gnu = header.as_gnu().ok_or(TreeError::Damaged("a sparse file without a map"))?;
+        let size = check_number(gnu.real_size())?;
         let mut segments = Vec::new();
         add_segments(&mut segments, &gnu.sparse)?;
         let mut more = gnu.is_extended();
         while more {
             let mut block = GnuExtSparseHeader::new();
-            *block.as_mut_bytes() = self.block()?;
+            *block.as_mut_bytes() = self.read_block()?;
             add_segments(&mut segments, block.sparse())?;
             more = block.is_extended();
         }
@@ -256,33 +267,37 @@ impl<R: Read> Reader<R> {
         let mut held = 0_u64;
         for Segment { offset, length } in &segments {
             let next = offset.checked_add(*length).filter(|next| *next <= size);
-            end =
-                next.filter(|_| *offset >= end).ok_or(TreeError::Damaged("a map out of order"))?;
+            end = next
+                .filter(|_| *offset >= end)
+                .ok_or(TreeError::Damaged("a sparse map out of order"))?;
             held = held.saturating_add(*length);
         }
         if held != bytes {
-            return Err(TreeError::Damaged("a map that does not fit its file"));
+            return Err(TreeError::Damaged("a sparse map that does not match its file"));
         }
-        Ok(Kind::File { size, segments })
+        Ok(EntryKind::File { size, segments })
     }
 }
 
-/// What a pipe's header has as its target where it stands for a socket, which tar has no kind for.
+/// The link target in a pipe's header that stands for a socket, for which tar has no type.
 pub(crate) const SOCKET: &[u8] = b"socket";
 
-fn number(read: io::Result<u64>) -> Result<u64, TreeError> {
-    read.map_err(|_| TreeError::Damaged("a number that is none"))
+fn check_number(read: io::Result<u64>) -> Result<u64, TreeError> {
+    read.map_err(|_| TreeError::Damaged("an invalid number"))
 }
 
 fn add_segments(to: &mut Vec<Segment>, from: &[GnuSparseHeader]) -> Result<(), TreeError> {
     for part in from.iter().filter(|part| !part.is_empty()) {
-        let (offset, length) = (number(part.offset())?, number(part.length())?);
-        // How GNU's tar marks the end of a file that ends with a hole.
+        let (offset, length) = (check_number(part.offset())?, check_number(part.length())?);
+        // An empty segment is how GNU's tar marks the end of a file that ends with a hole.
         if length > 0 {
             to.push(Segment { offset, length });
         }
-        if to.len() > MOST_SEGMENTS {
-            return Err(TreeError::TooMuch { what: "holes in a file", most: MOST_SEGMENTS as u64 });
+        if to.len() > MAX_SEGMENTS {
+            return Err(TreeError::LimitExceeded {
+                what: "holes in a file",
+                limit: MAX_SEGMENTS as u64,
+            });
         }
     }
     Ok(())

@@ -16,80 +16,80 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
 
-use crate::below::{Below, InTheWay, Links, look, make_way};
+use crate::confined_dir::{ConfinedDir, Obstacle, SymlinkPolicy, remove_existing, status};
+use crate::destination::{Destination, create_missing};
 use crate::holes::Segment;
-use crate::name::Name;
-use crate::origin::Origin;
-use crate::place::{Destination, create_missing};
-use crate::read::{Entry, Kind, Reader};
-use crate::room::Room;
-use crate::{Notes, PIECE, TreeError};
+use crate::origin::ArchiveOrigin;
+use crate::quota::DiskQuota;
+use crate::read::{ArchiveEntry, EntryKind, Reader};
+use crate::tree_path::TreePath;
+use crate::{BUFFER_SIZE, Notes, TreeError};
 
-/// Unpacks an archive, up to its end. What was left out is noted.
+/// Unpacks an archive, up to its end. Returns notes about skipped entries.
 ///
-/// `confine` is called as soon as the one directory is there below which everything will be, with
-/// its path. Where the archive is refused in the middle, what came before it stays.
+/// Calls `confine` with the path of the directory that will contain everything, once it exists. If
+/// an entry is rejected, the entries before it remain.
 pub fn unpack(
     archive: impl Read,
     destination: Destination<'_>,
-    origin: Origin,
+    origin: ArchiveOrigin,
     confine: impl FnOnce(&Path) -> io::Result<()>,
 ) -> Result<Notes, TreeError> {
-    let mut reader = Reader::new(BufReader::with_capacity(PIECE, archive));
+    let mut reader = Reader::new(BufReader::with_capacity(BUFFER_SIZE, archive));
     let first = reader.next_entry()?.ok_or(TreeError::Damaged("it is empty"))?;
     match &first.kind {
-        Kind::Directory if first.name.is_root() => {
-            let path = destination.of_directory()?;
+        EntryKind::Directory if first.name.is_root() => {
+            let path = destination.for_directory()?;
             let mut unpacker = Unpacker::open(&path, origin, confine)?;
             if unpacker.is_new {
-                let made = fstat(unpacker.below.root()).map_err(TreeError::failed("open", b""))?;
-                let mode = origin.mode_of_directory(origin.mode(first.mode), &made);
-                unpacker.open.push(Unfinished::of(&first, mode));
+                let made = fstat(unpacker.dir.root()).map_err(TreeError::failed("open", b""))?;
+                let mode = origin.directory_mode(origin.mode(first.mode), &made);
+                unpacker.open.push(UnfinishedDir::new(&first, mode));
             }
-            let unpacked = unpacker.tree(&mut reader);
-            // Also of a tree that is not whole.
-            let finished = unpacker.finish_all_but(None);
+            let unpacked = unpacker.unpack_entries(&mut reader);
+            // Also after an error.
+            let finished = unpacker.finish_directories(None);
             unpacked.and(finished)?;
             Ok(unpacker.notes)
         }
-        Kind::File { .. } if !first.name.is_root() => {
-            let (directory, name) = destination.of_file(&first.name)?;
+        EntryKind::File { .. } if !first.name.is_root() => {
+            let (directory, name) = destination.for_file(&first.name)?;
             let mut unpacker = Unpacker::open(&directory, origin, confine)?;
-            unpacker.put(&Entry { name, ..first }, &mut reader)?;
+            unpacker.write_entry(&ArchiveEntry { name, ..first }, &mut reader)?;
             match reader.next_entry()? {
                 None => Ok(unpacker.notes),
                 Some(second) => {
-                    Err(TreeError::refused(second.name.as_bytes(), "comes beside the one file"))
+                    Err(TreeError::rejected(second.name.as_bytes(), "follows the single file"))
                 }
             }
         }
-        _ => Err(TreeError::refused(first.name.as_bytes(), "is neither a file nor a directory")),
+        _ => Err(TreeError::rejected(first.name.as_bytes(), "is neither a file nor a directory")),
     }
 }
 
-/// A directory that gets its mode and its time once everything is in it: it may be one that nobody
-/// may write to.
-struct Unfinished {
-    name: Name,
+/// A directory whose mode and time are set after its contents are unpacked: its mode may not allow
+/// writing.
+struct UnfinishedDir {
+    name: TreePath,
     mode: u32,
     modified: u64,
 }
 
-impl Unfinished {
-    fn of(entry: &Entry, mode: u32) -> Self {
+impl UnfinishedDir {
+    fn new(entry: &ArchiveEntry, mode: u32) -> Self {
         Self { name: entry.name.clone(), mode, modified: entry.modified }
     }
 }
 
 struct Unpacker {
-    below: Below,
-    origin: Origin,
-    room: Room,
-    /// Whether the root was made for this.
+    dir: ConfinedDir,
+    origin: ArchiveOrigin,
+    quota: DiskQuota,
+    /// Whether the root directory was created by this unpacking.
     is_new: bool,
-    /// The directories above the entry that came last, as far as they are new.
-    open: Vec<Unfinished>,
-    /// The files of this archive, by device and inode: only they may be linked to.
+    /// The new directories above the last entry.
+    open: Vec<UnfinishedDir>,
+    /// The files of this archive, by device and inode: hard links to other files are rejected.
     files: HashSet<(u64, u64)>,
     notes: Notes,
 }
@@ -97,41 +97,41 @@ struct Unpacker {
 impl Unpacker {
     fn open(
         path: &Path,
-        origin: Origin,
+        origin: ArchiveOrigin,
         confine: impl FnOnce(&Path) -> io::Result<()>,
     ) -> Result<Self, TreeError> {
         let shown = path.as_os_str().as_bytes();
         let is_new = create_missing(path, origin.owner());
-        let is_new = is_new.map_err(TreeError::failed("make", shown))?;
-        let links = match origin {
-            Origin::Guest { .. } => Links::Refused,
-            // An image has some, as /bin.
-            Origin::Host { .. } => Links::Inside,
+        let is_new = is_new.map_err(TreeError::failed("create", shown))?;
+        let symlinks = match origin {
+            ArchiveOrigin::Guest { .. } => SymlinkPolicy::Reject,
+            // An image contains some, such as /bin.
+            ArchiveOrigin::Host { .. } => SymlinkPolicy::ResolveInRoot,
         };
-        let below = Below::open(path, links).map_err(TreeError::failed("open", shown))?;
-        let room = Room::on(&below.root(), origin.limit())?;
-        confine(path).map_err(TreeError::failed("confine itself to", shown))?;
+        let dir = ConfinedDir::open(path, symlinks).map_err(TreeError::failed("open", shown))?;
+        let quota = DiskQuota::new(&dir.root(), origin.limit())?;
+        confine(path).map_err(TreeError::failed("restrict access to", shown))?;
         let (open, files, notes) = (Vec::new(), HashSet::new(), Notes::default());
-        Ok(Self { below, origin, room, is_new, open, files, notes })
+        Ok(Self { dir, origin, quota, is_new, open, files, notes })
     }
 
-    fn tree(&mut self, reader: &mut Reader<impl Read>) -> Result<(), TreeError> {
+    fn unpack_entries(&mut self, reader: &mut Reader<impl Read>) -> Result<(), TreeError> {
         while let Some(entry) = reader.next_entry()? {
             if entry.name.is_root() {
-                return Err(TreeError::refused(b"", "comes twice"));
+                return Err(TreeError::rejected(b"", "is a duplicate"));
             }
-            self.finish_all_but(Some(&entry.name))?;
-            self.put(&entry, reader)?;
+            self.finish_directories(Some(&entry.name))?;
+            self.write_entry(&entry, reader)?;
         }
         Ok(())
     }
 
-    /// Finishes the directories that `next` is not in.
-    fn finish_all_but(&mut self, next: Option<&Name>) -> Result<(), TreeError> {
-        let is_left = |last: &mut Unfinished| next.is_none_or(|next| !next.is_in(&last.name));
-        while let Some(Unfinished { name, mode, modified }) = self.open.pop_if(is_left) {
-            let failed = |error| TreeError::failed("finish", name.as_bytes())(error);
-            let directory = self.below.directory(&name).map_err(failed)?;
+    /// Sets the mode and time of the directories that `next` is not in.
+    fn finish_directories(&mut self, next: Option<&TreePath>) -> Result<(), TreeError> {
+        let is_left = |last: &mut UnfinishedDir| next.is_none_or(|next| !next.is_in(&last.name));
+        while let Some(UnfinishedDir { name, mode, modified }) = self.open.pop_if(is_left) {
+            let failed = |error| TreeError::failed("set the mode of", name.as_bytes())(error);
+            let directory = self.dir.open_directory(&name).map_err(failed)?;
             if fstat(&directory).map_err(failed)?.st_mode & 0o7777 != mode {
                 fchmod(&directory, Mode::from_bits_truncate(mode)).map_err(failed)?;
             }
@@ -140,26 +140,32 @@ impl Unpacker {
         Ok(())
     }
 
-    fn put(&mut self, entry: &Entry, reader: &mut Reader<impl Read>) -> Result<(), TreeError> {
+    fn write_entry(
+        &mut self,
+        entry: &ArchiveEntry,
+        reader: &mut Reader<impl Read>,
+    ) -> Result<(), TreeError> {
         let name = &entry.name;
         let data = match &entry.kind {
-            Kind::File { segments, .. } => segments.iter().map(|segment| segment.length).sum(),
+            EntryKind::File { segments, .. } => segments.iter().map(|segment| segment.length).sum(),
             _ => 0,
         };
-        self.room.take(data)?;
+        self.quota.reserve_entry(data)?;
         match &entry.kind {
-            Kind::Directory => self.directory(entry),
-            Kind::File { size, segments } => self.file(entry, *size, segments, reader),
-            Kind::Symlink(target) => self.symlink(entry, target),
-            Kind::HardLink(target) => self.hard_link(name, target),
-            Kind::Pipe { socket: false } if matches!(self.origin, Origin::Host { .. }) => {
-                self.pipe(entry)
+            EntryKind::Directory => self.create_directory(entry),
+            EntryKind::File { size, segments } => self.create_file(entry, *size, segments, reader),
+            EntryKind::Symlink(target) => self.create_symlink(entry, target),
+            EntryKind::HardLink(target) => self.create_hard_link(name, target),
+            EntryKind::Pipe { socket: false }
+                if matches!(self.origin, ArchiveOrigin::Host { .. }) =>
+            {
+                self.create_pipe(entry)
             }
-            Kind::Pipe { .. } | Kind::Device => {
+            EntryKind::Pipe { .. } | EntryKind::Device => {
                 let why = match entry.kind {
-                    Kind::Pipe { socket: true } => "is a socket, and was left out",
-                    Kind::Pipe { socket: false } => "is a pipe, and was left out",
-                    _ => "is a device, and was left out",
+                    EntryKind::Pipe { socket: true } => "is a socket and was skipped",
+                    EntryKind::Pipe { socket: false } => "is a pipe and was skipped",
+                    _ => "is a device and was skipped",
                 };
                 self.notes.add(name.as_bytes(), why);
                 Ok(())
@@ -167,42 +173,40 @@ impl Unpacker {
         }
     }
 
-    fn directory(&mut self, entry: &Entry) -> Result<(), TreeError> {
-        let Entry { name, .. } = entry;
+    fn create_directory(&mut self, entry: &ArchiveEntry) -> Result<(), TreeError> {
+        let ArchiveEntry { name, .. } = entry;
         let mode = self.origin.mode(entry.mode);
-        let failed = |error| TreeError::failed("make", name.as_bytes())(error);
-        let (directory, last) = self.below.parent(name).map_err(failed)?;
-        // Writable until everything is in it.
+        let failed = |error| TreeError::failed("create", name.as_bytes())(error);
+        let (directory, last) = self.dir.parent(name).map_err(failed)?;
+        // Writable until its contents are unpacked.
         match mkdirat(directory, last, Mode::from_bits_truncate(mode & 0o777 | 0o700)) {
-            Err(Errno::EEXIST) => return self.keep(name),
+            Err(Errno::EEXIST) => return self.accept_existing(name),
             made => made.map_err(failed)?,
         }
-        let made = look(directory, last).map_err(failed)?;
-        self.open.push(Unfinished::of(entry, self.origin.mode_of_directory(mode, &made)));
-        self.own(name)
+        let made = status(directory, last).map_err(failed)?;
+        self.open.push(UnfinishedDir::new(entry, self.origin.directory_mode(mode, &made)));
+        self.set_owner(name)
     }
 
-    /// What is there already has to be a directory, and keeps its mode. In a guest it may be a link
-    /// to one, as `/bin` is.
-    fn keep(&mut self, name: &Name) -> Result<(), TreeError> {
-        match self.below.pass(name) {
+    /// Accepts an existing directory, which keeps its mode. In a guest it may be a link to one,
+    /// such as `/bin`.
+    fn accept_existing(&mut self, name: &TreePath) -> Result<(), TreeError> {
+        match self.dir.open_path(name) {
             Ok(_) => Ok(()),
-            Err(_) => {
-                Err(TreeError::refused(name.as_bytes(), "is there already, and no directory"))
-            }
+            Err(_) => Err(TreeError::rejected(name.as_bytes(), "exists and is not a directory")),
         }
     }
 
-    fn file(
+    fn create_file(
         &mut self,
-        entry: &Entry,
+        entry: &ArchiveEntry,
         size: u64,
         segments: &[Segment],
         reader: &mut Reader<impl Read>,
     ) -> Result<(), TreeError> {
-        let Entry { name, modified, .. } = entry;
+        let ArchiveEntry { name, modified, .. } = entry;
         let mode = self.origin.mode(entry.mode);
-        let made = make(&mut self.below, name, |directory, last| {
+        let created = create_entry(&mut self.dir, name, |directory, last| {
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
             openat(
                 directory,
@@ -211,23 +215,23 @@ impl Unpacker {
                 Mode::from_bits_truncate(mode & 0o777),
             )
         });
-        let file = File::from(made.map_err(|problem| problem.of(name))?);
+        let file = File::from(created.map_err(|error| error.into_tree_error(name))?);
         let failed = |step| move |error: io::Error| TreeError::failed(step, name.as_bytes())(error);
-        let mut piece = vec![0; PIECE];
+        let mut buffer = vec![0; BUFFER_SIZE];
         for Segment { offset, length } in segments {
             let (mut at, end) = (*offset, offset + length);
             while at < end {
-                let most = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
-                let count = reader.content(&mut piece[..most])?;
-                self.room.write(count as u64)?;
-                file.write_all_at(&piece[..count], at).map_err(failed("write"))?;
+                let most = usize::try_from(end - at).unwrap_or(BUFFER_SIZE).min(BUFFER_SIZE);
+                let count = reader.read_content(&mut buffer[..most])?;
+                self.quota.reserve_bytes(count as u64)?;
+                file.write_all_at(&buffer[..count], at).map_err(failed("write"))?;
                 at += count as u64;
             }
         }
         if segments.last().is_none_or(|last| last.offset + last.length < size) {
             file.set_len(size).map_err(failed("write"))?;
         }
-        if let Origin::Host { owner } = self.origin {
+        if let ArchiveOrigin::Host { owner } = self.origin {
             let owned = owner.map_or(Ok(()), |(user, group)| {
                 fchown(&file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))
             });
@@ -235,63 +239,65 @@ impl Unpacker {
             set.map_err(TreeError::failed("set the owner and mode of", name.as_bytes()))?;
         }
         set_time(&file, *modified);
-        let stat = fstat(&file).map_err(TreeError::failed("look at", name.as_bytes()))?;
+        let stat =
+            fstat(&file).map_err(TreeError::failed("read the status of", name.as_bytes()))?;
         self.files.insert((stat.st_dev, stat.st_ino));
         Ok(())
     }
 
-    fn symlink(&mut self, entry: &Entry, target: &[u8]) -> Result<(), TreeError> {
+    fn create_symlink(&mut self, entry: &ArchiveEntry, target: &[u8]) -> Result<(), TreeError> {
         let name = &entry.name;
-        if matches!(self.origin, Origin::Guest { .. }) && !name.link_stays_inside(target) {
-            let why = "is a link that leads out of the tree, and was left out";
+        if matches!(self.origin, ArchiveOrigin::Guest { .. }) && !name.link_stays_inside(target) {
+            let why = "is a link that leads out of the tree and was skipped";
             self.notes.add(name.as_bytes(), why);
             return Ok(());
         }
-        let made = make(&mut self.below, name, |directory, last| {
+        let created = create_entry(&mut self.dir, name, |directory, last| {
             symlinkat(target, directory, last)?;
-            set_time_of(directory, last, entry.modified);
+            set_link_time(directory, last, entry.modified);
             Ok(())
         });
-        made.map_err(|problem| problem.of(name))?;
-        self.own(name)
+        created.map_err(|error| error.into_tree_error(name))?;
+        self.set_owner(name)
     }
 
-    fn hard_link(&mut self, name: &Name, target: &Name) -> Result<(), TreeError> {
-        let refused = || TreeError::refused(name.as_bytes(), "links to no file of its own tree");
+    fn create_hard_link(&mut self, name: &TreePath, target: &TreePath) -> Result<(), TreeError> {
+        let rejected =
+            || TreeError::rejected(name.as_bytes(), "is a hard link to a file outside the archive");
         if name == target || target.is_root() {
-            return Err(refused());
+            return Err(rejected());
         }
-        // On the way to another name of the file, which is not to be looked for twice.
-        let (directory, last) = target.split().ok_or_else(refused)?;
-        let directory = self.below.pass(&directory).map_err(|_| refused())?;
+        // Opened once, so that the check and the link use the same directory.
+        let (directory, last) = target.split().ok_or_else(rejected)?;
+        let directory = self.dir.open_path(&directory).map_err(|_| rejected())?;
         let directory = directory.as_fd();
-        let stat = look(directory, last).map_err(|_| refused())?;
+        let stat = status(directory, last).map_err(|_| rejected())?;
         if !self.files.contains(&(stat.st_dev, stat.st_ino)) {
-            return Err(refused());
+            return Err(rejected());
         }
-        let made = make(&mut self.below, name, |to, new| {
+        let created = create_entry(&mut self.dir, name, |to, new| {
             linkat(directory, last, to, new, AtFlags::empty())
         });
-        made.map_err(|problem| problem.of(name))
+        created.map_err(|error| error.into_tree_error(name))
     }
 
-    fn pipe(&mut self, entry: &Entry) -> Result<(), TreeError> {
+    fn create_pipe(&mut self, entry: &ArchiveEntry) -> Result<(), TreeError> {
         let name = &entry.name;
         let mode = Mode::from_bits_truncate(entry.mode & 0o777);
-        let made = make(&mut self.below, name, |directory, last| {
+        let created = create_entry(&mut self.dir, name, |directory, last| {
             mknodat(directory, last, SFlag::S_IFIFO, mode, 0)?;
-            set_time_of(directory, last, entry.modified);
+            set_link_time(directory, last, entry.modified);
             Ok(())
         });
-        made.map_err(|problem| problem.of(name))?;
-        self.own(name)
+        created.map_err(|error| error.into_tree_error(name))?;
+        self.set_owner(name)
     }
 
-    /// Gives what was just made to whom it belongs.
-    fn own(&mut self, name: &Name) -> Result<(), TreeError> {
+    /// Sets the owner of a new entry.
+    fn set_owner(&mut self, name: &TreePath) -> Result<(), TreeError> {
         let Some((user, group)) = self.origin.owner() else { return Ok(()) };
-        let failed = TreeError::failed::<Errno>("give away", name.as_bytes());
-        let owned = self.below.parent(name).and_then(|(directory, last)| {
+        let failed = TreeError::failed::<Errno>("set the owner of", name.as_bytes());
+        let owned = self.dir.parent(name).and_then(|(directory, last)| {
             let (user, group) = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
             fchownat(directory, last, user, group, AtFlags::AT_SYMLINK_NOFOLLOW)
         });
@@ -299,56 +305,57 @@ impl Unpacker {
     }
 }
 
-/// Why something could not be made.
-enum Problem {
-    InTheWay(InTheWay),
+/// An error of creating an entry.
+enum CreateError {
+    Obstacle(Obstacle),
     Failed(Errno),
 }
 
-impl Problem {
-    fn of(self, name: &Name) -> TreeError {
+impl CreateError {
+    fn into_tree_error(self, name: &TreePath) -> TreeError {
         match self {
-            Self::InTheWay(InTheWay::Directory) => {
-                TreeError::refused(name.as_bytes(), "is there already, as a directory")
+            Self::Obstacle(Obstacle::Directory) => {
+                TreeError::rejected(name.as_bytes(), "exists and is a directory")
             }
-            Self::InTheWay(InTheWay::Special) => {
-                TreeError::refused(name.as_bytes(), "is there already, and no file")
+            Self::Obstacle(Obstacle::Special) => {
+                TreeError::rejected(name.as_bytes(), "exists and is not a file")
             }
-            Self::InTheWay(InTheWay::Failed(error)) | Self::Failed(error) => {
-                TreeError::failed("make", name.as_bytes())(error)
+            Self::Obstacle(Obstacle::Failed(error)) | Self::Failed(error) => {
+                TreeError::failed("create", name.as_bytes())(error)
             }
         }
     }
 }
 
-/// Makes something in its directory. A file or link of its name gives way; a directory never does,
-/// nor does anything give way to one.
-fn make<T>(
-    below: &mut Below,
-    name: &Name,
+/// Creates an entry in its directory. Replaces an existing file or link of the same name, but never
+/// a directory or a special file.
+fn create_entry<T>(
+    dir: &mut ConfinedDir,
+    name: &TreePath,
     step: impl Fn(BorrowedFd<'_>, &[u8]) -> Result<T, Errno>,
-) -> Result<T, Problem> {
-    let (directory, last) = below.parent(name).map_err(Problem::Failed)?;
+) -> Result<T, CreateError> {
+    let (directory, last) = dir.parent(name).map_err(CreateError::Failed)?;
     match step(directory, last) {
         Err(Errno::EEXIST) => {
-            make_way(directory, last).map_err(Problem::InTheWay)?;
-            step(directory, last).map_err(Problem::Failed)
+            remove_existing(directory, last).map_err(CreateError::Obstacle)?;
+            step(directory, last).map_err(CreateError::Failed)
         }
-        made => made.map_err(Problem::Failed),
+        created => created.map_err(CreateError::Failed),
     }
 }
 
-/// Where the file system refuses a time, what it has now has to do.
+/// Sets the modification time. A file system may reject a time; the current one then stays.
 fn set_time(file: &impl AsFd, modified: u64) {
-    let _ = futimens(file, &TimeSpec::UTIME_NOW, &time(modified));
+    let _ = futimens(file, &TimeSpec::UTIME_NOW, &time_spec(modified));
 }
 
-/// The same for what can't be opened. A file system may have no times for links.
-fn set_time_of(directory: BorrowedFd<'_>, name: &[u8], modified: u64) {
-    let (now, time) = (TimeSpec::UTIME_NOW, time(modified));
+/// Sets the modification time of an entry that can't be opened. A file system may not support times
+/// of links.
+fn set_link_time(directory: BorrowedFd<'_>, name: &[u8], modified: u64) {
+    let (now, time) = (TimeSpec::UTIME_NOW, time_spec(modified));
     let _ = utimensat(directory, name, &now, &time, UtimensatFlags::NoFollowSymlink);
 }
 
-fn time(seconds: u64) -> TimeSpec {
+fn time_spec(seconds: u64) -> TimeSpec {
     TimeSpec::new(i64::try_from(seconds).unwrap_or_default(), 0)
 }

@@ -1,4 +1,4 @@
-//! Who may look at the pages.
+//! Access to the pages.
 
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -8,24 +8,24 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::api::token::Token;
-use crate::api::types::{Problem, ProblemKind};
+use crate::api::types::{ApiError, ApiErrorKind};
 
-/// The cookie by which a browser that has shown the token is known again.
+/// The cookie of a browser that has presented the token.
 const COOKIE: &str = "mayfly_status";
 
-/// Who may look.
+/// Who may access the pages.
 #[derive(Clone)]
 pub enum Access {
-    /// Who is on this host, and says so: a page of somebody else's that was made to resolve to this
-    /// host's address would be asked for by another name.
+    /// Clients whose `Host` header names this host. This stops DNS rebinding: a foreign web page
+    /// that resolves its name to this host's address would send that name.
     Host,
-    /// Who knows the token.
+    /// Clients with the token.
     Token(Keys),
-    /// Who reaches the address.
+    /// Anyone who reaches the address.
     Anyone,
 }
 
-/// What is compared: the token, and what the browser keeps instead of it.
+/// The token, and the cookie that a browser keeps instead of it.
 #[derive(Clone)]
 pub struct Keys {
     token: Token,
@@ -34,7 +34,7 @@ pub struct Keys {
 }
 
 impl Access {
-    /// Who knows the token.
+    /// Requires a token.
     pub fn token(token: SecretString) -> Self {
         let token = Token::new(token);
         let value = token.derive(b"mayfly status cookie");
@@ -43,7 +43,7 @@ impl Access {
     }
 }
 
-/// `?token=…`.
+/// The query `?token=…`.
 #[derive(Debug, Default, Deserialize)]
 struct Given {
     token: Option<SecretString>,
@@ -52,22 +52,23 @@ struct Given {
 pub(super) async fn check(State(access): State<Access>, request: Request, next: Next) -> Response {
     match access {
         Access::Anyone => next.run(request).await,
-        Access::Host if is_of_this_host(request.headers()) => next.run(request).await,
-        Access::Host => {
-            Problem::new(ProblemKind::Unauthorized, "this page is asked for by a foreign name")
-                .hint(
-                    "Use http://127.0.0.1 or http://localhost. For other names set \
+        Access::Host if is_local_host(request.headers()) => next.run(request).await,
+        Access::Host => ApiError::new(
+            ApiErrorKind::Unauthorized,
+            "the Host header names neither an IP address nor localhost",
+        )
+        .hint(
+            "Use http://127.0.0.1 or http://localhost. For other names, set \
                      status.token_file or status.allow_unauthenticated.",
-                )
-                .into_response()
-        }
+        )
+        .into_response(),
         Access::Token(keys) => keys.check(request, next).await,
     }
 }
 
-/// Whether the request is for an address or for `localhost`, and not for a name that somebody else
-/// may have made one of this host's (DNS rebinding).
-fn is_of_this_host(headers: &HeaderMap) -> bool {
+/// Returns whether the `Host` header is an IP address or `localhost`, not a name that somebody may
+/// have pointed at this host (DNS rebinding).
+fn is_local_host(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else {
         return false;
     };
@@ -83,34 +84,41 @@ impl Keys {
         let headers = request.headers();
         let bearer = headers.get(header::AUTHORIZATION);
         let bearer = bearer.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        if bearer.is_some_and(|given| self.token.is(given))
-            || cookies(headers).any(|given| self.cookie.is(given.as_bytes()))
+        if bearer.is_some_and(|given| self.token.matches(given))
+            || cookies(headers).any(|given| self.cookie.matches(given.as_bytes()))
         {
             return next.run(request).await;
         }
         let given = Query::<Given>::try_from_uri(request.uri()).ok();
         let given = given.and_then(|Query(given)| given.token);
-        let knows = given.is_some_and(|given| {
+        let has_token = given.is_some_and(|given| {
             use secrecy::ExposeSecret;
-            self.token.is(given.expose_secret().as_bytes())
+            self.token.matches(given.expose_secret().as_bytes())
         });
-        if !knows {
-            let problem = Problem::new(ProblemKind::Unauthorized, "this takes the status token")
-                .hint("Send it as `Authorization: Bearer …`, or open the page with `?token=…`.");
-            return ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response();
+        if !has_token {
+            let error =
+                ApiError::new(ApiErrorKind::Unauthorized, "the status token is missing or wrong")
+                    .hint(
+                        "Send it as `Authorization: Bearer …`, or open the page with `?token=…`.",
+                    );
+            return ([(header::WWW_AUTHENTICATE, "Bearer")], error).into_response();
         }
         let is_browser = headers
             .get(header::ACCEPT)
             .and_then(|accept| accept.to_str().ok())
             .is_some_and(|accept| accept.contains("text/html"));
-        if is_browser { self.remember(request.uri().path()) } else { next.run(request).await }
+        if is_browser {
+            self.redirect_with_cookie(request.uri().path())
+        } else {
+            next.run(request).await
+        }
     }
 
-    /// Sends a browser to the same page without the token, which would stay in its history and in
-    /// every link, and gives it a cookie instead.
-    fn remember(&self, path: &str) -> Response {
+    /// Redirects a browser to the same page with a cookie instead of the token, which would stay in
+    /// its history and in every link.
+    fn redirect_with_cookie(&self, path: &str) -> Response {
         use secrecy::ExposeSecret;
-        // A path of two slashes would be taken for another host.
+        // A path with two leading slashes would name another host.
         let path = format!("/{}", path.trim_start_matches('/'));
         let headers = [
             (header::LOCATION, path.as_str()),
@@ -134,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_addresses_and_localhost_are_this_host() {
+    fn only_addresses_and_localhost_are_local() {
         for (host, expected) in [
             ("127.0.0.1:9180", true),
             ("127.0.0.1", true),
@@ -149,9 +157,9 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, host.parse().unwrap());
-            assert_eq!(is_of_this_host(&headers), expected, "{host}");
+            assert_eq!(is_local_host(&headers), expected, "{host}");
         }
-        assert!(!is_of_this_host(&HeaderMap::new()));
+        assert!(!is_local_host(&HeaderMap::new()));
     }
 
     #[test]

@@ -1,31 +1,31 @@
-//! Where the time of a job went, as a bar: from the moment it was queued to its end, or to now.
+//! The timeline bar of a job: from the moment it was queued to its end, or to now.
 
 use maud::{Markup, html};
 
-use super::words;
+use super::format;
 use crate::api::types::{Explanation, JobState, Time};
 
-/// The length of a bar, in units of its picture.
+/// The length of a bar, in units of its drawing.
 const LENGTH: u64 = 1000;
-/// The least length of what took any time at all: as much as can be seen.
-const LEAST: u64 = 14;
-/// What is left free between two segments.
+/// The minimum length of a segment with any duration: as little as can be seen.
+const MIN_LENGTH: u64 = 14;
+/// The gap between two segments.
 const GAP: u64 = 4;
 
-/// What a job, or its microVM, was at for some time.
+/// A segment of the bar: one phase of a job or its microVM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Segment {
-    /// As the explanation calls it.
+    /// The phase, as the explanation names it.
     pub(super) phase: String,
-    /// How it is drawn.
-    pub(super) kind: Kind,
-    /// How long, in milliseconds.
+    /// The kind, which decides how it is drawn.
+    pub(super) kind: SegmentKind,
+    /// The duration in milliseconds.
     pub(super) millis: u64,
 }
 
-/// What kinds of time there are.
+/// The kinds of segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum SegmentKind {
     Waiting,
     Booting,
     Ready,
@@ -33,13 +33,12 @@ pub(super) enum Kind {
     Ending,
 }
 
-impl Kind {
+impl SegmentKind {
     pub(super) const ALL: [Self; 5] =
         [Self::Waiting, Self::Booting, Self::Ready, Self::Running, Self::Ending];
 
-    /// What begins with a phase of that name. Phases are the daemon's to name: what is not known
-    /// here is shown, too.
-    pub(super) fn of(phase: &str) -> Self {
+    /// Returns the kind of a phase. The daemon names the phases; unknown ones are shown as well.
+    pub(super) fn of_phase(phase: &str) -> Self {
         match phase {
             "queued" => Self::Waiting,
             "planned" | "prepared" | "booting" => Self::Booting,
@@ -49,7 +48,7 @@ impl Kind {
         }
     }
 
-    /// The class in the style sheet.
+    /// Returns the class in the style sheet.
     pub(super) fn class(self) -> &'static str {
         match self {
             Self::Waiting => "k-waiting",
@@ -60,8 +59,8 @@ impl Kind {
         }
     }
 
-    /// Its word in the legend.
-    pub(super) fn word(self) -> &'static str {
+    /// Returns the label in the legend.
+    pub(super) fn label(self) -> &'static str {
         match self {
             Self::Waiting => "wait",
             Self::Booting => "boot",
@@ -72,53 +71,55 @@ impl Kind {
     }
 }
 
-/// The segments of a job. What its microVM did before the job was there, e.g. its boot, is not the
-/// job's time; a boot that goes on then is what the job waits for.
-pub(super) fn segments(story: &Explanation, now: Time) -> Vec<Segment> {
-    let queued = story.phases.iter().position(|phase| phase.phase == "queued");
-    let (before, own) = story.phases.split_at(queued.unwrap_or_default());
-    let boot = before.last().filter(|phase| Kind::of(&phase.phase) == Kind::Booting);
+/// Returns the segments of a job. What its microVM did before the job was queued, e.g. its boot, is
+/// not the job's time; a boot still in progress then is what the job waits for.
+pub(super) fn segments(explanation: &Explanation, now: Time) -> Vec<Segment> {
+    let queued = explanation.phases.iter().position(|phase| phase.phase == "queued");
+    let (before, own) = explanation.phases.split_at(queued.unwrap_or_default());
+    let boot =
+        before.last().filter(|phase| SegmentKind::of_phase(&phase.phase) == SegmentKind::Booting);
     let mut segments = Vec::new();
     for (index, phase) in own.iter().enumerate() {
         let until = match own.get(index + 1) {
             Some(next) => next.at,
-            None if story.job.state.is_over() => phase.at,
+            None if explanation.job.state.is_over() => phase.at,
             None => now,
         };
         let millis = u64::try_from(until.since(phase.at).as_millis()).unwrap_or(u64::MAX);
-        let called = boot.filter(|_| index == 0).unwrap_or(phase);
-        let kind = Kind::of(&called.phase);
-        segments.push(Segment { phase: called.phase.clone(), kind, millis });
+        let shown = boot.filter(|_| index == 0).unwrap_or(phase);
+        let kind = SegmentKind::of_phase(&shown.phase);
+        segments.push(Segment { phase: shown.phase.clone(), kind, millis });
     }
     segments
 }
 
-/// How much of each kind there is; what is less than a hundredth of all is left out.
-pub(super) fn sums(segments: &[Segment]) -> Vec<(Kind, u64)> {
+/// Returns the total of each kind; omits totals below a hundredth of the whole.
+pub(super) fn sums(segments: &[Segment]) -> Vec<(SegmentKind, u64)> {
     let sum = |kind| {
-        let its = segments.iter().filter(|segment| segment.kind == kind);
-        its.fold(0_u64, |sum, segment| sum.saturating_add(segment.millis))
+        let matching = segments.iter().filter(|segment| segment.kind == kind);
+        matching.fold(0_u64, |sum, segment| sum.saturating_add(segment.millis))
     };
-    let sums = Kind::ALL.map(|kind| (kind, sum(kind)));
+    let sums = SegmentKind::ALL.map(|kind| (kind, sum(kind)));
     let all = sums.iter().fold(0_u64, |all, (_, millis)| all.saturating_add(*millis));
     sums.into_iter().filter(|(_, millis)| *millis > all / 100).collect()
 }
 
-/// The lengths in the picture: in proportion, each that is not nothing to be seen, none beyond the
-/// end.
+/// Returns the lengths in the drawing: proportional, visible if not zero, and none beyond the end.
 fn lengths(segments: &[Segment]) -> Vec<u64> {
     let visible = segments.iter().filter(|segment| segment.millis > 0).count() as u64;
     let total: u128 = segments.iter().map(|segment| u128::from(segment.millis)).sum();
-    let shared = u128::from(LENGTH.saturating_sub(visible * LEAST));
+    let shared = u128::from(LENGTH.saturating_sub(visible * MIN_LENGTH));
     let length = |segment: &Segment| match segment.millis {
         0 => 0,
-        // A share of the rest is never more than the rest.
-        millis => LEAST + u64::try_from(u128::from(millis) * shared / total.max(1)).unwrap_or(0),
+        // A share of the remainder never exceeds the remainder.
+        millis => {
+            MIN_LENGTH + u64::try_from(u128::from(millis) * shared / total.max(1)).unwrap_or(0)
+        }
     };
     segments.iter().map(length).collect()
 }
 
-/// Neighbours of one kind as one.
+/// Merges adjacent segments of the same kind.
 fn merged(segments: &[Segment]) -> Vec<Segment> {
     let mut merged: Vec<Segment> = Vec::new();
     for segment in segments.iter().filter(|segment| segment.millis > 0) {
@@ -130,31 +131,31 @@ fn merged(segments: &[Segment]) -> Vec<Segment> {
     merged
 }
 
-/// The bar, as a picture with a text that says the same.
-pub(super) fn bar(story: &Explanation, now: Time) -> Markup {
-    let segments = segments(story, now);
-    let said: Vec<_> = segments
+/// Renders the bar, with a text alternative.
+pub(super) fn bar(explanation: &Explanation, now: Time) -> Markup {
+    let segments = segments(explanation, now);
+    let label: Vec<_> = segments
         .iter()
         .filter(|segment| segment.millis > 0)
-        .map(|segment| format!("{} {}", segment.phase, words::millis(segment.millis)))
+        .map(|segment| format!("{} {}", segment.phase, format::millis(segment.millis)))
         .collect();
-    let said = if said.is_empty() { "nothing yet".to_owned() } else { said.join(", ") };
+    let label = if label.is_empty() { "nothing yet".to_owned() } else { label.join(", ") };
     let merged = merged(&segments);
     let lengths = lengths(&merged);
     let mut at = 0;
     let drawn = merged.iter().zip(lengths).enumerate().map(|(index, (segment, length))| {
         let from = at;
         at += length;
-        // What rounding leaves is the last one's.
+        // The last segment takes what rounding leaves.
         let is_last = index + 1 == merged.len();
         (segment, from, if is_last { LENGTH - from } else { length - GAP })
     });
     let drawn: Vec<_> = drawn.collect();
-    let failed = matches!(story.job.state, JobState::Failed);
+    let failed = matches!(explanation.job.state, JobState::Failed);
     html! {
-        svg.bar role="img" aria-label=(words::text(&said, words::PARAGRAPH))
+        svg.bar role="img" aria-label=(format::text(&label, format::PARAGRAPH))
             viewBox={ "0 0 " (LENGTH) " 10" } preserveAspectRatio="none" {
-            title { (words::text(&said, words::PARAGRAPH)) }
+            title { (format::text(&label, format::PARAGRAPH)) }
             @for (segment, from, width) in drawn {
                 rect.(segment.kind.class()) x=(from) y="0" width=(width) height="10" {}
             }
@@ -163,12 +164,12 @@ pub(super) fn bar(story: &Explanation, now: Time) -> Markup {
     }
 }
 
-/// What the colours of the bars mean.
+/// Renders the legend of the colors.
 pub(super) fn legend() -> Markup {
     html! {
         p.legend aria-hidden="true" {
-            @for kind in Kind::ALL {
-                span { svg.swatch viewBox="0 0 10 10" { rect.(kind.class()) width="10" height="10" {} } (kind.word()) }
+            @for kind in SegmentKind::ALL {
+                span { svg.swatch viewBox="0 0 10 10" { rect.(kind.class()) width="10" height="10" {} } (kind.label()) }
             }
         }
     }
@@ -181,7 +182,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn segment(millis: u64) -> Segment {
-        Segment { phase: "running".to_owned(), kind: Kind::Running, millis }
+        Segment { phase: "running".to_owned(), kind: SegmentKind::Running, millis }
     }
 
     #[test]
@@ -194,8 +195,9 @@ mod tests {
         };
         let of = |phases: Vec<PhaseView>| {
             let job = JobView { state: JobState::Running, ..super::super::tests::some_job() };
-            let story = Explanation { job, phases, blocker: None, black_box: None, egress: None };
-            let segments = segments(&story, Time(100));
+            let explanation =
+                Explanation { job, phases, blocker: None, black_box: None, egress: None };
+            let segments = segments(&explanation, Time(100));
             segments.into_iter().map(|one| (one.kind, one.millis)).collect::<Vec<_>>()
         };
         let warm = of(vec![
@@ -204,14 +206,17 @@ mod tests {
             phase("queued", 20),
             phase("running", 30),
         ]);
-        assert_eq!(warm, [(Kind::Waiting, 10), (Kind::Running, 70)]);
+        assert_eq!(warm, [(SegmentKind::Waiting, 10), (SegmentKind::Running, 70)]);
         let late = of(vec![
             phase("booting", 1),
             phase("queued", 20),
             phase("ready", 30),
             phase("running", 40),
         ]);
-        assert_eq!(late, [(Kind::Booting, 10), (Kind::Ready, 10), (Kind::Running, 60)]);
+        assert_eq!(
+            late,
+            [(SegmentKind::Booting, 10), (SegmentKind::Ready, 10), (SegmentKind::Running, 60)]
+        );
     }
 
     proptest! {

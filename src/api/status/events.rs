@@ -1,8 +1,8 @@
-//! Telling browsers what has changed.
+//! Event streams that update open pages.
 //!
-//! Each stream sends the parts of its page that differ from what it last sent, at most twice a
-//! second; where nothing differs, a beat, by which the page knows that the daemon is there. The
-//! number of streams is bounded, and they end with the daemon.
+//! Each stream sends the parts of its page that differ from what it sent last, at most twice a
+//! second. If nothing differs, it sends an empty update every few seconds, so that the page knows
+//! that the daemon is alive. The number of streams is bounded, and they end with the daemon.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -17,48 +17,48 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Pages, Subject};
+use super::{PageSubject, Pages};
 use crate::api::server::valid;
-use crate::api::types::{JobId, Problem, ProblemKind, Time};
+use crate::api::types::{ApiError, ApiErrorKind, JobId, Time};
 
-/// How many streams there may be.
+/// The maximum number of streams.
 pub(super) const STREAMS: usize = 32;
-/// Between two messages of a stream at least.
-const GAP: Duration = Duration::from_millis(500);
-/// Between two messages of a stream at most, beside the time that the daemon takes to answer. The
-/// script knows it, too.
-const BEAT: Duration = Duration::from_secs(5);
+/// The minimum time between two messages of a stream.
+const MIN_INTERVAL: Duration = Duration::from_millis(500);
+/// The maximum time between two messages of a stream, apart from the daemon's response time. The
+/// script relies on it.
+const MAX_INTERVAL: Duration = Duration::from_secs(5);
 
-/// `?job=7`.
+/// The query `?job=7`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(super) struct About {
+pub(super) struct EventsQuery {
     job: Option<JobId>,
-    /// The token has been looked at.
+    /// Checked already by the access check.
     #[serde(rename = "token")]
     _token: serde::de::IgnoredAny,
 }
 
-/// A message.
+/// An update.
 #[derive(Serialize)]
-struct News<'a> {
+struct Update<'a> {
     /// The time by the daemon's clock.
     at: Time,
-    /// The parts that differ, by the id of their element.
+    /// The changed parts, by the ID of their element.
     parts: BTreeMap<&'static str, &'a str>,
 }
 
 pub(super) async fn events(
     State(pages): State<Pages>,
-    about: Result<Query<About>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(about) = valid(about)?;
+    query: Result<Query<EventsQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = valid(query)?;
     let permit = std::sync::Arc::clone(&pages.streams).try_acquire_owned().map_err(|_| {
-        Problem::new(ProblemKind::Unavailable, "too many pages are open")
-            .hint("The page itself shows the same; it is read again when it is loaded again.")
+        ApiError::new(ApiErrorKind::Unavailable, "too many status pages are open")
+            .hint("Reload the page to see the current state.")
     })?;
-    let subject = about.job.map_or(Subject::Everything, Subject::Job);
-    let stream = Stream {
+    let subject = query.job.map_or(PageSubject::Everything, PageSubject::Job);
+    let stream = EventStream {
         changes: pages.changes.clone(),
         pages,
         subject,
@@ -66,53 +66,53 @@ pub(super) async fn events(
         last: None,
         _permit: permit,
     };
-    let stream = Sse::new(futures_util::stream::unfold(stream, Stream::next));
-    // Proxies that collect answers would hold these back.
+    let stream = Sse::new(futures_util::stream::unfold(stream, EventStream::next));
+    // Keeps proxies from buffering the stream.
     let unbuffered = (header::HeaderName::from_static("x-accel-buffering"), "no");
     Ok(([unbuffered], stream).into_response())
 }
 
-struct Stream {
+struct EventStream {
     pages: Pages,
     changes: watch::Receiver<u64>,
-    subject: Subject,
-    /// What the browser has.
+    subject: PageSubject,
+    /// The parts that the browser has.
     sent: BTreeMap<&'static str, String>,
     last: Option<Instant>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Stream {
+impl EventStream {
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         let stop = self.pages.stop.clone();
-        let news = stop.run_until_cancelled(self.news()).await.flatten()?;
-        Some((Ok(news), self))
+        let update = stop.run_until_cancelled(self.update()).await.flatten()?;
+        Some((Ok(update), self))
     }
 
-    /// The next message; none where the daemon no longer answers, or its job is forgotten. The
-    /// browser says so, and tries again.
-    async fn news(&mut self) -> Option<Event> {
+    /// Returns the next update; `None` if the daemon no longer responds or has pruned the job. The
+    /// browser shows that, and reconnects.
+    async fn update(&mut self) -> Option<Event> {
         if let Some(last) = self.last {
-            let beat = sleep_until(last + BEAT);
+            let heartbeat = sleep_until(last + MAX_INTERVAL);
             tokio::select! {
                 changed = self.changes.changed() => changed.ok()?,
-                () = beat => {}
+                () = heartbeat => {}
             }
-            sleep_until(last + GAP).await;
+            sleep_until(last + MIN_INTERVAL).await;
         }
         self.changes.mark_unchanged();
         self.last = Some(Instant::now());
         let parts = self.pages.parts(self.subject).await.ok()?;
-        let mut different = Vec::new();
+        let mut changed_parts = Vec::new();
         for (name, part) in parts {
             let part = part.into_string();
             if self.sent.get(name) != Some(&part) {
-                different.push(name);
+                changed_parts.push(name);
                 self.sent.insert(name, part);
             }
         }
         let parts =
-            different.iter().filter_map(|name| Some((*name, self.sent.get(name)?.as_str())));
-        Event::default().json_data(News { at: Time::now(), parts: parts.collect() }).ok()
+            changed_parts.iter().filter_map(|name| Some((*name, self.sent.get(name)?.as_str())));
+        Event::default().json_data(Update { at: Time::now(), parts: parts.collect() }).ok()
     }
 }

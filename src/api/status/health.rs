@@ -1,4 +1,4 @@
-//! What probes ask for: whether the daemon lives, and whether it can do its work.
+//! The health endpoints: whether the daemon is alive, and whether it can do its work.
 
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use serde::Serialize;
 
 use super::Pages;
 use crate::api::call::Call;
-use crate::api::types::{Problem, ProblemKind, Readiness};
+use crate::api::types::{ApiError, ApiErrorKind, Readiness};
 
-/// How long the loop may take: a decision takes microseconds, a probe waits for a second or so.
-const DEADLINE: Duration = Duration::from_secs(2);
+/// How long the event loop may take: a decision takes microseconds, a probe waits for about a
+/// second.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Serialize)]
 struct Health {
@@ -22,30 +23,30 @@ struct Health {
     message: Option<String>,
 }
 
-/// Whether the loop answers in time. Says nothing of what it could do: a restart would not help
-/// against GitHub's being away.
+/// Returns whether the event loop responds in time. It ignores readiness: a restart would not help
+/// if GitHub is down.
 pub(super) async fn healthz(State(pages): State<Pages>) -> Response {
-    let (status, message) = match ask(&pages).await {
+    let (status, message) = match readiness(&pages).await {
         Ok(_) => (StatusCode::OK, None),
-        Err(problem) => (StatusCode::SERVICE_UNAVAILABLE, Some(problem.message)),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, Some(error.message)),
     };
     (status, Json(Health { healthy: message.is_none(), message })).into_response()
 }
 
-/// Whether the daemon can do its work, and what it is that it can't.
+/// Returns the readiness checks.
 pub(super) async fn readyz(State(pages): State<Pages>) -> Response {
-    match ask(&pages).await {
+    match readiness(&pages).await {
         Ok(readiness) if readiness.ready => Json(readiness).into_response(),
         Ok(readiness) => (StatusCode::SERVICE_UNAVAILABLE, Json(readiness)).into_response(),
-        Err(problem) => problem.into_response(),
+        Err(error) => error.into_response(),
     }
 }
 
-async fn ask(pages: &Pages) -> Result<Readiness, Problem> {
-    let asked = pages.calls.ask(|answer| Call::Ready { answer });
-    tokio::time::timeout(DEADLINE, asked).await.unwrap_or_else(|_| {
-        let limit = humantime::format_duration(DEADLINE);
-        let message = format!("the daemon's loop has not answered within {limit}");
-        Err(Problem::new(ProblemKind::Unavailable, message))
+async fn readiness(pages: &Pages) -> Result<Readiness, ApiError> {
+    let call = pages.calls.request(|responder| Call::Ready { responder });
+    tokio::time::timeout(PROBE_TIMEOUT, call).await.unwrap_or_else(|_| {
+        let limit = humantime::format_duration(PROBE_TIMEOUT);
+        let message = format!("the daemon's event loop did not respond within {limit}");
+        Err(ApiError::new(ApiErrorKind::Unavailable, message))
     })
 }

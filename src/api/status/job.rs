@@ -1,60 +1,61 @@
-//! The page of one job: where its time went, why it failed, what it reached.
+//! The page of one job: timeline, cause of a failure, egress.
 
 use maud::{Markup, html};
 
 use super::Part;
 use super::bar::legend;
+use super::format::{self, LINE, PARAGRAPH, ago, text};
 use super::page::{frame, name, origin, outcome, reason, times};
-use super::words::{self, LINE, PARAGRAPH, ago, text};
 use crate::api::types::{
     DestinationView, EgressView, Explanation, JobSource, JobState, JobView, PhaseView, Time,
 };
 
-/// Destinations that are shown; the rest is told in numbers.
-const DESTINATIONS: usize = 200;
+/// The maximum number of destinations shown.
+const MAX_DESTINATIONS: usize = 200;
 
-pub(super) fn whole(story: &Explanation, now: Time) -> String {
-    let (id, content) = part(story, now);
-    let live = (!story.job.state.is_over()).then(|| format!("/events?job={}", story.job.id));
-    let title = format!("Job {} · Mayfly", story.job.id);
+pub(super) fn render(explanation: &Explanation, now: Time) -> String {
+    let (id, content) = part(explanation, now);
+    let live =
+        (!explanation.job.state.is_over()).then(|| format!("/events?job={}", explanation.job.id));
+    let title = format!("Job {} · Mayfly", explanation.job.id);
     frame(&title, live.as_deref(), now, &html! { section id=(id) { (content) } })
 }
 
-pub(super) fn part(story: &Explanation, now: Time) -> Part {
-    let job = &story.job;
+pub(super) fn part(explanation: &Explanation, now: Time) -> Part {
+    let job = &explanation.job;
     let content = html! {
         nav { a href="/" { "All jobs" } }
         h1 { span.id { "Job " (job.id) } " " (name(job)) }
         (facts(job, now))
         @if let Some(cause) = &job.cause {
             p.callout.bad[job.state == JobState::Failed] {
-                strong { (cause_word(job.state)) } " " (text(cause, PARAGRAPH))
+                strong { (cause_label(job.state)) } " " (text(cause, PARAGRAPH))
             }
         }
         @if let Some(warning) = &job.warning {
             p.callout.warn { strong { "Refused:" } " " (text(warning, PARAGRAPH)) }
         }
-        @if story.blocker.is_some() {
-            div.callout.warn { strong { "Waits:" } " " (reason(story.blocker.as_ref(), now)) }
+        @if explanation.blocker.is_some() {
+            div.callout.warn { strong { "Waiting:" } " " (reason(explanation.blocker.as_ref(), now)) }
         }
         h2 { "Time" }
-        div.large { (times(story, now)) }
+        div.large { (times(explanation, now)) }
         (legend())
-        (timeline(&story.phases, job, now))
+        (timeline(&explanation.phases, job, now))
         h2 { "Egress" }
-        (egress(story.egress.as_ref(), job))
+        (egress(explanation.egress.as_ref(), job))
         h2 { "On the command line" }
-        (commands(story))
+        (commands(explanation))
     };
     ("job", content)
 }
 
-fn cause_word(state: JobState) -> &'static str {
+fn cause_label(state: JobState) -> &'static str {
     match state {
         JobState::Failed => "Failed:",
         JobState::Cancelled => "Cancelled:",
-        // A job that waits again keeps the cause of its last try.
-        _ => "Last try:",
+        // A requeued job keeps the cause of its last attempt.
+        _ => "Last attempt:",
     }
 }
 
@@ -78,24 +79,24 @@ fn facts(job: &JobView, now: Time) -> Markup {
 }
 
 fn timeline(phases: &[PhaseView], job: &JobView, now: Time) -> Markup {
-    // That it is the job's own microVM goes without saying.
+    // The job's own microVM is shown above already.
     let own = job.microvm.as_ref().map(|microvm| format!("microVM {microvm}"));
     let is_own = |detail: &String| own.as_ref() == Some(detail);
     html! {
         table aria-label="Timeline" {
-            thead { tr { th.job { "What" } th.when { "When (UTC)" } th.when { "How long" } th { "Detail" } } }
+            thead { tr { th.job { "Phase" } th.when { "Start (UTC)" } th.when { "Duration" } th { "Detail" } } }
             tbody {
                 @for phase in phases {
                     tr {
                         td.job { (text(&phase.phase, LINE)) }
-                        td.number data-label="When (UTC)" {
-                            time datetime=(phase.at) title=(words::moment(phase.at)) { (words::clock(phase.at)) }
+                        td.number data-label="Start (UTC)" {
+                            time datetime=(phase.at) title=(format::moment(phase.at)) { (format::clock(phase.at)) }
                         }
-                        td.number data-label="How long" {
+                        td.number data-label="Duration" {
                             @match phase.lasted_ms {
-                                Some(millis) => (words::millis(millis)),
+                                Some(millis) => (format::millis(millis)),
                                 None if job.state.is_over() => "",
-                                None => (words::since(phase.at, now)),
+                                None => (format::since(phase.at, now)),
                             }
                         }
                         td.full data-label="Detail" {
@@ -110,37 +111,37 @@ fn timeline(phases: &[PhaseView], job: &JobView, now: Time) -> Markup {
 
 fn egress(egress: Option<&EgressView>, job: &JobView) -> Markup {
     let Some(egress) = egress else {
-        let said = if job.state.is_over() {
-            "It tried to reach nothing."
+        let text = if job.state.is_over() {
+            "No connection attempts."
         } else {
-            "It has tried to reach nothing so far."
+            "No connection attempts so far."
         };
-        return html! { p.none { (said) } };
+        return html! { p.none { (text) } };
     };
-    // What was refused is what people look for.
+    // Refusals first: people look for them.
     let mut destinations: Vec<_> = egress.destinations.iter().collect();
     destinations.sort_by_key(|one| (one.verdict == "allowed", std::cmp::Reverse(one.connections)));
-    let more = destinations.len().saturating_sub(DESTINATIONS);
+    let more = destinations.len().saturating_sub(MAX_DESTINATIONS);
     html! {
         p {
             span.refusals[egress.refused > 0] { (egress.refused) " refused" } ", "
             (egress.allowed) " allowed"
             @if egress.would_refuse > 0 { ", " (egress.would_refuse) " would be refused if the policy were enforced" }
-            "; " (words::bytes(egress.up)) " sent, " (words::bytes(egress.down)) " received"
+            "; " (format::bytes(egress.up)) " sent, " (format::bytes(egress.down)) " received"
         }
         @if egress.omitted > 0 {
-            p.none { (words::count(egress.omitted, "destination")) " too many for a row of their own: in the numbers, and under (others)" }
+            p.none { (format::count(egress.omitted, "destination")) " without a row, because there are too many: counted in the totals and in (others)" }
         }
         @if egress.unrecorded > 0 {
-            p.none { (words::count(egress.unrecorded, "line")) " too many for the egress record" }
+            p.none { (format::count(egress.unrecorded, "line")) " missing from the egress record, because there were too many" }
         }
         table aria-label="Egress" {
             thead { tr {
-                th.wide { "Destination" } th.short { "Port" } th { "Verdict" } th.short { "Tries" } th.short { "Sent" } th.short { "Received" }
+                th.wide { "Destination" } th.short { "Port" } th { "Verdict" } th.short { "Attempts" } th.short { "Sent" } th.short { "Received" }
             } }
-            tbody { @for one in destinations.into_iter().take(DESTINATIONS) { (destination(one)) } }
+            tbody { @for one in destinations.into_iter().take(MAX_DESTINATIONS) { (destination(one)) } }
         }
-        @if more > 0 { p.none { (words::count(more as u64, "destination")) " more: " code { "mayfly explain --json " (job.id) } } }
+        @if more > 0 { p.none { (format::count(more as u64, "destination")) " more: " code { "mayfly explain --json " (job.id) } } }
     }
 }
 
@@ -158,31 +159,31 @@ fn destination(one: &DestinationView) -> Markup {
                 span.badge.(class) { (text(&one.verdict, LINE)) }
                 @if let Some(cause) = &one.cause { " " span.below { (text(cause, LINE)) } }
             }
-            td.number data-label="Tries" { (one.connections) }
-            td.number data-label="Sent" { (words::bytes(one.up)) }
-            td.number data-label="Received" { (words::bytes(one.down)) }
+            td.number data-label="Attempts" { (one.connections) }
+            td.number data-label="Sent" { (format::bytes(one.up)) }
+            td.number data-label="Received" { (format::bytes(one.down)) }
         }
     }
 }
 
-fn commands(story: &Explanation) -> Markup {
-    let job = &story.job;
+fn commands(explanation: &Explanation) -> Markup {
+    let job = &explanation.job;
     let over = job.state.is_over();
     html! {
         dl.commands {
             @if job.source == JobSource::Local {
                 dt { code { "mayfly logs " @if !over { "-f " } (job.id) } }
-                dd { "what it wrote" }
+                dd { "show its output" }
             }
             dt { code { "mayfly explain " (job.id) } }
-            dd { "this, in a terminal; " code { "--json" } " for programs" }
+            dd { "show this in a terminal; " code { "--json" } " for programs" }
             @if job.source == JobSource::Local && !over {
                 dt { code { "mayfly cancel " (job.id) } }
-                dd { "end it" }
+                dd { "cancel it" }
             }
-            @if let Some(black_box) = &story.black_box {
+            @if let Some(black_box) = &explanation.black_box {
                 dt { code { "ls " (text(black_box, PARAGRAPH)) } }
-                dd { "what is left of its microVM: console, events, egress" }
+                dd { "list the files of its microVM: console, events, egress" }
             }
         }
     }

@@ -1,16 +1,16 @@
-// Exchanges the parts of the page that have changed, and says when the daemon is silent. The page
-// is whole without this.
+// Replaces the parts of the page that have changed, and shows when the daemon stops responding. The
+// page works without this script.
 "use strict";
 
-// The daemon sends something every five seconds.
-const SILENCE = 15000;
+// The daemon sends an update at least every five seconds.
+const TIMEOUT = 15000;
 
 const live = document.getElementById("live");
-let heard = Date.now(); // by this machine's clock
-let offset = null; // the daemon's clock less this one's
-let told = live.textContent.replace(/^as of /, "");
+let lastUpdate = Date.now(); // by this machine's clock
+let offset = null; // the daemon's clock minus this machine's
+let lastTime = live.textContent.replace(/^as of /, "");
 
-// As the daemon's words: two units for what goes on, one for what is over.
+// Same format as the server's: two units for an ongoing duration, one for a past one.
 function brief(seconds) {
   const s = Math.floor(seconds);
   if (s < 60) return `${s} s`;
@@ -28,13 +28,13 @@ function roughly(seconds) {
 }
 
 function tick() {
-  const silent = Date.now() - heard > SILENCE || source.readyState !== EventSource.OPEN;
-  if (silent !== document.body.classList.contains("stale")) {
-    document.body.classList.toggle("stale", silent);
-    live.textContent = silent ? `No word from the daemon: this is as of ${told}` : "live";
+  const stale = Date.now() - lastUpdate > TIMEOUT || source.readyState !== EventSource.OPEN;
+  if (stale !== document.body.classList.contains("stale")) {
+    document.body.classList.toggle("stale", stale);
+    live.textContent = stale ? `No response from the daemon: showing data as of ${lastTime}` : "live";
   }
-  // What is not known to go on stands still.
-  if (silent || offset === null) return;
+  // Without a connection the displayed times stand still.
+  if (stale || offset === null) return;
   const now = Date.now() + offset;
   for (const time of document.querySelectorAll("time[data-ago], time[data-since]")) {
     const past = Math.max(0, now - Date.parse(time.dateTime)) / 1000;
@@ -44,8 +44,8 @@ function tick() {
   }
 }
 
-// Nobody loses what they are selecting, or where they are with the keyboard.
-function exchange(element, html) {
+// Keeps the text selection and the keyboard focus.
+function replaceContent(element, html) {
   const selection = document.getSelection();
   if (!selection.isCollapsed && selection.containsNode(element, true)) return;
   const focused = element.contains(document.activeElement) && document.activeElement.getAttribute("href");
@@ -59,23 +59,23 @@ function exchange(element, html) {
 const source = new EventSource(document.body.dataset.events);
 
 source.onmessage = (message) => {
-  const news = JSON.parse(message.data);
-  heard = Date.now();
-  offset = Date.parse(news.at) - heard;
-  told = `${news.at.slice(0, 19).replace("T", " ")} UTC`;
-  for (const [id, html] of Object.entries(news.parts)) {
+  const update = JSON.parse(message.data);
+  lastUpdate = Date.now();
+  offset = Date.parse(update.at) - lastUpdate;
+  lastTime = `${update.at.slice(0, 19).replace("T", " ")} UTC`;
+  for (const [id, html] of Object.entries(update.parts)) {
     const element = document.getElementById(id);
-    if (element) exchange(element, html);
+    if (element) replaceContent(element, html);
   }
   if (live.textContent !== "live") live.textContent = "live";
   document.body.classList.add("live");
   tick();
 };
 
-// A refusal ends an event source for good; a lost connection doesn't. The page tries again, too.
+// An error response closes an event source for good, a lost connection doesn't: then reload the page.
 source.onerror = () => {
   tick();
-  if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), SILENCE);
+  if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), TIMEOUT);
 };
 
 setInterval(tick, 1000);

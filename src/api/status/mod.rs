@@ -1,29 +1,29 @@
-//! The status page: what a person looks at first, and what probes ask for.
+//! The status page and the health and metrics endpoints.
 //!
 //! ```text
 //! GET /            pools, jobs, microVMs
-//! GET /jobs/N      one job: where its time went, why it failed, what it reached
-//! GET /events      the parts of either that change, as server-sent events
-//! GET /healthz     whether the daemon's loop answers
+//! GET /jobs/N      one job: timeline, cause of a failure, egress
+//! GET /events      updates of these pages, as server-sent events
+//! GET /healthz     whether the daemon's event loop responds
 //! GET /readyz      whether the daemon can do its work, and why not
-//! GET /metrics     metrics, where there are some
+//! GET /metrics     metrics, if enabled
 //! ```
 //!
-//! Everything is read from the daemon by a [`Call`], shown, and changes nothing. The HTML is whole
-//! without a script; the one script that there is exchanges parts of it for newer ones. Every text
-//! comes from somebody who may be hostile (a guest, a repository, who submitted a job): it is
-//! escaped by the templates' types, cut, and rid of what is not visible ([`words::text`]), and the
-//! browser is told to run and load nothing but the page's own files.
+//! The pages are read-only: they get everything from the daemon through a [`Call`]. They work
+//! without JavaScript; the one script replaces parts of the page with newer ones. Every text may be
+//! hostile (from a guest, a repository, the person who submitted a job). The templates escape it,
+//! [`format::text`] truncates it and makes invisible characters visible, and the content security
+//! policy lets the browser run and load only the page's own files.
 //!
-//! Owns how things look; what they mean is the daemon's to say.
+//! Owns how things look. What they mean is up to the daemon.
 
 mod access;
 mod bar;
 mod events;
+mod format;
 mod health;
 mod job;
 mod page;
-mod words;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -45,37 +45,37 @@ use tokio_util::sync::CancellationToken;
 use super::call::Call;
 use super::serve;
 use super::server::{Calls, finish, valid};
-use super::types::{JobId, Overview, Problem, Time};
+use super::types::{ApiError, JobId, Overview, Time};
 
 pub use access::Access;
 
-/// How many connections are served at a time; [`events`] leaves some of them to others.
+/// The maximum number of connections served at a time; [`events`] leaves some of them to others.
 const CONNECTIONS: usize = 64;
-/// How long what was read is shown to others who ask for the same.
-const FRESH: Duration = Duration::from_secs(1);
+/// How long an overview is reused for other requests.
+const CACHE_TIME: Duration = Duration::from_secs(1);
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("live.js");
 const ICON: &str = include_str!("icon.svg");
 
-/// Nothing is run or loaded but the page's own files, whatever gets into its text.
+/// The browser runs and loads only the page's own files, whatever the page contains.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; \
     connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
 
-/// Makes the text of `/metrics`.
+/// Renders the text of `/metrics`.
 pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// What the pages are made of. Clones share it.
+/// The data source of the pages. Clones share it.
 #[derive(Clone)]
 pub struct Pages {
     calls: Calls,
-    /// Counts what changes; the pages look again then.
+    /// Counts changes of the daemon's state; streams update then.
     changes: watch::Receiver<u64>,
     metrics: Option<Metrics>,
-    /// How many may be told what changes.
+    /// Permits for event streams.
     streams: Arc<Semaphore>,
-    seen: Arc<Mutex<Option<Seen>>>,
+    cache: Arc<Mutex<Option<CachedOverview>>>,
     stop: CancellationToken,
 }
 
@@ -85,15 +85,15 @@ impl fmt::Debug for Pages {
     }
 }
 
-/// What was read last.
-struct Seen {
+/// The last overview that was read.
+struct CachedOverview {
     at: Instant,
     change: u64,
     overview: Arc<Overview>,
 }
 
 impl Pages {
-    /// Pages about the daemon that answers `calls` and counts its `changes`.
+    /// Creates pages about the daemon that receives `calls` and counts its `changes`.
     pub fn new(
         calls: mpsc::Sender<Call>,
         changes: watch::Receiver<u64>,
@@ -101,52 +101,54 @@ impl Pages {
         stop: CancellationToken,
     ) -> Self {
         let streams = Arc::new(Semaphore::new(events::STREAMS));
-        Self { calls: Calls(calls), changes, metrics, streams, seen: Arc::default(), stop }
+        Self { calls: Calls(calls), changes, metrics, streams, cache: Arc::default(), stop }
     }
 
-    /// Everything at once. The daemon is asked once, however many look.
-    async fn overview(&self) -> Result<Arc<Overview>, Problem> {
-        let mut seen = self.seen.lock().await;
+    /// Returns the overview. Concurrent requests share one call to the daemon.
+    async fn overview(&self) -> Result<Arc<Overview>, ApiError> {
+        let mut cache = self.cache.lock().await;
         let change = *self.changes.borrow();
-        if let Some(seen) = &*seen
-            && seen.change == change
-            && seen.at.elapsed() < FRESH
+        if let Some(cached) = &*cache
+            && cached.change == change
+            && cached.at.elapsed() < CACHE_TIME
         {
-            return Ok(Arc::clone(&seen.overview));
+            return Ok(Arc::clone(&cached.overview));
         }
-        let overview = self.calls.ask(|answer| Call::Overview { answer }).await?;
+        let overview = self.calls.request(|responder| Call::Overview { responder }).await?;
         let overview = Arc::from(overview);
-        *seen = Some(Seen { at: Instant::now(), change, overview: Arc::clone(&overview) });
+        *cache =
+            Some(CachedOverview { at: Instant::now(), change, overview: Arc::clone(&overview) });
         Ok(overview)
     }
 
-    /// The parts of a page, as they are now.
-    async fn parts(&self, subject: Subject) -> Result<Vec<Part>, Problem> {
+    /// Returns the current parts of a page.
+    async fn parts(&self, subject: PageSubject) -> Result<Vec<Part>, ApiError> {
         match subject {
-            Subject::Everything => Ok(page::parts(&*self.overview().await?)),
-            Subject::Job(job) => {
-                let story = self.calls.ask(|answer| Call::Explain { job, answer }).await?;
-                Ok(vec![job::part(&story, Time::now())])
+            PageSubject::Everything => Ok(page::parts(&*self.overview().await?)),
+            PageSubject::Job(job) => {
+                let explanation =
+                    self.calls.request(|responder| Call::Explain { job, responder }).await?;
+                Ok(vec![job::part(&explanation, Time::now())])
             }
         }
     }
 }
 
-/// What a page is about.
+/// The subject of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Subject {
+enum PageSubject {
     Everything,
     Job(JobId),
 }
 
-/// A part of a page that is exchanged when it changes: the id of its element, and what is in it.
+/// A part of a page that is replaced when it changes: the ID of its element, and its content.
 type Part = (&'static str, Markup);
 
 /// Serves the pages over TCP until `stop`.
 pub async fn serve(listener: TcpListener, access: Access, pages: Pages) {
     let stop = pages.stop.clone();
-    let guard = middleware::from_fn_with_state(access, access::check);
-    let router = finish(routes(pages)).layer(guard);
+    let access_check = middleware::from_fn_with_state(access, access::check);
+    let router = finish(routes(pages)).layer(access_check);
     serve::serve(listener, router, CONNECTIONS, stop).await;
 }
 
@@ -155,7 +157,7 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// The pages' routes; on the unix socket they are beside those of the API.
+/// Returns the routes of the pages. The Unix socket serves them beside the API.
 pub(super) fn routes(pages: Pages) -> Router {
     let file = |kind: &'static str, text: &'static str| {
         get(move || async move { ([(header::CONTENT_TYPE, kind)], text) })
@@ -173,11 +175,11 @@ pub(super) fn routes(pages: Pages) -> Router {
         let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
         router = router.route("/metrics", get(move || async move { (kind, metrics()) }));
     }
-    router.with_state(pages).layer(middleware::map_response(protect))
+    router.with_state(pages).layer(middleware::map_response(add_security_headers))
 }
 
-/// What a browser is told with every answer.
-async fn protect(mut response: Response) -> Response {
+/// Adds the security headers to a response.
+async fn add_security_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
@@ -193,26 +195,26 @@ async fn protect(mut response: Response) -> Response {
 
 async fn home(State(pages): State<Pages>) -> Response {
     match pages.overview().await {
-        Ok(overview) => Html(page::whole(&overview, pages.metrics.is_some())).into_response(),
-        Err(problem) => refuse(problem),
+        Ok(overview) => Html(page::render(&overview, pages.metrics.is_some())).into_response(),
+        Err(error) => render_error(error),
     }
 }
 
 async fn job_page(State(pages): State<Pages>, job: Result<Path<JobId>, PathRejection>) -> Response {
-    let story = async {
+    let explanation = async {
         let Path(job) = valid(job)?;
-        pages.calls.ask(|answer| Call::Explain { job, answer }).await
+        pages.calls.request(|responder| Call::Explain { job, responder }).await
     };
-    match story.await {
-        Ok(story) => Html(job::whole(&story, Time::now())).into_response(),
-        Err(problem) => refuse(problem),
+    match explanation.await {
+        Ok(explanation) => Html(job::render(&explanation, Time::now())).into_response(),
+        Err(error) => render_error(error),
     }
 }
 
-/// A problem as a page, with the status that it has in the API.
-fn refuse(problem: Problem) -> Response {
-    let page = page::problem(&problem);
-    let status: StatusCode = problem.into_response().status();
+/// Renders an error as a page, with the status code of the API.
+fn render_error(error: ApiError) -> Response {
+    let page = page::error_page(&error);
+    let status: StatusCode = error.into_response().status();
     (status, Html(page)).into_response()
 }
 

@@ -1,19 +1,19 @@
-//! The page of everything: how the daemon is, what waits and why, what runs, what ran.
+//! The overview page: health, waiting, running and ended jobs, pools, microVMs.
 
 use maud::{DOCTYPE, Markup, html};
 
 use super::Part;
 use super::bar::{bar, legend, segments, sums};
-use super::words::{self, LINE, PARAGRAPH, ago, since, text};
+use super::format::{self, LINE, PARAGRAPH, ago, since, text};
 use crate::api::types::{
-    Blocker, Budget, Explanation, JobSource, JobState, JobView, MicrovmView, Overview, PoolView,
-    Problem, Status, Time,
+    ApiError, Blocker, Budget, DaemonStatus, Explanation, JobSource, JobState, JobView,
+    MicrovmView, Overview, PoolView, Time,
 };
 
-/// How often the page is loaded again where no script does better, in seconds.
-const RELOAD: u32 = 10;
+/// The reload interval in seconds without JavaScript.
+const RELOAD_SECONDS: u32 = 10;
 
-/// What is around every page. `live` is where the script hears what changes.
+/// Renders the frame of a page. `live` is the URL of its event stream.
 pub(super) fn frame(title: &str, live: Option<&str>, at: Time, content: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
@@ -26,14 +26,14 @@ pub(super) fn frame(title: &str, live: Option<&str>, at: Time, content: &Markup)
                 link rel="icon" type="image/svg+xml" href="/icon.svg";
                 link rel="stylesheet" href="/style.css";
                 @if live.is_some() {
-                    noscript { meta http-equiv="refresh" content=(RELOAD); }
+                    noscript { meta http-equiv="refresh" content=(RELOAD_SECONDS); }
                     script src="/live.js" defer {}
                 }
             }
             body data-events=[live] {
                 header {
                     a.brand href="/" { img src="/icon.svg" alt="" width="28" height="28"; "Mayfly" }
-                    p #live role="status" { "as of " time datetime=(at) { (words::moment(at)) } }
+                    p #live role="status" { "as of " time datetime=(at) { (format::moment(at)) } }
                 }
                 main { (content) }
             }
@@ -42,7 +42,7 @@ pub(super) fn frame(title: &str, live: Option<&str>, at: Time, content: &Markup)
     page.into_string()
 }
 
-pub(super) fn whole(overview: &Overview, metrics: bool) -> String {
+pub(super) fn render(overview: &Overview, metrics: bool) -> String {
     let content = html! {
         @for (name, part) in parts(overview) { section id=(name) { (part) } }
         (footer(&overview.status, metrics))
@@ -50,7 +50,7 @@ pub(super) fn whole(overview: &Overview, metrics: bool) -> String {
     frame("Mayfly", Some("/events"), overview.at, &content)
 }
 
-/// The parts, by the ids of their sections.
+/// Returns the parts, by the IDs of their sections.
 pub(super) fn parts(overview: &Overview) -> Vec<Part> {
     let now = overview.at;
     vec![
@@ -63,13 +63,13 @@ pub(super) fn parts(overview: &Overview) -> Vec<Part> {
     ]
 }
 
-/// A problem instead of a page.
-pub(super) fn problem(problem: &Problem) -> String {
+/// Renders an error page.
+pub(super) fn error_page(error: &ApiError) -> String {
     let content = html! {
         section {
-            h1 { "This can't be shown" }
-            p.callout.bad { (text(&problem.message, PARAGRAPH)) }
-            @if let Some(hint) = &problem.hint { p { (text(hint, PARAGRAPH)) } }
+            h1 { "Cannot show this page" }
+            p.callout.bad { (text(&error.message, PARAGRAPH)) }
+            @if let Some(hint) = &error.hint { p { (text(hint, PARAGRAPH)) } }
             p { a href="/" { "All jobs" } }
         }
     };
@@ -83,7 +83,7 @@ fn summary(overview: &Overview) -> Markup {
         (true, _) => ("good", "Ready"),
         (false, _) => ("bad", "Not ready"),
     };
-    // Those that no pool takes are listed, and not among the daemon's.
+    // Jobs without a pool are listed, but not counted in the status.
     let waiting = overview.waiting.len().max(status.waiting as usize);
     html! {
         h1.hidden { "Status" }
@@ -106,7 +106,8 @@ fn summary(overview: &Overview) -> Markup {
 
 fn budgets(budget: &Budget) -> Markup {
     let cpus = format!("{} of {}", budget.cpus_used, budget.cpus);
-    let memory = format!("{} of {}", words::bytes(budget.memory_used), words::bytes(budget.memory));
+    let memory =
+        format!("{} of {}", format::bytes(budget.memory_used), format::bytes(budget.memory));
     html! {
         (tile("processors", &cpus, budget.cpus_used > 0,
             Some((budget.cpus_used.into(), budget.cpus.into()))))
@@ -126,7 +127,7 @@ fn tile(name: &str, value: &str, is_used: bool, gauge: Option<(u64, u64)>) -> Ma
     }
 }
 
-/// A share as a picture; the text beside it says the same.
+/// Draws a used share; the text beside it says the same.
 fn meter(used: u64, all: u64) -> Markup {
     let width = u128::from(used.min(all)) * 1000 / u128::from(all.max(1));
     html! {
@@ -142,43 +143,49 @@ fn waiting(overview: &Overview, now: Time) -> Markup {
     html! {
         h2 #waiting-h { "Waiting" }
         @if overview.waiting.is_empty() {
-            p.none { "No job waits." }
+            p.none { "No jobs are waiting." }
         } @else {
             table aria-labelledby="waiting-h" {
-                thead { tr { th.job { "Job" } th.short { "Pool" } th.when { "Waits" } th { "Why" } } }
+                thead { tr {
+                    th.job { "Job" } th.short { "Pool" } th.when { "Waited" } th { "Reason" }
+                } }
                 tbody {
-                    @for story in &overview.waiting {
+                    @for explanation in &overview.waiting {
                         tr {
-                            td.job { (job(&story.job)) }
-                            td data-label="Pool" { (pool(&story.job)) }
-                            td.number data-label="Waits" { (since(story.job.queued, now)) }
-                            td.full data-label="Why" { (reason(story.blocker.as_ref(), now)) }
+                            td.job { (job(&explanation.job)) }
+                            td data-label="Pool" { (pool(&explanation.job)) }
+                            td.number data-label="Waited" { (since(explanation.job.queued, now)) }
+                            td.full data-label="Reason" {
+                                (reason(explanation.blocker.as_ref(), now))
+                            }
                         }
                     }
                 }
             }
-            @if more > shown { p.none { "and more: " code { "mayfly jobs --state queued" } } }
+            @if more > shown { p.none { "More: " code { "mayfly jobs --state queued" } } }
         }
     }
 }
 
-fn active(stories: &[Explanation], now: Time) -> Markup {
+fn active(explanations: &[Explanation], now: Time) -> Markup {
     html! {
         h2 #active-h { "Running" }
-        @if stories.is_empty() {
-            p.none { "No job runs." }
+        @if explanations.is_empty() {
+            p.none { "No jobs are running." }
         } @else {
             table aria-labelledby="active-h" {
                 thead { tr { th.job { "Job" } th.short { "Pool" } th.short { "State" } th.wide { "Time" } th.egress { "Egress" } th.when { "Since queued" } } }
                 tbody {
-                    @for story in stories {
+                    @for explanation in explanations {
                         tr {
-                            td.job { (job(&story.job)) }
-                            td data-label="Pool" { (pool(&story.job)) }
-                            td data-label="State" { (outcome(&story.job)) }
-                            td.wide data-label="Time" { (times(story, now)) }
-                            td data-label="Egress" { (egress(story)) }
-                            td.number data-label="Since queued" { (since(story.job.queued, now)) }
+                            td.job { (job(&explanation.job)) }
+                            td data-label="Pool" { (pool(&explanation.job)) }
+                            td data-label="State" { (outcome(&explanation.job)) }
+                            td.wide data-label="Time" { (times(explanation, now)) }
+                            td data-label="Egress" { (egress(explanation)) }
+                            td.number data-label="Since queued" {
+                                (since(explanation.job.queued, now))
+                            }
                         }
                     }
                 }
@@ -188,32 +195,35 @@ fn active(stories: &[Explanation], now: Time) -> Markup {
     }
 }
 
-fn ended(stories: &[Explanation], now: Time) -> Markup {
+fn ended(explanations: &[Explanation], now: Time) -> Markup {
     html! {
         h2 #ended-h { "Ended" }
-        @if stories.is_empty() {
-            p.none { "No job has ended yet. " code { "mayfly submit --pool NAME --wait -- true" } " runs one." }
+        @if explanations.is_empty() {
+            p.none {
+                "No jobs have ended yet. Run one: "
+                code { "mayfly submit --pool NAME --wait -- true" }
+            }
         } @else {
             table aria-labelledby="ended-h" {
                 thead { tr { th.job { "Job" } th.short { "Pool" } th { "Result" } th.wide { "Time" } th.egress { "Egress" } th.when { "Ended" } } }
                 tbody {
-                    @for story in stories {
+                    @for explanation in explanations {
                         tr {
-                            td.job { (job(&story.job)) }
-                            td data-label="Pool" { (pool(&story.job)) }
+                            td.job { (job(&explanation.job)) }
+                            td data-label="Pool" { (pool(&explanation.job)) }
                             td data-label="Result" {
-                                (outcome(&story.job))
-                                @if let Some(cause) = &story.job.cause {
+                                (outcome(&explanation.job))
+                                @if let Some(cause) = &explanation.job.cause {
                                     p.cause { (text(cause, LINE)) }
                                 }
-                                @if let Some(warning) = &story.job.warning {
+                                @if let Some(warning) = &explanation.job.warning {
                                     p.cause { (text(warning, PARAGRAPH)) }
                                 }
                             }
-                            td.wide data-label="Time" { (times(story, now)) }
-                            td data-label="Egress" { (egress(story)) }
+                            td.wide data-label="Time" { (times(explanation, now)) }
+                            td data-label="Egress" { (egress(explanation)) }
                             td.number data-label="Ended" {
-                                @if let Some(at) = story.job.ended { (ago(at, now)) }
+                                @if let Some(at) = explanation.job.ended { (ago(at, now)) }
                             }
                         }
                     }
@@ -228,12 +238,12 @@ fn pools(pools: &[PoolView], now: Time) -> Markup {
     html! {
         h2 #pools-h { "Pools" }
         @if pools.is_empty() {
-            p.none { "There is no pool, so no job can run." }
+            p.none { "No pools are configured, so no job can run." }
         } @else {
             table aria-labelledby="pools-h" {
                 thead { tr {
-                    th.pool { "Pool" } th.slots { "microVMs" } th.short { "Keeps warm" }
-                    th.short { "Waiting" } th { "Why not more" }
+                    th.pool { "Pool" } th.slots { "microVMs" } th.short { "Min idle" }
+                    th.short { "Waiting" } th { "Blocked by" }
                 } }
                 tbody { @for pool in pools { (pool_row(pool, now)) } }
             }
@@ -250,16 +260,16 @@ fn pool_row(pool: &PoolView, now: Time) -> Markup {
         ("ending", pool.ending, "k-ending"),
     ];
     let used: u32 = kinds.iter().map(|(_, count, _)| *count).sum();
-    let said: Vec<_> = kinds
+    let usage: Vec<_> = kinds
         .iter()
         .filter(|(_, count, _)| *count > 0)
         .map(|(name, count, _)| format!("{count} {name}"))
         .collect();
-    let said = match used {
+    let usage = match used {
         0 => format!("none of {}", pool.max),
-        used => format!("{used} of {}: {}", pool.max, said.join(", ")),
+        used => format!("{used} of {}: {}", pool.max, usage.join(", ")),
     };
-    // A pool that was made smaller has more for a while.
+    // A pool whose maximum was lowered exceeds it for a while.
     let all = u64::from(pool.max.max(used).max(1));
     let mut at = 0;
     let drawn = kinds.map(|(_, count, class)| {
@@ -277,19 +287,19 @@ fn pool_row(pool: &PoolView, now: Time) -> Markup {
                 }
             }
             td.wide data-label="microVMs" {
-                svg.bar role="img" aria-label=(&said) viewBox="0 0 1000 10" preserveAspectRatio="none" {
+                svg.bar role="img" aria-label=(&usage) viewBox="0 0 1000 10" preserveAspectRatio="none" {
                     @for (class, from, width) in drawn {
                         @if width > 0 { rect.(class) x=(from) y="0" width=(width) height="10" {} }
                     }
                 }
-                p.below { (said) }
+                p.below { (usage) }
             }
-            td.number data-label="Keeps warm" { (pool.min_idle) }
+            td.number data-label="Min idle" { (pool.min_idle) }
             td.number data-label="Waiting" { (pool.waiting) }
-            td.full data-label="Why not more" {
+            td.full data-label="Blocked by" {
                 @match &pool.blocker {
                     Some(blocker) => (reason(Some(blocker), now)),
-                    None => span.none { "nothing waits" },
+                    None => span.none { "nothing" },
                 }
             }
         }
@@ -299,16 +309,17 @@ fn pool_row(pool: &PoolView, now: Time) -> Markup {
 fn microvms(overview: &Overview, now: Time) -> Markup {
     let Overview { microvms, active, .. } = overview;
     let job_of = |microvm: &MicrovmView| {
-        let its = active.iter().find(|story| story.job.microvm.as_ref() == Some(&microvm.id));
-        microvm.job.or(its.map(|story| story.job.id))
+        let found =
+            active.iter().find(|explanation| explanation.job.microvm.as_ref() == Some(&microvm.id));
+        microvm.job.or(found.map(|explanation| explanation.job.id))
     };
     html! {
         h2 #microvms-h { "microVMs" }
         @if microvms.is_empty() {
-            p.none { "There is none." }
+            p.none { "No microVMs are running." }
         } @else {
             table aria-labelledby="microvms-h" {
-                thead { tr { th.job { "microVM" } th.short { "Pool" } th.when { "Stage" } th.when { "For" } th { "Work" } } }
+                thead { tr { th.job { "microVM" } th.short { "Pool" } th.when { "Stage" } th.when { "In stage" } th { "Job" } } }
                 tbody {
                     @for microvm in microvms {
                         tr {
@@ -317,8 +328,8 @@ fn microvms(overview: &Overview, now: Time) -> Markup {
                             td data-label="Stage" {
                                 span.badge.(stage_class(&microvm.stage)) { (text(&microvm.stage, LINE)) }
                             }
-                            td.number data-label="For" { (since(microvm.since, now)) }
-                            td data-label="Work" {
+                            td.number data-label="In stage" { (since(microvm.since, now)) }
+                            td data-label="Job" {
                                 @if let Some(job) = job_of(microvm) {
                                     a href={ "/jobs/" (job) } { "job " (job) }
                                 } @else if let Some(runner) = &microvm.runner {
@@ -343,7 +354,7 @@ fn stage_class(stage: &str) -> &'static str {
     }
 }
 
-fn footer(status: &Status, metrics: bool) -> Markup {
+fn footer(status: &DaemonStatus, metrics: bool) -> Markup {
     html! {
         footer {
             p {
@@ -359,7 +370,7 @@ fn footer(status: &Status, metrics: bool) -> Markup {
     }
 }
 
-/// A job by its number, its name and where it is from.
+/// Renders a job's number, name and origin.
 fn job(job: &JobView) -> Markup {
     html! {
         a.name href={ "/jobs/" (job.id) } title=(name(job)) { span.id { (job.id) } " " (name(job)) }
@@ -367,17 +378,17 @@ fn job(job: &JobView) -> Markup {
     }
 }
 
-/// What a job is called.
+/// Returns the display name of a job.
 pub(super) fn name(job: &JobView) -> String {
     let name = text(&job.name, LINE);
     if name.trim().is_empty() { "(no name)".to_owned() } else { name }
 }
 
-/// Where a job is from.
+/// Returns the origin of a job.
 pub(super) fn origin(job: &JobView) -> String {
     match (&job.repository, job.source) {
         (Some(repository), _) => text(repository, LINE),
-        (None, JobSource::Local) => "submitted here".to_owned(),
+        (None, JobSource::Local) => "submitted locally".to_owned(),
         (None, JobSource::Github) => "GitHub".to_owned(),
     }
 }
@@ -391,7 +402,7 @@ fn pool(job: &JobView) -> Markup {
     }
 }
 
-/// How far a job is, or how it ended.
+/// Renders the state of a job, or its result.
 pub(super) fn outcome(job: &JobView) -> Markup {
     let success = job.exit_code == Some(0) || job.result.as_deref() == Some("success");
     let class = match job.state {
@@ -408,41 +419,41 @@ pub(super) fn outcome(job: &JobView) -> Markup {
     html! { span.badge.(class) { (word) } }
 }
 
-/// Why something waits.
+/// Renders the reason why something waits.
 pub(super) fn reason(blocker: Option<&Blocker>, now: Time) -> Markup {
     html! {
         @if let Some(blocker) = blocker {
             (text(&blocker.message, PARAGRAPH))
             @if let Some(until) = blocker.until && until > now {
-                p.below { "tried again in " (words::brief(until.since(now))) }
+                p.below { "next attempt in " (format::brief(until.since(now))) }
             }
         }
     }
 }
 
-/// The bar, and its sums in words.
-pub(super) fn times(story: &Explanation, now: Time) -> Markup {
-    let sums = sums(&segments(story, now));
+/// Renders the bar, and its sums as text.
+pub(super) fn times(explanation: &Explanation, now: Time) -> Markup {
+    let sums = sums(&segments(explanation, now));
     html! {
-        (bar(story, now))
+        (bar(explanation, now))
         p.below {
             @for (index, (kind, millis)) in sums.iter().enumerate() {
                 @if index > 0 { " · " }
-                (kind.word()) " " (words::millis(*millis))
+                (kind.label()) " " (format::millis(*millis))
             }
         }
     }
 }
 
-fn egress(story: &Explanation) -> Markup {
+fn egress(explanation: &Explanation) -> Markup {
     html! {
-        @match &story.egress {
+        @match &explanation.egress {
             Some(egress) => {
                 @if egress.refused > 0 { p.refusals { (egress.refused) " refused" } }
                 @if egress.would_refuse > 0 { p { (egress.would_refuse) " would be refused" } }
                 p { (egress.allowed) " allowed" }
             }
-            None => span.none { "nothing" },
+            None => span.none { "none" },
         }
     }
 }

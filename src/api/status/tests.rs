@@ -1,5 +1,4 @@
-//! The pages over a connection of their own, with a scripted loop behind them; and what becomes of
-//! hostile texts.
+//! Tests of the pages over TCP, with a fake event loop; and of hostile texts in pages.
 
 use std::net::SocketAddr;
 
@@ -11,16 +10,16 @@ use super::*;
 use crate::api::call;
 use crate::api::types::*;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A job of which nothing is known.
+/// A job without any details.
 pub(super) fn some_job() -> JobView {
     overview("").active[0].job.clone()
 }
 
-/// A job, and all that is told of it, in which every text is `said`.
-fn story(said: &str, id: JobId, state: JobState) -> Explanation {
-    let text = || said.to_owned();
+/// An explanation in which every text is `content`.
+fn explanation(content: &str, id: JobId, state: JobState) -> Explanation {
+    let text = || content.to_owned();
     let blocker = Some(Blocker { code: text(), message: text(), until: Some(Time(99_000)) });
     Explanation {
         job: JobView {
@@ -73,14 +72,14 @@ fn story(said: &str, id: JobId, state: JobState) -> Explanation {
     }
 }
 
-/// An overview in which every text is `said`.
-fn overview(said: &str) -> Overview {
-    let text = || said.to_owned();
+/// An overview in which every text is `content`.
+fn overview(content: &str) -> Overview {
+    let text = || content.to_owned();
     let blocker = || Some(Blocker { code: text(), message: text(), until: Some(Time(99_000)) });
-    let story = |id, state| story(said, id, state);
+    let explanation = |id, state| explanation(content, id, state);
     Overview {
         at: Time(9_000),
-        status: Status {
+        status: DaemonStatus {
             version: text(),
             pid: 1,
             started: Time(0),
@@ -93,7 +92,7 @@ fn overview(said: &str) -> Overview {
         },
         readiness: Readiness {
             ready: false,
-            checks: vec![Check { name: text(), ok: false, message: text() }],
+            checks: vec![ReadinessCheck { name: text(), ok: false, message: text() }],
         },
         budget: Budget { cpus_used: 1, cpus: 2, memory_used: 1 << 30, memory: 2 << 30 },
         pools: vec![PoolView {
@@ -111,9 +110,9 @@ fn overview(said: &str) -> Overview {
             waiting: 1,
             blocker: blocker(),
         }],
-        waiting: vec![story(3, JobState::Queued)],
-        active: vec![story(2, JobState::Running)],
-        ended: vec![story(1, JobState::Finished), story(0, JobState::Failed)],
+        waiting: vec![explanation(3, JobState::Queued)],
+        active: vec![explanation(2, JobState::Running)],
+        ended: vec![explanation(1, JobState::Finished), explanation(0, JobState::Failed)],
         microvms: vec![MicrovmView {
             id: text(),
             pool: text(),
@@ -125,17 +124,18 @@ fn overview(said: &str) -> Overview {
     }
 }
 
-/// All that can be seen of an overview, on all pages.
+/// Renders all pages of an overview.
 fn pages(overview: &Overview) -> String {
-    let stories = [&overview.waiting, &overview.active, &overview.ended];
-    let jobs = stories.into_iter().flatten().map(|story| job::whole(story, Time(9_000)));
-    let problem = Problem::new(ProblemKind::Internal, overview.status.version.clone());
-    let problem = problem.hint(overview.status.version.clone());
-    jobs.chain([page::whole(overview, true), page::problem(&problem)]).collect()
+    let explanations = [&overview.waiting, &overview.active, &overview.ended];
+    let jobs =
+        explanations.into_iter().flatten().map(|explanation| job::render(explanation, Time(9_000)));
+    let error = ApiError::new(ApiErrorKind::Internal, overview.status.version.clone());
+    let error = error.hint(overview.status.version.clone());
+    jobs.chain([page::render(overview, true), page::error_page(&error)]).collect()
 }
 
-/// The page without its text: tags with the names of their attributes, as a browser's tokenizer
-/// would see them.
+/// Returns the page without its text: tags with the names of their attributes, as a browser's
+/// tokenizer sees them.
 fn skeleton(html: &str) -> Vec<String> {
     let mut tags = Vec::new();
     let mut rest = html;
@@ -178,17 +178,17 @@ fn hostile() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
-    /// Whatever anybody says, the page has the same elements with the same attributes.
+    /// Whatever the texts are, the page has the same elements with the same attributes.
     #[test]
-    fn no_text_becomes_markup(said in hostile()) {
+    fn no_text_becomes_markup(content in hostile()) {
         let plain = pages(&overview("plain"));
-        prop_assert_eq!(skeleton(&pages(&overview(&said))), skeleton(&plain));
+        prop_assert_eq!(skeleton(&pages(&overview(&content))), skeleton(&plain));
     }
 }
 
 #[test]
-fn a_page_is_bounded_whatever_is_said() {
-    let page = page::whole(&overview(&"<".repeat(1 << 20)), true);
+fn a_page_is_bounded_whatever_the_texts_are() {
+    let page = page::render(&overview(&"<".repeat(1 << 20)), true);
     assert!(page.len() < 256 << 10, "{} bytes", page.len());
 }
 
@@ -201,7 +201,7 @@ fn nothing_on_a_page_is_inline_or_from_elsewhere() {
     }
     for address in ["src=\"", "href=\""] {
         for (at, _) in html.match_indices(address) {
-            // But for where a click leads to: the job's page at GitHub.
+            // Except links: the job's page at GitHub.
             let target = &html[at + address.len()..];
             let elsewhere = address == "href=\"" && target.starts_with("https://github.com/");
             assert!(target.starts_with('/') || elsewhere, "{}", &html[at..at + 40]);
@@ -210,7 +210,7 @@ fn nothing_on_a_page_is_inline_or_from_elsewhere() {
     assert_eq!(html.matches("<script").count(), html.matches("<script src=\"/live.js\"").count());
 }
 
-/// What a test has of a server.
+/// The server under test.
 struct Server {
     address: SocketAddr,
     changes: watch::Sender<u64>,
@@ -218,7 +218,7 @@ struct Server {
 }
 
 impl Server {
-    /// Sends a request; the connection is what is left to be read.
+    /// Sends a request and returns the connection.
     async fn send(&self, path: &str, headers: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\n{headers}connection: close\r\n\r\n");
@@ -226,11 +226,11 @@ impl Server {
         stream
     }
 
-    /// A whole answer.
+    /// Returns the whole response.
     async fn get_with(&self, path: &str, headers: &str) -> String {
-        let mut answer = String::new();
-        self.send(path, headers).await.read_to_string(&mut answer).await.unwrap();
-        answer
+        let mut response = String::new();
+        self.send(path, headers).await.read_to_string(&mut response).await.unwrap();
+        response
     }
 
     async fn get(&self, path: &str) -> String {
@@ -242,7 +242,7 @@ impl Server {
     }
 }
 
-/// Reads until a text has come.
+/// Reads until `text` has arrived.
 async fn until(stream: &mut TcpStream, text: &str) -> String {
     let mut read = Vec::new();
     let mut piece = [0; 4096];
@@ -254,7 +254,7 @@ async fn until(stream: &mut TcpStream, text: &str) -> String {
     String::from_utf8(read).unwrap()
 }
 
-/// Runs a client against a server whose calls `script` answers.
+/// Runs `client` against a server whose calls `script` handles.
 async fn with_server(
     access: Access,
     mut script: impl FnMut(Call),
@@ -262,52 +262,52 @@ async fn with_server(
 ) {
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (calls, mut asked) = mpsc::channel(call::CAPACITY);
+    let (calls, mut received) = mpsc::channel(call::CAPACITY);
     let (changes, changed) = watch::channel(0);
     let stop = CancellationToken::new();
     let metrics: Metrics = Arc::new(|| "mayfly_up 1\n".to_owned());
     let pages = Pages::new(calls, changed, Some(metrics), stop.clone());
     let serving = serve(listener, access, pages);
-    let answering = async {
-        while let Some(call) = asked.recv().await {
+    let respond = async {
+        while let Some(call) = received.recv().await {
             script(call);
         }
     };
-    let asking = async {
+    let request_all = async {
         client(Server { address, changes, stop: stop.clone() }).await;
         stop.cancel();
     };
-    let all = async { tokio::join!(serving, answering, asking) };
-    tokio::time::timeout(PATIENCE, all).await.unwrap();
+    let all = async { tokio::join!(serving, respond, request_all) };
+    tokio::time::timeout(TEST_TIMEOUT, all).await.unwrap();
 }
 
-/// Answers as a daemon would that has jobs of that name.
-fn named(name: &str) -> impl FnMut(Call) + use<> {
+/// Responds like a daemon whose jobs all have this name.
+fn with_jobs_named(name: &str) -> impl FnMut(Call) + use<> {
     let mut overview = overview(name);
     move |call| match call {
-        Call::Overview { answer } => {
+        Call::Overview { responder } => {
             overview.status.pid += 1;
-            answer.send(Ok(Box::new(overview.clone()))).unwrap();
+            responder.send(Ok(Box::new(overview.clone()))).unwrap();
         }
-        Call::Explain { job: 7, answer } => {
-            answer.send(Ok(overview.waiting[0].clone())).unwrap();
+        Call::Explain { job: 7, responder } => {
+            responder.send(Ok(overview.waiting[0].clone())).unwrap();
         }
-        Call::Explain { job, answer } => {
-            let problem = Problem::new(ProblemKind::NotFound, format!("there is no job {job}"));
-            answer.send(Err(problem)).unwrap();
+        Call::Explain { job, responder } => {
+            let error = ApiError::new(ApiErrorKind::NotFound, format!("unknown job {job}"));
+            responder.send(Err(error)).unwrap();
         }
-        Call::Ready { answer } => answer.send(Ok(overview.readiness.clone())).unwrap(),
+        Call::Ready { responder } => responder.send(Ok(overview.readiness.clone())).unwrap(),
         other => panic!("unexpected {other:?}"),
     }
 }
 
 #[tokio::test]
-async fn each_path_has_its_answer_and_no_page_may_run_what_is_in_it() {
-    with_server(Access::Host, named("<hello>"), async |server| {
+async fn each_path_has_its_response_and_no_page_may_run_its_content() {
+    with_server(Access::Host, with_jobs_named("<hello>"), async |server| {
         for (path, status, expected) in [
             ("/", "200", "&lt;hello&gt;"),
             ("/jobs/7", "200", "&lt;hello&gt;"),
-            ("/jobs/8", "404", "there is no job 8"),
+            ("/jobs/8", "404", "unknown job 8"),
             ("/jobs/x", "400", "Cannot parse"),
             ("/style.css", "200", "prefers-color-scheme"),
             ("/live.js", "200", "EventSource"),
@@ -317,11 +317,14 @@ async fn each_path_has_its_answer_and_no_page_may_run_what_is_in_it() {
             ("/readyz", "503", "\"ready\":false"),
             ("/v1/jobs", "404", "no such path"),
         ] {
-            let answer = server.get(path).await;
-            assert_eq!(answer.split(' ').nth(1), Some(status), "{path}: {answer}");
-            assert!(answer.contains(expected), "{path}: {answer}");
+            let response = server.get(path).await;
+            assert_eq!(response.split(' ').nth(1), Some(status), "{path}: {response}");
+            assert!(response.contains(expected), "{path}: {response}");
             if status == "200" {
-                assert!(answer.contains("content-security-policy: default-src 'none'"), "{answer}");
+                assert!(
+                    response.contains("content-security-policy: default-src 'none'"),
+                    "{response}"
+                );
             }
         }
     })
@@ -329,39 +332,42 @@ async fn each_path_has_its_answer_and_no_page_may_run_what_is_in_it() {
 }
 
 #[tokio::test]
-async fn a_loop_that_does_not_answer_is_unhealthy_and_one_that_ends_says_so() {
-    let mut kept = Vec::new();
+async fn a_loop_that_does_not_respond_is_unhealthy_and_a_shutdown_is_reported() {
+    let mut pending = Vec::new();
     with_server(
         Access::Host,
-        move |call| kept.push(call),
+        move |call| pending.push(call),
         async |server| {
             let (health, readiness) = tokio::join!(server.get("/healthz"), server.get("/readyz"));
-            for answer in [health, readiness] {
-                assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-                assert!(answer.contains("has not answered within 2s"), "{answer}");
+            for response in [health, readiness] {
+                assert!(response.starts_with("HTTP/1.1 503"), "{response}");
+                assert!(response.contains("did not respond within 2s"), "{response}");
             }
         },
     )
     .await;
     with_server(Access::Host, drop, async |server| {
-        let answer = server.get("/healthz").await;
-        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("about to end"), "{answer}");
-        assert!(server.get("/").await.contains("about to end"));
+        let response = server.get("/healthz").await;
+        assert!(
+            response.starts_with("HTTP/1.1 503") && response.contains("shutting down"),
+            "{response}"
+        );
+        assert!(server.get("/").await.contains("shutting down"));
     })
     .await;
 }
 
 #[tokio::test]
 async fn a_stream_sends_what_changes_and_ends_with_the_daemon() {
-    with_server(Access::Host, named("first"), async |server| {
+    with_server(Access::Host, with_jobs_named("first"), async |server| {
         let mut stream = server.send("/events", "host: 127.0.0.1\r\n").await;
         let first = until(&mut stream, "\n\n").await;
         for part in ["summary", "waiting", "active", "pools", "microvms", "ended"] {
             assert!(first.contains(&format!("\"{part}\":")), "{part} in {first}");
         }
-        // Nothing differs: a beat comes all the same.
-        let beat = until(&mut stream, "\n\n").await;
-        assert!(beat.contains("\"parts\":{}"), "{beat}");
+        // Nothing differs: an empty update comes anyway.
+        let heartbeat = until(&mut stream, "\n\n").await;
+        assert!(heartbeat.contains("\"parts\":{}"), "{heartbeat}");
         let mut job = server.send("/events?job=7", "host: 127.0.0.1\r\n").await;
         assert!(until(&mut job, "\n\n").await.contains("\"job\":"));
         server.changes.send_modify(|count| *count += 1);
@@ -376,7 +382,7 @@ async fn a_stream_sends_what_changes_and_ends_with_the_daemon() {
 
 #[tokio::test]
 async fn streams_are_bounded_and_leave_room_for_others() {
-    with_server(Access::Host, named("x"), async |server| {
+    with_server(Access::Host, with_jobs_named("x"), async |server| {
         let mut streams = Vec::new();
         for _ in 0..events::STREAMS {
             let mut stream = server.send("/events", "host: 127.0.0.1\r\n").await;
@@ -385,9 +391,9 @@ async fn streams_are_bounded_and_leave_room_for_others() {
         }
         let refused = server.get("/events").await;
         assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
-        assert!(refused.contains("too many pages are open"), "{refused}");
+        assert!(refused.contains("too many status pages are open"), "{refused}");
         assert!(server.get("/").await.starts_with("HTTP/1.1 200"));
-        // Who leaves makes room.
+        // A closed stream makes room.
         drop(streams.pop());
         loop {
             let mut stream = server.send("/events", "host: 127.0.0.1\r\n").await;
@@ -402,35 +408,35 @@ async fn streams_are_bounded_and_leave_room_for_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_who_look_at_once_ask_the_daemon_once() {
-    let (calls, mut asked) = mpsc::channel(call::CAPACITY);
+async fn concurrent_requests_share_one_call_to_the_daemon() {
+    let (calls, mut received) = mpsc::channel(call::CAPACITY);
     let (changes, changed) = watch::channel(0);
     let pages = Pages::new(calls, changed, None, CancellationToken::new());
-    let looking = async {
+    let request_all = async {
         let all = futures_util::future::join_all((0..100).map(|_| pages.overview())).await;
         assert!(all.iter().all(Result::is_ok));
         let first = all[0].as_ref().unwrap().status.pid;
         assert_eq!(pages.overview().await.unwrap().status.pid, first);
         changes.send_modify(|count| *count += 1);
         assert_eq!(pages.overview().await.unwrap().status.pid, first + 1);
-        tokio::time::sleep(FRESH).await;
+        tokio::time::sleep(CACHE_TIME).await;
         assert_eq!(pages.overview().await.unwrap().status.pid, first + 2);
     };
-    let mut script = named("x");
-    let answering = async {
-        while let Some(call) = asked.recv().await {
+    let mut script = with_jobs_named("x");
+    let respond = async {
+        while let Some(call) = received.recv().await {
             script(call);
         }
     };
     tokio::select! {
-        () = looking => {}
-        () = answering => unreachable!("the pages can always ask"),
+        () = request_all => {}
+        () = respond => unreachable!("the channel stays open"),
     }
 }
 
 #[tokio::test]
 async fn without_a_token_only_this_host_is_served() {
-    with_server(Access::Host, named("x"), async |server| {
+    with_server(Access::Host, with_jobs_named("x"), async |server| {
         for (host, status) in
             [("127.0.0.1", "200"), ("localhost:9180", "200"), ("evil.example", "401")]
         {
@@ -438,7 +444,7 @@ async fn without_a_token_only_this_host_is_served() {
         }
     })
     .await;
-    with_server(Access::Anyone, named("x"), async |server| {
+    with_server(Access::Anyone, with_jobs_named("x"), async |server| {
         assert_eq!(server.status("/", "host: ci.example\r\n").await, "200");
     })
     .await;
@@ -447,7 +453,7 @@ async fn without_a_token_only_this_host_is_served() {
 #[tokio::test]
 async fn with_a_token_nothing_is_served_without_it() {
     let access = Access::token("0123456789abcdef".into());
-    with_server(access, named("x"), async |server| {
+    with_server(access, with_jobs_named("x"), async |server| {
         let host = "host: ci.example\r\n";
         for (path, headers, status) in [
             ("/", "", "401"),
@@ -465,11 +471,11 @@ async fn with_a_token_nothing_is_served_without_it() {
         }
         // A browser gets a cookie instead, which is not the token.
         let headers = format!("{host}accept: text/html\r\n");
-        let answer = server.get_with("//jobs/7?token=0123456789abcdef", &headers).await;
-        assert!(answer.starts_with("HTTP/1.1 303"), "{answer}");
-        assert!(answer.contains("location: /jobs/7\r\n"), "{answer}");
-        assert!(!answer.contains("0123456789abcdef"), "{answer}");
-        let cookie = answer.split("set-cookie: ").nth(1).unwrap().split(';').next().unwrap();
+        let response = server.get_with("//jobs/7?token=0123456789abcdef", &headers).await;
+        assert!(response.starts_with("HTTP/1.1 303"), "{response}");
+        assert!(response.contains("location: /jobs/7\r\n"), "{response}");
+        assert!(!response.contains("0123456789abcdef"), "{response}");
+        let cookie = response.split("set-cookie: ").nth(1).unwrap().split(';').next().unwrap();
         assert_eq!(server.status("/", &format!("{host}cookie: {cookie}\r\n")).await, "200");
     })
     .await;

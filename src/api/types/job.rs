@@ -1,4 +1,4 @@
-//! Jobs: how they are asked for, and what became of them.
+//! Jobs: submission, listing, state and explanation.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,56 +7,56 @@ use serde::{Deserialize, Serialize};
 
 use super::{Blocker, JobId, Time};
 
-/// A local job as it is asked for.
+/// A request to run a local job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Submission {
     /// The pool.
     pub pool: String,
-    /// The program and its arguments, at least the former.
+    /// The program and its arguments. Must not be empty.
     pub command: Vec<String>,
-    /// Variables, beside those of the pool.
+    /// Environment variables, in addition to the pool's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
-    /// How long it may run, in milliseconds; the pool's deadline is the most.
+    /// The time limit in milliseconds, at most the pool's job deadline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// Where the command starts.
+    /// The working directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_directory: Option<String>,
-    /// The user it runs as.
+    /// The user to run as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
 }
 
-/// Which jobs are listed.
+/// Selects the jobs to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JobFilter {
-    /// Those in this state.
+    /// Only jobs in this state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<JobState>,
-    /// Those of this pool.
+    /// Only jobs of this pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
-    /// How many at most; [`JobFilter::DEFAULT_LIMIT`] where it isn't said.
+    /// The maximum number of jobs. Default: [`JobFilter::DEFAULT_LIMIT`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
 }
 
 impl JobFilter {
-    /// How many are listed where nothing is said.
+    /// The default limit.
     pub const DEFAULT_LIMIT: u32 = 50;
-    /// How many are listed at most.
+    /// The maximum limit.
     pub const MAX_LIMIT: u32 = 1000;
 
-    /// How many jobs to list.
+    /// Returns the number of jobs to list.
     pub fn limit(&self) -> u32 {
         self.limit.unwrap_or(Self::DEFAULT_LIMIT).clamp(1, Self::MAX_LIMIT)
     }
 }
 
-/// Where a job comes from.
+/// The origin of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobSource {
@@ -66,26 +66,26 @@ pub enum JobSource {
     Github,
 }
 
-/// How far a job is. It moves forward only.
+/// The state of a job. It only moves forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
-    /// It waits.
+    /// Waiting for a microVM.
     Queued,
-    /// A microVM has been chosen for it.
+    /// Assigned to a microVM.
     Claimed,
-    /// It runs.
+    /// Running.
     Running,
-    /// It ended by itself, well or not.
+    /// Ended by itself, with success or failure.
     Finished,
-    /// It could not be run to its end.
+    /// Mayfly or the host failed before the job ended.
     Failed,
-    /// Somebody cancelled it.
+    /// Canceled by a person.
     Cancelled,
 }
 
 impl JobState {
-    /// Whether nothing more happens to the job.
+    /// Returns whether this state is final.
     pub fn is_over(self) -> bool {
         matches!(self, Self::Finished | Self::Failed | Self::Cancelled)
     }
@@ -107,92 +107,92 @@ impl fmt::Display for JobState {
 /// A job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobView {
-    /// Its number.
+    /// The job's number.
     pub id: JobId,
-    /// Where it comes from.
+    /// The origin.
     pub source: JobSource,
-    /// The pool; `None` where no pool has its labels.
+    /// The pool; `None` if no pool has the job's labels.
     pub pool: Option<String>,
-    /// How far it is.
+    /// The state.
     pub state: JobState,
-    /// What it is called: the command line, or the name at GitHub.
+    /// The command line, or the job's name at GitHub.
     pub name: String,
-    /// The repository of a job of GitHub's.
+    /// The repository of a GitHub job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<String>,
-    /// GitHub's id of it.
+    /// GitHub's ID of the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub github_id: Option<u64>,
-    /// Its page at GitHub, where its log is.
+    /// The job's page at GitHub, with its log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The microVM it runs in, or ran in.
+    /// The microVM that the job runs or ran in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub microvm: Option<String>,
     /// When it was queued.
     pub queued: Time,
-    /// When it began to run.
+    /// When it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<Time>,
-    /// When it was over.
+    /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Time>,
-    /// A local job's exit code: its own, or one of Mayfly's where Mayfly failed.
+    /// The exit code of a local job: the command's, or one of Mayfly's if Mayfly failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<u8>,
-    /// How it ended, in a word or two: `exit 1`, `signal 9`, `success`.
+    /// The result as a short text: `exit 1`, `signal 9`, `success`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
-    /// Why it could not be run to its end, or was cancelled.
+    /// Why it failed or was canceled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
-    /// What its runner needed and was refused, so that GitHub may lack its log, and what allows it.
+    /// The connections that the runner needs and the policy refused, and the rule that allows them.
+    /// GitHub may lack the job's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
 }
 
-/// Why a job is where it is.
+/// The full history of a job, and what it waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The job.
     pub job: JobView,
-    /// What has happened so far, in order.
+    /// The phases so far, in order.
     pub phases: Vec<PhaseView>,
-    /// What it waits for now.
+    /// What the job waits for now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocker: Option<Blocker>,
-    /// Where the evidence of an abnormal end is.
+    /// The black box directory, if the microVM failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub black_box: Option<String>,
-    /// What its microVM reached and was refused; known once that has ended.
+    /// The egress of its microVM. Known once the microVM has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<EgressView>,
 }
 
-/// What a microVM reached, and what it was refused. What is counted are connections, requests,
-/// lookups and packets.
+/// The egress of a microVM. Counts are of connections, requests, lookups and packets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EgressView {
-    /// How many passed.
+    /// Passed.
     pub allowed: u64,
-    /// How many did not.
+    /// Refused.
     pub refused: u64,
-    /// How many passed as the policy only watches.
+    /// Would have been refused if the policy were enforced.
     pub would_refuse: u64,
-    /// Bytes from the guest, in all.
+    /// Total bytes from the guest.
     #[serde(default)]
     pub up: u64,
-    /// Bytes to the guest, in all.
+    /// Total bytes to the guest.
     #[serde(default)]
     pub down: u64,
-    /// How many destinations have no row of their own, as there were too many. They are in the
-    /// numbers above, and in a row `(others)` for each verdict and cause.
+    /// Destinations without a row of their own, because there were too many. The totals above
+    /// include them, and a row `(others)` per verdict and cause.
     #[serde(default)]
     pub omitted: u64,
-    /// How many lines the egress record lacks, as there were too many.
+    /// Lines missing from the egress record, because there were too many.
     #[serde(default)]
     pub unrecorded: u64,
-    /// A row per destination and verdict; left out in an overview.
+    /// One row per destination and verdict; omitted in an overview.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub destinations: Vec<DestinationView>,
 }
@@ -200,16 +200,16 @@ pub struct EgressView {
 /// One destination of a microVM, with one verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestinationView {
-    /// The name or address, as the guest said it.
+    /// The name or address as the guest sent it.
     pub host: String,
-    /// The port; 0 where there is none.
+    /// The port; 0 for protocols without ports.
     pub port: u16,
     /// `allowed`, `refused` or `would-refuse`.
     pub verdict: String,
-    /// Why not, in a word (docs/guide/egress.md).
+    /// The cause of a refusal (docs/guide/egress.md).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
-    /// How many connections, requests, lookups or packets.
+    /// Number of connections, requests, lookups or packets.
     pub connections: u64,
     /// Bytes from the guest.
     pub up: u64,
@@ -217,17 +217,17 @@ pub struct DestinationView {
     pub down: u64,
 }
 
-/// Something that happened to a job, or to its microVM.
+/// One phase of a job or its microVM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhaseView {
-    /// What began.
+    /// The phase.
     pub phase: String,
-    /// When.
+    /// When it started.
     pub at: Time,
-    /// How long it lasted, in milliseconds; `None` is still going on.
+    /// The duration in milliseconds; `None` while the phase goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lasted_ms: Option<u64>,
-    /// What more there is to say.
+    /// Additional information.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }

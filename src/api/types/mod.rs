@@ -1,6 +1,7 @@
-//! What goes over the API, as JSON.
+//! The JSON types of the API.
 //!
-//! Both ends are of the same version, but programs read it, too: fields are added, not renamed.
+//! Server and client have the same version, but other programs use the API too: fields are added,
+//! never renamed.
 
 mod job;
 mod service;
@@ -11,8 +12,8 @@ pub use job::{
     Submission,
 };
 pub use service::{
-    Blocker, Budget, Check, DrainReport, DrainWish, MicrovmView, Overview, PoolView, Problem,
-    ProblemKind, Readiness, ReloadReport, Status,
+    ApiError, ApiErrorKind, Blocker, Budget, DaemonStatus, DrainReport, DrainRequest, MicrovmView,
+    Overview, PoolView, Readiness, ReadinessCheck, ReloadReport,
 };
 pub use time::Time;
 

@@ -1,30 +1,30 @@
-//! The daemon: its pools and microVMs, what it is told, and how it answers.
+//! Pools, microVMs, status, drain and reload; errors of the API.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Explanation, JobId, Time};
 
-/// A microVM of the daemon's.
+/// A microVM of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MicrovmView {
-    /// Its id.
+    /// The microVM's ID.
     pub id: String,
     /// The pool.
     pub pool: String,
-    /// What the daemon takes it for: `booting`, `warm`, `assigned`, `registering`,
+    /// The stage from the daemon's point of view: `booting`, `warm`, `assigned`, `registering`,
     /// `registered`, `busy`, `ending`.
     pub stage: String,
-    /// Since when.
+    /// When it entered the stage.
     pub since: Time,
-    /// The name of its runner at GitHub.
+    /// The name of its GitHub runner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runner: Option<String>,
-    /// The job.
+    /// The job it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobId>,
 }
 
-/// A pool and how it is.
+/// A pool and its current counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolView {
     /// Its name.
@@ -33,205 +33,205 @@ pub struct PoolView {
     pub labels: Vec<String>,
     /// Its image.
     pub image: String,
-    /// How it learns of jobs.
+    /// The trigger: how the pool learns about jobs.
     pub trigger: String,
-    /// How many are kept warm.
+    /// Number of microVMs to keep warm.
     pub min_idle: u32,
-    /// How many there may be.
+    /// Maximum number of microVMs.
     pub max: u32,
-    /// How many boot.
+    /// Booting microVMs.
     pub booting: u32,
-    /// How many are up and have no job.
+    /// MicroVMs that are ready and have no job.
     pub warm: u32,
-    /// How many are being registered or have a runner that waits for a job.
+    /// MicroVMs that are being registered, or have a runner that waits for a job.
     pub registered: u32,
-    /// How many have a job.
+    /// MicroVMs with a job.
     pub busy: u32,
-    /// How many are about to be gone.
+    /// MicroVMs that are being destroyed.
     pub ending: u32,
-    /// How many jobs wait.
+    /// Jobs that wait.
     pub waiting: u32,
-    /// Why they wait, or why nothing boots.
+    /// Why jobs wait or no microVM boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocker: Option<Blocker>,
 }
 
-/// Why something waits.
+/// The reason why something waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocker {
-    /// The reason's short name, for programs.
+    /// The reason's code, for programs.
     pub code: String,
-    /// The reason in words.
+    /// The reason, for people.
     pub message: String,
-    /// When it is over, if that is known.
+    /// When the reason ends, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Time>,
 }
 
-/// What is wanted of a drain.
+/// The options of a drain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct DrainWish {
-    /// Whether jobs that run are ended, too: told first, so that GitHub hears of it.
+pub struct DrainRequest {
+    /// Whether to end running jobs too. They are interrupted first, so that GitHub gets a result.
     pub end_jobs: bool,
-    /// How long they may take for that, in milliseconds; no longer than `deadlines.farewell`.
+    /// The time they have to end, in milliseconds; at most `deadlines.farewell`.
     pub within_ms: Option<u64>,
 }
 
-/// What a drain waits for.
+/// The state of a drain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainReport {
-    /// How many jobs still run.
+    /// Jobs that still run.
     pub running: u32,
-    /// How many local jobs stay queued for the next start.
+    /// Local jobs that stay queued for the next start.
     pub queued: u32,
-    /// When the daemon ends at the latest.
+    /// The latest time at which the daemon exits.
     pub until: Time,
 }
 
-/// What became of changed settings.
+/// The result of a settings reload.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadReport {
-    /// The keys that are in effect.
+    /// Changed keys that are in effect now.
     pub applied: Vec<String>,
-    /// The keys that take a restart.
+    /// Changed keys that need a restart.
     pub needs_restart: Vec<String>,
-    /// What is allowed but likely not meant.
+    /// Warnings about settings that are valid but probably unintended.
     pub warnings: Vec<String>,
 }
 
-/// How the daemon is.
+/// The state of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
+pub struct DaemonStatus {
     /// Its version.
     pub version: String,
-    /// Its process.
+    /// Its process ID.
     pub pid: u32,
     /// When it was started.
     pub started: Time,
-    /// Whether it takes no more jobs.
+    /// Whether it is draining.
     pub draining: bool,
     /// The settings file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<String>,
-    /// The web address that runners are registered with.
+    /// The URL that runners are registered with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub github: Option<String>,
-    /// How many jobs wait.
+    /// Waiting jobs.
     pub waiting: u32,
-    /// How many jobs run.
+    /// Running jobs.
     pub running: u32,
-    /// How many microVMs there are.
+    /// MicroVMs.
     pub microvms: u32,
 }
 
-/// Everything that the status page shows, as of one moment.
+/// The content of the status page at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overview {
-    /// The moment.
+    /// The time of the snapshot.
     pub at: Time,
-    /// How the daemon is.
-    pub status: Status,
-    /// Whether it can do its work.
+    /// The state of the daemon.
+    pub status: DaemonStatus,
+    /// The readiness checks.
     pub readiness: Readiness,
-    /// What of the host is in use.
+    /// The host's budget and its use.
     pub budget: Budget,
     /// The pools.
     pub pools: Vec<PoolView>,
-    /// Jobs that wait, the oldest first, [`Overview::JOBS`] at most.
+    /// Waiting jobs, oldest first, at most [`Overview::JOBS`].
     pub waiting: Vec<Explanation>,
-    /// Jobs that have a microVM, the oldest first.
+    /// Jobs with a microVM, oldest first.
     pub active: Vec<Explanation>,
-    /// Jobs that ended, the last first, [`Overview::JOBS`] at most.
+    /// Ended jobs, latest first, at most [`Overview::JOBS`].
     pub ended: Vec<Explanation>,
     /// The microVMs.
     pub microvms: Vec<MicrovmView>,
 }
 
 impl Overview {
-    /// How many waiting jobs, and how many ended ones, there are at most.
+    /// The maximum number of waiting jobs and of ended jobs.
     pub const JOBS: u32 = 50;
 }
 
-/// What all microVMs together use of the host, and may use.
+/// The host resources that microVMs may use and do use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
     /// Processors in use.
     pub cpus_used: u32,
-    /// Processors that may be used.
+    /// Processor limit.
     pub cpus: u32,
-    /// Bytes of memory in use.
+    /// Memory in use, in bytes.
     pub memory_used: u64,
-    /// Bytes of memory that may be used.
+    /// Memory limit in bytes.
     pub memory: u64,
 }
 
-/// Whether the daemon can do its work, and what it is that it can't.
+/// Whether the daemon can do its work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readiness {
-    /// Whether all checks are well.
+    /// Whether all checks pass.
     pub ready: bool,
-    /// The checks: `settings`, `jobs`, `github` (where it is configured), `pools`.
-    pub checks: Vec<Check>,
+    /// The checks: `settings`, `jobs`, `github` (if configured), `pools`.
+    pub checks: Vec<ReadinessCheck>,
 }
 
-/// One thing that work depends on.
+/// The result of one readiness check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Check {
-    /// What.
+pub struct ReadinessCheck {
+    /// The name of the check.
     pub name: String,
-    /// Whether it is well.
+    /// Whether it passes.
     pub ok: bool,
-    /// How it is, in words.
+    /// The result, for people.
     pub message: String,
 }
 
-/// Why a request could not be served.
+/// An error response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
-pub struct Problem {
-    /// What kind of problem it is.
-    pub kind: ProblemKind,
-    /// The problem in words.
+pub struct ApiError {
+    /// The kind.
+    pub kind: ApiErrorKind,
+    /// The message.
     pub message: String,
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
-impl Problem {
-    /// A problem without a hint.
-    pub fn new(kind: ProblemKind, message: impl Into<String>) -> Self {
+impl ApiError {
+    /// Creates an error without a hint.
+    pub fn new(kind: ApiErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), hint: None }
     }
 
-    /// The same with a hint.
+    /// Adds a hint.
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
 }
 
-/// The kinds of problems, each with a status of HTTP and an exit code.
+/// The kinds of API errors, each with an HTTP status and an exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ProblemKind {
-    /// The request makes no sense: 400.
+pub enum ApiErrorKind {
+    /// The request is invalid: 400.
     Invalid,
-    /// No or a wrong token: 401.
+    /// Missing or wrong token: 401.
     Unauthorized,
-    /// There is no such job, pool or path: 404.
+    /// Unknown job, pool or path: 404.
     NotFound,
-    /// This method isn't there, e.g. changes over TCP: 405.
+    /// Method not allowed, e.g. changes over TCP: 405.
     NotAllowed,
-    /// The state does not allow it, e.g. a job that is over: 409.
+    /// The state does not allow it, e.g. canceling an ended job: 409.
     Conflict,
-    /// The request is too long: 413.
+    /// The request is too large: 413.
     TooLarge,
     /// The settings are wrong: 422.
     BadSettings,
-    /// A mistake in Mayfly: 500.
+    /// A bug in Mayfly: 500.
     Internal,
-    /// Not now: the daemon drains, or has too much to do: 503.
+    /// The daemon is draining or overloaded: 503.
     Unavailable,
 }

@@ -1,33 +1,33 @@
-//! Moments, as they go over the API.
+//! Timestamps of the API.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A time by the host's clock, in milliseconds since 1970; in JSON RFC 3339, UTC.
+/// A wall-clock time in milliseconds since 1970. In JSON: RFC 3339, UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub u64);
 
 impl Time {
-    /// Now.
+    /// Returns the current time.
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// How long after `earlier` this is; nothing if it is before.
+    /// Returns the time since `earlier`, or zero if this is before it.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// The last millisecond of the year 9999, after which RFC 3339 has no dates.
-const LAST: u64 = 253_402_300_799_999;
+/// The last millisecond of the year 9999. RFC 3339 has no later dates.
+const MAX_MILLIS: u64 = 253_402_300_799_999;
 
 impl fmt::Display for Time {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = UNIX_EPOCH + Duration::from_millis(self.0.min(LAST));
+        let time = UNIX_EPOCH + Duration::from_millis(self.0.min(MAX_MILLIS));
         humantime::format_rfc3339_millis(time).fmt(formatter)
     }
 }

@@ -1,4 +1,4 @@
-//! What a guest says in and out of turn.
+//! Messages that conform to the protocol or violate it.
 
 use super::*;
 use mayfly_protocol::flow::WINDOW;
@@ -6,7 +6,7 @@ use mayfly_protocol::message::Prepare;
 use proptest::prelude::*;
 
 fn hello(protocol: u16) -> GuestMessage {
-    GuestMessage::Hello(Hello { protocol, agent: "0.1".into(), kernel: "6.12".into() })
+    GuestMessage::Hello(GuestHello { protocol, agent: "0.1".into(), kernel: "6.12".into() })
 }
 
 fn prepare() -> HostMessage {
@@ -41,38 +41,38 @@ fn end(stream: OutputStream) -> GuestMessage {
     GuestMessage::OutputEnd { stream, error: None }
 }
 
-/// A conversation in which the job runs.
+/// Returns a conversation whose job runs.
 fn running() -> Conversation {
     let mut conversation = Conversation::default();
-    conversation.hear(hello(mayfly_protocol::VERSION)).unwrap();
-    conversation.say(&prepare());
-    conversation.hear(GuestMessage::Prepared).unwrap();
-    conversation.say(&HostMessage::Start(job()));
-    conversation.hear(GuestMessage::Started).unwrap();
+    conversation.receive(hello(mayfly_protocol::VERSION)).unwrap();
+    conversation.record_sent(&prepare());
+    conversation.receive(GuestMessage::Prepared).unwrap();
+    conversation.record_sent(&HostMessage::Start(job()));
+    conversation.receive(GuestMessage::Started).unwrap();
     conversation
 }
 
 #[test]
 fn a_job_runs_from_hello_to_its_end() {
     let mut conversation = running();
-    let heard = conversation.hear(output(OutputStream::Stdout, 3)).unwrap();
-    assert_eq!(heard, Heard::Output(OutputStream::Stdout, vec![7; 3]));
+    let received = conversation.receive(output(OutputStream::Stdout, 3)).unwrap();
+    assert_eq!(received, Received::Output(OutputStream::Stdout, vec![7; 3]));
     for stream in outputs(&job()) {
-        conversation.hear(end(stream)).unwrap();
+        conversation.receive(end(stream)).unwrap();
     }
-    let heard = conversation.hear(GuestMessage::Exited(JobStatus::Code(7))).unwrap();
-    assert_eq!(heard, Heard::Exited(JobStatus::Code(7)));
-    assert!(conversation.hear(GuestMessage::Exited(JobStatus::Code(0))).is_err());
+    let received = conversation.receive(GuestMessage::Exited(JobStatus::Code(7))).unwrap();
+    assert_eq!(received, Received::Exited(JobStatus::Code(7)));
+    assert!(conversation.receive(GuestMessage::Exited(JobStatus::Code(0))).is_err());
 }
 
 #[test]
-fn another_version_is_named() {
-    let error = Conversation::default().hear(hello(99)).unwrap_err();
+fn another_version_is_reported() {
+    let error = Conversation::default().receive(hello(99)).unwrap_err();
     assert!(matches!(error, Violation::Version { theirs: 99, .. }), "{error}");
 }
 
 #[test]
-fn nothing_is_heard_before_its_time() {
+fn messages_are_rejected_before_their_stage() {
     for message in [
         GuestMessage::Prepared,
         GuestMessage::Started,
@@ -82,17 +82,20 @@ fn nothing_is_heard_before_its_time() {
         GuestMessage::Heartbeat(Statistics::default()),
         GuestMessage::Programs { programs: Vec::new(), left_out: 0 },
     ] {
-        let error = Conversation::default().hear(message).unwrap_err();
-        assert!(matches!(error, Violation::OutOfOrder { stage: Stage::Connected, .. }), "{error}");
+        let error = Conversation::default().receive(message).unwrap_err();
+        assert!(
+            matches!(error, Violation::OutOfOrder { stage: ConversationStage::Connected, .. }),
+            "{error}"
+        );
     }
-    assert!(running().hear(hello(mayfly_protocol::VERSION)).is_err());
-    assert!(running().hear(GuestMessage::Started).is_err());
+    assert!(running().receive(hello(mayfly_protocol::VERSION)).is_err());
+    assert!(running().receive(GuestMessage::Started).is_err());
 }
 
 #[test]
 fn the_end_of_the_job_comes_after_the_ends_of_its_streams() {
-    let error = running().hear(GuestMessage::Exited(JobStatus::Code(0))).unwrap_err();
-    assert!(matches!(error, Violation::Unended(_)), "{error}");
+    let error = running().receive(GuestMessage::Exited(JobStatus::Code(0))).unwrap_err();
+    assert!(matches!(error, Violation::StreamsOpen(_)), "{error}");
 }
 
 #[test]
@@ -100,22 +103,22 @@ fn a_stream_is_bounded_and_ends_once() {
     let mut conversation = running();
     let chunks = WINDOW as usize / MAX_CHUNK;
     for _ in 0..chunks {
-        conversation.hear(output(OutputStream::Stdout, MAX_CHUNK)).unwrap();
+        conversation.receive(output(OutputStream::Stdout, MAX_CHUNK)).unwrap();
     }
-    let error = conversation.hear(output(OutputStream::Stdout, 1)).unwrap_err();
+    let error = conversation.receive(output(OutputStream::Stdout, 1)).unwrap_err();
     assert!(matches!(error, Violation::Flow { .. }), "{error}");
-    conversation.hear(end(OutputStream::Stdout)).unwrap();
+    conversation.receive(end(OutputStream::Stdout)).unwrap();
     for message in [end(OutputStream::Stdout), output(OutputStream::Stdout, 1)] {
-        let error = conversation.hear(message).unwrap_err();
+        let error = conversation.receive(message).unwrap_err();
         assert!(matches!(error, Violation::NotOpen { .. }), "{error}");
     }
-    assert!(running().hear(output(OutputStream::CopyOut(1), 1)).is_err());
-    assert!(running().hear(output(OutputStream::Stdout, 0)).is_err());
-    assert!(running().hear(output(OutputStream::Stdout, MAX_CHUNK + 1)).is_err());
+    assert!(running().receive(output(OutputStream::CopyOut(1), 1)).is_err());
+    assert!(running().receive(output(OutputStream::Stdout, 0)).is_err());
+    assert!(running().receive(output(OutputStream::Stdout, MAX_CHUNK + 1)).is_err());
 }
 
 #[test]
-fn programs_are_told_while_the_job_runs_and_within_bounds() {
+fn programs_are_accepted_while_the_job_runs_and_within_limits() {
     let program = |bytes: usize| Program {
         time: 0,
         process: 2,
@@ -123,30 +126,29 @@ fn programs_are_told_while_the_job_runs_and_within_bounds() {
         user: 0,
         path: vec![b'a'; bytes].into(),
     };
-    let told = |programs| GuestMessage::Programs { programs, left_out: 3 };
+    let message = |programs| GuestMessage::Programs { programs, left_out: 3 };
     let most = vec![program(MAX_PROGRAM_PATH); MAX_PROGRAMS];
-    let heard = running().hear(told(most.clone())).unwrap();
-    assert_eq!(heard, Heard::Programs(most, 3));
+    let received = running().receive(message(most.clone())).unwrap();
+    assert_eq!(received, Received::Programs(most, 3));
     for programs in [vec![program(1); MAX_PROGRAMS + 1], vec![program(MAX_PROGRAM_PATH + 1)]] {
-        let error = running().hear(told(programs)).unwrap_err();
+        let error = running().receive(message(programs)).unwrap_err();
         assert!(matches!(error, Violation::Programs { .. }), "{error}");
     }
 }
 
 #[test]
-fn what_a_guest_writes_can_be_shown() {
+fn text_from_a_guest_is_sanitized() {
     let message = GuestMessage::Failed { step: "\x1b[2J".repeat(1000), error: "a\nb".into() };
-    let Heard::Failed { step, error } = running().hear(message).unwrap() else {
+    let Received::Failed { step, error } = running().receive(message).unwrap() else {
         panic!("not a failure")
     };
-    assert_eq!((step.len(), step.contains('\x1b'), error.as_str()), (TEXT, false, "ab"));
+    assert_eq!((step.len(), step.contains('\x1b'), error.as_str()), (MAX_TEXT, false, "ab"));
 }
 
 proptest! {
-    /// Whatever comes in whatever order, the conversation answers or refuses, and never holds
-    /// more than the windows allow.
+    /// Any sequence of messages is accepted or rejected, and at most a window of output is held.
     #[test]
-    fn any_order_is_answered_or_refused(choices in prop::collection::vec(0_u8..10, 0..60)) {
+    fn any_sequence_is_accepted_or_rejected(choices in prop::collection::vec(0_u8..10, 0..60)) {
         let mut conversation = running();
         let mut held = 0;
         for choice in choices {
@@ -159,8 +161,8 @@ proptest! {
                 8 => GuestMessage::Credit { stream: InputStream::Stdin, bytes: 1 },
                 _ => GuestMessage::Exited(JobStatus::Code(0)),
             };
-            match conversation.hear(message) {
-                Ok(Heard::Output(_, bytes)) => held += bytes.len(),
+            match conversation.receive(message) {
+                Ok(Received::Output(_, bytes)) => held += bytes.len(),
                 Ok(_) => {}
                 Err(_) => break,
             }

@@ -3,29 +3,29 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::super::output::is_unread;
-use super::super::report::Problem;
-use super::super::table::{self, brief, optional, plain};
+use super::super::output::is_broken_pipe;
+use super::super::report::CliError;
+use super::super::table::{self, brief, optional, sanitize};
 use super::{Connection, wait};
 use crate::api::client::ClientError;
 use crate::api::types::{
     Blocker, EgressView, Explanation, JobFilter, JobId, JobState, JobView, Time,
 };
 
-/// List the daemon's jobs, the newest first.
+/// List the daemon's jobs, newest first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   mayfly jobs --state queued
   mayfly jobs --pool ci --limit 5 --json")]
 pub(in crate::cli) struct JobsArguments {
-    /// Only those in this state: queued, claimed, running, finished, failed, cancelled
+    /// Show only jobs in this state: queued, claimed, running, finished, failed, cancelled
     #[arg(long, value_name = "STATE", value_parser = state)]
     state: Option<JobState>,
-    /// Only those of this pool
+    /// Show only jobs of this pool
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
-    /// How many at most
+    /// Maximum number of jobs
     #[arg(long, value_name = "N", default_value_t = JobFilter::DEFAULT_LIMIT,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(JobFilter::MAX_LIMIT)))]
     limit: u32,
@@ -36,34 +36,34 @@ pub(in crate::cli) struct JobsArguments {
 /// One job.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct JobArguments {
-    /// The job's number
+    /// Number of the job
     job: JobId,
     #[command(flatten)]
     connection: Connection,
 }
 
-/// How many destinations an explanation shows.
+/// The maximum number of destinations in an explanation.
 const DESTINATIONS: usize = 20;
 
-/// Print what a job has written.
+/// Print the output of a job.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct LogsArguments {
-    /// The job's number
+    /// Number of the job
     job: JobId,
-    /// Go on until the job is over
+    /// Continue until the job ends
     #[arg(long, short = 'f')]
     follow: bool,
-    /// The daemon's socket [default: `api.sock` in the state directory]
+    /// Socket of the daemon [default: `api.sock` in the state directory]
     #[arg(long, value_name = "PATH", env = "MAYFLY_SOCKET")]
     socket: Option<std::path::PathBuf>,
 }
 
 fn state(text: &str) -> Result<JobState, String> {
     serde_json::from_value(text.into())
-        .map_err(|_| "one of queued, claimed, running, finished, failed, cancelled".to_owned())
+        .map_err(|_| "expected queued, claimed, running, finished, failed or cancelled".to_owned())
 }
 
-pub(super) fn jobs(arguments: &JobsArguments, state: Option<&Path>) -> Result<(), Problem> {
+pub(super) fn jobs(arguments: &JobsArguments, state: Option<&Path>) -> Result<(), CliError> {
     let filter = JobFilter {
         state: arguments.state,
         pool: arguments.pool.clone(),
@@ -97,13 +97,13 @@ fn row(job: &JobView, now: Time) -> [String; 8] {
     ]
 }
 
-/// How a job ended, and whether there is more to say about it.
+/// Returns the result of a job, with a note if the job has a warning.
 fn result(job: &JobView) -> String {
     let result = optional(job.result.as_ref());
     if job.warning.is_some() { format!("{result}, see explain") } else { result }
 }
 
-pub(super) fn logs(arguments: &LogsArguments, state: Option<&Path>) -> Result<(), Problem> {
+pub(super) fn logs(arguments: &LogsArguments, state: Option<&Path>) -> Result<(), CliError> {
     let connection = Connection { socket: arguments.socket.clone(), json: false };
     let client = connection.client(state)?;
     let pass_on = |piece: &[u8]| {
@@ -113,24 +113,24 @@ pub(super) fn logs(arguments: &LogsArguments, state: Option<&Path>) -> Result<()
     };
     wait(async {
         match client.log(arguments.job, arguments.follow, pass_on).await {
-            // Nobody wants the rest, which may be long in coming.
-            Err(ClientError::Write(error)) if is_unread(&error) => Ok(()),
+            // Nobody reads the rest, and the job may run for long.
+            Err(ClientError::Write(error)) if is_broken_pipe(&error) => Ok(()),
             other => other,
         }
     })
 }
 
-pub(super) fn cancel(arguments: &JobArguments, state: Option<&Path>) -> Result<(), Problem> {
+pub(super) fn cancel(arguments: &JobArguments, state: Option<&Path>) -> Result<(), CliError> {
     let job = wait(arguments.connection.client(state)?.cancel(arguments.job))?;
     arguments
         .connection
         .print(&job, |job, out| out.line(format_args!("job {} is {}", job.id, job.state)))
 }
 
-pub(super) fn explain(arguments: &JobArguments, state: Option<&Path>) -> Result<(), Problem> {
+pub(super) fn explain(arguments: &JobArguments, state: Option<&Path>) -> Result<(), CliError> {
     let explanation = wait(arguments.connection.client(state)?.explain(arguments.job))?;
     arguments.connection.print(&explanation, |explanation, out| {
-        for line in story(explanation, Time::now()) {
+        for line in explanation_lines(explanation, Time::now()) {
             out.line(line)?;
         }
         let rows: Vec<_> = explanation
@@ -145,18 +145,18 @@ pub(super) fn explain(arguments: &JobArguments, state: Option<&Path>) -> Result<
             .collect();
         if !rows.is_empty() {
             out.line("")?;
-            table::print(out, ["STEP", "BEGAN", "LASTED", ""], &rows)?;
+            table::print(out, ["STEP", "STARTED", "DURATION", ""], &rows)?;
         }
         let rows: Vec<_> = destinations(explanation).collect();
         if rows.is_empty() {
             return Ok(());
         }
         out.line("")?;
-        table::print(out, ["DESTINATION", "VERDICT", "TRIES", "SENT", "RECEIVED"], &rows)
+        table::print(out, ["DESTINATION", "VERDICT", "CONNECTIONS", "SENT", "RECEIVED"], &rows)
     })
 }
 
-/// The first destinations that a job's microVM reached, or was refused.
+/// Returns the rows of the first destinations that a job's microVM connected to or tried to.
 fn destinations(explanation: &Explanation) -> impl Iterator<Item = [String; 5]> {
     let egress = explanation.egress.iter();
     egress.flat_map(|egress| &egress.destinations).take(DESTINATIONS).map(|one| {
@@ -172,52 +172,55 @@ fn destinations(explanation: &Explanation) -> impl Iterator<Item = [String; 5]> 
     })
 }
 
-/// What a job's microVM reached, in numbers, and what of it is not shown.
-fn reached(egress: &EgressView) -> Vec<String> {
+/// Summarizes the connections of a job's microVM, including those that are not listed.
+fn egress_summary(egress: &EgressView) -> Vec<String> {
     let EgressView { allowed, refused, would_refuse, up, down, .. } = egress;
-    let mut facts = vec![format!("{allowed} allowed, {refused} refused")];
+    let mut lines = vec![format!("{allowed} allowed, {refused} refused")];
     if *would_refuse > 0 {
-        facts.push(format!("{would_refuse} would be refused if the policy were enforced"));
+        lines.push(format!("{would_refuse} would be refused if the policy were enforced"));
     }
-    facts.push(format!("{up} bytes sent, {down} received"));
+    lines.push(format!("{up} bytes sent, {down} received"));
     if egress.omitted > 0 {
         let omitted = egress.omitted;
-        facts.push(format!("{omitted} destinations have no row of their own: too many"));
+        lines.push(format!("{omitted} more destinations are not listed: too many"));
     }
     if egress.unrecorded > 0 {
-        facts.push(format!("the egress record lacks {} lines: too many", egress.unrecorded));
+        lines.push(format!(
+            "{} lines are missing in the egress record: too many",
+            egress.unrecorded
+        ));
     }
     let more = egress.destinations.len().saturating_sub(DESTINATIONS);
     if more > 0 {
-        facts.push(format!("{more} more rows: mayfly explain --json"));
+        lines.push(format!("{more} more destinations: use mayfly explain --json"));
     }
-    facts
-}
-
-/// The sentences about a job.
-fn story(explanation: &Explanation, now: Time) -> Vec<String> {
-    let Explanation { job, blocker, black_box, .. } = explanation;
-    let mut lines = vec![format!("job {} is {}: {}", job.id, job.state, plain(&job.name))];
-    let mut fact = |name: &str, value: Option<&str>| {
-        lines.extend(value.map(|value| format!("  {name:<9} {}", plain(value))));
-    };
-    fact("pool", job.pool.as_deref());
-    fact("from", job.repository.as_deref());
-    fact("at GitHub", job.url.as_deref());
-    fact("microVM", job.microvm.as_deref());
-    fact("result", job.result.as_deref());
-    fact("cause", job.cause.as_deref());
-    fact("warning", job.warning.as_deref());
-    fact("evidence", black_box.as_deref());
-    for line in explanation.egress.iter().flat_map(reached) {
-        fact("egress", Some(&line));
-    }
-    fact("waits for", blocker.as_ref().map(|blocker| blocked(blocker, now)).as_deref());
     lines
 }
 
-/// Why something waits, and how much longer.
-pub(super) fn blocked(blocker: &Blocker, now: Time) -> String {
+/// Returns the lines of text that explain a job.
+fn explanation_lines(explanation: &Explanation, now: Time) -> Vec<String> {
+    let Explanation { job, blocker, black_box, .. } = explanation;
+    let mut lines = vec![format!("job {} is {}: {}", job.id, job.state, sanitize(&job.name))];
+    let mut field = |name: &str, value: Option<&str>| {
+        lines.extend(value.map(|value| format!("  {name:<9} {}", sanitize(value))));
+    };
+    field("pool", job.pool.as_deref());
+    field("from", job.repository.as_deref());
+    field("at GitHub", job.url.as_deref());
+    field("microVM", job.microvm.as_deref());
+    field("result", job.result.as_deref());
+    field("cause", job.cause.as_deref());
+    field("warning", job.warning.as_deref());
+    field("evidence", black_box.as_deref());
+    for line in explanation.egress.iter().flat_map(egress_summary) {
+        field("egress", Some(&line));
+    }
+    field("waits for", blocker.as_ref().map(|blocker| describe_blocker(blocker, now)).as_deref());
+    lines
+}
+
+/// Describes a blocker and its remaining time.
+pub(super) fn describe_blocker(blocker: &Blocker, now: Time) -> String {
     let until = blocker.until.filter(|until| *until > now);
     let until = until.map(|until| format!(" (for {} more)", brief(until.since(now))));
     format!("{}{}", blocker.message, until.unwrap_or_default())
@@ -228,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_story_says_what_was_reached_and_what_of_it_is_missing() {
+    fn an_explanation_summarizes_egress_and_what_is_not_listed() {
         let row = |host: &str, verdict: &str, up: u64| {
             serde_json::json!({
                 "host": host, "port": 443, "verdict": verdict, "connections": 1, "up": up, "down": 7,
@@ -249,13 +252,13 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(
-            story(&explanation, explanation.job.queued)[2..],
+            explanation_lines(&explanation, explanation.job.queued)[2..],
             [
                 "  egress    1 allowed, 600 refused",
                 "  egress    3000000 bytes sent, 7 received",
-                "  egress    571 destinations have no row of their own: too many",
-                "  egress    the egress record lacks 2 lines: too many",
-                "  egress    10 more rows: mayfly explain --json",
+                "  egress    571 more destinations are not listed: too many",
+                "  egress    2 lines are missing in the egress record: too many",
+                "  egress    10 more destinations: use mayfly explain --json",
             ]
         );
         let rows: Vec<_> = destinations(&explanation).collect();
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_story_names_the_blocker_and_how_long_it_lasts() {
+    fn an_explanation_names_the_blocker_and_its_remaining_time() {
         let explanation: Explanation = serde_json::from_value(serde_json::json!({
             "job": {
                 "id": 4, "source": "github", "pool": "ci", "state": "queued", "name": "build\u{1b}",
@@ -280,7 +283,7 @@ mod tests {
         .unwrap();
         let now = Time(explanation.job.queued.0 + 15_000);
         assert_eq!(
-            story(&explanation, now),
+            explanation_lines(&explanation, now),
             [
                 "job 4 is queued: build?",
                 "  pool      ci",
@@ -292,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_tells_waiting_and_running_apart() {
+    fn a_row_separates_waiting_and_running_time() {
         let job: JobView = serde_json::from_value(serde_json::json!({
             "id": 4, "source": "local", "pool": "ci", "state": "finished", "name": "true",
             "queued": "2026-01-01T00:00:00Z", "started": "2026-01-01T00:00:03Z",

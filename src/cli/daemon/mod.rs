@@ -1,4 +1,4 @@
-//! The verbs that ask the daemon: what each prints, for a person or, with `--json`, a program.
+//! The commands that call the daemon. Each prints for a person or, with `--json`, for a program.
 
 mod jobs;
 mod show;
@@ -13,52 +13,53 @@ use serde::Serialize;
 
 use super::examples;
 use super::output::{self, Output, OutputError};
-use super::report::Problem;
-use crate::api::client::{Client, ClientError};
-use crate::config::Api;
+use super::report::CliError;
+use crate::api::client::{ApiClient, ClientError};
+use crate::config::ApiConfig;
 use crate::failure::Code;
 use crate::host::state::StateDirectory;
 
-/// What the daemon is asked. What has no words here has them in its own file.
+/// The commands that call the daemon. The other help texts are in the files of the commands.
 #[derive(Debug, Subcommand)]
-pub(super) enum Verb {
+pub(super) enum DaemonCommand {
     Submit(submit::SubmitArguments),
-    /// List the daemon's jobs, the newest first
+    /// List the daemon's jobs, newest first
     Jobs(jobs::JobsArguments),
-    /// Print what a job has written
+    /// Print the output of a job
     #[command(after_help = examples::LOGS)]
     Logs(jobs::LogsArguments),
-    /// Say why a job is where it is, and how long each step took
+    /// Show why a job waits or how it ended, and how long each step took
     ///
-    /// A job that waits waits for something that has a name: no pool has its labels, its pool is at
-    /// its maximum, the host's budget is in use, the image can't be used, microVMs fail to boot,
-    /// GitHub refuses, can't be reached or limits the rate of calls, a microVM boots for it, a
-    /// runner is registered for it, the daemon drains.
+    /// A waiting job has one of these blockers: no pool has its labels, its pool is at its maximum,
+    /// the host's budget is used up, the image can't be used, microVMs fail to boot, GitHub rejects
+    /// calls, is unreachable or limits the rate of calls, a microVM boots for it, a runner is
+    /// registered for it, the daemon drains.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(jobs::JobArguments),
-    /// End a job that runs, or a local one that waits
+    /// Cancel a running job, or a waiting local job
     ///
-    /// A local job ends at once. The runner of a job of GitHub's is interrupted, ends its job, tells
-    /// GitHub and has `deadlines.farewell` for that. One that waits at GitHub is cancelled there.
+    /// A local job ends at once. For a running GitHub job, Mayfly interrupts the runner, which has
+    /// `deadlines.farewell` to end the job and report to GitHub. Cancel a waiting GitHub job at
+    /// GitHub.
     #[command(after_help = examples::CANCEL)]
     Cancel(jobs::JobArguments),
-    /// List the daemon's pools and what each waits for
+    /// List the daemon's pools and what blocks them
     #[command(after_help = examples::POOLS)]
     Pools(Connection),
-    /// Say how the daemon is
+    /// Show the state of the daemon
     #[command(after_help = examples::STATUS)]
     Status(Connection),
-    /// Let the daemon take no more jobs and end when the running ones have ended
+    /// Stop taking jobs, and stop the daemon when the running jobs have ended
     ///
-    /// Answers at once. The daemon ends within `host.drain`; local jobs that are queued, and jobs
-    /// that still run then, are the next daemon's. With `--end-jobs`, also later, jobs that run are
-    /// ended: runners are interrupted, end their jobs and tell GitHub.
+    /// Returns at once. The daemon exits within `host.drain`. The next daemon takes over queued
+    /// local jobs and jobs that still run then. `--end-jobs` also ends the running jobs, even
+    /// during a drain: Mayfly interrupts the runners, which end their jobs and report to GitHub.
     #[command(after_help = examples::DRAIN)]
     Drain(show::DrainArguments),
-    /// Let the daemon read its settings again
+    /// Reload the daemon's settings
     ///
-    /// Prints which keys are in effect and which need a restart. Settings that are wrong change
-    /// nothing.
+    /// Prints which changed keys are in effect and which need a restart. If the settings are not
+    /// valid, nothing changes.
     #[command(after_help = examples::RELOAD)]
     Reload(Connection),
 }
@@ -67,12 +68,12 @@ const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   mayfly explain 7
   mayfly explain 7 --json | jq -r .blocker.code
-  mayfly jobs --state queued        the numbers of the jobs that wait";
+  mayfly jobs --state queued        list the waiting jobs";
 
-/// How the daemon is reached, and how its answer is printed.
+/// How to connect to the daemon, and how to print its response.
 #[derive(Debug, Args)]
 pub(super) struct Connection {
-    /// The daemon's socket [default: `api.sock` in the state directory]
+    /// Socket of the daemon [default: `api.sock` in the state directory]
     #[arg(long, value_name = "PATH", env = "MAYFLY_SOCKET")]
     socket: Option<PathBuf>,
     /// Print JSON
@@ -81,48 +82,48 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn client(&self, state: Option<&Path>) -> Result<Client, Problem> {
+    pub(super) fn client(&self, state: Option<&Path>) -> Result<ApiClient, CliError> {
         if let Some(socket) = &self.socket {
-            return Ok(Client::new(socket));
+            return Ok(ApiClient::new(socket));
         }
         let state =
             state.map_or_else(StateDirectory::default_path, |state| Ok(state.to_owned()))?;
-        Ok(Client::new(&state.join(Api::DEFAULT_SOCKET)))
+        Ok(ApiClient::new(&state.join(ApiConfig::DEFAULT_SOCKET)))
     }
 
-    /// Prints an answer, as JSON if that was asked for.
+    /// Prints a response, as JSON if requested.
     pub(super) fn print<T: Serialize>(
         &self,
-        answer: &T,
-        people: impl FnOnce(&T, &mut Output) -> Result<(), OutputError>,
-    ) -> Result<(), Problem> {
+        response: &T,
+        print_text: impl FnOnce(&T, &mut Output) -> Result<(), OutputError>,
+    ) -> Result<(), CliError> {
         if self.json {
-            let text = serde_json::to_string_pretty(answer);
-            let text = text.map_err(|error| Problem::file(error.to_string(), Code::Internal))?;
+            let text = serde_json::to_string_pretty(response);
+            let text = text.map_err(|error| CliError::file(error.to_string(), Code::Internal))?;
             return Ok(output::stdout().line(text)?);
         }
-        Ok(people(answer, &mut output::stdout())?)
+        Ok(print_text(response, &mut output::stdout())?)
     }
 }
 
-/// Waits for what a client does.
-pub(super) fn wait<T>(work: impl Future<Output = Result<T, ClientError>>) -> Result<T, Problem> {
+/// Runs a call of the API client to its end.
+pub(super) fn wait<T>(work: impl Future<Output = Result<T, ClientError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Problem::file(error.to_string(), Code::Unavailable))?;
+    let runtime = runtime.map_err(|error| CliError::file(error.to_string(), Code::Unavailable))?;
     Ok(runtime.block_on(work)?)
 }
 
-pub(super) fn run(verb: &Verb, state: Option<&Path>) -> Result<ExitCode, Problem> {
-    match verb {
-        Verb::Submit(arguments) => return submit::run(arguments, state),
-        Verb::Jobs(arguments) => jobs::jobs(arguments, state)?,
-        Verb::Logs(arguments) => jobs::logs(arguments, state)?,
-        Verb::Explain(arguments) => jobs::explain(arguments, state)?,
-        Verb::Cancel(arguments) => jobs::cancel(arguments, state)?,
-        Verb::Pools(connection) => show::pools(connection, state)?,
-        Verb::Status(connection) => show::status(connection, state)?,
-        Verb::Drain(arguments) => show::drain(arguments, state)?,
-        Verb::Reload(connection) => show::reload(connection, state)?,
+pub(super) fn run(command: &DaemonCommand, state: Option<&Path>) -> Result<ExitCode, CliError> {
+    match command {
+        DaemonCommand::Submit(arguments) => return submit::run(arguments, state),
+        DaemonCommand::Jobs(arguments) => jobs::jobs(arguments, state)?,
+        DaemonCommand::Logs(arguments) => jobs::logs(arguments, state)?,
+        DaemonCommand::Explain(arguments) => jobs::explain(arguments, state)?,
+        DaemonCommand::Cancel(arguments) => jobs::cancel(arguments, state)?,
+        DaemonCommand::Pools(connection) => show::pools(connection, state)?,
+        DaemonCommand::Status(connection) => show::status(connection, state)?,
+        DaemonCommand::Drain(arguments) => show::drain(arguments, state)?,
+        DaemonCommand::Reload(connection) => show::reload(connection, state)?,
     }
     Ok(ExitCode::SUCCESS)
 }

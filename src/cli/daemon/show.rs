@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::report::{self, Problem};
+use super::super::report::{self, CliError};
 use super::super::table::{self, brief, optional};
-use super::jobs::blocked;
+use super::jobs::describe_blocker;
 use super::{Connection, wait};
-use crate::api::types::{DrainWish, Status, Time};
+use crate::api::types::{DaemonStatus, DrainRequest, Time};
 
-pub(super) fn pools(connection: &Connection, state: Option<&Path>) -> Result<(), Problem> {
+pub(super) fn pools(connection: &Connection, state: Option<&Path>) -> Result<(), CliError> {
     let pools = wait(connection.client(state)?.pools())?;
     connection.print(&pools, |pools, out| {
         let now = Time::now();
@@ -26,7 +26,7 @@ pub(super) fn pools(connection: &Connection, state: Option<&Path>) -> Result<(),
                     pool.busy.to_string(),
                     pool.waiting.to_string(),
                     pool.labels.join(","),
-                    optional(pool.blocker.as_ref().map(|blocker| blocked(blocker, now))),
+                    optional(pool.blocker.as_ref().map(|blocker| describe_blocker(blocker, now))),
                 ]
             })
             .collect();
@@ -46,7 +46,7 @@ pub(super) fn pools(connection: &Connection, state: Option<&Path>) -> Result<(),
     })
 }
 
-pub(super) fn status(connection: &Connection, state: Option<&Path>) -> Result<(), Problem> {
+pub(super) fn status(connection: &Connection, state: Option<&Path>) -> Result<(), CliError> {
     let status = wait(connection.client(state)?.status())?;
     connection.print(&status, |status, out| {
         let mut facts = facts(status).into_iter();
@@ -54,7 +54,7 @@ pub(super) fn status(connection: &Connection, state: Option<&Path>) -> Result<()
     })
 }
 
-fn facts(status: &Status) -> Vec<(&'static str, String)> {
+fn facts(status: &DaemonStatus) -> Vec<(&'static str, String)> {
     let state = if status.draining { "draining: takes no more jobs" } else { "running" };
     vec![
         ("daemon", format!("{} ({state}), process {}", status.version, status.pid)),
@@ -66,13 +66,13 @@ fn facts(status: &Status) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// How the daemon is to drain.
+/// The arguments of `mayfly drain`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct DrainArguments {
-    /// End the jobs that run
+    /// End the running jobs
     #[arg(long)]
     end_jobs: bool,
-    /// How long they may take to end, where that is less than `deadlines.farewell`
+    /// Time limit for ending them, if shorter than `deadlines.farewell`
     #[arg(long, value_name = "DURATION", requires = "end_jobs",
           value_parser = humantime::parse_duration)]
     within: Option<Duration>,
@@ -80,14 +80,14 @@ pub(in crate::cli) struct DrainArguments {
     connection: Connection,
 }
 
-pub(super) fn drain(arguments: &DrainArguments, state: Option<&Path>) -> Result<(), Problem> {
+pub(super) fn drain(arguments: &DrainArguments, state: Option<&Path>) -> Result<(), CliError> {
     let DrainArguments { end_jobs, within, connection } = arguments;
     let within = within.map(|within| u64::try_from(within.as_millis()).unwrap_or(u64::MAX));
-    let wish = DrainWish { end_jobs: *end_jobs, within_ms: within };
-    let report = wait(connection.client(state)?.drain(wish))?;
+    let request = DrainRequest { end_jobs: *end_jobs, within_ms: within };
+    let report = wait(connection.client(state)?.drain(request))?;
     connection.print(&report, |report, out| {
         out.line(format_args!(
-            "the daemon takes no more jobs; {} run, {} stay queued; it ends within {}",
+            "the daemon takes no more jobs: {} running, {} queued; it exits within {}",
             report.running,
             report.queued,
             brief(report.until.since(Time::now()))
@@ -95,12 +95,12 @@ pub(super) fn drain(arguments: &DrainArguments, state: Option<&Path>) -> Result<
     })
 }
 
-pub(super) fn reload(connection: &Connection, state: Option<&Path>) -> Result<(), Problem> {
+pub(super) fn reload(connection: &Connection, state: Option<&Path>) -> Result<(), CliError> {
     let report = wait(connection.client(state)?.reload())?;
     report.warnings.iter().for_each(|warning| report::warning(warning));
     connection.print(&report, |report, out| {
         if report.applied.is_empty() && report.needs_restart.is_empty() {
-            out.line("nothing has changed")?;
+            out.line("no settings have changed")?;
         }
         let applied = report.applied.iter().map(|key| format!("applied        {key}"));
         let rest = report.needs_restart.iter().map(|key| format!("needs restart  {key}"));

@@ -1,4 +1,4 @@
-//! `mayfly submit`: queues a command and, with `--wait`, is as if it ran here.
+//! `mayfly submit`: queues a command and, with `--wait`, behaves as if the command ran here.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,34 +6,34 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::super::output;
-use super::super::report::{self, Problem};
+use super::super::report::{self, CliError};
 use super::{Connection, wait};
 use crate::api::types::{JobState, JobView, Submission};
 use crate::failure::Code;
 
 /// Queue a command for a pool of the daemon.
 ///
-/// Prints the job's number. With --wait it prints what the command writes and ends as it does; the
-/// job goes on if that is interrupted.
+/// Prints the job's number. With --wait, prints the command's output and exits with its status. The
+/// job continues if the wait is interrupted.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(in crate::cli) struct SubmitArguments {
-    /// The pool
+    /// Name of the pool
     #[arg(long, value_name = "NAME", default_value = "default")]
     pool: String,
-    /// Set a variable for the command; without a value, the one it has here
+    /// Set an environment variable for the command; without a value, pass on the current one
     #[arg(long, short = 'e', value_name = "NAME[=VALUE]", value_parser = variable)]
     env: Vec<(String, String)>,
-    /// Where the command starts [default: the user's home directory]
+    /// Working directory of the command [default: the user's home directory]
     #[arg(long, short = 'w', value_name = "DIR")]
     workdir: Option<String>,
-    /// The user it runs as [default: runner]
+    /// User to run the command as [default: runner]
     #[arg(long, short = 'u', value_name = "NAME")]
     user: Option<String>,
     /// End the command after this time, e.g. 90s or 1h30m [default: the pool's deadline]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
-    /// Wait for the end, printing what the command writes
+    /// Wait for the job to end, and print its output
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
@@ -49,7 +49,7 @@ Examples:
   mayfly submit --pool ci --wait -e CI=1 -- sh -c 'echo $CI'
   mayfly logs -f $(mayfly submit --pool ci -- make test)";
 
-pub(super) fn run(arguments: &SubmitArguments, state: Option<&Path>) -> Result<ExitCode, Problem> {
+pub(super) fn run(arguments: &SubmitArguments, state: Option<&Path>) -> Result<ExitCode, CliError> {
     let client = arguments.connection.client(state)?;
     let submission = submission(arguments);
     let job = wait(client.submit(&submission))?;
@@ -61,9 +61,9 @@ pub(super) fn run(arguments: &SubmitArguments, state: Option<&Path>) -> Result<E
     let job = wait(async {
         client
             .log(job.id, true, |piece| {
-                // With --json stdout is for the job alone.
+                // With --json, stdout contains only the job as JSON.
                 if json {
-                    // Whether anybody reads it or not, the job goes on.
+                    // The job continues even if nobody reads its output.
                     let _ = std::io::stderr().write_all(piece);
                     return Ok(());
                 }
@@ -75,7 +75,7 @@ pub(super) fn run(arguments: &SubmitArguments, state: Option<&Path>) -> Result<E
         client.job(job.id).await
     })?;
     arguments.connection.print(&job, |job, _| {
-        end(job);
+        warn_of_failure(job);
         Ok(())
     })?;
     Ok(ExitCode::from(code(&job)))
@@ -94,20 +94,20 @@ fn submission(arguments: &SubmitArguments) -> Submission {
     }
 }
 
-/// Says how a job ended where it did not end by itself.
-fn end(job: &JobView) {
+/// Prints a warning if a job failed or was canceled.
+fn warn_of_failure(job: &JobView) {
     if matches!(job.state, JobState::Failed | JobState::Cancelled) {
-        let cause = job.cause.as_deref().unwrap_or("the cause is not known");
+        let cause = job.cause.as_deref().unwrap_or("unknown cause");
         report::warning(&format!("job {} {}: {cause}", job.id, job.state));
     }
 }
 
-/// The exit code for a job: its own, else what stands for its end.
+/// Returns the exit code for a job: its own, or the code for how it ended.
 fn code(job: &JobView) -> u8 {
     job.exit_code.unwrap_or(match job.state {
         JobState::Finished => 0,
         JobState::Cancelled => Code::Interrupted as u8,
-        // Its log ended, so it does not run; whatever it is, it did not end well.
+        // The log has ended, so the job does not run. It did not succeed.
         JobState::Failed | JobState::Queued | JobState::Claimed | JobState::Running => {
             Code::MachineFailed as u8
         }
@@ -117,10 +117,12 @@ fn code(job: &JobView) -> u8 {
 fn variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, value.to_owned()),
-        None => (text, std::env::var(text).map_err(|_| "it has no value here; write NAME=VALUE")?),
+        None => {
+            (text, std::env::var(text).map_err(|_| "the variable is not set here; use NAME=VALUE")?)
+        }
     };
     if name.is_empty() {
-        return Err("a variable needs a name".to_owned());
+        return Err("the name of the variable is empty".to_owned());
     }
     Ok((name.to_owned(), value))
 }
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_did_not_end_by_itself_is_no_success() {
+    fn a_failed_or_canceled_job_is_not_a_success() {
         let job = |state: &str, code: Option<u8>| -> JobView {
             serde_json::from_value(serde_json::json!({
                 "id": 1, "source": "local", "pool": null, "state": state, "name": "x",

@@ -1,4 +1,4 @@
-//! The verbs against a server whose calls a script answers.
+//! The commands against a server with scripted responses.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,16 +8,16 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Verb, run};
+use super::{DaemonCommand, run};
 use crate::api::status::Pages;
-use crate::api::types::{DrainWish, JobState, JobView, Problem, ProblemKind, Submission};
-use crate::api::{Call, Log, call, server};
-use crate::config::Api;
+use crate::api::types::{ApiError, ApiErrorKind, DrainRequest, JobState, JobView, Submission};
+use crate::api::{Call, JobLog, call, server};
+use crate::config::ApiConfig;
 
 #[derive(Debug, Parser)]
 struct Line {
     #[command(subcommand)]
-    verb: Verb,
+    command: DaemonCommand,
 }
 
 fn job(state: JobState, exit_code: Option<u8>) -> JobView {
@@ -28,11 +28,11 @@ fn job(state: JobState, exit_code: Option<u8>) -> JobView {
     .unwrap()
 }
 
-/// Runs a command line against a server of its own.
+/// Runs a command line against a new server.
 fn with_daemon(line: &[&str], script: impl Fn(Call) + Send) -> Result<ExitCode, String> {
     let directory = tempfile::tempdir().unwrap();
     let state: &Path = directory.path();
-    let verb = Line::try_parse_from([&["mayfly"], line].concat()).unwrap().verb;
+    let command = Line::try_parse_from([&["mayfly"], line].concat()).unwrap().command;
     let (ready, is_ready) = std::sync::mpsc::channel();
     let stop = CancellationToken::new();
     std::thread::scope(|scope| {
@@ -41,21 +41,21 @@ fn with_daemon(line: &[&str], script: impl Fn(Call) + Send) -> Result<ExitCode, 
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
                 let (listener, _file) =
-                    server::bind(&state.join(Api::DEFAULT_SOCKET), 0o600).unwrap();
+                    server::bind(&state.join(ApiConfig::DEFAULT_SOCKET), 0o600).unwrap();
                 ready.send(()).unwrap();
-                let (calls, mut asked) = mpsc::channel(call::CAPACITY);
-                let answering = async {
-                    while let Some(call) = asked.recv().await {
+                let (calls, mut requests) = mpsc::channel(call::CAPACITY);
+                let responses = async {
+                    while let Some(call) = requests.recv().await {
                         script(call);
                     }
                 };
                 let (_, changes) = tokio::sync::watch::channel(0);
                 let pages = Pages::new(calls.clone(), changes, None, ending.clone());
-                tokio::join!(server::serve(listener, calls, pages, ending), answering);
+                tokio::join!(server::serve(listener, calls, pages, ending), responses);
             });
         });
         is_ready.recv().unwrap();
-        let result = run(&verb, Some(state)).map_err(|problem| format!("{problem:?}"));
+        let result = run(&command, Some(state)).map_err(|error| format!("{error:?}"));
         stop.cancel();
         daemon.join().unwrap();
         result
@@ -71,7 +71,7 @@ fn waiting_for_a_submitted_job_ends_with_its_exit_code() {
     let log = tempfile::NamedTempFile::new().unwrap();
     let line = ["submit", "--pool", "ci", "-e", "A=b", "--timeout", "2s", "--wait", "--", "make"];
     let code = with_daemon(&line, |call| match call {
-        Call::Submit { submission, answer } => {
+        Call::Submit { submission, responder } => {
             let expected = Submission {
                 pool: "ci".into(),
                 command: vec!["make".into()],
@@ -81,14 +81,14 @@ fn waiting_for_a_submitted_job_ends_with_its_exit_code() {
                 user: None,
             };
             assert_eq!(submission, expected);
-            answer.send(Ok(job(JobState::Queued, None))).unwrap();
+            responder.send(Ok(job(JobState::Queued, None))).unwrap();
         }
-        Call::Log { job: 7, answer } => {
-            let log = Log { path: Some(log.path().to_owned()), growing: false };
-            answer.send(Ok(log)).unwrap();
+        Call::Log { job: 7, responder } => {
+            let log = JobLog { path: Some(log.path().to_owned()), growing: false };
+            responder.send(Ok(log)).unwrap();
         }
-        Call::Job { job: 7, answer } => {
-            answer.send(Ok(job(JobState::Finished, Some(42)))).unwrap();
+        Call::Job { job: 7, responder } => {
+            responder.send(Ok(job(JobState::Finished, Some(42)))).unwrap();
         }
         other => unexpected(&other),
     });
@@ -96,46 +96,46 @@ fn waiting_for_a_submitted_job_ends_with_its_exit_code() {
 }
 
 #[test]
-fn each_verb_asks_what_it_is_called() {
+fn each_command_makes_its_call() {
     let time = "2026-01-01T00:00:00Z";
     let script = |call| match call {
-        Call::Jobs { filter, answer } => {
+        Call::Jobs { filter, responder } => {
             assert_eq!((filter.state, filter.limit()), (Some(JobState::Running), 50));
-            answer.send(Ok(vec![job(JobState::Running, None)])).unwrap();
+            responder.send(Ok(vec![job(JobState::Running, None)])).unwrap();
         }
-        Call::Explain { job: 7, answer } => {
+        Call::Explain { job: 7, responder } => {
             let story = json!({ "job": job(JobState::Queued, None), "phases": [
                 { "phase": "queued", "at": time, "lasted_ms": 3 },
             ]});
-            answer.send(Ok(serde_json::from_value(story).unwrap())).unwrap();
+            responder.send(Ok(serde_json::from_value(story).unwrap())).unwrap();
         }
-        Call::Cancel { job: 7, answer, .. } => {
-            answer.send(Ok(job(JobState::Cancelled, None))).unwrap();
+        Call::Cancel { job: 7, responder, .. } => {
+            responder.send(Ok(job(JobState::Cancelled, None))).unwrap();
         }
-        Call::Pools { answer } => {
+        Call::Pools { responder } => {
             let pools = json!([{
                 "name": "ci", "labels": ["x"], "image": "base", "trigger": "none", "min_idle": 1,
                 "max": 2, "booting": 0, "warm": 1, "registered": 0, "busy": 0, "ending": 0,
                 "waiting": 1, "blocker": { "code": "max", "message": "the pool is at its max" },
             }]);
-            answer.send(Ok(serde_json::from_value(pools).unwrap())).unwrap();
+            responder.send(Ok(serde_json::from_value(pools).unwrap())).unwrap();
         }
-        Call::Status { answer } => {
+        Call::Status { responder } => {
             let status = json!({
                 "version": "1", "pid": 1, "started": time, "draining": false, "waiting": 0,
                 "running": 0, "microvms": 0,
             });
-            answer.send(Ok(serde_json::from_value(status).unwrap())).unwrap();
+            responder.send(Ok(serde_json::from_value(status).unwrap())).unwrap();
         }
-        Call::Drain { wish, answer, .. } => {
-            let ending = DrainWish { end_jobs: true, within_ms: Some(20_000) };
-            assert!([DrainWish::default(), ending].contains(&wish), "{wish:?}");
+        Call::Drain { request, responder, .. } => {
+            let ending = DrainRequest { end_jobs: true, within_ms: Some(20_000) };
+            assert!([DrainRequest::default(), ending].contains(&request), "{request:?}");
             let report = json!({ "running": 1, "queued": 0, "until": time });
-            answer.send(Ok(serde_json::from_value(report).unwrap())).unwrap();
+            responder.send(Ok(serde_json::from_value(report).unwrap())).unwrap();
         }
-        Call::Reload { answer } => {
+        Call::Reload { responder } => {
             let report = json!({ "applied": ["a"], "needs_restart": ["b"], "warnings": ["c"] });
-            answer.send(Ok(serde_json::from_value(report).unwrap())).unwrap();
+            responder.send(Ok(serde_json::from_value(report).unwrap())).unwrap();
         }
         other => unexpected(&other),
     };
@@ -156,19 +156,21 @@ fn each_verb_asks_what_it_is_called() {
 }
 
 #[test]
-fn what_the_daemon_refuses_reaches_the_person() {
-    let problem = with_daemon(&["logs", "9", "-f"], |call| match call {
-        Call::Log { answer, .. } => {
-            answer.send(Err(Problem::new(ProblemKind::NotFound, "there is no job 9"))).unwrap();
+fn errors_of_the_daemon_reach_the_user() {
+    let error = with_daemon(&["logs", "9", "-f"], |call| match call {
+        Call::Log { responder, .. } => {
+            responder
+                .send(Err(ApiError::new(ApiErrorKind::NotFound, "job 9 does not exist")))
+                .unwrap();
         }
         other => unexpected(&other),
     });
-    let problem = problem.unwrap_err();
-    assert!(problem.contains("there is no job 9") && problem.contains("NotFound"), "{problem}");
+    let error = error.unwrap_err();
+    assert!(error.contains("job 9 does not exist") && error.contains("NotFound"), "{error}");
 }
 
 #[test]
-fn a_state_that_there_is_not_is_refused_at_once() {
+fn an_unknown_state_is_rejected() {
     assert!(Line::try_parse_from(["mayfly", "jobs", "--state", "gone"]).is_err());
     assert!(Line::try_parse_from(["mayfly", "cancel", "x"]).is_err());
 }

@@ -5,47 +5,47 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::say;
-use crate::cli::report::Problem;
+use super::print_line;
+use crate::cli::report::CliError;
 use crate::cli::table;
 use crate::egress::policy::Policies;
 use crate::host::state::StateDirectory;
-use crate::image::hardening::audit::{Outcome, Report};
+use crate::image::hardening::audit::{AuditOutcome, AuditReport};
 use crate::image::{Image, ImageError, Reference, Store};
-use crate::machine::accelerator::Wish;
-use crate::trial::{self, Bench};
+use crate::machine::accelerator::AcceleratorPreference;
+use crate::trial::{self, TrialEnvironment};
 
 /// Boot an image once and check each of its hardening controls from inside.
 ///
-/// Prints a row for each control: what was looked at, what others ask for the same, and what was
-/// seen. The exit status is 1 if a control failed.
+/// Prints a row for each control: the result, the control, the requirement of other standards that
+/// it matches, and the evidence. Exits with 1 if a control failed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mayfly image audit runner
   mayfly image audit runner --json | jq '.rows[] | select(.result == \"fail\")'
 
-What each control is for: docs/reference/hardening.md.")]
+Purpose of each control: docs/reference/hardening.md.")]
 pub(in crate::cli) struct AuditArguments {
-    /// NAME, the newest build, or NAME@DIGEST-PREFIX
+    /// NAME (its current build) or NAME@DIGEST-PREFIX
     #[arg(value_parser = super::reference)]
     image: Reference,
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// What executes the guest's instructions: auto, kvm or tcg (software emulation)
-    #[arg(long, value_name = "ACCELERATOR", default_value = "auto", value_parser = str::parse::<Wish>)]
-    accel: Wish,
+    /// Accelerator: auto, kvm or tcg (software emulation)
+    #[arg(long, value_name = "ACCELERATOR", default_value = "auto", value_parser = str::parse::<AcceleratorPreference>)]
+    accel: AcceleratorPreference,
 }
 
-/// Where an image of the store is put on trial: with nothing to be reached.
+/// Returns the environment for trials of an image, without network access.
 pub(super) fn bench<'a>(
     store: &'a Store,
     state: &'a StateDirectory,
-    accelerator: Wish,
-) -> Result<Bench<'a>, Problem> {
+    accelerator: AcceleratorPreference,
+) -> Result<TrialEnvironment<'a>, CliError> {
     let egress = Policies::read(None)?.get("none")?.clone();
-    Ok(Bench { store, state, accelerator, egress })
+    Ok(TrialEnvironment { store, state, accelerator, egress })
 }
 
 pub(super) fn run(
@@ -53,11 +53,11 @@ pub(super) fn run(
     store: &Store,
     state: &StateDirectory,
     output: &mut dyn Write,
-) -> Result<ExitCode, Problem> {
+) -> Result<ExitCode, CliError> {
     let image = store.find(&arguments.image)?;
     let report = trial::audit::run(&bench(store, state, arguments.accel)?, &image)?;
     if arguments.json {
-        say(
+        print_line(
             output,
             &serde_json::json!({
                 "name": image.name, "digest": image.digest, "passed": report.passed(),
@@ -71,10 +71,10 @@ pub(super) fn run(
     Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The letters of evidence that a row shows; `--json` has all.
+/// The maximum length of the evidence in a row. `--json` has all of it.
 const EVIDENCE: usize = 60;
 
-fn show(image: &Image, report: &Report, output: &mut dyn Write) -> Result<(), ImageError> {
+fn show(image: &Image, report: &AuditReport, output: &mut dyn Write) -> Result<(), ImageError> {
     let rows: Vec<[String; 4]> = report
         .rows
         .iter()
@@ -87,19 +87,20 @@ fn show(image: &Image, report: &Report, output: &mut dyn Write) -> Result<(), Im
             [word(row.result).to_owned(), row.control.to_string(), row.reference.to_string(), shown]
         })
         .collect();
-    for line in table::lines(["RESULT", "CONTROL", "REFERENCE", "SEEN"], &rows) {
-        say(output, &line)?;
+    for line in table::lines(["RESULT", "CONTROL", "REFERENCE", "EVIDENCE"], &rows) {
+        print_line(output, &line)?;
     }
     let count = |outcome| report.count(outcome);
-    let (passed, failed, off) = (count(Outcome::Pass), count(Outcome::Fail), count(Outcome::Off));
+    let (passed, failed, off) =
+        (count(AuditOutcome::Pass), count(AuditOutcome::Fail), count(AuditOutcome::Off));
     let image = format!("{}@{}", image.name, image.digest.short());
-    say(output, &format!("{image}: {passed} passed, {failed} failed, {off} off"))
+    print_line(output, &format!("{image}: {passed} passed, {failed} failed, {off} off"))
 }
 
-fn word(outcome: Outcome) -> &'static str {
+fn word(outcome: AuditOutcome) -> &'static str {
     match outcome {
-        Outcome::Pass => "pass",
-        Outcome::Fail => "FAIL",
-        Outcome::Off => "off",
+        AuditOutcome::Pass => "pass",
+        AuditOutcome::Fail => "FAIL",
+        AuditOutcome::Off => "off",
     }
 }

@@ -5,27 +5,27 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::inputs::InputArguments;
-use super::say;
+use super::build_inputs::InputArguments;
+use super::print_line;
 use super::steps::Steps;
-use crate::cli::report::Problem;
+use crate::cli::report::CliError;
 use crate::image::Store;
 use crate::image::build::Builder;
 use crate::image::recipe::{Recipe, Setting};
 
-/// What a build can be told beside its recipe.
+/// The arguments of `mayfly image build`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct BuildArguments {
-    /// The recipe, a TOML file
+    /// Recipe, a TOML file
     recipe: PathBuf,
-    /// Set a key of the recipe, or add to a list of it with `+=`; a value is TOML or plain text
+    /// Set a key of the recipe, or append to a list with `+=`; a value is TOML or plain text
     ///
     /// For example: `--set size=4G --set packages+=jq --set kernel.guest_modules+=overlay`
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<Setting>,
     #[command(flatten)]
     inputs: InputArguments,
-    /// Seconds since 1970 that stand for the time of the build
+    /// Build time in seconds since 1970
     #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS", hide = true)]
     date: Option<u64>,
 }
@@ -38,7 +38,7 @@ pub(super) fn build(
     arguments: &BuildArguments,
     store: &Store,
     output: &mut dyn Write,
-) -> Result<(), Problem> {
+) -> Result<(), CliError> {
     let recipe = Recipe::load(&arguments.recipe, &arguments.settings)?;
     let agent = arguments.inputs.agent()?;
     let runner = arguments.inputs.runner(&recipe)?;
@@ -55,5 +55,5 @@ pub(super) fn build(
     let result = builder.build();
     progress.finish(result.is_ok());
     let image = result?;
-    Ok(say(output, &format!("{}@{}", image.name, image.digest))?)
+    Ok(print_line(output, &format!("{}@{}", image.name, image.digest))?)
 }

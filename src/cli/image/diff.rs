@@ -1,18 +1,18 @@
-//! `mayfly image diff`, and how differences are shown.
+//! `mayfly image diff`, and the display of differences.
 
 use std::io::Write;
 
 use clap::Args;
 use serde_json::Value;
 
-use super::{reference, say};
-use crate::cli::output::tell;
-use crate::cli::table::plain;
+use super::{print_line, reference};
+use crate::cli::output::print_stderr;
+use crate::cli::table::sanitize;
 use crate::host::size::Size;
-use crate::image::diff::{self, Change};
+use crate::image::diff::{self, ManifestChange};
 use crate::image::{ImageError, Reference, Store};
 
-/// Two images.
+/// The arguments of `mayfly image diff`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -20,10 +20,10 @@ Examples:
   mayfly image diff base@0a1b2c base        an older build and the newest
   mayfly image diff base@0a1b2c base --json | jq '.changes[] | select(.section == \"packages\")'")]
 pub(super) struct DiffArguments {
-    /// NAME, the newest build, or NAME@DIGEST-PREFIX
+    /// NAME (its current build) or NAME@DIGEST-PREFIX
     #[arg(value_parser = reference)]
     from: Reference,
-    /// The image to compare with
+    /// Image to compare with
     #[arg(value_parser = reference)]
     to: Reference,
     /// Print JSON
@@ -39,31 +39,31 @@ pub(super) fn run(
     let (from, to) = (store.find(&arguments.from)?, store.find(&arguments.to)?);
     let changes = diff::between(&from.manifest, &to.manifest);
     if arguments.json {
-        let answer = serde_json::json!({
+        let output_json = serde_json::json!({
             "from": from.digest, "to": to.digest, "changes": changes,
         });
-        return say(output, &answer.to_string());
+        return print_line(output, &output_json.to_string());
     }
     if changes.is_empty() {
-        tell("no difference");
+        print_stderr("no differences");
     }
     show(&changes, output)
 }
 
-/// Prints changes, each section under its name: `+` what came, `-` what went, `~` what changed.
-pub(super) fn show(changes: &[Change], output: &mut dyn Write) -> Result<(), ImageError> {
+/// Prints changes by section: `+` added, `-` removed, `~` changed.
+pub(super) fn show(changes: &[ManifestChange], output: &mut dyn Write) -> Result<(), ImageError> {
     let mut section = "";
     for change in changes {
         if change.section != section {
             section = &change.section;
-            say(output, section)?;
+            print_line(output, section)?;
         }
-        say(output, &line(change))?;
+        print_line(output, &line(change))?;
     }
     Ok(())
 }
 
-fn line(change: &Change) -> String {
+fn line(change: &ManifestChange) -> String {
     let value = |value: &Option<Value>| value.as_ref().map(|value| shown(&change.key, value));
     let key = &change.key;
     let space = if key.is_empty() { "" } else { " " };
@@ -74,14 +74,14 @@ fn line(change: &Change) -> String {
     }
 }
 
-/// A value without quotes, in a line; numbers of bytes as people write them.
+/// Formats a value in one line, without quotes. Numbers of bytes get a unit.
 fn shown(key: &str, value: &Value) -> String {
     let is_length = key.rsplit('.').next() == Some("bytes");
     let bytes = is_length.then(|| value.as_u64()).flatten();
     match (bytes, value) {
         (Some(bytes), _) => Size(bytes).to_string(),
-        (None, Value::String(text)) => plain(text),
-        (None, value) => plain(&value.to_string()),
+        (None, Value::String(text)) => sanitize(text),
+        (None, value) => sanitize(&value.to_string()),
     }
 }
 
@@ -93,11 +93,8 @@ mod tests {
 
     #[test]
     fn each_section_has_its_name_once() {
-        let change = |section: &str, key: &str, from: Option<Value>, to: Option<Value>| Change {
-            section: section.to_owned(),
-            key: key.to_owned(),
-            from,
-            to,
+        let change = |section: &str, key: &str, from: Option<Value>, to: Option<Value>| {
+            ManifestChange { section: section.to_owned(), key: key.to_owned(), from, to }
         };
         let changes = [
             change("packages", "curl", Some(json!("8.0")), Some(json!("8.1"))),

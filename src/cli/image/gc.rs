@@ -5,27 +5,27 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Problem, say};
+use super::{CliError, print_line};
 use crate::config::{ConfigError, Environment, Settings};
 use crate::failure::Code;
 use crate::host::size::Size;
-use crate::image::{Collection, Kept, Retention, Store};
+use crate::image::{CollectionReport, Retention, RetentionReason, Store};
 
-/// Remove builds that nothing means or uses any more
+/// Remove builds that are no longer used
 ///
-/// Kept are the build that each name means and the one it meant before (see `rollback`), what
-/// pools of the settings file name by digest, and what microVMs run from. What builds and imports
-/// left that ended in the middle goes, and so do downloads that are a day old and in no image.
+/// Keeps the current and the previous build of each name (see `rollback`), builds that pools of the
+/// settings file name by digest, and builds that microVMs run from. Also removes the remains of
+/// interrupted builds and imports, and downloads that are a day old and in no image.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct GcArguments {
-    /// Say what would be removed, and remove nothing
+    /// Show what would be removed, and remove nothing
     #[arg(long)]
     dry_run: bool,
-    /// Keep also the N builds of each name that were published last
+    /// Also keep the N builds of each name that were published last
     #[arg(long, value_name = "N", default_value_t = 0)]
     keep: usize,
-    /// The settings file, whose pools keep their images
+    /// Settings file; images that its pools name are kept
     #[arg(long, env = "MAYFLY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print JSON
@@ -42,7 +42,7 @@ pub(super) fn gc(
     arguments: &GcArguments,
     store: &Store,
     output: &mut dyn Write,
-) -> Result<(), Problem> {
+) -> Result<(), CliError> {
     let pinned = match &arguments.config {
         Some(file) => {
             let environment = Environment::of_process().map_err(ConfigError::Host)?;
@@ -54,38 +54,45 @@ pub(super) fn gc(
     let collection = store.collect(&retention, arguments.dry_run)?;
     if arguments.json {
         let text = serde_json::to_string(&collection);
-        let text = text.map_err(|error| Problem::file(error.to_string(), Code::Internal))?;
-        return Ok(say(output, &text)?);
+        let text = text.map_err(|error| CliError::file(error.to_string(), Code::Internal))?;
+        return Ok(print_line(output, &text)?);
     }
     show(&collection, arguments.dry_run, output)
 }
 
-fn show(collection: &Collection, dry_run: bool, output: &mut dyn Write) -> Result<(), Problem> {
+fn show(
+    collection: &CollectionReport,
+    dry_run: bool,
+    output: &mut dyn Write,
+) -> Result<(), CliError> {
     for build in &collection.images {
-        let what = match build.kept {
-            None if dry_run => "would go",
+        let what = match build.retained {
+            None if dry_run => "would be removed",
             None => "removed",
-            Some(Kept::Meant) => "kept: its name means it",
-            Some(Kept::Previous) => "kept: for a rollback",
-            Some(Kept::Pinned) => "kept: a pool names it",
-            Some(Kept::Recent) => "kept: --keep",
-            Some(Kept::InUse) => "kept: in use",
+            Some(RetentionReason::Current) => "kept: current build",
+            Some(RetentionReason::Previous) => "kept: previous build, for a rollback",
+            Some(RetentionReason::Pinned) => "kept: pinned by a pool",
+            Some(RetentionReason::Recent) => "kept: --keep",
+            Some(RetentionReason::InUse) => "kept: in use",
         };
         let size = Size(build.bytes).to_string();
         let name = format!("{}@{}", build.name, build.digest.short());
-        say(output, &format!("{name:<32} {size:>10}  {what}"))?;
+        print_line(output, &format!("{name:<32} {size:>10}  {what}"))?;
     }
     for (count, what) in [
         (collection.dead_builds, "unfinished builds and imports"),
         (collection.downloads, "old downloads"),
     ] {
         if count > 0 {
-            say(
+            print_line(
                 output,
-                &format!("{what}: {count} {}", if dry_run { "would go" } else { "removed" }),
+                &format!(
+                    "{what}: {count} {}",
+                    if dry_run { "would be removed" } else { "removed" }
+                ),
             )?;
         }
     }
-    let verb = if dry_run { "would be freed" } else { "freed" };
-    Ok(say(output, &format!("{} {verb}", Size(collection.freed)))?)
+    let action = if dry_run { "would be freed" } else { "freed" };
+    Ok(print_line(output, &format!("{} {action}", Size(collection.freed)))?)
 }

@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::bytes::Bytes;
-use super::say;
+use super::print_line;
+use super::transfer_bar::TransferBar;
 use crate::cli::trust::TrustArguments;
 use crate::image::{ImageError, Store};
 
-/// Put the image of an archive into the store and let its name mean it
+/// Import an image from an archive and point its name to it
 ///
-/// Nothing is in the store before all of the archive was read and found to be what was exported.
-/// `mayfly image rollback` goes back to what the name meant before.
+/// The store changes only after the whole archive was read and verified. `mayfly image rollback`
+/// returns to the previous build.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ImportArguments {
-    /// What `mayfly image export` wrote; - is standard input
+    /// Archive of `mayfly image export`; - is standard input
     file: PathBuf,
     #[command(flatten)]
     trust: TrustArguments,
@@ -38,12 +38,12 @@ pub(super) fn import(
     let (input, from): (Box<dyn Read>, &Path) = if path == Path::new("-") {
         (Box::new(io::stdin().lock()), Path::new("standard input"))
     } else {
-        let unread = |source| ImageError::Read { path: path.clone(), source };
-        (Box::new(File::open(path).map_err(unread)?), path)
+        let read_error = |source| ImageError::Read { path: path.clone(), source };
+        (Box::new(File::open(path).map_err(read_error)?), path)
     };
-    let bytes = Bytes::new();
+    let bar = TransferBar::new();
     let trust = arguments.trust.trust();
-    let image = store.import(input, from, &trust, &mut |done, total| bytes.moved(done, total))?;
-    drop(bytes);
-    say(output, &format!("{}@{}", image.name, image.digest))
+    let image = store.import(input, from, &trust, &mut |done, total| bar.update(done, total))?;
+    drop(bar);
+    print_line(output, &format!("{}@{}", image.name, image.digest))
 }

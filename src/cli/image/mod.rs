@@ -1,20 +1,20 @@
-//! `mayfly image …`: builds, shows, checks and removes images.
+//! `mayfly image …`: builds, inspects, verifies and removes images.
 
 mod audit;
 mod build;
-mod bytes;
+mod build_inputs;
 mod diff;
 mod export;
 mod gc;
 mod import;
-mod inputs;
-mod newest;
+mod newest_runner;
 mod rebuild;
 mod refresh;
 mod sbom;
 mod show;
 mod sign;
 mod steps;
+mod transfer_bar;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,81 +24,82 @@ use clap::{Args, Subcommand};
 
 use super::examples;
 use super::output;
-use super::report::Problem;
+use super::report::CliError;
 use super::trust::public_key;
 use crate::host::state::StateDirectory;
 use crate::image::{ImageError, ImageName, PublicKey, Reference, Store, Trust};
 
-/// `mayfly image`.
+/// The arguments of `mayfly image`.
 #[derive(Debug, Args)]
 pub(super) struct ImageArguments {
-    /// The image store [default: `images` in the state directory]
+    /// Directory of the image store [default: `images` in the state directory]
     #[arg(long, global = true, env = "MAYFLY_IMAGE_STORE", value_name = "DIR")]
     store: Option<PathBuf>,
     #[command(subcommand)]
     command: ImageCommand,
 }
 
-/// What to do with images.
+/// The subcommands of `mayfly image`.
 #[derive(Debug, Subcommand)]
 enum ImageCommand {
-    /// Build an image from a recipe and let its name mean it
+    /// Build an image from a recipe and point its name to the new build
     #[command(after_help = examples::IMAGE_BUILD)]
     Build(build::BuildArguments),
-    /// List the images of the store, the newest build of each name first
+    /// List the images of the store, the current build of each name first
     #[command(after_help = examples::IMAGE_LIST)]
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show what an image is and what it was made of
+    /// Show the contents of an image and what it was built from
     #[command(after_help = examples::IMAGE_INSPECT)]
     Inspect {
-        /// NAME, the newest build, or NAME@DIGEST-PREFIX
+        /// NAME (its current build) or NAME@DIGEST-PREFIX
         #[arg(value_parser = reference)]
         image: Reference,
-        /// Print the manifest as it is
+        /// Print the manifest as JSON
         #[arg(long)]
         json: bool,
     },
     Export(export::ExportArguments),
     Import(import::ImportArguments),
     Sign(sign::SignArguments),
-    /// Let a name mean the build that it meant before; done again, what it means now
+    /// Point a name back to its previous build; a second rollback undoes the first
     #[command(after_help = examples::IMAGE_ROLLBACK)]
     Rollback {
-        /// The name
+        /// Name of the image
         #[arg(value_parser = name)]
         name: ImageName,
     },
     Gc(gc::GcArguments),
-    /// Hash every part of an image and compare with what was built; with a key, check who signed it
+    /// Compare the hash of every part of an image with its manifest; with --key, check the
+    /// signature
     #[command(after_help = examples::IMAGE_VERIFY)]
     Verify {
-        /// NAME, the newest build, or NAME@DIGEST-PREFIX
+        /// NAME (its current build) or NAME@DIGEST-PREFIX
         #[arg(required = true, value_parser = reference)]
         images: Vec<Reference>,
-        /// Refuse an image that is signed with none of these keys: public keys of minisign's, or
-        /// files with one
+        /// Require the image to be signed with one of these keys: minisign public keys, or files
+        /// with one
         #[arg(long = "key", value_name = "KEY", value_parser = public_key)]
         keys: Vec<PublicKey>,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Print an image's bill of materials, for scanners
+    /// Print an image's bill of materials (SBOM), for scanners
     Sbom(sbom::SbomArguments),
-    /// Show what is different in another image: packages, kernel, settings, sizes
+    /// Show the differences between two images: packages, kernel, settings, sizes
     Diff(diff::DiffArguments),
-    /// Build an image again from what it was built from, and say whether it is the same
+    /// Rebuild an image from its inputs and check whether the result is identical
     RebuildCheck(rebuild::RebuildArguments),
     Audit(audit::AuditArguments),
     Refresh(refresh::RefreshArguments),
-    /// Remove an image; what runs from it goes on
+    /// Remove images; microVMs that run from them continue
     #[command(after_help = examples::IMAGE_REMOVE)]
     Remove {
-        /// NAME, the newest build, or NAME@DIGEST-PREFIX
+        /// NAME (its current build) or NAME@DIGEST-PREFIX
         #[arg(required = true, value_parser = reference)]
         images: Vec<Reference>,
     },
@@ -112,13 +113,13 @@ fn reference(text: &str) -> Result<Reference, String> {
     text.parse().map_err(|error: crate::image::InvalidName| error.to_string())
 }
 
-/// Does what was asked for with the images of the store that the arguments name, else of
-/// that of the state directory. Data goes to standard output, everything else to standard error.
+/// Runs a subcommand on the store that the arguments name, or on the store of the state directory.
+/// Data goes to standard output, everything else to standard error.
 ///
 /// # Errors
 ///
-/// What the image folder or the settings say, or standard output can't be written.
-pub(super) fn run(arguments: ImageArguments, state: &StateDirectory) -> Result<ExitCode, Problem> {
+/// Errors of the image folder and the settings, or if standard output can't be written.
+pub(super) fn run(arguments: ImageArguments, state: &StateDirectory) -> Result<ExitCode, CliError> {
     let store = &Store::open(arguments.store.unwrap_or_else(|| state.images()));
     let mut output = output::stdout();
     match arguments.command {
@@ -127,7 +128,7 @@ pub(super) fn run(arguments: ImageArguments, state: &StateDirectory) -> Result<E
         ImageCommand::Inspect { image, json } => {
             show::inspect(&store.find(&image)?, json, &mut output)?;
         }
-        // It may write to standard output itself.
+        // The export locks standard output itself.
         ImageCommand::Export(arguments) => {
             drop(output);
             export::export(&arguments, store)?;
@@ -136,7 +137,7 @@ pub(super) fn run(arguments: ImageArguments, state: &StateDirectory) -> Result<E
         ImageCommand::Sign(arguments) => sign::sign(&arguments, store, &mut output)?,
         ImageCommand::Rollback { name } => {
             let image = store.rollback(&name)?;
-            say(&mut output, &format!("{}@{}", image.name, image.digest))?;
+            print_line(&mut output, &format!("{}@{}", image.name, image.digest))?;
         }
         ImageCommand::Gc(arguments) => gc::gc(&arguments, store, &mut output)?,
         ImageCommand::Verify { images, keys, json } => {
@@ -154,7 +155,7 @@ pub(super) fn run(arguments: ImageArguments, state: &StateDirectory) -> Result<E
         }
         ImageCommand::Remove { images } => images.iter().try_for_each(|image| {
             let digest = store.remove(image)?;
-            say(&mut output, &format!("{}@{digest}", image.name))
+            print_line(&mut output, &format!("{}@{digest}", image.name))
         })?,
     }
     Ok(ExitCode::SUCCESS)
@@ -171,21 +172,21 @@ fn verify(
     let signed = store.check_signature(&image, trust)?;
     store.verify(&image)?;
     if json {
-        let answer = serde_json::json!({
+        let output_json = serde_json::json!({
             "name": image.name,
             "digest": image.digest,
             "verified": true,
             "signed_with": signed.as_ref().map(|signed| signed.key.to_string()),
             "comment": signed.as_ref().map(|signed| &signed.comment),
         });
-        return say(output, &answer.to_string());
+        return print_line(output, &output_json.to_string());
     }
     let signed = signed.map(|signed| format!(", and signed with {}", signed.key));
     let signed = signed.unwrap_or_default();
-    say(output, &format!("{}@{} is what was built{signed}", image.name, image.digest))
+    print_line(output, &format!("{}@{} is unchanged{signed}", image.name, image.digest))
 }
 
-fn say(output: &mut dyn Write, line: &str) -> Result<(), ImageError> {
+fn print_line(output: &mut dyn Write, line: &str) -> Result<(), ImageError> {
     writeln!(output, "{line}").map_err(|source| ImageError::Write {
         path: Path::new("standard output").to_owned(),
         source,

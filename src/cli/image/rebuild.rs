@@ -5,31 +5,31 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::inputs::{InputArguments, recipe_of};
+use super::build_inputs::{InputArguments, recipe_of};
 use super::steps::Steps;
-use super::{diff, reference, say};
-use crate::cli::report::Problem;
-use crate::cli::table::plain;
+use super::{diff, print_line, reference};
+use crate::cli::report::CliError;
+use crate::cli::table::sanitize;
 use crate::image::build::{Builder, Rebuilt};
 use crate::image::{Image, ImageError, Reference, Store};
 
-/// How many files that differ are shown to a person.
+/// The maximum number of files that differ in the text output.
 const SHOWN: usize = 40;
 
-/// What is built again, and from what.
+/// The arguments of `mayfly image rebuild-check`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mayfly image rebuild-check base
   mayfly image rebuild-check runner --runner-archive actions-runner.tar.gz
 
-The store keeps nothing of it. The exit code is 0 if it is the same, 65 if it is another; what
-differs is printed: packages, programs that made it, parts, and files of the root file system.")]
+The store keeps nothing of the rebuild. Exits with 0 if the result is identical, else with 65. Prints
+the differences: packages, build tools, parts, and files of the root file system.")]
 pub(super) struct RebuildArguments {
-    /// NAME, the newest build, or NAME@DIGEST-PREFIX
+    /// NAME (its current build) or NAME@DIGEST-PREFIX
     #[arg(value_parser = reference)]
     image: Reference,
-    /// The recipe that the image was built from [default: as its manifest has it]
+    /// Recipe that the image was built from [default: the one in its manifest]
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
     #[command(flatten)]
@@ -43,7 +43,7 @@ pub(super) fn run(
     arguments: &RebuildArguments,
     store: &Store,
     output: &mut dyn Write,
-) -> Result<(), Problem> {
+) -> Result<(), CliError> {
     let image = store.find(&arguments.image)?;
     let recipe = recipe_of(&image, arguments.recipe.as_deref())?;
     let agent = arguments.inputs.agent()?;
@@ -63,9 +63,12 @@ pub(super) fn run(
     let rebuilt = result?;
     let same = rebuilt.digest == image.digest;
     if arguments.json {
-        say(output, &answer(&image, &rebuilt).to_string())?;
+        print_line(output, &to_json(&image, &rebuilt).to_string())?;
     } else if same {
-        say(output, &format!("{}@{} was built again, and is the same", image.name, image.digest))?;
+        print_line(
+            output,
+            &format!("{}@{} was rebuilt and is identical", image.name, image.digest),
+        )?;
     } else {
         show(&rebuilt, output)?;
     }
@@ -73,10 +76,10 @@ pub(super) fn run(
         return Ok(());
     }
     let image = format!("{}@{}", image.name, image.digest.short());
-    Err(ImageError::NotTheSame { image, rebuilt: rebuilt.digest }.into())
+    Err(ImageError::RebuildMismatch { image, rebuilt: rebuilt.digest }.into())
 }
 
-fn answer(image: &Image, rebuilt: &Rebuilt) -> serde_json::Value {
+fn to_json(image: &Image, rebuilt: &Rebuilt) -> serde_json::Value {
     serde_json::json!({
         "name": image.name,
         "digest": image.digest,
@@ -92,12 +95,12 @@ fn show(rebuilt: &Rebuilt, output: &mut dyn Write) -> Result<(), ImageError> {
     if rebuilt.files.is_empty() {
         return Ok(());
     }
-    say(output, "files")?;
+    print_line(output, "files")?;
     for change in rebuilt.files.iter().take(SHOWN) {
-        say(output, &format!("  {:<8} {}", change.difference, plain(&change.path)))?;
+        print_line(output, &format!("  {:<8} {}", change.difference, sanitize(&change.path)))?;
     }
     match rebuilt.files.len().saturating_sub(SHOWN) {
         0 => Ok(()),
-        more => say(output, &format!("  and {more} more (--json has them)")),
+        more => print_line(output, &format!("  and {more} more: use --json")),
     }
 }

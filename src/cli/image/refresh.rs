@@ -1,4 +1,4 @@
-//! `mayfly image refresh`: looks for what is newer, builds, tries, and only then moves the name.
+//! `mayfly image refresh`: checks for updates, builds, tests, and then moves the name.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,47 +8,47 @@ use clap::Args;
 use serde::Serialize;
 
 use super::audit::bench;
-use super::inputs::{InputArguments, recipe_of};
-use super::say;
+use super::build_inputs::{InputArguments, recipe_of};
+use super::print_line;
 use super::steps::Steps;
-use crate::cli::report::Problem;
+use crate::cli::report::CliError;
 use crate::host::state::StateDirectory;
-use crate::image::build::newer::{self, Origin};
-use crate::image::build::{Builder, Progress, RunnerSource, digest_of_agent};
-use crate::image::hardening::audit::{Outcome, Report};
+use crate::image::build::updates::{self, PackageOrigin};
+use crate::image::build::{Builder, Progress, RunnerSource, agent_digest};
+use crate::image::hardening::audit::{AuditOutcome, AuditReport};
 use crate::image::{Digest, Image, ImageName, Reference, Store};
-use crate::machine::accelerator::Wish;
-use crate::trial::refresh::{Available, Reason, reasons};
-use crate::trial::smoke::Smoke;
-use crate::trial::{self, Bench};
+use crate::machine::accelerator::AcceleratorPreference;
+use crate::trial::refresh::{AvailableInputs, RefreshReason, reasons};
+use crate::trial::smoke::SmokeResult;
+use crate::trial::{self, TrialEnvironment};
 
-/// Build an image anew if its packages, its runner, the agent or the recipe have changed.
+/// Rebuild an image if its packages, its runner, the agent or the recipe have changed.
 ///
-/// The new build is booted, audited and given a small job first. Only if all went well its name
-/// means it; else the name means what it meant, and the exit status is 1. `mayfly image rollback`
-/// goes back afterwards, too.
+/// Boots and audits the new build and runs a small job in it. If all succeed, points the name to
+/// it. Otherwise the name keeps its current build and the exit status is 1. `mayfly image rollback`
+/// returns to the previous build later.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mayfly image refresh runner --config /etc/mayfly/mayfly.toml
   mayfly image refresh base --check
 
-A timer that does so every night: docs/guide/bare-metal.md.")]
+A timer that runs it every night: docs/guide/bare-metal.md.")]
 pub(in crate::cli) struct RefreshArguments {
-    /// The image's name
+    /// Name of the image
     #[arg(value_parser = name)]
     image: ImageName,
-    /// The recipe that it was built from [default: as its manifest has it]
+    /// Recipe that it was built from [default: the one in its manifest]
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
-    /// Only say what is newer; the exit status is 1 if something is
+    /// Only show what has changed; exits with 1 if something has
     #[arg(long)]
     check: bool,
     #[command(flatten)]
     inputs: InputArguments,
-    /// What executes the guest's instructions: auto, kvm or tcg (software emulation)
-    #[arg(long, value_name = "ACCELERATOR", default_value = "auto", value_parser = str::parse::<Wish>)]
-    accel: Wish,
+    /// Accelerator: auto, kvm or tcg (software emulation)
+    #[arg(long, value_name = "ACCELERATOR", default_value = "auto", value_parser = str::parse::<AcceleratorPreference>)]
+    accel: AcceleratorPreference,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -58,19 +58,19 @@ fn name(text: &str) -> Result<ImageName, String> {
     text.parse().map_err(|error: crate::image::InvalidName| error.to_string())
 }
 
-/// What came of it.
+/// The result of a refresh.
 #[derive(Debug, Serialize)]
 struct Refreshed {
     name: ImageName,
-    /// What the name meant before.
+    /// The build that the name pointed to before.
     before: Digest,
-    /// Why the image was, or would be, built anew.
-    reasons: Vec<Reason>,
+    /// Why the image was, or would be, rebuilt.
+    reasons: Vec<RefreshReason>,
     /// The new build.
     candidate: Option<Digest>,
-    audit: Option<Report>,
-    smoke: Option<Smoke>,
-    /// Whether the name means the new build.
+    audit: Option<AuditReport>,
+    smoke: Option<SmokeResult>,
+    /// Whether the name points to the new build.
     moved: bool,
 }
 
@@ -79,7 +79,7 @@ pub(super) fn run(
     store: &Store,
     state: &StateDirectory,
     output: &mut dyn Write,
-) -> Result<ExitCode, Problem> {
+) -> Result<ExitCode, CliError> {
     let current = store.find(&Reference { name: arguments.image.clone(), digest_prefix: None })?;
     let progress = Steps::new();
     let result = refresh(arguments, &current, (store, state), &progress);
@@ -87,7 +87,7 @@ pub(super) fn run(
     let refreshed = result?;
     let well = refreshed.moved || refreshed.reasons.is_empty();
     if arguments.json {
-        say(output, &serde_json::json!(refreshed).to_string())?;
+        print_line(output, &serde_json::json!(refreshed).to_string())?;
     } else {
         show(&refreshed, &current, output)?;
     }
@@ -99,18 +99,18 @@ fn refresh(
     current: &Image,
     (store, state): (&Store, &StateDirectory),
     progress: &Steps,
-) -> Result<Refreshed, Problem> {
+) -> Result<Refreshed, CliError> {
     let recipe = recipe_of(current, arguments.recipe.as_deref())?;
     let agent = arguments.inputs.agent()?;
     let runner = arguments.inputs.runner(&recipe)?;
     progress.step("looking for newer packages");
-    let origin = Origin {
+    let origin = PackageOrigin {
         suite: &recipe.suite,
         mirror: recipe.content.mirror.as_ref(),
         kernel: &recipe.kernel,
     };
-    let available = Available {
-        packages: newer::look(
+    let available = AvailableInputs {
+        packages: updates::find(
             store,
             &current.manifest,
             &origin,
@@ -118,7 +118,7 @@ fn refresh(
             progress,
         )?,
         runner: runner.as_ref().and_then(release),
-        agent: digest_of_agent(&agent)?,
+        agent: agent_digest(&agent)?,
         recipe: recipe.digest.clone(),
     };
     let mut refreshed = Refreshed {
@@ -146,13 +146,13 @@ fn refresh(
     let image = &candidate.image;
     refreshed.candidate = Some(image.digest.clone());
     if try_out(&bench(store, state, arguments.accel)?, image, progress, &mut refreshed)? {
-        store.adopt(&candidate)?;
+        store.promote(&candidate)?;
         refreshed.moved = true;
     }
     Ok(refreshed)
 }
 
-/// Version and digest of a release; a local archive is compared by nothing but its image.
+/// Returns the version and digest of a release. A local archive has neither.
 fn release(source: &RunnerSource) -> Option<(String, Digest)> {
     match source {
         RunnerSource::Release(release) => {
@@ -162,13 +162,13 @@ fn release(source: &RunnerSource) -> Option<(String, Digest)> {
     }
 }
 
-/// Whether the candidate may take the name.
+/// Tests the candidate. Returns whether the name may point to it.
 fn try_out(
-    bench: &Bench<'_>,
+    bench: &TrialEnvironment<'_>,
     candidate: &Image,
     progress: &Steps,
     refreshed: &mut Refreshed,
-) -> Result<bool, Problem> {
+) -> Result<bool, CliError> {
     progress.step("auditing the new build");
     let report = trial::audit::run(bench, candidate)?;
     let audited = report.passed();
@@ -176,40 +176,40 @@ fn try_out(
     if !audited {
         return Ok(false);
     }
-    progress.step("running a job in it");
+    progress.step("running a test job");
     let smoke = trial::smoke::run(bench, candidate)?;
     let passed = smoke.passed;
     refreshed.smoke = Some(smoke);
     Ok(passed)
 }
 
-fn show(refreshed: &Refreshed, current: &Image, output: &mut dyn Write) -> Result<(), Problem> {
-    let mut say = |line: &str| say(output, line);
+fn show(refreshed: &Refreshed, current: &Image, output: &mut dyn Write) -> Result<(), CliError> {
+    let mut print_line = |line: &str| print_line(output, line);
     let name = &refreshed.name;
     let before = format!("{name}@{}", refreshed.before.short());
     if refreshed.reasons.is_empty() {
         let packages = current.manifest.packages.len();
-        return Ok(say(&format!("{before} is up to date ({packages} packages)"))?);
+        return Ok(print_line(&format!("{before} is up to date ({packages} packages)"))?);
     }
     for reason in &refreshed.reasons {
-        say(&format!("{reason}"))?;
+        print_line(&format!("{reason}"))?;
     }
     let Some(candidate) = &refreshed.candidate else {
-        return Ok(say(&format!("{before} is to be built anew"))?);
+        return Ok(print_line(&format!("{before} needs a rebuild"))?);
     };
     let candidate = format!("{name}@{}", candidate.short());
     for row in refreshed.audit.iter().flat_map(|report| &report.rows) {
-        if row.result == Outcome::Fail {
-            say(&format!("audit failed: {}: {}", row.control, row.evidence))?;
+        if row.result == AuditOutcome::Fail {
+            print_line(&format!("audit failed: {}: {}", row.control, row.evidence))?;
         }
     }
     if let Some(smoke) = refreshed.smoke.as_ref().filter(|smoke| !smoke.passed) {
-        say(&format!("the job failed: {}", smoke.detail))?;
+        print_line(&format!("the test job failed: {}", smoke.detail))?;
     }
     let line = if refreshed.moved {
-        format!("{name} is {candidate} now; `mayfly image rollback {name}` goes back to {before}")
+        format!("{name} is now {candidate}; `mayfly image rollback {name}` returns to {before}")
     } else {
-        format!("{name} stays {before}; look into {candidate} with `mayfly run --image`")
+        format!("{name} is still {before}; inspect {candidate} with `mayfly run --image`")
     };
-    Ok(say(&line)?)
+    Ok(print_line(&line)?)
 }

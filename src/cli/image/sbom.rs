@@ -8,17 +8,17 @@ use clap::{Args, ValueEnum};
 use super::reference;
 use crate::image::{ImageError, Reference, Store};
 
-/// Which bill of materials.
+/// The arguments of `mayfly image sbom`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   mayfly image sbom base | jq '.packages[].name'
   mayfly image sbom runner --format cyclonedx > runner.cdx.json")]
 pub(super) struct SbomArguments {
-    /// NAME, the newest build, or NAME@DIGEST-PREFIX
+    /// NAME (its current build) or NAME@DIGEST-PREFIX
     #[arg(value_parser = reference)]
     image: Reference,
-    /// SPDX 2.3 or `CycloneDX` 1.5, both as JSON
+    /// Format: SPDX 2.3 or `CycloneDX` 1.5, both as JSON
     #[arg(long, value_enum, default_value_t = Format::Spdx)]
     format: Format,
 }

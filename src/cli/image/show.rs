@@ -3,16 +3,16 @@
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::say;
-use crate::cli::output::tell;
+use super::print_line;
+use crate::cli::output::print_stderr;
 use crate::cli::report;
 use crate::host::size::Size;
-use crate::image::{Image, ImageError, Manifest, Runner, Store};
+use crate::image::{Image, ImageError, InstalledRunner, Manifest, Store};
 
 pub(super) fn list(store: &Store, json: bool, output: &mut dyn Write) -> Result<(), ImageError> {
     let listing = store.list()?;
     for error in &listing.broken {
-        tell(format_args!("warning: {}", crate::failure::chain(error)));
+        print_stderr(format_args!("warning: {}", crate::failure::chain(error)));
     }
     let is_previous = |image: &Image| {
         store.previous(&image.name).is_ok_and(|previous| previous.as_ref() == Some(&image.digest))
@@ -33,13 +33,16 @@ pub(super) fn list(store: &Store, json: bool, output: &mut dyn Write) -> Result<
                 })
             })
             .collect();
-        return say(output, &serde_json::Value::from(images).to_string());
+        return print_line(output, &serde_json::Value::from(images).to_string());
     }
     if listing.images.is_empty() {
-        tell(format_args!("no images in {}", store.path().display()));
+        print_stderr(format_args!("no images in {}", store.path().display()));
         return Ok(());
     }
-    say(output, &format!("{:<20} {:<12} {:<20} {:>10}", "NAME", "DIGEST", "PACKAGES OF", "SIZE"))?;
+    print_line(
+        output,
+        &format!("{:<20} {:<12} {:<20} {:>10}", "NAME", "DIGEST", "PACKAGE DATE", "SIZE"),
+    )?;
     for (image, newest) in &listing.images {
         let name = match newest {
             true => image.name.to_string(),
@@ -48,7 +51,10 @@ pub(super) fn list(store: &Store, json: bool, output: &mut dyn Write) -> Result<
         };
         let size = Size(total(&image.manifest)).to_string();
         let digest = image.digest.short();
-        say(output, &format!("{name:<20} {digest:<12} {:<20} {size:>10}", date(&image.manifest)))?;
+        print_line(
+            output,
+            &format!("{name:<20} {digest:<12} {:<20} {size:>10}", date(&image.manifest)),
+        )?;
     }
     Ok(())
 }
@@ -60,16 +66,16 @@ pub(super) fn inspect(image: &Image, json: bool, output: &mut dyn Write) -> Resu
     }
     if json {
         let text = serde_json::to_string_pretty(manifest).unwrap_or_default();
-        return say(output, &text);
+        return print_line(output, &text);
     }
-    let mut line = |key: &str, value: &str| say(output, &format!("{key:<16}{value}"));
+    let mut line = |key: &str, value: &str| print_line(output, &format!("{key:<16}{value}"));
     line("name", image.name.as_str())?;
     line("digest", image.digest.as_str())?;
     line("directory", &image.directory.display().to_string())?;
     if let Some(key) = image.signature_key() {
-        line("signed with", &format!("key {key}; mayfly image verify --key checks it"))?;
+        line("signed with", &format!("key {key}; check it with mayfly image verify --key"))?;
     }
-    line("packages of", &date(manifest))?;
+    line("package date", &date(manifest))?;
     line("architecture", &manifest.architecture)?;
     line("protocol", &manifest.protocol.to_string())?;
     let kernel = &manifest.kernel;
@@ -80,12 +86,12 @@ pub(super) fn inspect(image: &Image, json: bool, output: &mut dyn Write) -> Resu
         let size = Size(part.bytes);
         line(part.file.as_str(), &format!("{size:>10}  sha256:{}", part.sha256))?;
     }
-    made_of(manifest, &mut line)?;
+    print_contents(manifest, &mut line)?;
     line("suite", &manifest.inputs.suite)?;
     let agent = &manifest.inputs.agent;
     line("agent", &format!("{}  sha256:{}", agent.version, agent.sha256))?;
     for (tool, version) in &manifest.inputs.tools {
-        line("made with", &format!("{tool}: {version}"))?;
+        line("built with", &format!("{tool}: {version}"))?;
     }
     line("packages", &manifest.packages.len().to_string())?;
     for package in &manifest.packages {
@@ -94,8 +100,8 @@ pub(super) fn inspect(image: &Image, json: bool, output: &mut dyn Write) -> Resu
     Ok(())
 }
 
-/// What is in an image beside its packages, and how its agent sets a guest up.
-fn made_of(
+/// Prints the contents of an image besides its packages, and the guest settings of its agent.
+fn print_contents(
     manifest: &Manifest,
     line: &mut impl FnMut(&str, &str) -> Result<(), ImageError>,
 ) -> Result<(), ImageError> {
@@ -113,7 +119,7 @@ fn made_of(
     if !settings.modules.is_empty() {
         let names: Vec<&str> =
             settings.modules.iter().filter_map(|path| path.rsplit('/').next()).collect();
-        line("loaded", &names.join(" "))?;
+        line("loaded modules", &names.join(" "))?;
     }
     for service in &settings.services {
         line("service", &format!("{} at {}", service.name, service.socket))?;
@@ -124,12 +130,12 @@ fn made_of(
     Ok(())
 }
 
-fn warn_of_age(runner: &Runner) {
+fn warn_of_age(runner: &InstalledRunner) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    if let Some(days) = runner.too_many_days(now) {
+    if let Some(days) = runner.days_if_outdated(now) {
         report::warning(&format!(
-            "the runner {} in it is {days} days old, and GitHub sends no jobs to a runner 30 days \
-             after the next is released; build the image anew",
+            "runner {} in the image is {days} days old: GitHub sends it no jobs from 30 days after \
+             the next release on; rebuild the image",
             runner.version
         ));
     }

@@ -7,25 +7,25 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Problem, reference, say};
+use super::{CliError, print_line, reference};
 use crate::failure::Code;
 use crate::image::{ImageError, KeyError, Reference, SecretKey, Store};
 
-/// Sign an image, so that hosts which trust the key boot it
+/// Sign an image, so that hosts that trust the key boot it
 ///
-/// Its parts are checked first. The signature is of its manifest, in minisign's format, and lies
-/// beside it; a key is made with `minisign -G`. The password of a protected key is asked for at
-/// the terminal, or comes from --password-file or the variable `MAYFLY_SIGNING_PASSWORD`.
+/// Verifies all parts first. The signature covers the manifest, has minisign's format and is stored
+/// beside the manifest. Create a key with `minisign -G`. The password of a protected key comes from
+/// --password-file, the variable `MAYFLY_SIGNING_PASSWORD` or the terminal.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct SignArguments {
-    /// NAME, the build that it means, or NAME@DIGEST-PREFIX
+    /// NAME (its current build) or NAME@DIGEST-PREFIX
     #[arg(value_parser = reference)]
     image: Reference,
-    /// The file of the secret key
+    /// File with the secret key
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
-    /// A file with the password of the key in its first line
+    /// File with the password of the key in its first line
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 }
@@ -38,31 +38,34 @@ Examples:
 
 const PASSWORD: &str = "MAYFLY_SIGNING_PASSWORD";
 
-/// The most bytes of a file with a key or a password.
-const LONGEST: u64 = 8 << 10;
+/// The maximum size of a file with a key or a password.
+const MAX_BYTES: u64 = 8 << 10;
 
 pub(super) fn sign(
     arguments: &SignArguments,
     store: &Store,
     output: &mut dyn Write,
-) -> Result<(), Problem> {
+) -> Result<(), CliError> {
     let image = store.find(&arguments.image)?;
     let path = &arguments.key;
-    let unusable = |source: KeyError| ImageError::Key { key: path.display().to_string(), source };
+    let key_error = |source: KeyError| ImageError::Key { key: path.display().to_string(), source };
     let file = read(path)?;
-    let password = if SecretKey::is_protected(&file).map_err(unusable)? {
+    let password = if SecretKey::is_protected(&file).map_err(key_error)? {
         Some(password(arguments.password_file.as_deref())?)
     } else {
         None
     };
-    let key = SecretKey::unlock(&file, password.as_ref()).map_err(unusable)?;
-    // Who signs vouches for all of it.
+    let key = SecretKey::unlock(&file, password.as_ref()).map_err(key_error)?;
+    // A signature vouches for all parts.
     store.verify(&image)?;
     let signed = store.sign(&image, &key)?;
-    Ok(say(output, &format!("{}@{} is signed with {}", image.name, image.digest, signed.key))?)
+    Ok(print_line(
+        output,
+        &format!("{}@{} is signed with {}", image.name, image.digest, signed.key),
+    )?)
 }
 
-fn password(file: Option<&Path>) -> Result<SecretString, Problem> {
+fn password(file: Option<&Path>) -> Result<SecretString, CliError> {
     if let Some(path) = file {
         let text = read(path)?;
         return Ok(text.expose_secret().lines().next().unwrap_or_default().into());
@@ -71,18 +74,19 @@ fn password(file: Option<&Path>) -> Result<SecretString, Problem> {
         return Ok(password.into());
     }
     rpassword::prompt_password("Password of the key: ").map(SecretString::from).map_err(|_| {
-        let way = format!("give it with --password-file or {PASSWORD}");
-        Problem::usage(format!("the key has a password, and there is no terminal: {way}"))
+        CliError::usage(format!(
+            "the key has a password: use --password-file, {PASSWORD} or a terminal"
+        ))
     })
 }
 
-fn read(path: &Path) -> Result<SecretString, Problem> {
+fn read(path: &Path) -> Result<SecretString, CliError> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| {
-        let length = file.take(LONGEST + 1).read_to_string(&mut text)?;
-        if length as u64 > LONGEST { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
+        let length = file.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+        if length as u64 > MAX_BYTES { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
     });
     read.map(|()| text.into()).map_err(|error: io::Error| {
-        Problem::file(format!("can't read {}: {error}", path.display()), Code::NotFound)
+        CliError::file(format!("can't read {}: {error}", path.display()), Code::NotFound)
     })
 }

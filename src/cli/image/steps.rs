@@ -1,4 +1,4 @@
-//! How a build goes on, for a person.
+//! The progress of a build on stderr.
 
 use std::io::{self, IsTerminal};
 use std::sync::Mutex;
@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::output::tell;
+use crate::cli::output::print_stderr;
 use crate::image::build::Progress;
 
-/// Shows the steps of a build: on a terminal each with a clock while it lasts and its duration
-/// afterwards, else a line with the time since the start when a step begins.
+/// Shows the steps of a build. On a terminal, a running step has a clock and a finished one its
+/// duration. Otherwise each step is one line with the time since the start.
 pub(super) struct Steps {
     bar: Option<ProgressBar>,
-    begun: Instant,
+    started: Instant,
     current: Mutex<Option<(String, Instant)>>,
 }
 
@@ -28,30 +28,30 @@ impl Steps {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        Self { bar, begun: Instant::now(), current: Mutex::new(None) }
+        Self { bar, started: Instant::now(), current: Mutex::new(None) }
     }
 
-    /// Ends the step that lasts on `bar` and begins `next`.
-    fn turn(&self, bar: &ProgressBar, next: Option<&str>) {
-        // A poisoned lock only means that a panic is already on its way.
+    /// Ends the current step on `bar` and starts `next`.
+    fn switch(&self, bar: &ProgressBar, next: Option<&str>) {
+        // The lock is poisoned only if another thread has panicked.
         let Ok(mut current) = self.current.lock() else { return };
-        if let Some((step, begun)) = current.take() {
-            bar.println(format!("{step}: {:.1} s", begun.elapsed().as_secs_f64()));
+        if let Some((step, started)) = current.take() {
+            bar.println(format!("{step}: {:.1} s", started.elapsed().as_secs_f64()));
         }
         *current = next.map(|step| (step.to_owned(), Instant::now()));
     }
 
     pub(super) fn finish(&self, success: bool) {
-        let line = format!("built in {:.1} s", self.begun.elapsed().as_secs_f64());
+        let line = format!("built in {:.1} s", self.started.elapsed().as_secs_f64());
         match &self.bar {
             Some(bar) => {
                 if success {
-                    self.turn(bar, None);
+                    self.switch(bar, None);
                     bar.println(line);
                 }
                 bar.finish_and_clear();
             }
-            None if success => tell(line),
+            None if success => print_stderr(line),
             None => {}
         }
     }
@@ -61,12 +61,15 @@ impl Progress for Steps {
     fn step(&self, step: &str) {
         match &self.bar {
             Some(bar) => {
-                self.turn(bar, Some(step));
+                self.switch(bar, Some(step));
                 bar.set_prefix(step.to_owned());
                 bar.set_message("");
             }
             None => {
-                tell(format_args!("{:>6.1} s  {step}", self.begun.elapsed().as_secs_f64()));
+                print_stderr(format_args!(
+                    "{:>6.1} s  {step}",
+                    self.started.elapsed().as_secs_f64()
+                ));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The arguments of `mayfly run`, and how each is read.
+//! The arguments of `mayfly run`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -6,33 +6,33 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use crate::cli::microvm::{MicrovmArguments, absolute, halves};
+use crate::cli::microvm::{MicrovmArguments, absolute, split_paths};
 
 /// Run a command in a throwaway microVM.
 ///
-/// The microVM is booted for this command and destroyed after it. The exit status is the
-/// command's (128 + n if signal n ended it); Mayfly's own failures have codes of their own, from 64
-/// on. Ctrl-C interrupts the command; a second one ends the microVM.
+/// Boots a microVM for the command and destroys it afterwards. Exits with the command's status (128
+/// + n if signal n ended it). Mayfly's own failures have codes from 64 on. Ctrl-C interrupts the
+/// command; a second Ctrl-C ends the microVM.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct RunArguments {
     #[command(flatten)]
     pub(super) microvm: MicrovmArguments,
-    /// Where the command starts [default: the user's home directory]
+    /// Working directory of the command [default: the user's home directory]
     #[arg(long, short = 'w', value_name = "DIR")]
     pub(super) workdir: Option<OsString>,
-    /// The user it runs as [default: runner]
+    /// User to run the command as [default: runner]
     #[arg(long, short = 'u', value_name = "NAME")]
     pub(super) user: Option<String>,
-    /// Copy out of the microVM after the command ended, or at the timeout: a file to HOST, or into
-    /// it under its own name if that is a directory or ends with /; a directory to HOST, or into it
-    /// under its own name if HOST has another name and is not empty
+    /// Copy out of the microVM when the command has ended or timed out: a file to HOST, or into
+    /// HOST if that is a directory or ends with /; a directory to HOST, or into HOST under its own
+    /// name if HOST has another name and is not empty
     #[arg(long, value_name = "GUEST:HOST", value_parser = OsStringValueParser::new().try_map(|text| copy_out(&text)))]
     pub(super) copy_out: Vec<CopyOut>,
     /// Connect standard input to the command
     #[arg(long, short = 'i')]
     pub(super) interactive: bool,
-    /// Give the command a terminal
+    /// Allocate a terminal for the command
     #[arg(long, short = 't')]
     pub(super) tty: bool,
     /// The command and its arguments
@@ -51,13 +51,13 @@ Examples:
   mayfly run --memory 4G --cpus 2 --timeout 20m --timings -- make test
 
 Exit codes of Mayfly itself:
-   64  wrong arguments                      77  the host forbids it
-   65  an image was changed                124  the command did not end in time
+   64  invalid arguments                    77  the host denies access
+   65  an image was modified               124  the command timed out
    66  no such image or file               125  the microVM failed
    69  the host lacks something            126  the command can't be executed
-   73  a file can't be written             127  there is no such command";
+   73  a file can't be written             127  the command does not exist";
 
-/// A file or directory to be copied out.
+/// A file or directory to copy out of the microVM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CopyOut {
     pub(crate) guest: Vec<u8>,
@@ -65,7 +65,7 @@ pub(crate) struct CopyOut {
 }
 
 fn copy_out(text: &OsStr) -> Result<CopyOut, String> {
-    let (guest, host) = halves(text, text.as_bytes().iter().position(|byte| *byte == b':'))?;
+    let (guest, host) = split_paths(text, text.as_bytes().iter().position(|byte| *byte == b':'))?;
     Ok(CopyOut { guest: absolute(guest)?, host: host.into() })
 }
 
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_split_where_its_guest_path_ends() {
+    fn copy_out_is_split_at_the_first_colon() {
         let copy = copy_out("/c:a:b".as_ref()).unwrap();
         assert_eq!((copy.guest, copy.host), (b"/c".to_vec(), "a:b".into()));
         assert!(copy_out("c:a".as_ref()).is_err());

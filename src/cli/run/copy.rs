@@ -1,7 +1,7 @@
-//! Trees copied in and out, as archives through pipes.
+//! Copies trees in and out, as archives through pipes.
 //!
-//! What comes out of a microVM was made by hostile code. It is unpacked on a thread that the
-//! kernel lets write below the destination only (Landlock), beside what [`mayfly_tree`] refuses.
+//! What comes out of a microVM is untrusted. Besides the checks of [`mayfly_tree`], it is unpacked
+//! on a thread that may write only below the destination (Landlock).
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use landlock::{
     ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreated, RulesetCreatedAttr,
 };
-use mayfly_tree::{Destination, Notes, Origin, Packer, TreeError};
+use mayfly_tree::{ArchiveOrigin, Destination, Notes, Packer, TreeError};
 
 use super::arguments::CopyOut;
 use crate::cli::microvm::CopyIn;
@@ -20,38 +20,39 @@ use crate::cli::report;
 use crate::failure::{Code, Failure, chain};
 use crate::host::{descriptors, memory};
 
-/// The newest Landlock version whose rights are asked for; older kernels give what they have.
+/// The newest Landlock version whose rights are restricted. Older kernels restrict what they
+/// support.
 const LANDLOCK: ABI = ABI::V5;
 
-/// Descriptors that a microVM takes beside those of its trees, in this process or its shepherd.
+/// Descriptors that a microVM needs besides those of its trees, in this process or its shepherd.
 const OTHERS: u64 = 64;
 
-/// Descriptors that a tree takes at the most, in either: here both ends of its pipe, and one on its
-/// way to the shepherd; there one end, and a pipe that wakes who waits for it.
+/// Maximum number of descriptors per tree in either process. Here: both ends of its pipe, and one
+/// in transfer to the shepherd. In the shepherd: one end, and a pipe to wake the waiting thread.
 const PER_TREE: u64 = 3;
 
-/// A tree could not be copied.
+/// An error while copying trees.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CopyError {
-    /// It could not be packed.
+    /// A tree could not be packed.
     #[error("can't copy {} in", .0.display())]
     In(PathBuf, #[source] TreeError),
-    /// It could not be unpacked.
+    /// A tree could not be unpacked.
     #[error("can't copy out to {}", .0.display())]
     Out(PathBuf, #[source] TreeError),
-    /// There are more than this process can have pipes for.
-    #[error("{trees} trees to copy take {needed} open files, and {limit} are allowed")]
+    /// The trees need more pipes than this process can open.
+    #[error("copying {trees} trees needs {needed} open files, but the limit is {limit}")]
     TooMany {
-        /// Trees.
+        /// The number of trees.
         trees: u64,
-        /// Descriptors that they take.
+        /// The descriptors that they need.
         needed: u64,
         /// The limit of this process.
         limit: u64,
     },
-    /// A pipe or thread could not be had.
-    #[error("can't begin to copy")]
-    NotBegun(#[source] io::Error),
+    /// A pipe or thread could not be created.
+    #[error("can't start to copy")]
+    Start(#[source] io::Error),
 }
 
 impl Failure for CopyError {
@@ -59,7 +60,7 @@ impl Failure for CopyError {
         match self {
             Self::In(..) => Code::NotFound,
             Self::Out(..) => Code::CannotWrite,
-            Self::TooMany { .. } | Self::NotBegun(_) => Code::Unavailable,
+            Self::TooMany { .. } | Self::Start(_) => Code::Unavailable,
         }
     }
 
@@ -68,43 +69,43 @@ impl Failure for CopyError {
             Self::TooMany { .. } => {
                 Some(format!("copy one directory instead, or {}", descriptors::HINT))
             }
-            Self::NotBegun(error) => {
-                descriptors::ran_out(error).then(|| descriptors::HINT.to_owned())
+            Self::Start(error) => {
+                descriptors::is_exhausted(error).then(|| descriptors::HINT.to_owned())
             }
             Self::In(..) | Self::Out(..) => None,
         }
     }
 }
 
-/// The trees of one microVM, under way.
+/// The running copies of one microVM.
 pub(super) struct Copies {
     /// The shepherd's ends of the pipes, in its order.
     descriptors: Vec<OwnedFd>,
     packing: JoinHandle<Result<Notes, CopyError>>,
     unpacking: Vec<(PathBuf, JoinHandle<Result<Notes, TreeError>>)>,
-    bound: Option<memory::Bound>,
+    memory_limit: Option<memory::DataLimit>,
 }
 
-/// What became of them.
+/// The result of the copies.
 pub(super) struct Copied {
-    /// Why one could not be packed.
+    /// The result of packing.
     pub(super) packed: Result<(), CopyError>,
-    /// Why others could not be unpacked.
+    /// The errors of unpacking.
     pub(super) not_unpacked: Vec<CopyError>,
-    /// The destinations for which nothing came.
-    pub(super) nothing_for: Vec<PathBuf>,
+    /// The destinations that received no data.
+    pub(super) empty: Vec<PathBuf>,
 }
 
 impl Copies {
-    /// Begins to copy. What can be seen to be impossible is refused here; at most `limit` bytes of
-    /// the disk are used for each tree that comes out.
-    pub(super) fn begin(
+    /// Starts to copy. Rejects sources that can't be copied. Each tree that is copied out may use
+    /// `limit` bytes of the disk.
+    pub(super) fn start(
         copy_in: &[CopyIn],
         copy_out: &[CopyOut],
         limit: u64,
     ) -> Result<Self, CopyError> {
         let trees = (copy_in.len() + copy_out.len()) as u64;
-        let (needed, allowed) = (trees * PER_TREE + OTHERS, descriptors::raise());
+        let (needed, allowed) = (trees * PER_TREE + OTHERS, descriptors::raise_limit());
         if trees > 0 && needed > allowed {
             return Err(CopyError::TooMany { trees, needed, limit: allowed });
         }
@@ -112,57 +113,57 @@ impl Copies {
         for copy in copy_in {
             mayfly_tree::check(&copy.host)
                 .map_err(|error| CopyError::In(copy.host.clone(), error))?;
-            let (reader, writer) = io::pipe().map_err(CopyError::NotBegun)?;
+            let (reader, writer) = io::pipe().map_err(CopyError::Start)?;
             descriptors.push(reader.into());
             sources.push((copy.host.clone(), writer));
         }
         let mut unpacking = Vec::new();
         for copy in copy_out {
-            let (reader, writer) = io::pipe().map_err(CopyError::NotBegun)?;
+            let (reader, writer) = io::pipe().map_err(CopyError::Start)?;
             descriptors.push(writer.into());
-            let thread = unpack(copy, limit, reader).map_err(CopyError::NotBegun)?;
+            let thread = unpack(copy, limit, reader).map_err(CopyError::Start)?;
             unpacking.push((copy.host.clone(), thread));
         }
         let packing = thread::Builder::new().name("copy-in".to_owned());
-        let packing = packing.spawn(|| pack(sources)).map_err(CopyError::NotBegun)?;
-        Ok(Self { descriptors, packing, unpacking, bound: None })
+        let packing = packing.spawn(|| pack(sources)).map_err(CopyError::Start)?;
+        Ok(Self { descriptors, packing, unpacking, memory_limit: None })
     }
 
-    /// Bounds what this process may take for what comes out of the guest, until they have ended.
-    pub(super) fn bound_memory(&mut self) -> io::Result<()> {
+    /// Limits the memory of this process while it unpacks trees, until the copies have ended.
+    pub(super) fn limit_memory(&mut self) -> io::Result<()> {
         if !self.unpacking.is_empty() {
-            self.bound = Some(memory::bound(memory::FOR_UNPACKING)?);
+            self.memory_limit = Some(memory::limit_data(memory::UNPACK_ALLOWANCE)?);
         }
         Ok(())
     }
 
-    /// Gives the shepherd's ends of the pipes away.
+    /// Takes the shepherd's ends of the pipes.
     pub(super) fn descriptors(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.descriptors)
     }
 
-    /// Waits for the threads, whose pipes have ended with the shepherd, and shows their notes.
+    /// Waits for the threads, whose pipes end with the shepherd, and prints their notes.
     pub(super) fn end(self) -> Copied {
         let note = |notes: &Notes| {
             notes.lines().iter().for_each(|line| report::warning(&format!("copying: {line}")));
         };
         let packed = self.packing.join().unwrap_or_else(|_| Err(panicked()));
         let packed = packed.map(|notes| note(&notes));
-        let (mut not_unpacked, mut nothing_for) = (Vec::new(), Vec::new());
+        let (mut not_unpacked, mut empty) = (Vec::new(), Vec::new());
         for (host, thread) in self.unpacking {
             match thread.join() {
                 Ok(Ok(notes)) => note(&notes),
-                Ok(Err(TreeError::Nothing)) => nothing_for.push(host),
+                Ok(Err(TreeError::Missing)) => empty.push(host),
                 Ok(Err(error)) => not_unpacked.push(CopyError::Out(host, error)),
                 Err(_) => not_unpacked.push(panicked()),
             }
         }
-        Copied { packed, not_unpacked, nothing_for }
+        Copied { packed, not_unpacked, empty }
     }
 }
 
 impl Copied {
-    /// Says what did not come out, where something else decides how the run ends.
+    /// Prints warnings about trees that were not copied out.
     pub(super) fn warn(&self) {
         for error in &self.not_unpacked {
             report::warning(&chain(error));
@@ -171,18 +172,18 @@ impl Copied {
 }
 
 fn panicked() -> CopyError {
-    CopyError::NotBegun(io::Error::other("its thread panicked"))
+    CopyError::Start(io::Error::other("the copy thread panicked"))
 }
 
-/// Packs one tree after the other, as the guest unpacks them.
+/// Packs one tree after the other, in the order in which the guest unpacks them.
 fn pack(sources: Vec<(PathBuf, PipeWriter)>) -> Result<Notes, CopyError> {
     let mut all = Notes::default();
     for (path, writer) in sources {
         match mayfly_tree::pack(&path, writer, Packer::Host) {
             Ok(notes) => all.append(notes),
-            // The guest, or whoever ended it, says why.
-            Err(error) if error.is_refusal_of_the_other_side() => break,
-            // The archive has no end then, and the guest starts nothing.
+            // The guest, or the cause of its end, reports the reason.
+            Err(error) if error.is_broken_pipe() => break,
+            // The archive is incomplete then, and the guest does not start the job.
             Err(error) => return Err(CopyError::In(path, error)),
         }
     }
@@ -199,11 +200,11 @@ fn unpack(
         let mut parts = guest.rsplit(|byte| *byte == b'/');
         let name = parts.find(|part| !matches!(*part, b"" | b"."));
         let destination = Destination { path: &host, name: Some(name.unwrap_or_default()) };
-        mayfly_tree::unpack(archive, destination, Origin::Guest { limit }, confine)
+        mayfly_tree::unpack(archive, destination, ArchiveOrigin::Guest { limit }, confine)
     })
 }
 
-/// Lets this thread write nowhere but below `directory`, for good.
+/// Permanently restricts writes of this thread to `directory`.
 fn confine(directory: &Path) -> io::Result<()> {
     let writing = AccessFs::from_write(LANDLOCK);
     let descriptor = PathFd::new(directory).map_err(io::Error::other)?;
@@ -232,7 +233,7 @@ mod tests {
             .iter()
             .map(|(guest, host)| CopyOut { guest: guest.as_bytes().to_vec(), host: host.into() })
             .collect();
-        Copies::begin(&copy_in, &copy_out, 1 << 20)
+        Copies::start(&copy_in, &copy_out, 1 << 20)
     }
 
     fn read(from: OwnedFd) -> Vec<u8> {
@@ -242,54 +243,54 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_in_can_come_out() {
+    fn a_tree_can_be_copied_in_and_out() {
         let directory = tempfile::tempdir().unwrap();
         let (source, back) = (directory.path().join("source"), directory.path().join("back"));
         fs::create_dir(&source).unwrap();
         fs::write(source.join("file"), "content").unwrap();
-        let mut way = copies(&[&source, &source], &[("/x", &back)]).unwrap();
-        let mut ends = way.descriptors().into_iter();
+        let mut copies = copies(&[&source, &source], &[("/x", &back)]).unwrap();
+        let mut ends = copies.descriptors().into_iter();
         let archive = read(ends.next().unwrap());
         assert_eq!(read(ends.next().unwrap()), archive);
         fs::File::from(ends.next().unwrap()).write_all(&archive).unwrap();
-        let copied = way.end();
+        let copied = copies.end();
         assert!(copied.packed.is_ok() && copied.not_unpacked.is_empty());
         assert_eq!(fs::read_to_string(back.join("file")).unwrap(), "content");
     }
 
     #[test]
-    fn a_guest_that_takes_no_tree_is_no_failure_of_the_packer() {
+    fn a_guest_that_reads_no_tree_is_not_an_error_of_the_packer() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("large"), vec![1; 1 << 20]).unwrap();
-        let mut way = copies(&[directory.path()], &[]).unwrap();
-        drop(way.descriptors());
-        assert!(way.end().packed.is_ok());
+        let mut copies = copies(&[directory.path()], &[]).unwrap();
+        drop(copies.descriptors());
+        assert!(copies.end().packed.is_ok());
     }
 
     #[test]
-    fn a_guest_that_sends_nothing_or_half_is_told_apart() {
+    fn an_empty_archive_and_an_incomplete_one_are_distinguished() {
         let directory = tempfile::tempdir().unwrap();
         let (one, other) = (directory.path().join("one"), directory.path().join("other"));
-        let mut way = copies(&[], &[("/x", &one), ("/y", &other)]).unwrap();
-        let mut ends = way.descriptors().into_iter();
+        let mut copies = copies(&[], &[("/x", &one), ("/y", &other)]).unwrap();
+        let mut ends = copies.descriptors().into_iter();
         drop(ends.next());
         fs::File::from(ends.next().unwrap()).write_all(&[0; 100]).unwrap();
-        let copied = way.end();
-        assert_eq!(copied.nothing_for, [one]);
+        let copied = copies.end();
+        assert_eq!(copied.empty, [one]);
         assert_eq!(copied.not_unpacked.len(), 1);
-        let said = chain(&copied.not_unpacked[0]);
+        let message = chain(&copied.not_unpacked[0]);
         assert_eq!(
-            said,
-            format!("can't copy out to {}: the archive ends in the middle", other.display())
+            message,
+            format!("can't copy out to {}: the archive is truncated", other.display())
         );
     }
 
     #[test]
-    fn more_trees_than_there_can_be_pipes_are_refused_before_anything_is_opened() {
+    fn more_trees_than_possible_pipes_are_rejected_before_anything_is_opened() {
         let many = vec![Path::new("/"); 1 << 20];
         let error = copies(&many, &[]).err().unwrap();
         assert_eq!(error.code(), Code::Unavailable);
-        assert!(error.to_string().contains("take 3145792 open files"), "{error}");
+        assert!(error.to_string().contains("needs 3145792 open files"), "{error}");
         assert!(error.hint().unwrap().contains("ulimit -n"));
     }
 }

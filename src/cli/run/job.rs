@@ -1,4 +1,4 @@
-//! From arguments to a job.
+//! Converts arguments into a job.
 
 use mayfly_protocol::message::Job;
 
@@ -6,9 +6,9 @@ use super::arguments::RunArguments;
 use super::terminal;
 use crate::cli::microvm::bytes;
 
-/// The command that the arguments ask for.
+/// Returns the job that the arguments describe.
 pub(super) fn job(arguments: &RunArguments) -> Job {
-    // A command with a terminal wants to know which.
+    // A command with a terminal needs the terminal's type.
     let term = arguments.tty.then(|| std::env::var_os("TERM")).flatten();
     let term = term.map(|term| (bytes("TERM".as_ref()), bytes(&term)));
     let copy_in = arguments.microvm.copy_in.iter();

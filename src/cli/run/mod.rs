@@ -1,9 +1,9 @@
-//! `mayfly run -- CMD`: one command in one throwaway microVM; and the front end of every verb that
-//! has one microVM of its own.
+//! `mayfly run -- CMD`: runs one command in one throwaway microVM. Contains the front end of all
+//! commands that run one microVM.
 
 mod arguments;
 mod copy;
-mod front;
+mod frontend;
 mod job;
 mod progress;
 mod terminal;
@@ -11,20 +11,20 @@ mod timings;
 
 use std::process::ExitCode;
 
-use super::report::Problem;
+use super::report::CliError;
 use crate::host::state::StateDirectory;
 pub(super) use arguments::{CopyOut, RunArguments};
-pub(super) use front::{Errand, carry_out};
+pub(super) use frontend::{MicrovmTask, run_task};
 
 /// Runs one command in one microVM.
 pub(super) fn run(
     arguments: &RunArguments,
     state: &StateDirectory,
-    asked: u64,
-) -> Result<ExitCode, Problem> {
-    let plan = arguments.microvm.plan("open", state, asked)?;
+    requested_at: u64,
+) -> Result<ExitCode, CliError> {
+    let plan = arguments.microvm.plan("open", state, requested_at)?;
     let command = arguments.command.first().map(|name| name.to_string_lossy().into_owned());
-    let errand = Errand {
+    let task = MicrovmTask {
         plan,
         job: job::job(arguments),
         command: command.unwrap_or_default(),
@@ -32,7 +32,7 @@ pub(super) fn run(
         copy_out: &arguments.copy_out,
         must_copy: true,
         runner: None,
-        judge_egress: |_| None,
+        egress_warning: |_| None,
     };
-    carry_out(&errand, state)
+    run_task(&task, state)
 }

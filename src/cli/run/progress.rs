@@ -1,18 +1,18 @@
-//! A line on a person's terminal while a microVM is on its way.
+//! The progress line on a terminal while a microVM starts.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::shepherd::event::{Event, Happened, Phase};
+use crate::shepherd::event::{Event, EventKind, Phase};
 
-/// Says which phase a microVM is in until its job runs; nothing where stderr is no terminal.
+/// Shows the phase of a microVM until its job runs. Shows nothing if stderr is not a terminal.
 pub(super) struct Progress(ProgressBar);
 
 impl Progress {
-    /// Begins, unless events are printed anyway.
-    pub(super) fn begin(events_are_printed: bool) -> Self {
+    /// Starts the line, unless events are printed anyway.
+    pub(super) fn start(events_are_printed: bool) -> Self {
         if events_are_printed || !std::io::stderr().is_terminal() {
             return Self(ProgressBar::hidden());
         }
@@ -23,17 +23,17 @@ impl Progress {
         Self(bar)
     }
 
-    /// Shows the phase; the line is gone before the job can write.
+    /// Shows the phase of an event. Clears the line before the job can write.
     pub(super) fn note(&self, event: &Event) {
-        match event.happened {
-            Happened::Phase(Phase::Claimed) | Happened::Ended(_) => self.0.finish_and_clear(),
-            Happened::Phase(phase) => self.0.set_message(phase.to_string()),
-            Happened::Greeted { .. }
-            | Happened::Runner(_)
-            | Happened::Egress(_)
-            | Happened::Reached(_)
-            | Happened::Interrupted(_)
-            | Happened::Unknown(_) => {}
+        match event.kind {
+            EventKind::Phase(Phase::Claimed) | EventKind::Ended(_) => self.0.finish_and_clear(),
+            EventKind::Phase(phase) => self.0.set_message(phase.to_string()),
+            EventKind::Greeted { .. }
+            | EventKind::Runner(_)
+            | EventKind::Egress(_)
+            | EventKind::Reached(_)
+            | EventKind::Interrupted(_)
+            | EventKind::Unknown(_) => {}
         }
     }
 }

@@ -1,22 +1,22 @@
-//! `--timings`: how long each phase of a microVM's life took.
+//! `--timings`: the duration of each phase of a microVM.
 
 use std::fmt::Write;
 
-use crate::shepherd::event::{Event, Happened, Phase};
+use crate::shepherd::event::{Event, EventKind, Phase};
 
-/// The phases as they began, in milliseconds since the microVM was asked for.
+/// The start of each phase, in milliseconds since the microVM was requested.
 #[derive(Debug, Default)]
 pub(super) struct Timings(Vec<(Phase, f64)>);
 
 impl Timings {
-    /// Notes the beginning of a phase, if the event is one.
+    /// Records the start of a phase if the event is one.
     pub(super) fn note(&mut self, event: &Event) {
-        if let Happened::Phase(phase) = event.happened {
+        if let EventKind::Phase(phase) = event.kind {
             self.0.push((phase, event.elapsed_ms));
         }
     }
 
-    /// A line for each phase: when it was reached, and how long it lasted.
+    /// Returns a table with the start and the duration of each phase.
     pub(super) fn table(&self) -> String {
         let mut table = format!("{:<10} {:>11} {:>11}\n", "PHASE", "AT", "TOOK");
         let ends = self.0.iter().skip(1).map(|(_, at)| Some(*at)).chain([None]);
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_phase_lasts_until_the_next_begins() {
+    fn a_phase_lasts_until_the_next_starts() {
         let timings =
             Timings(vec![(Phase::Planned, 1.0), (Phase::Booting, 31.5), (Phase::Ready, 40.0)]);
         let table = timings.table();

@@ -1,8 +1,8 @@
-//! Every list in the settings has a bound, and what is beyond it is named before anything starts.
+//! Every list in the settings has a maximum length. Errors name the list and its length.
 
-use super::{ORGANIZATION, Place};
+use super::{Fixture, ORGANIZATION};
 
-/// A list of texts as TOML has it.
+/// Returns a TOML list of strings.
 fn list(count: usize, text: impl Fn(usize) -> String) -> String {
     let items: Vec<_> = (0..count).map(|number| format!("\"{}\"", text(number))).collect();
     format!("[{}]", items.join(", "))
@@ -30,13 +30,13 @@ fn repositories(count: usize) -> String {
 }
 
 fn keys(count: usize) -> String {
-    // A public key of minisign's.
+    // A minisign public key.
     const KEY: &str = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
     format!("[host]\nimage_keys = {}\n", list(count, |_| KEY.to_owned()))
 }
 
 #[test]
-fn what_is_too_many_is_named_with_its_file_key_and_number() {
+fn a_list_that_is_too_long_is_rejected_with_file_key_and_length() {
     type Case = (&'static str, usize, fn(usize) -> String);
     let cases: [Case; 5] = [
         ("pool", 64, pools),
@@ -45,14 +45,14 @@ fn what_is_too_many_is_named_with_its_file_key_and_number() {
         ("github.repositories", 500, repositories),
         ("host.image_keys", 64, keys),
     ];
-    let place = Place::with(&[("GITHUB_TOKEN", "ghp_secret")]);
+    let fixture = Fixture::with(&[("GITHUB_TOKEN", "ghp_secret")]);
     for (key, most, text) in cases {
-        if let Err(error) = place.load(&text(most)) {
+        if let Err(error) = fixture.load(&text(most)) {
             panic!("{key}: {most} are too many: {error}");
         }
-        let refusal = place.refusal(&text(most + 1));
+        let refusal = fixture.refusal(&text(most + 1));
         let named = format!("mayfly.toml: {key} = \"{}\" can't be used", most + 1);
         assert!(refusal.starts_with(&named), "{refusal}");
-        assert!(refusal.ends_with(&format!("there can be {most} at most")), "{refusal}");
+        assert!(refusal.ends_with(&format!("at most {most} entries are allowed")), "{refusal}");
     }
 }

@@ -1,11 +1,11 @@
-//! Settings of every key, as anybody may write them: what is taken is shown and taken on, what is
-//! not is refused; nothing panics.
+//! Generated settings of every key: valid ones can be shown and reloaded, invalid ones are
+//! rejected, and nothing panics.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// A key with a few values that are right and some that may not be.
+/// A key with a few valid values and some that may be invalid.
 fn key(name: &'static str, values: &'static [&'static str]) -> BoxedStrategy<String> {
     let wild = "[-a-z0-9./:_*\"' ,\u{e4}]{0,12}".prop_map(|text| format!("{text:?}"));
     let value = prop_oneof![
@@ -129,48 +129,48 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn whatever_is_written_is_taken_or_refused_by_check_show_and_reload(
+    fn generated_settings_are_accepted_or_rejected_by_check_show_and_reload(
         one in settings(),
         other in settings(),
     ) {
-        let mut place = Place::with(&[("GITHUB_TOKEN", "one")]);
-        let read = |place: &Place, text: &str| {
-            let path = place.file("mayfly.toml", text, 0o600);
-            Settings::load(Some(&path), &place.environment)
+        let mut fixture = Fixture::with(&[("GITHUB_TOKEN", "one")]);
+        let read = |fixture: &Fixture, text: &str| {
+            let path = fixture.file("mayfly.toml", text, 0o600);
+            Settings::load(Some(&path), &fixture.environment)
         };
-        let (one, other) = (read(&place, &one), read(&place, &other));
+        let (one, other) = (read(&fixture, &one), read(&fixture, &other));
         for settings in [&one, &other] {
             match settings {
                 Ok(settings) => {
                     let shown = serde_json::to_string(&settings.show()).unwrap();
                     prop_assert!(!shown.contains("a-long-secret"), "{shown}");
                     prop_assert!(!settings.lines().is_empty());
-                    prop_assert_eq!(diff(settings, settings), Changes::default());
+                    prop_assert_eq!(diff(settings, settings), SettingsChanges::default());
                 }
                 Err(error) => prop_assert_eq!(error.code(), Code::BadConfiguration, "{}", error),
             }
         }
-        // What is taken on differs from what was read in what needs a restart, and in no more.
-        let plain = read(&place, "").unwrap();
+        // The applied settings differ from the read ones only in keys that need a restart.
+        let plain = read(&fixture, "").unwrap();
         let running = one.unwrap_or_else(|_| plain.clone());
-        let wanted = other.unwrap_or(plain);
-        let (taken, changes) = wanted.clone().take_on(&running);
-        prop_assert_eq!(diff(&taken, &wanted).applied, Vec::<String>::new());
-        prop_assert_eq!(diff(&running, &wanted), changes);
-        place.set(&[]);
+        let new = other.unwrap_or(plain);
+        let (applied, changes) = new.clone().apply_reload(&running);
+        prop_assert_eq!(diff(&applied, &new).applied, Vec::<String>::new());
+        prop_assert_eq!(diff(&running, &new), changes);
+        fixture.set(&[]);
     }
 }
 
 #[test]
-fn a_policy_with_names_of_its_own_is_reloaded() {
-    let place = Place::new();
+fn a_policy_with_resolve_entries_is_reloaded() {
+    let fixture = Fixture::new();
     let pool = "[[pool]]\nname='a'\negress='ci'\n[egress.policy.ci]\n";
     let resolve = |address: &str| format!("{pool}resolve = {{ 'git.internal:443' = '{address}' }}");
-    let old = place.load(&resolve("10.0.0.1")).unwrap();
-    let new = place.load(&resolve("10.0.0.2")).unwrap();
-    assert_eq!(diff(&old, &old), Changes::default());
+    let old = fixture.load(&resolve("10.0.0.1")).unwrap();
+    let new = fixture.load(&resolve("10.0.0.2")).unwrap();
+    assert_eq!(diff(&old, &old), SettingsChanges::default());
     assert_eq!(diff(&old, &new).applied, ["egress.policy.ci"]);
-    // What goes to a microVM is what was written.
+    // A microVM gets the policy as written.
     let policy = &new.pools[0].egress;
     let text = serde_json::to_string(policy).unwrap();
     let back: crate::egress::policy::Policy = serde_json::from_str(&text).unwrap();

@@ -1,4 +1,4 @@
-//! Settings from files and variables, good and bad.
+//! Valid and invalid settings from files and variables.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,12 +18,12 @@ mod needs;
 mod reference;
 mod reload;
 
-struct Place {
+struct Fixture {
     directory: tempfile::TempDir,
     environment: Environment,
 }
 
-impl Place {
+impl Fixture {
     fn new() -> Self {
         let environment = Environment {
             variables: std::collections::BTreeMap::new(),
@@ -34,9 +34,9 @@ impl Place {
     }
 
     fn with(variables: &[(&str, &str)]) -> Self {
-        let mut place = Self::new();
-        place.set(variables);
-        place
+        let mut fixture = Self::new();
+        fixture.set(variables);
+        fixture
     }
 
     fn set(&mut self, variables: &[(&str, &str)]) {
@@ -65,16 +65,16 @@ impl Place {
 
 fn token(settings: &Settings) -> (&str, &str) {
     match &settings.github.as_ref().unwrap().credentials {
-        Credentials::Token(secret) => (secret.value.expose_secret(), &secret.source),
-        Credentials::App(_) => panic!("an App"),
+        GitHubCredentials::Token(secret) => (secret.value.expose_secret(), &secret.source),
+        GitHubCredentials::App(_) => panic!("an App"),
     }
 }
 
 const ORGANIZATION: &str = "[github]\nurl = \"https://github.com/acme\"\n";
 
 #[test]
-fn without_anything_there_is_one_pool_for_local_jobs() {
-    let settings = Settings::load(None, &Place::new().environment).unwrap();
+fn empty_settings_have_one_pool_for_local_jobs() {
+    let settings = Settings::load(None, &Fixture::new().environment).unwrap();
     assert!(settings.github.is_none());
     let pool = settings.pool("default").unwrap();
     assert_eq!((pool.trigger, pool.egress.name.as_str()), (Trigger::None, "github"));
@@ -85,7 +85,7 @@ fn without_anything_there_is_one_pool_for_local_jobs() {
 
 #[test]
 fn the_variables_of_a_plain_container_work_alone() {
-    let place = Place::with(&[
+    let fixture = Fixture::with(&[
         ("GITHUB_REPOSITORY", "acme/site"),
         ("GITHUB_TOKEN", "ghp_secret\n"),
         ("NUM_CPUS", "4"),
@@ -93,7 +93,7 @@ fn the_variables_of_a_plain_container_work_alone() {
         ("https_proxy", "http://proxy.example.com:3128"),
         ("no_proxy", "localhost"),
     ]);
-    let settings = Settings::load(None, &place.environment).unwrap();
+    let settings = Settings::load(None, &fixture.environment).unwrap();
     assert_eq!(token(&settings), ("ghp_secret", "GITHUB_TOKEN"));
     let github = settings.github.as_ref().unwrap();
     assert_eq!(github.url(), "https://github.com/acme/site");
@@ -112,60 +112,62 @@ fn the_variables_of_a_plain_container_work_alone() {
 }
 
 #[test]
-fn a_token_that_is_for_nothing_is_warned_about() {
-    let settings = Place::with(&[("GITHUB_TOKEN", "ghp_secret")]).load("").unwrap();
+fn an_unused_token_is_warned_about() {
+    let settings = Fixture::with(&[("GITHUB_TOKEN", "ghp_secret")]).load("").unwrap();
     assert!(settings.github.is_none());
-    assert!(settings.warnings[0].contains("GITHUB_REPOSITORY isn't"), "{:?}", settings.warnings);
+    assert!(settings.warnings[0].contains("GITHUB_REPOSITORY is not"), "{:?}", settings.warnings);
 }
 
 #[test]
-fn a_variable_that_is_empty_says_nothing() {
-    let place = Place::with(&[
+fn an_empty_variable_is_ignored() {
+    let fixture = Fixture::with(&[
         ("GITHUB_REPOSITORY", "acme/site"),
         ("GITHUB_TOKEN", "ghp_secret"),
         ("MAYFLY_GITHUB__TOKEN_FILE", ""),
         ("https_proxy", ""),
     ]);
-    let settings = Settings::load(None, &place.environment).unwrap();
+    let settings = Settings::load(None, &fixture.environment).unwrap();
     assert_eq!(token(&settings), ("ghp_secret", "GITHUB_TOKEN"));
     assert!(settings.pool("default").unwrap().egress.parent.is_none());
 }
 
 #[test]
-fn a_repository_may_be_an_address_and_a_wrong_variable_is_named() {
-    let mut place =
-        Place::with(&[("GITHUB_REPOSITORY", "https://git.example.com/a/b"), ("GITHUB_TOKEN", "x")]);
-    let settings = Settings::load(None, &place.environment).unwrap();
+fn a_repository_may_be_a_url_and_an_invalid_variable_is_named() {
+    let mut fixture = Fixture::with(&[
+        ("GITHUB_REPOSITORY", "https://git.example.com/a/b"),
+        ("GITHUB_TOKEN", "x"),
+    ]);
+    let settings = Settings::load(None, &fixture.environment).unwrap();
     assert_eq!(settings.github.unwrap().api, "https://git.example.com/api/v3");
     for (name, value) in [("NUM_CPUS", "many"), ("GITHUB_REPOSITORY", "a b"), ("https_proxy", "x")]
     {
-        place.set(&[("NUM_CPUS", "1"), (name, value)]);
-        let error = chain(&Settings::load(None, &place.environment).unwrap_err());
+        fixture.set(&[("NUM_CPUS", "1"), (name, value)]);
+        let error = chain(&Settings::load(None, &fixture.environment).unwrap_err());
         assert!(error.contains(name) && error.contains(value), "{error}");
-        place.set(&[("GITHUB_REPOSITORY", "a/b")]);
+        fixture.set(&[("GITHUB_REPOSITORY", "a/b")]);
     }
 }
 
 #[test]
-fn variables_go_over_the_file_and_errors_tell_which_it_was() {
-    let mut place = Place::with(&[("MAYFLY_HOST__CPUS", "3"), ("MAYFLY_HOST__MEMORY", "6G")]);
-    let settings = place.load("[host]\ncpus = 2\ndrain = \"5m\"").unwrap();
+fn variables_override_the_file_and_errors_name_the_origin() {
+    let mut fixture = Fixture::with(&[("MAYFLY_HOST__CPUS", "3"), ("MAYFLY_HOST__MEMORY", "6G")]);
+    let settings = fixture.load("[host]\ncpus = 2\ndrain = \"5m\"").unwrap();
     assert_eq!((settings.host.cpus, settings.host.memory), (3, Size::gibibytes(6)));
     assert_eq!(settings.host.drain, Duration::from_secs(300));
-    place.set(&[("MAYFLY_HOST__CPUS", "0")]);
-    let error = place.refusal("[host]\ncpus = 2");
+    fixture.set(&[("MAYFLY_HOST__CPUS", "0")]);
+    let error = fixture.refusal("[host]\ncpus = 2");
     assert_eq!(
         error,
-        "MAYFLY_HOST__CPUS: host.cpus = \"0\" can't be used: it must be from 1 to 65536"
+        "MAYFLY_HOST__CPUS: host.cpus = \"0\" can't be used: must be from 1 to 65536"
     );
-    place.set(&[("MAYFLY_HOST__CPUS", "lots")]);
-    let error = place.refusal("");
+    fixture.set(&[("MAYFLY_HOST__CPUS", "lots")]);
+    let error = fixture.refusal("");
     assert!(error.starts_with("MAYFLY_HOST__CPUS: host.cpus: "), "{error}");
     assert!(error.contains("lots"), "{error}");
 }
 
 #[test]
-fn unknown_keys_are_refused_with_their_place() {
+fn unknown_keys_are_rejected_with_their_location() {
     for (text, expected) in [
         ("hots = 1", "mayfly.toml: hots: "),
         ("[host]\ncpu = 1", "mayfly.toml: host.cpu: "),
@@ -173,73 +175,81 @@ fn unknown_keys_are_refused_with_their_place() {
         ("[[pool]]\nname = 'a'\ndeadlines = { bot = '1s' }", "mayfly.toml: pool[0].deadlines.bot"),
         ("[egress.policy.ci]\nallows = []", "mayfly.toml: egress.policy.ci.allows: "),
     ] {
-        let error = Place::new().refusal(text);
+        let error = Fixture::new().refusal(text);
         assert!(error.starts_with(expected), "{error}");
     }
-    let error = Place::with(&[("MAYFLY_HOST__CPU", "1")]).refusal("");
+    let error = Fixture::with(&[("MAYFLY_HOST__CPU", "1")]).refusal("");
     assert!(error.starts_with("MAYFLY_HOST__CPU: host.cpu: "), "{error}");
 }
 
 #[test]
-fn values_of_another_kind_are_refused_with_their_place() {
+fn values_of_the_wrong_type_are_rejected_with_their_location() {
     for (text, expected) in [
-        ("[host]\nmemory = 'much'", "host.memory: \"much\" is no size"),
+        ("[host]\nmemory = 'much'", "host.memory: \"much\" is not a size"),
         ("[host]\naccel = 'xen'", "host.accel: \"xen\": one of auto"),
-        ("[host]\ndrain = '5'", "host.drain: \"5\" is no duration"),
-        ("[github]\npoll = '15'", "github.poll: \"15\" is no duration"),
+        ("[host]\ndrain = '5'", "host.drain: \"5\" is not a duration"),
+        ("[github]\npoll = '15'", "github.poll: \"15\" is not a duration"),
         ("[host]\nlisten = '80'", "host.listen: "),
         ("[[pool]]\nname = 'a'\nimage = 'A/b'", "pool[0].image: \"A/b\": "),
         ("[[pool]]\nname = 'a'\ntrigger = 'cron'", "pool[0].trigger: "),
         ("[[pool]]\nlabels = []", "pool[0]: missing field `name`"),
     ] {
-        let error = Place::new().refusal(text);
+        let error = Fixture::new().refusal(text);
         assert!(error.contains(expected), "{error}");
     }
-    let error = Place::new().refusal("[host]\ncpus = \n");
-    assert!(error.starts_with("mayfly.toml:2 is no TOML"), "{error}");
+    let error = Fixture::new().refusal("[host]\ncpus = \n");
+    assert!(error.starts_with("mayfly.toml:2: invalid TOML"), "{error}");
 }
 
 #[test]
-fn pools_that_can_not_be_are_refused() {
+fn a_settings_file_is_read_whole_or_not_at_all() {
+    // Valid TOML up to the limit, and beyond it.
+    let comments = "#\n".repeat(2 << 20);
+    let error = Fixture::new().refusal(&format!("{comments}[host]\ncpus = 1\n"));
+    assert!(error.contains("can't read") && error.contains("too large"), "{error}");
+}
+
+#[test]
+fn invalid_pools_are_rejected() {
     for (pool, expected) in [
         ("name = 'A'", "pool[0].name = \"A\""),
         ("name = 'a'\ncpus = 9", "pool[0].cpus = \"9\" can't be used: all microVMs together"),
         ("name = 'a'\nmemory = '64G'", "pool[0].memory"),
         ("name = 'a'\nmemory = '64M'", "a microVM needs at least 192 MiB"),
-        ("name = 'a'\nmin_idle = 3\nmax = 2", "it is more than max = 2"),
+        ("name = 'a'\nmin_idle = 3\nmax = 2", "must not be larger than max = 2"),
         ("name = 'a'\nmax = 0", "pool[0].max = \"0\""),
-        ("name = 'a'\negress = 'ci'", "there is no such egress policy"),
-        ("name = 'a'\ntrigger = 'poll'", "it needs a [github] table"),
+        ("name = 'a'\negress = 'ci'", "unknown egress policy"),
+        ("name = 'a'\ntrigger = 'poll'", "requires a [github] table"),
         ("name = 'a'\nlabels = ['ubuntu-latest']", "pool[0].labels[0] = \"ubuntu-latest\""),
-        ("name = 'a'\nlabels = ['a b']", "a label has"),
+        ("name = 'a'\nlabels = ['a b']", "must be 1 to 256 characters"),
         ("name = 'a'\ndeadlines = { claim = '1s' }", "pool[0].deadlines.claim = \"1s\""),
-        ("name = 'a'\ndeadlines = { job = '6d' }", "it must be from 1s to 5days"),
-        ("name = 'a'\ndeadlines = { farewell = '0s' }", "it must be from 1s to 10m"),
-        ("name = 'a'\nhooks = { job_started = 'x' }", "a path must be absolute"),
-        ("name = 'a'\nenvironment = { '1A' = 'x' }", "no name of a variable"),
-        ("name = 'a'\nenvironment = { ACTIONS_RUNNER_INPUT_JITCONFIG = 'x' }", "sets that"),
+        ("name = 'a'\ndeadlines = { job = '6d' }", "must be from 1s to 5days"),
+        ("name = 'a'\ndeadlines = { farewell = '0s' }", "must be from 1s to 10m"),
+        ("name = 'a'\nhooks = { job_started = 'x' }", "must be an absolute path"),
+        ("name = 'a'\nenvironment = { '1A' = 'x' }", "not a valid name of an environment variable"),
+        ("name = 'a'\nenvironment = { ACTIONS_RUNNER_INPUT_JITCONFIG = 'x' }", "sets this"),
         ("name = 'a'\n[[pool]]\nname = 'a'", "pool[1].name = \"a\""),
     ] {
-        let error = Place::new().refusal(&format!("[[pool]]\n{pool}"));
+        let error = Fixture::new().refusal(&format!("[[pool]]\n{pool}"));
         assert!(error.contains(expected), "{error}");
     }
 }
 
 #[test]
-fn a_trigger_that_can_never_come_is_refused() {
-    let place = Place::with(&[("GITHUB_TOKEN", "x")]);
+fn a_trigger_that_can_never_fire_is_rejected() {
+    let fixture = Fixture::with(&[("GITHUB_TOKEN", "x")]);
     for (trigger, expected) in [
-        ("trigger = 'webhook'", "there is no [github.webhook]"),
+        ("trigger = 'webhook'", "[github.webhook] is missing"),
         ("trigger = 'poll'", "github.repositories is empty"),
         ("trigger = 'always'\nmin_idle = 0", "pool[0].min_idle"),
         ("trigger = 'scale-set'\nlabels = []", "pool[0].labels"),
     ] {
         let labels = if trigger.contains("labels") { "" } else { "labels = ['a']" };
         let error =
-            place.refusal(&format!("{ORGANIZATION}[[pool]]\nname = 'a'\n{labels}\n{trigger}"));
+            fixture.refusal(&format!("{ORGANIZATION}[[pool]]\nname = 'a'\n{labels}\n{trigger}"));
         assert!(error.contains(expected), "{error}");
     }
-    let settings = place.load(&format!("{ORGANIZATION}[[pool]]\nname='a'\nlabels=['A','a']"));
+    let settings = fixture.load(&format!("{ORGANIZATION}[[pool]]\nname='a'\nlabels=['A','a']"));
     let settings = settings.unwrap();
     assert_eq!(settings.pools[0].labels, ["a"]);
     assert!(settings.warnings[0].contains("trigger auto"), "{:?}", settings.warnings);
@@ -249,77 +259,77 @@ fn a_trigger_that_can_never_come_is_refused() {
 fn pools_that_share_labels_are_warned_about() {
     let text = "[[pool]]\nname='a'\nlabels=['x','y']\n[[pool]]\nname='b'\nlabels=['Y']\n\
                 [[pool]]\nname='c'\nlabels=['z']";
-    let warnings = Place::new().load(text).unwrap().warnings;
+    let warnings = Fixture::new().load(text).unwrap().warnings;
     assert_eq!(warnings.len(), 1);
-    assert!(warnings[0].starts_with("the pools a and b share the labels y"), "{warnings:?}");
+    assert!(warnings[0].starts_with("pools a and b share the labels y"), "{warnings:?}");
 }
 
 #[test]
 fn the_socket_is_for_owner_and_group_only_and_tcp_needs_a_token() {
-    let place = Place::new();
-    assert_eq!(place.load("[host]\nsocket_mode = '0660'").unwrap().host.api.mode, 0o660);
+    let fixture = Fixture::new();
+    assert_eq!(fixture.load("[host]\nsocket_mode = '0660'").unwrap().host.api.mode, 0o660);
     for (text, expected) in [
         ("socket_mode = '0666'", "host.socket_mode = \"0666\""),
         ("socket_mode = 'rw'", "host.socket_mode"),
-        ("socket = 'api.sock'", "a path must be absolute"),
+        ("socket = 'api.sock'", "must be an absolute path"),
         ("listen = '127.0.0.1:9000'", "host.token_file is missing"),
-        ("token_file = '/x'", "it has no effect: there is no host.listen"),
-        ("accel = 'tcg'", "no isolation boundary"),
+        ("token_file = '/x'", "has no effect because host.listen is not set"),
+        ("accel = 'tcg'", "not an isolation boundary"),
     ] {
-        let error = place.refusal(&format!("[host]\n{text}"));
+        let error = fixture.refusal(&format!("[host]\n{text}"));
         assert!(error.contains(expected), "{error}");
     }
-    let file = place.file("api-token", "0123456789abcdef", 0o600);
+    let file = fixture.file("api-token", "0123456789abcdef", 0o600);
     let text = format!("[host]\nlisten = '127.0.0.1:9000'\ntoken_file = {:?}", file.display());
-    assert!(place.load(&text).unwrap().host.api.tcp.is_some());
+    assert!(fixture.load(&text).unwrap().host.api.tcp.is_some());
 }
 
 #[test]
-fn the_status_page_is_for_this_host_unless_more_is_said() {
-    let place = Place::new();
-    let status = |text: &str| place.load(&format!("[status]\n{text}")).unwrap().status.unwrap();
-    assert!(place.load("").unwrap().status.is_none());
+fn the_status_page_is_local_unless_configured_otherwise() {
+    let fixture = Fixture::new();
+    let status = |text: &str| fixture.load(&format!("[status]\n{text}")).unwrap().status.unwrap();
+    assert!(fixture.load("").unwrap().status.is_none());
     for address in ["127.0.0.1:9180", "[::1]:9180"] {
-        assert!(matches!(status(&format!("listen = '{address}'")).access, Access::Host));
+        assert!(matches!(status(&format!("listen = '{address}'")).access, StatusAccess::LocalHost));
     }
-    let file = place.file("status-token", "0123456789abcdef", 0o600);
+    let file = fixture.file("status-token", "0123456789abcdef", 0o600);
     let text = format!("listen = '0.0.0.0:9180'\ntoken_file = {:?}", file.display());
-    assert!(matches!(status(&text).access, Access::Token(_)));
+    assert!(matches!(status(&text).access, StatusAccess::Token(_)));
     let everyone = "listen = '0.0.0.0:9180'\nallow_unauthenticated = true";
-    assert!(matches!(status(everyone).access, Access::Anyone));
-    let weak = place.file("weak", "short", 0o600);
+    assert!(matches!(status(everyone).access, StatusAccess::Anyone));
+    let weak = fixture.file("weak", "short", 0o600);
     for (text, expected) in [
         (String::new(), "status.listen is missing"),
         ("listen = '0.0.0.0:9180'".to_owned(), "status.listen = \"0.0.0.0:9180\""),
         ("listen = '9180'".to_owned(), "status.listen: "),
-        (format!("{text}\nallow_unauthenticated = true"), "there is a token, too"),
+        (format!("{text}\nallow_unauthenticated = true"), "a token is set too"),
         (
             format!("listen = '127.0.0.1:1'\ntoken_file = {:?}", weak.display()),
-            "16 characters at least",
+            "at least 16 printable",
         ),
     ] {
-        let error = place.refusal(&format!("[status]\n{text}"));
+        let error = fixture.refusal(&format!("[status]\n{text}"));
         assert!(error.contains(expected), "{error}");
     }
-    let shown = place.load(&format!("[status]\n{text}")).unwrap().lines().join("\n");
+    let shown = fixture.load(&format!("[status]\n{text}")).unwrap().lines().join("\n");
     assert!(shown.contains("status.token") && !shown.contains("0123456789abcdef"), "{shown}");
 }
 
 #[test]
 fn a_variable_with_one_underscore_too_few_is_warned_about() {
-    let place = Place::with(&[
+    let fixture = Fixture::with(&[
         ("MAYFLY_GITHUB_TOKEN", "x"),
         ("MAYFLY_LOG", "x"),
         ("MAYFLY_STATE_DIR", "x"),
     ]);
-    let warnings = place.load("").unwrap().warnings;
+    let warnings = fixture.load("").unwrap().warnings;
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].starts_with("MAYFLY_GITHUB_TOKEN is no setting"));
+    assert!(warnings[0].starts_with("MAYFLY_GITHUB_TOKEN is ignored"));
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
-    let error = Settings::load(Some("/nowhere/mayfly.toml".as_ref()), &Place::new().environment)
+fn a_missing_file_is_named() {
+    let error = Settings::load(Some("/nowhere/mayfly.toml".as_ref()), &Fixture::new().environment)
         .unwrap_err();
     assert_eq!(
         (error.code(), error.to_string().as_str()),
@@ -328,59 +338,61 @@ fn a_file_that_is_not_there_is_named() {
 }
 
 #[test]
-fn the_intervals_of_asking_github_can_be_set_within_reason() {
-    let place = Place::with(&[("GITHUB_TOKEN", "ghp_secret")]);
-    let settings = place.load(ORGANIZATION).unwrap();
+fn the_intervals_of_requests_to_github_are_bounded() {
+    let fixture = Fixture::with(&[("GITHUB_TOKEN", "ghp_secret")]);
+    let settings = fixture.load(ORGANIZATION).unwrap();
     let github = settings.github.unwrap();
     assert_eq!((github.poll, github.reconcile), (None, Duration::from_secs(300)));
     let text = format!("{ORGANIZATION}poll = '5s'\nreconcile = '1m'\n");
-    let github = place.load(&text).unwrap().github.unwrap();
+    let github = fixture.load(&text).unwrap().github.unwrap();
     assert_eq!(github.poll, Some(Duration::from_secs(5)));
     assert_eq!(github.reconcile, Duration::from_secs(60));
     for key in ["poll", "reconcile"] {
-        let error = place.refusal(&format!("{ORGANIZATION}{key} = '2h'"));
+        let error = fixture.refusal(&format!("{ORGANIZATION}{key} = '2h'"));
         assert!(error.contains(&format!("github.{key} = \"2h\"")), "{error}");
     }
 }
 
-/// A public key of minisign's; nobody has the secret one.
+/// A minisign public key. The secret key does not exist any more.
 const KEY: &str = "RWSIPwTv4NbEoGZVonMjyW9g1VuMX7uFpeIqefdxY+U85ndNdoszfDZl";
 
 #[test]
-fn keys_for_images_are_keys() {
-    let place = Place::new();
-    let settings = place.load(&format!("[host]\nimage_keys = [\"{KEY}\"]")).unwrap();
+fn image_keys_are_validated() {
+    let fixture = Fixture::new();
+    let settings = fixture.load(&format!("[host]\nimage_keys = [\"{KEY}\"]")).unwrap();
     assert_eq!(settings.host.image_keys.keys().len(), 1);
     let shown = settings.lines().into_iter().find(|line| line.starts_with("host.image_keys"));
     assert_eq!(shown.unwrap(), format!("host.image_keys = [\"{KEY}\"]"));
-    let refusal = place.refusal(&format!("[host]\nimage_keys = [\"{KEY}\", \"RWnonsense\"]"));
+    let refusal = fixture.refusal(&format!("[host]\nimage_keys = [\"{KEY}\", \"RWnonsense\"]"));
     assert!(
-        refusal.contains("host.image_keys[1] = \"RWnonsense\" can't be used: it is no public key"),
+        refusal.contains(
+            "host.image_keys[1] = \"RWnonsense\" can't be used: not a minisign public key"
+        ),
         "{refusal}"
     );
 }
 
 #[test]
-fn a_collector_is_the_settings_or_else_the_variable_of_opentelemetry() {
+fn the_collector_comes_from_the_settings_or_else_from_opentelemetry_variables() {
     const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
     const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
-    let endpoint = |place: &Place, text: &str| {
-        place.load(text).unwrap().telemetry.otlp.map(|otlp| otlp.endpoint)
+    let endpoint = |fixture: &Fixture, text: &str| {
+        fixture.load(text).unwrap().telemetry.otlp.map(|otlp| otlp.endpoint)
     };
-    let mut place = Place::new();
-    assert_eq!(endpoint(&place, ""), None);
-    place.set(&[(ENDPOINT, "http://b:4318"), (HEADERS, "x-key=hunter2")]);
+    let mut fixture = Fixture::new();
+    assert_eq!(endpoint(&fixture, ""), None);
+    fixture.set(&[(ENDPOINT, "http://b:4318"), (HEADERS, "x-key=hunter2")]);
     let text = "[telemetry]\notlp_endpoint = 'http://a:4318'";
-    assert_eq!(endpoint(&place, text).as_deref(), Some("http://a:4318"));
-    assert_eq!(endpoint(&place, "").as_deref(), Some("http://b:4318"));
-    let shown = place.load(text).unwrap().lines().join("\n");
+    assert_eq!(endpoint(&fixture, text).as_deref(), Some("http://a:4318"));
+    assert_eq!(endpoint(&fixture, "").as_deref(), Some("http://b:4318"));
+    let shown = fixture.load(text).unwrap().lines().join("\n");
     assert!(shown.contains("telemetry.otlp_endpoint = \"http://a:4318\""), "{shown}");
     assert!(!shown.contains("hunter2"), "{shown}");
-    let wrong = place.refusal("[telemetry]\notlp_endpoint = 'a:4318'");
+    let wrong = fixture.refusal("[telemetry]\notlp_endpoint = 'a:4318'");
     assert!(wrong.starts_with("mayfly.toml: telemetry.otlp_endpoint = \"a:4318\""), "{wrong}");
-    place.set(&[(HEADERS, "hunter2")]);
-    let wrong = place.refusal(text);
+    fixture.set(&[(HEADERS, "hunter2")]);
+    let wrong = fixture.refusal(text);
     assert!(wrong.starts_with(HEADERS) && !wrong.contains("hunter2"), "{wrong}");
-    place.set(&[(ENDPOINT, "collector")]);
-    assert!(place.refusal("").starts_with(ENDPOINT));
+    fixture.set(&[(ENDPOINT, "collector")]);
+    assert!(fixture.refusal("").starts_with(ENDPOINT));
 }

@@ -1,4 +1,4 @@
-//! Each pool's policy is compared with what its runner needs.
+//! Warnings about egress policies that refuse hosts that the runner needs.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn warnings(url: &str, policy: &str, pool: &str) -> Vec<String> {
         "[github]\nurl = '{url}'\nrepositories = ['acme/site']\n\
          [[pool]]\nname = 'a'\nlabels = ['x']\n{pool}\n{policy}"
     );
-    let warnings = Place::with(&[("GITHUB_TOKEN", "x")]).load(&text).unwrap().warnings;
+    let warnings = Fixture::with(&[("GITHUB_TOKEN", "x")]).load(&text).unwrap().warnings;
     warnings.into_iter().filter(|text| text.contains("which its runner needs")).collect()
 }
 
@@ -18,7 +18,7 @@ fn a_policy_that_refuses_what_a_runner_needs_is_warned_about() {
     let own = "[egress.policy.ci]\nallow = [{ host = 'ghes.example.com' }]";
     let tenant = "[egress.policy.ci]\nallow = [{ host = 'octo.ghe.com' }, \
                   { host = '*.octo.ghe.com' }, { host = 'auth.ghe.com' }]";
-    for (url, policy, pool, says) in [
+    for (url, policy, pool, expected) in [
         (site, "", "", None),
         (site, "", "egress = 'open'", None),
         (site, "", "egress = 'none'\ntrigger = 'none'", None),
@@ -30,9 +30,9 @@ fn a_policy_that_refuses_what_a_runner_needs_is_warned_about() {
         ("https://octo.ghe.com/acme/site", tenant, "egress = 'ci'", None),
     ] {
         let found = warnings(url, policy, pool);
-        match says {
+        match expected {
             None => assert!(found.is_empty(), "{url} {policy} {pool}: {found:?}"),
-            Some(says) => assert!(found.len() == 1 && found[0].contains(says), "{found:?}"),
+            Some(expected) => assert!(found.len() == 1 && found[0].contains(expected), "{found:?}"),
         }
     }
 }

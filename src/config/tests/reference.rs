@@ -1,16 +1,16 @@
-//! The pages of docs/ say what the code does.
+//! Compares the pages of docs/ with the code.
 
 use super::*;
 use crate::reference::{read, rows};
 
-/// The keys of a table, by what is said about one that isn't there.
+/// Returns the keys of a table, taken from the error about an unknown key.
 fn keys_of(table: &str) -> Vec<String> {
-    let error = Place::new().refusal(&format!("{table}no_such_key = 1"));
-    let known = error.split_once("there are ").expect(&error).1;
+    let error = Fixture::new().refusal(&format!("{table}no_such_key = 1"));
+    let known = error.split_once("known keys: ").expect(&error).1;
     known.split(", ").map(str::to_owned).collect()
 }
 
-/// Each table of settings, how one begins to write it, and the heading of its rows in the page.
+/// Each table of settings, the TOML that opens it, and the heading of its rows in the page.
 const TABLES: [(&str, &str, &str); 9] = [
     ("github", "[github]\n", "## `[github]`"),
     ("github.app", "[github.app]\n", "| key of `app`"),
@@ -27,11 +27,11 @@ fn page() -> String {
     read("reference/settings.md")
 }
 
-/// The rows of the first table at or below a heading.
+/// Returns the rows of the first table at or below a heading.
 fn rows_below<'a>(page: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     let below = &page[page.find(heading).expect(heading)..];
     let start = below.find("\n|--").expect(heading);
-    // With the heading's own row, if it is not above.
+    // Skips the heading row.
     let table = below[start + 1..].split("\n\n").next().unwrap();
     rows(table)
 }
@@ -41,29 +41,30 @@ fn word(cell: &str) -> &str {
 }
 
 #[test]
-fn the_reference_has_the_keys_that_there_are_and_no_others() {
+fn the_reference_has_exactly_the_existing_keys() {
     let page = page();
     for (table, text, heading) in TABLES {
-        let told = rows_below(&page, heading).iter().map(|row| word(row[0]).to_owned()).collect();
+        let documented =
+            rows_below(&page, heading).iter().map(|row| word(row[0]).to_owned()).collect();
         let mut known: Vec<String> = keys_of(text);
-        let mut told: Vec<String> = told;
+        let mut documented: Vec<String> = documented;
         known.sort();
-        told.sort();
-        assert_eq!(told, known, "[{table}]");
+        documented.sort();
+        assert_eq!(documented, known, "[{table}]");
     }
     assert_eq!(keys_of(""), ["github", "pool", "host", "status", "egress", "telemetry"]);
 }
 
-/// Everything that has a default and is not worked out from something else, left to it.
+/// Settings that leave every fixed default in effect.
 const SPARSE: &str = "[github]\nurl = 'https://github.com/acme'\ntoken = 'ghp_secret'\n\
     [[pool]]\nname = 'p'\nlabels = ['l']\n\
     [status]\nlisten = '127.0.0.1:9180'\n";
 
 #[test]
-fn the_reference_has_the_defaults_that_are_in_effect() {
-    let place = Place::new();
-    let file = place.file("mayfly.toml", SPARSE, 0o600);
-    let settings = Settings::load(Some(&file), &place.environment).unwrap();
+fn the_reference_has_the_actual_defaults() {
+    let fixture = Fixture::new();
+    let file = fixture.file("mayfly.toml", SPARSE, 0o600);
+    let settings = Settings::load(Some(&file), &fixture.environment).unwrap();
     let shown = settings.show();
     let page = page();
     let mut compared = Vec::new();
@@ -109,7 +110,7 @@ fn the_reference_has_the_defaults_that_are_in_effect() {
     }
 }
 
-/// Whether a default of the page is the value that is in effect: both are written for people.
+/// Returns whether a default of the page is the value in effect, compared by meaning.
 fn is_same(value: &serde_json::Value, default: &str) -> bool {
     let first = default.split(", ").next().unwrap_or_default();
     let text = word(first).trim_matches('"');
@@ -121,7 +122,7 @@ fn is_same(value: &serde_json::Value, default: &str) -> bool {
                 || duration(value).is_some_and(|value| Some(value) == duration(text))
                 || size(text).as_ref() == Some(value)
         }
-        // Nothing is written down for it: the page says in words what is meant.
+        // Null has no literal: the page describes the default in words.
         serde_json::Value::Null => !default.starts_with('`'),
         serde_json::Value::Bool(value) => text.parse() == Ok(*value),
         serde_json::Value::Number(number) => text == number.to_string(),
@@ -135,7 +136,7 @@ fn the_reference_has_the_bounds_of_deadlines() {
     let deadline = |key: &str, value: Duration| {
         let value = humantime::format_duration(value);
         let text = format!("[[pool]]\nname = 'p'\ndeadlines = {{ {key} = '{value}' }}");
-        Place::new().load(&text).is_ok()
+        Fixture::new().load(&text).is_ok()
     };
     let rows = rows_below(&page, "| key of `deadlines`");
     assert_eq!(rows.len(), 5);
@@ -154,13 +155,13 @@ fn the_reference_has_the_bounds_of_deadlines() {
 }
 
 #[test]
-fn the_example_is_good() {
-    let place = Place::new();
-    let key = place.file("key.pem", "-----BEGIN RSA PRIVATE KEY-----", 0o600);
-    let secret = place.file("secret", "0123456789abcdef", 0o600);
+fn the_example_is_valid() {
+    let fixture = Fixture::new();
+    let key = fixture.file("key.pem", "-----BEGIN RSA PRIVATE KEY-----", 0o600);
+    let secret = fixture.file("secret", "0123456789abcdef", 0o600);
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples/mayfly.toml");
     let text = fs::read_to_string(example).unwrap();
-    // The secrets of the example are where this test has them.
+    // The test replaces the example's paths of secrets by its own.
     for name in ["webhook-secret", "api-token"] {
         assert!(text.contains(&format!("/etc/mayfly/{name}")), "{name}");
     }
@@ -168,7 +169,7 @@ fn the_example_is_good() {
         .replace("/etc/mayfly/github-app.pem", key.to_str().unwrap())
         .replace("/etc/mayfly/webhook-secret", secret.to_str().unwrap())
         .replace("/etc/mayfly/api-token", secret.to_str().unwrap());
-    let settings = place.load(&text).unwrap();
+    let settings = fixture.load(&text).unwrap();
     assert_eq!(settings.pools.len(), 2);
     assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
 }

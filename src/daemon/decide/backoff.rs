@@ -1,15 +1,15 @@
-//! How long to wait after failures in a row.
+//! Back-off after consecutive failures.
 
 use std::time::Duration;
 
 use super::Millis;
 
 /// The wait after the first failure.
-const FIRST: Duration = Duration::from_secs(1);
-/// The longest wait: an image that was mended serves again this soon.
-const LONGEST: Duration = Duration::from_secs(5 * 60);
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// The longest wait. A repaired image is in use again after at most this time.
+const LONGEST_WAIT: Duration = Duration::from_secs(5 * 60);
 
-/// Failures in a row, and when to try again: the wait doubles with each failure.
+/// The number of consecutive failures, and when to try again. The wait doubles with each failure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backoff {
     failures: u32,
@@ -17,22 +17,23 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// It failed. Failures of attempts that began before the last wait count once.
-    pub fn failed(&mut self, now: Millis) {
+    /// Records a failure. Failures during the current wait count once, because their attempts began
+    /// before it.
+    pub fn record_failure(&mut self, now: Millis) {
         if self.until.is_some_and(|until| now < until) {
             return;
         }
-        let wait = FIRST.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        let wait = FIRST_WAIT.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = self.failures.saturating_add(1);
-        self.until = Some(now + wait.min(LONGEST));
+        self.until = Some(now + wait.min(LONGEST_WAIT));
     }
 
-    /// It worked.
-    pub fn worked(&mut self) {
+    /// Resets the back-off after a success.
+    pub fn reset(&mut self) {
         *self = Self::default();
     }
 
-    /// Not before this moment; `None` where nothing failed.
+    /// Returns when to try again; `None` if nothing failed.
     pub fn until(&self) -> Option<Millis> {
         self.until
     }
@@ -48,14 +49,14 @@ mod tests {
         let mut now = Millis(0);
         let mut waits = Vec::new();
         for _ in 0..40 {
-            backoff.failed(now);
+            backoff.record_failure(now);
             let until = backoff.until().unwrap();
             waits.push(until.since(now).as_secs());
             now = until;
         }
         assert_eq!(waits[..4], [1, 2, 4, 8]);
         assert_eq!(waits[39], 300);
-        backoff.worked();
+        backoff.reset();
         assert_eq!(backoff.until(), None);
     }
 
@@ -63,7 +64,7 @@ mod tests {
     fn failures_of_one_batch_count_once() {
         let mut backoff = Backoff::default();
         for _ in 0..100 {
-            backoff.failed(Millis(10));
+            backoff.record_failure(Millis(10));
         }
         assert_eq!(backoff.until(), Some(Millis(1010)));
     }

@@ -1,9 +1,9 @@
-//! What to do next: from pools, microVMs and waiting jobs to actions.
+//! Scheduling decisions: from pools, microVMs and waiting jobs to actions.
 //!
-//! [`decide`] is a pure function of a [`View`]: no clock, no input or output, no chance, and no
-//! memory of its own. The driver carries out the actions of a [`Decision`], changes the stages of
-//! its machines *at once* (a machine that is to boot is there as [`Stage::Booting`] in the next
-//! view), and asks again when something happened or the time to wake has come.
+//! [`decide`] is a pure function of a [`DecisionInput`]: no clock, no input or output, no
+//! randomness, no state. The driver carries out the actions of a [`Decision`], changes the stages
+//! of its machines *at once* (a machine to boot is [`Stage::Booting`] in the next input), and
+//! decides again after an event or at the time to wake.
 //!
 //! ```text
 //!          Boot                 Assign
@@ -12,22 +12,22 @@
 //!                            └─────▶ Registering ─▶ Registered ────┘ Retire
 //! ```
 //!
-//! The rules, in their order:
+//! The rules, in order:
 //!
-//! 1. Waiting jobs take warm machines, the oldest first; jobs of the forge count the runners that are
-//!    registered and have no job yet as theirs.
-//! 2. What is missing beyond warm and booting machines is booted, the oldest waiting job first
-//!    between pools. Where the host's budget ends, those behind wait too: a large microVM is not
-//!    starved by small ones. Spare machines of other pools make room.
-//! 3. `min_idle` spare machines are kept per pool, while no job waits for the budget.
-//! 4. Spares beyond that are retired after `idle`, runners without a job after `claim`. A machine
-//!    that has a job is never touched.
+//! 1. Waiting jobs take warm machines, the oldest first. For jobs of the forge, registered runners
+//!    without a job count too.
+//! 2. Machines that are missing beyond warm and booting ones are booted, for the oldest waiting job
+//!    of all pools first. When the host's budget is used up, later jobs wait too, so that small
+//!    microVMs don't starve a large one. Spare machines of other pools make room.
+//! 3. Each pool keeps `min_idle` spare machines while no job waits for the budget.
+//! 4. Other spare machines are retired after `idle`, runners without a job after `claim`. A machine
+//!    with a job is never touched.
 //!
-//! Work is linear in machines and waiting jobs where they are given oldest first (they are sorted
-//! by age by an adaptive sort).
+//! The running time is linear in machines and waiting jobs if they are given oldest first (an
+//! adaptive sort orders them by age).
 
 mod backoff;
-mod census;
+mod counts;
 mod round;
 
 #[cfg(test)]
@@ -48,37 +48,37 @@ use serde::Serialize;
 
 pub use backoff::Backoff;
 
-use super::millis::Millis;
+use super::time::Millis;
 use round::Round;
 
-/// Everything that a decision rests on.
+/// The input of a decision.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a> {
+pub struct DecisionInput<'a> {
     /// The time.
     pub now: Millis,
     /// The pools.
     pub pools: &'a [Pool],
-    /// Every machine that is not gone.
+    /// All machines that exist.
     pub machines: &'a [Machine],
-    /// The jobs that wait.
-    pub demand: &'a [Waiting],
-    /// What all machines together may use of the host.
-    pub budget: Load,
-    /// No new work; what has none is to go.
+    /// The waiting jobs.
+    pub demand: &'a [WaitingJobs],
+    /// The resources that all machines together may use.
+    pub budget: Resources,
+    /// Whether the daemon drains: no new work, and machines without work are retired.
     pub draining: bool,
 }
 
-/// What a machine takes of the host, or a host offers to machines.
+/// The resources of the host that a machine takes, or that a host offers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Load {
+pub struct Resources {
     /// Virtual processors.
     pub processors: u32,
     /// Memory, in bytes.
     pub memory: u64,
 }
 
-impl Load {
-    /// This and the other.
+impl Resources {
+    /// Returns the sum.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -87,7 +87,7 @@ impl Load {
         }
     }
 
-    /// This without the other, at least nothing.
+    /// Returns the difference, or zero.
     #[must_use]
     pub fn minus(self, other: Self) -> Self {
         Self {
@@ -96,7 +96,7 @@ impl Load {
         }
     }
 
-    /// This, so many times.
+    /// Returns the resources multiplied by `count`.
     #[must_use]
     pub fn times(self, count: u32) -> Self {
         Self {
@@ -105,7 +105,7 @@ impl Load {
         }
     }
 
-    /// How many of the other fit into this.
+    /// Returns how many times `other` fits.
     pub fn fits(self, other: Self) -> u32 {
         let processors = self.processors.checked_div(other.processors).unwrap_or(u32::MAX);
         let memory = self.memory.checked_div(other.memory).unwrap_or(u64::MAX);
@@ -113,66 +113,67 @@ impl Load {
     }
 }
 
-/// The driver's name for a pool. It names the same pool for as long as the driver lives, whatever
-/// other pools come and go.
+/// The driver's id of a pool. It names the same pool for the driver's life, even if pools come and
+/// go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct PoolId(pub u32);
 
-/// A pool: machines that are all alike.
+/// A pool of identical machines.
 #[derive(Debug, Clone)]
 pub struct Pool {
-    /// Its name.
+    /// Its id.
     pub id: PoolId,
-    /// What one of its machines takes.
-    pub load: Load,
-    /// Spare machines to keep.
+    /// The resources of one of its machines.
+    pub resources: Resources,
+    /// The number of spare machines to keep.
     pub min_idle: u32,
-    /// Machines it may have, in whatever stage.
+    /// The maximum number of machines, in any stage.
     pub max: u32,
     /// When its machines become runners.
-    pub registers: Registers,
+    pub registration: RegistrationPolicy,
     /// How long a machine beyond `min_idle` stays warm.
     pub idle: Duration,
     /// How long a runner waits for a job.
     pub claim: Duration,
-    /// Why nothing can be booted.
+    /// Why no machine can boot, if so.
     pub boot_obstacle: Option<Obstacle>,
-    /// Why nothing can be registered.
+    /// Why no runner can be registered, if so.
     pub forge_obstacle: Option<Obstacle>,
 }
 
 /// When machines become runners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Registers {
+pub enum RegistrationPolicy {
     /// When a job waits.
-    Late,
+    OnDemand,
     /// As soon as they are warm: the spare machines of the pool are runners.
     Always,
     /// Never: the pool serves local jobs only.
     Never,
 }
 
-/// Something in the way.
+/// An obstacle to booting or registering machines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Obstacle {
-    /// When it is over by itself; `None` where the driver will know. It counts only before.
+    /// When it ends by itself. `None` if the driver will know. After this time the obstacle does
+    /// not count.
     pub until: Option<Millis>,
-    /// What.
+    /// The reason.
     pub why: Blocker,
 }
 
-/// Why jobs wait, by name.
+/// The reason why jobs wait.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "blocker", content = "detail", rename_all = "snake_case")]
 pub enum Blocker {
-    /// A runner is registered, or being registered; the forge has not given it the job yet.
+    /// A runner is registered, or being registered, but the forge has not assigned the job yet.
     Listening,
-    /// A machine boots for it.
+    /// A machine is booting for it.
     Booting,
     /// The daemon takes no new work.
     Draining,
-    /// The pool has all the machines it may have: so many.
+    /// The pool has its maximum number of machines.
     PoolAtMax(u32),
     /// The host's processors or memory are in use, or an older job waits for them.
     HostBudget,
@@ -180,22 +181,22 @@ pub enum Blocker {
     LargerThanHost,
     /// The pool registers no runners, so it can't serve jobs of the forge.
     NeverRegisters,
-    /// The image can't be used: why.
+    /// The image can't be used.
     Image(String),
-    /// Boots failed, the last one for this cause.
+    /// Boots failed, the last one for this reason.
     BootsFail(String),
     /// The forge limits the rate of calls.
     RateLimited,
-    /// The forge can't be reached: why.
+    /// The forge can't be reached.
     Unreachable(String),
-    /// The forge refuses: what it said.
+    /// The forge refused a call with this message.
     Refused(String),
-    /// Runners end before they have a job, the last one for this cause.
+    /// Runners end before they have a job, the last one for this reason.
     RunnersFail(String),
 }
 
 impl Blocker {
-    /// Whether it is something that stands in the way rather than progress on the way.
+    /// Returns whether it is a limit rather than progress.
     fn is_limit(&self) -> bool {
         !matches!(self, Self::Listening | Self::Booting)
     }
@@ -205,19 +206,19 @@ impl std::fmt::Display for Blocker {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Listening => formatter.write_str("a runner is registered for it"),
-            Self::Booting => formatter.write_str("a microVM boots for it"),
-            Self::Draining => formatter.write_str("the daemon drains: it takes no new work"),
+            Self::Booting => formatter.write_str("a microVM is booting for it"),
+            Self::Draining => formatter.write_str("the daemon is draining and takes no new work"),
             Self::PoolAtMax(max) => write!(formatter, "the pool is at its maximum of {max}"),
-            Self::HostBudget => formatter.write_str("the host's budget is in use"),
+            Self::HostBudget => formatter.write_str("the host's budget is used up"),
             Self::LargerThanHost => {
                 formatter.write_str("one microVM of the pool is larger than the host's budget")
             }
             Self::NeverRegisters => formatter.write_str("the pool registers no runners"),
             Self::Image(why) => write!(formatter, "the image can't be used: {why}"),
             Self::BootsFail(why) => write!(formatter, "microVMs fail to boot: {why}"),
-            Self::RateLimited => formatter.write_str("GitHub limits the rate of calls"),
+            Self::RateLimited => formatter.write_str("GitHub's rate limit is reached"),
             Self::Unreachable(why) => write!(formatter, "GitHub can't be reached: {why}"),
-            Self::Refused(why) => write!(formatter, "GitHub refuses: {why}"),
+            Self::Refused(why) => write!(formatter, "GitHub refused: {why}"),
             Self::RunnersFail(why) => {
                 write!(formatter, "runners end before they have a job: {why}")
             }
@@ -225,23 +226,23 @@ impl std::fmt::Display for Blocker {
     }
 }
 
-/// The driver's name for a machine.
+/// The driver's id of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MachineKey(pub u64);
 
-/// The driver's name for a local job.
+/// The driver's id of a local job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobKey(pub u64);
 
-/// A machine that is not gone.
+/// A machine that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Machine {
-    /// Its name.
+    /// Its id.
     pub key: MachineKey,
-    /// Its pool, which may no longer be among those of the view.
+    /// Its pool, which may no longer be configured.
     pub pool: PoolId,
-    /// What it takes: its pool may have changed since it was booted.
-    pub load: Load,
+    /// Its resources. Its pool may have changed since it booted.
+    pub resources: Resources,
     /// Where it is in its life.
     pub stage: Stage,
     /// Since when.
@@ -256,32 +257,33 @@ pub enum Stage {
     Booting,
     /// Ready, without work.
     Warm,
-    /// A local job was handed over and has not begun.
+    /// A local job was sent to it and has not started.
     Assigned,
-    /// A JIT config is being minted for it, or was handed over; the runner does not listen yet.
+    /// A JIT configuration is being issued for it or was sent to it. Its runner does not listen
+    /// yet.
     Registering,
     /// Its runner listens and has no job.
     Registered,
     /// It runs a job.
     Busy,
-    /// It is about to be gone.
+    /// It is ending.
     Ending,
 }
 
-/// Work that waits. What a machine was given (Assigned, Busy) no longer waits; runners that are
-/// registered are not subtracted here.
+/// Waiting work. Work that a machine was assigned no longer waits. Registered runners are not
+/// subtracted here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waiting {
+pub enum WaitingJobs {
     /// One job of the daemon's own queue.
     Local {
-        /// Its name.
+        /// Its id.
         job: JobKey,
         /// Its pool.
         pool: PoolId,
         /// Since when it waits.
         since: Millis,
     },
-    /// Jobs of the forge that want runners of a pool.
+    /// Jobs of the forge that wait for runners of a pool.
     Runners {
         /// The pool.
         pool: PoolId,
@@ -292,7 +294,7 @@ pub enum Waiting {
     },
 }
 
-/// One thing to do.
+/// An action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Boot a machine.
@@ -300,7 +302,7 @@ pub enum Action {
         /// For this pool.
         pool: PoolId,
     },
-    /// Hand a local job to a warm machine.
+    /// Assign a local job to a warm machine.
     Assign {
         /// The machine.
         machine: MachineKey,
@@ -312,25 +314,25 @@ pub enum Action {
         /// The machine.
         machine: MachineKey,
     },
-    /// End a machine that has no job. A registered one is deleted at the forge first, and stays where
-    /// The forge says that it is busy.
+    /// End a machine without a job. The runner of a registered one is deleted at the forge first.
+    /// If the forge reports it as busy, the machine stays.
     Retire {
         /// The machine.
         machine: MachineKey,
         /// Why.
-        why: Retirement,
+        reason: RetireReason,
     },
 }
 
-/// Why a machine is to end.
+/// The reason why a machine is retired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Retirement {
-    /// Warm for long, and not needed.
+pub enum RetireReason {
+    /// It was warm for too long.
     Idle,
     /// Its runner got no job in time.
     Unclaimed,
-    /// A waiting job of another pool needs the room.
+    /// A waiting job of another pool needs its resources.
     Displaced,
     /// Its pool is no longer configured.
     Orphaned,
@@ -338,33 +340,33 @@ pub enum Retirement {
     Draining,
 }
 
-impl std::fmt::Display for Retirement {
+impl std::fmt::Display for RetireReason {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(match self {
-            Self::Idle => "it was idle for long",
+            Self::Idle => "it was idle for too long",
             Self::Unclaimed => "its runner got no job in time",
-            Self::Displaced => "a job of another pool needed its room",
+            Self::Displaced => "a job of another pool needed its resources",
             Self::Orphaned => "its pool is no longer configured",
-            Self::Draining => "the daemon drains",
+            Self::Draining => "the daemon is draining",
         })
     }
 }
 
-/// What is to be done, and why not more.
+/// The result of a decision: actions, and why jobs still wait.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Decision {
-    /// To be carried out in this order.
+    /// The actions, in this order.
     pub actions: Vec<Action>,
-    /// For each pool with jobs that still wait: what they wait for.
+    /// What the jobs wait for, for each pool with jobs that still wait.
     pub blockers: BTreeMap<PoolId, Obstacle>,
     /// When to decide again, even if nothing happens.
     pub wake: Option<Millis>,
 }
 
-/// Decides.
-pub fn decide(view: &View<'_>) -> Decision {
-    let mut round = Round::begin(view);
-    if view.draining {
+/// Returns the next actions for the given state.
+pub fn decide(input: &DecisionInput<'_>) -> Decision {
+    let mut round = Round::begin(input);
+    if input.draining {
         round.drain();
     } else {
         round.serve();
@@ -377,13 +379,13 @@ pub fn decide(view: &View<'_>) -> Decision {
 
 #[cfg(test)]
 thread_local! {
-    /// Machines, jobs and pools that decisions of this thread looked at.
+    /// The number of machines, jobs and pools that decisions of this thread read.
     pub(crate) static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// Counts one machine or job that is looked at, so that tests see how work grows.
+/// Counts one read of a machine or job, so that tests can measure the running time.
 #[inline]
-fn step() {
+fn count_step() {
     #[cfg(test)]
     STEPS.set(STEPS.get() + 1);
 }

@@ -1,4 +1,4 @@
-//! What holds whatever happens. Limits, reasons and untouched jobs are checked by the world at
+//! Properties of decisions under any events. The world checks limits, reasons and untouched jobs at
 //! each decision.
 
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::fleet::{host, pool};
-use super::world::{Manners, World};
-use super::{Blocker, Millis, Obstacle, Pool, PoolId, Registers, Stage};
+use super::world::{Behavior, World};
+use super::{Blocker, Millis, Obstacle, Pool, PoolId, RegistrationPolicy, Stage};
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -23,10 +23,14 @@ enum Step {
 const POOLS: usize = 3;
 
 fn pools() -> impl Strategy<Value = Vec<Pool>> {
-    let registers =
-        prop_oneof![Just(Registers::Late), Just(Registers::Always), Just(Registers::Never)];
-    let one = (1..9_u32, 0..4_u32, 0..7_u32, registers)
-        .prop_map(|(processors, idle, max, registers)| pool(processors, idle, max, registers));
+    let registration = prop_oneof![
+        Just(RegistrationPolicy::OnDemand),
+        Just(RegistrationPolicy::Always),
+        Just(RegistrationPolicy::Never)
+    ];
+    let one = (1..9_u32, 0..4_u32, 0..7_u32, registration).prop_map(
+        |(processors, idle, max, registration)| pool(processors, idle, max, registration),
+    );
     prop::collection::vec(one, POOLS)
 }
 
@@ -44,8 +48,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..60)
 }
 
-fn manners() -> impl Strategy<Value = Manners> {
-    (0..400_u64, 0..400_u64).prop_map(|(boot_failures, registration_failures)| Manners {
+fn behavior() -> impl Strategy<Value = Behavior> {
+    (0..400_u64, 0..400_u64).prop_map(|(boot_failures, registration_failures)| Behavior {
         boot: (500, 20_000),
         job: (100, 300_000),
         boot_failures,
@@ -54,9 +58,9 @@ fn manners() -> impl Strategy<Value = Manners> {
 }
 
 fn world() -> impl Strategy<Value = World> {
-    (pools(), 4..30_u32, manners(), any::<u64>())
-        .prop_map(|(pools, processors, manners, seed)| {
-            World::new(pools, host(processors), manners, seed)
+    (pools(), 4..30_u32, behavior(), any::<u64>())
+        .prop_map(|(pools, processors, behavior, seed)| {
+            World::new(pools, host(processors), behavior, seed)
         })
         .no_shrink()
 }
@@ -88,7 +92,7 @@ fn take(world: &mut World, step: Step) {
     world.decide();
 }
 
-/// Ends what stands in the way for ever, and lets hours go by.
+/// Removes permanent obstacles, and lets hours pass.
 fn settle(world: &mut World) {
     for index in 0..POOLS {
         world.phantoms[index] = 0;
@@ -117,7 +121,7 @@ proptest! {
         for waiting in world.demand() {
             let pool = &world.pools[waiting.pool().0 as usize];
             let impossible = pool.max == 0
-                || world.budget.fits(pool.load) == 0
+                || world.budget.fits(pool.resources) == 0
                 || runners_hold_the_room(&world, waiting.pool());
             prop_assert!(impossible, "{waiting:?} waits: {:?} {:?}", decision, world.machines);
         }
@@ -132,7 +136,7 @@ proptest! {
             take(&mut world, step);
         }
         settle(&mut world);
-        // What still waits has no machine that could ever be.
+        // Jobs that still wait can't get a machine.
         prop_assert_eq!(&world.machines, &[]);
     }
 
@@ -141,16 +145,17 @@ proptest! {
         for step in steps {
             take(&mut world, step);
         }
-        let boots = world.tally.boots;
+        let boots = world.statistics.boots;
         world.draining = true;
         world.decide();
         for machine in &world.machines {
-            prop_assert!(!matches!(machine.stage, Stage::Warm | Stage::Booting | Stage::Registered));
+            let is_idle = matches!(machine.stage, Stage::Warm | Stage::Booting | Stage::Registered);
+            prop_assert!(!is_idle);
         }
         let end = world.now + Duration::from_secs(3600);
         world.run_until(end, Duration::ZERO);
         prop_assert_eq!(&world.machines, &[]);
-        prop_assert_eq!(world.tally.boots, boots);
+        prop_assert_eq!(world.statistics.boots, boots);
     }
 
     #[test]
@@ -159,28 +164,28 @@ proptest! {
         processors in 4..300_u32,
         flaps in prop::collection::vec((0..POOLS, 0..20_u32, 1..3000_u64), 200..400),
     ) {
-        let manners =
-            Manners { boot: (500, 2000), job: (1, 1), boot_failures: 0, registration_failures: 0 };
+        let behavior =
+            Behavior { boot: (500, 2000), job: (1, 1), boot_failures: 0, registration_failures: 0 };
         let places: u64 = pools.iter().map(|pool| u64::from(pool.max)).sum();
-        let room = pools.iter().map(|pool| pool.load.processors * pool.max).sum::<u32>();
-        let mut world = World::new(pools, host(processors), manners, 1);
+        let room = pools.iter().map(|pool| pool.resources.processors * pool.max).sum::<u32>();
+        let mut world = World::new(pools, host(processors), behavior, 1);
         world.decide();
         let begin = world.now;
         for (pool, count, time) in flaps {
             take(&mut world, Step::Believe(pool, count));
             take(&mut world, Step::Wait(time));
         }
-        // With room for all, a place changes hands once in the time that a runner waits for a job;
-        // where pools compete for the room, once in the time that a spare is left alone.
+        // With resources for all, a slot changes its use once in the time that a runner waits for a
+        // job. If pools compete, it changes once in the time that a spare is protected.
         let turn = if room <= processors { 120 } else { 10 };
         let turns = world.now.since(begin).as_secs() / turn + 1;
-        prop_assert!(world.tally.boots <= places * turns, "{:?}", world.tally);
+        prop_assert!(world.statistics.boots <= places * turns, "{:?}", world.statistics);
     }
 }
 
-/// Whether runners that are to stay (`Always`) leave no room for one more of a pool.
+/// Returns whether permanent runners (`Always`) leave no resources for one more machine of a pool.
 fn runners_hold_the_room(world: &World, index: PoolId) -> bool {
-    let stay = |registers| registers == Registers::Always;
+    let stay = |registration| registration == RegistrationPolicy::Always;
     let local = world.demand().iter().any(|waiting| waiting.pool() == index);
-    local && world.pools.iter().any(|pool| stay(pool.registers) && pool.min_idle > 0)
+    local && world.pools.iter().any(|pool| stay(pool.registration) && pool.min_idle > 0)
 }

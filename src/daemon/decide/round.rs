@@ -1,72 +1,73 @@
-//! One decision in the making: what there is, less what was already given away.
+//! The state of one decision: the counts, minus what is already assigned.
 
-use super::census::{Census, Survey};
+use super::counts::{Counts, PoolCounts};
 use super::{
-    Action, Blocker, Decision, Load, Machine, Millis, Obstacle, Pool, Registers, Retirement, Stage,
-    View, Waiting, step,
+    Action, Blocker, Decision, DecisionInput, Machine, Millis, Obstacle, Pool, RegistrationPolicy,
+    Resources, RetireReason, Stage, WaitingJobs, count_step,
 };
 
-/// How long a spare machine is left to its own pool before a job of another may have its room, so
-/// that demand that comes and goes in two pools does not boot without end.
+/// How long a spare machine stays with its own pool before a job of another pool may displace it.
+/// Prevents endless reboots when the demand of two pools alternates.
 pub(super) const SETTLED: std::time::Duration = std::time::Duration::from_secs(10);
 
 pub(super) struct Round<'a> {
-    view: &'a View<'a>,
-    pools: Vec<Census<'a>>,
-    /// What of the budget is free.
-    free: Load,
-    ending: Load,
-    /// Jobs for which there is no machine, not even a booting one.
-    missing: Vec<Missing>,
-    /// A waiting job needs more of the budget than is free: nothing behind it may take any.
-    held: bool,
-    /// For each pool of the view: what its jobs wait for.
+    input: &'a DecisionInput<'a>,
+    pools: Vec<PoolCounts<'a>>,
+    /// The free part of the budget.
+    free: Resources,
+    ending: Resources,
+    /// Jobs without a machine, not even a booting one.
+    missing: Vec<MissingMachines>,
+    /// Whether a waiting job needs more of the budget than is free. Later jobs may not take any of
+    /// it.
+    is_budget_reserved: bool,
+    /// What the jobs of each pool of the input wait for.
     blockers: Vec<Option<Obstacle>>,
     decision: Decision,
 }
 
-struct Missing {
+struct MissingMachines {
     since: Millis,
     pool: usize,
     count: u32,
 }
 
 impl<'a> Round<'a> {
-    pub(super) fn begin(view: &'a View<'a>) -> Self {
-        let survey = Survey::of(view);
-        let blockers = vec![None; view.pools.len()];
+    pub(super) fn begin(input: &'a DecisionInput<'a>) -> Self {
+        let counts = Counts::of(input);
+        let blockers = vec![None; input.pools.len()];
         Self {
-            view,
-            pools: survey.pools,
-            free: view.budget.minus(survey.used),
-            ending: survey.ending,
+            input,
+            pools: counts.pools,
+            free: input.budget.minus(counts.used),
+            ending: counts.ending,
             missing: Vec::new(),
-            held: false,
+            is_budget_reserved: false,
             blockers,
-            decision: Decision { actions: survey.orphans, ..Decision::default() },
+            decision: Decision { actions: counts.orphans, ..Decision::default() },
         }
     }
 
     pub(super) fn end(self) -> Decision {
-        let named = self.view.pools.iter().zip(self.blockers);
+        let named = self.input.pools.iter().zip(self.blockers);
         let blockers = named.filter_map(|(pool, blocker)| Some((pool.id, blocker?))).collect();
         Decision { blockers, ..self.decision }
     }
 
-    /// Gives warm and booting machines and idle runners to what waits.
+    /// Assigns warm and booting machines and idle runners to waiting jobs.
     pub(super) fn serve(&mut self) {
         for pool in 0..self.pools.len() {
             for waiting in std::mem::take(&mut self.pools[pool].waiting) {
-                step();
+                count_step();
                 let missing = match waiting {
-                    Waiting::Local { job, .. } => match self.pools[pool].warm.pop_front() {
+                    WaitingJobs::Local { job, .. } => match self.pools[pool].warm.pop_front() {
                         Some(Machine { key, .. }) => {
                             self.decision.actions.push(Action::Assign { machine: *key, job: *job });
                             0
                         }
                         None => 1,
                     },
-                    Waiting::Runners { count, .. } => self.serve_runners(pool, *count),
+                    WaitingJobs::Runners { count, .. } => self.serve_runners(pool, *count),
                 };
                 let booting = missing.min(self.pools[pool].booting);
                 self.pools[pool].booting -= booting;
@@ -75,15 +76,15 @@ impl<'a> Round<'a> {
                 }
                 if missing > booting {
                     let (since, count) = (waiting.since(), missing - booting);
-                    self.missing.push(Missing { since, pool, count });
+                    self.missing.push(MissingMachines { since, pool, count });
                 }
             }
         }
     }
 
-    /// Serves jobs of the forge; how many of them lack a machine.
+    /// Serves jobs of the forge. Returns how many of them lack a machine.
     fn serve_runners(&mut self, pool: usize, count: u32) -> u32 {
-        let view = self.view;
+        let input = self.input;
         let listening = count.min(self.pools[pool].runners);
         self.pools[pool].runners -= listening;
         if listening > 0 {
@@ -93,12 +94,12 @@ impl<'a> Round<'a> {
         if left == 0 {
             return 0;
         }
-        if view.pools[pool].registers == Registers::Never {
+        if input.pools[pool].registration == RegistrationPolicy::Never {
             self.block(pool, Blocker::NeverRegisters);
             return 0;
         }
-        if let Some(obstacle) = self.standing(view.pools[pool].forge_obstacle.as_ref()) {
-            self.stop(pool, obstacle);
+        if let Some(obstacle) = self.current_obstacle(input.pools[pool].forge_obstacle.as_ref()) {
+            self.block_until_over(pool, obstacle);
             return 0;
         }
         while left > 0 && self.register_one(pool) {
@@ -108,121 +109,121 @@ impl<'a> Round<'a> {
     }
 
     fn register_one(&mut self, pool: usize) -> bool {
-        step();
+        count_step();
         let Some(Machine { key, .. }) = self.pools[pool].warm.pop_front() else { return false };
         self.decision.actions.push(Action::Register { machine: *key });
         true
     }
 
-    /// Boots what is missing, the oldest job first.
+    /// Boots the missing machines, for the oldest job first.
     pub(super) fn boot(&mut self) {
         let mut missing = std::mem::take(&mut self.missing);
         missing.sort_by_key(|missing| missing.since);
-        for Missing { pool, count, .. } in missing {
-            step();
+        for MissingMachines { pool, count, .. } in missing {
+            count_step();
             self.boot_for(pool, count);
         }
     }
 
     fn boot_for(&mut self, index: usize, count: u32) {
-        let view = self.view;
-        let pool = &view.pools[index];
-        if let Some(obstacle) = self.standing(pool.boot_obstacle.as_ref()) {
-            return self.stop(index, obstacle);
+        let input = self.input;
+        let pool = &input.pools[index];
+        if let Some(obstacle) = self.current_obstacle(pool.boot_obstacle.as_ref()) {
+            return self.block_until_over(index, obstacle);
         }
-        if view.budget.fits(pool.load) == 0 {
+        if input.budget.fits(pool.resources) == 0 {
             return self.block(index, Blocker::LargerThanHost);
         }
         let wanted = count.min(pool.max.saturating_sub(self.pools[index].machines));
         if wanted < count {
             self.block(index, Blocker::PoolAtMax(pool.max));
         }
-        let booted = if self.held { 0 } else { self.boot_up_to(index, wanted) };
+        let booted = if self.is_budget_reserved { 0 } else { self.boot_up_to(index, wanted) };
         if booted > 0 {
             self.block(index, Blocker::Booting);
         }
         if booted < wanted {
             self.block(index, Blocker::HostBudget);
-            if !self.held {
-                self.held = true;
+            if !self.is_budget_reserved {
+                self.is_budget_reserved = true;
                 self.make_room(index, wanted - booted);
             }
         }
     }
 
-    /// Boots as many as are wanted and fit; how many.
+    /// Boots up to `wanted` machines if they fit. Returns how many.
     fn boot_up_to(&mut self, index: usize, wanted: u32) -> u32 {
-        let Pool { id, load, .. } = self.view.pools[index];
-        let count = wanted.min(self.free.fits(load));
+        let Pool { id, resources, .. } = self.input.pools[index];
+        let count = wanted.min(self.free.fits(resources));
         for _ in 0..count {
-            step();
+            count_step();
             self.decision.actions.push(Action::Boot { pool: id });
         }
-        self.free = self.free.minus(load.times(count));
+        self.free = self.free.minus(resources.times(count));
         self.pools[index].machines += count;
         count
     }
 
-    /// Ends spare machines of other pools, as many as it takes for machines of this one.
+    /// Retires as many spare machines of other pools as machines of this one need.
     fn make_room(&mut self, index: usize, wanted: u32) {
-        let (now, load) = (self.view.now, self.view.pools[index].load);
+        let (now, resources) = (self.input.now, self.input.pools[index].resources);
         let soon = self.free.plus(self.ending);
         let mut spares = soon;
-        for (other, census) in self.pools.iter().enumerate() {
-            for machine in census.warm.iter().filter(|_| other != index) {
-                step();
-                spares = spares.plus(machine.load);
+        for (other, pool_counts) in self.pools.iter().enumerate() {
+            for machine in pool_counts.warm.iter().filter(|_| other != index) {
+                count_step();
+                spares = spares.plus(machine.resources);
             }
         }
-        let needed = load.times(wanted.min(spares.fits(load)));
+        let needed = resources.times(wanted.min(spares.fits(resources)));
         let mut room = soon;
         for other in (0..self.pools.len()).filter(|other| *other != index) {
             while !covers(room, needed) {
-                step();
+                count_step();
                 let Some(machine) = self.pools[other].warm.front().copied() else { break };
                 if machine.since + SETTLED > now {
                     self.wake_at(machine.since + SETTLED);
                     break;
                 }
                 self.pools[other].warm.pop_front();
-                self.retire_one(machine, Retirement::Displaced);
-                room = room.plus(machine.load);
+                self.retire_one(machine, RetireReason::Displaced);
+                room = room.plus(machine.resources);
             }
         }
     }
 
-    /// Keeps the spare machines of each pool.
+    /// Boots or registers the missing spare machines of each pool.
     pub(super) fn keep_spares(&mut self) {
-        let view = self.view;
-        for (index, pool) in view.pools.iter().enumerate() {
-            let mut lacking = kept(pool);
-            if pool.registers == Registers::Always {
+        let input = self.input;
+        for (index, pool) in input.pools.iter().enumerate() {
+            let mut lacking = spare_target(pool);
+            if pool.registration == RegistrationPolicy::Always {
                 lacking = lacking.saturating_sub(self.pools[index].runners);
                 self.register_spares(index, lacking);
             }
-            let census = &self.pools[index];
-            let warm = u32::try_from(census.warm.len()).unwrap_or(u32::MAX);
-            let registered_now = if pool.registers == Registers::Always {
-                self.pools[index].runners.min(kept(pool))
+            let pool_counts = &self.pools[index];
+            let warm = u32::try_from(pool_counts.warm.len()).unwrap_or(u32::MAX);
+            let registered_now = if pool.registration == RegistrationPolicy::Always {
+                self.pools[index].runners.min(spare_target(pool))
             } else {
                 0
             };
-            let there = warm.saturating_add(census.booting).saturating_add(registered_now);
-            let room = pool.max.saturating_sub(census.machines);
-            let wanted = kept(pool).saturating_sub(there).min(room);
-            if wanted == 0 || self.held {
+            let there = warm.saturating_add(pool_counts.booting).saturating_add(registered_now);
+            let room = pool.max.saturating_sub(pool_counts.machines);
+            let wanted = spare_target(pool).saturating_sub(there).min(room);
+            if wanted == 0 || self.is_budget_reserved {
                 continue;
             }
-            match self.standing(pool.boot_obstacle.as_ref()) {
+            match self.current_obstacle(pool.boot_obstacle.as_ref()) {
                 Some(obstacle) => self.wake_when_over(obstacle),
                 None => _ = self.boot_up_to(index, wanted),
             }
         }
     }
 
-    /// Makes up to so many spare machines runners.
+    /// Registers up to `wanted` spare machines as runners.
     fn register_spares(&mut self, index: usize, wanted: u32) {
-        let obstacle = self.standing(self.view.pools[index].forge_obstacle.as_ref());
+        let obstacle = self.current_obstacle(self.input.pools[index].forge_obstacle.as_ref());
         if let Some(obstacle) = obstacle.filter(|_| wanted > 0) {
             return self.wake_when_over(obstacle);
         }
@@ -234,50 +235,52 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Ends spares that idled for long, and runners that no job came to.
+    /// Retires spares that were idle for too long, and runners that got no job.
     pub(super) fn retire(&mut self) {
-        let view = self.view;
-        for (index, pool) in view.pools.iter().enumerate() {
-            let census = &mut self.pools[index];
-            let (warm, registered) =
-                (std::mem::take(&mut census.warm), std::mem::take(&mut census.registered));
-            let mut spare = kept(pool) as usize;
+        let input = self.input;
+        for (index, pool) in input.pools.iter().enumerate() {
+            let pool_counts = &mut self.pools[index];
+            let (warm, registered) = (
+                std::mem::take(&mut pool_counts.warm),
+                std::mem::take(&mut pool_counts.registered),
+            );
+            let mut spare = spare_target(pool) as usize;
             let mut runners = 0;
-            if pool.registers == Registers::Always {
+            if pool.registration == RegistrationPolicy::Always {
                 runners = spare;
                 spare = spare.saturating_sub(registered.len());
             }
             let idle = warm.iter().take(warm.len().saturating_sub(spare));
-            self.retire_after(idle.copied(), pool.idle, Retirement::Idle);
+            self.retire_after(idle.copied(), pool.idle, RetireReason::Idle);
             let unclaimed = registered.iter().take(registered.len().saturating_sub(runners));
-            self.retire_after(unclaimed.copied(), pool.claim, Retirement::Unclaimed);
+            self.retire_after(unclaimed.copied(), pool.claim, RetireReason::Unclaimed);
         }
     }
 
-    /// Ends machines that are as old; they come the oldest first.
+    /// Retires machines of at least that age. They come the oldest first.
     fn retire_after<'m>(
         &mut self,
         machines: impl Iterator<Item = &'m Machine>,
         age: std::time::Duration,
-        why: Retirement,
+        why: RetireReason,
     ) {
         for machine in machines {
-            step();
+            count_step();
             let due = machine.since + age;
-            if due > self.view.now {
+            if due > self.input.now {
                 return self.wake_at(due);
             }
             self.retire_one(machine, why);
         }
     }
 
-    /// Ends everything that has no job.
+    /// Retires all machines without a job.
     pub(super) fn drain(&mut self) {
         self.decision.actions.clear();
-        for machine in self.view.machines {
-            step();
+        for machine in self.input.machines {
+            count_step();
             if matches!(machine.stage, Stage::Booting | Stage::Warm | Stage::Registered) {
-                self.retire_one(machine, Retirement::Draining);
+                self.retire_one(machine, RetireReason::Draining);
             }
         }
         for pool in 0..self.pools.len() {
@@ -287,28 +290,28 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn retire_one(&mut self, machine: &Machine, why: Retirement) {
-        self.decision.actions.push(Action::Retire { machine: machine.key, why });
+    fn retire_one(&mut self, machine: &Machine, why: RetireReason) {
+        self.decision.actions.push(Action::Retire { machine: machine.key, reason: why });
     }
 
-    /// An obstacle that still stands.
-    fn standing(&self, obstacle: Option<&'a Obstacle>) -> Option<&'a Obstacle> {
-        obstacle.filter(|obstacle| obstacle.until.is_none_or(|until| until > self.view.now))
+    /// Returns the obstacle if it still applies.
+    fn current_obstacle(&self, obstacle: Option<&'a Obstacle>) -> Option<&'a Obstacle> {
+        obstacle.filter(|obstacle| obstacle.until.is_none_or(|until| until > self.input.now))
     }
 
-    /// Jobs of the pool wait for the end of an obstacle.
-    fn stop(&mut self, pool: usize, obstacle: &Obstacle) {
+    /// Records that jobs of the pool wait for the end of an obstacle.
+    fn block_until_over(&mut self, pool: usize, obstacle: &Obstacle) {
         self.wake_when_over(obstacle);
-        self.name(pool, obstacle.clone());
+        self.record_blocker(pool, obstacle.clone());
     }
 
     fn block(&mut self, pool: usize, why: Blocker) {
-        self.name(pool, Obstacle { until: None, why });
+        self.record_blocker(pool, Obstacle { until: None, why });
     }
 
-    /// Names what jobs of a pool wait for: what stands in the way before what is under way, and of
-    /// the same kind what the oldest job waits for.
-    fn name(&mut self, pool: usize, obstacle: Obstacle) {
+    /// Records what jobs of a pool wait for. A limit replaces progress; otherwise the first reason
+    /// stays, which is that of the oldest job.
+    fn record_blocker(&mut self, pool: usize, obstacle: Obstacle) {
         let there = &mut self.blockers[pool];
         if there.as_ref().is_none_or(|there| !there.why.is_limit() && obstacle.why.is_limit()) {
             *there = Some(obstacle);
@@ -327,11 +330,11 @@ impl<'a> Round<'a> {
     }
 }
 
-/// The spare machines that a pool keeps.
-fn kept(pool: &Pool) -> u32 {
+/// Returns the number of spare machines that a pool keeps.
+fn spare_target(pool: &Pool) -> u32 {
     pool.min_idle.min(pool.max)
 }
 
-fn covers(room: Load, needed: Load) -> bool {
+fn covers(room: Resources, needed: Resources) -> bool {
     room.processors >= needed.processors && room.memory >= needed.memory
 }

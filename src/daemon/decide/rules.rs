@@ -1,4 +1,4 @@
-//! The rules, one by one.
+//! Tests of each rule.
 
 use std::time::Duration;
 
@@ -7,42 +7,49 @@ use super::world::id;
 use super::*;
 
 fn machine(key: u64, pool: u32, stage: Stage, since: u64) -> Machine {
-    let load = Load { processors: 2, memory: 4 << 30 };
-    Machine { key: MachineKey(key), pool: PoolId(pool), load, stage, since: Millis(since) }
+    let resources = Resources { processors: 2, memory: 4 << 30 };
+    Machine { key: MachineKey(key), pool: PoolId(pool), resources, stage, since: Millis(since) }
 }
 
-fn local(job: u64, pool: u32, since: u64) -> Waiting {
-    Waiting::Local { job: JobKey(job), pool: PoolId(pool), since: Millis(since) }
+fn local(job: u64, pool: u32, since: u64) -> WaitingJobs {
+    WaitingJobs::Local { job: JobKey(job), pool: PoolId(pool), since: Millis(since) }
 }
 
-fn runners(pool: u32, count: u32, since: u64) -> Waiting {
-    Waiting::Runners { pool: PoolId(pool), count, since: Millis(since) }
+fn runners(pool: u32, count: u32, since: u64) -> WaitingJobs {
+    WaitingJobs::Runners { pool: PoolId(pool), count, since: Millis(since) }
 }
 
-/// Pools that are named by their places.
+/// Sets each pool's id to its position.
 fn numbered(pools: &[Pool]) -> Vec<Pool> {
     let places = pools.iter().enumerate();
     places.map(|(place, pool)| Pool { id: id(place), ..pool.clone() }).collect()
 }
 
-fn at(now: u64, pools: &[Pool], machines: &[Machine], demand: &[Waiting]) -> Decision {
+fn at(now: u64, pools: &[Pool], machines: &[Machine], demand: &[WaitingJobs]) -> Decision {
     let pools = &numbered(pools)[..];
-    decide(&View { now: Millis(now), pools, machines, demand, budget: host(10), draining: false })
+    decide(&DecisionInput {
+        now: Millis(now),
+        pools,
+        machines,
+        demand,
+        budget: host(10),
+        draining: false,
+    })
 }
 
 fn why(decision: &Decision, pool: u32) -> Option<Blocker> {
     decision.blockers.get(&PoolId(pool)).cloned().map(|obstacle| obstacle.why)
 }
 
-fn retire(key: u64, why: Retirement) -> Action {
-    Action::Retire { machine: MachineKey(key), why }
+fn retire(key: u64, why: RetireReason) -> Action {
+    Action::Retire { machine: MachineKey(key), reason: why }
 }
 
 #[test]
 fn the_oldest_job_takes_the_oldest_machine_and_the_next_boots() {
     let machines = [machine(1, 0, Stage::Warm, 50), machine(2, 0, Stage::Warm, 20)];
     let demand = [runners(0, 2, 90), local(7, 0, 60)];
-    let decision = at(100, &[pool(2, 0, 9, Registers::Late)], &machines, &demand);
+    let decision = at(100, &[pool(2, 0, 9, RegistrationPolicy::OnDemand)], &machines, &demand);
     let expected = [
         Action::Assign { machine: MachineKey(2), job: JobKey(7) },
         Action::Register { machine: MachineKey(1) },
@@ -55,7 +62,8 @@ fn the_oldest_job_takes_the_oldest_machine_and_the_next_boots() {
 #[test]
 fn runners_that_listen_count_for_the_jobs_that_wait() {
     let machines = [machine(1, 0, Stage::Registered, 50), machine(2, 0, Stage::Registering, 50)];
-    let decision = at(99, &[pool(2, 0, 9, Registers::Late)], &machines, &[runners(0, 2, 0)]);
+    let decision =
+        at(99, &[pool(2, 0, 9, RegistrationPolicy::OnDemand)], &machines, &[runners(0, 2, 0)]);
     assert_eq!(decision.actions, []);
     assert_eq!(why(&decision, 0), Some(Blocker::Listening));
     assert_eq!(decision.wake, Some(Millis(120_050)), "the runner's time to claim a job");
@@ -63,15 +71,20 @@ fn runners_that_listen_count_for_the_jobs_that_wait() {
 
 #[test]
 fn each_limit_has_its_name() {
-    let small = pool(2, 0, 1, Registers::Never);
+    let small = pool(2, 0, 1, RegistrationPolicy::Never);
     let machines = [machine(1, 0, Stage::Busy, 0), machine(2, 1, Stage::Busy, 0)];
-    let mut broken = pool(2, 0, 9, Registers::Late);
+    let mut broken = pool(2, 0, 9, RegistrationPolicy::OnDemand);
     let until = Some(Millis(500));
     broken.boot_obstacle = Some(Obstacle { until, why: Blocker::Image("gone".to_owned()) });
-    let mut limited = pool(2, 0, 9, Registers::Late);
+    let mut limited = pool(2, 0, 9, RegistrationPolicy::OnDemand);
     limited.forge_obstacle = Some(Obstacle { until: None, why: Blocker::RateLimited });
-    let pools =
-        [small, pool(8, 0, 9, Registers::Late), broken, pool(16, 0, 9, Registers::Late), limited];
+    let pools = [
+        small,
+        pool(8, 0, 9, RegistrationPolicy::OnDemand),
+        broken,
+        pool(16, 0, 9, RegistrationPolicy::OnDemand),
+        limited,
+    ];
     let demand = [
         local(1, 0, 1),
         runners(0, 1, 1),
@@ -90,7 +103,7 @@ fn each_limit_has_its_name() {
     assert_eq!(decision.wake, Some(Millis(500)));
     let decision = at(100, &pools, &machines, &demand[..1]);
     assert_eq!(why(&decision, 0), Some(Blocker::PoolAtMax(1)));
-    // An obstacle whose time has come is none.
+    // An obstacle whose time has passed does not count.
     assert_eq!(
         at(500, &pools, &machines, &demand[3..4]).actions,
         [Action::Boot { pool: PoolId(2) }]
@@ -99,7 +112,8 @@ fn each_limit_has_its_name() {
 
 #[test]
 fn a_large_machine_is_not_starved_by_small_ones() {
-    let pools = [pool(2, 0, 9, Registers::Late), pool(10, 0, 9, Registers::Late)];
+    let pools =
+        [pool(2, 0, 9, RegistrationPolicy::OnDemand), pool(10, 0, 9, RegistrationPolicy::OnDemand)];
     let machines = [machine(1, 0, Stage::Busy, 0)];
     let decision = at(9, &pools, &machines, &[local(1, 0, 8), local(2, 1, 7)]);
     assert_eq!(decision.actions, []);
@@ -108,56 +122,57 @@ fn a_large_machine_is_not_starved_by_small_ones() {
 
 #[test]
 fn spare_machines_make_room_once_they_are_settled() {
-    let pools = [pool(2, 5, 5, Registers::Never), pool(4, 0, 9, Registers::Late)];
+    let pools =
+        [pool(2, 5, 5, RegistrationPolicy::Never), pool(4, 0, 9, RegistrationPolicy::OnDemand)];
     let machines: Vec<Machine> =
         (0..5).map(|key| machine(key, 0, Stage::Warm, 1000 + key)).collect();
     let decision = at(2000, &pools, &machines, &[local(1, 1, 7)]);
     assert_eq!((decision.actions, decision.wake), (vec![], Some(Millis(11_000))));
     let decision = at(20_000, &pools, &machines, &[local(1, 1, 7)]);
-    let displaced = |key| retire(key, Retirement::Displaced);
+    let displaced = |key| retire(key, RetireReason::Displaced);
     assert_eq!(decision.actions, [displaced(0), displaced(1)]);
 }
 
 #[test]
 fn spares_beyond_those_that_are_kept_go_after_their_time() {
-    let pools = [pool(2, 1, 9, Registers::Late)];
+    let pools = [pool(2, 1, 9, RegistrationPolicy::OnDemand)];
     let machines = [machine(1, 0, Stage::Warm, 10), machine(2, 0, Stage::Warm, 0)];
     let decision = at(299_999, &pools, &machines, &[]);
     assert_eq!((decision.actions, decision.wake), (vec![], Some(Millis(300_000))));
     let decision = at(300_000, &pools, &machines, &[]);
-    assert_eq!(decision.actions, [retire(2, Retirement::Idle)]);
+    assert_eq!(decision.actions, [retire(2, RetireReason::Idle)]);
     let decision = at(900_000, &pools, &machines[..1], &[]);
     assert_eq!((decision.actions, decision.wake), (vec![], None));
     assert_eq!(at(0, &pools, &[], &[]).actions, [Action::Boot { pool: PoolId(0) }]);
 }
 
 #[test]
-fn a_runner_that_no_job_came_to_is_retired_though_jobs_seem_to_wait() {
-    let pools = [pool(2, 0, 9, Registers::Late)];
+fn a_runner_without_a_job_is_retired_even_if_jobs_seem_to_wait() {
+    let pools = [pool(2, 0, 9, RegistrationPolicy::OnDemand)];
     let machines = [machine(1, 0, Stage::Registered, 0), machine(2, 0, Stage::Busy, 0)];
     let decision = at(120_000, &pools, &machines, &[runners(0, 1, 0)]);
-    assert_eq!(decision.actions, [retire(1, Retirement::Unclaimed)]);
+    assert_eq!(decision.actions, [retire(1, RetireReason::Unclaimed)]);
 }
 
 #[test]
 fn a_pool_that_always_registers_keeps_its_spares_as_runners() {
-    let pools = [pool(2, 2, 9, Registers::Always)];
+    let pools = [pool(2, 2, 9, RegistrationPolicy::Always)];
     let warm = [machine(1, 0, Stage::Warm, 0)];
     let expected = [Action::Register { machine: MachineKey(1) }, Action::Boot { pool: PoolId(0) }];
     assert_eq!(at(1, &pools, &warm, &[]).actions, expected);
     let three = [1, 2, 3].map(|key| machine(key, 0, Stage::Registered, key));
     let late = 10 * 120_000;
     assert_eq!(at(late, &pools, &three[..2], &[]).actions, []);
-    assert_eq!(at(late, &pools, &three, &[]).actions, [retire(1, Retirement::Unclaimed)]);
+    assert_eq!(at(late, &pools, &three, &[]).actions, [retire(1, RetireReason::Unclaimed)]);
 }
 
 #[test]
 fn draining_ends_what_has_no_job_and_takes_none() {
-    let pools = [pool(2, 2, 9, Registers::Late)];
+    let pools = [pool(2, 2, 9, RegistrationPolicy::OnDemand)];
     let stages = [Stage::Booting, Stage::Warm, Stage::Registered, Stage::Assigned, Stage::Busy];
     let machines: Vec<Machine> =
         (0..).zip(stages).map(|(key, stage)| machine(key, 0, stage, 0)).collect();
-    let view = View {
+    let input = DecisionInput {
         now: Millis(1),
         pools: &pools,
         machines: &machines,
@@ -165,25 +180,26 @@ fn draining_ends_what_has_no_job_and_takes_none() {
         budget: host(100),
         draining: true,
     };
-    let decision = decide(&view);
-    assert_eq!(decision.actions, [0, 1, 2].map(|key| retire(key, Retirement::Draining)));
+    let decision = decide(&input);
+    assert_eq!(decision.actions, [0, 1, 2].map(|key| retire(key, RetireReason::Draining)));
     assert_eq!(why(&decision, 0), Some(Blocker::Draining));
 }
 
 #[test]
-fn a_machine_whose_pool_is_gone_goes_unless_it_has_a_job() {
+fn a_machine_of_a_removed_pool_is_retired_unless_it_has_a_job() {
     let orphan = |key, stage| Machine { pool: PoolId(99), ..machine(key, 0, stage, 0) };
     let machines = [orphan(1, Stage::Warm), orphan(2, Stage::Busy)];
-    let decision = at(1, &[pool(2, 0, 9, Registers::Late)], &machines, &[]);
-    assert_eq!(decision.actions, [retire(1, Retirement::Orphaned)]);
+    let decision = at(1, &[pool(2, 0, 9, RegistrationPolicy::OnDemand)], &machines, &[]);
+    assert_eq!(decision.actions, [retire(1, RetireReason::Orphaned)]);
     // Its load counts: 2 of 10 processors each.
-    let decision = at(1, &[pool(7, 0, 9, Registers::Late)], &machines, &[local(1, 0, 0)]);
+    let decision =
+        at(1, &[pool(7, 0, 9, RegistrationPolicy::OnDemand)], &machines, &[local(1, 0, 0)]);
     assert_eq!(why(&decision, 0), Some(Blocker::HostBudget));
 }
 
 #[test]
 fn the_time_to_wake_is_the_earliest() {
-    let pools = [pool(2, 0, 9, Registers::Late)];
+    let pools = [pool(2, 0, 9, RegistrationPolicy::OnDemand)];
     let machines = [machine(1, 0, Stage::Warm, 5000), machine(2, 0, Stage::Registered, 6000)];
     let claim = Millis(6000) + Duration::from_secs(120);
     assert_eq!(at(7000, &pools, &machines, &[]).wake, Some(claim));

@@ -1,11 +1,11 @@
-//! A day of a large fleet.
+//! Simulates a day of a large fleet.
 
 use std::time::Duration;
 
 use super::fleet::fleet;
 use super::{Millis, STEPS};
 
-/// Decisions are made this often: enough to see that all is served, few enough for a test. The
+/// Time between decisions: short enough that all jobs are served, long enough for a test. The
 /// benchmark decides after each event.
 const TICK: u64 = 20_000;
 
@@ -31,12 +31,16 @@ fn a_day_of_a_hundred_thousand_jobs_is_served_by_two_thousand_machines() {
         let next = world.next_event().unwrap_or(end);
         world.run_until(next, tick);
     }
-    assert_eq!(world.tally.served, total, "{:?}", world.tally);
-    assert!(world.tally.most_machines >= 1900, "the fleet was hardly used: {:?}", world.tally);
-    assert!(world.tally.most_waiting > 100, "nothing ever waited: {:?}", world.tally);
-    // A decision looks at each machine and job a few times, however many there are.
+    assert_eq!(world.statistics.served, total, "{:?}", world.statistics);
+    assert!(
+        world.statistics.most_machines >= 1900,
+        "the fleet was hardly used: {:?}",
+        world.statistics
+    );
+    assert!(world.statistics.most_waiting > 100, "nothing ever waited: {:?}", world.statistics);
+    // A decision reads each machine and job a few times, however many there are.
     assert!(most_per_item <= 4, "{most_per_item} steps for each machine and job");
     assert!(world.is_consistent());
-    // What failed or idled is a small part of what served.
-    assert!(world.tally.boots < total + total / 5, "{:?}", world.tally);
+    // Few machines fail or idle.
+    assert!(world.statistics.boots < total + total / 5, "{:?}", world.statistics);
 }

@@ -1,33 +1,33 @@
-//! A stand-in for the rest of the world, on a virtual clock: machines that boot, fail, register
-//! and end, and a forge that gives jobs to runners. It carries out every decision and checks it.
+//! A simulation of the rest of the world on a virtual clock: machines that boot, fail, register and
+//! end, and a forge that gives jobs to runners. It carries out every decision and checks it.
 //!
-//! Tests and the benchmark share this file, so all it needs comes from the module around it.
+//! Tests and the benchmark share this file, so everything it needs comes from the module around it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::{
-    Action, Backoff, Blocker, Decision, JobKey, Load, Machine, MachineKey, Millis, Obstacle, Pool,
-    PoolId, Registers, Stage, View, Waiting, decide,
+    Action, Backoff, Blocker, Decision, DecisionInput, JobKey, Machine, MachineKey, Millis,
+    Obstacle, Pool, PoolId, RegistrationPolicy, Resources, Stage, WaitingJobs, decide,
 };
 
-/// How the world behaves.
+/// The behavior of the world.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Manners {
+pub(crate) struct Behavior {
     /// The shortest and the longest boot, in milliseconds.
     pub(crate) boot: (u64, u64),
-    /// The shortest and the longest job, in milliseconds; most are nearer to the shortest.
+    /// The shortest and the longest job, in milliseconds. Most are closer to the shortest.
     pub(crate) job: (u64, u64),
-    /// Of a thousand boots, so many fail.
+    /// The number of failed boots per thousand.
     pub(crate) boot_failures: u64,
-    /// Of a thousand registrations, so many fail.
+    /// The number of failed registrations per thousand.
     pub(crate) registration_failures: u64,
 }
 
-/// What came of it.
+/// Statistics of a simulation.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tally {
+pub(crate) struct WorldStatistics {
     pub(crate) decisions: u64,
     pub(crate) boots: u64,
     pub(crate) retired: u64,
@@ -38,7 +38,7 @@ pub(crate) struct Tally {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Happening {
+enum WorldEvent {
     Booted(u64),
     BootFailed(u64),
     Listening(u64),
@@ -47,40 +47,45 @@ enum Happening {
     Ended(u64),
     Gone(u64),
     Matched(usize),
-    Woken,
+    Wake,
 }
 
 pub(crate) struct World {
     pub(crate) now: Millis,
     pub(crate) pools: Vec<Pool>,
     pub(crate) machines: Vec<Machine>,
-    pub(crate) budget: Load,
+    pub(crate) budget: Resources,
     pub(crate) draining: bool,
-    pub(crate) tally: Tally,
-    /// Jobs that the forge is wrongly believed to have, per pool.
+    pub(crate) statistics: WorldStatistics,
+    /// The number of jobs per pool that the forge is wrongly believed to have.
     pub(crate) phantoms: Vec<u32>,
-    manners: Manners,
+    behavior: Behavior,
     local: BTreeMap<(Millis, u64), usize>,
     github: Vec<VecDeque<Millis>>,
     backoffs: Vec<Backoff>,
     places: HashMap<u64, usize>,
-    events: BinaryHeap<Reverse<(Millis, u64, Happening)>>,
+    events: BinaryHeap<Reverse<(Millis, u64, WorldEvent)>>,
     next: u64,
     random: u64,
 }
 
-/// The name of the pool at that place.
+/// Returns the id of the pool at that position.
 pub(crate) fn id(place: usize) -> PoolId {
     PoolId(u32::try_from(place).expect("few pools"))
 }
 
-/// The place of the pool of that name.
+/// Returns the position of the pool with that id.
 fn place(pool: PoolId) -> usize {
     pool.0 as usize
 }
 
 impl World {
-    pub(crate) fn new(mut pools: Vec<Pool>, budget: Load, manners: Manners, seed: u64) -> Self {
+    pub(crate) fn new(
+        mut pools: Vec<Pool>,
+        budget: Resources,
+        behavior: Behavior,
+        seed: u64,
+    ) -> Self {
         for (place, pool) in pools.iter_mut().enumerate() {
             pool.id = id(place);
         }
@@ -89,9 +94,9 @@ impl World {
             machines: Vec::new(),
             budget,
             draining: false,
-            tally: Tally::default(),
+            statistics: WorldStatistics::default(),
             phantoms: vec![0; pools.len()],
-            manners,
+            behavior,
             local: BTreeMap::new(),
             github: vec![VecDeque::new(); pools.len()],
             backoffs: vec![Backoff::default(); pools.len()],
@@ -103,7 +108,7 @@ impl World {
         }
     }
 
-    /// A pseudo-random number below `end` (xorshift64*).
+    /// Returns a pseudo-random number below `end` (xorshift64*).
     pub(crate) fn random(&mut self, end: u64) -> u64 {
         self.random ^= self.random >> 12;
         self.random ^= self.random << 25;
@@ -118,29 +123,28 @@ impl World {
 
     pub(crate) fn queue_at_github(&mut self, pool: usize) {
         self.github[pool].push_back(self.now);
-        self.after(1000, Happening::Matched(pool));
+        self.after(1000, WorldEvent::Matched(pool));
     }
 
     pub(crate) fn waiting(&self) -> usize {
         self.local.len() + self.github.iter().map(VecDeque::len).sum::<usize>()
     }
 
-    /// The time of the next event, if there is one.
+    /// Returns the time of the next event, if any.
     pub(crate) fn next_event(&self) -> Option<Millis> {
         self.events.peek().map(|Reverse((at, ..))| *at)
     }
 
-    /// Lets everything happen up to a moment, with a decision after each event, or after those of
-    /// a `tick` together.
+    /// Simulates up to a time, with a decision after each event, or after all events of a `tick`.
     pub(crate) fn run_until(&mut self, end: Millis, tick: Duration) {
         self.decide();
         while let Some(at) = self.next_event().filter(|at| *at <= end) {
             self.now = self.now.max(at);
             let together = (self.now + tick).min(end);
             while self.next_event().is_some_and(|at| at <= together) {
-                if let Some(Reverse((at, _, happening))) = self.events.pop() {
+                if let Some(Reverse((at, _, event))) = self.events.pop() {
                     self.now = self.now.max(at);
-                    self.happen(happening);
+                    self.apply(event);
                 }
             }
             self.decide();
@@ -148,9 +152,9 @@ impl World {
         self.now = self.now.max(end);
     }
 
-    /// What waits, as it is told.
-    pub(crate) fn demand(&self) -> Vec<Waiting> {
-        let local = self.local.iter().map(|((since, job), pool)| Waiting::Local {
+    /// Returns the waiting jobs as the daemon sees them.
+    pub(crate) fn demand(&self) -> Vec<WaitingJobs> {
+        let local = self.local.iter().map(|((since, job), pool)| WaitingJobs::Local {
             job: JobKey(*job),
             pool: id(*pool),
             since: *since,
@@ -159,15 +163,15 @@ impl World {
         let runners = github.filter_map(|(pool, (queue, phantoms))| {
             let count = u32::try_from(queue.len()).expect("few jobs") + phantoms;
             let since = queue.front().copied().unwrap_or_default();
-            (count > 0).then_some(Waiting::Runners { pool: id(pool), count, since })
+            (count > 0).then_some(WaitingJobs::Runners { pool: id(pool), count, since })
         });
         local.chain(runners).collect()
     }
 
-    /// One decision: asked for, checked and carried out.
+    /// Makes a decision, checks it and carries it out.
     pub(crate) fn decide(&mut self) -> Decision {
         let demand = self.demand();
-        let view = View {
+        let input = DecisionInput {
             now: self.now,
             pools: &self.pools,
             machines: &self.machines,
@@ -175,7 +179,7 @@ impl World {
             budget: self.budget,
             draining: self.draining,
         };
-        let decision = decide(&view);
+        let decision = decide(&input);
         self.check_blockers(&demand, &decision);
         for action in &decision.actions {
             self.carry_out(*action);
@@ -183,16 +187,16 @@ impl World {
         self.check_limits();
         if let Some(wake) = decision.wake {
             assert!(wake > self.now, "to wake at {wake:?}, which is past at {:?}", self.now);
-            self.events.push(Reverse((wake, 0, Happening::Woken)));
+            self.events.push(Reverse((wake, 0, WorldEvent::Wake)));
         }
-        self.tally.decisions += 1;
-        self.tally.most_machines = self.tally.most_machines.max(self.machines.len());
-        self.tally.most_waiting = self.tally.most_waiting.max(self.waiting());
+        self.statistics.decisions += 1;
+        self.statistics.most_machines = self.statistics.most_machines.max(self.machines.len());
+        self.statistics.most_waiting = self.statistics.most_waiting.max(self.waiting());
         decision
     }
 
-    /// Each waiting job has an action, or its pool a reason.
-    fn check_blockers(&self, demand: &[Waiting], decision: &Decision) {
+    /// Checks that each waiting job has an action, or its pool a reason.
+    fn check_blockers(&self, demand: &[WaitingJobs], decision: &Decision) {
         let mut unserved = vec![0; self.pools.len()];
         for waiting in demand {
             unserved[place(waiting.pool())] += i64::from(waiting.count());
@@ -211,9 +215,9 @@ impl World {
 
     fn check_limits(&self) {
         let mut counts = vec![0; self.pools.len()];
-        let mut used = Load::default();
+        let mut used = Resources::default();
         for machine in &self.machines {
-            used = used.plus(machine.load);
+            used = used.plus(machine.resources);
             counts[place(machine.pool)] += 1;
         }
         assert!(used.processors <= self.budget.processors && used.memory <= self.budget.memory);
@@ -225,22 +229,22 @@ impl World {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Boot { pool } => {
-                let (key, load) = (self.fresh(), self.pools[place(pool)].load);
+                let (key, resources) = (self.fresh(), self.pools[place(pool)].resources);
                 let machine = Machine {
                     key: MachineKey(key),
                     pool,
-                    load,
+                    resources,
                     stage: Stage::Booting,
                     since: self.now,
                 };
                 self.places.insert(key, self.machines.len());
                 self.machines.push(machine);
-                let (shortest, longest) = self.manners.boot;
+                let (shortest, longest) = self.behavior.boot;
                 let time = shortest + self.random(longest - shortest + 1);
-                let fails = self.random(1000) < self.manners.boot_failures;
-                let next = if fails { Happening::BootFailed } else { Happening::Booted };
+                let fails = self.random(1000) < self.behavior.boot_failures;
+                let next = if fails { WorldEvent::BootFailed } else { WorldEvent::Booted };
                 self.after(time, next(key));
-                self.tally.boots += 1;
+                self.statistics.boots += 1;
             }
             Action::Assign { machine, job } => {
                 self.enter(machine.0, &[Stage::Warm], Stage::Assigned);
@@ -248,67 +252,68 @@ impl World {
                 let (since, key) = waiting.expect("a job that waits");
                 self.local.remove(&(since, key));
                 self.serve(since);
-                self.after(100, Happening::Started(machine.0));
+                self.after(100, WorldEvent::Started(machine.0));
             }
             Action::Register { machine } => {
                 self.enter(machine.0, &[Stage::Warm], Stage::Registering);
-                let fails = self.random(1000) < self.manners.registration_failures;
-                let next = if fails { Happening::RegistrationFailed } else { Happening::Listening };
+                let fails = self.random(1000) < self.behavior.registration_failures;
+                let next =
+                    if fails { WorldEvent::RegistrationFailed } else { WorldEvent::Listening };
                 self.after(500, next(machine.0));
             }
             Action::Retire { machine, .. } => {
                 let without_job = [Stage::Booting, Stage::Warm, Stage::Registered];
                 self.enter(machine.0, &without_job, Stage::Ending);
-                self.after(300, Happening::Gone(machine.0));
-                self.tally.retired += 1;
+                self.after(300, WorldEvent::Gone(machine.0));
+                self.statistics.retired += 1;
             }
         }
     }
 
-    fn happen(&mut self, happening: Happening) {
-        match happening {
-            Happening::Booted(key) if self.is(key, Stage::Booting) => {
+    fn apply(&mut self, event: WorldEvent) {
+        match event {
+            WorldEvent::Booted(key) if self.is(key, Stage::Booting) => {
                 let pool = self.enter(key, &[Stage::Booting], Stage::Warm);
-                self.backoffs[pool].worked();
+                self.backoffs[pool].reset();
                 self.pools[pool].boot_obstacle = None;
             }
-            Happening::BootFailed(key) if self.is(key, Stage::Booting) => {
+            WorldEvent::BootFailed(key) if self.is(key, Stage::Booting) => {
                 let pool = self.enter(key, &[Stage::Booting], Stage::Ending);
-                self.backoffs[pool].failed(self.now);
+                self.backoffs[pool].record_failure(self.now);
                 let until = self.backoffs[pool].until();
                 let why = Blocker::BootsFail("boot_deadline".to_owned());
                 self.pools[pool].boot_obstacle = Some(Obstacle { until, why });
-                self.after(300, Happening::Gone(key));
+                self.after(300, WorldEvent::Gone(key));
             }
-            Happening::Listening(key) => {
+            WorldEvent::Listening(key) => {
                 let pool = self.enter(key, &[Stage::Registering], Stage::Registered);
-                self.after(1000, Happening::Matched(pool));
+                self.after(1000, WorldEvent::Matched(pool));
             }
-            Happening::RegistrationFailed(key) => {
+            WorldEvent::RegistrationFailed(key) => {
                 self.enter(key, &[Stage::Registering], Stage::Ending);
-                self.after(300, Happening::Gone(key));
+                self.after(300, WorldEvent::Gone(key));
             }
-            Happening::Started(key) => {
+            WorldEvent::Started(key) => {
                 self.enter(key, &[Stage::Assigned], Stage::Busy);
                 self.run(key);
             }
-            Happening::Ended(key) => {
+            WorldEvent::Ended(key) => {
                 self.enter(key, &[Stage::Busy], Stage::Ending);
-                self.after(300, Happening::Gone(key));
+                self.after(300, WorldEvent::Gone(key));
             }
-            Happening::Gone(key) => {
+            WorldEvent::Gone(key) => {
                 let place = self.places.remove(&key).expect("a machine");
                 self.machines.swap_remove(place);
                 if let Some(moved) = self.machines.get(place) {
                     self.places.insert(moved.key.0, place);
                 }
             }
-            Happening::Matched(pool) => self.give_jobs(pool),
-            Happening::Booted(_) | Happening::BootFailed(_) | Happening::Woken => {}
+            WorldEvent::Matched(pool) => self.give_jobs(pool),
+            WorldEvent::Booted(_) | WorldEvent::BootFailed(_) | WorldEvent::Wake => {}
         }
     }
 
-    /// The forge gives the jobs of a pool to its runners.
+    /// Gives the jobs of a pool to its runners.
     fn give_jobs(&mut self, pool: usize) {
         let idle =
             |machine: &&Machine| machine.pool == id(pool) && machine.stage == Stage::Registered;
@@ -325,22 +330,22 @@ impl World {
     }
 
     fn run(&mut self, key: u64) {
-        let (shortest, longest) = self.manners.job;
+        let (shortest, longest) = self.behavior.job;
         // The product of two draws: many short jobs, few long ones.
         let share = self.random(1001) * self.random(1001);
-        self.after(shortest + (longest - shortest) * share / 1_000_000, Happening::Ended(key));
+        self.after(shortest + (longest - shortest) * share / 1_000_000, WorldEvent::Ended(key));
     }
 
     fn serve(&mut self, since: Millis) {
-        self.tally.served += 1;
-        self.tally.longest_wait = self.tally.longest_wait.max(self.now.since(since));
+        self.statistics.served += 1;
+        self.statistics.longest_wait = self.statistics.longest_wait.max(self.now.since(since));
     }
 
     fn is(&self, key: u64, stage: Stage) -> bool {
         self.places.get(&key).is_some_and(|place| self.machines[*place].stage == stage)
     }
 
-    /// Takes a machine into a stage from one of those before; its pool.
+    /// Moves a machine to a stage. Checks its stage before, and returns its pool's position.
     fn enter(&mut self, key: u64, before: &[Stage], stage: Stage) -> usize {
         let machine = &mut self.machines[self.places[&key]];
         assert!(before.contains(&machine.stage), "{machine:?} can't become {stage:?}");
@@ -348,10 +353,10 @@ impl World {
         place(machine.pool)
     }
 
-    fn after(&mut self, milliseconds: u64, happening: Happening) {
+    fn after(&mut self, milliseconds: u64, event: WorldEvent) {
         let order = self.fresh();
         let at = self.now + Duration::from_millis(milliseconds);
-        self.events.push(Reverse((at, order, happening)));
+        self.events.push(Reverse((at, order, event)));
     }
 
     fn fresh(&mut self) -> u64 {
@@ -361,15 +366,15 @@ impl World {
 }
 
 impl World {
-    /// Queues a job where its pool gets them from.
+    /// Queues a job at the source of its pool.
     pub(crate) fn queue(&mut self, pool: usize) {
-        match self.pools[pool].registers {
-            Registers::Never => self.submit(pool),
+        match self.pools[pool].registration {
+            RegistrationPolicy::Never => self.submit(pool),
             _ => self.queue_at_github(pool),
         }
     }
 
-    /// Whether the two sets that name machines agree.
+    /// Returns whether the index of the machines is consistent.
     pub(crate) fn is_consistent(&self) -> bool {
         let keys: HashSet<u64> = self.machines.iter().map(|machine| machine.key.0).collect();
         keys.len() == self.machines.len() && keys == self.places.keys().copied().collect()

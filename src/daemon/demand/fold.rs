@@ -1,32 +1,32 @@
-//! The fold itself.
+//! The fold of events into counts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{ForgeJob, Heard, Settings};
-use crate::daemon::decide::{PoolId, Waiting};
-use crate::daemon::millis::Millis;
+use super::{DemandEvent, DemandSettings, ForgeJob};
+use crate::daemon::decide::{PoolId, WaitingJobs};
+use crate::daemon::time::Millis;
 
-/// What is known.
+/// The known waiting jobs.
 #[derive(Debug, Clone)]
 pub struct Demand {
-    settings: Settings,
-    jobs: HashMap<ForgeJob, Known>,
-    /// Our runners that took a job, until it is known which one.
-    taken: HashMap<String, Taken>,
-    /// Runners of which it is known which job they took.
-    met: HashMap<String, Millis>,
+    settings: DemandSettings,
+    jobs: HashMap<ForgeJob, JobRecord>,
+    /// Runners of this daemon that took a job, until the job is known.
+    taken: HashMap<String, TakenMark>,
+    /// Runners whose job is known.
+    matched_runners: HashMap<String, Millis>,
     statistics: BTreeMap<PoolId, Statistics>,
 }
 
 #[derive(Debug, Clone)]
-struct Known {
-    state: State,
-    /// When this was heard.
+struct JobRecord {
+    state: KnownState,
+    /// When this was learned.
     at: Millis,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
+enum KnownState {
     Queued {
         repository: String,
         pool: PoolId,
@@ -39,7 +39,7 @@ enum State {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Taken {
+struct TakenMark {
     pool: PoolId,
     at: Millis,
 }
@@ -48,11 +48,11 @@ struct Taken {
 struct Statistics {
     waiting: u32,
     at: Millis,
-    /// Since when something waits.
+    /// Since when jobs wait.
     since: Millis,
 }
 
-impl State {
+impl KnownState {
     fn rank(&self) -> u8 {
         match self {
             Self::Queued { .. } => 0,
@@ -64,43 +64,43 @@ impl State {
 }
 
 impl Demand {
-    /// Nothing is known yet.
-    pub fn new(settings: Settings) -> Self {
+    /// Creates a demand without known jobs.
+    pub fn new(settings: DemandSettings) -> Self {
         Self {
             settings,
             jobs: HashMap::new(),
             taken: HashMap::new(),
-            met: HashMap::new(),
+            matched_runners: HashMap::new(),
             statistics: BTreeMap::new(),
         }
     }
 
-    /// Takes in what was heard at that moment.
-    pub fn hear(&mut self, heard: Heard, at: Millis) {
-        match heard {
-            Heard::Queued { job, repository, pool } => {
-                self.forward(job, State::Queued { repository, pool, since: at }, at);
+    /// Applies an event that occurred at the given time.
+    pub fn apply(&mut self, event: DemandEvent, at: Millis) {
+        match event {
+            DemandEvent::Queued { job, repository, pool } => {
+                self.forward(job, KnownState::Queued { repository, pool, since: at }, at);
             }
-            Heard::InProgress { job, runner } => {
-                self.forward(job, State::Running, at);
-                self.meet(runner, at);
+            DemandEvent::InProgress { job, runner } => {
+                self.forward(job, KnownState::Running, at);
+                self.match_runner(runner, at);
             }
-            Heard::Completed { job, runner } => {
-                self.forward(job, State::Done, at);
-                self.meet(runner, at);
+            DemandEvent::Completed { job, runner } => {
+                self.forward(job, KnownState::Done, at);
+                self.match_runner(runner, at);
             }
-            Heard::Snapshot { repository, queued } => self.reconcile(&repository, queued, at),
-            Heard::Statistics { pool, waiting } => self.count(pool, waiting, at),
-            Heard::Taken { runner, pool } => {
-                if !self.met.contains_key(&runner) {
-                    self.taken.entry(runner).or_insert(Taken { pool, at });
+            DemandEvent::Snapshot { repository, queued } => self.reconcile(&repository, queued, at),
+            DemandEvent::Statistics { pool, waiting } => self.count(pool, waiting, at),
+            DemandEvent::Taken { runner, pool } => {
+                if !self.matched_runners.contains_key(&runner) {
+                    self.taken.entry(runner).or_insert(TakenMark { pool, at });
                 }
             }
         }
     }
 
-    /// A job that is known from before this daemon to wait since then. What is known better stays;
-    /// what is too old to count is not taken in.
+    /// Adds a job that waits since before this daemon started. Newer information about it stays; a
+    /// job that is too old to count is not added.
     pub fn seed(
         &mut self,
         job: ForgeJob,
@@ -110,34 +110,35 @@ impl Demand {
         now: Millis,
     ) {
         if since + self.settings.expiry > now && !self.jobs.contains_key(&job) {
-            self.forward(job, State::Queued { repository, pool, since }, since);
+            self.forward(job, KnownState::Queued { repository, pool, since }, since);
         }
     }
 
-    /// Forgets what is known of a job: it was wrong.
+    /// Forgets wrong information about a job.
     pub fn forget(&mut self, job: ForgeJob) {
         self.jobs.remove(&job);
     }
 
     /// Moves a job forward, never back.
-    fn forward(&mut self, job: ForgeJob, state: State, at: Millis) {
+    fn forward(&mut self, job: ForgeJob, state: KnownState, at: Millis) {
         let full = self.jobs.len() >= self.settings.capacity;
         match self.jobs.get_mut(&job) {
-            Some(known) if state.rank() > known.state.rank() => *known = Known { state, at },
-            // A duplicate; what a job waited since is what was heard first.
+            Some(known) if state.rank() > known.state.rank() => *known = JobRecord { state, at },
+            // A duplicate. The first report determines since when a job waits.
             Some(known) if state.rank() == known.state.rank() => known.at = known.at.max(at),
             Some(_) => {}
             None if full => {}
-            None => _ = self.jobs.insert(job, Known { state, at }),
+            None => _ = self.jobs.insert(job, JobRecord { state, at }),
         }
     }
 
-    /// A job of that runner is known: its mark no longer stands for an unknown one.
-    fn meet(&mut self, runner: Option<String>, at: Millis) {
+    /// Records that the job of a runner is known, so that its mark no longer stands for an unknown
+    /// one.
+    fn match_runner(&mut self, runner: Option<String>, at: Millis) {
         if let Some(runner) = runner.filter(|runner| !runner.is_empty()) {
             self.taken.remove(&runner);
-            if self.met.len() < self.settings.capacity {
-                self.met.insert(runner, at);
+            if self.matched_runners.len() < self.settings.capacity {
+                self.matched_runners.insert(runner, at);
             }
         }
     }
@@ -146,35 +147,37 @@ impl Demand {
         &mut self,
         repository: &str,
         queued: Vec<(ForgeJob, PoolId, Millis)>,
-        begun: Millis,
+        started: Millis,
     ) {
         let lag = self.settings.lag;
         let listed: HashSet<ForgeJob> = queued.iter().map(|(job, ..)| *job).collect();
         let mut pools: HashSet<PoolId> = queued.iter().map(|(_, pool, _)| *pool).collect();
         for (job, known) in &mut self.jobs {
-            let State::Queued { repository: its, pool, .. } = &known.state else { continue };
+            let KnownState::Queued { repository: its, pool, .. } = &known.state else { continue };
             if its.eq_ignore_ascii_case(repository) {
                 pools.insert(*pool);
-                if !listed.contains(job) && known.at + lag <= begun {
-                    *known = Known { state: State::Gone, at: begun };
+                if !listed.contains(job) && known.at + lag <= started {
+                    *known = JobRecord { state: KnownState::Gone, at: started };
                 }
             }
         }
         for (job, pool, since) in queued {
             let full = self.jobs.len() >= self.settings.capacity;
-            let state = State::Queued { repository: repository.to_owned(), pool, since };
+            let state = KnownState::Queued { repository: repository.to_owned(), pool, since };
             match self.jobs.get_mut(&job) {
-                Some(Known { state: State::Done, .. }) => {}
-                Some(known) if matches!(known.state, State::Queued { .. }) => {
-                    *known = Known { state, at: known.at.max(begun) };
+                Some(JobRecord { state: KnownState::Done, .. }) => {}
+                Some(known) if matches!(known.state, KnownState::Queued { .. }) => {
+                    *known = JobRecord { state, at: known.at.max(started) };
                 }
-                Some(known) if known.at + lag <= begun => *known = Known { state, at: begun },
+                Some(known) if known.at + lag <= started => {
+                    *known = JobRecord { state, at: started }
+                }
                 Some(_) => {}
                 None if full => {}
-                None => _ = self.jobs.insert(job, Known { state, at: begun }),
+                None => _ = self.jobs.insert(job, JobRecord { state, at: started }),
             }
         }
-        self.taken.retain(|_, taken| !pools.contains(&taken.pool) || taken.at + lag > begun);
+        self.taken.retain(|_, taken| !pools.contains(&taken.pool) || taken.at + lag > started);
     }
 
     fn count(&mut self, pool: PoolId, waiting: u32, at: Millis) {
@@ -187,23 +190,23 @@ impl Demand {
         self.taken.retain(|_, taken| taken.pool != pool || taken.at > at);
     }
 
-    /// Forgets what is too old to count.
+    /// Forgets information that is too old to count.
     pub fn expire(&mut self, now: Millis) {
-        let Settings { lag, expiry, memory, .. } = self.settings;
+        let DemandSettings { lag, expiry, memory, .. } = self.settings;
         self.jobs.retain(|_, known| {
-            if matches!(known.state, State::Queued { .. }) && known.at + expiry <= now {
-                *known = Known { state: State::Gone, at: now };
+            if matches!(known.state, KnownState::Queued { .. }) && known.at + expiry <= now {
+                *known = JobRecord { state: KnownState::Gone, at: now };
             }
-            matches!(known.state, State::Queued { .. }) || known.at + memory > now
+            matches!(known.state, KnownState::Queued { .. }) || known.at + memory > now
         });
         self.statistics.retain(|_, statistics| statistics.at + expiry > now);
         self.taken.retain(|_, taken| taken.at + expiry.min(lag * 30) > now);
-        self.met.retain(|_, at| *at + memory > now);
+        self.matched_runners.retain(|_, at| *at + memory > now);
     }
 
-    /// What waits, for [`decide`](crate::daemon::decide::decide), the oldest first: one entry per
-    /// known job, one per pool with statistics.
-    pub fn waiting(&self) -> Vec<Waiting> {
+    /// Returns the waiting jobs for [`decide`](crate::daemon::decide::decide), the oldest first:
+    /// one entry per known job, one per pool with statistics.
+    pub fn waiting(&self) -> Vec<WaitingJobs> {
         let mut taken: HashMap<PoolId, u32> = HashMap::new();
         for mark in self.taken.values() {
             *taken.entry(mark.pool).or_default() += 1;
@@ -213,35 +216,35 @@ impl Demand {
             let running = taken.remove(pool).unwrap_or(0);
             let count = statistics.waiting.saturating_sub(running);
             if count > 0 {
-                waiting.push(Waiting::Runners { pool: *pool, count, since: statistics.since });
+                waiting.push(WaitingJobs::Runners { pool: *pool, count, since: statistics.since });
             }
         }
         let mut jobs: Vec<(Millis, ForgeJob, PoolId)> = self.queued().collect();
         jobs.retain(|(_, _, pool)| !self.statistics.contains_key(pool));
         jobs.sort_unstable();
         for (since, _, pool) in jobs {
-            // Which job a runner took is not known yet: most likely the oldest.
+            // It is not known yet which job a runner took: most likely the oldest.
             match taken.get_mut(&pool).filter(|count| **count > 0) {
                 Some(count) => *count -= 1,
-                None => waiting.push(Waiting::Runners { pool, count: 1, since }),
+                None => waiting.push(WaitingJobs::Runners { pool, count: 1, since }),
             }
         }
-        waiting.sort_by_key(Waiting::since);
+        waiting.sort_by_key(WaitingJobs::since);
         waiting
     }
 
-    /// The known jobs that wait: since when, which, for which pool; in no order.
+    /// Returns the known waiting jobs in any order: since when, which, and for which pool.
     pub fn queued(&self) -> impl Iterator<Item = (Millis, ForgeJob, PoolId)> + '_ {
         self.jobs.iter().filter_map(|(job, known)| match known.state {
-            State::Queued { pool, since, .. } => Some((since, *job, pool)),
+            KnownState::Queued { pool, since, .. } => Some((since, *job, pool)),
             _ => None,
         })
     }
 
-    /// Forgets what waits for pools that are gone.
+    /// Forgets jobs of pools that are gone.
     pub fn keep_pools(&mut self, is_there: impl Fn(PoolId) -> bool) {
         self.jobs.retain(|_, known| match known.state {
-            State::Queued { pool, .. } => is_there(pool),
+            KnownState::Queued { pool, .. } => is_there(pool),
             _ => true,
         });
         self.taken.retain(|_, taken| is_there(taken.pool));

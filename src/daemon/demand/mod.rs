@@ -1,16 +1,17 @@
-//! What is known of the forge's waiting jobs: hints and snapshots, folded into counts.
+//! The forge's waiting jobs: hints and snapshots, folded into counts.
 //!
-//! Webhooks come twice, late, in the wrong order, or not at all; they are *hints*. What a poll of
-//! a repository lists is a *snapshot*: it is what reconciles. Of a scale set there are statistics
-//! instead. The marks of our own runners ("Running job: X") come first of all, but name no job.
+//! Webhooks arrive twice, late, out of order, or not at all, so they are *hints*. The list from a
+//! poll of a repository is a *snapshot*, which reconciles. For a scale set there are statistics
+//! instead. Marks of the daemon's own runners ("Running job: X") arrive first, but do not identify
+//! the job.
 //!
 //! Rules:
-//! - Hints move a job forward only: queued, gone, running, done. What is done stays done.
-//! - A snapshot decides whether a job waits, where what is known of it is older than the snapshot
-//!   by [`Settings::lag`]: the forge's lists may be behind its webhooks.
-//! - A queued job that no snapshot confirms is forgotten after [`Settings::expiry`].
-//! - A mark of our own counts as one job less until the job that it meant is known to run, or a
-//!   snapshot of later tells.
+//! - Hints move a job only forward: queued, gone, running, done. Done is final.
+//! - A snapshot decides whether a job waits, if the last information about it is older than the
+//!   snapshot by [`DemandSettings::lag`]: the forge's lists may lag behind its webhooks.
+//! - A queued job that no snapshot confirms is forgotten after [`DemandSettings::expiry`].
+//! - A mark of an own runner counts as one job less until its job is known to run, or a later
+//!   snapshot arrives.
 //!
 //! Pure: no clock, no input or output. Knows nothing of machines.
 
@@ -22,10 +23,10 @@ mod properties;
 use std::time::Duration;
 
 use super::decide::PoolId;
-use super::millis::Millis;
+use super::time::Millis;
 pub use fold::Demand;
 
-/// One attempt of one job at the forge.
+/// One attempt of a job at the forge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ForgeJob {
     /// The job's id.
@@ -34,21 +35,21 @@ pub struct ForgeJob {
     pub attempt: u32,
 }
 
-/// How much is believed for how long.
+/// How long information counts, and how much is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// How far the forge's lists may be behind its webhooks and our runners.
+pub struct DemandSettings {
+    /// How far the forge's lists may lag behind its webhooks and the runners' marks.
     pub lag: Duration,
-    /// How long a queued job counts without being confirmed. Longer than the interval of polls;
-    /// where nothing polls, as long as the forge keeps a job queued (24 hours).
+    /// How long a queued job counts without confirmation. Longer than the polling interval; without
+    /// polling, as long as the forge keeps a job queued (24 hours).
     pub expiry: Duration,
-    /// How long what is known of jobs that no longer wait is kept, against late hints.
+    /// How long jobs that no longer wait are remembered, against late hints.
     pub memory: Duration,
-    /// Jobs that are known at the most.
+    /// The maximum number of known jobs.
     pub capacity: usize,
 }
 
-impl Default for Settings {
+impl Default for DemandSettings {
     fn default() -> Self {
         Self {
             lag: Duration::from_secs(10),
@@ -59,16 +60,16 @@ impl Default for Settings {
     }
 }
 
-/// Something that was heard. `at` is when, by the daemon's clock.
+/// An event about waiting jobs. `at` is its time on the daemon's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum DemandEvent {
     /// A webhook: the job waits for a runner.
     Queued {
         /// The job.
         job: ForgeJob,
         /// Its repository, as `owner/name`.
         repository: String,
-        /// The pool that matches its labels; such without a pool are not to be told.
+        /// The pool that matches its labels. Jobs without a pool must not be passed.
         pool: PoolId,
     },
     /// A webhook: the job runs.
@@ -78,29 +79,29 @@ pub enum Heard {
         /// The runner that has it.
         runner: Option<String>,
     },
-    /// A webhook: the job ended, or was cancelled before it began.
+    /// A webhook: the job ended, or was canceled before it started.
     Completed {
         /// The job.
         job: ForgeJob,
         /// The runner that had it.
         runner: Option<String>,
     },
-    /// A poll: these and no other jobs of the repository wait. `at` is when it was *begun*.
+    /// A poll: exactly these jobs of the repository wait. `at` is when the poll *started*.
     Snapshot {
         /// The repository, as `owner/name`.
         repository: String,
-        /// The jobs, with the pool and since when each waits.
+        /// The jobs, each with its pool and since when it waits.
         queued: Vec<(ForgeJob, PoolId, Millis)>,
     },
-    /// A scale set's statistics; they count instead of jobs in this pool.
+    /// A scale set's statistics, which replace known jobs in this pool.
     Statistics {
         /// The pool.
         pool: PoolId,
-        /// Jobs that are assigned to the scale set and don't run (`totalAssignedJobs` less
+        /// Jobs that are assigned to the scale set and are not running (`totalAssignedJobs` minus
         /// `totalRunningJobs`).
         waiting: u32,
     },
-    /// One of our own runners took a job.
+    /// A runner of this daemon took a job.
     Taken {
         /// The runner's name.
         runner: String,

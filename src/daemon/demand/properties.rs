@@ -1,17 +1,17 @@
-//! What holds in whatever order, how often and whether at all hints come.
+//! Properties of the demand under hints in any order, repeated or missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Demand, ForgeJob, Heard, Settings};
-use crate::daemon::decide::{PoolId, Waiting};
-use crate::daemon::millis::Millis;
+use super::{Demand, DemandEvent, DemandSettings, ForgeJob};
+use crate::daemon::decide::{PoolId, WaitingJobs};
+use crate::daemon::time::Millis;
 
 const POOLS: u32 = 3;
 
-/// A job as it truly is: how far it came (0 waits, 1 runs, 2 is done), and on what runner.
+/// The real state of a job: its stage (0 waits, 1 runs, 2 is done) and its runner.
 #[derive(Debug, Clone)]
 struct Truth {
     pool: PoolId,
@@ -38,29 +38,29 @@ fn runner(number: usize) -> String {
     format!("mayfly-{number}")
 }
 
-/// All that is ever told of these jobs.
-fn hints(truths: &[Truth]) -> Vec<Heard> {
+/// Returns all hints about these jobs.
+fn hints(truths: &[Truth]) -> Vec<DemandEvent> {
     let mut hints = Vec::new();
     for (number, truth) in truths.iter().enumerate() {
         let (job, pool) = (job(number), truth.pool);
         let on = truth.ours.then(|| runner(number));
         let repository = repository(truth.repository);
-        hints.push(Heard::Queued { job, repository, pool });
+        hints.push(DemandEvent::Queued { job, repository, pool });
         if truth.stage > 0 {
-            hints.push(Heard::InProgress { job, runner: on.clone() });
+            hints.push(DemandEvent::InProgress { job, runner: on.clone() });
             if truth.ours {
-                hints.push(Heard::Taken { runner: runner(number), pool });
+                hints.push(DemandEvent::Taken { runner: runner(number), pool });
             }
         }
         if truth.stage > 1 {
-            hints.push(Heard::Completed { job, runner: on });
+            hints.push(DemandEvent::Completed { job, runner: on });
         }
     }
     hints
 }
 
-/// Any of the hints, in any order, any of them twice.
-fn heard() -> impl Strategy<Value = (Vec<Truth>, Vec<Heard>)> {
+/// Any of the hints, in any order, with duplicates.
+fn event_sequences() -> impl Strategy<Value = (Vec<Truth>, Vec<DemandEvent>)> {
     truths().prop_flat_map(|truths| {
         let hints = hints(&truths);
         let most = hints.len() * 2;
@@ -76,7 +76,7 @@ fn heard() -> impl Strategy<Value = (Vec<Truth>, Vec<Heard>)> {
 fn waiting(demand: &Demand) -> BTreeMap<PoolId, u32> {
     let mut counts = BTreeMap::new();
     for waiting in demand.waiting() {
-        let Waiting::Runners { pool, count, .. } = waiting else { panic!("{waiting:?}") };
+        let WaitingJobs::Runners { pool, count, .. } = waiting else { panic!("{waiting:?}") };
         *counts.entry(pool).or_default() += count;
     }
     counts
@@ -87,7 +87,7 @@ fn snapshot(demand: &mut Demand, truths: &[Truth], at: Millis) {
         let waits = |truth: &Truth| truth.stage == 0 && truth.repository == number;
         let queued = truths.iter().enumerate().filter(|(_, truth)| waits(truth));
         let queued = queued.map(|(number, truth)| (job(number), truth.pool, Millis(0))).collect();
-        demand.hear(Heard::Snapshot { repository: repository(number), queued }, at);
+        demand.apply(DemandEvent::Snapshot { repository: repository(number), queued }, at);
     }
 }
 
@@ -99,11 +99,11 @@ fn expected(truths: &[Truth]) -> BTreeMap<PoolId, u32> {
     counts
 }
 
-/// Tells everything, a second apart; the time after.
-fn tell(demand: &mut Demand, heard: Vec<Heard>, begin: Millis) -> Millis {
+/// Applies events one second apart. Returns the time after the last.
+fn apply_all(demand: &mut Demand, events: Vec<DemandEvent>, begin: Millis) -> Millis {
     let mut now = begin;
-    for heard in heard {
-        demand.hear(heard, now);
+    for event in events {
+        demand.apply(event, now);
         now = now + Duration::from_secs(1);
     }
     now
@@ -111,11 +111,11 @@ fn tell(demand: &mut Demand, heard: Vec<Heard>, begin: Millis) -> Millis {
 
 proptest! {
     #[test]
-    fn a_snapshot_settles_what_hints_left_open((truths, heard) in heard()) {
-        let settings = Settings::default();
+    fn a_snapshot_settles_what_hints_left_open((truths, events) in event_sequences()) {
+        let settings = DemandSettings::default();
         let mut demand = Demand::new(settings);
-        let now = tell(&mut demand, heard, Millis(1));
-        // Marks of pools of which no job is known are beyond a snapshot; time settles them.
+        let now = apply_all(&mut demand, events, Millis(1));
+        // A snapshot does not resolve marks of pools without known jobs. They expire.
         let later = now + settings.lag;
         snapshot(&mut demand, &truths, later);
         demand.expire(later + settings.lag * 30);
@@ -123,13 +123,13 @@ proptest! {
     }
 
     #[test]
-    fn late_hints_after_a_snapshot_add_no_job((truths, heard) in heard()) {
-        let settings = Settings::default();
+    fn late_hints_after_a_snapshot_add_no_job((truths, events) in event_sequences()) {
+        let settings = DemandSettings::default();
         let mut demand = Demand::new(settings);
-        let now = tell(&mut demand, hints(&truths), Millis(1)) + settings.lag;
+        let now = apply_all(&mut demand, hints(&truths), Millis(1)) + settings.lag;
         snapshot(&mut demand, &truths, now);
         let known: BTreeSet<ForgeJob> = demand.queued().map(|(_, job, _)| job).collect();
-        tell(&mut demand, heard, now);
+        apply_all(&mut demand, events, now);
         let after: BTreeSet<ForgeJob> = demand.queued().map(|(_, job, _)| job).collect();
         prop_assert_eq!(after, known);
     }
@@ -141,138 +141,145 @@ proptest! {
             (Just(truths), Just(hints).prop_shuffle())
         })
     ) {
-        let mut demand = Demand::new(Settings::default());
-        tell(&mut demand, order, Millis(1));
+        let mut demand = Demand::new(DemandSettings::default());
+        apply_all(&mut demand, order, Millis(1));
         prop_assert_eq!(waiting(&demand), expected(&truths));
     }
 
     #[test]
-    fn without_a_snapshot_every_hint_expires((_, heard) in heard()) {
-        let settings = Settings::default();
+    fn without_a_snapshot_every_hint_expires((_, events) in event_sequences()) {
+        let settings = DemandSettings::default();
         let mut demand = Demand::new(settings);
-        let now = tell(&mut demand, heard, Millis(1));
+        let now = apply_all(&mut demand, events, Millis(1));
         demand.expire(now + settings.expiry);
         prop_assert_eq!(demand.waiting(), vec![]);
-        // And what was told of them is forgotten in the end.
+        // All information about them is forgotten in the end.
         demand.expire(now + settings.expiry + settings.memory);
         prop_assert_eq!(format!("{demand:?}"), format!("{:?}", Demand::new(settings)));
     }
 
     #[test]
-    fn no_more_is_known_than_there_is_room_for(count in 0..40_u64, capacity in 0..20_usize) {
-        let mut demand = Demand::new(Settings { capacity, ..Settings::default() });
+    fn the_number_of_known_jobs_is_limited(count in 0..40_u64, capacity in 0..20_usize) {
+        let mut demand = Demand::new(DemandSettings { capacity, ..DemandSettings::default() });
         for id in 0..count {
             let job = ForgeJob { id, attempt: 1 };
-            demand.hear(Heard::Queued { job, repository: repository(0), pool: PoolId(0) }, Millis(id));
+            let repository = repository(0);
+            demand.apply(DemandEvent::Queued { job, repository, pool: PoolId(0) }, Millis(id));
         }
         prop_assert_eq!(demand.queued().count() as u64, count.min(capacity as u64));
     }
 }
 
-fn queued(id: u64) -> Heard {
+fn queued(id: u64) -> DemandEvent {
     let job = ForgeJob { id, attempt: 1 };
-    Heard::Queued { job, repository: repository(0), pool: PoolId(0) }
+    DemandEvent::Queued { job, repository: repository(0), pool: PoolId(0) }
 }
 
-fn taken(number: usize) -> Heard {
-    Heard::Taken { runner: runner(number), pool: PoolId(0) }
+fn taken(number: usize) -> DemandEvent {
+    DemandEvent::Taken { runner: runner(number), pool: PoolId(0) }
 }
 
 #[test]
 fn a_mark_counts_as_one_job_less_until_its_job_is_known() {
-    let mut demand = Demand::new(Settings::default());
-    demand.hear(queued(1), Millis(1));
-    demand.hear(queued(2), Millis(2));
-    demand.hear(taken(9), Millis(3));
-    demand.hear(taken(9), Millis(3));
+    let mut demand = Demand::new(DemandSettings::default());
+    demand.apply(queued(1), Millis(1));
+    demand.apply(queued(2), Millis(2));
+    demand.apply(taken(9), Millis(3));
+    demand.apply(taken(9), Millis(3));
     assert_eq!(
         demand.waiting(),
-        [Waiting::Runners { pool: PoolId(0), count: 1, since: Millis(2) }]
+        [WaitingJobs::Runners { pool: PoolId(0), count: 1, since: Millis(2) }]
     );
     let job = ForgeJob { id: 2, attempt: 1 };
-    demand.hear(Heard::InProgress { job, runner: Some(runner(9)) }, Millis(4));
-    demand.hear(taken(9), Millis(5));
+    demand.apply(DemandEvent::InProgress { job, runner: Some(runner(9)) }, Millis(4));
+    demand.apply(taken(9), Millis(5));
     assert_eq!(
         demand.waiting(),
-        [Waiting::Runners { pool: PoolId(0), count: 1, since: Millis(1) }]
+        [WaitingJobs::Runners { pool: PoolId(0), count: 1, since: Millis(1) }]
     );
 }
 
 #[test]
 fn statistics_count_instead_of_jobs_and_the_newest_win() {
-    let mut demand = Demand::new(Settings::default());
-    demand.hear(queued(1), Millis(1));
-    demand.hear(Heard::Statistics { pool: PoolId(0), waiting: 3 }, Millis(10));
-    demand.hear(Heard::Statistics { pool: PoolId(0), waiting: 7 }, Millis(5));
-    demand.hear(taken(9), Millis(11));
+    let mut demand = Demand::new(DemandSettings::default());
+    demand.apply(queued(1), Millis(1));
+    demand.apply(DemandEvent::Statistics { pool: PoolId(0), waiting: 3 }, Millis(10));
+    demand.apply(DemandEvent::Statistics { pool: PoolId(0), waiting: 7 }, Millis(5));
+    demand.apply(taken(9), Millis(11));
     assert_eq!(
         demand.waiting(),
-        [Waiting::Runners { pool: PoolId(0), count: 2, since: Millis(10) }]
+        [WaitingJobs::Runners { pool: PoolId(0), count: 2, since: Millis(10) }]
     );
-    demand.hear(Heard::Statistics { pool: PoolId(0), waiting: 2 }, Millis(20));
+    demand.apply(DemandEvent::Statistics { pool: PoolId(0), waiting: 2 }, Millis(20));
     assert_eq!(
         demand.waiting(),
-        [Waiting::Runners { pool: PoolId(0), count: 2, since: Millis(10) }]
+        [WaitingJobs::Runners { pool: PoolId(0), count: 2, since: Millis(10) }]
     );
-    demand.hear(Heard::Statistics { pool: PoolId(0), waiting: 0 }, Millis(30));
+    demand.apply(DemandEvent::Statistics { pool: PoolId(0), waiting: 0 }, Millis(30));
     assert_eq!(demand.waiting(), []);
 }
 
 #[test]
-fn a_snapshot_that_may_be_behind_removes_nothing_and_one_that_is_not_brings_back() {
-    let lag = Settings::default().lag;
-    let mut demand = Demand::new(Settings::default());
+fn only_a_snapshot_newer_than_the_lag_removes_or_restores_jobs() {
+    let lag = DemandSettings::default().lag;
+    let mut demand = Demand::new(DemandSettings::default());
     let begin = Millis(100_000);
-    demand.hear(queued(1), begin);
-    let empty = || Heard::Snapshot { repository: repository(0), queued: vec![] };
-    demand.hear(empty(), begin + lag / 2);
+    demand.apply(queued(1), begin);
+    let empty = || DemandEvent::Snapshot { repository: repository(0), queued: vec![] };
+    demand.apply(empty(), begin + lag / 2);
     assert_eq!(demand.waiting().len(), 1);
-    demand.hear(empty(), begin + lag);
+    demand.apply(empty(), begin + lag);
     assert_eq!(demand.waiting(), []);
     let job = ForgeJob { id: 1, attempt: 1 };
     let listed = |at| {
-        (Heard::Snapshot { repository: repository(0), queued: vec![(job, PoolId(0), begin)] }, at)
+        (
+            DemandEvent::Snapshot {
+                repository: repository(0),
+                queued: vec![(job, PoolId(0), begin)],
+            },
+            at,
+        )
     };
-    let (heard, at) = listed(begin + lag * 2);
-    demand.hear(heard, at);
+    let (event, at) = listed(begin + lag * 2);
+    demand.apply(event, at);
     assert_eq!(demand.waiting().len(), 1);
-    // The forge put a job back that a runner had lost; one that is done stays so.
-    demand.hear(Heard::InProgress { job, runner: None }, begin + lag * 2);
-    let (heard, at) = listed(begin + lag * 3);
-    demand.hear(heard, at);
+    // The forge requeued a job that a runner had lost. A done job stays done.
+    demand.apply(DemandEvent::InProgress { job, runner: None }, begin + lag * 2);
+    let (event, at) = listed(begin + lag * 3);
+    demand.apply(event, at);
     assert_eq!(demand.waiting().len(), 1);
-    demand.hear(Heard::Completed { job, runner: None }, begin + lag * 3);
-    let (heard, at) = listed(begin + lag * 9);
-    demand.hear(heard, at);
+    demand.apply(DemandEvent::Completed { job, runner: None }, begin + lag * 3);
+    let (event, at) = listed(begin + lag * 9);
+    demand.apply(event, at);
     assert_eq!(demand.waiting(), []);
 }
 
 #[test]
-fn what_waits_for_a_pool_that_is_gone_is_forgotten() {
-    let mut demand = Demand::new(Settings::default());
-    demand.hear(queued(1), Millis(1));
-    demand.hear(Heard::Statistics { pool: PoolId(1), waiting: 3 }, Millis(10));
+fn jobs_of_a_removed_pool_are_forgotten() {
+    let mut demand = Demand::new(DemandSettings::default());
+    demand.apply(queued(1), Millis(1));
+    demand.apply(DemandEvent::Statistics { pool: PoolId(1), waiting: 3 }, Millis(10));
     demand.keep_pools(|pool| pool == PoolId(0));
     assert_eq!(
         demand.waiting(),
-        [Waiting::Runners { pool: PoolId(0), count: 1, since: Millis(1) }]
+        [WaitingJobs::Runners { pool: PoolId(0), count: 1, since: Millis(1) }]
     );
 }
 
 #[test]
-fn what_waited_before_the_daemon_counts_from_then_and_no_longer_than_else() {
-    let settings = Settings { expiry: Duration::from_secs(60), ..Settings::default() };
+fn a_seeded_job_keeps_its_age_and_expires_like_others() {
+    let settings = DemandSettings { expiry: Duration::from_secs(60), ..DemandSettings::default() };
     let mut demand = Demand::new(settings);
     let now = Millis(1_000_000);
     let since = |seconds: u64| Millis(now.0 - seconds * 1000);
-    demand.hear(Heard::Completed { job: job(3), runner: None }, since(2));
+    demand.apply(DemandEvent::Completed { job: job(3), runner: None }, since(2));
     for (number, ago) in [(1, 30), (2, 61), (3, 10), (4, 60)] {
         demand.seed(job(number), repository(0), PoolId(0), since(ago), now);
     }
     let waits = |demand: &Demand| demand.queued().map(|(_, job, _)| job.id).collect::<Vec<_>>();
-    assert_eq!(waits(&demand), [1], "not what is too old, nor what is known to be over");
+    assert_eq!(waits(&demand), [1], "neither expired jobs nor completed ones");
     assert_eq!(demand.waiting()[0].since(), since(30));
-    // Again does not make it younger.
+    // A second seed does not make it younger.
     demand.seed(job(1), repository(0), PoolId(0), now, now);
     demand.expire(now + Duration::from_secs(29));
     assert_eq!(waits(&demand), [1]);
@@ -281,17 +288,17 @@ fn what_waited_before_the_daemon_counts_from_then_and_no_longer_than_else() {
 }
 
 #[test]
-fn what_was_guessed_wrongly_waits_again() {
-    let mut demand = Demand::new(Settings::default());
+fn a_wrongly_matched_job_waits_again() {
+    let mut demand = Demand::new(DemandSettings::default());
     let now = Millis(1_000);
     for number in [1, 2] {
-        demand.hear(
-            Heard::Queued { job: job(number), repository: repository(0), pool: PoolId(0) },
+        demand.apply(
+            DemandEvent::Queued { job: job(number), repository: repository(0), pool: PoolId(0) },
             now,
         );
     }
-    demand.hear(Heard::InProgress { job: job(1), runner: Some(runner(1)) }, now);
-    demand.hear(Heard::InProgress { job: job(2), runner: Some(runner(1)) }, now);
+    demand.apply(DemandEvent::InProgress { job: job(1), runner: Some(runner(1)) }, now);
+    demand.apply(DemandEvent::InProgress { job: job(2), runner: Some(runner(1)) }, now);
     assert_eq!(waiting(&demand), BTreeMap::new());
     demand.forget(job(1));
     demand.seed(job(1), repository(0), PoolId(0), now, now);

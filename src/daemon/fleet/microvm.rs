@@ -1,101 +1,101 @@
-//! One microVM as the daemon knows it, and what an event of its shepherd changes. Pure.
+//! The daemon's state of one microVM, and how events of its shepherd change it. Pure.
 
 use std::time::Duration;
 
-use mayfly_protocol::message::{JobStatus, NotStarted};
+use mayfly_protocol::message::{JobStatus, StartFailure};
 
-use super::overdue::{Patience, REGISTERING};
-use crate::daemon::decide::{JobKey, Load, Machine, MachineKey, PoolId, Stage};
-use crate::daemon::millis::Millis;
-use crate::egress::record::{Report, Row, Total, Totals};
+use super::overdue::{PhaseTimeouts, REGISTERING};
+use crate::daemon::decide::{JobKey, Machine, MachineKey, PoolId, Resources, Stage};
+use crate::daemon::time::Millis;
+use crate::egress::record::{EgressReport, EgressRow, EgressTotal, EgressTotals};
 use crate::failure::Code;
-use crate::ledger::{Destination, Egress, Verdicts};
-use crate::shepherd::event::{Event, FailureReport, Happened, Outcome, Phase};
-use crate::shepherd::plan::Id;
-use crate::shepherd::runner::{JobResult, RunnerMark};
+use crate::ledger::{DestinationRecord, EgressSummary, VerdictTotals};
+use crate::shepherd::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
+use crate::shepherd::plan::MicrovmId;
+use crate::shepherd::runner::{JobResult, RunnerProgress};
 
-/// A microVM that is not gone.
+/// A microVM of the fleet.
 #[derive(Debug)]
 pub(in crate::daemon) struct Microvm {
     pub(super) key: MachineKey,
-    /// Its name; none until it is planned.
-    pub(super) id: Option<Id>,
-    /// Its pool, which the settings may no longer have.
+    /// Its id; `None` until it is planned.
+    pub(super) id: Option<MicrovmId>,
+    /// Its pool, which may no longer be configured.
     pub(super) pool: PoolId,
     pub(super) pool_name: String,
-    pub(super) load: Load,
+    pub(super) resources: Resources,
     pub(super) stage: Stage,
     pub(super) since: Millis,
-    pub(super) work: Work,
-    /// Events that were taken in; those that a re-attached shepherd tells again are fewer.
-    pub(super) heard: usize,
-    /// The last phase that the shepherd told.
+    pub(super) assignment: Assignment,
+    /// The number of applied events. A new connection sends events again from the first on.
+    pub(super) events_applied: usize,
+    /// The last phase that the shepherd reported.
     pub(super) phase: Phase,
-    /// When its local job is to be ended.
-    pub(super) deadline: Option<Millis>,
-    /// How long its phases may last.
-    pub(super) patience: Patience,
-    /// Whether its shepherd interrupted its job.
-    pub(super) interrupted: bool,
-    /// Since when its runner can't reach the forge, by its own word.
-    pub(super) retrying: Option<Millis>,
-    /// Whether it is ended because its runner did not do what it is there for.
-    pub(super) failed: bool,
-    /// When it was told to end.
-    pub(super) told_to_end: Option<Millis>,
+    /// When its local job times out.
+    pub(super) job_deadline: Option<Millis>,
+    /// The deadlines of its phases.
+    pub(super) timeouts: PhaseTimeouts,
+    /// Whether its shepherd has interrupted its job.
+    pub(super) is_interrupted: bool,
+    /// Since when its runner reports that it can't reach the forge.
+    pub(super) retrying_since: Option<Millis>,
+    /// Whether it is ended because its runner failed.
+    pub(super) is_runner_failed: bool,
+    /// When it was commanded to end.
+    pub(super) end_requested_at: Option<Millis>,
     /// When it began to end by itself.
-    pub(super) over: Option<Millis>,
+    pub(super) ended_at: Option<Millis>,
     /// When it was last killed.
-    pub(super) killed: Option<Millis>,
+    pub(super) killed_at: Option<Millis>,
     /// When its job was reported as completed, by the forge.
-    pub(super) completed: Option<Millis>,
-    /// Why the daemon ends it, where it does.
-    pub(super) ended_for: Option<String>,
-    /// Whether it ended as it was told to, by its own word: whoever told it may be gone.
-    pub(super) obeyed: bool,
-    /// What its job reached so far. At the end the ledger has it.
-    pub(super) reached: Option<Egress>,
+    pub(super) job_completed_at: Option<Millis>,
+    /// Why the daemon ends it, if it does.
+    pub(super) end_reason: Option<String>,
+    /// Whether it reported that it ended on command. The daemon that commanded it may be gone.
+    pub(super) ended_as_requested: bool,
+    /// The egress of its job so far. At the end the ledger has it.
+    pub(super) reached: Option<EgressSummary>,
 }
 
-/// What a microVM is for.
+/// The work that a microVM is assigned to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::daemon) enum Work {
+pub(in crate::daemon) enum Assignment {
     /// Nothing yet.
     None,
     /// A job of the daemon's own queue.
     Local(JobKey),
-    /// A runner of the forge's.
-    Runner(Runner),
+    /// A runner of the forge.
+    Runner(AssignedRunner),
 }
 
 /// A runner in a microVM.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::daemon) struct Runner {
+pub(in crate::daemon) struct AssignedRunner {
     /// Its name at the forge.
     pub(in crate::daemon) name: String,
     /// Its number at the forge, once it has one.
     pub(in crate::daemon) id: Option<u64>,
-    /// The job that it took, as it calls it.
+    /// The name of the job that it took.
     pub(in crate::daemon) job: Option<String>,
-    /// What came of that job, as it says.
+    /// The result of that job, as the runner reported it.
     pub(in crate::daemon) result: Option<JobResult>,
 }
 
-/// What an event means to the daemon.
+/// What the daemon has to do about an event.
 #[derive(Debug, PartialEq)]
-pub(in crate::daemon) enum News {
-    /// Nothing that is acted upon.
-    Nothing,
-    /// It can be given work.
+pub(in crate::daemon) enum MicrovmUpdate {
+    /// Nothing.
+    NoAction,
+    /// The microVM is ready for work.
     Warm,
-    /// Its job, or its runner, runs.
+    /// Its job or its runner has started.
     Started,
-    /// Its runner waits for a job.
+    /// Its runner is listening for a job.
     Listening,
     /// Its runner took a job.
     TookJob(String),
-    /// It is over.
-    Ended(Box<Outcome>),
+    /// It has ended.
+    Ended(Box<JobOutcome>),
 }
 
 impl Microvm {
@@ -103,7 +103,7 @@ impl Microvm {
         self.key
     }
 
-    pub(in crate::daemon) fn id(&self) -> Option<&Id> {
+    pub(in crate::daemon) fn id(&self) -> Option<&MicrovmId> {
         self.id.as_ref()
     }
 
@@ -115,8 +115,8 @@ impl Microvm {
         &self.pool_name
     }
 
-    pub(in crate::daemon) fn load(&self) -> Load {
-        self.load
+    pub(in crate::daemon) fn resources(&self) -> Resources {
+        self.resources
     }
 
     pub(in crate::daemon) fn stage(&self) -> Stage {
@@ -127,39 +127,39 @@ impl Microvm {
         self.since
     }
 
-    pub(in crate::daemon) fn work(&self) -> &Work {
-        &self.work
+    pub(in crate::daemon) fn assignment(&self) -> &Assignment {
+        &self.assignment
     }
 
-    /// Its runner, where it has one.
-    pub(in crate::daemon) fn runner(&self) -> Option<&Runner> {
-        match &self.work {
-            Work::Runner(runner) => Some(runner),
-            Work::None | Work::Local(_) => None,
+    /// Returns its runner, if any.
+    pub(in crate::daemon) fn runner(&self) -> Option<&AssignedRunner> {
+        match &self.assignment {
+            Assignment::Runner(runner) => Some(runner),
+            Assignment::None | Assignment::Local(_) => None,
         }
     }
 
-    /// The last phase that its shepherd told.
+    /// Returns the last phase that its shepherd reported.
     pub(in crate::daemon) fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// Why the daemon ends it, where it does.
-    pub(in crate::daemon) fn ended_for(&self) -> Option<&str> {
-        self.ended_for.as_deref()
+    /// Returns why the daemon ends it, if it does.
+    pub(in crate::daemon) fn end_reason(&self) -> Option<&str> {
+        self.end_reason.as_deref()
     }
 
-    /// Since when its runner can't reach the forge, by its own word.
-    pub(in crate::daemon) fn retrying(&self) -> Option<Millis> {
-        self.retrying
+    /// Returns since when its runner reports that it can't reach the forge.
+    pub(in crate::daemon) fn retrying_since(&self) -> Option<Millis> {
+        self.retrying_since
     }
 
-    /// Whether its shepherd interrupted its job.
+    /// Returns whether its shepherd has interrupted its job.
     pub(in crate::daemon) fn was_interrupted(&self) -> bool {
-        self.interrupted
+        self.is_interrupted
     }
 
-    /// Until when its runner waits for a job, or to be one that does.
+    /// Returns until when its runner may wait for a job, or may take to start listening.
     pub(in crate::daemon) fn claim_ends(&self, claim: Duration) -> Option<Millis> {
         match self.stage {
             Stage::Registering => Some(self.since + REGISTERING),
@@ -168,25 +168,27 @@ impl Microvm {
         }
     }
 
-    /// What its job reached so far.
-    pub(in crate::daemon) fn reached(&self) -> Option<&Egress> {
+    /// Returns the egress of its job so far.
+    pub(in crate::daemon) fn reached(&self) -> Option<&EgressSummary> {
         self.reached.as_ref()
     }
 
-    /// Whether it ended otherwise than a daemon wanted, this one or one before it. One that had to be
-    /// killed, or was ended for what it failed to do, did.
+    /// Returns whether it ended otherwise than this or an earlier daemon intended. That includes a
+    /// kill, and an end because its runner failed.
     pub(in crate::daemon) fn was_unexpected(&self) -> bool {
-        (self.ended_for.is_none() && !self.obeyed) || self.killed.is_some() || self.failed
+        (self.end_reason.is_none() && !self.ended_as_requested)
+            || self.killed_at.is_some()
+            || self.is_runner_failed
     }
 }
 
 impl Microvm {
-    /// One that is to be booted.
+    /// Creates a microVM that is about to boot.
     pub(super) fn new(
         key: MachineKey,
         pool: PoolId,
         pool_name: &str,
-        load: Load,
+        resources: Resources,
         now: Millis,
     ) -> Self {
         Self {
@@ -194,33 +196,33 @@ impl Microvm {
             id: None,
             pool,
             pool_name: pool_name.to_owned(),
-            load,
+            resources,
             stage: Stage::Booting,
             since: now,
-            work: Work::None,
-            heard: 0,
+            assignment: Assignment::None,
+            events_applied: 0,
             phase: Phase::Planned,
-            deadline: None,
-            patience: Patience::default(),
-            interrupted: false,
-            retrying: None,
-            failed: false,
-            told_to_end: None,
-            over: None,
-            killed: None,
-            completed: None,
-            ended_for: None,
-            obeyed: false,
+            job_deadline: None,
+            timeouts: PhaseTimeouts::default(),
+            is_interrupted: false,
+            retrying_since: None,
+            is_runner_failed: false,
+            end_requested_at: None,
+            ended_at: None,
+            killed_at: None,
+            job_completed_at: None,
+            end_reason: None,
+            ended_as_requested: false,
             reached: None,
         }
     }
 
-    /// What the decisions see of it.
+    /// Returns the microVM as decisions see it.
     pub(super) fn machine(&self) -> Machine {
         Machine {
             key: self.key,
             pool: self.pool,
-            load: self.load,
+            resources: self.resources,
             stage: self.stage,
             since: self.since,
         }
@@ -233,146 +235,152 @@ impl Microvm {
         }
     }
 
-    /// Takes in an event.
-    pub(super) fn hear(&mut self, event: &Event, now: Millis) -> News {
-        self.heard += 1;
-        match &event.happened {
-            Happened::Phase(phase) => {
+    /// Applies an event.
+    pub(super) fn apply_event(&mut self, event: &Event, now: Millis) -> MicrovmUpdate {
+        self.events_applied += 1;
+        match &event.kind {
+            EventKind::Phase(phase) => {
                 self.phase = *phase;
-                self.phase_began(*phase, now)
+                self.apply_phase(*phase, now)
             }
-            Happened::Runner(mark) => self.mark(mark, now),
-            Happened::Ended(outcome) => News::Ended(Box::new(outcome.clone())),
-            Happened::Reached(report) => {
+            EventKind::Runner(mark) => self.apply_mark(mark, now),
+            EventKind::Ended(outcome) => MicrovmUpdate::Ended(Box::new(outcome.clone())),
+            EventKind::Reached(report) => {
                 self.reached = Some(egress(report));
-                News::Nothing
+                MicrovmUpdate::NoAction
             }
-            Happened::Interrupted(_) => {
-                self.interrupted = true;
-                News::Nothing
+            EventKind::Interrupted(_) => {
+                self.is_interrupted = true;
+                MicrovmUpdate::NoAction
             }
-            Happened::Greeted { .. } | Happened::Egress(_) | Happened::Unknown(_) => News::Nothing,
+            EventKind::Greeted { .. } | EventKind::Egress(_) | EventKind::Unknown(_) => {
+                MicrovmUpdate::NoAction
+            }
         }
     }
 
-    fn phase_began(&mut self, phase: Phase, now: Millis) -> News {
-        match (phase, &self.work) {
-            (Phase::Ready, Work::None) if self.stage == Stage::Booting => {
+    fn apply_phase(&mut self, phase: Phase, now: Millis) -> MicrovmUpdate {
+        match (phase, &self.assignment) {
+            (Phase::Ready, Assignment::None) if self.stage == Stage::Booting => {
                 self.enter(Stage::Warm, now);
-                News::Warm
+                MicrovmUpdate::Warm
             }
-            (Phase::Running, Work::Local(_)) => {
-                // One that was told to end may have begun before it heard that.
+            (Phase::Running, Assignment::Local(_)) => {
+                // The job may have started before the command to end arrived.
                 if self.stage != Stage::Ending {
                     self.enter(Stage::Busy, now);
                 }
-                News::Started
+                MicrovmUpdate::Started
             }
-            (Phase::Running, Work::Runner(_)) => News::Started,
+            (Phase::Running, Assignment::Runner(_)) => MicrovmUpdate::Started,
             (Phase::Finished | Phase::Failed | Phase::Destroyed, _) => {
-                self.over.get_or_insert(now);
+                self.ended_at.get_or_insert(now);
                 self.enter(Stage::Ending, now);
-                News::Nothing
+                MicrovmUpdate::NoAction
             }
-            _ => News::Nothing,
+            _ => MicrovmUpdate::NoAction,
         }
     }
 
-    /// Its runner has a job, by the word of whom the job comes from.
-    pub(super) fn has_job(&mut self, name: &str, now: Millis) {
-        let gone = self.told_to_end.is_some() || self.phase > Phase::Running;
-        let Work::Runner(runner) = &mut self.work else { return };
+    /// Records the forge's report that its runner has a job.
+    pub(super) fn record_job(&mut self, name: &str, now: Millis) {
+        let gone = self.end_requested_at.is_some() || self.phase > Phase::Running;
+        let Assignment::Runner(runner) = &mut self.assignment else { return };
         if !gone && runner.job.is_none() {
             runner.job = Some(name.to_owned());
-            // One that is being retired has won the race.
-            self.ended_for = None;
+            // If it was being retired, it keeps the job.
+            self.end_reason = None;
             self.enter(Stage::Busy, now);
         }
     }
 
-    fn mark(&mut self, mark: &RunnerMark, now: Millis) -> News {
+    fn apply_mark(&mut self, mark: &RunnerProgress, now: Millis) -> MicrovmUpdate {
         let over = self.phase > Phase::Running;
-        let Work::Runner(runner) = &mut self.work else { return News::Nothing };
-        self.retrying = match mark {
-            RunnerMark::Retrying => Some(self.retrying.unwrap_or(now)),
+        let Assignment::Runner(runner) = &mut self.assignment else {
+            return MicrovmUpdate::NoAction;
+        };
+        self.retrying_since = match mark {
+            RunnerProgress::Retrying => Some(self.retrying_since.unwrap_or(now)),
             _ => None,
         };
         match mark {
-            _ if over => News::Nothing,
-            RunnerMark::Listening if runner.job.is_none() => {
+            _ if over => MicrovmUpdate::NoAction,
+            RunnerProgress::Listening if runner.job.is_none() => {
                 if self.stage == Stage::Registering {
                     self.enter(Stage::Registered, now);
                 }
-                News::Listening
+                MicrovmUpdate::Listening
             }
-            RunnerMark::Running { job } if runner.job.is_none() => {
+            RunnerProgress::Running { job } if runner.job.is_none() => {
                 runner.job = Some(job.clone());
-                // One that is being retired has won the race: the forge says so, too.
+                // If it was being retired, it keeps the job. The forge reports the same.
                 self.enter(Stage::Busy, now);
-                News::TookJob(job.clone())
+                MicrovmUpdate::TookJob(job.clone())
             }
-            RunnerMark::Completed { result, .. } => {
+            RunnerProgress::Completed { result, .. } => {
                 runner.result = Some(*result);
-                News::Nothing
+                MicrovmUpdate::NoAction
             }
-            _ => News::Nothing,
+            _ => MicrovmUpdate::NoAction,
         }
     }
 }
 
-/// How a local job came out.
+/// The result of a local job after its microVM ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::daemon) enum Verdict {
+pub(in crate::daemon) enum JobVerdict {
     /// It ended by itself.
     Finished { exit_code: u8, result: String },
-    /// It never began, and can be given to another microVM.
-    Again { cause: String },
-    /// It began, or can't ever begin, and is lost.
+    /// It never started, and can be assigned to another microVM.
+    Retry { cause: String },
+    /// It started and is lost, or it can't start anywhere.
     Failed { exit_code: u8, cause: String },
 }
 
-/// What the end of a microVM means for the local job that it was given.
-pub(in crate::daemon) fn verdict(outcome: &Outcome, started: bool) -> Verdict {
+/// Determines the result of a local job from the end of its microVM.
+pub(in crate::daemon) fn job_verdict(outcome: &JobOutcome, started: bool) -> JobVerdict {
     match outcome {
-        Outcome::Job { status: JobStatus::Code(code), .. } => {
-            Verdict::Finished { exit_code: *code, result: format!("exit {code}") }
+        JobOutcome::Job { status: JobStatus::Code(code), .. } => {
+            JobVerdict::Finished { exit_code: *code, result: format!("exit {code}") }
         }
-        Outcome::Job { status: JobStatus::Signal(number), .. } => Verdict::Finished {
+        JobOutcome::Job { status: JobStatus::Signal(number), .. } => JobVerdict::Finished {
             exit_code: 128_u8.saturating_add(*number),
             result: format!("signal {number}"),
         },
-        Outcome::Job { status: JobStatus::NotStarted(why), .. } => not_started(why),
-        Outcome::Failed(FailureReport { message, code, .. }) if started => {
-            Verdict::Failed { exit_code: *code, cause: message.clone() }
+        JobOutcome::Job { status: JobStatus::NotStarted(why), .. } => not_started(why),
+        JobOutcome::Failed(FailureReport { message, code, .. }) if started => {
+            JobVerdict::Failed { exit_code: *code, cause: message.clone() }
         }
-        Outcome::Failed(FailureReport { message, .. }) => Verdict::Again { cause: message.clone() },
+        JobOutcome::Failed(FailureReport { message, .. }) => {
+            JobVerdict::Retry { cause: message.clone() }
+        }
     }
 }
 
-fn not_started(why: &NotStarted) -> Verdict {
+fn not_started(why: &StartFailure) -> JobVerdict {
     let (code, cause) = match why {
-        NotStarted::CommandNotFound => {
-            (Code::CommandNotFound, "there is no such command in the image".to_owned())
+        StartFailure::CommandNotFound => {
+            (Code::CommandNotFound, "the command does not exist in the image".to_owned())
         }
-        NotStarted::CommandNotExecutable(why) => {
+        StartFailure::CommandNotExecutable(why) => {
             (Code::CommandNotExecutable, format!("the command can't be executed: {why}"))
         }
-        NotStarted::UserNotFound(user) => {
-            (Code::NotFound, format!("there is no user {user:?} in the image"))
+        StartFailure::UserNotFound(user) => {
+            (Code::NotFound, format!("unknown user {user:?} in the image"))
         }
-        NotStarted::DirectoryNotEntered(why) => {
-            (Code::NotFound, format!("can't start in the working directory: {why}"))
+        StartFailure::DirectoryNotEntered(why) => {
+            (Code::NotFound, format!("can't enter the working directory: {why}"))
         }
-        NotStarted::CopyInFailed(_, why) | NotStarted::Other(why) => {
+        StartFailure::CopyInFailed(_, why) | StartFailure::Other(why) => {
             (Code::MachineFailed, format!("the command did not start: {why}"))
         }
     };
-    Verdict::Failed { exit_code: code as u8, cause }
+    JobVerdict::Failed { exit_code: code as u8, cause }
 }
 
-/// What a report says, as the ledger keeps it.
-pub(super) fn egress(report: &Report) -> Egress {
-    let destination = |row: &Row| Destination {
+/// Converts an egress report for the ledger.
+pub(super) fn egress(report: &EgressReport) -> EgressSummary {
+    let destination = |row: &EgressRow| DestinationRecord {
         host: row.host.clone(),
         port: row.port,
         verdict: row.verdict.clone(),
@@ -381,11 +389,11 @@ pub(super) fn egress(report: &Report) -> Egress {
         up: row.up,
         down: row.down,
     };
-    let Totals { allowed, would_refuse, refused } = report.totals();
+    let EgressTotals { allowed, would_refuse, refused } = report.totals();
     let all = [allowed, would_refuse, refused];
-    let sum = |of: fn(Total) -> u64| all.into_iter().map(of).fold(0, u64::saturating_add);
-    Egress {
-        verdicts: Verdicts {
+    let sum = |of: fn(EgressTotal) -> u64| all.into_iter().map(of).fold(0, u64::saturating_add);
+    EgressSummary {
+        verdicts: VerdictTotals {
             allowed: allowed.connections,
             refused: refused.connections,
             would_refuse: would_refuse.connections,

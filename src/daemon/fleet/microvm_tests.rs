@@ -1,15 +1,15 @@
-//! What events may do to a microVM, whatever their order.
+//! Properties of a microVM under events in any order.
 
 use mayfly_protocol::message::JobStatus;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::microvm::{Microvm, News, Runner, Work};
-use crate::daemon::decide::{JobKey, Load, MachineKey, PoolId, Stage};
-use crate::daemon::millis::Millis;
-use crate::shepherd::event::{Event, Happened, Outcome, Phase};
-use crate::shepherd::plan::Id;
-use crate::shepherd::runner::{JobResult, RunnerMark};
+use super::microvm::{AssignedRunner, Assignment, Microvm, MicrovmUpdate};
+use crate::daemon::decide::{JobKey, MachineKey, PoolId, Resources, Stage};
+use crate::daemon::time::Millis;
+use crate::shepherd::event::{Event, EventKind, JobOutcome, Phase};
+use crate::shepherd::plan::MicrovmId;
+use crate::shepherd::runner::{JobResult, RunnerProgress};
 
 const PHASES: [Phase; 9] = [
     Phase::Planned,
@@ -23,76 +23,78 @@ const PHASES: [Phase; 9] = [
     Phase::Destroyed,
 ];
 
-fn event(happened: Happened) -> Event {
-    Event::now(&Id::parse("m-0123456789").unwrap(), 0, happened)
+fn event(happened: EventKind) -> Event {
+    Event::now(&MicrovmId::parse("m-0123456789").unwrap(), 0, happened)
 }
 
-fn completed(result: JobResult) -> RunnerMark {
-    RunnerMark::Completed { job: "build".to_owned(), result }
+fn completed(result: JobResult) -> RunnerProgress {
+    RunnerProgress::Completed { job: "build".to_owned(), result }
 }
 
-fn mark() -> impl Strategy<Value = RunnerMark> {
+fn mark() -> impl Strategy<Value = RunnerProgress> {
     prop_oneof![
-        Just(RunnerMark::Connected),
-        Just(RunnerMark::Listening),
-        "[ab]".prop_map(|job| RunnerMark::Running { job }),
+        Just(RunnerProgress::Connected),
+        Just(RunnerProgress::Listening),
+        "[ab]".prop_map(|job| RunnerProgress::Running { job }),
         Just(completed(JobResult::Succeeded)),
         Just(completed(JobResult::Failed)),
     ]
 }
 
-/// Anything, in any order.
-fn anything() -> impl Strategy<Value = Vec<Happened>> {
+/// Any events, in any order.
+fn anything() -> impl Strategy<Value = Vec<EventKind>> {
     let happened = prop_oneof![
-        3 => proptest::sample::select(PHASES.as_slice()).prop_map(Happened::Phase),
-        2 => mark().prop_map(Happened::Runner),
-        1 => Just(Happened::Greeted { agent: "1".to_owned(), kernel: "6".to_owned() }),
+        3 => proptest::sample::select(PHASES.as_slice()).prop_map(EventKind::Phase),
+        2 => mark().prop_map(EventKind::Runner),
+        1 => Just(EventKind::Greeted { agent: "1".to_owned(), kernel: "6".to_owned() }),
     ];
     proptest::collection::vec(happened, 0..24)
 }
 
-/// What a microVM is for, and in which stage that is when its guest is ready.
-fn works() -> impl Strategy<Value = (Work, Stage)> {
-    let runner = Runner { name: "mayfly-x-1".to_owned(), id: Some(1), job: None, result: None };
+/// An assignment, and the stage of a microVM that gets it when its guest is ready.
+fn assignments() -> impl Strategy<Value = (Assignment, Stage)> {
+    let runner =
+        AssignedRunner { name: "mayfly-x-1".to_owned(), id: Some(1), job: None, result: None };
     prop_oneof![
-        Just((Work::None, Stage::Booting)),
-        Just((Work::Local(JobKey(7)), Stage::Assigned)),
-        Just((Work::Runner(runner), Stage::Registering)),
+        Just((Assignment::None, Stage::Booting)),
+        Just((Assignment::Local(JobKey(7)), Stage::Assigned)),
+        Just((Assignment::Runner(runner), Stage::Registering)),
     ]
 }
 
-/// A life as a shepherd tells it, up to some event; a guest says anything while its runner runs.
-fn life() -> impl Strategy<Value = Vec<Happened>> {
+/// The events of a shepherd in order, up to some event. While its runner runs, a guest may report
+/// anything.
+fn life() -> impl Strategy<Value = Vec<EventKind>> {
     (proptest::collection::vec(mark(), 0..8), any::<bool>(), any::<Index>()).prop_map(
         |(marks, fails, end)| {
-            let mut life: Vec<_> = PHASES[..6].iter().copied().map(Happened::Phase).collect();
-            life.extend(marks.into_iter().map(Happened::Runner));
-            life.push(Happened::Phase(if fails { Phase::Failed } else { Phase::Finished }));
-            life.push(Happened::Phase(Phase::Destroyed));
+            let mut life: Vec<_> = PHASES[..6].iter().copied().map(EventKind::Phase).collect();
+            life.extend(marks.into_iter().map(EventKind::Runner));
+            life.push(EventKind::Phase(if fails { Phase::Failed } else { Phase::Finished }));
+            life.push(EventKind::Phase(Phase::Destroyed));
             life.truncate(end.index(life.len() + 1));
             life
         },
     )
 }
 
-fn is_earlier(happened: &Happened) -> bool {
-    matches!(happened, Happened::Phase(phase) if *phase <= Phase::Running)
+fn is_earlier(happened: &EventKind) -> bool {
+    matches!(happened, EventKind::Phase(phase) if *phase <= Phase::Running)
 }
 
-fn microvm(work: Work) -> Microvm {
-    let load = Load { processors: 1, memory: 1 << 30 };
-    let mut microvm = Microvm::new(MachineKey(1), PoolId(0), "small", load, Millis(0));
-    microvm.work = work;
+fn microvm(assignment: Assignment) -> Microvm {
+    let resources = Resources { processors: 1, memory: 1 << 30 };
+    let mut microvm = Microvm::new(MachineKey(1), PoolId(0), "small", resources, Millis(0));
+    microvm.assignment = assignment;
     microvm
 }
 
-/// Lets it hear a life; the daemon gives it its work when the guest is ready.
-fn live(life: &[Happened], (work, stage): (Work, Stage)) -> Microvm {
-    let mut microvm = microvm(Work::None);
+/// Applies events in order. The daemon assigns its work when the guest is ready.
+fn live(life: &[EventKind], (assignment, stage): (Assignment, Stage)) -> Microvm {
+    let mut microvm = microvm(Assignment::None);
     for (at, happened) in (1..).zip(life) {
-        microvm.hear(&event(happened.clone()), Millis(at));
-        if matches!(happened, Happened::Phase(Phase::Ready)) && work != Work::None {
-            microvm.work = work.clone();
+        microvm.apply_event(&event(happened.clone()), Millis(at));
+        if matches!(happened, EventKind::Phase(Phase::Ready)) && assignment != Assignment::None {
+            microvm.assignment = assignment.clone();
             microvm.enter(stage, Millis(at));
         }
     }
@@ -101,101 +103,121 @@ fn live(life: &[Happened], (work, stage): (Work, Stage)) -> Microvm {
 
 proptest! {
     #[test]
-    fn what_is_over_stays_over(before in anything(), after in anything(), (work, _) in works()) {
+    fn an_ended_microvm_stays_ended(
+        before in anything(),
+        after in anything(),
+        (assignment, _) in assignments(),
+    ) {
         for over in [Phase::Finished, Phase::Failed, Phase::Destroyed] {
-            let mut microvm = microvm(work.clone());
+            let mut microvm = microvm(assignment.clone());
             for happened in &before {
-                microvm.hear(&event(happened.clone()), Millis(1));
+                microvm.apply_event(&event(happened.clone()), Millis(1));
             }
-            microvm.hear(&event(Happened::Phase(over)), Millis(2));
-            // A shepherd never goes back to an earlier phase.
+            microvm.apply_event(&event(EventKind::Phase(over)), Millis(2));
+            // A shepherd never returns to an earlier phase.
             for happened in after.iter().filter(|one| !is_earlier(one)) {
-                let news = microvm.hear(&event(happened.clone()), Millis(3));
-                prop_assert_eq!(news, News::Nothing);
+                let update = microvm.apply_event(&event(happened.clone()), Millis(3));
+                prop_assert_eq!(update, MicrovmUpdate::NoAction);
                 prop_assert_eq!(microvm.stage, Stage::Ending);
             }
         }
     }
 
-    /// It may have begun before it heard that it is to end; only a runner's job stays that.
+    /// It may have started before it received the command to end. Only a runner's job keeps it
+    /// busy.
     #[test]
-    fn one_that_is_told_to_end_comes_back_for_a_job_of_githubs_only(
+    fn an_ending_microvm_becomes_busy_only_for_a_job_of_github(
         happened in anything(),
-        (work, _) in works(),
+        (assignment, _) in assignments(),
     ) {
-        let mut microvm = microvm(work);
+        let mut microvm = microvm(assignment);
         microvm.enter(Stage::Ending, Millis(1));
         for happened in happened {
-            microvm.hear(&event(happened), Millis(2));
-            let job = matches!(&microvm.work, Work::Runner(runner) if runner.job.is_some());
+            microvm.apply_event(&event(happened), Millis(2));
+            let job = microvm.runner().is_some_and(|runner| runner.job.is_some());
             prop_assert!(microvm.stage == Stage::Ending || microvm.stage == Stage::Busy && job);
         }
     }
 
     #[test]
-    fn one_that_had_work_is_never_warm_again(happened in anything(), (work, stage) in works()) {
-        let mut microvm = microvm(work.clone());
+    fn a_microvm_that_had_work_is_never_warm_again(
+        happened in anything(),
+        (assignment, stage) in assignments(),
+    ) {
+        let mut microvm = microvm(assignment.clone());
         microvm.enter(stage, Millis(1));
         let (mut was_warm, mut was_busy) = (false, false);
         for happened in happened {
-            microvm.hear(&event(happened), Millis(2));
+            microvm.apply_event(&event(happened), Millis(2));
             let warm = microvm.stage == Stage::Warm;
-            prop_assert!(!warm || work == Work::None && !was_busy);
+            prop_assert!(!warm || assignment == Assignment::None && !was_busy);
             prop_assert!(!was_warm || warm || microvm.stage == Stage::Ending);
             was_warm = warm;
             was_busy |= microvm.stage == Stage::Busy;
         }
     }
 
-    /// A shepherd tells everything from the beginning to whoever attaches.
+    /// A shepherd sends all events from the first on to each new connection.
     #[test]
-    fn what_is_told_again_from_the_beginning_changes_nothing(
+    fn repeated_events_change_nothing(
         life in life(),
-        work in works(),
+        assignment in assignments(),
         end in any::<Index>(),
     ) {
-        let mut microvm = live(&life, work);
-        let (stage, since, work) = (microvm.stage, microvm.since, microvm.work.clone());
+        let mut microvm = live(&life, assignment);
+        let (stage, since, assignment) = (microvm.stage, microvm.since, microvm.assignment.clone());
         let results = life.iter().filter(|one| {
-            matches!(one, Happened::Runner(RunnerMark::Completed { .. }))
+            matches!(one, EventKind::Runner(RunnerProgress::Completed { .. }))
         });
-        // A runner that contradicts itself is believed in its last word.
+        // If a runner reports several results, the last one counts.
         prop_assume!(results.count() < 2);
         for happened in &life[..end.index(life.len() + 1)] {
-            microvm.hear(&event(happened.clone()), Millis(1000));
+            microvm.apply_event(&event(happened.clone()), Millis(1000));
         }
         prop_assert_eq!(microvm.stage, stage);
         prop_assert_eq!(microvm.since, since);
-        prop_assert_eq!(microvm.work, work);
+        prop_assert_eq!(microvm.assignment, assignment);
     }
 }
 
 #[test]
 fn a_runners_life_goes_through_its_stages() {
-    let work = Work::Runner(Runner { name: "r".to_owned(), id: None, job: None, result: None });
-    let mut microvm = microvm(Work::None);
-    let hear = |microvm: &mut Microvm, happened| {
-        let news = microvm.hear(&event(happened), Millis(1));
-        (microvm.stage, news)
+    let assignment = Assignment::Runner(AssignedRunner {
+        name: "r".to_owned(),
+        id: None,
+        job: None,
+        result: None,
+    });
+    let mut microvm = microvm(Assignment::None);
+    let apply = |microvm: &mut Microvm, happened| {
+        let update = microvm.apply_event(&event(happened), Millis(1));
+        (microvm.stage, update)
     };
-    let phase = Happened::Phase;
-    let running = RunnerMark::Running { job: "build".to_owned() };
-    assert_eq!(hear(&mut microvm, phase(Phase::Booting)), (Stage::Booting, News::Nothing));
-    assert_eq!(hear(&mut microvm, phase(Phase::Ready)), (Stage::Warm, News::Warm));
-    microvm.work = work;
+    let phase = EventKind::Phase;
+    let running = RunnerProgress::Running { job: "build".to_owned() };
+    assert_eq!(
+        apply(&mut microvm, phase(Phase::Booting)),
+        (Stage::Booting, MicrovmUpdate::NoAction)
+    );
+    assert_eq!(apply(&mut microvm, phase(Phase::Ready)), (Stage::Warm, MicrovmUpdate::Warm));
+    microvm.assignment = assignment;
     microvm.enter(Stage::Registering, Millis(1));
     for (happened, expected) in [
-        (phase(Phase::Running), (Stage::Registering, News::Started)),
-        (Happened::Runner(RunnerMark::Listening), (Stage::Registered, News::Listening)),
-        (Happened::Runner(running), (Stage::Busy, News::TookJob("build".to_owned()))),
-        (Happened::Runner(completed(JobResult::Failed)), (Stage::Busy, News::Nothing)),
-        (phase(Phase::Finished), (Stage::Ending, News::Nothing)),
+        (phase(Phase::Running), (Stage::Registering, MicrovmUpdate::Started)),
+        (
+            EventKind::Runner(RunnerProgress::Listening),
+            (Stage::Registered, MicrovmUpdate::Listening),
+        ),
+        (EventKind::Runner(running), (Stage::Busy, MicrovmUpdate::TookJob("build".to_owned()))),
+        (EventKind::Runner(completed(JobResult::Failed)), (Stage::Busy, MicrovmUpdate::NoAction)),
+        (phase(Phase::Finished), (Stage::Ending, MicrovmUpdate::NoAction)),
     ] {
-        assert_eq!(hear(&mut microvm, happened), expected);
+        assert_eq!(apply(&mut microvm, happened), expected);
     }
-    let outcome = Outcome::Job { status: JobStatus::Code(0), not_copied: Vec::new(), oom_kills: 0 };
-    let (_, news) = hear(&mut microvm, Happened::Ended(outcome.clone()));
-    assert_eq!(news, News::Ended(Box::new(outcome)));
-    let Work::Runner(runner) = microvm.work else { panic!("it was a runner") };
+    let outcome =
+        JobOutcome::Job { status: JobStatus::Code(0), not_copied: Vec::new(), oom_kills: 0 };
+    let (_, update) = apply(&mut microvm, EventKind::Ended(outcome.clone()));
+    assert_eq!(update, MicrovmUpdate::Ended(Box::new(outcome)));
+    let Assignment::Runner(runner) = microvm.assignment else { panic!("it was a runner") };
     assert_eq!((runner.job.as_deref(), runner.result), (Some("build"), Some(JobResult::Failed)));
 }

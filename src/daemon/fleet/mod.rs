@@ -1,19 +1,18 @@
-//! The fleet: every microVM that is not gone, and the way to its shepherd.
+//! The fleet: all microVMs that exist, and the channels to their shepherds.
 //!
-//! Owns the microVMs ([`microvm`]), how each is told to end ([`ends`]), when it is ended or killed by
-//! the daemon itself ([`overdue`]),
-//! the tasks that hold shepherds ([`following`]), and the seam to these ([`shepherds`]); of the
-//! ledger the microVMs, their phases and what they reached. What a microVM's job is worth is not
-//! known here.
+//! Owns the microVMs ([`microvm`]), their termination ([`termination`]), their deadlines
+//! ([`overdue`]), the tasks that follow shepherds ([`follower`]), and the trait to reach these
+//! ([`shepherds`]); of the ledger the microVMs, their phases and their egress. Knows nothing about
+//! the results of jobs.
 
-mod ends;
-mod following;
+mod follower;
 mod microvm;
 #[cfg(test)]
 mod microvm_tests;
 mod overdue;
 mod processes;
 mod shepherds;
+mod termination;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,58 +20,60 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::decide::{Blocker, JobKey, Load, Machine, MachineKey, Obstacle, PoolId, Stage};
+use super::decide::{Blocker, JobKey, Machine, MachineKey, Obstacle, PoolId, Resources, Stage};
 use super::error::DaemonError;
-use super::happening::Happening;
-use super::millis::Millis;
-use super::pools::Troubles;
+use super::event::DaemonEvent;
+use super::pools::PoolFailures;
 use super::tasks::Tasks;
-use crate::forge::Registered;
+use super::time::Millis;
+use crate::forge::NewRunner;
 use crate::ledger::{self, Ledger, Reader};
-use crate::shepherd::cause::Cause;
-use crate::shepherd::event::{Event, Happened, Outcome};
-use crate::shepherd::plan::{Id, Order, Plan};
-use crate::shepherd::planner::Wanted;
+use crate::shepherd::cause::FailureCause;
+use crate::shepherd::event::{Event, EventKind, JobOutcome};
+use crate::shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand};
+use crate::shepherd::planner::MicrovmRequest;
 use crate::telemetry::log;
-use following::{ERRANDS, Errand, Ways};
-pub(super) use microvm::{Microvm, News, Runner, Verdict, Work, verdict};
-use overdue::Patience;
-pub(super) use processes::Processes;
-pub(super) use shepherds::{Left, NotPlanned, Shepherds};
+use follower::{FollowerChannels, SHEPHERD_TASKS_CAPACITY, ShepherdTask};
+pub(super) use microvm::{
+    AssignedRunner, Assignment, JobVerdict, Microvm, MicrovmUpdate, job_verdict,
+};
+use overdue::PhaseTimeouts;
+pub(super) use processes::ShepherdProcesses;
+pub(super) use shepherds::{FoundMicrovm, PlanFailure, Shepherds};
 #[cfg(test)]
 pub(super) use shepherds::{Shepherd, Unacknowledged};
 
-/// How long planning may take whatever happens: it hashes an image that was not verified yet.
-const PLAN: Duration = Duration::from_secs(15 * 60);
+/// How long planning may take. It hashes an image that was not verified yet.
+const PLAN_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// The microVMs, and what stands in the way of more.
+/// The microVMs, and the boot failures per pool.
 pub(super) struct Fleet {
     shepherds: Arc<dyn Shepherds>,
-    microvms: BTreeMap<MachineKey, Held>,
-    keys: u64,
-    boots: Troubles,
+    microvms: BTreeMap<MachineKey, FleetEntry>,
+    last_key: u64,
+    boot_failures: PoolFailures,
 }
 
-/// A microVM with the way to its shepherd.
-struct Held {
+/// A microVM with the channel to its shepherd's follower.
+struct FleetEntry {
     microvm: Microvm,
-    errands: Option<mpsc::Sender<Errand>>,
-    /// How it ended, while what its job wrote is being kept.
-    over: Option<Outcome>,
+    shepherd_tasks: Option<mpsc::Sender<ShepherdTask>>,
+    /// How it ended, while its job's output is being saved.
+    outcome: Option<JobOutcome>,
 }
 
-/// An event that was news, and which microVM told it.
-pub(super) struct Told {
-    pub(super) id: Id,
+/// A new event, with the microVM that reported it.
+pub(super) struct ReceivedUpdate {
+    pub(super) id: MicrovmId,
     pub(super) pool: PoolId,
-    pub(super) work: Work,
-    pub(super) news: News,
+    pub(super) assignment: Assignment,
+    pub(super) update: MicrovmUpdate,
 }
 
 impl Fleet {
     pub(super) fn new(shepherds: Arc<dyn Shepherds>) -> Self {
-        let (microvms, boots) = (BTreeMap::new(), Troubles::default());
-        Self { shepherds, microvms, keys: 0, boots }
+        let (microvms, boot_failures) = (BTreeMap::new(), PoolFailures::default());
+        Self { shepherds, microvms, last_key: 0, boot_failures }
     }
 
     pub(super) fn shepherds(&self) -> &Arc<dyn Shepherds> {
@@ -80,98 +81,103 @@ impl Fleet {
     }
 
     pub(super) fn get(&self, key: MachineKey) -> Option<&Microvm> {
-        self.microvms.get(&key).map(|held| &held.microvm)
+        self.microvms.get(&key).map(|entry| &entry.microvm)
     }
 
     fn get_mut(&mut self, key: MachineKey) -> Option<&mut Microvm> {
-        self.microvms.get_mut(&key).map(|held| &mut held.microvm)
+        self.microvms.get_mut(&key).map(|entry| &mut entry.microvm)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Microvm> {
-        self.microvms.values().map(|held| &held.microvm)
+        self.microvms.values().map(|entry| &entry.microvm)
     }
 
     pub(super) fn len(&self) -> usize {
         self.microvms.len()
     }
 
-    /// What the decisions see.
+    /// Returns the microVMs as decisions see them.
     pub(super) fn machines(&self) -> Vec<Machine> {
         self.iter().map(Microvm::machine).collect()
     }
 
-    /// What all of them take of the host.
-    pub(super) fn used(&self) -> Load {
-        self.iter().map(Microvm::load).fold(Load::default(), Load::plus)
+    /// Returns the resources of all microVMs.
+    pub(super) fn used(&self) -> Resources {
+        self.iter().map(Microvm::resources).fold(Resources::default(), Resources::plus)
     }
 
-    /// How many have a job.
+    /// Returns the number of microVMs with a job.
     pub(super) fn running(&self) -> usize {
         self.iter().filter(|one| matches!(one.stage(), Stage::Assigned | Stage::Busy)).count()
     }
 
-    /// The one that has that runner.
+    /// Returns the microVM of a runner.
     pub(super) fn with_runner(&self, name: &str) -> Option<&Microvm> {
         self.iter().find(|one| one.runner().is_some_and(|runner| runner.name == name))
     }
 
-    /// The one that has that local job.
+    /// Returns the microVM of a local job.
     pub(super) fn with_job(&self, job: JobKey) -> Option<&Microvm> {
-        self.iter().find(|one| *one.work() == Work::Local(job))
+        self.iter().find(|one| *one.assignment() == Assignment::Local(job))
     }
 
-    /// Tries all pools again: what kept one from booting may be mended.
-    pub(super) fn try_again(&mut self) {
-        self.boots = Troubles::default();
+    /// Forgets boot failures, so that all pools are tried again: the cause may be fixed.
+    pub(super) fn clear_boot_failures(&mut self) {
+        self.boot_failures = PoolFailures::default();
     }
 
-    /// Why nothing of a pool can be booted.
+    /// Returns why no microVM of a pool can boot, if so.
     pub(super) fn obstacle(&self, pool: PoolId) -> Option<Obstacle> {
-        self.boots.obstacle(pool)
+        self.boot_failures.obstacle(pool)
     }
 
-    /// What the log says from here on, until what is returned is dropped, is about a microVM and
-    /// the job that it has.
-    pub(super) fn about(
+    /// Enters a log context for a microVM and its job. Log lines belong to it until the returned
+    /// guard is dropped.
+    pub(super) fn log_span(
         &self,
         key: Option<MachineKey>,
         reader: &Reader,
     ) -> Option<tracing::span::EnteredSpan> {
         let microvm = self.get(key?)?;
-        let id = microvm.id().map(Id::as_str);
-        let job = match microvm.work() {
-            Work::None => None,
-            Work::Local(job) => Some(job.0),
-            // A ledger that can't be read shows itself where it matters.
-            Work::Runner(_) => id.and_then(|id| Some(reader.job_of(id).ok()??.id.0)),
+        let id = microvm.id().map(MicrovmId::as_str);
+        let job = match microvm.assignment() {
+            Assignment::None => None,
+            Assignment::Local(job) => Some(job.0),
+            // A ledger error is reported where it matters.
+            Assignment::Runner(_) => id.and_then(|id| Some(reader.job_of(id).ok()??.id.0)),
         };
         let runner = microvm.runner().map(|runner| runner.name.as_str());
         let pool = Some(microvm.pool_name());
-        Some(log::about(log::Subject { microvm: id, job, pool, runner }))
+        Some(log::enter_context(log::LogContext { microvm: id, job, pool, runner }))
     }
 
     fn add(&mut self, microvm: impl FnOnce(MachineKey) -> Microvm) -> MachineKey {
-        self.keys += 1;
-        let key = MachineKey(self.keys);
-        let held = Held { microvm: microvm(key), errands: None, over: None };
-        self.microvms.insert(key, held);
+        self.last_key += 1;
+        let key = MachineKey(self.last_key);
+        let entry = FleetEntry { microvm: microvm(key), shepherd_tasks: None, outcome: None };
+        self.microvms.insert(key, entry);
         key
     }
 
-    /// Plans a microVM; it is booted once it is planned and in the ledger.
+    /// Plans a microVM. It boots once it is planned and in the ledger.
     pub(super) fn plan(
         &mut self,
         pool: (PoolId, &str),
-        load: Load,
-        wanted: Wanted,
+        resources: Resources,
+        request: MicrovmRequest,
         now: Millis,
         tasks: &mut Tasks,
     ) {
-        let key = self.add(|key| Microvm::new(key, pool.0, pool.1, load, now));
-        let planned = tokio::time::timeout(PLAN, self.shepherds.plan(wanted));
-        tasks.report(async move {
-            let late = |_| Err(NotPlanned { image: false, why: "no plan came in time".to_owned() });
-            Happening::Planned(key, planned.await.unwrap_or_else(late))
+        let key = self.add(|key| Microvm::new(key, pool.0, pool.1, resources, now));
+        let planned = tokio::time::timeout(PLAN_TIMEOUT, self.shepherds.plan(request));
+        tasks.spawn_reporting(async move {
+            let late = |_| {
+                Err(PlanFailure {
+                    is_image_error: false,
+                    message: "the microVM was not planned within 15 minutes".to_owned(),
+                })
+            };
+            DaemonEvent::Planned(key, planned.await.unwrap_or_else(late))
         });
     }
 
@@ -179,217 +185,245 @@ impl Fleet {
     pub(super) fn start(
         &mut self,
         key: MachineKey,
-        plan: Plan,
+        plan: MicrovmPlan,
         ledger: &mut Ledger,
         tasks: &mut Tasks,
     ) -> Result<(), DaemonError> {
-        let Some(held) = self.microvms.get_mut(&key) else { return Ok(()) };
-        if held.microvm.stage == Stage::Ending {
-            // It was retired before it began.
+        let Some(entry) = self.microvms.get_mut(&key) else { return Ok(()) };
+        if entry.microvm.stage == Stage::Ending {
+            // It was retired before it started.
             self.microvms.remove(&key);
             return Ok(());
         }
-        ledger.planned(plan.id.as_str(), &held.microvm.pool_name, &plan.image)?;
-        held.microvm.id = Some(plan.id.clone());
-        held.microvm.patience = Patience {
+        ledger.record_planned(plan.id.as_str(), &entry.microvm.pool_name, &plan.image)?;
+        entry.microvm.id = Some(plan.id.clone());
+        entry.microvm.timeouts = PhaseTimeouts {
             boot: plan.deadlines.prepare + plan.deadlines.boot,
             idle: plan.deadlines.idle,
             job: plan.deadlines.job,
             farewell: plan.deadlines.farewell,
         };
-        let (sender, errands) = mpsc::channel(ERRANDS);
-        held.errands = Some(sender);
-        let ways = Ways { key, errands, to: tasks.way() };
-        tasks.spawn(following::boot(self.shepherds.clone(), plan, ways));
+        let (sender, shepherd_tasks) = mpsc::channel(SHEPHERD_TASKS_CAPACITY);
+        entry.shepherd_tasks = Some(sender);
+        let channels = FollowerChannels { key, shepherd_tasks, events: tasks.event_sender() };
+        tasks.spawn(follower::boot(self.shepherds.clone(), plan, channels));
         Ok(())
     }
 
-    /// One did not come so far that it has a shepherd.
-    pub(super) fn not_booted(
+    /// Removes a microVM that never got a shepherd.
+    pub(super) fn remove_unstarted(
         &mut self,
         key: MachineKey,
         why: Blocker,
         ledger: &mut Ledger,
         now: Millis,
     ) -> Result<(), DaemonError> {
-        let Some(held) = self.microvms.remove(&key) else { return Ok(()) };
+        let Some(entry) = self.microvms.remove(&key) else { return Ok(()) };
         tracing::warn!("{why}");
-        if let Some(id) = &held.microvm.id {
-            ledger.ended(id.as_str(), "failed", Some(&why.to_string()), None)?;
+        if let Some(id) = &entry.microvm.id {
+            ledger.record_ended(id.as_str(), "failed", Some(&why.to_string()), None)?;
         }
-        self.boots.failed(held.microvm.pool, why, now);
+        self.boot_failures.record(entry.microvm.pool, why, now);
         Ok(())
     }
 
-    /// One of a daemon before this one. To be followed once its record was heard.
-    pub(super) fn take_back(
+    /// Adds a microVM of an earlier daemon. Call [`Self::follow`] once its recorded events are
+    /// applied.
+    pub(super) fn adopt(
         &mut self,
-        left: &Left,
+        found: &FoundMicrovm,
         pool: (PoolId, &str),
-        load: Load,
-        work: Work,
+        resources: Resources,
+        assignment: Assignment,
         now: Millis,
     ) -> MachineKey {
         self.add(|key| {
-            let mut microvm = Microvm::new(key, pool.0, pool.1, load, now);
-            (microvm.id, microvm.work) = (Some(left.id.clone()), work);
+            let mut microvm = Microvm::new(key, pool.0, pool.1, resources, now);
+            (microvm.id, microvm.assignment) = (Some(found.id.clone()), assignment);
             microvm
         })
     }
 
-    /// Follows one that was taken back, unless it is over by its record.
+    /// Follows an adopted microVM, unless it has ended by its record.
     pub(super) fn follow(&mut self, key: MachineKey, tasks: &mut Tasks) {
-        let Some(held) = self.microvms.get_mut(&key) else { return };
-        let Some(id) = held.microvm.id.clone().filter(|_| held.over.is_none()) else { return };
-        let (sender, errands) = mpsc::channel(ERRANDS);
-        held.errands = Some(sender);
-        let ways = Ways { key, errands, to: tasks.way() };
-        tasks.spawn(following::adopt(self.shepherds.clone(), id, ways));
+        let Some(entry) = self.microvms.get_mut(&key) else { return };
+        let Some(id) = entry.microvm.id.clone().filter(|_| entry.outcome.is_none()) else { return };
+        let (sender, shepherd_tasks) = mpsc::channel(SHEPHERD_TASKS_CAPACITY);
+        entry.shepherd_tasks = Some(sender);
+        let channels = FollowerChannels { key, shepherd_tasks, events: tasks.event_sender() };
+        tasks.spawn(follower::adopt(self.shepherds.clone(), id, channels));
     }
 
-    /// Takes in an event, and writes it down. None where it is no news.
-    pub(super) fn hear(
+    /// Applies an event and records it. Returns `None` if it is not new.
+    pub(super) fn apply_event(
         &mut self,
         key: MachineKey,
         number: usize,
         event: &Event,
         ledger: &mut Ledger,
         now: Millis,
-    ) -> Result<Option<Told>, DaemonError> {
-        let Some(held) = self.microvms.get_mut(&key) else { return Ok(None) };
-        if number <= held.microvm.heard || held.over.is_some() {
+    ) -> Result<Option<ReceivedUpdate>, DaemonError> {
+        let Some(entry) = self.microvms.get_mut(&key) else { return Ok(None) };
+        if number <= entry.microvm.events_applied || entry.outcome.is_some() {
             return Ok(None);
         }
-        let news = held.microvm.hear(event, now);
+        let update = entry.microvm.apply_event(event, now);
         let id = event.microvm.as_str();
-        match &event.happened {
-            Happened::Phase(phase) => {
-                ledger.transition(id, &phase_of(number, event, &phase.to_string()))?;
+        match &event.kind {
+            EventKind::Phase(phase) => {
+                ledger.record_phase(id, &phase_of(number, event, &phase.to_string()))?;
             }
-            Happened::Egress(report) => ledger.note_egress(id, &microvm::egress(report))?,
-            Happened::Interrupted(farewell) => {
-                tracing::info!("its job is told to end: {}", farewell.why);
+            EventKind::Egress(report) => ledger.record_egress(id, &microvm::egress(report))?,
+            EventKind::Interrupted(request) => {
+                tracing::info!("interrupting its job: {}", request.reason);
                 let phase = phase_of(number, event, "interrupted");
-                ledger.interrupted(id, &phase, &farewell.why, farewell.within)?;
+                ledger.record_interrupt(id, &phase, &request.reason, request.grace)?;
             }
             _ => {}
         }
-        let Microvm { pool, work, .. } = &held.microvm;
-        let told = Told { id: event.microvm.clone(), pool: *pool, work: work.clone(), news };
-        match &told.news {
-            News::Warm => self.boots.worked(told.pool),
-            News::Ended(outcome) => held.over = Some((**outcome).clone()),
+        let Microvm { pool, assignment, .. } = &entry.microvm;
+        let received = ReceivedUpdate {
+            id: event.microvm.clone(),
+            pool: *pool,
+            assignment: assignment.clone(),
+            update,
+        };
+        match &received.update {
+            MicrovmUpdate::Warm => self.boot_failures.clear(received.pool),
+            MicrovmUpdate::Ended(outcome) => entry.outcome = Some((**outcome).clone()),
             _ => {}
         }
-        Ok(Some(told))
+        Ok(Some(received))
     }
 
-    /// One that is over leaves the fleet, with how it ended.
-    pub(super) fn leave(&mut self, key: MachineKey) -> Option<(Microvm, Outcome)> {
-        let outcome = self.microvms.get_mut(&key)?.over.take()?;
-        let mut held = self.microvms.remove(&key)?;
-        let told = Cause::Ended.name();
-        held.microvm.obeyed = matches!(&outcome, Outcome::Failed(report) if report.cause == told);
-        Some((held.microvm, outcome))
+    /// Removes a microVM that has ended. Returns it with its outcome.
+    pub(super) fn remove_ended(&mut self, key: MachineKey) -> Option<(Microvm, JobOutcome)> {
+        let outcome = self.microvms.get_mut(&key)?.outcome.take()?;
+        let mut entry = self.microvms.remove(&key)?;
+        let ended = FailureCause::Ended.name();
+        entry.microvm.ended_as_requested =
+            matches!(&outcome, JobOutcome::Failed(report) if report.cause == ended);
+        Some((entry.microvm, outcome))
     }
 
-    /// The boot of one that left the fleet had failed.
-    pub(super) fn boot_failed(&mut self, pool: PoolId, why: String, now: Millis) {
-        self.boots.failed(pool, Blocker::BootsFail(why), now);
+    /// Records the failed boot of a microVM that was removed.
+    pub(super) fn record_boot_failure(&mut self, pool: PoolId, why: String, now: Millis) {
+        self.boot_failures.record(pool, Blocker::BootsFail(why), now);
     }
 
-    /// Gives work to one that is warm, or takes it back.
-    pub(super) fn give(&mut self, key: MachineKey, work: Work, stage: Stage, now: Millis) {
+    /// Changes the assignment and stage of a microVM.
+    pub(super) fn assign(
+        &mut self,
+        key: MachineKey,
+        assignment: Assignment,
+        stage: Stage,
+        now: Millis,
+    ) {
         if let Some(microvm) = self.get_mut(key) {
-            microvm.work = work;
+            microvm.assignment = assignment;
             microvm.enter(stage, now);
         }
     }
 
-    /// Its registration came to nothing: it is warm again.
-    pub(super) fn unregister(&mut self, key: MachineKey, now: Millis) {
+    /// Makes a microVM warm again after its registration failed.
+    pub(super) fn return_to_warm(&mut self, key: MachineKey, now: Millis) {
         if self.get(key).is_some_and(|microvm| microvm.stage() == Stage::Registering) {
-            self.give(key, Work::None, Stage::Warm, now);
+            self.assign(key, Assignment::None, Stage::Warm, now);
         }
     }
 
-    /// Its runner has a number. Whether it still waits for what starts that runner.
-    pub(super) fn registered(&mut self, key: MachineKey, name: &str, made: &Registered) -> bool {
+    /// Records the forge's number of its runner. Returns whether the microVM still waits for the
+    /// start configuration.
+    pub(super) fn record_registered(
+        &mut self,
+        key: MachineKey,
+        name: &str,
+        new: &NewRunner,
+    ) -> bool {
         let Some(microvm) = self.get_mut(key) else { return false };
-        match &mut microvm.work {
-            Work::Runner(runner) if runner.name == name => {
-                runner.id = Some(made.number);
+        match &mut microvm.assignment {
+            Assignment::Runner(runner) if runner.name == name => {
+                runner.id = Some(new.id);
                 microvm.stage == Stage::Registering
             }
             _ => false,
         }
     }
 
-    /// One that was taken back goes on in that stage, if its record tells of no later one.
-    pub(super) fn resume_at(&mut self, key: MachineKey, stage: Stage, now: Millis) {
+    /// Puts an adopted microVM into a stage, unless its record shows a later one.
+    pub(super) fn resume_in_stage(&mut self, key: MachineKey, stage: Stage, now: Millis) {
         let early = [Stage::Booting, Stage::Warm];
         if let Some(microvm) = self.get_mut(key).filter(|one| early.contains(&one.stage)) {
             microvm.enter(stage, now);
         }
     }
 
-    /// When its local job is to be ended.
+    /// Sets when its local job times out.
     pub(super) fn set_deadline(&mut self, key: MachineKey, deadline: Option<Millis>) {
         if let Some(microvm) = self.get_mut(key) {
-            microvm.deadline = deadline;
+            microvm.job_deadline = deadline;
         }
     }
 
-    /// The word of the forge on which job a runner has. Gives whose runner it is.
-    pub(super) fn has_job(&mut self, runner: &str, job: &str, now: Millis) -> Option<PoolId> {
+    /// Records the forge's report of a runner's job. Returns the runner's pool.
+    pub(super) fn record_runner_job(
+        &mut self,
+        runner: &str,
+        job: &str,
+        now: Millis,
+    ) -> Option<PoolId> {
         let key = self.with_runner(runner)?.key;
         let microvm = self.get_mut(key)?;
-        microvm.has_job(job, now);
+        microvm.record_job(job, now);
         Some(microvm.pool)
     }
 
-    /// The job of a runner is over: its microVM has a time of grace to end by itself.
-    pub(super) fn had_job(&mut self, runner: &str, now: Millis) {
+    /// Records that a runner's job ended. Its microVM has a grace period to end by itself.
+    pub(super) fn record_job_completed(&mut self, runner: &str, now: Millis) {
         let Some(key) = self.with_runner(runner).map(Microvm::key) else { return };
         if let Some(microvm) = self.get_mut(key) {
-            microvm.completed.get_or_insert(now);
+            microvm.job_completed_at.get_or_insert(now);
         }
     }
 
-    /// The runner of one that was being retired has a job: it stays.
-    pub(super) fn stays(&mut self, key: MachineKey, now: Millis) {
+    /// Keeps a microVM that was being retired, because its runner has a job.
+    pub(super) fn keep_busy(&mut self, key: MachineKey, now: Millis) {
         if let Some(microvm) = self.get_mut(key) {
-            microvm.ended_for = None;
+            microvm.end_reason = None;
             microvm.enter(Stage::Busy, now);
         }
     }
 
-    /// Gives an order to a shepherd.
-    pub(super) fn order(&self, key: MachineKey, order: Order) {
-        self.errand(key, Errand::Order(order));
+    /// Sends a command to a shepherd.
+    pub(super) fn send_command(&self, key: MachineKey, command: ShepherdCommand) {
+        self.send_task(key, ShepherdTask::Command(command));
     }
 
-    /// Wants something of a shepherd. One whose task has ended is about to be told as ended.
-    fn errand(&self, key: MachineKey, errand: Errand) {
-        if let Some(held) = self.microvms.get(&key)
-            && let Some(errands) = &held.errands
-            && errands.try_send(errand).is_err()
+    /// Sends a task to a shepherd's follower. If the follower has ended, its last event is on its
+    /// way.
+    fn send_task(&self, key: MachineKey, task: ShepherdTask) {
+        if let Some(entry) = self.microvms.get(&key)
+            && let Some(shepherd_tasks) = &entry.shepherd_tasks
+            && shepherd_tasks.try_send(task).is_err()
         {
-            let microvm = held.microvm.id().map(Id::as_str);
-            tracing::warn!(microvm, "an errand to a shepherd found nobody");
+            let microvm = entry.microvm.id().map(MicrovmId::as_str);
+            tracing::warn!(
+                microvm,
+                "can't send a command to the shepherd: its follower has ended or is busy"
+            );
         }
     }
 
-    /// Lets go of all of them: those that follow shepherds end, shepherds don't.
-    pub(super) fn let_go(&mut self) {
+    /// Drops all microVMs. Their followers end; the shepherds continue.
+    pub(super) fn release_all(&mut self) {
         self.microvms.clear();
     }
 }
 
-/// What the ledger keeps of an event with which something began.
-fn phase_of(number: usize, event: &Event, phase: &str) -> ledger::Phase {
+/// Returns the ledger's record of an event that began a phase.
+fn phase_of(number: usize, event: &Event, phase: &str) -> ledger::PhaseRecord {
     let at = humantime::parse_rfc3339(&event.time);
-    ledger::Phase {
+    ledger::PhaseRecord {
         event: number as u64,
         phase: phase.to_owned(),
         elapsed_ms: event.elapsed_ms,

@@ -1,47 +1,46 @@
-//! When the daemon ends or kills a microVM by itself. Pure.
+//! The deadlines after which the daemon ends or kills a microVM. Pure.
 //!
-//! A shepherd keeps the deadlines of its phases. One that is stopped or wedged keeps none, so each
-//! phase, and the order to end, has a second deadline here, a little later, which ends in a kill:
-//! what a microVM takes of the host is free again, whatever its shepherd does.
+//! A shepherd enforces the deadlines of its phases. A stopped or hung one can't, so each phase, and
+//! the command to end, has a second deadline here. It is slightly later and ends in a kill, which
+//! frees the microVM's resources whatever its shepherd does.
 
 use std::time::Duration;
 
-use super::microvm::{Microvm, Work};
+use super::microvm::{Assignment, Microvm};
 use crate::daemon::decide::Stage;
-use crate::daemon::millis::Millis;
+use crate::daemon::time::Millis;
 
-/// How much longer than the shepherd's own deadline a phase may last.
+/// How much later than the shepherd's own deadline the daemon acts.
 const SLACK: Duration = Duration::from_secs(5);
-/// How long a shepherd may take that was told to end: its own deadline for that, and the slack.
+/// How long a shepherd may take to end on command: its own deadline for that, and the slack.
 const ENDING: Duration = Duration::from_secs(10).saturating_add(SLACK);
-/// From the end of a job until its microVM is gone: two minutes for what is copied out, and as
-/// above.
+/// From the end of a job until its microVM is gone: two minutes to copy files out, and [`ENDING`].
 const FINISHING: Duration = Duration::from_secs(120).saturating_add(ENDING);
-/// From a job's message to its start, copies included.
+/// From the command to start a job to its start, including copies.
 const CLAIMING: Duration = Duration::from_secs(10 * 60).saturating_add(SLACK);
-/// How long a runner may take from its registration to its listening.
+/// How long a runner may take from its registration until it listens.
 pub(super) const REGISTERING: Duration = Duration::from_secs(5 * 60);
 /// How long a runner may take to end after its job was reported as completed. It tries for 264 s to
 /// send a last report that GitHub refuses.
 const COMPLETED: Duration = Duration::from_secs(5 * 60);
-/// Between two kills of one that is still there.
+/// Time between two kills of a microVM that still runs.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// How long the phases of one microVM may last by its shepherd's deadlines.
+/// The shepherd's deadlines for the phases of one microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Patience {
+pub(super) struct PhaseTimeouts {
     /// From its plan until its guest is ready.
     pub(super) boot: Duration,
-    /// Ready without a job.
+    /// While ready without a job.
     pub(super) idle: Duration,
-    /// Its job.
+    /// While its job runs.
     pub(super) job: Duration,
-    /// From the order to end until a runner has ended.
+    /// From the command to end until a runner has ended.
     pub(super) farewell: Duration,
 }
 
-impl Default for Patience {
-    /// For one whose plan is not known: longer than any boot takes.
+impl Default for PhaseTimeouts {
+    /// For a microVM whose plan is unknown: longer than any boot takes.
     fn default() -> Self {
         Self {
             boot: Duration::from_secs(10 * 60),
@@ -52,148 +51,160 @@ impl Default for Patience {
     }
 }
 
-/// What is to be done.
+/// The action on an overdue microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
-    /// Tell it to end, for this cause.
+pub(super) enum OverdueAction {
+    /// Command it to end, for this reason.
     End(&'static str),
-    /// The same, where its runner did not do what it is there for.
+    /// Command it to end, for this reason, because its runner failed.
     Fail(&'static str),
-    /// Kill it, for this cause.
+    /// Kill it, for this reason.
     Kill(&'static str),
 }
 
-/// What is to be done with a microVM next, and when.
-pub(super) fn step(microvm: &Microvm) -> Option<(Millis, Step)> {
-    if let Some(killed) = microvm.killed {
-        return Some((killed + AGAIN, Step::Kill("it was still there after it was killed")));
+/// Returns the next action on a microVM, and when it is due.
+pub(super) fn next_action(microvm: &Microvm) -> Option<(Millis, OverdueAction)> {
+    if let Some(killed) = microvm.killed_at {
+        return Some((killed + AGAIN, OverdueAction::Kill("it still ran after a kill")));
     }
-    let farewell = match microvm.work {
-        Work::Runner(_) => microvm.patience.farewell,
-        Work::None | Work::Local(_) => Duration::ZERO,
+    let farewell = match microvm.assignment {
+        Assignment::Runner(_) => microvm.timeouts.farewell,
+        Assignment::None | Assignment::Local(_) => Duration::ZERO,
     };
     let ending = if farewell.is_zero() { ENDING } else { farewell + FINISHING };
     let ending = microvm
-        .told_to_end
-        .map(|at| (at + ending, Step::Kill("its shepherd did not obey the order to end")));
+        .end_requested_at
+        .map(|at| (at + ending, OverdueAction::Kill("its shepherd did not end on command")));
     let over = microvm
-        .over
-        .map(|at| (at + FINISHING, Step::Kill("its shepherd did not end after its job")));
+        .ended_at
+        .map(|at| (at + FINISHING, OverdueAction::Kill("its shepherd did not end after its job")));
     if ending.is_some() || over.is_some() {
         return [ending, over].into_iter().flatten().min_by_key(|(at, _)| *at);
     }
     let since = microvm.since;
     let own = match microvm.stage {
         Stage::Booting if microvm.id.is_some() => Some((
-            since + microvm.patience.boot + SLACK,
-            Step::Kill("its shepherd did not keep the deadline of the boot"),
+            since + microvm.timeouts.boot + SLACK,
+            OverdueAction::Kill("its shepherd did not enforce the boot deadline"),
         )),
-        // Its shepherd ends it by then itself.
+        // Its shepherd ends it itself by then.
         Stage::Warm => Some((
-            since + microvm.patience.idle + ENDING,
-            Step::Kill("its shepherd did not keep the deadline of a microVM without a job"),
+            since + microvm.timeouts.idle + ENDING,
+            OverdueAction::Kill("its shepherd did not enforce the idle deadline"),
         )),
-        Stage::Registering => {
-            Some((since + REGISTERING, Step::Fail("the runner did not come up in time")))
-        }
-        Stage::Assigned => {
-            Some((since + CLAIMING, Step::Kill("its shepherd did not start the job in time")))
-        }
+        Stage::Registering => Some((
+            since + REGISTERING,
+            OverdueAction::Fail("the runner did not start to listen in time"),
+        )),
+        Stage::Assigned => Some((
+            since + CLAIMING,
+            OverdueAction::Kill("its shepherd did not start the job in time"),
+        )),
         Stage::Busy => Some((
-            since + microvm.patience.job + farewell + FINISHING,
-            Step::Kill("its shepherd did not keep the deadline of the job"),
+            since + microvm.timeouts.job + farewell + FINISHING,
+            OverdueAction::Kill("its shepherd did not enforce the job deadline"),
         )),
         _ => None,
     };
     let has_job = matches!(microvm.stage, Stage::Assigned | Stage::Busy);
-    let deadline = microvm.deadline.filter(|_| has_job);
-    let deadline = deadline.map(|at| (at, Step::End("the job did not end in time")));
-    let has_runner = matches!(microvm.work, Work::Runner(_)) && microvm.stage != Stage::Ending;
-    let completed = microvm.completed.filter(|_| has_runner).map(|at| {
-        (at + COMPLETED, Step::Fail("its job was reported as completed, and its runner went on"))
+    let deadline = microvm.job_deadline.filter(|_| has_job);
+    let deadline =
+        deadline.map(|at| (at, OverdueAction::End("the job did not end before its timeout")));
+    let has_runner =
+        matches!(microvm.assignment, Assignment::Runner(_)) && microvm.stage != Stage::Ending;
+    let completed = microvm.job_completed_at.filter(|_| has_runner).map(|at| {
+        (at + COMPLETED, OverdueAction::Fail("its runner did not end after its job completed"))
     });
     [own, deadline, completed].into_iter().flatten().min_by_key(|(at, _)| *at)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::microvm::Runner;
+    use super::super::microvm::AssignedRunner;
     use super::*;
-    use crate::daemon::decide::{JobKey, Load, MachineKey, PoolId};
-    use crate::shepherd::plan::Id;
+    use crate::daemon::decide::{JobKey, MachineKey, PoolId, Resources};
+    use crate::shepherd::plan::MicrovmId;
 
     const BEGAN: Millis = Millis(1000);
 
-    fn microvm(stage: Stage, work: Work) -> Microvm {
-        let mut microvm = Microvm::new(MachineKey(1), PoolId(0), "small", Load::default(), BEGAN);
-        microvm.patience.farewell = Duration::from_secs(60);
-        microvm.id = Id::parse("m-0123456789");
-        (microvm.stage, microvm.work) = (stage, work);
+    fn microvm(stage: Stage, assignment: Assignment) -> Microvm {
+        let mut microvm =
+            Microvm::new(MachineKey(1), PoolId(0), "small", Resources::default(), BEGAN);
+        microvm.timeouts.farewell = Duration::from_secs(60);
+        microvm.id = MicrovmId::parse("m-0123456789");
+        (microvm.stage, microvm.assignment) = (stage, assignment);
         microvm
     }
 
-    fn runner() -> Work {
-        Work::Runner(Runner { name: "r".to_owned(), id: None, job: None, result: None })
+    fn runner() -> Assignment {
+        Assignment::Runner(AssignedRunner {
+            name: "r".to_owned(),
+            id: None,
+            job: None,
+            result: None,
+        })
     }
 
     fn seconds(microvm: &Microvm) -> Option<(u64, bool)> {
-        step(microvm).map(|(at, step)| (at.since(BEGAN).as_secs(), matches!(step, Step::Kill(_))))
+        next_action(microvm).map(|(at, action)| {
+            (at.since(BEGAN).as_secs(), matches!(action, OverdueAction::Kill(_)))
+        })
     }
 
     #[test]
-    fn a_shepherd_that_is_stopped_is_killed_in_every_phase_with_a_deadline() {
-        let local = || Work::Local(JobKey(1));
-        for (stage, work, expected) in [
-            (Stage::Booting, Work::None, Some((605, true))),
-            (Stage::Warm, Work::None, Some((24 * 3600 + 15, true))),
+    fn a_stopped_shepherd_is_killed_in_every_phase_with_a_deadline() {
+        let local = || Assignment::Local(JobKey(1));
+        for (stage, assignment, expected) in [
+            (Stage::Booting, Assignment::None, Some((605, true))),
+            (Stage::Warm, Assignment::None, Some((24 * 3600 + 15, true))),
             (Stage::Assigned, local(), Some((605, true))),
             (Stage::Registering, runner(), Some((300, false))),
             (Stage::Registered, runner(), None),
             (Stage::Busy, local(), Some((6 * 3600 + 135, true))),
             (Stage::Busy, runner(), Some((6 * 3600 + 195, true))),
-            // Its registration goes first, then it is told to end.
+            // Its registration is deleted before it gets the command to end.
             (Stage::Ending, runner(), None),
         ] {
             // A runner has its farewell before it is killed.
-            let told = if matches!(work, Work::Runner(_)) { 195 } else { 15 };
-            let mut microvm = microvm(stage, work);
+            let limit = if matches!(assignment, Assignment::Runner(_)) { 195 } else { 15 };
+            let mut microvm = microvm(stage, assignment);
             assert_eq!(seconds(&microvm), expected, "{stage:?}");
-            microvm.told_to_end = Some(BEGAN);
-            assert_eq!(seconds(&microvm), Some((told, true)), "told to end, {stage:?}");
-            microvm.over = Some(BEGAN);
-            assert_eq!(seconds(&microvm), Some((told.min(135), true)), "over, {stage:?}");
-            microvm.told_to_end = None;
-            assert_eq!(seconds(&microvm), Some((135, true)), "over by itself, {stage:?}");
-            microvm.killed = Some(BEGAN);
+            microvm.end_requested_at = Some(BEGAN);
+            assert_eq!(seconds(&microvm), Some((limit, true)), "commanded to end, {stage:?}");
+            microvm.ended_at = Some(BEGAN);
+            assert_eq!(seconds(&microvm), Some((limit.min(135), true)), "ended, {stage:?}");
+            microvm.end_requested_at = None;
+            assert_eq!(seconds(&microvm), Some((135, true)), "ended by itself, {stage:?}");
+            microvm.killed_at = Some(BEGAN);
             assert_eq!(seconds(&microvm), Some((10, true)), "killed, {stage:?}");
         }
     }
 
     #[test]
     fn a_microvm_without_a_shepherd_is_not_killed() {
-        let mut planned = microvm(Stage::Booting, Work::None);
+        let mut planned = microvm(Stage::Booting, Assignment::None);
         planned.id = None;
-        assert_eq!(step(&planned), None);
+        assert_eq!(next_action(&planned), None);
     }
 
     #[test]
     fn a_job_ends_at_its_own_deadline_before_that_of_its_shepherd() {
-        let mut microvm = microvm(Stage::Busy, Work::Local(JobKey(1)));
-        microvm.deadline = Some(BEGAN + Duration::from_secs(20));
+        let mut microvm = microvm(Stage::Busy, Assignment::Local(JobKey(1)));
+        microvm.job_deadline = Some(BEGAN + Duration::from_secs(20));
         assert_eq!(seconds(&microvm), Some((20, false)));
         microvm.stage = Stage::Assigned;
         assert_eq!(seconds(&microvm), Some((20, false)));
     }
 
     #[test]
-    fn a_runner_whose_job_was_reported_as_completed_has_a_time_of_grace() {
+    fn a_runner_whose_job_completed_has_a_grace_period() {
         for stage in [Stage::Registering, Stage::Registered, Stage::Busy] {
             let mut microvm = microvm(stage, runner());
-            microvm.completed = Some(BEGAN);
+            microvm.job_completed_at = Some(BEGAN);
             assert_eq!(seconds(&microvm), Some((300, false)), "{stage:?}");
         }
-        let mut local = microvm(Stage::Busy, Work::Local(JobKey(1)));
-        local.completed = Some(BEGAN);
+        let mut local = microvm(Stage::Busy, Assignment::Local(JobKey(1)));
+        local.job_completed_at = Some(BEGAN);
         assert_ne!(seconds(&local), Some((300, false)));
     }
 }

@@ -1,117 +1,125 @@
-//! Shepherds as processes of this host: the real driver of the seam.
+//! Shepherds as processes of this host: the real implementation of [`Shepherds`].
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::shepherds::{Left, NotPlanned, Shepherd, Shepherds, Unacknowledged};
-use crate::daemon::decide::Load;
+use super::shepherds::{FoundMicrovm, PlanFailure, Shepherd, Shepherds, Unacknowledged};
+use crate::daemon::decide::Resources;
 use crate::egress::record as egress;
 use crate::failure::{Failure, chain};
-use crate::forge::Promise;
+use crate::forge::BoxFuture;
 use crate::host::descriptors;
 use crate::host::state::StateDirectory;
 use crate::shepherd::event::{Event, Phase};
-use crate::shepherd::plan::{Id, Order, Plan};
-use crate::shepherd::planner::{self, PlanError, Wanted};
-use crate::shepherd::record::{self, Found, Liveness};
-use crate::shepherd::{AttachError, Handle, output};
+use crate::shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand};
+use crate::shepherd::planner::{self, MicrovmRequest, PlanError};
+use crate::shepherd::record::{self, Liveness, RecordedMicrovm};
+use crate::shepherd::{AttachError, ShepherdHandle, output};
 
-/// After there were no descriptors to keep a log.
+/// Wait before the next try to save a log when the process is out of descriptors.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The shepherds below a state directory.
+/// The shepherds of a state directory.
 #[derive(Debug)]
-pub(in crate::daemon) struct Processes {
-    /// Mayfly's executable, as shepherds are started.
+pub(in crate::daemon) struct ShepherdProcesses {
+    /// Mayfly's executable, which starts shepherds.
     program: PathBuf,
     state: StateDirectory,
 }
 
-impl Processes {
+impl ShepherdProcesses {
     pub(in crate::daemon) fn new(program: PathBuf, state: StateDirectory) -> Self {
         Self { program, state }
     }
 
-    fn directory(&self, id: &Id) -> PathBuf {
+    fn directory(&self, id: &MicrovmId) -> PathBuf {
         self.state.microvms().join(id.as_str())
     }
 }
 
-impl Shepherds for Processes {
-    fn plan(&self, wanted: Wanted) -> Promise<'static, Result<Box<Plan>, NotPlanned>> {
+impl Shepherds for ShepherdProcesses {
+    fn plan(
+        &self,
+        request: MicrovmRequest,
+    ) -> BoxFuture<'static, Result<Box<MicrovmPlan>, PlanFailure>> {
         let state = self.state.clone();
         Box::pin(async move {
-            // It reads files, and hashes an image that was not verified yet.
-            let planned = tokio::task::spawn_blocking(move || planner::plan(wanted, &state)).await;
+            // Planning reads files, and hashes an image that was not verified yet.
+            let planned = tokio::task::spawn_blocking(move || planner::plan(request, &state)).await;
             match planned {
                 Ok(Ok((plan, _))) => Ok(Box::new(plan)),
-                Ok(Err(error)) => Err(NotPlanned {
-                    image: matches!(error, PlanError::Image(_)),
-                    why: with_hint(&error),
+                Ok(Err(error)) => Err(PlanFailure {
+                    is_image_error: matches!(error, PlanError::Image(_)),
+                    message: with_hint(&error),
                 }),
-                Err(error) => Err(NotPlanned { image: false, why: chain(&error) }),
+                Err(error) => Err(PlanFailure { is_image_error: false, message: chain(&error) }),
             }
         })
     }
 
-    fn start(&self, plan: Plan) -> Promise<'_, Result<Box<dyn Shepherd>, String>> {
+    fn start(&self, plan: MicrovmPlan) -> BoxFuture<'_, Result<Box<dyn Shepherd>, String>> {
         Box::pin(async move {
-            descriptors::spare().map_err(|error| format!("{error}: {}", descriptors::HINT))?;
-            match Handle::spawn_detached(&self.program, &plan).await {
+            descriptors::check_spare()
+                .map_err(|error| format!("{error}: {}", descriptors::HINT))?;
+            match ShepherdHandle::spawn_detached(&self.program, &plan).await {
                 Ok(handle) => Ok(Box::new(handle) as Box<dyn Shepherd>),
                 Err(error) => Err(chain(&error)),
             }
         })
     }
 
-    fn attach<'a>(&'a self, id: &'a Id) -> Promise<'a, Result<Box<dyn Shepherd>, AttachError>> {
+    fn attach<'a>(
+        &'a self,
+        id: &'a MicrovmId,
+    ) -> BoxFuture<'a, Result<Box<dyn Shepherd>, AttachError>> {
         Box::pin(async move {
-            // Of one that is gone only its record is read.
+            // If it is gone, only its record is read.
             if !self.is_gone(id) {
-                descriptors::spare()?;
+                descriptors::check_spare()?;
             }
-            let handle = Handle::attach(&self.directory(id)).await?;
+            let handle = ShepherdHandle::attach(&self.directory(id)).await?;
             Ok(Box::new(handle) as Box<dyn Shepherd>)
         })
     }
 
-    fn is_gone(&self, id: &Id) -> bool {
+    fn is_gone(&self, id: &MicrovmId) -> bool {
         match record::liveness(&self.directory(id)) {
             Ok(liveness) => liveness == Liveness::Gone,
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         }
     }
 
-    fn kill(&self, id: &Id) -> io::Result<()> {
+    fn kill(&self, id: &MicrovmId) -> io::Result<()> {
         record::kill(&self.directory(id))
     }
 
-    fn list(&self) -> io::Result<Vec<Left>> {
-        let found = record::owned(&self.state.microvms())?.into_iter().map(|found| {
-            let summary = record::summary(&found.directory).ok().flatten();
-            let load =
-                |own: &record::Summary| Load { processors: own.processors, memory: own.memory.0 };
+    fn list(&self) -> io::Result<Vec<FoundMicrovm>> {
+        let found = record::uncollected(&self.state.microvms())?.into_iter().map(|found| {
+            let summary = record::read_summary(&found.directory).ok().flatten();
+            let resources = |own: &record::MicrovmSummary| Resources {
+                processors: own.processors,
+                memory: own.memory.0,
+            };
             let ran = [Phase::Running, Phase::Claimed];
-            let ran = ran.into_iter().find_map(|phase| record::ago(&found, phase));
-            let summary = summary.map(|own| (own.image.clone(), load(&own)));
-            let Found { id, living, events, .. } = found;
-            Left { id, living, events, summary, ran }
+            let ran_for = ran.into_iter().find_map(|phase| record::time_since_phase(&found, phase));
+            let summary = summary.map(|own| (own.image.clone(), resources(&own)));
+            let RecordedMicrovm { id, is_alive, events, .. } = found;
+            FoundMicrovm { id, is_alive, events, summary, ran_for }
         });
         Ok(found.collect())
     }
 
-    fn keep_output(&self, id: &Id, log: PathBuf) -> Promise<'static, u64> {
+    fn save_output(&self, id: &MicrovmId, log: PathBuf) -> BoxFuture<'static, u64> {
         let (directory, id) = (self.directory(id), id.clone());
         Box::pin(async move {
-            // What there are no descriptors for now is kept later; how long that may take is the caller's
-            // to say.
+            // When out of descriptors, try again later. The caller limits the total time.
             loop {
                 let (own, from, to) = (id.clone(), directory.clone(), log.clone());
-                let keep = tokio::task::spawn_blocking(move || keep_output(&own, &from, &to));
+                let keep = tokio::task::spawn_blocking(move || save_output(&own, &from, &to));
                 match keep.await {
                     Ok(Err(error)) => {
-                        tracing::warn!(microvm = %id, "its log is kept later: {error}");
+                        tracing::warn!(microvm = %id, "can't save its log yet, retrying: {error}");
                     }
                     Ok(Ok(bytes)) => return bytes,
                     Err(_) => return 0,
@@ -121,25 +129,31 @@ impl Shepherds for Processes {
         })
     }
 
-    fn put_away(&self, id: &Id, black_box_of: Option<String>) -> Promise<'static, io::Result<()>> {
+    fn dispose(
+        &self,
+        id: &MicrovmId,
+        black_box_pool: Option<String>,
+    ) -> BoxFuture<'static, io::Result<()>> {
         let (directory, all) = (self.directory(id), self.state.microvms());
         Box::pin(async move {
-            let put_away = move || match black_box_of {
-                Some(pool) => record::keep(&directory, &pool).and_then(|()| record::prune(&all)),
+            let dispose = move || match black_box_pool {
+                Some(pool) => {
+                    record::keep_black_box(&directory, &pool).and_then(|()| record::prune(&all))
+                }
                 None => record::collect(&directory).or_else(absent),
             };
-            tokio::task::spawn_blocking(put_away).await.unwrap_or_else(|error| Err(error.into()))
+            tokio::task::spawn_blocking(dispose).await.unwrap_or_else(|error| Err(error.into()))
         })
     }
 }
 
-impl Shepherd for Handle {
-    fn event(&mut self) -> Promise<'_, Option<Event>> {
-        Box::pin(Self::event(self))
+impl Shepherd for ShepherdHandle {
+    fn event(&mut self) -> BoxFuture<'_, Option<Event>> {
+        Box::pin(self.next_event())
     }
 
-    fn order(&mut self, order: &Order) -> Result<(), String> {
-        Self::order(self, order).map(drop).map_err(|error| chain(&error))
+    fn send_command(&mut self, command: &ShepherdCommand) -> Result<(), String> {
+        Self::send_command(self, command).map(drop).map_err(|error| chain(&error))
     }
 
     fn kill(&self) -> io::Result<()> {
@@ -147,50 +161,50 @@ impl Shepherd for Handle {
     }
 
     fn resume(&mut self, orders: Unacknowledged) -> Result<(), String> {
-        Self::resume(self, orders).map_err(|error| chain(&error))
+        self.resend(orders).map_err(|error| chain(&error))
     }
 
     fn into_unacknowledged(self: Box<Self>) -> Unacknowledged {
         Self::into_unacknowledged(*self)
     }
 
-    fn ended(self: Box<Self>) -> Promise<'static, String> {
-        Box::pin(async move { Self::ended(*self).await.unwrap_or_else(|error| chain(&error)) })
+    fn wait(self: Box<Self>) -> BoxFuture<'static, String> {
+        Box::pin(async move { Self::wait(*self).await.unwrap_or_else(|error| chain(&error)) })
     }
 }
 
-/// Keeps what a job wrote and the record of what it reached, which outlive its microVM. Gives how many
-/// bytes; an error where there are no descriptors left.
-fn keep_output(id: &Id, directory: &Path, log: &Path) -> io::Result<u64> {
+/// Saves a job's output and its egress record, which outlive the microVM. Returns the number of
+/// bytes, or an error if the process is out of descriptors.
+fn save_output(id: &MicrovmId, directory: &Path, log: &Path) -> io::Result<u64> {
     let output = directory.join(output::OUTPUT);
-    let kept = output::complete(directory).and_then(|()| std::fs::rename(&output, log));
+    let kept = output::append_tail(directory).and_then(|()| std::fs::rename(&output, log));
     let mut bytes = count(id, log, kept)?;
     for (from, to) in [(egress::JSON, "egress.jsonl"), (egress::SQUID, "access.log")] {
         let to = log.with_extension(to);
-        // Of a try before this one.
+        // From an earlier try.
         let removed = std::fs::remove_file(&to).or_else(absent);
-        // A black box has it, too.
+        // A link, not a rename: a black box needs the file too.
         let kept = removed.and_then(|()| std::fs::hard_link(directory.join(from), &to));
         bytes = bytes.saturating_add(count(id, &to, kept)?);
     }
     Ok(bytes)
 }
 
-fn count(id: &Id, path: &Path, kept: io::Result<()>) -> io::Result<u64> {
+fn count(id: &MicrovmId, path: &Path, kept: io::Result<()>) -> io::Result<u64> {
     match kept.and_then(|()| path.metadata()) {
         Ok(metadata) => Ok(metadata.len()),
-        Err(error) if descriptors::ran_out(&error) => Err(error),
+        Err(error) if descriptors::is_exhausted(&error) => Err(error),
         Err(error) => {
             if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!(microvm = %id, "can't keep {}: {error}", path.display());
+                tracing::warn!(microvm = %id, "can't save {}: {error}", path.display());
             }
-            // What an earlier try kept is there.
+            // An earlier try may have saved it.
             Ok(path.metadata().map_or(0, |metadata| metadata.len()))
         }
     }
 }
 
-/// What is not there is no failure.
+/// Treats a missing file as success.
 fn absent(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }

@@ -1,96 +1,107 @@
-//! The seam to shepherds: start, attach, order, kill, list. One real driver (`processes`), and a
-//! scripted one for tests.
+//! The traits through which the daemon reaches shepherds: start, attach, command, kill, list. One
+//! real implementation ([`processes`](super::processes)), and a fake one for tests.
 //!
-//! What can't be looked at may live: every method that could take a living shepherd for a dead one
-//! has an error for "not known".
+//! A shepherd whose state can't be read may be running: every method that could mistake a running
+//! shepherd for a dead one has an error for "unknown".
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::daemon::decide::Load;
-use crate::forge::Promise;
+use crate::daemon::decide::Resources;
+use crate::forge::BoxFuture;
 use crate::shepherd::AttachError;
 use crate::shepherd::event::Event;
-use crate::shepherd::plan::{Id, Order, Plan};
-use crate::shepherd::planner::Wanted;
+use crate::shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand};
+use crate::shepherd::planner::MicrovmRequest;
 
-/// Orders that a shepherd did not acknowledge, with their numbers.
-pub(in crate::daemon) type Unacknowledged = VecDeque<(u64, Order)>;
+/// Commands that a shepherd did not acknowledge, with their numbers.
+pub(in crate::daemon) type Unacknowledged = VecDeque<(u64, ShepherdCommand)>;
 
-/// All shepherds of this host's daemon.
+/// The shepherds of this host's daemon.
 pub(in crate::daemon) trait Shepherds: Send + Sync {
-    /// Plans a microVM. Nothing of it is there yet.
-    fn plan(&self, wanted: Wanted) -> Promise<'static, Result<Box<Plan>, NotPlanned>>;
+    /// Plans a microVM. Creates nothing yet.
+    fn plan(
+        &self,
+        wanted: MicrovmRequest,
+    ) -> BoxFuture<'static, Result<Box<MicrovmPlan>, PlanFailure>>;
 
-    /// Starts the shepherd of a plan. Where this fails, nothing is left.
-    fn start(&self, plan: Plan) -> Promise<'_, Result<Box<dyn Shepherd>, String>>;
+    /// Starts the shepherd of a plan. If this fails, nothing is left behind.
+    fn start(&self, plan: MicrovmPlan) -> BoxFuture<'_, Result<Box<dyn Shepherd>, String>>;
 
-    /// Takes up a shepherd that was started earlier, living or not. That this fails never means
-    /// that it is gone, but for [`AttachError::NoDirectory`].
-    fn attach<'a>(&'a self, id: &'a Id) -> Promise<'a, Result<Box<dyn Shepherd>, AttachError>>;
+    /// Attaches to a shepherd that was started earlier, running or not. A failure does not mean
+    /// that it is gone, except [`AttachError::NoDirectory`].
+    fn attach<'a>(
+        &'a self,
+        id: &'a MicrovmId,
+    ) -> BoxFuture<'a, Result<Box<dyn Shepherd>, AttachError>>;
 
-    /// Whether nothing of a microVM is left. What can't be looked at may live.
-    fn is_gone(&self, id: &Id) -> bool;
+    /// Returns whether nothing of a microVM runs. If that can't be read, it may run.
+    fn is_gone(&self, id: &MicrovmId) -> bool;
 
-    /// Kills a shepherd that is not attached to, and with it everything of its microVM. One that has
-    /// ended is no error.
-    fn kill(&self, id: &Id) -> io::Result<()>;
+    /// Kills a shepherd that is not attached, and with it everything of its microVM. A shepherd
+    /// that has already ended is no error.
+    fn kill(&self, id: &MicrovmId) -> io::Result<()>;
 
-    /// Those that were not put away yet, living or not.
-    fn list(&self) -> io::Result<Vec<Left>>;
+    /// Lists the microVMs whose directories still exist, running or not.
+    fn list(&self) -> io::Result<Vec<FoundMicrovm>>;
 
-    /// Keeps the output of a microVM that is gone in a file. Gives how many bytes are kept.
-    fn keep_output(&self, id: &Id, log: PathBuf) -> Promise<'static, u64>;
+    /// Saves the output of an ended microVM's job in a file. Returns the number of saved bytes.
+    fn save_output(&self, id: &MicrovmId, log: PathBuf) -> BoxFuture<'static, u64>;
 
-    /// Puts away what is left of a microVM that is gone: for good, or as a black box of a pool.
-    fn put_away(&self, id: &Id, black_box_of: Option<String>) -> Promise<'static, io::Result<()>>;
+    /// Removes the directory of an ended microVM, or retains it as a black box of a pool.
+    fn dispose(
+        &self,
+        id: &MicrovmId,
+        black_box_pool: Option<String>,
+    ) -> BoxFuture<'static, io::Result<()>>;
 }
 
-/// A shepherd that is attached to. Dropped, it goes on.
+/// A connection to a shepherd. The shepherd continues when it is dropped.
 pub(in crate::daemon) trait Shepherd: Send {
-    /// The next event: every connection is told all of them, from the first on. None once no more
-    /// come. Nothing is lost where the wait is given up.
-    fn event(&mut self) -> Promise<'_, Option<Event>>;
+    /// Returns the next event. Every connection receives all events from the first on. `None` means
+    /// that no more come. Cancel-safe.
+    fn event(&mut self) -> BoxFuture<'_, Option<Event>>;
 
-    /// Gives an order. Never waits; whether it was received is seen by what it does not leave in
+    /// Sends a command. Never waits. Commands that were not received stay in
     /// [`Self::into_unacknowledged`].
-    fn order(&mut self, order: &Order) -> Result<(), String>;
+    fn send_command(&mut self, command: &ShepherdCommand) -> Result<(), String>;
 
-    /// Kills it, and nothing else, whatever it wrote of itself. One that has ended is no error.
+    /// Kills this process only, whatever its files say. A shepherd that has already ended is no
+    /// error.
     fn kill(&self) -> io::Result<()>;
 
-    /// Gives again, to one that was attached to again, what was not acknowledged.
-    fn resume(&mut self, orders: Unacknowledged) -> Result<(), String>;
+    /// Sends unacknowledged commands again after a new attach.
+    fn resume(&mut self, commands: Unacknowledged) -> Result<(), String>;
 
-    /// The orders that were not acknowledged.
+    /// Returns the commands that were not acknowledged.
     fn into_unacknowledged(self: Box<Self>) -> Unacknowledged;
 
-    /// Waits for the end of its process, and tells how it ended.
-    fn ended(self: Box<Self>) -> Promise<'static, String>;
+    /// Waits for its process to end, and returns how it ended.
+    fn wait(self: Box<Self>) -> BoxFuture<'static, String>;
 }
 
-/// Why a microVM can't be planned.
+/// The reason why a microVM can't be planned.
 #[derive(Debug)]
-pub(in crate::daemon) struct NotPlanned {
-    /// Whether it is for the image.
-    pub(in crate::daemon) image: bool,
-    /// Why, in words.
-    pub(in crate::daemon) why: String,
+pub(in crate::daemon) struct PlanFailure {
+    /// Whether the image is the cause.
+    pub(in crate::daemon) is_image_error: bool,
+    /// The error message.
+    pub(in crate::daemon) message: String,
 }
 
-/// What a daemon that comes back finds of a microVM.
+/// A microVM that a starting daemon finds.
 #[derive(Debug, Clone)]
-pub(in crate::daemon) struct Left {
-    /// Its name.
-    pub(in crate::daemon) id: Id,
-    /// Whether it lives.
-    pub(in crate::daemon) living: bool,
-    /// What it recorded. Complete where it lives no more.
+pub(in crate::daemon) struct FoundMicrovm {
+    /// Its id.
+    pub(in crate::daemon) id: MicrovmId,
+    /// Whether its shepherd is running.
+    pub(in crate::daemon) is_alive: bool,
+    /// Its recorded events. Complete if the shepherd is not running.
     pub(in crate::daemon) events: Vec<Event>,
-    /// Its image and what it takes of the host, where its record says so.
-    pub(in crate::daemon) summary: Option<(String, Load)>,
-    /// How long ago its job, or else its claim, began, where that is known.
-    pub(in crate::daemon) ran: Option<Duration>,
+    /// Its image and resources, if its record has them.
+    pub(in crate::daemon) summary: Option<(String, Resources)>,
+    /// How long ago its job began, or its claim; `None` if unknown.
+    pub(in crate::daemon) ran_for: Option<Duration>,
 }

@@ -1,11 +1,11 @@
 //! The registry: this daemon's runners at the forge, from the choice of a name until the forge has
-//! none of that name any more.
+//! removed it.
 //!
-//! Owns the forge ([`Forge`]), what is wanted of it, which registrations have to go ([`Removals`]),
-//! what stands in the way of new ones, and of the ledger the registrations. Which microVM becomes a
-//! runner is decided elsewhere.
+//! Owns the forge ([`Forge`]), the request what it listens for, the registrations to delete
+//! ([`Removals`]), the failures of new ones, and of the ledger the registrations. Which microVM
+//! becomes a runner is decided elsewhere.
 
-mod reach;
+mod reachability;
 mod removals;
 
 use std::collections::BTreeSet;
@@ -15,75 +15,77 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 
 use super::clock::Clock;
-use super::decide::{Blocker, MachineKey, Obstacle, PoolId, Registers};
+use super::decide::{Blocker, MachineKey, Obstacle, PoolId, RegistrationPolicy};
 use super::error::DaemonError;
-use super::happening::Happening;
-use super::millis::Millis;
-use super::pools::{Pools, Troubles};
+use super::event::DaemonEvent;
+use super::pools::{PoolFailures, Pools};
 use super::tasks::Tasks;
-use crate::api::types::Check;
-use crate::config::{self, Pool, Trigger};
-use crate::forge::{Forge, ForgeError, Places, Removal, Runner, Said, Wanted};
+use super::time::Millis;
+use crate::api::types::ReadinessCheck;
+use crate::config::{self, PoolConfig, Trigger};
+use crate::forge::{
+    Forge, ForgeError, ForgeEvent, ListenRequest, RemoteRunner, RemovalOutcome, ScaleSetLocations,
+};
 use crate::ledger::{Ledger, RegistrationState};
-use reach::Reach;
+use reachability::Reachability;
 use removals::{Removals, orphans};
 
-/// Between two lists of the forge's runners at most after an answer that never came: what it left
-/// behind shows itself by then.
+/// The longest wait before the next list of runners after an unanswered call. The list shows what
+/// the call left behind.
 const LIST_SOON: Duration = Duration::from_secs(20);
-/// The least wait after a rate limit, whose end is told in whole seconds.
-const SOON: Duration = Duration::from_secs(1);
-/// How long any call may take. A forge has deadlines of its own; this one holds for all.
-const CALL: Duration = Duration::from_secs(5 * 60);
+/// The minimum wait after a rate limit, whose end is given in whole seconds.
+const MIN_RATE_LIMIT_WAIT: Duration = Duration::from_secs(1);
+/// How long a call may take. A forge has its own deadlines; this one applies to all calls.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
-/// The registrations, and the way to the forge.
+/// The registrations, and the access to the forge.
 pub(super) struct Registry {
     forge: Option<Arc<dyn Forge>>,
     /// How the names of this daemon's runners begin.
     prefix: String,
     removals: Removals,
-    /// When the forge's runners are listed next; none while they are.
-    next_list: Option<Millis>,
-    /// Between two lists.
+    /// When the forge's runners are listed next; `None` while a list is being fetched.
+    next_list_at: Option<Millis>,
+    /// Time between two lists.
     reconcile: Duration,
-    /// Runners of ours that the last list did not have.
-    missed: Vec<String>,
-    reach: Reach,
-    calls: Troubles,
-    runners: Troubles,
-    /// The pools of which the forge said that their runners can be registered.
-    ready: BTreeSet<PoolId>,
-    /// Where the forge has something for pools.
-    held: Places,
-    wanted: watch::Sender<Wanted>,
+    /// Runners of this daemon that the last list did not have.
+    missing_once: Vec<String>,
+    reachability: Reachability,
+    call_failures: PoolFailures,
+    runner_failures: PoolFailures,
+    /// The pools whose runners can be registered, as the forge reported.
+    ready_pools: BTreeSet<PoolId>,
+    /// The scale sets that the forge has for pools.
+    locations: ScaleSetLocations,
+    listen_request: watch::Sender<ListenRequest>,
 }
 
-/// What the end of a registration means for its microVM.
+/// The result of a deletion for the runner's microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Deregistered {
-    /// The runner is no more: its microVM can go.
+pub(super) enum DeregistrationResult {
+    /// The runner is gone: its microVM can end.
     Gone,
     /// The runner has a job.
     Busy,
-    /// It is tried again.
-    Later,
+    /// The deletion is retried.
+    Retrying,
 }
 
 impl Registry {
     pub(super) fn new(forge: Option<Arc<dyn Forge>>, prefix: String) -> Self {
         Self {
-            next_list: forge.as_ref().map(|_| Millis(0)),
+            next_list_at: forge.as_ref().map(|_| Millis(0)),
             forge,
             prefix,
             removals: Removals::default(),
             reconcile: LIST_SOON,
-            missed: Vec::new(),
-            reach: Reach::default(),
-            calls: Troubles::default(),
-            runners: Troubles::default(),
-            ready: BTreeSet::new(),
-            held: Places::new(),
-            wanted: watch::Sender::new(Wanted::default()),
+            missing_once: Vec::new(),
+            reachability: Reachability::default(),
+            call_failures: PoolFailures::default(),
+            runner_failures: PoolFailures::default(),
+            ready_pools: BTreeSet::new(),
+            locations: ScaleSetLocations::new(),
+            listen_request: watch::Sender::new(ListenRequest::default()),
         }
     }
 
@@ -100,101 +102,107 @@ impl Registry {
         &self.prefix
     }
 
-    /// Says what the forge is to listen for: work for these pools, and none where the daemon drains.
-    pub(super) fn want(&mut self, pools: &Pools, draining: bool, absences: u64) {
-        let wanted = pools.iter().map(|(_, pool)| {
+    /// Updates what the forge listens for: jobs for these pools, or none while the daemon drains.
+    pub(super) fn update_listen_request(&mut self, pools: &Pools, draining: bool, absences: u64) {
+        let requested = pools.iter().map(|(_, pool)| {
             let most = if draining { 0 } else { pool.max };
             (pool.name.clone(), (pool.clone(), most))
         });
-        let (pools, held) = (wanted.collect(), self.held.clone());
-        self.wanted.send_replace(Wanted { pools, held, absences });
+        let (pools, locations) = (requested.collect(), self.locations.clone());
+        self.listen_request.send_replace(ListenRequest { pools, locations, absences });
     }
 
-    /// Takes on where the forge has something for pools.
-    pub(super) fn holds(&mut self, held: Places) {
-        self.held = held;
+    /// Sets the scale sets that the forge has for pools.
+    pub(super) fn set_locations(&mut self, locations: ScaleSetLocations) {
+        self.locations = locations;
     }
 
-    /// Takes on how often runners are listed.
-    pub(super) fn take_on(&mut self, settings: Option<&config::GitHub>) {
+    /// Applies the settings: how often runners are listed.
+    pub(super) fn apply_settings(&mut self, settings: Option<&config::GitHubConfig>) {
         self.reconcile = settings.map_or(LIST_SOON, |settings| settings.reconcile);
     }
 
-    /// Begins to listen; ends with this registry.
-    pub(super) fn listen(&self, to: mpsc::Sender<Said>, tasks: &mut Tasks) {
+    /// Starts the forge's listener, which ends with this registry.
+    pub(super) fn listen(&self, to: mpsc::Sender<ForgeEvent>, tasks: &mut Tasks) {
         if let Some(forge) = &self.forge {
-            tasks.spawn(forge.clone().listen(self.wanted.subscribe(), to));
+            tasks.spawn(forge.clone().listen(self.listen_request.subscribe(), to));
         }
     }
 
-    /// Why no runner of a pool can be registered.
-    pub(super) fn obstacle(&self, id: PoolId, pool: &Pool) -> Option<Obstacle> {
-        if registers(pool) == Registers::Never {
+    /// Returns why no runner of a pool can be registered, if so.
+    pub(super) fn obstacle(&self, id: PoolId, pool: &PoolConfig) -> Option<Obstacle> {
+        if registration_policy(pool) == RegistrationPolicy::Never {
             return None;
         }
-        let finds_out = matches!(pool.trigger, Trigger::ScaleSet | Trigger::Auto);
-        let is_ready = self.forge.is_some() && (!finds_out || self.ready.contains(&id));
-        match (self.calls.obstacle(id), is_ready) {
+        let discovers_registration = matches!(pool.trigger, Trigger::ScaleSet | Trigger::Auto);
+        let is_ready =
+            self.forge.is_some() && (!discovers_registration || self.ready_pools.contains(&id));
+        match (self.call_failures.obstacle(id), is_ready) {
             (Some(failure), _) => Some(failure),
-            (None, true) => self.runners.obstacle(id),
+            (None, true) => self.runner_failures.obstacle(id),
             (None, false) => {
-                let why = "its registration is being set up".to_owned();
+                let why = "the pool's registration is still being set up".to_owned();
                 Some(Obstacle { until: None, why: Blocker::Unreachable(why) })
             }
         }
     }
 
-    /// Whether the forge is in reach; none without a forge.
-    pub(super) fn check(&self, now: Millis) -> Option<Check> {
-        self.forge.as_ref().map(|_| self.reach.check(self.reconcile, now))
+    /// Returns whether the forge is reachable; `None` without a forge.
+    pub(super) fn check(&self, now: Millis) -> Option<ReadinessCheck> {
+        self.forge.as_ref().map(|_| self.reachability.check(self.reconcile, now))
     }
 
-    /// Runners of a pool can be registered from now on.
-    pub(super) fn is_ready(&mut self, pool: PoolId, now: Millis) {
-        self.reach.take(None, now);
-        self.ready.insert(pool);
-        self.calls.worked(pool);
+    /// Records that runners of a pool can be registered from now on.
+    pub(super) fn mark_ready(&mut self, pool: PoolId, now: Millis) {
+        self.reachability.record(None, now);
+        self.ready_pools.insert(pool);
+        self.call_failures.clear(pool);
     }
 
-    /// The forge answered.
-    pub(super) fn answers(&mut self, now: Millis) {
-        self.reach.take(None, now);
+    /// Records that the forge responded.
+    pub(super) fn mark_reachable(&mut self, now: Millis) {
+        self.reachability.record(None, now);
     }
 
-    /// The forge can't be listened to: for a pool, or at all.
-    pub(super) fn fails(&mut self, pool: Option<(PoolId, &str)>, error: &ForgeError, clock: Clock) {
-        self.reach.take(Some(error), clock.now());
+    /// Records that listening failed, for a pool or for all.
+    pub(super) fn record_listen_failure(
+        &mut self,
+        pool: Option<(PoolId, &str)>,
+        error: &ForgeError,
+        clock: Clock,
+    ) {
+        self.reachability.record(Some(error), clock.now());
         let Some((id, name)) = pool else {
-            tracing::warn!("can't poll: {error}");
+            tracing::warn!("can't poll GitHub for jobs: {error}");
             return;
         };
-        tracing::warn!(pool = name, "the scale set can't be heard: {error}");
-        if !self.ready.contains(&id) {
-            self.call_failed(id, error, clock);
+        tracing::warn!(pool = name, "can't receive messages of the scale set: {error}");
+        if !self.ready_pools.contains(&id) {
+            self.record_call_failure(id, error, clock);
         }
     }
 
-    fn call_failed(&mut self, pool: PoolId, error: &ForgeError, clock: Clock) {
+    fn record_call_failure(&mut self, pool: PoolId, error: &ForgeError, clock: Clock) {
         let now = clock.now();
         match error {
             ForgeError::RateLimited { until, .. } => {
-                self.calls.failed_until(pool, blocker(error), now + from_now(*until), now);
+                self.call_failures.record_until(pool, blocker(error), now + from_now(*until), now);
             }
-            _ => self.calls.failed(pool, blocker(error), now),
+            _ => self.call_failures.record(pool, blocker(error), now),
         }
     }
 
-    /// A runner of a pool ended before it had a job.
-    pub(super) fn runner_failed(&mut self, pool: PoolId, why: String, now: Millis) {
-        self.runners.failed(pool, Blocker::RunnersFail(why), now);
+    /// Records that a runner of a pool ended before it had a job.
+    pub(super) fn record_runner_failure(&mut self, pool: PoolId, why: String, now: Millis) {
+        self.runner_failures.record(pool, Blocker::RunnersFail(why), now);
     }
 
-    /// Chooses a name for a runner, writes it down, and asks the forge for it.
+    /// Chooses and records a name for a runner, and starts its registration at the forge.
     pub(super) fn register(
         &mut self,
         key: MachineKey,
         microvm: &str,
-        pool: &Pool,
+        pool: &PoolConfig,
         ledger: &mut Ledger,
         tasks: &mut Tasks,
     ) -> Result<Option<String>, DaemonError> {
@@ -202,17 +210,17 @@ impl Registry {
         let random = crate::host::random::<8>().map_err(DaemonError::Random)?;
         let random = data_encoding::BASE32_DNSSEC.encode(&random);
         let name = format!("{}{}-{}", self.prefix, pool.name, &random[..10]);
-        ledger.intend(&name, pool.name.as_str(), microvm)?;
-        let (pool, asked) = (pool.clone(), name.clone());
-        tasks.report(async move {
-            let registered = in_time(forge.register(&asked, &pool)).await;
-            Happening::Registered(key, asked, registered)
+        ledger.intend_registration(&name, pool.name.as_str(), microvm)?;
+        let (pool, requested_name) = (pool.clone(), name.clone());
+        tasks.spawn_reporting(async move {
+            let registered = with_timeout(forge.register(&requested_name, &pool)).await;
+            DaemonEvent::Registered(key, requested_name, registered)
         });
         Ok(Some(name))
     }
 
-    /// The forge made a runner. What was forgotten meanwhile stays so.
-    pub(super) fn registered(
+    /// Records a successful registration. A registration that was removed meanwhile stays removed.
+    pub(super) fn record_registered(
         &mut self,
         name: &str,
         number: u64,
@@ -220,18 +228,18 @@ impl Registry {
         ledger: &mut Ledger,
         now: Millis,
     ) -> Result<(), DaemonError> {
-        self.reach.take(None, now);
+        self.reachability.record(None, now);
         if let Some(pool) = pool {
-            self.calls.worked(pool);
+            self.call_failures.clear(pool);
         }
         if is_open(name, ledger)? {
-            ledger.registered(name, number)?;
+            ledger.record_registered(name, number)?;
         }
         Ok(())
     }
 
-    /// The forge made no runner, or did not say so.
-    pub(super) fn not_registered(
+    /// Records a failed or unanswered registration.
+    pub(super) fn record_registration_failure(
         &mut self,
         name: &str,
         pool: Option<(PoolId, &str)>,
@@ -240,23 +248,23 @@ impl Registry {
         clock: Clock,
     ) -> Result<(), DaemonError> {
         let now = clock.now();
-        tracing::warn!(runner = name, "not registered: {error}");
-        self.reach.take(Some(error), now);
+        tracing::warn!(runner = name, "can't register the runner: {error}");
+        self.reachability.record(Some(error), now);
         if let Some((id, _)) = pool {
-            self.call_failed(id, error, clock);
+            self.record_call_failure(id, error, clock);
         }
         match error {
-            // It may be there all the same, now or in a moment.
+            // It may exist anyway, now or soon.
             ForgeError::Ambiguous(_) | ForgeError::NameTaken(_) => {
                 self.removals.add(name, pool.map(|(_, name)| name), None, now);
                 self.list_soon(now);
             }
-            _ => _ = ledger.deleted(name)?,
+            _ => _ = ledger.record_deleted(name)?,
         }
         Ok(())
     }
 
-    /// A runner has to go.
+    /// Schedules the deletion of a runner.
     pub(super) fn remove(
         &mut self,
         name: &str,
@@ -270,162 +278,169 @@ impl Registry {
         Ok(())
     }
 
-    /// A runner is over and did its job: a forge removes it by itself. What it did not, the next
-    /// list shows.
-    pub(super) fn spent(name: &str, ledger: &mut Ledger) -> Result<(), DaemonError> {
-        ledger.deleted(name)?;
+    /// Records that the forge removed a runner whose job is done. If it did not, the next list
+    /// shows it.
+    pub(super) fn record_removed_by_forge(
+        name: &str,
+        ledger: &mut Ledger,
+    ) -> Result<(), DaemonError> {
+        ledger.record_deleted(name)?;
         Ok(())
     }
 
-    /// A runner took a job: that one was registered, or listens, does not say that it can.
-    pub(super) fn took(
+    /// Records that a runner took a job. Only that proves that runners of the pool work;
+    /// registering and listening do not.
+    pub(super) fn record_job_taken(
         &mut self,
         name: &str,
         pool: PoolId,
         job: &str,
         ledger: &mut Ledger,
     ) -> Result<(), DaemonError> {
-        self.runners.worked(pool);
-        // It may have been told already: by the runner, by the forge, or to a daemon before.
+        self.runner_failures.clear(pool);
+        // It may be recorded already: from the runner, from the forge, or by an earlier daemon.
         if is_open(name, ledger)? {
-            ledger.job_taken(name, job)?;
+            ledger.record_taken(name, job)?;
         }
         Ok(())
     }
 
-    /// A runner was to be deleted.
-    pub(super) fn deregistered(
+    /// Records the result of a deletion.
+    pub(super) fn record_deregistration(
         &mut self,
         name: &str,
-        removed: &Result<Removal, ForgeError>,
+        removed: &Result<RemovalOutcome, ForgeError>,
         has_microvm: bool,
         ledger: &mut Ledger,
         now: Millis,
-    ) -> Result<Deregistered, DaemonError> {
-        self.reach.take(removed.as_ref().err(), now);
+    ) -> Result<DeregistrationResult, DaemonError> {
+        self.reachability.record(removed.as_ref().err(), now);
         Ok(match removed {
-            Ok(Removal::Gone) => {
-                self.removals.done(name);
+            Ok(RemovalOutcome::Gone) => {
+                self.removals.remove(name);
                 if ledger.reader().registration(name)?.is_some() {
-                    ledger.deleted(name)?;
+                    ledger.record_deleted(name)?;
                 }
-                Deregistered::Gone
+                DeregistrationResult::Gone
             }
-            Ok(Removal::Busy) if has_microvm => {
-                // It got its job while it was being retired: it stays.
-                self.removals.done(name);
-                Deregistered::Busy
+            Ok(RemovalOutcome::Busy) if has_microvm => {
+                // It got a job while it was being retired, so it stays.
+                self.removals.remove(name);
+                DeregistrationResult::Busy
             }
-            Ok(Removal::Busy) => {
-                self.removals.again(name, now);
-                Deregistered::Later
+            Ok(RemovalOutcome::Busy) => {
+                self.removals.record_failure(name, now);
+                DeregistrationResult::Retrying
             }
             Err(error) => {
                 tracing::warn!(runner = name, "can't delete the runner: {error}");
                 match error {
                     ForgeError::RateLimited { until, .. } => {
-                        self.removals.postpone(name, now + from_now(*until).max(SOON), now);
+                        self.removals.postpone(
+                            name,
+                            now + from_now(*until).max(MIN_RATE_LIMIT_WAIT),
+                            now,
+                        );
                     }
-                    _ => self.removals.again(name, now),
+                    _ => self.removals.record_failure(name, now),
                 }
-                Deregistered::Later
+                DeregistrationResult::Retrying
             }
         })
     }
 
-    /// The runners that the forge has: ours that nothing uses any more have to go. Gives those in
-    /// use, of `listening` since before the list was asked for, that two lists did not have: the
-    /// forge dropped them.
-    pub(super) fn listed(
+    /// Applies the forge's list of runners: schedules the deletion of this daemon's unused runners.
+    /// Returns those of `listening` that two lists in a row did not have: the forge dropped them.
+    /// `listening` has the runners that listened before the list was requested.
+    pub(super) fn reconcile_runners(
         &mut self,
-        runners: &Result<Vec<Runner>, ForgeError>,
+        runners: &Result<Vec<RemoteRunner>, ForgeError>,
         in_use: &BTreeSet<&str>,
         listening: &BTreeSet<&str>,
         ledger: &Ledger,
         now: Millis,
     ) -> Result<Vec<String>, DaemonError> {
-        self.reach.take(runners.as_ref().err(), now);
+        self.reachability.record(runners.as_ref().err(), now);
         let runners = match runners {
             Ok(runners) => runners,
             Err(error) => {
                 tracing::warn!("can't list the runners: {error}");
-                self.next_list = Some(now + self.reconcile.min(LIST_SOON));
+                self.next_list_at = Some(now + self.reconcile.min(LIST_SOON));
                 return Ok(Vec::new());
             }
         };
-        self.next_list = Some(now + self.reconcile);
+        self.next_list_at = Some(now + self.reconcile);
         for runner in orphans(runners, &self.prefix, in_use) {
             if !runner.busy && !self.removals.contains(&runner.name) {
-                tracing::warn!(
-                    runner = runner.name,
-                    "a runner of ours that nothing uses is deleted"
-                );
-                self.remove(&runner.name, Some(runner.number), ledger, now)?;
+                tracing::warn!(runner = runner.name, "deleting an unused runner of this daemon");
+                self.remove(&runner.name, Some(runner.id), ledger, now)?;
             }
         }
         let is_there = |name: &str| runners.iter().any(|runner| runner.name == name);
         let missing =
             listening.iter().filter(|name| !is_there(name)).map(|name| (*name).to_owned());
-        let before = std::mem::take(&mut self.missed);
-        let (dropped, missed) = missing.partition(|name| before.contains(name));
-        self.missed = missed;
-        if !self.missed.is_empty() {
+        let before = std::mem::take(&mut self.missing_once);
+        let (dropped, missing_once) = missing.partition(|name| before.contains(name));
+        self.missing_once = missing_once;
+        if !self.missing_once.is_empty() {
             self.list_soon(now);
         }
         Ok(dropped)
     }
 
-    /// Lists the runners sooner than usual.
+    /// Schedules the next list sooner than usual.
     fn list_soon(&mut self, now: Millis) {
         let soon = now + self.reconcile.min(LIST_SOON);
-        self.next_list = self.next_list.map(|at| at.min(soon));
+        self.next_list_at = self.next_list_at.map(|at| at.min(soon));
     }
 
-    /// Does what is due: deletes runners that have to go, lists those that are there.
-    pub(super) fn act(&mut self, now: Millis, tasks: &mut Tasks) {
+    /// Starts the due calls: deletions, and the list of runners.
+    pub(super) fn start_due_calls(&mut self, now: Millis, tasks: &mut Tasks) {
         let Some(forge) = self.forge.clone() else { return };
         for due in self.removals.due(now) {
             let forge = forge.clone();
-            tasks.report(async move {
+            tasks.spawn_reporting(async move {
                 let removed = forge.deregister(&due.name, due.pool.as_deref(), due.number);
-                let removed = in_time(removed).await;
-                Happening::Deregistered(due.name, removed)
+                let removed = with_timeout(removed).await;
+                DaemonEvent::Deregistered(due.name, removed)
             });
         }
-        if self.next_list.is_some_and(|at| at <= now) {
-            self.next_list = None;
-            tasks.report(async move { Happening::Listed(now, in_time(forge.runners()).await) });
+        if self.next_list_at.is_some_and(|at| at <= now) {
+            self.next_list_at = None;
+            tasks.spawn_reporting(async move {
+                DaemonEvent::RunnersListed(now, with_timeout(forge.runners()).await)
+            });
         }
     }
 
-    /// When something is due next.
-    pub(super) fn wake(&self) -> Option<Millis> {
+    /// Returns when the next call is due.
+    pub(super) fn next_wake(&self) -> Option<Millis> {
         self.forge.as_ref()?;
-        self.removals.wake().into_iter().chain(self.next_list).min()
+        self.removals.next_wake().into_iter().chain(self.next_list_at).min()
     }
 
-    /// The daemon begins to drain: every removal is tried once more, now.
-    pub(super) fn hurry(&mut self, now: Millis) {
-        self.removals.hurry(now);
+    /// Makes every deletion due now, because the daemon starts to drain.
+    pub(super) fn retry_removals_now(&mut self, now: Millis) {
+        self.removals.retry_now(now);
     }
 
-    /// Whether every removal that is left was tried since then. What could not be removed is told,
-    /// and swept by the next daemon.
-    pub(super) fn is_settled(&self, since: Millis) -> bool {
-        self.forge.is_none() || self.removals.were_tried_since(since)
+    /// Returns whether every remaining deletion was tried since `since`. The next daemon does those
+    /// that failed.
+    pub(super) fn are_removals_tried_since(&self, since: Millis) -> bool {
+        self.forge.is_none() || self.removals.were_all_tried_since(since)
     }
 
-    /// Says what the next daemon has to remove.
-    pub(super) fn tell_left(&self) {
+    /// Logs what the next daemon has to remove.
+    pub(super) fn log_remaining(&self) {
         let names: Vec<_> = self.removals.names().collect();
         if !names.is_empty() {
             let names = names.join(", ");
-            tracing::warn!("registrations are left, and removed at the next start: {names}");
+            tracing::warn!("runners are still registered; the next start deletes them: {names}");
         }
     }
 }
 
-/// Whether a registration still waits for its runner, or for its runner's job.
+/// Returns whether a registration still waits for its runner, or for its runner's job.
 fn is_open(name: &str, ledger: &Ledger) -> Result<bool, DaemonError> {
     let known = ledger.reader().registration(name)?;
     Ok(known.is_some_and(|known| {
@@ -433,20 +448,24 @@ fn is_open(name: &str, ledger: &Ledger) -> Result<bool, DaemonError> {
     }))
 }
 
-/// A call that does not come back may have had its effect.
-async fn in_time<T>(call: impl Future<Output = Result<T, ForgeError>>) -> Result<T, ForgeError> {
-    tokio::time::timeout(CALL, call).await.unwrap_or_else(|_| {
-        let within = humantime::format_duration(CALL);
-        Err(ForgeError::Ambiguous(format!("no answer came within {within}")))
+/// Limits the duration of a call. A call that timed out may have had its effect.
+async fn with_timeout<T>(
+    call: impl Future<Output = Result<T, ForgeError>>,
+) -> Result<T, ForgeError> {
+    tokio::time::timeout(CALL_TIMEOUT, call).await.unwrap_or_else(|_| {
+        let within = humantime::format_duration(CALL_TIMEOUT);
+        Err(ForgeError::Ambiguous(format!("no response within {within}")))
     })
 }
 
-/// When a pool's microVMs become runners.
-pub(super) fn registers(pool: &Pool) -> Registers {
+/// Returns when a pool's microVMs become runners.
+pub(super) fn registration_policy(pool: &PoolConfig) -> RegistrationPolicy {
     match pool.trigger {
-        Trigger::None => Registers::Never,
-        Trigger::Always => Registers::Always,
-        Trigger::Webhook | Trigger::Poll | Trigger::ScaleSet | Trigger::Auto => Registers::Late,
+        Trigger::None => RegistrationPolicy::Never,
+        Trigger::Always => RegistrationPolicy::Always,
+        Trigger::Webhook | Trigger::Poll | Trigger::ScaleSet | Trigger::Auto => {
+            RegistrationPolicy::OnDemand
+        }
     }
 }
 
@@ -454,7 +473,7 @@ fn from_now(until: SystemTime) -> Duration {
     until.duration_since(SystemTime::now()).unwrap_or_default()
 }
 
-/// What an error of the forge's means for those who wait.
+/// Converts an error of the forge to the reason why jobs wait.
 fn blocker(error: &ForgeError) -> Blocker {
     match error {
         ForgeError::RateLimited { .. } => Blocker::RateLimited,

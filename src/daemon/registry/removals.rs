@@ -1,131 +1,133 @@
-//! The runners at the forge that have to go: which, and when to try again. Pure.
+//! The runners to delete at the forge, and when to retry. Pure.
 //!
-//! A name is here from the moment at which nothing of ours can use it any more until the forge
-//! says that there is no such runner. What is here is only as good as what was recorded; a list of the
-//! scope's runners, compared with those in use, finds the rest.
+//! A name is here from the time at which nothing of this daemon can use it any more, until the
+//! forge reports that it does not exist. This set is only as complete as the ledger; the list of
+//! the scope's runners, compared with those in use, finds the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::daemon::millis::Millis;
-use crate::forge::Runner;
+use crate::daemon::time::Millis;
+use crate::forge::RemoteRunner;
 
-/// The wait after the first refusal, and what it doubles up to.
-const FIRST: Duration = Duration::from_secs(2);
-const LONGEST: Duration = Duration::from_secs(5 * 60);
-/// Removals that are under way at the same time.
-const AT_ONCE: usize = 4;
+/// The wait after the first failure, and the limit up to which it doubles.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+const LONGEST_RETRY: Duration = Duration::from_secs(5 * 60);
+/// The maximum number of deletions that run at the same time.
+const MAX_RUNNING: usize = 4;
 
-/// The removals that are still to be done.
+/// The deletions that are still to be done.
 #[derive(Debug, Default)]
 pub(super) struct Removals(BTreeMap<String, Removal>);
 
 #[derive(Debug)]
 struct Removal {
-    // Whose it is, where that is known.
+    // Its pool, if known.
     pool: Option<String>,
     number: Option<u64>,
     tries: u32,
     next: Millis,
-    // When it was last tried in vain.
-    tried: Option<Millis>,
-    under_way: bool,
+    // When the last try failed.
+    last_tried_at: Option<Millis>,
+    is_running: bool,
 }
 
-/// One to be tried now.
+/// A deletion to be tried now.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Due {
+pub(super) struct DueRemoval {
     pub(super) name: String,
     pub(super) pool: Option<String>,
     pub(super) number: Option<u64>,
 }
 
 impl Removals {
-    /// A runner that has to go.
+    /// Adds a runner to delete.
     pub(super) fn add(&mut self, name: &str, pool: Option<&str>, number: Option<u64>, now: Millis) {
         self.0.entry(name.to_owned()).or_insert(Removal {
             pool: pool.map(str::to_owned),
             number,
             tries: 0,
             next: now,
-            tried: None,
-            under_way: false,
+            last_tried_at: None,
+            is_running: false,
         });
     }
 
-    /// Those to be tried now, which are under way from here on.
-    pub(super) fn due(&mut self, now: Millis) -> Vec<Due> {
-        let room = AT_ONCE.saturating_sub(self.0.values().filter(|one| one.under_way).count());
-        let due = self.0.iter_mut().filter(|(_, one)| !one.under_way && one.next <= now);
+    /// Returns the deletions to be tried now, and marks them as running.
+    pub(super) fn due(&mut self, now: Millis) -> Vec<DueRemoval> {
+        let room = MAX_RUNNING.saturating_sub(self.0.values().filter(|one| one.is_running).count());
+        let due = self.0.iter_mut().filter(|(_, one)| !one.is_running && one.next <= now);
         due.take(room)
             .map(|(name, one)| {
-                one.under_way = true;
-                Due { name: name.clone(), pool: one.pool.clone(), number: one.number }
+                one.is_running = true;
+                DueRemoval { name: name.clone(), pool: one.pool.clone(), number: one.number }
             })
             .collect()
     }
 
-    /// One was tried in vain.
-    pub(super) fn again(&mut self, name: &str, now: Millis) {
+    /// Records a failed try.
+    pub(super) fn record_failure(&mut self, name: &str, now: Millis) {
         if let Some(one) = self.0.get_mut(name) {
-            let wait = FIRST.saturating_mul(1_u32.checked_shl(one.tries).unwrap_or(u32::MAX));
+            let wait = FIRST_RETRY.saturating_mul(1_u32.checked_shl(one.tries).unwrap_or(u32::MAX));
             one.tries = one.tries.saturating_add(1);
-            one.next = now + wait.min(LONGEST);
-            one.tried = Some(now);
-            one.under_way = false;
+            one.next = now + wait.min(LONGEST_RETRY);
+            one.last_tried_at = Some(now);
+            one.is_running = false;
         }
     }
 
-    /// One could not be tried yet, and can be at that moment.
+    /// Postpones a deletion that can't be tried yet.
     pub(super) fn postpone(&mut self, name: &str, until: Millis, now: Millis) {
         if let Some(one) = self.0.get_mut(name) {
             one.next = until;
-            one.tried = Some(now);
-            one.under_way = false;
+            one.last_tried_at = Some(now);
+            one.is_running = false;
         }
     }
 
-    /// One is gone.
-    pub(super) fn done(&mut self, name: &str) {
+    /// Removes a runner that is deleted.
+    pub(super) fn remove(&mut self, name: &str) {
         self.0.remove(name);
     }
 
-    /// Whether a name is here.
+    /// Returns whether a name is here.
     pub(super) fn contains(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
-    /// Whether each that is left was tried in vain at or after that moment.
-    pub(super) fn were_tried_since(&self, moment: Millis) -> bool {
-        self.0.values().all(|one| !one.under_way && one.tried.is_some_and(|tried| tried >= moment))
+    /// Returns whether every deletion was tried, and failed, at or after that time.
+    pub(super) fn were_all_tried_since(&self, moment: Millis) -> bool {
+        self.0.values().all(|one| {
+            !one.is_running
+                && one.last_tried_at.is_some_and(|last_tried_at| last_tried_at >= moment)
+        })
     }
 
-    /// All that are due at some time are due now.
-    pub(super) fn hurry(&mut self, now: Millis) {
-        for one in self.0.values_mut().filter(|one| !one.under_way) {
+    /// Makes all deletions due now.
+    pub(super) fn retry_now(&mut self, now: Millis) {
+        for one in self.0.values_mut().filter(|one| !one.is_running) {
             one.next = one.next.min(now);
         }
     }
 
-    /// The names that are left.
+    /// Returns the remaining names.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
-    /// When the next has to be tried.
-    pub(super) fn wake(&self) -> Option<Millis> {
-        self.0.values().filter(|one| !one.under_way).map(|one| one.next).min()
+    /// Returns when the next try is due.
+    pub(super) fn next_wake(&self) -> Option<Millis> {
+        self.0.values().filter(|one| !one.is_running).map(|one| one.next).min()
     }
 }
 
-/// The runners of a list that are ours by their names' prefix and that nothing of ours uses: left
-/// behind by an answer that never came, or by a daemon that was killed. Another's are never among
-/// them.
+/// Returns the listed runners that have this daemon's prefix and are not in use: left behind by an
+/// unanswered call, or by a daemon that was killed. Runners of others are never among them.
 pub(super) fn orphans<'a>(
-    listed: &'a [Runner],
+    listed: &'a [RemoteRunner],
     prefix: &str,
     in_use: &BTreeSet<&str>,
-) -> Vec<&'a Runner> {
+) -> Vec<&'a RemoteRunner> {
     let ours = listed.iter().filter(|runner| runner.name.starts_with(prefix));
     ours.filter(|runner| !in_use.contains(runner.name.as_str())).collect()
 }
@@ -134,32 +136,32 @@ pub(super) fn orphans<'a>(
 mod tests {
     use super::*;
 
-    fn runner(name: &str) -> Runner {
-        Runner { number: 1, name: name.to_owned(), busy: false }
+    fn runner(name: &str) -> RemoteRunner {
+        RemoteRunner { id: 1, name: name.to_owned(), busy: false }
     }
 
     #[test]
     fn a_drain_waits_until_each_removal_was_tried_once_since_it_began() {
         let mut removals = Removals::default();
-        assert!(removals.were_tried_since(Millis(0)), "there is none");
+        assert!(removals.were_all_tried_since(Millis(0)), "there is none");
         removals.add("a", None, None, Millis(0));
         removals.due(Millis(0));
-        removals.again("a", Millis(5));
-        assert!(!removals.were_tried_since(Millis(10)), "that was before");
-        removals.hurry(Millis(10));
+        removals.record_failure("a", Millis(5));
+        assert!(!removals.were_all_tried_since(Millis(10)), "that was before");
+        removals.retry_now(Millis(10));
         assert_eq!(removals.due(Millis(10)).len(), 1, "its back-off is cut short");
-        assert!(!removals.were_tried_since(Millis(10)), "it is under way");
-        removals.again("a", Millis(12));
-        assert!(removals.were_tried_since(Millis(10)));
+        assert!(!removals.were_all_tried_since(Millis(10)), "it is under way");
+        removals.record_failure("a", Millis(12));
+        assert!(removals.were_all_tried_since(Millis(10)));
         removals.add("b", None, None, Millis(13));
-        assert!(!removals.were_tried_since(Millis(10)), "another came");
+        assert!(!removals.were_all_tried_since(Millis(10)), "another came");
         removals.due(Millis(13));
         removals.postpone("b", Millis(9999), Millis(14));
-        assert!(removals.were_tried_since(Millis(10)));
+        assert!(removals.were_all_tried_since(Millis(10)));
         assert_eq!(removals.names().collect::<Vec<_>>(), ["a", "b"]);
-        removals.done("a");
-        removals.done("b");
-        assert!(removals.were_tried_since(Millis(10)));
+        removals.remove("a");
+        removals.remove("b");
+        assert!(removals.were_all_tried_since(Millis(10)));
     }
 
     #[test]
@@ -171,19 +173,19 @@ mod tests {
         for _ in 0..12 {
             assert_eq!(removals.due(now).len(), 1);
             assert_eq!(removals.due(now), [], "one that is under way is not tried twice");
-            removals.again("a", now);
-            let next = removals.wake().unwrap();
+            removals.record_failure("a", now);
+            let next = removals.next_wake().unwrap();
             waits.push(next.since(now).as_secs());
             now = next;
         }
         assert_eq!(waits[..3], [2, 4, 8]);
         assert_eq!(waits[11], 300);
-        removals.done("a");
-        assert!(removals.names().next().is_none() && removals.wake().is_none());
+        removals.remove("a");
+        assert!(removals.names().next().is_none() && removals.next_wake().is_none());
     }
 
     #[test]
-    fn what_was_not_tried_does_not_count_as_a_failure() {
+    fn a_postponed_deletion_does_not_count_as_a_failure() {
         let mut removals = Removals::default();
         removals.add("a", None, None, Millis(0));
         for round in 0..9 {
@@ -191,19 +193,19 @@ mod tests {
             removals.postpone("a", Millis((round + 1) * 10), Millis(round * 10));
         }
         assert_eq!(removals.due(Millis(90)).len(), 1);
-        removals.again("a", Millis(90));
-        assert_eq!(removals.wake().unwrap().since(Millis(90)), FIRST);
+        removals.record_failure("a", Millis(90));
+        assert_eq!(removals.next_wake().unwrap().since(Millis(90)), FIRST_RETRY);
     }
 
     #[test]
-    fn few_are_under_way_at_once() {
+    fn the_number_of_running_deletions_is_limited() {
         let mut removals = Removals::default();
         for number in 0..10 {
             removals.add(&number.to_string(), None, Some(number), Millis(0));
         }
-        assert_eq!(removals.due(Millis(0)).len(), AT_ONCE);
+        assert_eq!(removals.due(Millis(0)).len(), MAX_RUNNING);
         assert_eq!(removals.due(Millis(0)).len(), 0);
-        removals.done("0");
+        removals.remove("0");
         assert_eq!(removals.due(Millis(0)).len(), 1);
     }
 

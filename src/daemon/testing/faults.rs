@@ -1,4 +1,4 @@
-//! Faults at the calls of both seams: which, at which call, how often.
+//! Fault injection for the calls of both drivers: which fault, at which call, how often.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,56 +6,56 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// A call that can go wrong.
+/// A driver call that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::daemon) enum Call {
+pub(in crate::daemon) enum DriverCall {
     Plan,
     Start,
     Attach,
     Event,
-    Order,
+    SendCommand,
     Kill,
     List,
-    KeepOutput,
-    PutAway,
+    SaveOutput,
+    Dispose,
     Register,
     Deregister,
     Runners,
-    Said,
+    ForgeEvent,
 }
 
-impl Call {
-    /// Those of the seam to shepherds.
+impl DriverCall {
+    /// The calls of `Shepherds` and `Shepherd`.
     pub(in crate::daemon) const SHEPHERDS: [Self; 9] = [
         Self::Plan,
         Self::Start,
         Self::Attach,
         Self::Event,
-        Self::Order,
+        Self::SendCommand,
         Self::Kill,
         Self::List,
-        Self::KeepOutput,
-        Self::PutAway,
+        Self::SaveOutput,
+        Self::Dispose,
     ];
-    /// Those of the seam to the forge.
+    /// The calls of `Forge`.
     pub(in crate::daemon) const FORGE: [Self; 4] =
-        [Self::Register, Self::Deregister, Self::Runners, Self::Said];
+        [Self::Register, Self::Deregister, Self::Runners, Self::ForgeEvent];
 }
 
-/// How a call goes wrong.
+/// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::daemon) enum Fault {
-    /// It fails, without effect.
+    /// The call fails without effect.
     Error,
-    /// It has its effect, and never answers.
+    /// The call has its effect and never returns.
     Never,
-    /// It takes so long.
+    /// The call takes this long.
     Late(Duration),
-    /// It is done twice.
+    /// The effect happens twice.
     Twice,
-    /// The daemon is killed before it has its effect.
+    /// The daemon is killed before the effect.
     KilledBefore,
-    /// The daemon is killed once it had its effect.
+    /// The daemon is killed after the effect.
     KilledAfter,
 }
 
@@ -69,42 +69,42 @@ impl Fault {
         Self::KilledAfter,
     ];
 
-    /// Whether what was asked for is done.
+    /// Returns whether the call has its effect.
     pub(in crate::daemon) fn has_effect(self) -> bool {
         !matches!(self, Self::Error | Self::KilledBefore)
     }
 }
 
-/// The script: what goes wrong when.
+/// The planned faults.
 #[derive(Debug, Default)]
 pub(in crate::daemon) struct Faults {
-    plan: Mutex<Plan>,
+    plan: Mutex<FaultPlan>,
     kills: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct Plan {
-    calls: BTreeMap<Call, u64>,
-    // Of a call: from which one on, how many, and how they fail.
-    faults: Vec<(Call, u64, u64, Fault)>,
+struct FaultPlan {
+    calls: BTreeMap<DriverCall, u64>,
+    // The call, the number of the first faulty one, how many, and the fault.
+    faults: Vec<(DriverCall, u64, u64, Fault)>,
     injected: u64,
 }
 
 impl Faults {
-    /// From the `first` call on (the next one is 1), so many fail in this way.
-    pub(in crate::daemon) fn add(&self, call: Call, first: u64, count: u64, fault: Fault) {
+    /// Makes `count` calls fail, starting with the `first` from now (the next one is 1).
+    pub(in crate::daemon) fn add(&self, call: DriverCall, first: u64, count: u64, fault: Fault) {
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         let so_far = plan.calls.get(&call).copied().unwrap_or_default();
         plan.faults.push((call, so_far + first, count, fault));
     }
 
-    /// How many calls went wrong.
+    /// Returns how many faults were injected.
     pub(in crate::daemon) fn injected(&self) -> u64 {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner).injected
     }
 
-    /// A call is made: what goes wrong with it.
-    pub(in crate::daemon) fn at(&self, call: Call) -> Option<Fault> {
+    /// Counts a call. Returns its fault, if any.
+    pub(in crate::daemon) fn at(&self, call: DriverCall) -> Option<Fault> {
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         let number = plan.calls.entry(call).or_default();
         *number += 1;
@@ -117,21 +117,20 @@ impl Faults {
         Some(fault)
     }
 
-    /// The daemon is to be killed.
+    /// Requests that the daemon is killed.
     pub(in crate::daemon) fn kill(&self) {
         self.kills.send_modify(|count| *count += 1);
     }
 
-    /// Told when the daemon is to be killed.
+    /// Returns a receiver of kill requests.
     pub(in crate::daemon) fn kills(&self) -> watch::Receiver<u64> {
         self.kills.subscribe()
     }
 
-    /// Makes a call that a script may let go wrong: `effect` is what it does, `error` what it is
-    /// where it fails.
+    /// Makes a call that may get a fault. `effect` performs it, `error` returns its error.
     pub(in crate::daemon) async fn call<T>(
         &self,
-        call: Call,
+        call: DriverCall,
         mut effect: impl FnMut() -> T,
         error: impl FnOnce() -> T,
     ) -> T {
@@ -143,7 +142,7 @@ impl Faults {
                 effect()
             }
             Fault::Twice => {
-                // What it comes to is what the first told; the second may be refused.
+                // The first result counts. The second may be an error.
                 let first = effect();
                 effect();
                 first

@@ -1,4 +1,4 @@
-//! A forge in memory: jobs, runners, deliveries that are repeated until they are acknowledged.
+//! A forge in memory: jobs, runners, and deliveries that are repeated until they are acknowledged.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,15 +7,16 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::faults::{Call, Fault, Faults};
-use crate::config::Pool;
+use super::faults::{DriverCall, Fault, Faults};
+use crate::config::PoolConfig;
 use crate::forge::{
-    Change, Delivery, Forge, ForgeError, Job, Promise, Registered, Removal, Runner, Said, Wanted,
+    BoxFuture, Forge, ForgeError, ForgeEvent, JobChange, JobDelivery, ListenRequest, NewRunner,
+    RemoteJob, RemoteRunner, RemovalOutcome,
 };
 
-/// How what starts a runner begins; its name follows.
+/// The prefix of a runner's start configuration. Its name follows.
 pub(super) const START: &str = "start ";
-/// Between two tries to deliver what was not acknowledged.
+/// Time between two tries of an unacknowledged delivery.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// The forge.
@@ -28,15 +29,15 @@ pub(in crate::daemon) struct FakeForge {
 
 #[derive(Debug, Default)]
 struct State {
-    jobs: BTreeMap<u64, Held>,
+    jobs: BTreeMap<u64, FakeJob>,
     runners: BTreeMap<String, Registration>,
     numbers: u64,
     registrations: usize,
-    /// The names that it lists, and whether it does not answer when it is asked for them.
-    names: Vec<String>,
-    is_silent: bool,
-    outbox: Vec<Letter>,
-    wanted: Wanted,
+    /// The domains that it lists, and whether the request for them fails.
+    domains: Vec<String>,
+    fails_domain_requests: bool,
+    outbox: Vec<PendingDelivery>,
+    listen_request: ListenRequest,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,20 +47,20 @@ struct Registration {
     busy: bool,
 }
 
-/// A job as the forge has it.
+/// A job of the forge.
 #[derive(Debug, Clone)]
-pub(in crate::daemon) struct Held {
-    pub(in crate::daemon) job: Job,
-    /// How often it was given to a runner.
+pub(in crate::daemon) struct FakeJob {
+    pub(in crate::daemon) job: RemoteJob,
+    /// How many runners got it.
     pub(in crate::daemon) runs: u32,
     pub(in crate::daemon) over: bool,
 }
 
 #[derive(Debug, Clone)]
-struct Letter {
+struct PendingDelivery {
     guid: String,
-    change: Change,
-    job: Job,
+    change: JobChange,
+    job: RemoteJob,
     sent: Option<Instant>,
     acknowledged: Arc<Mutex<bool>>,
 }
@@ -77,59 +78,59 @@ impl FakeForge {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Queues a job for runners with that label.
+    /// Queues a job for runners with a label.
     pub(in crate::daemon) fn queue(&self, label: &str) -> u64 {
         let mut state = self.state();
         state.numbers += 1;
         let id = state.numbers;
-        let job = Job {
+        let job = RemoteJob {
             id,
             run_id: id,
             attempt: 1,
             repository: "octo/hello".to_owned(),
             name: format!("job {id}"),
             labels: vec![label.to_owned()],
-            ..Job::default()
+            ..RemoteJob::default()
         };
-        state.jobs.insert(id, Held { job: job.clone(), runs: 0, over: false });
-        state.tell(Change::Queued, job);
+        state.jobs.insert(id, FakeJob { job: job.clone(), runs: 0, over: false });
+        state.tell(JobChange::Queued, job);
         drop(state);
         self.changed();
         id
     }
 
-    pub(in crate::daemon) fn jobs(&self) -> Vec<Held> {
+    pub(in crate::daemon) fn jobs(&self) -> Vec<FakeJob> {
         self.state().jobs.values().cloned().collect()
     }
 
-    /// How many runners are wanted of each pool at most.
-    pub(in crate::daemon) fn wanted(&self) -> Vec<u32> {
-        self.state().wanted.pools.values().map(|(_, most)| *most).collect()
+    /// Returns the maximum number of runners that is requested for each pool.
+    pub(in crate::daemon) fn max_runners(&self) -> Vec<u32> {
+        self.state().listen_request.pools.values().map(|(_, most)| *most).collect()
     }
 
-    /// How often the daemon said that it was absent.
+    /// Returns how often the daemon reported a suspension.
     pub(in crate::daemon) fn absences(&self) -> u64 {
-        self.state().wanted.absences
+        self.state().listen_request.absences
     }
 
-    /// The names of the runners that are registered.
+    /// Returns the names of the registered runners.
     pub(in crate::daemon) fn registered(&self) -> Vec<String> {
         self.state().runners.keys().cloned().collect()
     }
 
-    /// What it lists as its own names from now on; none where it does not answer.
-    pub(in crate::daemon) fn list(&self, names: Option<&[&str]>) {
+    /// Sets the domains that it lists from now on; with `None` the request fails.
+    pub(in crate::daemon) fn set_domains(&self, names: Option<&[&str]>) {
         let mut state = self.state();
-        state.is_silent = names.is_none();
-        state.names = names.unwrap_or_default().iter().map(|&name| name.into()).collect();
+        state.fails_domain_requests = names.is_none();
+        state.domains = names.unwrap_or_default().iter().map(|&name| name.into()).collect();
     }
 
-    /// How many runners were registered so far.
+    /// Returns the number of registrations so far.
     pub(in crate::daemon) fn registrations(&self) -> usize {
         self.state().registrations
     }
 
-    /// A runner listens from now on; gives the job that it gets.
+    /// Makes a runner listen. Returns the job that it gets.
     pub(super) async fn job_for(&self, runner: &str) -> (u64, String) {
         let mut changes = self.changes.subscribe();
         loop {
@@ -145,53 +146,57 @@ impl FakeForge {
     fn give(&self, runner: &str) -> Option<(u64, String)> {
         let mut state = self.state();
         state.runners.get_mut(runner)?.listens = true;
-        let waits = |held: &&mut Held| held.runs == 0 && !held.over;
-        let held = state.jobs.values_mut().find(waits)?;
-        held.runs += 1;
-        held.job.runner = Some(runner.to_owned());
-        let job = held.job.clone();
+        let waits = |fake_job: &&mut FakeJob| fake_job.runs == 0 && !fake_job.over;
+        let fake_job = state.jobs.values_mut().find(waits)?;
+        fake_job.runs += 1;
+        fake_job.job.runner = Some(runner.to_owned());
+        let job = fake_job.job.clone();
         state.runners.get_mut(runner)?.busy = true;
-        state.tell(Change::Running, job.clone());
+        state.tell(JobChange::Running, job.clone());
         drop(state);
         self.changed();
         Some((job.id, job.name))
     }
 
-    /// The job of a runner is over, and with it the runner.
-    pub(super) fn over(&self, job: u64, conclusion: &str) {
+    /// Ends the job of a runner, and removes the runner.
+    pub(super) fn end_job(&self, job: u64, conclusion: &str) {
         let mut state = self.state();
-        let Some(held) = state.jobs.get_mut(&job).filter(|held| !held.over) else { return };
-        held.over = true;
-        held.job.conclusion = Some(conclusion.to_owned());
-        let job = held.job.clone();
+        let Some(fake_job) = state.jobs.get_mut(&job).filter(|fake_job| !fake_job.over) else {
+            return;
+        };
+        fake_job.over = true;
+        fake_job.job.conclusion = Some(conclusion.to_owned());
+        let job = fake_job.job.clone();
         if let Some(runner) = &job.runner {
             state.runners.remove(runner);
         }
-        state.tell(Change::Over, job);
+        state.tell(JobChange::Completed, job);
         drop(state);
         self.changed();
     }
 
-    /// The next delivery that is to be tried; or when there is one.
-    fn next_letter(&self) -> Result<Letter, Option<Instant>> {
+    /// Returns the next due delivery, or when the next one is due.
+    fn next_delivery(&self) -> Result<PendingDelivery, Option<Instant>> {
         let now = Instant::now();
         let mut state = self.state();
-        let is_done = |letter: &Letter| *letter.acknowledged.lock().unwrap();
-        state.outbox.retain(|letter| !is_done(letter));
-        let due = |letter: &&mut Letter| letter.sent.is_none_or(|sent| sent + AGAIN <= now);
-        if let Some(letter) = state.outbox.iter_mut().find(due) {
-            letter.sent = Some(now);
-            return Ok(letter.clone());
+        let is_done = |delivery: &PendingDelivery| *delivery.acknowledged.lock().unwrap();
+        state.outbox.retain(|delivery| !is_done(delivery));
+        let due =
+            |delivery: &&mut PendingDelivery| delivery.sent.is_none_or(|sent| sent + AGAIN <= now);
+        if let Some(delivery) = state.outbox.iter_mut().find(due) {
+            delivery.sent = Some(now);
+            return Ok(delivery.clone());
         }
-        let next = state.outbox.iter().filter_map(|letter| Some(letter.sent? + AGAIN));
+        let next = state.outbox.iter().filter_map(|delivery| Some(delivery.sent? + AGAIN));
         Err(next.min())
     }
 
-    async fn deliver(&self, to: &mpsc::Sender<Said>) {
+    async fn deliver(&self, to: &mpsc::Sender<ForgeEvent>) {
         let mut changes = self.changes.subscribe();
         loop {
-            let Letter { guid, change, job, acknowledged, .. } = match self.next_letter() {
-                Ok(letter) => letter,
+            let PendingDelivery { guid, change, job, acknowledged, .. } = match self.next_delivery()
+            {
+                Ok(delivery) => delivery,
                 Err(next) => {
                     let next = next.unwrap_or_else(|| Instant::now() + AGAIN);
                     let _ = tokio::time::timeout_at(next, changes.changed()).await;
@@ -202,9 +207,9 @@ impl FakeForge {
                 let acknowledged = acknowledged.clone();
                 let acknowledge = Box::new(move || *acknowledged.lock().unwrap() = true);
                 let (guid, change, job) = (guid.clone(), Some(change), job.clone());
-                Said::Delivered(Box::new(Delivery { guid, change, job, acknowledge }))
+                ForgeEvent::JobDelivered(Box::new(JobDelivery { guid, change, job, acknowledge }))
             };
-            let fault = self.faults.at(Call::Said);
+            let fault = self.faults.at(DriverCall::ForgeEvent);
             if let Some(Fault::Late(time)) = fault {
                 tokio::time::sleep(time).await;
             }
@@ -226,34 +231,34 @@ impl FakeForge {
 }
 
 impl State {
-    fn tell(&mut self, change: Change, job: Job) {
+    fn tell(&mut self, change: JobChange, job: RemoteJob) {
         let guid = format!("{change:?} {}", job.id);
         let acknowledged = Arc::default();
-        self.outbox.push(Letter { guid, change, job, sent: None, acknowledged });
+        self.outbox.push(PendingDelivery { guid, change, job, sent: None, acknowledged });
     }
 
-    fn register(&mut self, name: &str) -> Result<Registered, ForgeError> {
+    fn register(&mut self, name: &str) -> Result<NewRunner, ForgeError> {
         if self.runners.contains_key(name) {
-            return Err(ForgeError::NameTaken("there is one of that name".to_owned()));
+            return Err(ForgeError::NameTaken("the name is taken".to_owned()));
         }
         self.numbers += 1;
         self.registrations += 1;
         let number = self.numbers;
         let registration = Registration { number, listens: false, busy: false };
         self.runners.insert(name.to_owned(), registration);
-        Ok(Registered { number, start: format!("{START}{name}").into() })
+        Ok(NewRunner { id: number, start_config: format!("{START}{name}").into() })
     }
 
-    fn deregister(&mut self, name: &str) -> Removal {
+    fn deregister(&mut self, name: &str) -> RemovalOutcome {
         if self.runners.get(name).is_some_and(|registration| registration.busy) {
-            return Removal::Busy;
+            return RemovalOutcome::Busy;
         }
         self.runners.remove(name);
-        Removal::Gone
+        RemovalOutcome::Gone
     }
 }
 
-fn away() -> ForgeError {
+fn unreachable_error() -> ForgeError {
     ForgeError::Unreachable("no route to the forge".to_owned())
 }
 
@@ -261,10 +266,10 @@ impl Forge for FakeForge {
     fn register<'a>(
         &'a self,
         name: &'a str,
-        _pool: &'a Pool,
-    ) -> Promise<'a, Result<Registered, ForgeError>> {
+        _pool: &'a PoolConfig,
+    ) -> BoxFuture<'a, Result<NewRunner, ForgeError>> {
         let effect = || self.state().register(name);
-        Box::pin(self.faults.call(Call::Register, effect, || Err(away())))
+        Box::pin(self.faults.call(DriverCall::Register, effect, || Err(unreachable_error())))
     }
 
     fn deregister<'a>(
@@ -272,41 +277,41 @@ impl Forge for FakeForge {
         name: &'a str,
         _pool: Option<&'a str>,
         _number: Option<u64>,
-    ) -> Promise<'a, Result<Removal, ForgeError>> {
+    ) -> BoxFuture<'a, Result<RemovalOutcome, ForgeError>> {
         let effect = || Ok(self.state().deregister(name));
-        Box::pin(self.faults.call(Call::Deregister, effect, || Err(away())))
+        Box::pin(self.faults.call(DriverCall::Deregister, effect, || Err(unreachable_error())))
     }
 
-    fn runners(&self) -> Promise<'_, Result<Vec<Runner>, ForgeError>> {
-        let runner = |(name, one): (&String, &Registration)| Runner {
-            number: one.number,
+    fn runners(&self) -> BoxFuture<'_, Result<Vec<RemoteRunner>, ForgeError>> {
+        let runner = |(name, one): (&String, &Registration)| RemoteRunner {
+            id: one.number,
             name: name.clone(),
             busy: one.busy,
         };
         let effect = move || Ok(self.state().runners.iter().map(runner).collect());
-        Box::pin(self.faults.call(Call::Runners, effect, || Err(away())))
+        Box::pin(self.faults.call(DriverCall::Runners, effect, || Err(unreachable_error())))
     }
 
-    fn names(&self) -> Promise<'_, Result<Option<Vec<String>>, ForgeError>> {
-        let State { names, is_silent, .. } = &*self.state();
+    fn runner_domains(&self) -> BoxFuture<'_, Result<Option<Vec<String>>, ForgeError>> {
+        let State { domains: names, fails_domain_requests, .. } = &*self.state();
         let names = (!names.is_empty()).then(|| names.clone());
-        let answer = if *is_silent { Err(away()) } else { Ok(names) };
-        Box::pin(async move { answer })
+        let result = if *fails_domain_requests { Err(unreachable_error()) } else { Ok(names) };
+        Box::pin(async move { result })
     }
 
     fn listen(
         self: Arc<Self>,
-        mut wanted: watch::Receiver<Wanted>,
-        to: mpsc::Sender<Said>,
-    ) -> Promise<'static, ()> {
+        mut listen_request: watch::Receiver<ListenRequest>,
+        to: mpsc::Sender<ForgeEvent>,
+    ) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            // Whoever listens anew asks for what was missed.
-            self.state().outbox.iter_mut().for_each(|letter| letter.sent = None);
+            // A new listener gets missed deliveries again.
+            self.state().outbox.iter_mut().for_each(|delivery| delivery.sent = None);
             let ends = async {
                 loop {
-                    let now = wanted.borrow_and_update().clone();
-                    self.state().wanted = now;
-                    if wanted.changed().await.is_err() {
+                    let now = listen_request.borrow_and_update().clone();
+                    self.state().listen_request = now;
+                    if listen_request.changed().await.is_err() {
                         return;
                     }
                 }
@@ -322,7 +327,7 @@ impl Forge for FakeForge {
         job.iter().all(|label| pool.contains(label))
     }
 
-    fn confirms(&self) -> bool {
+    fn relists_waiting_jobs(&self) -> bool {
         false
     }
 }

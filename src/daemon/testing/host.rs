@@ -1,5 +1,5 @@
-//! The lives of shepherds in memory: what each of them recorded, the orders that it has, its job. They
-//! go on when the daemon does not. How a daemon reaches them is in [`super::shepherds`].
+//! Simulated shepherds in memory: their recorded events, their commands, their jobs. They continue
+//! without the daemon. [`super::shepherds`] has the daemon's access to them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -10,14 +10,14 @@ use mayfly_protocol::message::{Job, JobStatus};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::faults::{Call, Fault, Faults};
+use super::faults::{DriverCall, Fault, Faults};
 use super::forge::{FakeForge, START};
-use crate::shepherd::cause::Cause;
-use crate::shepherd::event::{Event, FailureReport, Happened, Outcome, Phase};
-use crate::shepherd::plan::{Id, Order, Plan};
-use crate::shepherd::runner::{JobResult, RunnerMark};
+use crate::shepherd::cause::FailureCause;
+use crate::shepherd::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
+use crate::shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand};
+use crate::shepherd::runner::{JobResult, RunnerProgress};
 
-/// How long a boot, a claim and the end of a process take here.
+/// How long a boot, a claim and the exit of a process take here.
 const BOOT: Duration = Duration::from_secs(3);
 const CLAIM: Duration = Duration::from_millis(200);
 const EXIT: Duration = Duration::from_millis(50);
@@ -31,16 +31,16 @@ pub(in crate::daemon) struct FakeHost {
     forge: Arc<FakeForge>,
     /// How long each job takes.
     job: Duration,
-    /// How long a runner tries in vain to reach the forge, and what it ends with then.
+    /// How long a runner tries to reach the forge during an outage, and its exit status then.
     outage: Mutex<Option<Outage>>,
 }
 
-/// How long, and the status; none that ends by itself, if none.
+/// The duration, and the exit status; `None` if the runner does not end by itself.
 type Outage = (Duration, Option<u8>);
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) machines: BTreeMap<Id, Machine>,
+    pub(super) machines: BTreeMap<MicrovmId, Machine>,
     pub(super) planned: u64,
     ran: Vec<String>,
     tasks: tokio::task::JoinSet<()>,
@@ -49,22 +49,22 @@ pub(super) struct State {
 /// One shepherd.
 #[derive(Debug)]
 pub(super) struct Machine {
-    pub(super) plan: Plan,
+    pub(super) plan: MicrovmPlan,
     pub(super) events: Vec<Event>,
     pub(super) alive: bool,
     /// Stopped as by SIGSTOP.
     pub(super) stopped: bool,
     killed: bool,
     pub(super) acknowledged: u64,
-    pub(super) orders: VecDeque<Order>,
+    pub(super) commands: VecDeque<ShepherdCommand>,
     /// The newest connection.
     pub(super) connection: u64,
 }
 
-/// Why a life is over before its time.
-enum Over {
+/// Why a shepherd ends early.
+enum EarlyEnd {
     Killed,
-    Told,
+    Commanded,
 }
 
 impl FakeHost {
@@ -78,8 +78,8 @@ impl FakeHost {
         Arc::new(Self { state, changes, faults, forge, job, outage })
     }
 
-    /// Runners that start from here on can't reach the forge, or can.
-    pub(in crate::daemon) fn outage(&self, outage: Option<Outage>) {
+    /// Starts or ends an outage of the forge for runners that start from now on.
+    pub(in crate::daemon) fn set_outage(&self, outage: Option<Outage>) {
         *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = outage;
     }
 
@@ -91,32 +91,32 @@ impl FakeHost {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// What is left: the names of shepherds that live or were not put away.
-    pub(in crate::daemon) fn left(&self) -> Vec<String> {
+    /// Returns the ids of shepherds that run or whose directories exist.
+    pub(in crate::daemon) fn remaining(&self) -> Vec<String> {
         self.state().machines.keys().map(ToString::to_string).collect()
     }
 
-    /// The marks of local jobs, as often as each ran.
-    pub(in crate::daemon) fn ran(&self) -> Vec<String> {
+    /// Returns the marks of local jobs, one for each run.
+    pub(in crate::daemon) fn runs(&self) -> Vec<String> {
         self.state().ran.clone()
     }
 
-    /// The phases that living shepherds are in.
+    /// Returns the phases of the running shepherds.
     pub(in crate::daemon) fn phases(&self) -> Vec<Phase> {
         let state = self.state();
-        let living = state.machines.values().filter(|machine| machine.alive);
+        let running = state.machines.values().filter(|machine| machine.alive);
         let phase = |machine: &Machine| {
             let mut events = machine.events.iter().rev();
-            events.find_map(|event| match event.happened {
-                Happened::Phase(phase) => Some(phase),
+            events.find_map(|event| match event.kind {
+                EventKind::Phase(phase) => Some(phase),
                 _ => None,
             })
         };
-        living.filter_map(phase).collect()
+        running.filter_map(phase).collect()
     }
 
-    /// Stops all shepherds, or lets them go on.
-    pub(in crate::daemon) fn stop(&self, stopped: bool) {
+    /// Stops or continues all shepherds.
+    pub(in crate::daemon) fn set_stopped(&self, stopped: bool) {
         self.state().machines.values_mut().for_each(|machine| machine.stopped = stopped);
         self.changed();
     }
@@ -127,24 +127,24 @@ impl FakeHost {
         self.changed();
     }
 
-    /// What the policies of all microVMs say of a name, on port 443.
-    pub(in crate::daemon) fn lets_pass(&self, name: &str) -> Vec<bool> {
+    /// Returns for each microVM whether its policy allows a name on port 443.
+    pub(in crate::daemon) fn policy_allows(&self, name: &str) -> Vec<bool> {
         let host = crate::egress::host::Host::parse(name).unwrap();
         let passes = |machine: &Machine| machine.plan.egress.decide(&host, 443).verdict.passes();
         self.state().machines.values().map(passes).collect()
     }
 
-    /// How many living shepherds are stopped.
-    pub(in crate::daemon) fn stopped(&self) -> usize {
+    /// Returns the number of stopped shepherds.
+    pub(in crate::daemon) fn stopped_count(&self) -> usize {
         self.state().machines.values().filter(|machine| machine.alive && machine.stopped).count()
     }
 
-    pub(super) fn kill(&self, id: &Id) -> io::Result<()> {
-        // One that is gone already is none to fail with.
+    pub(super) fn kill(&self, id: &MicrovmId) -> io::Result<()> {
+        // A shepherd that has ended is no error.
         if !self.state().machines.get(id).is_some_and(|machine| machine.alive) {
             return Ok(());
         }
-        let fault = self.faults.at(Call::Kill);
+        let fault = self.faults.at(DriverCall::Kill);
         if fault.is_none_or(Fault::has_effect)
             && let Some(machine) = self.state().machines.get_mut(id)
         {
@@ -161,12 +161,12 @@ impl FakeHost {
         }
     }
 
-    /// Whether any shepherd lives.
-    pub(in crate::daemon) fn lives(&self) -> bool {
+    /// Returns whether any shepherd runs.
+    pub(in crate::daemon) fn has_running(&self) -> bool {
         self.state().machines.values().any(|machine| machine.alive)
     }
 
-    pub(super) fn begin(self: &Arc<Self>, plan: &Plan) -> bool {
+    pub(super) fn begin(self: &Arc<Self>, plan: &MicrovmPlan) -> bool {
         let mut state = self.state();
         if state.machines.contains_key(&plan.id) {
             return false;
@@ -178,63 +178,65 @@ impl FakeHost {
             stopped: false,
             killed: false,
             acknowledged: 0,
-            orders: VecDeque::new(),
+            commands: VecDeque::new(),
             connection: 0,
         };
         state.machines.insert(plan.id.clone(), machine);
-        state.tasks.spawn(live(self.clone(), plan.id.clone()));
+        state.tasks.spawn(run_shepherd(self.clone(), plan.id.clone()));
         true
     }
 
-    fn tell(&self, id: &Id, happened: Happened) {
+    fn record(&self, id: &MicrovmId, kind: EventKind) {
         if let Some(machine) = self.state().machines.get_mut(id) {
-            machine.events.push(Event::now(id, machine.plan.asked, happened));
+            machine.events.push(Event::now(id, machine.plan.requested_at, kind));
         }
         self.changed();
     }
 
-    /// Whether the life goes on, and whether it stands still.
-    fn look(&self, id: &Id) -> Result<bool, Over> {
+    /// Returns whether the shepherd is stopped, or why it ends.
+    fn is_stopped(&self, id: &MicrovmId) -> Result<bool, EarlyEnd> {
         match self.state().machines.get(id) {
-            None => Err(Over::Killed),
-            Some(machine) if machine.killed => Err(Over::Killed),
+            None => Err(EarlyEnd::Killed),
+            Some(machine) if machine.killed => Err(EarlyEnd::Killed),
             Some(machine) if machine.stopped => Ok(true),
-            Some(machine) if machine.orders.iter().any(ends) => Err(Over::Told),
+            Some(machine) if machine.commands.iter().any(is_end_command) => {
+                Err(EarlyEnd::Commanded)
+            }
             Some(_) => Ok(false),
         }
     }
 
-    /// Lets so much time pass in a life.
-    async fn pass(&self, id: &Id, time: Duration) -> Result<(), Over> {
+    /// Lets time pass for a shepherd.
+    async fn pass(&self, id: &MicrovmId, time: Duration) -> Result<(), EarlyEnd> {
         let mut changes = self.changes.subscribe();
         let mut left = time;
         while !left.is_zero() {
             changes.mark_unchanged();
-            if self.look(id)? {
+            if self.is_stopped(id)? {
                 let _ = changes.changed().await;
                 continue;
             }
-            let begun = Instant::now();
+            let started = Instant::now();
             tokio::select! {
                 () = tokio::time::sleep(left) => {}
                 _ = changes.changed() => {}
             }
-            left = left.saturating_sub(begun.elapsed());
+            left = left.saturating_sub(started.elapsed());
         }
-        // What stopped it in the last moment stops it.
-        while self.look(id)? {
+        // It may have been stopped at the last moment.
+        while self.is_stopped(id)? {
             let _ = changes.changed().await;
         }
         Ok(())
     }
 
-    async fn started(&self, id: &Id) -> Result<Job, Over> {
+    async fn next_job(&self, id: &MicrovmId) -> Result<Job, EarlyEnd> {
         let mut changes = self.changes.subscribe();
         loop {
             changes.mark_unchanged();
-            if !self.look(id)?
+            if !self.is_stopped(id)?
                 && let Some(machine) = self.state().machines.get_mut(id)
-                && let Some(Order::Start(job)) = machine.orders.pop_front()
+                && let Some(ShepherdCommand::Start(job)) = machine.commands.pop_front()
             {
                 return Ok(*job);
             }
@@ -242,20 +244,20 @@ impl FakeHost {
         }
     }
 
-    /// Gives what the job ended with.
-    async fn serve(&self, id: &Id) -> Result<u8, Over> {
+    /// Returns the exit status of the job.
+    async fn run_to_end(&self, id: &MicrovmId) -> Result<u8, EarlyEnd> {
         for phase in [Phase::Planned, Phase::Prepared, Phase::Booting] {
-            self.tell(id, Happened::Phase(phase));
+            self.record(id, EventKind::Phase(phase));
         }
         self.pass(id, BOOT).await?;
-        self.tell(id, Happened::Phase(Phase::Ready));
-        let job = self.started(id).await?;
-        self.tell(id, Happened::Phase(Phase::Claimed));
+        self.record(id, EventKind::Phase(Phase::Ready));
+        let job = self.next_job(id).await?;
+        self.record(id, EventKind::Phase(Phase::Claimed));
         self.pass(id, CLAIM).await?;
         let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let mut values = job.environment.iter().map(|(_, value)| words(value.as_slice()));
         let runner = values.find_map(|value| value.strip_prefix(START).map(str::to_owned));
-        self.tell(id, Happened::Phase(Phase::Running));
+        self.record(id, EventKind::Phase(Phase::Running));
         let mut status = 0;
         if let Some(runner) = runner {
             status = self.run(id, &runner).await?;
@@ -264,59 +266,60 @@ impl FakeHost {
             self.state().ran.extend(mark);
             self.pass(id, self.job).await?;
         }
-        self.tell(id, Happened::Phase(Phase::Finished));
+        self.record(id, EventKind::Phase(Phase::Finished));
         Ok(status)
     }
 
-    async fn run(&self, id: &Id, runner: &str) -> Result<u8, Over> {
+    async fn run(&self, id: &MicrovmId, runner: &str) -> Result<u8, EarlyEnd> {
         let outage = *self.outage.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((time, status)) = outage {
-            self.tell(id, Happened::Runner(RunnerMark::Retrying));
+            self.record(id, EventKind::Runner(RunnerProgress::Retrying));
             self.pass(id, time).await?;
             return Ok(status.unwrap_or(1));
         }
-        self.tell(id, Happened::Runner(RunnerMark::Listening));
+        self.record(id, EventKind::Runner(RunnerProgress::Listening));
         let waits = async {
             loop {
-                if let Err(over) = self.pass(id, Duration::from_secs(1 << 20)).await {
-                    return over;
+                if let Err(end) = self.pass(id, Duration::from_secs(1 << 20)).await {
+                    return end;
                 }
             }
         };
         let (number, job) = tokio::select! {
             given = self.forge.job_for(runner) => given,
-            over = waits => return Err(over),
+            end = waits => return Err(end),
         };
-        self.tell(id, Happened::Runner(RunnerMark::Running { job: job.clone() }));
+        self.record(id, EventKind::Runner(RunnerProgress::Running { job: job.clone() }));
         let passed = self.pass(id, self.job).await;
-        self.forge.over(number, if passed.is_ok() { "success" } else { "failure" });
+        self.forge.end_job(number, if passed.is_ok() { "success" } else { "failure" });
         passed?;
         let result = JobResult::Succeeded;
-        self.tell(id, Happened::Runner(RunnerMark::Completed { job, result }));
+        self.record(id, EventKind::Runner(RunnerProgress::Completed { job, result }));
         Ok(0)
     }
 }
 
-/// Whether an order ends the microVM. A runner here ends as soon as it is told.
-fn ends(order: &Order) -> bool {
-    matches!(order, Order::End | Order::Farewell(_))
+/// Returns whether a command ends the microVM. A runner here ends as soon as it is interrupted.
+fn is_end_command(command: &ShepherdCommand) -> bool {
+    matches!(command, ShepherdCommand::End | ShepherdCommand::Interrupt(_))
 }
 
-/// The life of a shepherd.
-async fn live(host: Arc<FakeHost>, id: Id) {
-    let outcome = match host.serve(&id).await {
+/// Runs a shepherd.
+async fn run_shepherd(host: Arc<FakeHost>, id: MicrovmId) {
+    let outcome = match host.run_to_end(&id).await {
         Ok(status) => {
             let status = JobStatus::Code(status);
-            Some(Outcome::Job { status, not_copied: Vec::new(), oom_kills: 0 })
+            Some(JobOutcome::Job { status, not_copied: Vec::new(), oom_kills: 0 })
         }
-        Err(Over::Told) => {
-            let (cause, message) = (Cause::Ended.name().to_owned(), Cause::Ended.to_string());
-            Some(Outcome::Failed(FailureReport { cause, message, ..FailureReport::default() }))
+        Err(EarlyEnd::Commanded) => {
+            let (cause, message) =
+                (FailureCause::Ended.name().to_owned(), FailureCause::Ended.to_string());
+            Some(JobOutcome::Failed(FailureReport { cause, message, ..FailureReport::default() }))
         }
-        Err(Over::Killed) => None,
+        Err(EarlyEnd::Killed) => None,
     };
     if let Some(outcome) = outcome {
-        host.tell(&id, Happened::Ended(outcome));
+        host.record(&id, EventKind::Ended(outcome));
         tokio::time::sleep(EXIT).await;
     }
     if let Some(machine) = host.state().machines.get_mut(&id) {

@@ -1,28 +1,28 @@
-//! The daemon in a test: scripted drivers for its seams, time that is stood still, a host in memory.
+//! The daemon under test: fake drivers, paused time, a host in memory.
 
-mod absence;
+mod fault_injection;
 mod faults;
 mod forge;
+mod harness;
 mod host;
-mod injection;
-mod mends;
+mod pauses;
+mod regressions;
 mod shepherds;
-mod stage;
 
 use std::collections::BTreeMap;
 
-use crate::config::{Environment, Pool, PoolName, Settings};
+use crate::config::{Environment, PoolConfig, PoolName, Settings};
 use crate::host::size::Size;
 
-/// Settings of which nothing is said.
+/// Returns default settings.
 pub(super) fn settings() -> Settings {
     let environment =
         Environment { variables: BTreeMap::new(), processors: 8, memory: Size::gibibytes(32) };
     Settings::load(None, &environment).unwrap()
 }
 
-/// A pool of that name, of which nothing else is said.
-pub(super) fn pool(name: &str) -> Pool {
+/// Returns a default pool with a given name.
+pub(super) fn pool(name: &str) -> PoolConfig {
     let mut pool = settings().pools.remove(0);
     pool.name = PoolName::parse(name).unwrap();
     pool

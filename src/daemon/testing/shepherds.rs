@@ -1,34 +1,34 @@
-//! The scripted driver of the seam to shepherds: each of its calls may go wrong, and what it reaches
-//! are the lives in [`super::host`].
+//! A fake implementation of [`Shepherds`] whose calls may get faults. It reaches the simulated
+//! shepherds in [`super::host`].
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::faults::{Call, Fault};
+use super::faults::{DriverCall, Fault};
 use super::host::FakeHost;
-use crate::daemon::decide::Load;
-use crate::daemon::fleet::{Left, NotPlanned, Shepherd, Shepherds, Unacknowledged};
-use crate::forge::Promise;
-use crate::machine::Programs;
+use crate::daemon::decide::Resources;
+use crate::daemon::fleet::{FoundMicrovm, PlanFailure, Shepherd, Shepherds, Unacknowledged};
+use crate::forge::BoxFuture;
+use crate::machine::MachinePrograms;
 use crate::machine::accelerator::Accelerator;
 use crate::shepherd::AttachError;
 use crate::shepherd::event::Event;
-use crate::shepherd::plan::{Boot, Id, Order, Plan, monotonic};
-use crate::shepherd::planner::Wanted;
+use crate::shepherd::plan::{BootFiles, MicrovmId, MicrovmPlan, ShepherdCommand, monotonic};
+use crate::shepherd::planner::MicrovmRequest;
 
 /// A connection to a shepherd.
 struct Connection {
     host: Arc<FakeHost>,
-    id: Id,
+    id: MicrovmId,
     number: u64,
-    told: usize,
+    delivered: usize,
     last: u64,
     unacknowledged: Unacknowledged,
 }
 
 impl Connection {
-    fn open(host: &Arc<FakeHost>, id: &Id) -> Result<Box<dyn Shepherd>, AttachError> {
+    fn open(host: &Arc<FakeHost>, id: &MicrovmId) -> Result<Box<dyn Shepherd>, AttachError> {
         let mut state = host.state();
         let machine = state.machines.get_mut(id).ok_or(AttachError::NoDirectory)?;
         if machine.stopped && machine.alive {
@@ -38,39 +38,39 @@ impl Connection {
         let (number, last) = (machine.connection, machine.acknowledged);
         let (host, id) = (host.clone(), id.clone());
         let unacknowledged = Unacknowledged::new();
-        Ok(Box::new(Self { host, id, number, told: 0, last, unacknowledged }))
+        Ok(Box::new(Self { host, id, number, delivered: 0, last, unacknowledged }))
     }
 
-    /// The next event, which stays the next; none where the connection ended; an error where there is
-    /// none yet.
+    /// Returns the next event without taking it; `None` if the connection ended; an error if no
+    /// event is there yet.
     fn next(&self) -> Result<Option<Event>, ()> {
         let state = self.host.state();
         let Some(machine) = state.machines.get(&self.id) else { return Ok(None) };
         if machine.connection != self.number {
             return Ok(None);
         }
-        match machine.events.get(self.told) {
+        match machine.events.get(self.delivered) {
             Some(event) => Ok(Some(event.clone())),
             None if machine.alive => Err(()),
             None => Ok(None),
         }
     }
 
-    /// Whether it is alive and this connection to it stands.
-    fn stands(&self) -> bool {
+    /// Returns whether the shepherd runs and this connection is current.
+    fn is_current(&self) -> bool {
         let state = self.host.state();
         let machine = state.machines.get(&self.id);
         machine.is_some_and(|one| one.alive && one.connection == self.number)
     }
 
-    /// Notes that an event was told.
-    fn tell(&mut self, next: Option<Event>) -> Option<Event> {
-        self.told += usize::from(next.is_some());
+    /// Counts an event as delivered.
+    fn mark_delivered(&mut self, next: Option<Event>) -> Option<Event> {
+        self.delivered += usize::from(next.is_some());
         next
     }
 
-    /// Gives an order with its number; whether it was received.
-    fn give(&self, number: u64, order: &Order) -> bool {
+    /// Sends a numbered command. Returns whether it was received.
+    fn send(&self, number: u64, command: &ShepherdCommand) -> bool {
         let mut state = self.host.state();
         let machine = state.machines.get_mut(&self.id);
         let Some(machine) = machine.filter(|one| one.connection == self.number && !one.stopped)
@@ -79,7 +79,7 @@ impl Connection {
         };
         if number > machine.acknowledged {
             machine.acknowledged = number;
-            machine.orders.push_back(order.clone());
+            machine.commands.push_back(command.clone());
         }
         drop(state);
         self.host.changed();
@@ -88,22 +88,23 @@ impl Connection {
 }
 
 impl Shepherd for Connection {
-    fn event(&mut self) -> Promise<'_, Option<Event>> {
+    fn event(&mut self) -> BoxFuture<'_, Option<Event>> {
         Box::pin(async move {
             let mut changes = self.host.changes.subscribe();
             let mut stalled = false;
             loop {
                 changes.mark_unchanged();
-                // What stalls is told in the end: it is in the record of one that died.
+                // A stalled event is delivered in the end: from the record, after the shepherd
+                // died.
                 if let Ok(next) = self.next()
-                    && (!stalled || !self.stands())
+                    && (!stalled || !self.is_current())
                 {
-                    match self.host.faults.at(Call::Event).filter(|_| next.is_some()) {
-                        None => return self.tell(next),
+                    match self.host.faults.at(DriverCall::Event).filter(|_| next.is_some()) {
+                        None => return self.mark_delivered(next),
                         Some(Fault::Error | Fault::Twice) => return None,
                         Some(Fault::Late(time)) => {
                             tokio::time::sleep(time).await;
-                            return self.tell(next);
+                            return self.mark_delivered(next);
                         }
                         Some(Fault::Never) => {
                             stalled = true;
@@ -120,20 +121,20 @@ impl Shepherd for Connection {
         })
     }
 
-    fn order(&mut self, order: &Order) -> Result<(), String> {
+    fn send_command(&mut self, command: &ShepherdCommand) -> Result<(), String> {
         let number = self.last + 1;
-        let fault = self.host.faults.at(Call::Order);
+        let fault = self.host.faults.at(DriverCall::SendCommand);
         if fault == Some(Fault::Error) {
-            return Err("the shepherd takes no more orders".to_owned());
+            return Err("the shepherd takes no more commands".to_owned());
         }
         self.last = number;
         let is_killed = matches!(fault, Some(Fault::KilledBefore | Fault::KilledAfter));
-        let is_given = !matches!(fault, Some(Fault::Never | Fault::KilledBefore));
-        if !is_given || !self.give(number, order) {
-            self.unacknowledged.push_back((number, order.clone()));
+        let is_sent = !matches!(fault, Some(Fault::Never | Fault::KilledBefore));
+        if !is_sent || !self.send(number, command) {
+            self.unacknowledged.push_back((number, command.clone()));
         }
         if fault == Some(Fault::Twice) {
-            self.give(number, order);
+            self.send(number, command);
         }
         if is_killed {
             self.host.faults.kill();
@@ -145,12 +146,12 @@ impl Shepherd for Connection {
         self.host.kill(&self.id)
     }
 
-    fn resume(&mut self, orders: Unacknowledged) -> Result<(), String> {
-        for (number, order) in orders {
+    fn resume(&mut self, commands: Unacknowledged) -> Result<(), String> {
+        for (number, command) in commands {
             if number > self.last {
                 self.last = number;
-                if !self.give(number, &order) {
-                    self.unacknowledged.push_back((number, order));
+                if !self.send(number, &command) {
+                    self.unacknowledged.push_back((number, command));
                 }
             }
         }
@@ -161,81 +162,95 @@ impl Shepherd for Connection {
         self.unacknowledged
     }
 
-    fn ended(self: Box<Self>) -> Promise<'static, String> {
+    fn wait(self: Box<Self>) -> BoxFuture<'static, String> {
         Box::pin(async { "signal 9".to_owned() })
     }
 }
 
-/// The seam itself, for one daemon after another.
+/// The fake driver, which several daemons use one after another.
 #[derive(Debug, Clone)]
-pub(in crate::daemon) struct Scripted(pub(in crate::daemon) Arc<FakeHost>);
+pub(in crate::daemon) struct FakeShepherds(pub(in crate::daemon) Arc<FakeHost>);
 
-impl Shepherds for Scripted {
-    fn plan(&self, wanted: Wanted) -> Promise<'static, Result<Box<Plan>, NotPlanned>> {
+impl Shepherds for FakeShepherds {
+    fn plan(
+        &self,
+        request: MicrovmRequest,
+    ) -> BoxFuture<'static, Result<Box<MicrovmPlan>, PlanFailure>> {
         let host = self.0.clone();
         Box::pin(async move {
             let effect = || {
                 let mut state = host.state();
                 state.planned += 1;
-                Ok(Box::new(plan(&wanted, state.planned)))
+                Ok(Box::new(plan(&request, state.planned)))
             };
-            let why = "no program".to_owned();
-            host.faults.call(Call::Plan, effect, || Err(NotPlanned { image: false, why })).await
+            let message = "no program".to_owned();
+            host.faults
+                .call(DriverCall::Plan, effect, || {
+                    Err(PlanFailure { is_image_error: false, message })
+                })
+                .await
         })
     }
 
-    fn start(&self, plan: Plan) -> Promise<'_, Result<Box<dyn Shepherd>, String>> {
+    fn start(&self, plan: MicrovmPlan) -> BoxFuture<'_, Result<Box<dyn Shepherd>, String>> {
         Box::pin(async move {
             let effect = || {
                 if !self.0.begin(&plan) {
-                    return Err("its directory is there already".to_owned());
+                    return Err("its directory exists already".to_owned());
                 }
                 Connection::open(&self.0, &plan.id).map_err(|error| error.to_string())
             };
-            let error = || Err("no more processes".to_owned());
-            self.0.faults.call(Call::Start, effect, error).await
+            let error = || Err("can't create more processes".to_owned());
+            self.0.faults.call(DriverCall::Start, effect, error).await
         })
     }
 
-    fn attach<'a>(&'a self, id: &'a Id) -> Promise<'a, Result<Box<dyn Shepherd>, AttachError>> {
+    fn attach<'a>(
+        &'a self,
+        id: &'a MicrovmId,
+    ) -> BoxFuture<'a, Result<Box<dyn Shepherd>, AttachError>> {
         let effect = || Connection::open(&self.0, id);
         let error = || Err(AttachError::Busy(io::ErrorKind::OutOfMemory.into()));
-        Box::pin(self.0.faults.call(Call::Attach, effect, error))
+        Box::pin(self.0.faults.call(DriverCall::Attach, effect, error))
     }
 
-    fn is_gone(&self, id: &Id) -> bool {
+    fn is_gone(&self, id: &MicrovmId) -> bool {
         self.0.state().machines.get(id).is_none_or(|machine| !machine.alive)
     }
 
-    fn kill(&self, id: &Id) -> io::Result<()> {
+    fn kill(&self, id: &MicrovmId) -> io::Result<()> {
         self.0.kill(id)
     }
 
-    fn list(&self) -> io::Result<Vec<Left>> {
-        if self.0.faults.at(Call::List).is_some() {
+    fn list(&self) -> io::Result<Vec<FoundMicrovm>> {
+        if self.0.faults.at(DriverCall::List).is_some() {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         let state = self.0.state();
-        let left = state.machines.iter().map(|(id, machine)| {
-            let Plan { image, processors, memory, .. } = &machine.plan;
-            let load = Load { processors: *processors, memory: memory.0 };
-            Left {
+        let found = state.machines.iter().map(|(id, machine)| {
+            let MicrovmPlan { image, processors, memory, .. } = &machine.plan;
+            let resources = Resources { processors: *processors, memory: memory.0 };
+            FoundMicrovm {
                 id: id.clone(),
-                living: machine.alive,
+                is_alive: machine.alive,
                 events: machine.events.clone(),
-                summary: Some((image.clone(), load)),
-                ran: None,
+                summary: Some((image.clone(), resources)),
+                ran_for: None,
             }
         });
-        Ok(left.collect())
+        Ok(found.collect())
     }
 
-    fn keep_output(&self, _id: &Id, _log: PathBuf) -> Promise<'static, u64> {
+    fn save_output(&self, _id: &MicrovmId, _log: PathBuf) -> BoxFuture<'static, u64> {
         let host = self.0.clone();
-        Box::pin(async move { host.faults.call(Call::KeepOutput, || 10, || 0).await })
+        Box::pin(async move { host.faults.call(DriverCall::SaveOutput, || 10, || 0).await })
     }
 
-    fn put_away(&self, id: &Id, _black_box_of: Option<String>) -> Promise<'static, io::Result<()>> {
+    fn dispose(
+        &self,
+        id: &MicrovmId,
+        _black_box_pool: Option<String>,
+    ) -> BoxFuture<'static, io::Result<()>> {
         let (host, id) = (self.0.clone(), id.clone());
         Box::pin(async move {
             let effect = || {
@@ -243,36 +258,37 @@ impl Shepherds for Scripted {
                 Ok(())
             };
             let error = || Err(io::ErrorKind::StorageFull.into());
-            host.faults.call(Call::PutAway, effect, error).await
+            host.faults.call(DriverCall::Dispose, effect, error).await
         })
     }
 }
 
-fn plan(wanted: &Wanted, number: u64) -> Plan {
-    let id = Id::parse(&format!("m-{number:010}")).unwrap();
-    let boot = Boot {
+fn plan(request: &MicrovmRequest, number: u64) -> MicrovmPlan {
+    let id = MicrovmId::parse(&format!("m-{number:010}")).unwrap();
+    let boot = BootFiles {
         directory: "/image".into(),
         kernel: "/image/kernel".into(),
         initramfs: "/image/initramfs".into(),
         rootfs: "/image/rootfs".into(),
         arguments: String::new(),
     };
-    let programs = Programs { qemu: "qemu".into(), qemu_img: "img".into(), vsock: "vsock".into() };
-    Plan {
-        asked: monotonic(),
+    let programs =
+        MachinePrograms { qemu: "qemu".into(), qemu_img: "img".into(), vsock: "vsock".into() };
+    MicrovmPlan {
+        requested_at: monotonic(),
         image: "base@0123".to_owned(),
         boot,
         accelerator: Accelerator::Kvm,
-        processors: wanted.processors,
-        memory: wanted.memory,
-        disk: wanted.memory,
-        egress: wanted.egress.clone(),
+        processors: request.processors,
+        memory: request.memory,
+        disk: request.memory,
+        egress: request.egress.clone(),
         egress_record: PathBuf::new(),
-        deadlines: wanted.deadlines,
+        deadlines: request.deadlines,
         programs,
         directory: format!("/microvms/{id}").into(),
         private: "/private".into(),
-        detached: wanted.detached,
+        detached: request.detached,
         id,
     }
 }

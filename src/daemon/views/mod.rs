@@ -1,14 +1,15 @@
-//! The views: what API, status page, service manager and metrics read of the daemon.
+//! The views: the daemon's state as the API, the status page, the service manager and the metrics
+//! read it.
 //!
-//! A [`Look`] is the daemon at one moment, as its loop sees it; a [`Sight`] is what others are shown
-//! of that, which they may take away and complete from the ledger in their own time, by a connection
-//! of their own ([`Reading`]): nobody who looks on holds up the loop. Changes nothing.
+//! A [`DaemonView`] borrows the daemon's state in its loop. A [`Snapshot`] is a copy of what others
+//! may see. They take it away and complete it from the ledger over a connection of their own
+//! ([`SharedReader`]), so that no reader holds up the loop. Changes nothing.
 
-mod explaining;
-mod observing;
+mod explanation;
+mod observer;
 mod overview;
 mod readiness;
-mod sight;
+mod snapshot;
 mod spans;
 
 use std::collections::BTreeMap;
@@ -22,107 +23,108 @@ use super::clock::Clock;
 use super::decide::{Obstacle, PoolId};
 use super::error::DaemonError;
 use super::fleet::Fleet;
-use super::millis::Millis;
 use super::pools::Pools;
 use super::registry::Registry;
 use super::tasks::Tasks;
-use crate::api::Answer;
-use crate::api::types::{Problem, ProblemKind};
+use super::time::Millis;
+use crate::api::Responder;
+use crate::api::types::{ApiError, ApiErrorKind};
 use crate::config::Settings;
 use crate::failure::chain;
 use crate::ledger::{Ledger, LedgerError, Reader};
 use crate::telemetry::otlp;
-pub(super) use explaining::{job_view, judged_view, no_job};
-pub(super) use observing::Observer;
-pub(super) use sight::Sight;
+pub(super) use explanation::{job_view, job_view_with_warning, unknown_job};
+pub(super) use observer::Observer;
+pub(super) use snapshot::Snapshot;
 
-/// The daemon at one moment.
+/// The borrowed state of the daemon at one moment.
 #[derive(Clone, Copy)]
-pub(super) struct Look<'a> {
+pub(super) struct DaemonView<'a> {
     pub(super) settings: &'a Settings,
     pub(super) pools: &'a Pools,
     pub(super) fleet: &'a Fleet,
     pub(super) backlog: &'a Backlog,
     pub(super) registry: &'a Registry,
-    /// Why each pool's jobs wait, by the last decision.
+    /// Why each pool's jobs wait, from the last decision.
     pub(super) blockers: &'a BTreeMap<PoolId, Obstacle>,
     pub(super) draining: bool,
     pub(super) clock: Clock,
 }
 
-/// What is shown, to whom, and whether there is something new.
+/// The readers of the daemon's state: the observer, the ledger reader, and who waits for changes.
 pub(super) struct Views {
     pub(super) observer: Observer,
-    reading: Reading,
-    /// Whether anything that the API shows has changed since that was last told.
+    reader: SharedReader,
+    /// Whether anything that the API shows has changed since the last notification.
     changed: bool,
-    /// Counts such changes, for those who look on.
+    /// The number of notifications, watched by clients.
     changes: watch::Sender<u64>,
 }
 
 impl Views {
-    /// Where traces are wanted, what takes them to their collector is beside it, to be run.
+    /// Creates the views. If traces are configured, also returns their exporter, which the caller
+    /// runs.
     pub(super) fn new(
         settings: &Settings,
         path: &Path,
         ledger: &Ledger,
         instance: &str,
-    ) -> Result<(Self, Option<otlp::Exporter>), DaemonError> {
+    ) -> Result<(Self, Option<otlp::TraceExporter>), DaemonError> {
         let (observer, exporter) = Observer::new(settings, ledger, instance)?;
-        let reading = Reading(Arc::new(Mutex::new(Reader::open(path)?)));
-        let views = Self { observer, reading, changed: true, changes: watch::Sender::new(0) };
+        let reader = SharedReader(Arc::new(Mutex::new(Reader::open(path)?)));
+        let views = Self { observer, reader, changed: true, changes: watch::Sender::new(0) };
         Ok((views, exporter))
     }
 
-    /// Tells of changes from here on.
+    /// Returns a receiver that is notified of changes.
     pub(super) fn watch(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Something may have changed.
-    pub(super) fn change(&mut self) {
+    /// Marks that something may have changed.
+    pub(super) fn mark_changed(&mut self) {
         self.changed = true;
     }
 
-    /// Shows how things are after a decision. Gives when to come back, even if nothing happens.
-    pub(super) fn show(
+    /// Publishes the state after a decision. Returns when to run again, even if nothing happens.
+    pub(super) fn publish(
         &mut self,
-        look: Look<'_>,
+        view: DaemonView<'_>,
         reader: &Reader,
     ) -> Result<Option<Millis>, DaemonError> {
         if std::mem::take(&mut self.changed) {
             self.changes.send_modify(|count| *count = count.wrapping_add(1));
         }
-        self.observer.observe(look, reader)
+        self.observer.observe(view, reader)
     }
 
-    /// Answers a question from the ledger, in the time that takes.
-    pub(super) fn answer<T: Send + 'static>(
+    /// Answers a request from the ledger in a task.
+    pub(super) fn respond_from_ledger<T: Send + 'static>(
         &self,
-        answer: Answer<T>,
+        responder: Responder<T>,
         tasks: &mut Tasks,
-        read: impl FnOnce(&Reader) -> Read<T> + Send + 'static,
+        read: impl FnOnce(&Reader) -> ReadResult<T> + Send + 'static,
     ) {
-        let Reading(reader) = self.reading.clone();
+        let SharedReader(reader) = self.reader.clone();
         tasks.spawn(async move {
             let read = move || {
-                let answered = read(&reader.lock().unwrap_or_else(PoisonError::into_inner));
-                // Whoever asked may have hung up.
-                let _ = answer.send(answered.unwrap_or_else(|error| Err(unread(&error))));
+                let result = read(&reader.lock().unwrap_or_else(PoisonError::into_inner));
+                // The client may have hung up.
+                let _ = responder.send(result.unwrap_or_else(|error| Err(ledger_error(&error))));
             };
-            // A panic there is told to whoever asked by the answer that does not come.
+            // After a panic the dropped responder tells the client.
             let _ = tokio::task::spawn_blocking(read).await;
         });
     }
 }
 
-/// What reading for an answer comes to.
-pub(super) type Read<T> = Result<Result<T, Problem>, LedgerError>;
+/// The result of reading a response from the ledger.
+pub(super) type ReadResult<T> = Result<Result<T, ApiError>, LedgerError>;
 
-/// A connection to the ledger that only reads.
+/// A read-only connection to the ledger.
 #[derive(Clone)]
-struct Reading(Arc<Mutex<Reader>>);
+struct SharedReader(Arc<Mutex<Reader>>);
 
-fn unread(error: &LedgerError) -> Problem {
-    Problem::new(ProblemKind::Internal, chain(error))
+fn ledger_error(error: &LedgerError) -> ApiError {
+    ApiError::new(ApiErrorKind::Internal, chain(error))
 }

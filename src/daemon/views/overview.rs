@@ -1,17 +1,17 @@
-//! Everything that the status page shows, as of one moment.
+//! The data of the status page, as of one moment.
 
-use super::Sight;
+use super::Snapshot;
 use crate::api::types::{Explanation, Overview, Time};
-use crate::ledger::{Job, JobState, LedgerError, Reader};
+use crate::ledger::{JobRecord, JobState, LedgerError, Reader};
 
-impl Sight {
+impl Snapshot {
     pub(in crate::daemon) fn overview(self, reader: &Reader) -> Result<Overview, LedgerError> {
-        let mut active = reader.unfinished()?;
-        // Of the forge's jobs only those that run here: others' runners have the rest.
+        let mut active = reader.unfinished_jobs()?;
+        // Only those of the forge's jobs that run here: runners of others have the rest.
         active.retain(|job| job.state == JobState::Claimed || job.microvm.is_some());
         Ok(Overview {
             at: Time::now(),
-            waiting: self.briefs(&reader.queued(Overview::JOBS)?, reader)?,
+            waiting: self.briefs(&reader.queued_jobs(Overview::JOBS)?, reader)?,
             active: self.briefs(&active, reader)?,
             ended: self.briefs(&reader.ended_jobs(Overview::JOBS)?, reader)?,
             status: self.status,
@@ -22,7 +22,7 @@ impl Sight {
         })
     }
 
-    fn briefs(&self, jobs: &[Job], reader: &Reader) -> Result<Vec<Explanation>, LedgerError> {
+    fn briefs(&self, jobs: &[JobRecord], reader: &Reader) -> Result<Vec<Explanation>, LedgerError> {
         jobs.iter().map(|job| self.brief(job, reader)).collect()
     }
 }

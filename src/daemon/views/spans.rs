@@ -1,35 +1,35 @@
-//! The trace of a job, from what the ledger has of it and of its microVM. Pure.
+//! Builds the trace of a job from the ledger's records of the job and its microVM. Pure.
 //!
 //! ```text
-//! job         from when it was heard of until it was over
-//! ├─ queued   until it was given a microVM
-//! └─ microvm  from its plan until it was gone: it may have been booted ahead
+//! job         from when the daemon learned of it until it ended
+//! ├─ queued   until it was assigned to a microVM
+//! └─ microvm  from its plan until it ended: it may have been booted ahead
 //!    ├─ planned, prepared, booting, ready, claimed, running, finished, …
 //! ```
 
 use std::time::SystemTime;
 
-use crate::ledger::{Job, Microvm, Phase, Time};
+use crate::ledger::{JobRecord, MicrovmRecord, PhaseRecord, Time};
 use crate::telemetry::metrics::NO_POOL;
 use crate::telemetry::trace::Trace;
 
-/// The trace of a job that is over. `instance` is the ledger's name: with the job's number it names
-/// the trace, which is the same whichever daemon tells it.
-pub(super) fn of(
+/// Builds the trace of a job that has ended. `instance` is the ledger's name. With the job's number
+/// it determines the trace id, so every daemon reports the same trace.
+pub(super) fn job_trace(
     instance: &str,
-    job: &Job,
+    job: &JobRecord,
     result: &'static str,
-    microvm: Option<&Microvm>,
-    phases: &[Phase],
+    microvm: Option<&MicrovmRecord>,
+    phases: &[PhaseRecord],
 ) -> Trace {
-    let mut trace = Trace::of(&format!("mayfly/{instance}/job/{}", job.id));
+    let mut trace = Trace::named(&format!("mayfly/{instance}/job/{}", job.id));
     let begin = job.queued_at;
     let end = job.ended_at.unwrap_or(begin);
-    let root = trace.add(None, "job", begin.into(), end.into());
-    trace.tell("mayfly.job.id", job.id.0);
-    trace.tell("mayfly.job.source", job.source.as_str());
-    trace.tell("mayfly.job.result", result);
-    trace.tell("mayfly.pool", job.pool.as_deref().unwrap_or(NO_POOL));
+    let root = trace.add_span(None, "job", begin.into(), end.into());
+    trace.set_attribute("mayfly.job.id", job.id.0);
+    trace.set_attribute("mayfly.job.source", job.source.as_str());
+    trace.set_attribute("mayfly.job.result", result);
+    trace.set_attribute("mayfly.pool", job.pool.as_deref().unwrap_or(NO_POOL));
     for (name, text) in [
         ("vcs.repository.name", job.repository.as_deref()),
         ("mayfly.job.name", job.name.as_deref()),
@@ -38,7 +38,7 @@ pub(super) fn of(
         ("mayfly.cause", job.cause.as_deref()),
     ] {
         if let Some(text) = text {
-            trace.tell(name, text);
+            trace.set_attribute(name, text);
         }
     }
     for (name, number) in [
@@ -49,47 +49,47 @@ pub(super) fn of(
         ("mayfly.job.requeued", (job.requeued > 0).then_some(job.requeued.into())),
     ] {
         if let Some(number) = number {
-            trace.tell(name, number);
+            trace.set_attribute(name, number);
         }
     }
     if matches!(result, "failed" | "taken_back" | "error") {
-        trace.fail(job.cause.as_deref().unwrap_or("the job failed"));
+        trace.set_error(job.cause.as_deref().unwrap_or("the job failed"));
     }
     let given = job.claimed_at.or(job.started_at).unwrap_or(end);
-    trace.add(Some(root), "queued", begin.into(), given.into());
+    trace.add_span(Some(root), "queued", begin.into(), given.into());
     if let Some(microvm) = microvm {
         add_microvm(&mut trace, root, microvm, phases);
     }
     trace
 }
 
-fn add_microvm(trace: &mut Trace, root: [u8; 8], microvm: &Microvm, phases: &[Phase]) {
+fn add_microvm(trace: &mut Trace, root: [u8; 8], microvm: &MicrovmRecord, phases: &[PhaseRecord]) {
     let last = phases.last().map_or(microvm.planned_at, |phase| phase.at);
     let gone: Time = microvm.ended_at.unwrap_or(last);
     let first = phases.first().map_or(microvm.planned_at, |phase| phase.at);
     let begin = SystemTime::from(microvm.planned_at.min(first));
-    let around = trace.add(Some(root), "microvm", begin, gone.max(last).into());
-    trace.tell("mayfly.microvm.id", microvm.id.as_str());
-    trace.tell("mayfly.pool", microvm.pool.as_str());
-    trace.tell("mayfly.image", microvm.image.as_str());
+    let around = trace.add_span(Some(root), "microvm", begin, gone.max(last).into());
+    trace.set_attribute("mayfly.microvm.id", microvm.id.as_str());
+    trace.set_attribute("mayfly.pool", microvm.pool.as_str());
+    trace.set_attribute("mayfly.image", microvm.image.as_str());
     if microvm.outcome.as_deref() == Some("failed") {
-        trace.fail(microvm.cause.as_deref().unwrap_or("the microVM failed"));
+        trace.set_error(microvm.cause.as_deref().unwrap_or("the microVM failed"));
     }
     for (index, phase) in phases.iter().enumerate() {
         let end = phases.get(index + 1).map_or(gone, |next| next.at);
-        trace.add(Some(around), phase.phase.as_str(), phase.at.into(), end.into());
+        trace.add_span(Some(around), phase.phase.as_str(), phase.at.into(), end.into());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{JobId, JobState, Source};
+    use crate::ledger::{JobId, JobSource, JobState};
 
-    fn job() -> Job {
-        Job {
+    fn job() -> JobRecord {
+        JobRecord {
             id: JobId(7),
-            source: Source::Local,
+            source: JobSource::Local,
             pool: Some("small".to_owned()),
             state: JobState::Failed,
             command: None,
@@ -111,8 +111,8 @@ mod tests {
         }
     }
 
-    fn microvm() -> Microvm {
-        Microvm {
+    fn microvm() -> MicrovmRecord {
+        MicrovmRecord {
             id: "m-1".to_owned(),
             pool: "small".to_owned(),
             image: "base@abc".to_owned(),
@@ -125,22 +125,22 @@ mod tests {
         }
     }
 
-    fn phase(event: u64, phase: &str, at: i64) -> Phase {
-        Phase { event, phase: phase.to_owned(), elapsed_ms: 0.0, at: Time(at) }
+    fn phase(event: u64, phase: &str, at: i64) -> PhaseRecord {
+        PhaseRecord { event, phase: phase.to_owned(), elapsed_ms: 0.0, at: Time(at) }
     }
 
     #[test]
     fn each_phase_is_a_span_of_its_microvm_that_is_one_of_its_job() {
         let phases =
             [phase(1, "planned", 1010), phase(2, "booting", 1020), phase(4, "ready", 3000)];
-        let trace = of("abcdef", &job(), "error", Some(&microvm()), &phases);
+        let trace = job_trace("abcdef", &job(), "error", Some(&microvm()), &phases);
         let spans: Vec<_> = trace
             .spans
             .iter()
             .map(|span| {
                 let parent = trace.spans.iter().find(|other| Some(other.id) == span.parent);
                 let parent = parent.map_or("", |parent| &parent.name);
-                (span.name.as_str(), parent, Time::from(span.begin).0, Time::from(span.end).0)
+                (span.name.as_str(), parent, Time::from(span.start).0, Time::from(span.end).0)
             })
             .collect();
         let expected = [
@@ -159,12 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_one_trace_whoever_tells_it_and_another_ledgers_is_another() {
-        let trace = of("abcdef", &job(), "error", Some(&microvm()), &[]);
-        assert_eq!(trace, of("abcdef", &job(), "error", Some(&microvm()), &[]));
-        assert_ne!(trace.id, of("ghijkl", &job(), "error", None, &[]).id);
-        let cancelled = Job { microvm: None, claimed_at: None, started_at: None, ..job() };
-        let trace = of("abcdef", &cancelled, "cancelled", None, &[]);
+    fn a_job_has_one_trace_id_per_ledger() {
+        let trace = job_trace("abcdef", &job(), "error", Some(&microvm()), &[]);
+        assert_eq!(trace, job_trace("abcdef", &job(), "error", Some(&microvm()), &[]));
+        assert_ne!(trace.id, job_trace("ghijkl", &job(), "error", None, &[]).id);
+        let cancelled = JobRecord { microvm: None, claimed_at: None, started_at: None, ..job() };
+        let trace = job_trace("abcdef", &cancelled, "cancelled", None, &[]);
         let names: Vec<_> = trace.spans.iter().map(|span| span.name.as_str()).collect();
         assert_eq!(names, ["job", "queued"]);
         assert_eq!(Time::from(trace.spans[1].end), Time(9000));

@@ -1,4 +1,4 @@
-//! Connecting to one of several addresses: happy eyeballs (RFC 8305) without its refinements.
+//! Connects to one of several addresses: happy eyeballs (RFC 8305) without its refinements.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,15 +8,15 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// How long an attempt runs alone before the next begins ("Connection Attempt Delay", RFC 8305,
+/// How long an attempt runs alone before the next starts ("Connection Attempt Delay", RFC 8305,
 /// section 8).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// The most addresses that are tried.
+/// Maximum number of addresses that are tried.
 const MAX_ATTEMPTS: usize = 8;
 
-/// The addresses in the order in which they are tried: families take turns, the first address's
-/// family begins.
+/// Returns the addresses in connection order: families alternate, starting with the family of the
+/// first address.
 fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let Some(first) = addresses.first() else { return Vec::new() };
     let (same, other): (Vec<_>, Vec<_>) =
@@ -34,13 +34,13 @@ fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     order
 }
 
-/// Connects to whichever address answers first. The error is that of the last attempt to fail.
+/// Connects to the first address that accepts. The error is that of the last failed attempt.
 pub(super) async fn connect_any(addresses: &[SocketAddr]) -> io::Result<(TcpStream, SocketAddr)> {
     let mut waiting = interleave(addresses).into_iter().peekable();
     let mut attempts = JoinSet::new();
     let mut last_error = io::Error::from(io::ErrorKind::AddrNotAvailable);
     loop {
-        // Not by a timer that is due at once: such a one takes a millisecond.
+        // Starts at once, not by a timer with zero delay: that takes a millisecond.
         if let Some(address) = waiting.next() {
             attempts.spawn(connect(address));
         }
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
+    fn families_alternate() {
         let order = interleave(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"].map(address));
         assert_eq!(order, ["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"].map(address));
         assert_eq!(interleave(&[]), []);
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_that_answers_is_found_behind_those_that_do_not() {
+    async fn a_good_address_is_found_after_bad_ones() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good = listener.local_addr().unwrap();
         let refusing = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

@@ -1,7 +1,7 @@
-//! Connections to the outside: to a checked address of a name, or through a parent proxy.
+//! Outbound connections: to a checked address of a name, or through a parent proxy.
 //!
-//! A name is resolved once; where any of its addresses may not be dialled, none is, and those that
-//! are dialled are those that were checked.
+//! A name is resolved once; if any of its addresses is forbidden, none is dialed. The dialed
+//! addresses are those that were checked.
 
 mod connect;
 mod parent;
@@ -16,21 +16,21 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 pub use parent::CredentialsError;
-pub use resolve::{Lookup, Resolve, SystemResolver, SystemResolverError, Unresolved};
+pub use resolve::{Lookup, Resolve, ResolveError, SystemResolver, SystemResolverError};
 
 use super::address::AddressCheck;
 use super::host::{Host, HostName};
-use super::policy::{Parent, Policy};
+use super::policy::{ParentProxy, Policy};
 use super::record::Peer;
-use super::verdict::Cause;
+use super::verdict::RefusalCause;
 
-/// How long the host's resolver has to say what it knows of a name that goes to the parent.
+/// Timeout of the host's resolver for a name that goes to the parent.
 const PARENT_CHECK: Duration = Duration::from_secs(1);
 
-/// How long a guest's lookup may take; resolvers ask again after five seconds.
+/// Timeout of a guest's lookup; resolvers retry after five seconds.
 const LOOKUP: Duration = Duration::from_secs(4);
 
-/// Makes connections to the outside for one microVM.
+/// Makes the outbound connections of one microVM.
 pub struct Dialer {
     policy: Arc<Policy>,
     addresses: AddressCheck,
@@ -39,41 +39,41 @@ pub struct Dialer {
     deadline: Duration,
 }
 
-/// A connection to the outside.
+/// An outbound connection.
 #[derive(Debug)]
-pub struct Dialled {
+pub struct DialedConnection {
     /// The connection.
     pub stream: TcpStream,
-    /// Whom it goes to.
+    /// The peer.
     pub peer: Peer,
 }
 
-/// How plain HTTP requests reach their origin.
+/// The next hop for plain HTTP requests.
 #[derive(Debug)]
 pub enum HttpRoute {
-    /// The connection is to the origin: requests name a path.
-    Origin(Dialled),
-    /// The connection is to the parent: requests name a whole URL.
+    /// A connection to the origin: requests contain a path.
+    Origin(DialedConnection),
+    /// A connection to the parent: requests contain a complete URL.
     Parent {
         /// The connection.
-        dialled: Dialled,
-        /// The `Proxy-Authorization` to send along.
+        dialed: DialedConnection,
+        /// The `Proxy-Authorization` value to send.
         authorization: Option<SecretString>,
     },
 }
 
 impl HttpRoute {
     /// The connection.
-    pub fn dialled(&self) -> &Dialled {
+    pub fn dialed(&self) -> &DialedConnection {
         match self {
-            Self::Origin(dialled) | Self::Parent { dialled, .. } => dialled,
+            Self::Origin(dialed) | Self::Parent { dialed, .. } => dialed,
         }
     }
 }
 
 impl Dialer {
-    /// Reads the parent's credentials, where there are some. `deadline` is for each connection, from
-    /// the lookup to the answer.
+    /// Creates a dialer and reads the parent's credentials, if any. `deadline` limits each
+    /// connection, from the lookup to the response.
     pub fn new(
         policy: Arc<Policy>,
         addresses: AddressCheck,
@@ -91,15 +91,15 @@ impl Dialer {
         host: &Host,
         port: u16,
         allow_private: bool,
-    ) -> Result<Dialled, Cause> {
-        self.in_time(async {
+    ) -> Result<DialedConnection, RefusalCause> {
+        self.with_deadline(async {
             match self.parent_for(host, port)? {
                 Some(parent) => {
                     self.check_for_parent(host, allow_private).await?;
-                    let mut dialled = self.dial_parent(parent).await?;
+                    let mut dialed = self.dial_parent(parent).await?;
                     let authorization = self.authorization.as_ref();
-                    parent::open_tunnel(&mut dialled.stream, host, port, authorization).await?;
-                    Ok(dialled)
+                    parent::open_tunnel(&mut dialed.stream, host, port, authorization).await?;
+                    Ok(dialed)
                 }
                 None => self.dial_directly(host, port, allow_private).await,
             }
@@ -107,20 +107,20 @@ impl Dialer {
         .await
     }
 
-    /// Connects to where plain HTTP requests for a destination go. Proxies rarely grant tunnels to
-    /// port 80, so a parent gets the requests themselves.
+    /// Connects to the next hop for plain HTTP requests. Proxies rarely grant tunnels to port 80,
+    /// so a parent receives the requests themselves.
     pub async fn dial_http(
         &self,
         host: &Host,
         port: u16,
         allow_private: bool,
-    ) -> Result<HttpRoute, Cause> {
-        self.in_time(async {
+    ) -> Result<HttpRoute, RefusalCause> {
+        self.with_deadline(async {
             match self.parent_for(host, port)? {
                 Some(parent) => {
                     self.check_for_parent(host, allow_private).await?;
                     Ok(HttpRoute::Parent {
-                        dialled: self.dial_parent(parent).await?,
+                        dialed: self.dial_parent(parent).await?,
                         authorization: self.authorization.clone(),
                     })
                 }
@@ -130,30 +130,31 @@ impl Dialer {
         .await
     }
 
-    async fn in_time<T>(
+    async fn with_deadline<T>(
         &self,
-        dialling: impl Future<Output = Result<T, Cause>>,
-    ) -> Result<T, Cause> {
-        timeout(self.deadline, dialling).await.unwrap_or(Err(Cause::ConnectDeadline))
+        dialing: impl Future<Output = Result<T, RefusalCause>>,
+    ) -> Result<T, RefusalCause> {
+        timeout(self.deadline, dialing).await.unwrap_or(Err(RefusalCause::ConnectDeadline))
     }
 
-    /// The parent, unless the operator said where the name is. An address that the guest named is
-    /// checked here: the parent is closer to the host's network than the guest may be.
-    fn parent_for(&self, host: &Host, port: u16) -> Result<Option<&Parent>, Cause> {
+    /// Returns the parent, unless the operator overrides the name's address. An address that the
+    /// guest named is checked here: the parent may reach networks that the guest may not.
+    fn parent_for(&self, host: &Host, port: u16) -> Result<Option<&ParentProxy>, RefusalCause> {
         match host {
             Host::Name(name) if self.policy.resolve_override(name, port).is_some() => Ok(None),
             Host::Name(_) => Ok(self.policy.parent.as_ref()),
             Host::Address(address) => {
-                // A literal has no rule: whether it may be private was decided by the policy.
-                self.addresses.check(*address, true).map_err(Cause::Address)?;
+                // A literal has no rule: the policy decided whether it may be private.
+                self.addresses.check(*address, true).map_err(RefusalCause::Address)?;
                 Ok(self.policy.parent.as_ref())
             }
         }
     }
 
-    /// Checks what this host knows of a name before the parent gets it. A host behind a proxy often
-    /// knows no public name: what it can't say in time is left to the parent.
-    async fn check_for_parent(&self, host: &Host, allow_private: bool) -> Result<(), Cause> {
+    /// Checks the addresses that this host knows for a name before the parent gets it. A host
+    /// behind a proxy often resolves no public names: if the resolver fails or times out, the
+    /// parent decides.
+    async fn check_for_parent(&self, host: &Host, allow_private: bool) -> Result<(), RefusalCause> {
         let Host::Name(name) = host else { return Ok(()) };
         let Ok(Ok(addresses)) = timeout(PARENT_CHECK, self.resolver.resolve(name)).await else {
             return Ok(());
@@ -161,20 +162,20 @@ impl Dialer {
         self.check_all(&addresses, allow_private)
     }
 
-    fn check_all(&self, addresses: &[IpAddr], allow_private: bool) -> Result<(), Cause> {
+    fn check_all(&self, addresses: &[IpAddr], allow_private: bool) -> Result<(), RefusalCause> {
         addresses.iter().try_for_each(|address| {
-            self.addresses.check(*address, allow_private).map_err(Cause::Address)
+            self.addresses.check(*address, allow_private).map_err(RefusalCause::Address)
         })
     }
 
-    /// Whether a name that may be looked up leads anywhere, as far as this host can say: the cause
-    /// where it doesn't. Where a parent resolves, or the operator said where the name is, it does.
-    pub async fn look_up(&self, name: &HostName, allow_private: bool) -> Result<(), Cause> {
+    /// Checks that an allowed name resolves to permitted addresses, as far as this host can tell.
+    /// Succeeds if a parent resolves, or the operator overrides the address.
+    pub async fn look_up(&self, name: &HostName, allow_private: bool) -> Result<(), RefusalCause> {
         if self.policy.parent.is_some() || self.policy.has_override(name) {
             return Ok(());
         }
         let addresses = timeout(LOOKUP, self.resolve(name)).await.unwrap_or_else(|_| {
-            Err(Cause::Resolve("the resolver did not answer in time".into()))
+            Err(RefusalCause::Resolve("the resolver did not answer in time".into()))
         })?;
         self.check_all(&addresses, allow_private)
     }
@@ -184,11 +185,11 @@ impl Dialer {
         host: &Host,
         port: u16,
         allow_private: bool,
-    ) -> Result<Dialled, Cause> {
+    ) -> Result<DialedConnection, RefusalCause> {
         let addresses = match host {
             Host::Address(address) => vec![*address],
             Host::Name(name) => match self.policy.resolve_override(name, port) {
-                // The operator's word: not subject to the check.
+                // Set by the operator: exempt from the check.
                 Some(address) => return connect_to(&[address]).await,
                 None => self.resolve(name).await?,
             },
@@ -197,44 +198,46 @@ impl Dialer {
         connect_to(&with_port(&addresses, port)).await
     }
 
-    async fn dial_parent(&self, parent: &Parent) -> Result<Dialled, Cause> {
+    async fn dial_parent(&self, parent: &ParentProxy) -> Result<DialedConnection, RefusalCause> {
         let addresses = match &parent.host {
             Host::Address(address) => vec![*address],
-            Host::Name(name) => self.resolve(name).await.map_err(|cause| as_parents(&cause))?,
+            Host::Name(name) => {
+                self.resolve(name).await.map_err(|cause| as_parent_failure(&cause))?
+            }
         };
         let addresses = with_port(&addresses, parent.port);
-        let dialled = connect_to(&addresses).await.map_err(|cause| as_parents(&cause))?;
-        Ok(Dialled { peer: Peer::Parent(parent.host.to_string()), ..dialled })
+        let dialed = connect_to(&addresses).await.map_err(|cause| as_parent_failure(&cause))?;
+        Ok(DialedConnection { peer: Peer::Parent(parent.host.to_string()), ..dialed })
     }
 
-    async fn resolve(&self, name: &HostName) -> Result<Vec<IpAddr>, Cause> {
+    async fn resolve(&self, name: &HostName) -> Result<Vec<IpAddr>, RefusalCause> {
         let addresses = self.resolver.resolve(name).await.map_err(|error| match error {
-            Unresolved::Missing => Cause::NoSuchName,
-            Unresolved::Failed(why) => Cause::Resolve(why),
+            ResolveError::NotFound => RefusalCause::NoSuchName,
+            ResolveError::Failed(why) => RefusalCause::Resolve(why),
         })?;
         if addresses.is_empty() {
-            return Err(Cause::Resolve("it has no address".into()));
+            return Err(RefusalCause::Resolve("the name has no address".into()));
         }
         Ok(addresses)
     }
 }
 
-/// A failure on the way to the parent is the parent's.
-fn as_parents(cause: &Cause) -> Cause {
-    Cause::Parent(cause.to_string())
+/// Converts a failure of the connection to the parent.
+fn as_parent_failure(cause: &RefusalCause) -> RefusalCause {
+    RefusalCause::Parent(cause.to_string())
 }
 
 fn with_port(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
     addresses.iter().map(|address| SocketAddr::new(*address, port)).collect()
 }
 
-async fn connect_to(addresses: &[SocketAddr]) -> Result<Dialled, Cause> {
+async fn connect_to(addresses: &[SocketAddr]) -> Result<DialedConnection, RefusalCause> {
     let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => Cause::ConnectRefused,
-        _ => Cause::Connect(error.to_string()),
+        std::io::ErrorKind::ConnectionRefused => RefusalCause::ConnectRefused,
+        _ => RefusalCause::Connect(error.to_string()),
     };
     let (stream, address) = connect::connect_any(addresses).await.map_err(failed)?;
-    Ok(Dialled { stream, peer: Peer::Direct(address) })
+    Ok(DialedConnection { stream, peer: Peer::Direct(address) })
 }
 
 #[cfg(test)]

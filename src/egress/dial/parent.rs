@@ -1,4 +1,4 @@
-//! Tunnels through a parent proxy, by `CONNECT`.
+//! Tunnels through a parent proxy, with `CONNECT`.
 
 use std::path::{Path, PathBuf};
 
@@ -7,26 +7,26 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::egress::host::Host;
-use crate::egress::verdict::Cause;
+use crate::egress::verdict::RefusalCause;
 use crate::failure::{Code, Failure};
 
-/// The longest head of an answer that is read, in bytes.
+/// Maximum length of a response head, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
-/// The credentials of a parent proxy can't be read.
+/// An error in the credentials of a parent proxy.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// The file can't be read.
-    #[error("can't read the parent proxy's credentials {}", file.display())]
+    #[error("can't read the parent proxy's credentials from {}", file.display())]
     Read {
         /// The file.
         file: PathBuf,
-        /// What failed.
+        /// The I/O error.
         #[source]
         source: std::io::Error,
     },
-    /// The file's first line is no `user:password`.
-    #[error("the parent proxy's credentials {} are not one line user:password", file.display())]
+    /// The file is not one line `user:password`.
+    #[error("the parent proxy's credentials in {} are not one line user:password", file.display())]
     Shape {
         /// The file.
         file: PathBuf,
@@ -42,7 +42,7 @@ impl Failure for CredentialsError {
     }
 }
 
-/// The value of a `Proxy-Authorization` header, from a file with `user:password`.
+/// Returns the value of a `Proxy-Authorization` header, from a file with `user:password`.
 pub(super) fn read_credentials(file: &Path) -> Result<SecretString, CredentialsError> {
     let text = std::fs::read_to_string(file)
         .map(SecretString::from)
@@ -55,13 +55,13 @@ pub(super) fn read_credentials(file: &Path) -> Result<SecretString, CredentialsE
     Ok(SecretString::from(format!("Basic {}", encoded.expose_secret())))
 }
 
-/// Asks the proxy at the other end for a tunnel.
+/// Requests a tunnel from the proxy at the other end.
 pub(super) async fn open_tunnel(
     stream: &mut TcpStream,
     host: &Host,
     port: u16,
     authorization: Option<&SecretString>,
-) -> Result<(), Cause> {
+) -> Result<(), RefusalCause> {
     let mut request = format!("CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n");
     if let Some(value) = authorization {
         request.push_str("Proxy-Authorization: ");
@@ -70,18 +70,19 @@ pub(super) async fn open_tunnel(
     }
     request.push_str("\r\n");
     let request = SecretString::from(request);
-    let broken = |error: std::io::Error| Cause::Parent(error.to_string());
-    stream.write_all(request.expose_secret().as_bytes()).await.map_err(broken)?;
-    let head = read_head(stream).await.map_err(broken)?;
+    let failed = |error: std::io::Error| RefusalCause::Parent(error.to_string());
+    stream.write_all(request.expose_secret().as_bytes()).await.map_err(failed)?;
+    let head = read_head(stream).await.map_err(failed)?;
     match status(&head) {
         Some((200..=299, _)) => Ok(()),
-        Some((status, reason)) => Err(Cause::Parent(format!("it answered {status} {reason}"))),
-        None => Err(Cause::Parent("its answer is no HTTP".into())),
+        Some((status, reason)) => {
+            Err(RefusalCause::Parent(format!("it answered {status} {reason}")))
+        }
+        None => Err(RefusalCause::Parent("its response is not HTTP".into())),
     }
 }
 
-/// Reads up to and including the empty line, and not a byte of what follows: that is the
-/// destination's.
+/// Reads up to and including the empty line, and no byte after it: that belongs to the destination.
 async fn read_head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut chunk = [0; 1024];
@@ -92,7 +93,7 @@ async fn read_head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
         }
         let before = head.len();
         head.extend_from_slice(&chunk[..seen]);
-        // The end may begin in what was read before.
+        // The end may begin in the previous chunk.
         let from = before.saturating_sub(3);
         let end = head[from..].windows(4).position(|bytes| bytes == b"\r\n\r\n");
         head.truncate(end.map_or(head.len(), |end| from + end + 4));
@@ -101,10 +102,10 @@ async fn read_head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
             return Ok(head);
         }
     }
-    Err(std::io::Error::other("its answer has no end"))
+    Err(std::io::Error::other("its response head is too long"))
 }
 
-/// The status of an answer and its reason, printable and short.
+/// Returns the status of a response and its reason, printable and short.
 fn status(head: &[u8]) -> Option<(u16, String)> {
     let line = head.split(|byte| *byte == b'\r').next()?;
     let line = std::str::from_utf8(line).ok()?;
@@ -123,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    async fn through(answer: &'static [u8]) -> (Result<(), Cause>, TcpStream, String) {
+    async fn through(answer: &'static [u8]) -> (Result<(), RefusalCause>, TcpStream, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut proxy, _) = listener.accept().await.unwrap();
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tunnel_is_asked_for_by_name_and_its_first_bytes_are_left_alone() {
+    async fn a_tunnel_is_requested_by_name_and_its_first_bytes_stay_unread() {
         let (result, mut client, request) =
             through(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\nSSH-2.0-x\r\n").await;
         result.unwrap();
@@ -160,17 +161,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_told_as_the_proxy_told_it() {
+    async fn a_refusal_reports_the_status_of_the_proxy() {
         for (answer, cause) in [
             (&b"HTTP/1.1 403 Forbid\x1bden\r\n\r\n"[..], "it answered 403 Forbidden"),
             (
                 b"HTTP/1.0 407 Proxy Authentication Required\r\n\r\n",
                 "it answered 407 Proxy Authentication Required",
             ),
-            (b"SSH-2.0-OpenSSH\r\n\r\n", "its answer is no HTTP"),
+            (b"SSH-2.0-OpenSSH\r\n\r\n", "its response is not HTTP"),
             (b"HTTP/1.1 200 OK\r\n", "unexpected end of file"),
         ] {
-            assert_eq!(through(answer).await.0, Err(Cause::Parent(cause.into())), "{answer:?}");
+            assert_eq!(
+                through(answer).await.0,
+                Err(RefusalCause::Parent(cause.into())),
+                "{answer:?}"
+            );
         }
     }
 
@@ -187,6 +192,6 @@ mod tests {
             assert!(matches!(error, CredentialsError::Shape { .. }), "{text:?}");
         }
         let error = read_credentials(Path::new("/nowhere")).unwrap_err();
-        assert_eq!(error.to_string(), "can't read the parent proxy's credentials /nowhere");
+        assert_eq!(error.to_string(), "can't read the parent proxy's credentials from /nowhere");
     }
 }

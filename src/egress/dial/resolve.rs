@@ -1,4 +1,4 @@
-//! From names to addresses, on the host.
+//! Name resolution on the host.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -9,34 +9,34 @@ use hickory_resolver::config::LookupIpStrategy;
 
 use crate::egress::host::HostName;
 
-/// What a lookup will say: addresses, or why there are none.
-pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, Unresolved>> + Send + 'a>>;
+/// The future of a lookup: addresses, or an error.
+pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, ResolveError>> + Send + 'a>>;
 
-/// Why a lookup has no addresses.
+/// Why a lookup returned no addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unresolved {
+pub enum ResolveError {
     /// The name does not exist.
-    Missing,
-    /// Nobody could say; the text says why.
+    NotFound,
+    /// The lookup failed; the text says why.
     Failed(String),
 }
 
-/// Something that knows the addresses of names.
+/// A resolver of names.
 pub trait Resolve: Send + Sync {
-    /// The addresses of a name, those to try first in front.
+    /// Returns the addresses of a name, in order of preference.
     fn resolve<'a>(&'a self, name: &'a HostName) -> Lookup<'a>;
 }
 
-/// The resolver that the host's own configuration describes (`/etc/resolv.conf`, `/etc/hosts`).
+/// The resolver of the host's configuration (`/etc/resolv.conf`, `/etc/hosts`).
 pub struct SystemResolver(TokioResolver);
 
-/// The host's resolver configuration can't be used.
+/// The host's resolver configuration is invalid.
 #[derive(Debug, thiserror::Error)]
-#[error("can't use the resolver configuration of the host")]
+#[error("can't load the host's resolver configuration")]
 pub struct SystemResolverError(#[source] hickory_resolver::net::NetError);
 
 impl SystemResolver {
-    /// Reads the host's configuration. What it returns is to be used on one runtime only.
+    /// Reads the host's configuration. Use the resolver on one runtime only.
     pub fn new() -> Result<Self, SystemResolverError> {
         let mut builder = TokioResolver::builder_tokio().map_err(SystemResolverError)?;
         builder.options_mut().ip_strategy = LookupIpStrategy::Ipv6AndIpv4;
@@ -47,13 +47,13 @@ impl SystemResolver {
 impl Resolve for SystemResolver {
     fn resolve<'a>(&'a self, name: &'a HostName) -> Lookup<'a> {
         Box::pin(async move {
-            // The dot keeps the host's search domains out: they would make it another name.
+            // The trailing dot excludes the host's search domains, which would change the name.
             let found = self.0.lookup_ip(format!("{name}.")).await;
             found.map(|found| found.iter().collect()).map_err(|error| {
                 if error.is_nx_domain() {
-                    Unresolved::Missing
+                    ResolveError::NotFound
                 } else {
-                    Unresolved::Failed(error.to_string())
+                    ResolveError::Failed(error.to_string())
                 }
             })
         })

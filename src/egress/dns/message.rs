@@ -1,4 +1,5 @@
-//! What the stub answers: a pure function of the query, the policy and the names given so far.
+//! Builds the stub's responses: a pure function of the query, the policy and the names assigned so
+//! far.
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
@@ -6,43 +7,42 @@ use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use crate::egress::host::{HostError, HostName};
-use crate::egress::names::Names;
+use crate::egress::names::NameTable;
 use crate::egress::policy::Policy;
-use crate::egress::verdict::{Cause, Verdict};
+use crate::egress::verdict::{RefusalCause, Verdict};
 
-/// How long a client may keep an answer. Short, so that a name in use is seen to be in use and
-/// keeps its address.
+/// TTL of a response. Short, so that names in use are looked up again and keep their address.
 const TTL_SECONDS: u32 = 60;
 
-/// The longest message that is looked at. A query with one question and EDNS needs 300.
+/// Maximum length of a query. One question with EDNS needs 300 bytes.
 pub const MAX_QUERY: usize = 4096;
 
-/// The payload size that EDNS announces: what passes any link unfragmented (RFC 9715).
+/// The advertised EDNS payload size: passes any link unfragmented (RFC 9715).
 const EDNS_PAYLOAD: u16 = 1232;
 
 /// The EDNS option for extended errors (RFC 8914).
 const EXTENDED_ERROR: u16 = 15;
 
-/// The extended error "Blocked": the operator's policy has it so.
+/// The extended error "Blocked": refused by the operator's policy.
 const BLOCKED: u16 = 15;
 
-/// The answer for a name that may not be looked up. Clients take REFUSED for a server's trouble and
-/// ask again, for seconds; that a name doesn't exist is final at once. Without a SOA record beside
-/// it nobody may keep it (RFC 2308, section 5).
+/// The response code for a refused name. Clients treat REFUSED as a server failure and retry for
+/// seconds; NXDOMAIN is final at once. Without a SOA record nobody may cache it (RFC 2308, section
+/// 5).
 const NOT_ALLOWED: ResponseCode = ResponseCode::NXDomain;
 
-/// An answer, and what there is to record about the question.
+/// A response, and the data to record about the query.
 #[derive(Debug)]
-pub struct Answer {
+pub struct DnsResponse {
     /// The message to send.
     pub bytes: Vec<u8>,
-    /// The name that was asked for, as well as it can be told, and the verdict.
-    pub asked: String,
-    /// Whether the name may be looked up.
+    /// The queried name, as far as it is known.
+    pub queried_name: String,
+    /// The verdict on the lookup.
     pub verdict: Verdict,
 }
 
-/// The name that a query asks for, where the policy lets it be looked up.
+/// Returns the queried name, if the policy allows its lookup.
 pub fn allowed_name(query: &[u8], policy: &Policy) -> Option<HostName> {
     if query.len() > MAX_QUERY {
         return None;
@@ -52,26 +52,30 @@ pub fn allowed_name(query: &[u8], policy: &Policy) -> Option<HostName> {
     policy.decide_lookup(&name).passes().then_some(name)
 }
 
-/// Answers a query as if every name that the policy allows existed.
-pub fn answer(query: &[u8], policy: &Policy, names: &mut Names) -> Option<Answer> {
-    answer_found(query, policy, names, Ok(()))
+/// Responds to a query as if every name that the policy allows existed.
+pub fn respond(query: &[u8], policy: &Policy, names: &mut NameTable) -> Option<DnsResponse> {
+    respond_with_lookup(query, policy, names, Ok(()))
 }
 
-/// Answers a query. `found` says why an allowed name leads nowhere, where it doesn't. `None` where
-/// the query isn't even that, so that an answer would be wrong, too.
-pub fn answer_found(
+/// Responds to a query. `found` holds the error if an allowed name could not be resolved. Returns
+/// `None` if the message is not a query, so that even an error response would be wrong.
+pub fn respond_with_lookup(
     query: &[u8],
     policy: &Policy,
-    names: &mut Names,
-    found: Result<(), Cause>,
-) -> Option<Answer> {
+    names: &mut NameTable,
+    found: Result<(), RefusalCause>,
+) -> Option<DnsResponse> {
     if query.len() < 12 || query.len() > MAX_QUERY || query[2] & 0x80 != 0 {
         return None;
     }
     let Ok(message) = Message::from_vec(query) else {
         let id = u16::from_be_bytes([query[0], query[1]]);
         let reply = Message::error_msg(id, OpCode::Query, ResponseCode::FormErr);
-        return finish(&reply, String::new(), Verdict::Refused(Cause::Dns("it is malformed")));
+        return finish(
+            &reply,
+            String::new(),
+            Verdict::Refused(RefusalCause::Dns("malformed message")),
+        );
     };
     let mut reply = reply_to(&message);
     let (question, name) = match question(&message) {
@@ -87,10 +91,10 @@ pub fn answer_found(
         reply.metadata.response_code = NOT_ALLOWED;
         explain(&mut reply, policy, cause);
     } else if let Err(cause) = found {
-        // A name that leads inside is told like one that doesn't exist: which of them it is says
-        // something of this host's network.
+        // A name with an internal address is reported like a nonexistent one: the difference would
+        // reveal this host's network.
         reply.metadata.response_code = match &cause {
-            Cause::Resolve(_) => ResponseCode::ServFail,
+            RefusalCause::Resolve(_) => ResponseCode::ServFail,
             _ => NOT_ALLOWED,
         };
         return finish(&reply, name.to_string(), Verdict::Refused(cause));
@@ -101,11 +105,11 @@ pub fn answer_found(
     finish(&reply, name.to_string(), verdict)
 }
 
-fn finish(reply: &Message, asked: String, verdict: Verdict) -> Option<Answer> {
-    Some(Answer { bytes: reply.to_vec().ok()?, asked, verdict })
+fn finish(reply: &Message, queried_name: String, verdict: Verdict) -> Option<DnsResponse> {
+    Some(DnsResponse { bytes: reply.to_vec().ok()?, queried_name, verdict })
 }
 
-/// An empty answer without error.
+/// Returns an empty response without an error.
 fn reply_to(message: &Message) -> Message {
     let mut reply = Message::response(message.metadata.id, message.metadata.op_code);
     reply.metadata.recursion_desired = message.metadata.recursion_desired;
@@ -121,34 +125,33 @@ fn reply_to(message: &Message) -> Message {
     reply
 }
 
-/// The one question of a query and the name in it; the error code and the cause where there is
-/// none that could be answered.
-fn question(message: &Message) -> Result<(&Query, HostName), (ResponseCode, Cause)> {
-    let cause = |code, text| Err((code, Cause::Dns(text)));
+/// Returns the only question of a query and its name, or the error code and the cause.
+fn question(message: &Message) -> Result<(&Query, HostName), (ResponseCode, RefusalCause)> {
+    let cause = |code, text| Err((code, RefusalCause::Dns(text)));
     if message.metadata.op_code != OpCode::Query {
-        return cause(ResponseCode::NotImp, "it is no ordinary query");
+        return cause(ResponseCode::NotImp, "not a standard query");
     }
     if message.metadata.message_type != MessageType::Query {
-        return cause(ResponseCode::FormErr, "it is an answer");
+        return cause(ResponseCode::FormErr, "a response, not a query");
     }
     let [question] = message.queries.as_slice() else {
-        return cause(ResponseCode::FormErr, "it has not exactly one question");
+        return cause(ResponseCode::FormErr, "not exactly one question");
     };
     if !message.answers.is_empty() || !message.authorities.is_empty() {
-        return cause(ResponseCode::FormErr, "it has answers in it");
+        return cause(ResponseCode::FormErr, "a query with answers");
     }
     if question.query_class() != DNSClass::IN {
-        return cause(ResponseCode::Refused, "its class is not IN");
+        return cause(ResponseCode::Refused, "a class other than IN");
     }
     match host_name(question.name()) {
         Ok(name) => Ok((question, name)),
-        // The root does exist.
-        Err(HostError::Empty) => Err((ResponseCode::Refused, Cause::Host(HostError::Empty))),
-        Err(error) => Err((NOT_ALLOWED, Cause::Host(error))),
+        // The root exists.
+        Err(HostError::Empty) => Err((ResponseCode::Refused, RefusalCause::Host(HostError::Empty))),
+        Err(error) => Err((NOT_ALLOWED, RefusalCause::Host(error))),
     }
 }
 
-/// The name of a question as a host's. A label's bytes may be anything, even dots.
+/// Converts the name of a question to a host name. A label may contain any bytes, even dots.
 fn host_name(name: &Name) -> Result<HostName, HostError> {
     let mut labels = Vec::new();
     for label in name {
@@ -160,11 +163,11 @@ fn host_name(name: &Name) -> Result<HostName, HostError> {
     HostName::parse(&labels.join("."))
 }
 
-/// Tells why, where the client understands extensions at all.
-fn explain(reply: &mut Message, policy: &Policy, cause: &Cause) {
+/// Adds the reason, if the client supports EDNS.
+fn explain(reply: &mut Message, policy: &Policy, cause: &RefusalCause) {
     if let Some(edns) = &mut reply.edns {
         let mut data = BLOCKED.to_be_bytes().to_vec();
-        // A policy's name has 64 bytes at most: the whole answer stays below 512.
+        // A policy name has at most 64 bytes, so the response stays below 512.
         data.extend(format!("policy {} refused: {}", policy.name, cause.code()).into_bytes());
         edns.options_mut().insert(EdnsOption::Unknown(EXTENDED_ERROR, data));
     }
@@ -177,7 +180,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::egress::address::Class;
+    use crate::egress::address::AddressClass;
 
     fn policy() -> Policy {
         let draft = toml::from_str(r#"allow = [{ host = "*.example.com" }]"#).unwrap();
@@ -192,9 +195,10 @@ mod tests {
     }
 
     fn ask(message: &Message) -> (Message, Verdict) {
-        let answer = answer(&message.to_vec().unwrap(), &policy(), &mut Names::default()).unwrap();
-        assert!(answer.bytes.len() <= 512);
-        (Message::from_vec(&answer.bytes).unwrap(), answer.verdict)
+        let response =
+            respond(&message.to_vec().unwrap(), &policy(), &mut NameTable::default()).unwrap();
+        assert!(response.bytes.len() <= 512);
+        (Message::from_vec(&response.bytes).unwrap(), response.verdict)
     }
 
     #[test]
@@ -205,7 +209,7 @@ mod tests {
         assert_eq!(reply.metadata.id, asked.metadata.id);
         assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
         assert!(reply.metadata.recursion_available && reply.metadata.recursion_desired);
-        // Clients that mix case as a nonce compare it.
+        // Clients that use the case as a nonce compare it.
         assert_eq!(reply.queries, asked.queries);
         assert_eq!(reply.queries[0].name().to_ascii(), "A.Example.Com.");
         let [record] = reply.answers.as_slice() else { panic!("{reply:?}") };
@@ -213,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allowed_name_has_nothing_but_an_address() {
+    fn an_allowed_name_has_only_an_address() {
         for kind in [RecordType::AAAA, RecordType::HTTPS, RecordType::SVCB, RecordType::TXT] {
             let (reply, verdict) = ask(&query("a.example.com.", kind));
             assert_eq!(verdict, Verdict::Allowed);
@@ -223,18 +227,18 @@ mod tests {
     }
 
     #[test]
-    fn any_other_name_is_refused_whatever_is_asked() {
+    fn any_other_name_is_refused_for_every_type() {
         for kind in [RecordType::A, RecordType::AAAA, RecordType::TXT, RecordType::NULL] {
             let (reply, verdict) = ask(&query("c2VjcmV0.evil.example.", kind));
-            assert_eq!(verdict, Verdict::Refused(Cause::NoRule), "{kind}");
+            assert_eq!(verdict, Verdict::Refused(RefusalCause::NoRule), "{kind}");
             assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain, "{kind}");
-            assert!(reply.authorities.is_empty(), "nobody may keep it");
+            assert!(reply.authorities.is_empty(), "nobody may cache it");
             assert!(reply.answers.is_empty() && reply.edns.is_none(), "{kind}");
         }
     }
 
     #[test]
-    fn a_client_with_edns_is_told_why() {
+    fn a_client_with_edns_gets_the_reason() {
         let mut asked = query("evil.example.", RecordType::A);
         asked.set_edns(Edns::new());
         let (reply, _) = ask(&asked);
@@ -247,33 +251,34 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_leads_nowhere_is_told_so_without_its_class() {
+    fn an_unresolvable_name_does_not_reveal_its_address_class() {
         let mut asked = query("a.example.com.", RecordType::A);
         asked.set_edns(Edns::new());
         let bytes = asked.to_vec().unwrap();
-        let mut told = Vec::new();
+        let mut responses = Vec::new();
         for (cause, code) in [
-            (Cause::NoSuchName, ResponseCode::NXDomain),
-            (Cause::Address(Class::Private), ResponseCode::NXDomain),
-            (Cause::Address(Class::Loopback), ResponseCode::NXDomain),
-            (Cause::Address(Class::Metadata), ResponseCode::NXDomain),
-            (Cause::Resolve("timed out".into()), ResponseCode::ServFail),
+            (RefusalCause::NoSuchName, ResponseCode::NXDomain),
+            (RefusalCause::Address(AddressClass::Private), ResponseCode::NXDomain),
+            (RefusalCause::Address(AddressClass::Loopback), ResponseCode::NXDomain),
+            (RefusalCause::Address(AddressClass::Metadata), ResponseCode::NXDomain),
+            (RefusalCause::Resolve("timed out".into()), ResponseCode::ServFail),
         ] {
-            let mut names = Names::default();
-            let answer = answer_found(&bytes, &policy(), &mut names, Err(cause.clone())).unwrap();
-            assert_eq!(answer.verdict, Verdict::Refused(cause));
-            let reply = Message::from_vec(&answer.bytes).unwrap();
+            let mut names = NameTable::default();
+            let response =
+                respond_with_lookup(&bytes, &policy(), &mut names, Err(cause.clone())).unwrap();
+            assert_eq!(response.verdict, Verdict::Refused(cause));
+            let reply = Message::from_vec(&response.bytes).unwrap();
             assert_eq!(reply.metadata.response_code, code);
             assert!(reply.answers.is_empty());
             if code == ResponseCode::NXDomain {
-                told.push(answer.bytes);
+                responses.push(response.bytes);
             }
         }
-        assert!(told.windows(2).all(|pair| pair[0] == pair[1]), "answers differ by class");
+        assert!(responses.windows(2).all(|pair| pair[0] == pair[1]), "responses differ by class");
     }
 
     #[test]
-    fn odd_questions_are_answered_with_an_error() {
+    fn unsupported_questions_get_an_error() {
         let mut two = query("a.example.com.", RecordType::A);
         two.add_query(Query::query(Name::root(), RecordType::A));
         assert_eq!(ask(&two).0.metadata.response_code, ResponseCode::FormErr);
@@ -285,38 +290,38 @@ mod tests {
         assert_eq!(ask(&chaos).0.metadata.response_code, ResponseCode::Refused);
         assert_eq!(
             ask(&query(".", RecordType::NS)).1,
-            Verdict::Refused(Cause::Host(HostError::Empty))
+            Verdict::Refused(RefusalCause::Host(HostError::Empty))
         );
     }
 
     #[test]
-    fn a_dot_within_a_label_makes_no_other_name() {
+    fn a_dot_within_a_label_is_rejected() {
         let name = Name::from_labels([&b"a.example"[..], b"com"]).unwrap();
         let mut message = Message::query();
         message.add_query(Query::query(name, RecordType::A));
-        assert_eq!(ask(&message).1, Verdict::Refused(Cause::Host(HostError::Label)));
+        assert_eq!(ask(&message).1, Verdict::Refused(RefusalCause::Host(HostError::Label)));
     }
 
     #[test]
-    fn a_malformed_query_gets_an_error_and_what_is_none_gets_nothing() {
-        let mut names = Names::default();
+    fn a_malformed_query_gets_an_error_and_a_response_gets_none() {
+        let mut names = NameTable::default();
         let mut bytes = query("a.example.com.", RecordType::A).to_vec().unwrap();
         bytes.truncate(20);
-        let reply = Message::from_vec(&answer(&bytes, &policy(), &mut names).unwrap().bytes);
+        let reply = Message::from_vec(&respond(&bytes, &policy(), &mut names).unwrap().bytes);
         assert_eq!(reply.unwrap().metadata.response_code, ResponseCode::FormErr);
-        assert!(answer(&bytes[..11], &policy(), &mut names).is_none());
+        assert!(respond(&bytes[..11], &policy(), &mut names).is_none());
         bytes[2] |= 0x80;
-        assert!(answer(&bytes, &policy(), &mut names).is_none());
-        assert!(answer(&[0; MAX_QUERY + 1], &policy(), &mut names).is_none());
+        assert!(respond(&bytes, &policy(), &mut names).is_none());
+        assert!(respond(&[0; MAX_QUERY + 1], &policy(), &mut names).is_none());
     }
 
     proptest! {
         #[test]
         fn no_bytes_break_the_stub(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-            let mut names = Names::default();
-            if let Some(answer) = answer(&bytes, &policy(), &mut names) {
-                prop_assert!(answer.bytes.len() <= 512 + bytes.len());
-                prop_assert!(Message::from_vec(&answer.bytes).is_ok());
+            let mut names = NameTable::default();
+            if let Some(response) = respond(&bytes, &policy(), &mut names) {
+                prop_assert!(response.bytes.len() <= 512 + bytes.len());
+                prop_assert!(Message::from_vec(&response.bytes).is_ok());
             }
         }
 
@@ -327,7 +332,7 @@ mod tests {
             let mut bytes = query("evil.example.", RecordType::A).to_vec().unwrap();
             let at = at % bytes.len();
             bytes[at] = byte;
-            if let Some(found) = answer(&bytes, &policy(), &mut Names::default())
+            if let Some(found) = respond(&bytes, &policy(), &mut NameTable::default())
                 && let Ok(reply) = Message::from_vec(&found.bytes)
             {
                 prop_assert!(reply.answers.is_empty());

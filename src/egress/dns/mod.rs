@@ -1,5 +1,5 @@
-//! The DNS stub: allowed names get a synthetic address, all others do not exist, and nothing that
-//! a guest asks is ever forwarded.
+//! The DNS stub: allowed names resolve to a synthetic address, all others do not exist. No query of
+//! a guest is forwarded.
 
 pub mod message;
 
@@ -13,15 +13,15 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::host::HostError;
 use super::record::{Subject, Via};
-use super::shared::Shared;
-use super::verdict::{Cause, Verdict};
+use super::state::GateState;
+use super::verdict::{RefusalCause, Verdict};
 use message::MAX_QUERY;
 
-/// The most lookups of a microVM at a time; further queries wait in the socket.
+/// Maximum concurrent lookups of a microVM; further queries wait in the socket.
 const MAX_LOOKUPS: usize = 64;
 
-/// Answers datagrams until it is dropped.
-pub(super) async fn serve_datagrams(shared: Arc<Shared>, socket: UdpSocket) {
+/// Serves datagrams until it is dropped.
+pub(super) async fn serve_datagrams(shared: Arc<GateState>, socket: UdpSocket) {
     let mut buffer = vec![0; MAX_QUERY + 1];
     let socket = Arc::new(socket);
     let mut lookups = JoinSet::new();
@@ -31,40 +31,44 @@ pub(super) async fn serve_datagrams(shared: Arc<Shared>, socket: UdpSocket) {
                 lookups.join_next().await;
             }
         }
-        // An error is that of an earlier datagram (nobody waited for the answer).
+        // An error concerns an earlier datagram (its client no longer listened).
         let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
         let query = buffer[..length].to_vec();
         let (shared, socket) = (Arc::clone(&shared), Arc::clone(&socket));
         lookups.spawn(async move {
-            if let Some(answer) = answer(&shared, &query, socket.local_addr().ok()).await {
-                _ = socket.try_send_to(&answer, client);
+            if let Some(response) = respond(&shared, &query, socket.local_addr().ok()).await {
+                _ = socket.try_send_to(&response, client);
             }
         });
     }
 }
 
-/// Answers the queries on one connection until the client is done or says nothing for too long.
-/// One that says nothing after an answer is done, too; one that doesn't come to the end of a query
-/// is on the record.
-pub(super) async fn serve_connection(shared: &Shared, mut stream: TcpStream) {
+/// Serves the queries on one connection until the client is done or times out. No query after a
+/// response ends the connection; an incomplete query is recorded.
+pub(super) async fn serve_connection(shared: &GateState, mut stream: TcpStream) {
     let local = stream.local_addr().ok();
     let mut has_answered = false;
     loop {
         let deadline = Instant::now() + shared.limits.opening;
-        let has_begun = timeout_at(deadline, stream.readable()).await.is_ok();
+        let has_data = timeout_at(deadline, stream.readable()).await.is_ok();
         let query = match timeout_at(deadline, read_query(&mut stream)).await {
             Ok(Ok(query)) => query,
             Ok(Err(_)) => return,
             Err(_) => {
-                if has_begun || !has_answered {
-                    record(shared, local, String::new(), &Verdict::Refused(Cause::ClientDeadline));
+                if has_data || !has_answered {
+                    record(
+                        shared,
+                        local,
+                        String::new(),
+                        &Verdict::Refused(RefusalCause::ClientDeadline),
+                    );
                 }
                 return;
             }
         };
-        let Some(answer) = answer(shared, &query, local).await else { return };
-        let Ok(length) = u16::try_from(answer.len()) else { return };
-        let reply = [&length.to_be_bytes()[..], &answer].concat();
+        let Some(response) = respond(shared, &query, local).await else { return };
+        let Ok(length) = u16::try_from(response.len()) else { return };
+        let reply = [&length.to_be_bytes()[..], &response].concat();
         let sent = timeout(shared.limits.opening, stream.write_all(&reply)).await;
         if !matches!(sent, Ok(Ok(()))) {
             return;
@@ -73,7 +77,7 @@ pub(super) async fn serve_connection(shared: &Shared, mut stream: TcpStream) {
     }
 }
 
-/// Reads one query with its length (RFC 1035, section 4.2.2).
+/// Reads one query with its length prefix (RFC 1035, section 4.2.2).
 async fn read_query(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let length = usize::from(stream.read_u16().await?);
     if length > MAX_QUERY {
@@ -84,32 +88,33 @@ async fn read_query(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(query)
 }
 
-async fn answer(shared: &Shared, query: &[u8], local: Option<SocketAddr>) -> Option<Vec<u8>> {
+async fn respond(shared: &GateState, query: &[u8], local: Option<SocketAddr>) -> Option<Vec<u8>> {
     let found = look_up(shared, query).await;
-    let answer = message::answer_found(query, &shared.policy, &mut shared.names(), found)?;
-    if answer.verdict != Verdict::Allowed && !is_root(&answer.verdict) {
-        record(shared, local, answer.asked, &answer.verdict);
+    let response = message::respond_with_lookup(query, &shared.policy, &mut shared.names(), found)?;
+    if response.verdict != Verdict::Allowed && !is_root(&response.verdict) {
+        record(shared, local, response.queried_name, &response.verdict);
     }
-    Some(answer.bytes)
+    Some(response.bytes)
 }
 
-/// Whether the name that is asked for leads anywhere. Where rules name what there is, the answer is
-/// known without asking anybody, and a guest can't make this host ask.
-async fn look_up(shared: &Shared, query: &[u8]) -> Result<(), Cause> {
-    if !shared.policy.wants_every_port() {
+/// Checks that the queried name resolves. Where the rules name all allowed hosts, no lookup is
+/// needed, and a guest cannot trigger one on this host.
+async fn look_up(shared: &GateState, query: &[u8]) -> Result<(), RefusalCause> {
+    if !shared.policy.intercepts_every_port() {
         return Ok(());
     }
     let Some(name) = message::allowed_name(query, &shared.policy) else { return Ok(()) };
-    shared.dialer.look_up(&name, shared.policy.may_be_private(&name)).await
+    shared.dialer.look_up(&name, shared.policy.allows_private(&name)).await
 }
 
-fn record(shared: &Shared, original: Option<SocketAddr>, host: String, verdict: &Verdict) {
+fn record(shared: &GateState, original: Option<SocketAddr>, host: String, verdict: &Verdict) {
     let subject =
         Subject { via: Via::Dns, host, port: 0, original, method: "DNS".into(), url: None };
-    shared.recorder.verdict(subject, verdict, None);
+    shared.recorder.record_verdict(subject, verdict, None);
 }
 
-/// Whether it is a question about the root, as clients ask to try a server: it says nothing.
+/// Returns whether the query was for the root, which clients send to probe a server: it is not
+/// recorded.
 fn is_root(verdict: &Verdict) -> bool {
-    *verdict == Verdict::Refused(Cause::Host(HostError::Empty))
+    *verdict == Verdict::Refused(RefusalCause::Host(HostError::Empty))
 }

@@ -1,4 +1,4 @@
-//! Bodies that count what passes and record the end when they are done.
+//! HTTP bodies that count their bytes and record the end of an exchange.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,67 +10,72 @@ use bytes::Bytes as Data;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use crate::egress::carry::Plan;
-use crate::egress::pace::Pace;
-use crate::egress::record::{Bytes, SharedFlow};
+use crate::egress::connection::ConnectionPlan;
+use crate::egress::rate_limiter::RateLimiter;
+use crate::egress::record::{ByteCounters, SharedFlow};
 
-/// Which way a body goes.
+/// The direction of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum BodyDirection {
     Up,
     Down,
 }
 
-/// More bytes than the rule allows.
+/// The body exceeds the rule's byte limit.
 #[derive(Debug, thiserror::Error)]
-#[error("more bytes than the rule allows")]
+#[error("the body exceeds the bytes that the rule allows")]
 pub(super) struct TooManyBytes;
 
-/// What can end a body early.
+/// The error type of a body.
 pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A body on its way through.
-pub(super) struct Counted {
+/// A body that is being forwarded.
+pub(super) struct CountedBody {
     body: Incoming,
-    way: Way,
-    bytes: Arc<Bytes>,
+    direction: BodyDirection,
+    bytes: Arc<ByteCounters>,
     max_bytes: Option<u64>,
-    pace: Option<Arc<Pace>>,
-    /// What has come and waits until it may pass.
+    rate_limiter: Option<Arc<RateLimiter>>,
+    /// A received frame that waits for the rate limit.
     held: Option<(Pin<Box<Sleep>>, Frame<Data>)>,
-    /// The record of the exchange, which ends with the last of its bodies.
+    /// The record of the exchange; the last of its bodies ends it.
     flow: SharedFlow,
 }
 
-impl Counted {
-    pub(super) fn new(body: Incoming, way: Way, flow: SharedFlow, plan: &Plan) -> Self {
-        let Plan { max_bytes, pace, .. } = plan;
-        let (max_bytes, pace) = (*max_bytes, pace.clone());
+impl CountedBody {
+    pub(super) fn new(
+        body: Incoming,
+        direction: BodyDirection,
+        flow: SharedFlow,
+        plan: &ConnectionPlan,
+    ) -> Self {
+        let ConnectionPlan { max_bytes, rate_limiter, .. } = plan;
+        let (max_bytes, rate_limiter) = (*max_bytes, rate_limiter.clone());
         let bytes = flow.lock().bytes();
-        Self { body, way, bytes, max_bytes, pace, held: None, flow }
+        Self { body, direction, bytes, max_bytes, rate_limiter, held: None, flow }
     }
 
-    /// Counts what has come. Fails where it is more than may pass.
+    /// Counts a received frame. Fails if the byte limit is exceeded.
     fn count(&mut self, frame: &Frame<Data>) -> Result<usize, TooManyBytes> {
         let count = frame.data_ref().map_or(0, Data::len);
-        let counter = match self.way {
-            Way::Up => &self.bytes.up,
-            Way::Down => &self.bytes.down,
+        let counter = match self.direction {
+            BodyDirection::Up => &self.bytes.up,
+            BodyDirection::Down => &self.bytes.down,
         };
         counter.fetch_add(count as u64, Ordering::Relaxed);
         if self.max_bytes.is_some_and(|most| self.bytes.total() > most) {
-            self.end_by(TooManyBytes);
+            self.set_end_reason(TooManyBytes);
             return Err(TooManyBytes);
         }
         Ok(count)
     }
 
-    fn end_by(&self, reason: impl std::fmt::Display) {
-        self.flow.lock().ended_by(reason);
+    fn set_end_reason(&self, reason: impl std::fmt::Display) {
+        self.flow.lock().set_end_reason(reason);
     }
 }
 
-impl Body for Counted {
+impl Body for CountedBody {
     type Data = Data;
     type Error = BodyError;
 
@@ -82,13 +87,16 @@ impl Body for Counted {
             let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => {
-                    self.end_by(&error);
+                    self.set_end_reason(&error);
                     return Poll::Ready(Some(Err(error.into())));
                 }
                 None => return Poll::Ready(None),
             };
             let count = self.count(&frame)?;
-            let wait = self.pace.as_ref().map_or(Duration::ZERO, |pace| pace.take(count));
+            let wait = self
+                .rate_limiter
+                .as_ref()
+                .map_or(Duration::ZERO, |rate_limiter| rate_limiter.take(count));
             if wait.is_zero() {
                 return Poll::Ready(Some(Ok(frame)));
             }
@@ -105,7 +113,7 @@ impl Body for Counted {
     }
 
     fn size_hint(&self) -> SizeHint {
-        // Whoever asks has not begun to read: nothing is held yet.
+        // Callers ask before they read: no frame is held yet.
         self.body.size_hint()
     }
 }

@@ -1,22 +1,22 @@
-//! `CONNECT`: a tunnel that the guest asks for by name.
+//! `CONNECT`: a tunnel that the guest requests by name.
 
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use super::super::carry::{Plan, carry, read_hello};
+use super::super::connection::{ConnectionPlan, read_hello, relay_connection};
 use super::super::host::Host;
-use super::super::policy::{Expected, Inspection};
+use super::super::policy::{ExpectedProtocol, Inspection};
 use super::super::record::{Subject, Via};
-use super::super::shared::Shared;
+use super::super::state::GateState;
 use super::super::tunnel::reset;
-use super::super::verdict::{Cause, Verdict};
-use super::request::is_for;
-use super::strict::Strict;
-use super::{grant, refusal, refuse, say, serve_origin};
+use super::super::verdict::{RefusalCause, Verdict};
+use super::request::check_host_value;
+use super::strict::StrictChecker;
+use super::{accept_connect, refusal_text, refuse, send_error, serve_origin};
 
 /// Serves a connection whose first head is a CONNECT.
-pub(super) async fn serve(shared: &Arc<Shared>, mut guest: TcpStream, strict: &Strict) {
+pub(super) async fn serve(shared: &Arc<GateState>, mut guest: TcpStream, strict: &StrictChecker) {
     let (host, port) = match destination(strict) {
         Ok(destination) => destination,
         Err(cause) => {
@@ -33,60 +33,65 @@ pub(super) async fn serve(shared: &Arc<Shared>, mut guest: TcpStream, strict: &S
         url: None,
     };
     let decision = shared.policy.decide(&host, port);
-    let plan = Plan::new(shared, (host.clone(), port), subject, decision);
+    let plan = ConnectionPlan::new(shared, (host.clone(), port), subject, decision);
     if let Verdict::Refused(cause) = &plan.verdict {
-        return turn_away(shared, &guest, &plan, cause.clone()).await;
+        return refuse_tunnel(shared, &guest, &plan, cause.clone()).await;
     }
-    if plan.inspection == Inspection::Enforce(Expected::Http) {
-        // Each request in the tunnel is decided on and forwarded by itself.
+    if plan.inspection == Inspection::Enforce(ExpectedProtocol::Http) {
+        // Each request in the tunnel is decided on and forwarded individually.
         match shared.dial_http(&plan.host, plan.port, plan.allow_private).await {
-            Ok(route) if grant(&mut guest).await.is_ok() => {
+            Ok(route) if accept_connect(&mut guest).await.is_ok() => {
                 Box::pin(serve_origin(shared, guest, Arc::new(plan), route)).await;
             }
             Ok(_) => {}
-            Err(cause) => turn_away(shared, &guest, &plan, cause).await,
+            Err(cause) => refuse_tunnel(shared, &guest, &plan, cause).await,
         }
         return;
     }
     match shared.dial(&plan.host, plan.port, plan.allow_private).await {
-        Ok(dialled) => {
-            // What was sent before the answer was sent without knowing it.
+        Ok(dialed) => {
+            // The client sent these bytes without knowing the response.
             if has_bytes(&guest) {
-                let cause = Cause::Request("bytes after CONNECT before its answer".into());
-                return turn_away(shared, &guest, &plan, cause).await;
+                let cause = RefusalCause::Request("bytes after CONNECT before its response".into());
+                return refuse_tunnel(shared, &guest, &plan, cause).await;
             }
-            if grant(&mut guest).await.is_err() {
+            if accept_connect(&mut guest).await.is_err() {
                 return;
             }
-            let mut flow = plan.begin(shared);
+            let mut flow = plan.start_flow(shared);
             match read_hello(shared, &guest, &plan).await {
-                Ok(hello) => carry(shared, &guest, dialled, hello, &plan, flow).await,
+                Ok(hello) => relay_connection(shared, &guest, dialed, hello, &plan, flow).await,
                 Err(cause) => {
-                    flow.judge(&Verdict::Refused(cause.clone()));
-                    flow.ended_by(cause);
+                    flow.record_verdict(&Verdict::Refused(cause.clone()));
+                    flow.set_end_reason(cause);
                     reset(&guest);
                 }
             }
         }
-        Err(cause) => turn_away(shared, &guest, &plan, cause).await,
+        Err(cause) => refuse_tunnel(shared, &guest, &plan, cause).await,
     }
 }
 
-/// Where a CONNECT goes: its target, which its Host must not contradict.
-fn destination(strict: &Strict) -> Result<(Host, u16), Cause> {
+/// Returns the destination of a CONNECT: its target, which its Host must not contradict.
+fn destination(strict: &StrictChecker) -> Result<(Host, u16), RefusalCause> {
     let (target, host) = strict.connect().unwrap_or_default();
-    let (named, port) = Host::parse_with_port(target, None).map_err(Cause::Host)?;
+    let (named, port) = Host::parse_with_port(target, None).map_err(RefusalCause::Host)?;
     if let Some(host) = host {
-        // Some clients leave the port away.
-        is_for(host, &named, port, port)?;
+        // Some clients omit the port.
+        check_host_value(host, &named, port, port)?;
     }
     Ok((named, port))
 }
 
-async fn turn_away(shared: &Shared, guest: &TcpStream, plan: &Plan, cause: Cause) {
+async fn refuse_tunnel(
+    shared: &GateState,
+    guest: &TcpStream,
+    plan: &ConnectionPlan,
+    cause: RefusalCause,
+) {
     plan.refuse(shared, cause.clone());
-    let cause = cause.told(&plan.host, shared.policy.wants_every_port());
-    say(guest, &cause, &refusal(shared, &plan.host, plan.port, &cause)).await;
+    let cause = cause.redact_for_guest(&plan.host, shared.policy.intercepts_every_port());
+    send_error(guest, &cause, &refusal_text(shared, &plan.host, plan.port, &cause)).await;
 }
 
 fn has_bytes(guest: &TcpStream) -> bool {

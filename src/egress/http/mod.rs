@@ -1,16 +1,17 @@
 //! Plain HTTP: the forward proxy, and requests on connections to port 80.
 //!
-//! Each request is checked by [`Strict`] before hyper parses it, decided on by itself, and written
-//! anew to the destination. `CONNECT` never reaches hyper: it is one head and then a tunnel.
+//! Each request is checked by [`StrictChecker`] before hyper parses it, decided on individually,
+//! and rewritten for the destination. `CONNECT` never reaches hyper: it is one head followed by a
+//! tunnel.
 
 mod body;
+mod checked_stream;
 mod connect;
-mod guarded;
-mod onward;
+mod forward;
+mod observer;
 mod request;
 mod serve;
 mod strict;
-mod watched;
 
 use std::sync::Arc;
 
@@ -18,73 +19,86 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-pub use strict::{Strict, Violation};
-pub use watched::{Speaks, Watched};
+pub use observer::{HttpObserver, SpokenProtocol};
+pub use strict::{HttpViolation, StrictChecker};
 
-use super::carry::{Plan, read_some};
+use super::connection::{ConnectionPlan, read_some};
 use super::dial::HttpRoute;
 use super::host::Host;
 use super::record::{Subject, Via};
-use super::shared::Shared;
+use super::state::GateState;
 use super::tunnel::reset;
-use super::verdict::{Cause, Verdict, Whole};
-use serve::Origin;
+use super::verdict::{CauseChain, RefusalCause, Verdict};
+use serve::AllowedOrigin;
 
 /// Serves a connection to the forward proxy.
-pub(super) async fn serve_proxy(shared: &Arc<Shared>, guest: TcpStream) {
+pub(super) async fn serve_proxy(shared: &Arc<GateState>, guest: TcpStream) {
     match read_head(shared, &guest).await {
         Ok((strict, _)) if strict.connect().is_some() => {
             connect::serve(shared, guest, &strict).await;
         }
         Ok((strict, seen)) => {
-            serve::serve(shared, guest, (strict, seen), Origin::Any).await;
+            serve::serve(shared, guest, (strict, seen), AllowedOrigin::Any).await;
         }
         Err(cause) => refuse(shared, guest, None, cause).await,
     }
 }
 
-/// Serves requests on a connection to one origin, the first of them by a route that is there.
+/// Serves requests on a connection to one origin, starting with an established route.
 pub(super) async fn serve_origin(
-    shared: &Arc<Shared>,
+    shared: &Arc<GateState>,
     guest: TcpStream,
-    plan: Arc<Plan>,
+    plan: Arc<ConnectionPlan>,
     route: HttpRoute,
 ) {
     match read_head(shared, &guest).await {
         Ok((strict, seen)) => {
-            serve::serve(shared, guest, (strict, seen), Origin::One { plan, route: Some(route) })
-                .await;
+            serve::serve(
+                shared,
+                guest,
+                (strict, seen),
+                AllowedOrigin::One { plan, route: Some(route) },
+            )
+            .await;
         }
         Err(cause) => {
             plan.refuse(shared, cause.clone());
-            let text = refusal(shared, &plan.host, plan.port, &cause);
-            say(&guest, &cause, &text).await;
+            let text = refusal_text(shared, &plan.host, plan.port, &cause);
+            send_error(&guest, &cause, &text).await;
         }
     }
 }
 
-/// Tells a client of HTTP, in its words, why its connection goes nowhere. The verdict is recorded
-/// already.
-pub(super) async fn tell(shared: &Shared, guest: TcpStream, host: &Host, port: u16, cause: &Cause) {
-    // A client that has not been read out would see a reset instead of the answer.
+/// Sends an HTTP client the reason for a refusal. The verdict is recorded already.
+pub(super) async fn send_refusal(
+    shared: &GateState,
+    guest: TcpStream,
+    host: &Host,
+    port: u16,
+    cause: &RefusalCause,
+) {
+    // Closing a connection with unread data would reset it before the client gets the response.
     match read_head(shared, &guest).await {
-        Ok(_) => say(&guest, cause, &refusal(shared, host, port, cause)).await,
+        Ok(_) => send_error(&guest, cause, &refusal_text(shared, host, port, cause)).await,
         Err(_) => reset(&guest),
     }
 }
 
-/// Reads until a first head is whole and checked.
-async fn read_head(shared: &Shared, guest: &TcpStream) -> Result<(Strict, Vec<u8>), Cause> {
-    let mut strict = Strict::default();
+/// Reads until a first head is complete and checked.
+async fn read_head(
+    shared: &GateState,
+    guest: &TcpStream,
+) -> Result<(StrictChecker, Vec<u8>), RefusalCause> {
+    let mut strict = StrictChecker::default();
     let mut seen = Vec::new();
     let deadline = Instant::now() + shared.limits.opening;
-    while !strict.has_begun() {
+    while !strict.has_complete_head() {
         match timeout_at(deadline, read_some(guest)).await {
-            Err(_) => return Err(Cause::ClientDeadline),
-            Ok(Err(_)) => return Err(Cause::ClientGone),
-            Ok(Ok(bytes)) if bytes.is_empty() => return Err(Cause::ClientGone),
+            Err(_) => return Err(RefusalCause::ClientDeadline),
+            Ok(Err(_)) => return Err(RefusalCause::ClientGone),
+            Ok(Ok(bytes)) if bytes.is_empty() => return Err(RefusalCause::ClientGone),
             Ok(Ok(bytes)) => {
-                strict.feed(&bytes).map_err(|violation| Cause::Request(violation.into()))?;
+                strict.feed(&bytes).map_err(|violation| RefusalCause::Request(violation.into()))?;
                 seen.extend(bytes);
             }
         }
@@ -92,30 +106,29 @@ async fn read_head(shared: &Shared, guest: &TcpStream) -> Result<(Strict, Vec<u8
     Ok((strict, seen))
 }
 
-/// Records and answers a request that nothing more is known of than that it is wrong, and perhaps
-/// the target of a CONNECT, as the guest spelled it.
-async fn refuse(shared: &Shared, guest: TcpStream, target: Option<&str>, cause: Cause) {
+/// Records and answers an invalid request. `target` is the target of a CONNECT as the guest wrote
+/// it, if known.
+async fn refuse(shared: &GateState, guest: TcpStream, target: Option<&str>, cause: RefusalCause) {
     let original = guest.local_addr().ok();
-    // A client that opens a connection and closes it again has asked for nothing.
-    if cause == Cause::ClientGone {
+    // A client that closes its connection without a request requested nothing.
+    if cause == RefusalCause::ClientGone {
         return;
     }
     let (host, port) = match target {
-        Some(target) => spelled(target),
+        Some(target) => split_target(target),
         None => original.map_or_else(Default::default, |to| (to.ip().to_string(), to.port())),
     };
     let method = target.map_or("HTTP", |_| "CONNECT").into();
     let subject = Subject { via: Via::Proxy, host, port, original, method, url: None };
     let verdict = Verdict::Refused(cause);
-    shared.recorder.verdict(subject, &verdict, None);
+    shared.recorder.record_verdict(subject, &verdict, None);
     if let Verdict::Refused(cause) = verdict {
-        say(&guest, &cause, &format!("mayfly: {}\n", Whole(&cause))).await;
+        send_error(&guest, &cause, &format!("mayfly: {}\n", CauseChain(&cause))).await;
     }
 }
 
-/// A target that is none, for the record: what stands before the port, where there is one, without
-/// a user's name and password.
-fn spelled(target: &str) -> (String, u16) {
+/// Splits an invalid target into host and port for the record, without a user name and password.
+fn split_target(target: &str) -> (String, u16) {
     let parts = target.rsplit_once(':');
     let parts = parts.and_then(|(host, port)| Some((host, port.parse().ok()?)));
     let (host, port) = parts.unwrap_or((target, 0));
@@ -123,15 +136,15 @@ fn spelled(target: &str) -> (String, u16) {
     (host, port)
 }
 
-/// What a client is told: which policy, which destination, why.
-fn refusal(shared: &Shared, host: &Host, port: u16, cause: &Cause) -> String {
+/// Returns the text for a client: the policy, the destination, the reason.
+fn refusal_text(shared: &GateState, host: &Host, port: u16, cause: &RefusalCause) -> String {
     let policy = &shared.policy.name;
     let verb = if cause.is_failure() { "can't reach" } else { "refuses" };
-    format!("mayfly: egress policy {policy} {verb} {host}:{port}: {}\n", Whole(cause))
+    format!("mayfly: egress policy {policy} {verb} {host}:{port}: {}\n", CauseChain(cause))
 }
 
-/// Answers with a cause and closes.
-async fn say(guest: &TcpStream, cause: &Cause, text: &str) {
+/// Sends a response with the cause and closes the connection.
+async fn send_error(guest: &TcpStream, cause: &RefusalCause, text: &str) {
     let status = request::status_of(cause);
     let head = format!(
         "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
@@ -141,18 +154,19 @@ async fn say(guest: &TcpStream, cause: &Cause, text: &str) {
         text.len(),
         cause.code(),
     );
-    // A client that doesn't take a few hundred bytes at once isn't waited for.
+    // A client that does not accept a few hundred bytes at once is not waited for.
     _ = guest.try_write(format!("{head}{text}").as_bytes());
     linger(guest).await;
 }
 
-/// Reads on for a moment, so that what the client still sends doesn't reset the answer away.
+/// Reads for a moment longer, so that unread client data does not reset the connection before the
+/// response arrives.
 async fn linger(guest: &TcpStream) {
-    const PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
-    const MOST: usize = 64;
+    const LINGER_TIME: std::time::Duration = std::time::Duration::from_millis(500);
+    const MAX_READS: usize = 64;
     _ = socket2::SockRef::from(guest).shutdown(std::net::Shutdown::Write);
-    _ = timeout(PATIENCE, async {
-        for _ in 0..MOST {
+    _ = timeout(LINGER_TIME, async {
+        for _ in 0..MAX_READS {
             match read_some(guest).await {
                 Ok(bytes) if !bytes.is_empty() => {}
                 _ => break,
@@ -162,7 +176,7 @@ async fn linger(guest: &TcpStream) {
     .await;
 }
 
-/// Answers a CONNECT that succeeded.
-async fn grant(guest: &mut TcpStream) -> std::io::Result<()> {
+/// Confirms a CONNECT.
+async fn accept_connect(guest: &mut TcpStream) -> std::io::Result<()> {
     guest.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await
 }

@@ -1,16 +1,16 @@
-//! What a request is for and what of it is passed on: pure functions of heads.
+//! Request targets and header fields: pure functions of request heads.
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, StatusCode, Uri};
 
 use crate::egress::host::Host;
-use crate::egress::verdict::Cause;
+use crate::egress::verdict::RefusalCause;
 
 /// The port of `http://` URLs.
 pub(super) const HTTP_PORT: u16 = 80;
 
-/// Headers that are between a client and a proxy (RFC 9110, section 7.6.1, and their forerunners).
+/// Hop-by-hop headers (RFC 9110, section 7.6.1, and its predecessors).
 const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -22,7 +22,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
-/// Where a request goes.
+/// The destination of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) host: Host,
@@ -31,12 +31,12 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Where a connection goes, before anything was asked of it.
-    pub(super) fn of(host: Host, port: u16) -> Self {
+    /// Creates the target of a connection without a request.
+    pub(super) fn new(host: Host, port: u16) -> Self {
         Self { host, port, path: PathAndQuery::from_static("/") }
     }
 
-    /// The URL without its query, which may hold secrets.
+    /// Returns the URL without its query, which may contain secrets.
     pub(super) fn url(&self) -> String {
         let Self { host, port, path } = self;
         match *port {
@@ -45,7 +45,7 @@ impl Target {
         }
     }
 
-    /// The value of the `Host` header.
+    /// Returns the value of the `Host` header.
     pub(super) fn authority(&self) -> String {
         match self.port {
             HTTP_PORT => self.host.to_string(),
@@ -54,37 +54,42 @@ impl Target {
     }
 }
 
-/// Where a request to the forward proxy goes: its URL is absolute.
-pub(super) fn proxied(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<Target, Cause> {
-    let request = |text: &str| Err(Cause::Request(text.into()));
+/// Returns the target of a request to the forward proxy: its URL is absolute.
+pub(super) fn proxy_target(
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Target, RefusalCause> {
+    let request = |text: &str| Err(RefusalCause::Request(text.into()));
     if method == Method::CONNECT {
-        return request("CONNECT must come first on its connection");
+        return request("CONNECT must be the first request on its connection");
     }
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return request("a proxy wants the whole URL");
+        return request("a request to the proxy needs an absolute URL");
     };
     if scheme != "http" {
-        return request("only http:// URLs; anything else goes by CONNECT");
+        return request("the proxy supports only http:// URLs; use CONNECT for others");
     }
     let (host, port) =
-        Host::parse_with_port(authority.as_str(), Some(HTTP_PORT)).map_err(Cause::Host)?;
+        Host::parse_with_port(authority.as_str(), Some(HTTP_PORT)).map_err(RefusalCause::Host)?;
     let path = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     let target = Target { host, port, path };
     check_host(headers, &target)?;
     Ok(target)
 }
 
-/// Where a request on a connection to `host` goes: there, whatever else it says.
-pub(super) fn direct(
+/// Returns the target of a request on a connection to `host`, which its URL and Host must not
+/// contradict.
+pub(super) fn direct_target(
     uri: &Uri,
     headers: &HeaderMap,
     host: &Host,
     port: u16,
-) -> Result<Target, Cause> {
+) -> Result<Target, RefusalCause> {
     if let Some(authority) = uri.authority() {
         let named = Host::parse_with_port(authority.as_str(), Some(HTTP_PORT));
         if uri.scheme_str() != Some("http") || named.ok() != Some((host.clone(), port)) {
-            return Err(Cause::HostMismatch(authority.to_string()));
+            return Err(RefusalCause::HostMismatch(authority.to_string()));
         }
     }
     let path = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
@@ -93,22 +98,32 @@ pub(super) fn direct(
     Ok(target)
 }
 
-/// The Host header must be for the very target. HTTP/1.0 may do without.
-fn check_host(headers: &HeaderMap, target: &Target) -> Result<(), Cause> {
+/// Checks that the Host header matches the target. HTTP/1.0 may omit it.
+fn check_host(headers: &HeaderMap, target: &Target) -> Result<(), RefusalCause> {
     let Some(value) = headers.get(header::HOST) else { return Ok(()) };
-    is_for(&String::from_utf8_lossy(value.as_bytes()), &target.host, target.port, HTTP_PORT)
+    check_host_value(
+        &String::from_utf8_lossy(value.as_bytes()),
+        &target.host,
+        target.port,
+        HTTP_PORT,
+    )
 }
 
-/// Whether a Host header is for a host and port.
-pub(super) fn is_for(said: &str, host: &Host, port: u16, default_port: u16) -> Result<(), Cause> {
-    match Host::parse_with_port(said, Some(default_port)) {
+/// Checks that a Host value matches a host and port.
+pub(super) fn check_host_value(
+    value: &str,
+    host: &Host,
+    port: u16,
+    default_port: u16,
+) -> Result<(), RefusalCause> {
+    match Host::parse_with_port(value, Some(default_port)) {
         Ok((named, number)) if named == *host && number == port => Ok(()),
-        _ => Err(Cause::HostMismatch(said.to_owned())),
+        _ => Err(RefusalCause::HostMismatch(value.to_owned())),
     }
 }
 
-/// Takes out what is not passed on, those headers included that `Connection` names.
-pub(super) fn strip(headers: &mut HeaderMap) {
+/// Removes hop-by-hop headers, including those that `Connection` names.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -119,25 +134,27 @@ pub(super) fn strip(headers: &mut HeaderMap) {
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
-    // Hyper frames each message anew.
+    // Hyper frames each message itself.
     headers.remove(header::TRANSFER_ENCODING);
     headers.remove(header::EXPECT);
 }
 
-/// The status that tells a cause to a client of HTTP.
-pub(super) fn status_of(cause: &Cause) -> StatusCode {
+/// Returns the HTTP status for a cause.
+pub(super) fn status_of(cause: &RefusalCause) -> StatusCode {
     match cause {
-        Cause::Request(_) | Cause::Host(_) | Cause::HostMismatch(_) => StatusCode::BAD_REQUEST,
-        Cause::ClientDeadline => StatusCode::REQUEST_TIMEOUT,
-        Cause::ConnectDeadline => StatusCode::GATEWAY_TIMEOUT,
-        Cause::TooManyConnections => StatusCode::SERVICE_UNAVAILABLE,
+        RefusalCause::Request(_) | RefusalCause::Host(_) | RefusalCause::HostMismatch(_) => {
+            StatusCode::BAD_REQUEST
+        }
+        RefusalCause::ClientDeadline => StatusCode::REQUEST_TIMEOUT,
+        RefusalCause::ConnectDeadline => StatusCode::GATEWAY_TIMEOUT,
+        RefusalCause::TooManyConnections => StatusCode::SERVICE_UNAVAILABLE,
         cause if cause.is_failure() => StatusCode::BAD_GATEWAY,
         _ => StatusCode::FORBIDDEN,
     }
 }
 
-/// The header with the cause's word, for programs.
-pub(super) fn cause_header(cause: &Cause) -> (HeaderName, HeaderValue) {
+/// Returns the header with the cause's code, for programs.
+pub(super) fn cause_header(cause: &RefusalCause) -> (HeaderName, HeaderValue) {
     (HeaderName::from_static("x-mayfly-cause"), HeaderValue::from_static(cause.code()))
 }
 
@@ -152,13 +169,13 @@ mod tests {
         fields.iter().map(field).collect()
     }
 
-    fn ask(url: &'static str, host: &'static str) -> Result<String, Cause> {
+    fn ask(url: &'static str, host: &'static str) -> Result<String, RefusalCause> {
         let uri = Uri::from_static(url);
-        proxied(&Method::GET, &uri, &headers(&[("host", host)])).map(|target| target.url())
+        proxy_target(&Method::GET, &uri, &headers(&[("host", host)])).map(|target| target.url())
     }
 
     #[test]
-    fn a_proxy_takes_absolute_urls_whose_host_is_the_same() {
+    fn a_proxy_accepts_absolute_urls_that_match_the_host() {
         assert_eq!(ask("http://A.example/x?y=z", "a.example").unwrap(), "http://a.example/x");
         assert_eq!(ask("http://a.example:80", "a.example").unwrap(), "http://a.example/");
         assert_eq!(
@@ -171,37 +188,41 @@ mod tests {
             ("http://a.example:8080/", "a.example"),
             ("http://a.example/", ""),
         ] {
-            assert_eq!(ask(url, host), Err(Cause::HostMismatch(host.into())), "{url} {host}");
+            assert_eq!(
+                ask(url, host),
+                Err(RefusalCause::HostMismatch(host.into())),
+                "{url} {host}"
+            );
         }
         for url in ["http://user@a.example/", "http://a.example:99999/", "http://0x7f.1/"] {
-            assert!(matches!(ask(url, "a.example"), Err(Cause::Host(_))), "{url}");
+            assert!(matches!(ask(url, "a.example"), Err(RefusalCause::Host(_))), "{url}");
         }
         for url in ["/x", "https://a.example/", "ftp://a.example/", "a.example:443"] {
-            assert!(matches!(ask(url, "a.example"), Err(Cause::Request(_))), "{url}");
+            assert!(matches!(ask(url, "a.example"), Err(RefusalCause::Request(_))), "{url}");
         }
     }
 
     #[test]
-    fn a_direct_request_is_for_the_host_of_its_connection() {
+    fn a_direct_request_must_match_the_host_of_its_connection() {
         let host = Host::parse("a.example").unwrap();
-        let ask = |url: &'static str, said: &'static str| {
-            direct(&Uri::from_static(url), &headers(&[("host", said)]), &host, 80)
+        let ask = |url: &'static str, value: &'static str| {
+            direct_target(&Uri::from_static(url), &headers(&[("host", value)]), &host, 80)
                 .map(|target| target.url())
         };
         assert_eq!(ask("/x?y", "A.EXAMPLE").unwrap(), "http://a.example/x");
         assert_eq!(ask("http://a.example/x", "a.example:80").unwrap(), "http://a.example/x");
-        for (url, said) in [
+        for (url, value) in [
             ("/x", "b.example"),
             ("http://b.example/x", "a.example"),
             ("https://a.example/x", "a.example"),
             ("http://a.example:81/x", "a.example"),
         ] {
-            assert!(matches!(ask(url, said), Err(Cause::HostMismatch(_))), "{url} {said}");
+            assert!(matches!(ask(url, value), Err(RefusalCause::HostMismatch(_))), "{url} {value}");
         }
     }
 
     #[test]
-    fn headers_between_client_and_proxy_stay_there() {
+    fn hop_by_hop_headers_are_not_forwarded() {
         let mut all = headers(&[
             ("connection", "close, X-Private"),
             ("x-private", "1"),
@@ -212,7 +233,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("accept", "*/*"),
         ]);
-        strip(&mut all);
+        strip_hop_by_hop(&mut all);
         assert_eq!(all, headers(&[("accept", "*/*")]));
     }
 }

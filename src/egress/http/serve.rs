@@ -1,4 +1,4 @@
-//! Requests, one after the other on a client's connection, each decided on by itself.
+//! Serves the requests on a client's connection in sequence; each is decided on individually.
 
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
@@ -16,78 +16,81 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::super::carry::Plan;
-use super::super::dial::{Dialled, HttpRoute};
-use super::super::idle::nothing_passes;
-use super::super::policy::{Decision, Expected, Inspection};
+use super::super::connection::ConnectionPlan;
+use super::super::dial::{DialedConnection, HttpRoute};
+use super::super::idle::wait_until_idle;
+use super::super::policy::{ExpectedProtocol, Inspection, PolicyDecision};
 use super::super::record::{SharedFlow, Subject, Via};
-use super::super::shared::Shared;
-use super::super::verdict::{Cause, Verdict};
-use super::body::{Counted, Way};
-use super::guarded::Guarded;
-use super::onward::{
-    Again, Failed, Kept, Outgoing, Route, repeatable, request_line, rewrite, size_of,
+use super::super::state::GateState;
+use super::super::verdict::{RefusalCause, Verdict};
+use super::body::{BodyDirection, CountedBody};
+use super::checked_stream::CheckedStream;
+use super::forward::{
+    ExchangeError, Outgoing, ReplayableRequest, ReusableConnection, Route, replayable_copy,
+    request_line, rewrite, size_of,
 };
-use super::refusal;
-use super::request::{Target, cause_header, direct, proxied, status_of, strip};
-use super::strict::Strict;
+use super::refusal_text;
+use super::request::{
+    Target, cause_header, direct_target, proxy_target, status_of, strip_hop_by_hop,
+};
+use super::strict::StrictChecker;
 
-/// Bytes of a connection that are held while the other side takes none, in each direction.
+/// Buffer size of a connection, in each direction.
 const BUFFER: usize = 64 << 10;
 
-/// What requests on a connection may be for.
-pub(super) enum Origin {
-    /// Anything that the policy allows: the forward proxy.
+/// The origins that requests on a connection may target.
+pub(super) enum AllowedOrigin {
+    /// Any origin that the policy allows: the forward proxy.
     Any,
-    /// What the connection was made to.
+    /// The origin of the connection.
     One {
-        /// What was decided about it.
-        plan: Arc<Plan>,
-        /// Where requests go, as far as that was reached already.
+        /// The decision on the connection.
+        plan: Arc<ConnectionPlan>,
+        /// The established route, if any.
         route: Option<HttpRoute>,
     },
 }
 
-type Answer = Response<Either<Full<Data>, Counted>>;
+type ClientResponse = Response<Either<Full<Data>, CountedBody>>;
 
-/// Bytes of a line such as `HTTP/1.1 200 OK`, about.
+/// Approximate length of a line such as `HTTP/1.1 200 OK`.
 const STATUS_LINE: usize = 17;
 
-/// The most header fields of an answer. Some servers send a cookie for each thing they know.
-const MAX_ANSWER_FIELDS: usize = 1000;
+/// Maximum number of header fields of a response. Some servers send many cookies.
+const MAX_RESPONSE_FIELDS: usize = 1000;
 
-/// A client's connection, as its requests see it.
-struct Connection<'a> {
-    shared: &'a Arc<Shared>,
-    origin: Origin,
-    /// The connection to the destination of the last request, for the next one to use.
-    kept: Mutex<Option<Kept>>,
-    /// What drives the connections to destinations.
+/// A client's connection with the state that its requests share.
+struct ClientConnection<'a> {
+    shared: &'a Arc<GateState>,
+    origin: AllowedOrigin,
+    /// The connection to the destination of the last request, for reuse.
+    reusable: Mutex<Option<ReusableConnection>>,
+    /// The tasks that drive the connections to destinations.
     drivers: Mutex<JoinSet<()>>,
 }
 
-/// Serves requests until the client is done, breaks a rule of HTTP, or is quiet for too long.
+/// Serves requests until the client is done, violates HTTP, or is idle for too long.
 pub(super) async fn serve(
-    shared: &Arc<Shared>,
+    shared: &Arc<GateState>,
     guest: TcpStream,
-    (strict, seen): (Strict, Vec<u8>),
-    mut origin: Origin,
+    (strict, seen): (StrictChecker, Vec<u8>),
+    mut origin: AllowedOrigin,
 ) {
     let subject = subject_of(&guest, &origin);
-    let guarded = Guarded::new(guest, strict, seen);
-    let watch = guarded.watch();
+    let checked = CheckedStream::new(guest, strict, seen);
+    let status = checked.status();
     let route = match &mut origin {
-        Origin::One { plan, route } => {
-            route.take().map(|route| (Target::of(plan.host.clone(), plan.port), route))
+        AllowedOrigin::One { plan, route } => {
+            route.take().map(|route| (Target::new(plan.host.clone(), plan.port), route))
         }
-        Origin::Any => None,
+        AllowedOrigin::Any => None,
     };
     let connection =
-        Connection { shared, origin, kept: Mutex::default(), drivers: Mutex::default() };
+        ClientConnection { shared, origin, reusable: Mutex::default(), drivers: Mutex::default() };
     if let Some((target, route)) = route {
-        // Where it can't be used, the first request finds another.
-        let kept = connection.attach(target, route).await.ok();
-        *connection.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        // If it can't be used, the first request connects again.
+        let reusable = connection.attach(target, route).await.ok();
+        *connection.reusable.lock().unwrap_or_else(PoisonError::into_inner) = reusable;
     }
     let service =
         service_fn(|request| async { Ok::<_, Infallible>(connection.respond(request).await) });
@@ -97,22 +100,22 @@ pub(super) async fn serve(
         .max_headers(100)
         .max_buf_size(BUFFER)
         .preserve_header_case(true)
-        .serve_connection(TokioIo::new(guarded), service);
+        .serve_connection(TokioIo::new(checked), service);
     tokio::select! {
-        // How it ended shows in the record of each exchange.
+        // The record of each exchange shows how it ended.
         _ = served => {}
-        () = nothing_passes(|| watch.traffic.load(Ordering::Relaxed), shared.limits.idle) => {}
+        () = wait_until_idle(|| status.traffic.load(Ordering::Relaxed), shared.limits.idle) => {}
         () = shared.cancel.cancelled() => {}
     }
-    if let Some(violation) = watch.violation.get() {
-        let verdict = Verdict::Refused(Cause::Request((*violation).into()));
-        shared.recorder.verdict(subject, &verdict, None);
+    if let Some(violation) = status.violation.get() {
+        let verdict = Verdict::Refused(RefusalCause::Request((*violation).into()));
+        shared.recorder.record_verdict(subject, &verdict, None);
     }
 }
 
-/// What a broken request is recorded as.
-fn subject_of(guest: &TcpStream, origin: &Origin) -> Subject {
-    if let Origin::One { plan, .. } = origin {
+/// Returns the record subject of an invalid request.
+fn subject_of(guest: &TcpStream, origin: &AllowedOrigin) -> Subject {
+    if let AllowedOrigin::One { plan, .. } = origin {
         return plan.subject.clone();
     }
     let original = guest.local_addr().ok();
@@ -126,14 +129,18 @@ fn subject_of(guest: &TcpStream, origin: &Origin) -> Subject {
     }
 }
 
-impl Connection<'_> {
-    async fn respond(&self, request: Request<Incoming>) -> Answer {
+impl ClientConnection<'_> {
+    async fn respond(&self, request: Request<Incoming>) -> ClientResponse {
         let (target, plan) = match self.plan(&request) {
             Ok(planned) => planned,
             Err(refused) => {
                 let (cause, subject) = *refused;
-                self.shared.recorder.verdict(subject, &Verdict::Refused(cause.clone()), None);
-                return answer(&cause, format!("mayfly: {}\n", super::Whole(&cause)));
+                self.shared.recorder.record_verdict(
+                    subject,
+                    &Verdict::Refused(cause.clone()),
+                    None,
+                );
+                return error_response(&cause, format!("mayfly: {}\n", super::CauseChain(&cause)));
             }
         };
         let result = match plan.verdict.clone() {
@@ -142,13 +149,17 @@ impl Connection<'_> {
         };
         result.unwrap_or_else(|cause| {
             plan.refuse(self.shared, cause.clone());
-            let cause = cause.told(&target.host, self.shared.policy.wants_every_port());
-            answer(&cause, refusal(self.shared, &target.host, target.port, &cause))
+            let cause =
+                cause.redact_for_guest(&target.host, self.shared.policy.intercepts_every_port());
+            error_response(&cause, refusal_text(self.shared, &target.host, target.port, &cause))
         })
     }
 
-    /// Where a request goes and what was decided about it.
-    fn plan(&self, request: &Request<Incoming>) -> Result<(Target, Plan), Box<(Cause, Subject)>> {
+    /// Returns the target of a request and the decision on it.
+    fn plan(
+        &self,
+        request: &Request<Incoming>,
+    ) -> Result<(Target, ConnectionPlan), Box<(RefusalCause, Subject)>> {
         let (uri, headers) = (request.uri(), request.headers());
         let mut subject = Subject {
             via: Via::Proxy,
@@ -159,10 +170,10 @@ impl Connection<'_> {
             url: None,
         };
         let target = match &self.origin {
-            Origin::Any => proxied(request.method(), uri, headers),
-            Origin::One { plan, .. } => {
+            AllowedOrigin::Any => proxy_target(request.method(), uri, headers),
+            AllowedOrigin::One { plan, .. } => {
                 subject = Subject { method: subject.method, ..plan.subject.clone() };
-                direct(uri, headers, &plan.host, plan.port)
+                direct_target(uri, headers, &plan.host, plan.port)
             }
         };
         let target = target.map_err(|cause| Box::new((cause, subject.clone())))?;
@@ -170,7 +181,8 @@ impl Connection<'_> {
         subject.url = Some(target.url());
         let decision = self.shared.policy.decide(&target.host, target.port);
         let decision = for_plain_http(decision);
-        let plan = Plan::new(self.shared, (target.host.clone(), target.port), subject, decision);
+        let plan =
+            ConnectionPlan::new(self.shared, (target.host.clone(), target.port), subject, decision);
         Ok((target, plan))
     }
 
@@ -178,139 +190,154 @@ impl Connection<'_> {
         &self,
         request: Request<Incoming>,
         target: &Target,
-        plan: &Plan,
-    ) -> Result<Answer, Cause> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (mut kept, used_before) = match kept {
-            Some(kept) if kept.serves(target) => (kept, true),
+        plan: &ConnectionPlan,
+    ) -> Result<ClientResponse, RefusalCause> {
+        let reusable = self.reusable.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (mut reusable, used_before) = match reusable {
+            Some(reusable) if reusable.can_serve(target) => (reusable, true),
             _ => (self.connect(target, plan).await?, false),
         };
-        let flow = SharedFlow::new(plan.begin(self.shared));
-        let again = used_before.then(|| repeatable(&request)).flatten();
-        let outgoing = rewrite(request, target, &kept.route, &flow, plan);
-        let sent = match self.exchange(&mut kept, outgoing, &flow, plan).await {
-            // A server may end a kept connection at any time, also while a request is on its way to
-            // it (RFC 9112, section 9.3.1).
-            Err(Failed { cause, unsent }) if used_before => match unsent.or(again) {
+        let flow = SharedFlow::new(plan.start_flow(self.shared));
+        let replayable = used_before.then(|| replayable_copy(&request)).flatten();
+        let outgoing = rewrite(request, target, &reusable.route, &flow, plan);
+        let sent = match self.exchange(&mut reusable, outgoing, &flow, plan).await {
+            // A server may close a reused connection at any time, also while a request is in
+            // transit (RFC 9112, section 9.3.1).
+            Err(ExchangeError { cause, unsent }) if used_before => match unsent.or(replayable) {
                 Some(request) => {
-                    kept = match self.connect(target, plan).await {
-                        Ok(kept) => kept,
+                    reusable = match self.connect(target, plan).await {
+                        Ok(reusable) => reusable,
                         Err(cause) => return Ok(fail(&flow, &cause, self.shared, target)),
                     };
-                    let request = request.into_request(target, &kept.route);
-                    self.exchange(&mut kept, request, &flow, plan).await
+                    let request = request.into_request(target, &reusable.route);
+                    self.exchange(&mut reusable, request, &flow, plan).await
                 }
-                None => Err(Failed { cause, unsent: None }),
+                None => Err(ExchangeError { cause, unsent: None }),
             },
             sent => sent,
         };
         match sent {
             Err(failed) => Ok(fail(&flow, &failed.cause, self.shared, target)),
             Ok(response) => {
-                *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+                *self.reusable.lock().unwrap_or_else(PoisonError::into_inner) = Some(reusable);
                 let (mut parts, body) = response.into_parts();
                 let head = size_of(&parts.headers) + STATUS_LINE;
                 flow.lock().bytes().down.fetch_add(head as u64, Ordering::Relaxed);
-                plan.pace(head).await;
-                flow.lock().answered(parts.status.as_u16());
-                strip(&mut parts.headers);
-                let body = Counted::new(body, Way::Down, flow, plan);
+                plan.wait_for_rate(head).await;
+                flow.lock().set_status(parts.status.as_u16());
+                strip_hop_by_hop(&mut parts.headers);
+                let body = CountedBody::new(body, BodyDirection::Down, flow, plan);
                 Ok(Response::from_parts(parts, Either::Right(body)))
             }
         }
     }
 
-    /// Sends a request and waits for the head of its answer, for as long as bytes pass.
+    /// Sends a request and waits for the response head while bytes pass.
     async fn exchange(
         &self,
-        kept: &mut Kept,
+        reusable: &mut ReusableConnection,
         request: Request<Outgoing>,
         flow: &SharedFlow,
-        plan: &Plan,
-    ) -> Result<Response<Incoming>, Failed> {
+        plan: &ConnectionPlan,
+    ) -> Result<Response<Incoming>, ExchangeError> {
         let bytes = {
             let mut flow = flow.lock();
-            flow.connected_to(kept.peer.clone());
+            flow.set_peer(reusable.peer.clone());
             flow.bytes()
         };
         let head = request_line(&request) + size_of(request.headers());
-        plan.pace(head).await;
+        plan.wait_for_rate(head).await;
         bytes.up.fetch_add(head as u64, Ordering::Relaxed);
         tokio::select! {
-            sent = kept.sender.try_send_request(request) => sent.map_err(|mut error| {
-                let unsent = error.take_message().map(|request| Again::Whole(Box::new(request)));
+            sent = reusable.sender.try_send_request(request) => sent.map_err(|mut error| {
+                let unsent = error.take_message();
+                let unsent = unsent.map(|request| ReplayableRequest::Whole(Box::new(request)));
                 if unsent.is_some() {
                     bytes.up.fetch_sub(head as u64, Ordering::Relaxed);
                 }
-                Failed { cause: Cause::Connect(crate::failure::chain(error.error())), unsent }
+                let cause = RefusalCause::Connect(crate::failure::chain(error.error()));
+                ExchangeError { cause, unsent }
             }),
-            () = nothing_passes(|| bytes.total(), self.shared.limits.idle) => {
-                Err(Failed { cause: Cause::ConnectDeadline, unsent: None })
+            () = wait_until_idle(|| bytes.total(), self.shared.limits.idle) => {
+                Err(ExchangeError { cause: RefusalCause::ConnectDeadline, unsent: None })
             }
         }
     }
 
-    async fn connect(&self, target: &Target, plan: &Plan) -> Result<Kept, Cause> {
+    async fn connect(
+        &self,
+        target: &Target,
+        plan: &ConnectionPlan,
+    ) -> Result<ReusableConnection, RefusalCause> {
         let route = self.shared.dial_http(&target.host, target.port, plan.allow_private).await?;
         self.attach(target.clone(), route).await
     }
 
-    /// Makes a connection one that takes requests.
-    async fn attach(&self, target: Target, route: HttpRoute) -> Result<Kept, Cause> {
-        let (Dialled { stream, peer }, route) = match route {
-            HttpRoute::Origin(dialled) => (dialled, Route::Origin),
-            HttpRoute::Parent { dialled, authorization } => (dialled, Route::Parent(authorization)),
+    /// Starts an HTTP client on a connection.
+    async fn attach(
+        &self,
+        target: Target,
+        route: HttpRoute,
+    ) -> Result<ReusableConnection, RefusalCause> {
+        let (DialedConnection { stream, peer }, route) = match route {
+            HttpRoute::Origin(dialed) => (dialed, Route::Origin),
+            HttpRoute::Parent { dialed, authorization } => (dialed, Route::Parent(authorization)),
         };
-        // What servers answer is not for us to judge: what a client would take passes.
+        // Responses are not checked: anything that a client would accept is forwarded.
         let mut client = client::Builder::new();
         client
             .preserve_header_case(true)
             .allow_obsolete_multiline_headers_in_responses(true)
             .allow_spaces_after_header_name_in_responses(true)
             .ignore_invalid_headers_in_responses(true)
-            .max_headers(MAX_ANSWER_FIELDS)
+            .max_headers(MAX_RESPONSE_FIELDS)
             .max_buf_size(BUFFER);
-        let failed = |error: hyper::Error| Cause::Connect(error.to_string());
+        let failed = |error: hyper::Error| RefusalCause::Connect(error.to_string());
         let (mut sender, driver) = client.handshake(TokioIo::new(stream)).await.map_err(failed)?;
         {
             let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);
             while drivers.try_join_next().is_some() {}
             drivers.spawn(async move {
-                // What goes wrong with it shows in the exchanges on it.
+                // Its errors show in the exchanges on it.
                 _ = driver.await;
             });
         }
         sender.ready().await.map_err(failed)?;
-        Ok(Kept { target, sender, peer, route })
+        Ok(ReusableConnection { target, sender, peer, route })
     }
 }
 
-/// Plain HTTP on a port that must be TLS is not what was allowed.
-fn for_plain_http(decision: Decision<'_>) -> Decision<'_> {
-    let is_plain_refused = decision.inspection == Inspection::Enforce(Expected::Tls);
+/// Refuses plain HTTP on a port that requires TLS.
+fn for_plain_http(decision: PolicyDecision<'_>) -> PolicyDecision<'_> {
+    let is_plain_refused = decision.inspection == Inspection::Enforce(ExpectedProtocol::Tls);
     match decision.verdict {
         Verdict::Allowed if is_plain_refused => {
-            Decision { verdict: Verdict::Refused(Cause::NotTls), ..decision }
+            PolicyDecision { verdict: Verdict::Refused(RefusalCause::NotTls), ..decision }
         }
         _ => decision,
     }
 }
 
-/// The answer where a destination failed after the exchange had begun.
-fn fail(flow: &SharedFlow, cause: &Cause, shared: &Shared, target: &Target) -> Answer {
-    let text = refusal(shared, &target.host, target.port, cause);
+/// Returns the response for a destination that failed after the exchange had started.
+fn fail(
+    flow: &SharedFlow,
+    cause: &RefusalCause,
+    shared: &GateState,
+    target: &Target,
+) -> ClientResponse {
+    let text = refusal_text(shared, &target.host, target.port, cause);
     let mut flow = flow.lock();
-    flow.ended_by(cause);
-    flow.answered(status_of(cause).as_u16());
-    answer(cause, text)
+    flow.set_end_reason(cause);
+    flow.set_status(status_of(cause).as_u16());
+    error_response(cause, text)
 }
 
-fn answer(cause: &Cause, text: String) -> Answer {
-    let mut answer = Response::new(Either::Left(Full::new(Data::from(text))));
-    *answer.status_mut() = status_of(cause);
+fn error_response(cause: &RefusalCause, text: String) -> ClientResponse {
+    let mut error_response = Response::new(Either::Left(Full::new(Data::from(text))));
+    *error_response.status_mut() = status_of(cause);
     let (name, value) = cause_header(cause);
-    answer.headers_mut().insert(name, value);
+    error_response.headers_mut().insert(name, value);
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    answer.headers_mut().insert(header::CONTENT_TYPE, plain);
-    answer
+    error_response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    error_response
 }

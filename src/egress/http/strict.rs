@@ -1,93 +1,94 @@
-//! HTTP/1 requests in their strictest reading (RFC 9112): a pure machine that is fed the bytes of
-//! a connection before hyper sees them, and fails on whatever two parsers could read in two ways.
+//! A strict checker of HTTP/1 requests (RFC 9112): a pure state machine that is fed the bytes of a
+//! connection before hyper sees them, and rejects everything that two parsers could read
+//! differently.
 //!
-//! It follows bodies, too, so that it knows where each head begins. Hyper parses what has passed
-//! and writes its own bytes to the destination; none of a client's framing gets through as it came.
+//! It tracks bodies, too, to know where each head begins. Hyper parses the accepted bytes and
+//! writes its own to the destination; a client's framing is never forwarded.
 
-/// The longest head, in bytes.
+/// Maximum length of a head, in bytes.
 const MAX_HEAD: usize = 32 << 10;
 
-/// The most header fields of one head; hyper's own bound.
+/// Maximum number of header fields of one head; hyper's own limit.
 const MAX_FIELDS: usize = 100;
 
-/// The longest line between chunks: a size of 16 digits, or a trailer field.
+/// Maximum length of a line between chunks: a size of 16 digits, or a trailer field.
 const MAX_LINE: usize = 8 << 10;
 
-/// What is wrong with a request.
-pub type Violation = &'static str;
+/// Why a request is invalid.
+pub type HttpViolation = &'static str;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
-    /// Within a head.
+    /// In a head.
     Head,
-    /// So many bytes of a body are left.
+    /// In a body, with this many bytes remaining.
     Body(u64),
-    /// Within the line before a chunk.
+    /// In the line before a chunk.
     ChunkSize,
-    /// So many bytes of a chunk are left.
+    /// In a chunk, with this many bytes remaining.
     Chunk(u64),
-    /// Within the line end after a chunk.
+    /// In the line end after a chunk.
     ChunkEnd,
-    /// Within the trailer section.
+    /// In the trailer section.
     Trailer,
-    /// After a CONNECT, to this target and with this Host.
+    /// After a CONNECT with this target and Host.
     Connect { target: String, host: Option<String> },
-    /// Something was wrong: nothing more is taken.
-    Failed(Violation),
+    /// After a violation: nothing more is accepted.
+    Failed(HttpViolation),
 }
 
 /// Checks the requests of one connection.
 #[derive(Debug)]
-pub struct Strict {
+pub struct StrictChecker {
     state: State,
-    /// The head or the line that is coming in.
+    /// The incomplete head or line.
     held: Vec<u8>,
-    /// Whether a first head is whole.
-    begun: bool,
-    /// Whom the requests were for that came whole since this was last asked.
-    names: Vec<Names>,
+    /// Whether a first head is complete.
+    has_head: bool,
+    /// The names in the requests completed since they were last taken.
+    names: Vec<RequestNames>,
 }
 
-/// Whom a request says that it is for.
+/// The names in a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Names {
-    /// Its target, as it came.
+pub struct RequestNames {
+    /// The target, as received.
     pub target: String,
-    /// Its Host.
+    /// The Host.
     pub host: Option<String>,
 }
 
-impl Default for Strict {
+impl Default for StrictChecker {
     fn default() -> Self {
-        Self { state: State::Head, held: Vec::new(), begun: false, names: Vec::new() }
+        Self { state: State::Head, held: Vec::new(), has_head: false, names: Vec::new() }
     }
 }
 
-impl Strict {
-    /// Takes the next bytes.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+impl StrictChecker {
+    /// Checks the next bytes.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), HttpViolation> {
         if let State::Failed(violation) = self.state {
             return Err(violation);
         }
         self.advance(bytes).inspect_err(|violation| self.state = State::Failed(violation))
     }
 
-    /// Whether a first head has come whole.
-    pub fn has_begun(&self) -> bool {
-        self.begun
+    /// Returns whether a first head is complete.
+    pub fn has_complete_head(&self) -> bool {
+        self.has_head
     }
 
-    /// Bytes at the end of what was fed that belong to a head or line which isn't whole yet.
+    /// Returns the length of the incomplete head or line at the end of the checked bytes.
     pub fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// Whom the requests were for that came whole since this was last asked.
-    pub fn take_names(&mut self) -> Vec<Names> {
+    /// Returns the names in the requests completed since the last call.
+    pub fn take_names(&mut self) -> Vec<RequestNames> {
         std::mem::take(&mut self.names)
     }
 
-    /// The target and the Host of a CONNECT that came whole.
+    /// Returns the target and the Host of a completed CONNECT.
     pub fn connect(&self) -> Option<(&str, Option<&str>)> {
         match &self.state {
             State::Connect { target, host } => Some((target, host.as_deref())),
@@ -95,20 +96,20 @@ impl Strict {
         }
     }
 
-    fn advance(&mut self, mut bytes: &[u8]) -> Result<(), Violation> {
+    fn advance(&mut self, mut bytes: &[u8]) -> Result<(), HttpViolation> {
         while let Some((first, rest)) = bytes.split_first() {
             match &mut self.state {
-                State::Body(left) | State::Chunk(left) => {
-                    let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
-                    *left -= taken as u64;
+                State::Body(remaining) | State::Chunk(remaining) => {
+                    let taken = usize::try_from(*remaining).unwrap_or(usize::MAX).min(bytes.len());
+                    *remaining -= taken as u64;
                     bytes = &bytes[taken..];
                     self.after_data();
                 }
-                State::Connect { .. } => return Err("bytes after CONNECT before its answer"),
+                State::Connect { .. } => return Err("bytes after CONNECT before its response"),
                 State::Failed(violation) => return Err(violation),
                 State::Head | State::ChunkSize | State::ChunkEnd | State::Trailer => {
                     bytes = rest;
-                    self.hold(*first)?;
+                    self.check_byte(*first)?;
                 }
             }
         }
@@ -123,8 +124,8 @@ impl Strict {
         }
     }
 
-    /// Takes a byte of a head or a line.
-    fn hold(&mut self, byte: u8) -> Result<(), Violation> {
+    /// Checks a byte of a head or a line.
+    fn check_byte(&mut self, byte: u8) -> Result<(), HttpViolation> {
         check_line_end(self.held.last().copied(), byte)?;
         self.held.push(byte);
         let most = if self.state == State::Head { MAX_HEAD } else { MAX_LINE };
@@ -133,7 +134,7 @@ impl Strict {
         }
         let end: &[u8] = if self.state == State::Head { b"\r\n\r\n" } else { b"\r\n" };
         if !self.held.ends_with(end) {
-            // A line end before anything else would be an empty line before the request.
+            // A leading line end is an empty line before the request.
             return if self.state == State::Head && self.held == b"\r\n" {
                 Err("an empty line before the request")
             } else {
@@ -142,7 +143,7 @@ impl Strict {
         }
         let held = std::mem::take(&mut self.held);
         let text = &held[..held.len() - end.len()];
-        self.begun = true;
+        self.has_head = true;
         self.state = match self.state {
             State::Head => {
                 let (names, state) = read_head(text)?;
@@ -151,7 +152,7 @@ impl Strict {
             }
             State::ChunkSize => read_chunk_size(text)?,
             State::ChunkEnd if text.is_empty() => State::ChunkSize,
-            State::ChunkEnd => return Err("a chunk that is longer than its size"),
+            State::ChunkEnd => return Err("a chunk longer than its size"),
             State::Trailer if text.is_empty() => State::Head,
             State::Trailer => return Err("trailer fields"),
             ref other => other.clone(),
@@ -160,8 +161,8 @@ impl Strict {
     }
 }
 
-/// CR and LF come together or not at all, and no other control character but the tab.
-fn check_line_end(before: Option<u8>, byte: u8) -> Result<(), Violation> {
+/// Rejects CR and LF unless they form a pair, and control characters except the tab.
+fn check_line_end(before: Option<u8>, byte: u8) -> Result<(), HttpViolation> {
     match (before, byte) {
         (Some(b'\r'), b'\n') => Ok(()),
         (_, b'\n') => Err("a line feed without carriage return"),
@@ -178,7 +179,7 @@ fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(is_token_byte)
 }
 
-/// What frames a request's body, as found so far.
+/// The fields that frame a request's body, as found so far.
 #[derive(Debug, Default)]
 struct Framing {
     host: Option<String>,
@@ -187,7 +188,7 @@ struct Framing {
     chunked: bool,
 }
 
-fn read_head(text: &[u8]) -> Result<(Names, State), Violation> {
+fn read_head(text: &[u8]) -> Result<(RequestNames, State), HttpViolation> {
     let mut lines =
         text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let request = lines.next().unwrap_or_default();
@@ -199,7 +200,7 @@ fn read_head(text: &[u8]) -> Result<(Names, State), Violation> {
         }
         read_field(line, &mut framing)?;
     }
-    let names = Names { target, host: framing.host.take() };
+    let names = RequestNames { target, host: framing.host.take() };
     let state = match framing {
         Framing { hosts: 2.., .. } => return Err("more than one Host"),
         Framing { hosts: 0, .. } if is_http_11 => return Err("no Host"),
@@ -222,14 +223,14 @@ fn read_head(text: &[u8]) -> Result<(Names, State), Violation> {
     Ok((names, state))
 }
 
-/// What stands in a request's first line.
+/// The parts of a request line.
 struct RequestLine {
     target: String,
     is_connect: bool,
     is_http_11: bool,
 }
 
-fn read_request_line(line: &[u8]) -> Result<RequestLine, Violation> {
+fn read_request_line(line: &[u8]) -> Result<RequestLine, HttpViolation> {
     let parts: Vec<_> = line.split(|byte| *byte == b' ').collect();
     let [method, target, version] = parts.as_slice() else {
         return Err("a request line that is not method, target and version");
@@ -240,29 +241,29 @@ fn read_request_line(line: &[u8]) -> Result<RequestLine, Violation> {
     let is_http_11 = match *version {
         b"HTTP/1.1" => true,
         b"HTTP/1.0" => false,
-        _ => return Err("another version than HTTP/1.1 and HTTP/1.0"),
+        _ => return Err("a version other than HTTP/1.1 and HTTP/1.0"),
     };
     let is_connect = *method == b"CONNECT";
     Ok(RequestLine { target: read_target(target, is_connect)?, is_connect, is_http_11 })
 }
 
-/// A target is what hyper takes for one, so that it refuses none without saying why. Browsers and
-/// other programs send paths in UTF-8 as they are.
-fn read_target(target: &[u8], is_connect: bool) -> Result<String, Violation> {
-    const WRONG: Violation = "a malformed target";
+/// Accepts the targets that hyper accepts, so that hyper rejects none without a reason. Browsers
+/// and other programs send UTF-8 paths unescaped.
+fn read_target(target: &[u8], is_connect: bool) -> Result<String, HttpViolation> {
+    const WRONG: HttpViolation = "a malformed target";
     let text = std::str::from_utf8(target).map_err(|_| "a target that is not UTF-8")?;
     let is_plain = |character: char| !character.is_control() && character != ' ';
     if text.is_empty() || !text.chars().all(is_plain) {
         return Err(WRONG);
     }
-    // That of a CONNECT never reaches hyper, and whoever reads it says what is wrong with its host.
+    // The target of a CONNECT never reaches hyper; its reader reports errors in its host.
     if !is_connect {
         hyper::Uri::try_from(target).map_err(|_| WRONG)?;
     }
     Ok(text.to_owned())
 }
 
-fn read_field(line: &[u8], framing: &mut Framing) -> Result<(), Violation> {
+fn read_field(line: &[u8], framing: &mut Framing) -> Result<(), HttpViolation> {
     if line.starts_with(b" ") || line.starts_with(b"\t") {
         return Err("a header field folded over lines");
     }
@@ -295,7 +296,7 @@ fn read_field(line: &[u8], framing: &mut Framing) -> Result<(), Violation> {
                     .any(|name| option.trim_ascii().eq_ignore_ascii_case(name))
             };
             if value.split(|byte| *byte == b',').any(frames) {
-                return Err("a Connection that names what frames the request");
+                return Err("a Connection that names a framing header");
             }
         }
         _ => {}
@@ -303,16 +304,16 @@ fn read_field(line: &[u8], framing: &mut Framing) -> Result<(), Violation> {
     Ok(())
 }
 
-fn read_length(value: &[u8]) -> Result<u64, Violation> {
-    const WRONG: Violation = "a Content-Length that is no number";
+fn read_length(value: &[u8]) -> Result<u64, HttpViolation> {
+    const WRONG: HttpViolation = "a Content-Length that is not a number";
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(WRONG);
     }
     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(WRONG)
 }
 
-fn read_chunk_size(text: &[u8]) -> Result<State, Violation> {
-    const WRONG: Violation = "a chunk size that is not up to 16 hexadecimal digits";
+fn read_chunk_size(text: &[u8]) -> Result<State, HttpViolation> {
+    const WRONG: HttpViolation = "a chunk size that is not up to 16 hexadecimal digits";
     if text.is_empty() || text.len() > 16 || !text.iter().all(u8::is_ascii_hexdigit) {
         return Err(WRONG);
     }

@@ -1,20 +1,20 @@
-//! Tests of `strict`, beside it because they are as long.
+//! Tests of `strict`, in a separate file for length.
 
 use proptest::prelude::*;
 
 use super::*;
 
-fn feed(bytes: &[u8]) -> Result<(), Violation> {
-    Strict::default().feed(bytes)
+fn feed(bytes: &[u8]) -> Result<(), HttpViolation> {
+    StrictChecker::default().feed(bytes)
 }
 
-/// A request with these header lines after `Host`.
+/// Returns a request with these header lines after `Host`.
 fn request(fields: &str) -> String {
     format!("POST /x HTTP/1.1\r\nHost: a.example\r\n{fields}\r\n")
 }
 
 #[test]
-fn ordinary_requests_pass_one_after_the_other() {
+fn ordinary_requests_pass_in_sequence() {
     let requests = [
         "GET http://a.example/x?y HTTP/1.1\r\nHost: a.example\r\nAccept: */*\r\n\r\n".to_owned(),
         request("Content-Length: 5\r\n") + "hello",
@@ -24,7 +24,7 @@ fn ordinary_requests_pass_one_after_the_other() {
         request("X-Odd: \u{e4}\t\"quoted\"\r\nEmpty:\r\n"),
     ];
     assert_eq!(feed(requests.concat().as_bytes()), Ok(()));
-    let mut strict = Strict::default();
+    let mut strict = StrictChecker::default();
     assert_eq!(
         strict.feed(b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n"),
         Ok(())
@@ -33,10 +33,10 @@ fn ordinary_requests_pass_one_after_the_other() {
 }
 
 #[test]
-fn each_way_to_frame_a_request_twice_is_refused() {
+fn ambiguous_framing_is_rejected() {
     let both = "both Content-Length and Transfer-Encoding";
     let encoding = "a Transfer-Encoding other than one \"chunked\"";
-    let length = "a Content-Length that is no number";
+    let length = "a Content-Length that is not a number";
     for (bytes, violation) in [
         (request("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), both),
         (request("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"), both),
@@ -64,7 +64,7 @@ fn each_way_to_frame_a_request_twice_is_refused() {
         (request(": x\r\n"), "a malformed header name"),
         (
             request("Connection: close, Content-Length\r\n"),
-            "a Connection that names what frames the request",
+            "a Connection that names a framing header",
         ),
         ("GET / HTTP/1.1\r\n\r\n".into(), "no Host"),
         (
@@ -77,7 +77,7 @@ fn each_way_to_frame_a_request_twice_is_refused() {
 }
 
 #[test]
-fn each_malformed_line_is_refused() {
+fn malformed_lines_are_rejected() {
     let size = "a chunk size that is not up to 16 hexadecimal digits";
     let chunked = |rest: &str| request("Transfer-Encoding: chunked\r\n") + rest;
     for (bytes, violation) in [
@@ -91,8 +91,8 @@ fn each_malformed_line_is_refused() {
             "a request line that is not method, target and version",
         ),
         ("GET /\r\n\r\n".into(), "a request line that is not method, target and version"),
-        ("GET / HTTP/2.0\r\nHost: a\r\n\r\n".into(), "another version than HTTP/1.1 and HTTP/1.0"),
-        ("GET / http/1.1\r\nHost: a\r\n\r\n".into(), "another version than HTTP/1.1 and HTTP/1.0"),
+        ("GET / HTTP/2.0\r\nHost: a\r\n\r\n".into(), "a version other than HTTP/1.1 and HTTP/1.0"),
+        ("GET / http/1.1\r\nHost: a\r\n\r\n".into(), "a version other than HTTP/1.1 and HTTP/1.0"),
         ("G(T / HTTP/1.1\r\nHost: a\r\n\r\n".into(), "a malformed method"),
         ("GET / HTTP/1.1\nHost: a\n\n".into(), "a line feed without carriage return"),
         ("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".into(), "an empty line before the request"),
@@ -101,12 +101,12 @@ fn each_malformed_line_is_refused() {
         (chunked(" 5\r\nhello\r\n"), size),
         (chunked("\r\n"), size),
         (chunked("00000000000000005\r\nhello\r\n"), size),
-        (chunked("5\r\nhello!\r\n"), "a chunk that is longer than its size"),
+        (chunked("5\r\nhello!\r\n"), "a chunk longer than its size"),
         (chunked("5\nhello\r\n"), "a line feed without carriage return"),
         (chunked("0\r\nX: y\r\n\r\n"), "trailer fields"),
         (
             "CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\nGET".into(),
-            "bytes after CONNECT before its answer",
+            "bytes after CONNECT before its response",
         ),
         (
             "CONNECT a:443 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n".into(),
@@ -127,7 +127,7 @@ fn heads_are_bounded() {
 
 #[test]
 fn nothing_passes_after_a_violation() {
-    let mut strict = Strict::default();
+    let mut strict = StrictChecker::default();
     strict.feed(b"\n").unwrap_err();
     assert!(strict.feed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").is_err());
 }
@@ -142,9 +142,9 @@ proptest! {
         segment in 1_usize..9,
     ) {
         let bytes = parts.concat().into_bytes();
-        let mut strict = Strict::default();
+        let mut strict = StrictChecker::default();
         let pieces = bytes.chunks(segment).try_for_each(|piece| strict.feed(piece));
-        let mut whole = Strict::default();
+        let mut whole = StrictChecker::default();
         prop_assert_eq!(pieces, whole.feed(&bytes));
         prop_assert_eq!(strict.state, whole.state);
     }

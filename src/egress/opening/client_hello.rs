@@ -1,12 +1,12 @@
-//! Reads the server name out of a `ClientHello`, by rustls: a strict parser that refuses what
-//! could be read in two ways (two names, two of one extension, bytes left over), however the
-//! message is cut into records and segments.
+//! Reads the server name from a `ClientHello` with rustls: a strict parser that rejects ambiguous
+//! messages (two names, duplicate extensions, trailing bytes), however the message is split into
+//! records and segments.
 
 use rustls::server::Acceptor;
 
-use super::Opening;
+use super::ClientOpening;
 
-/// A `ClientHello` that is coming in.
+/// A `ClientHello` that is being received.
 pub(super) struct ClientHello(Acceptor);
 
 impl ClientHello {
@@ -14,21 +14,21 @@ impl ClientHello {
         Self(Acceptor::default())
     }
 
-    /// Takes the next bytes. `None` where the message isn't whole yet.
-    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Option<Opening> {
+    /// Adds the next bytes. Returns `None` until the message is complete.
+    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Option<ClientOpening> {
         while !bytes.is_empty() {
-            // It reads from memory, so it fails only where it has more than it will ever take.
+            // It reads from memory, so it fails only if its buffer is full.
             match self.0.read_tls(&mut bytes) {
-                Ok(0) | Err(_) => return Some(Opening::BadTls("it is too long".into())),
+                Ok(0) | Err(_) => return Some(ClientOpening::BadTls("it is too long".into())),
                 Ok(_) => {}
             }
             match self.0.accept() {
                 Ok(None) => {}
                 Ok(Some(accepted)) => {
                     let name = accepted.client_hello().server_name().map(str::to_owned);
-                    return Some(Opening::Tls(name));
+                    return Some(ClientOpening::Tls(name));
                 }
-                Err((error, _)) => return Some(Opening::BadTls(error.to_string())),
+                Err((error, _)) => return Some(ClientOpening::BadTls(error.to_string())),
             }
         }
         None

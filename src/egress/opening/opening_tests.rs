@@ -1,4 +1,4 @@
-//! Tests of `opening`, beside it because they are as long.
+//! Tests of `opening`, in a separate file for length.
 
 use proptest::prelude::*;
 
@@ -38,7 +38,7 @@ pub(super) fn signature_algorithms() -> (u16, Vec<u8>) {
     (13, with_length(&[4, 3]))
 }
 
-/// Cuts a message into records of so many bytes.
+/// Cuts a message into records of `size` bytes.
 pub(super) fn records(message: &[u8], size: usize) -> Vec<u8> {
     let record = |part: &[u8]| [&[22, 3, 1][..], &with_length(part)].concat();
     message.chunks(size).flat_map(record).collect()
@@ -48,8 +48,8 @@ pub(super) fn plain(name: &str) -> Vec<u8> {
     records(&hello(&[sni(&[name]), signature_algorithms()]), 1 << 14)
 }
 
-fn look(bytes: &[u8]) -> Option<Opening> {
-    Watcher::new().feed(bytes)
+fn read(bytes: &[u8]) -> Option<ClientOpening> {
+    OpeningReader::new().feed(bytes)
 }
 
 fn name(text: &str) -> Host {
@@ -58,13 +58,13 @@ fn name(text: &str) -> Host {
 
 #[test]
 fn the_server_name_is_found() {
-    let opening = look(&plain("GitHub.com")).unwrap();
-    assert_eq!(opening.judge(Expected::Tls, &name("github.com")), Ok(()));
+    let opening = read(&plain("GitHub.com")).unwrap();
+    assert_eq!(opening.check(ExpectedProtocol::Tls, &name("github.com")), Ok(()));
     assert_eq!(
-        opening.judge(Expected::Tls, &name("evil.example")),
-        Err(Cause::SniMismatch("github.com".into()))
+        opening.check(ExpectedProtocol::Tls, &name("evil.example")),
+        Err(RefusalCause::SniMismatch("github.com".into()))
     );
-    assert_eq!(opening.named(), HostName::parse("github.com").ok());
+    assert_eq!(opening.server_name(), HostName::parse("github.com").ok());
 }
 
 #[test]
@@ -72,9 +72,12 @@ fn a_hello_without_a_name_or_with_an_address_has_none() {
     for extensions in
         [vec![signature_algorithms()], vec![sni(&["10.0.0.1"]), signature_algorithms()]]
     {
-        let opening = look(&records(&hello(&extensions), 1 << 14)).unwrap();
-        assert_eq!(opening, Opening::Tls(None));
-        assert_eq!(opening.judge(Expected::Tls, &name("a.example")), Err(Cause::SniMissing));
+        let opening = read(&records(&hello(&extensions), 1 << 14)).unwrap();
+        assert_eq!(opening, ClientOpening::Tls(None));
+        assert_eq!(
+            opening.check(ExpectedProtocol::Tls, &name("a.example")),
+            Err(RefusalCause::SniMissing)
+        );
     }
 }
 
@@ -89,9 +92,9 @@ fn a_hello_that_could_be_read_in_two_ways_is_refused() {
         hello(&[sni(&[""]), signature_algorithms()]),
         left_over,
     ] {
-        let opening = look(&records(&message, 1 << 14)).unwrap();
-        assert!(matches!(opening, Opening::BadTls(_)), "{opening:?}");
-        assert!(opening.judge(Expected::TlsForNameOrOther, &name("a.example")).is_err());
+        let opening = read(&records(&message, 1 << 14)).unwrap();
+        assert!(matches!(opening, ClientOpening::BadTls(_)), "{opening:?}");
+        assert!(opening.check(ExpectedProtocol::TlsForNameOrOther, &name("a.example")).is_err());
     }
 }
 
@@ -106,54 +109,54 @@ fn grease_and_encrypted_hellos_are_judged_by_the_outer_name() {
         (0xfe0d, ech),
         (0xfafa, vec![0]),
     ]);
-    let opening = look(&records(&message, 1 << 14)).unwrap();
-    assert_eq!(opening, Opening::Tls(Some("a.example".into())));
+    let opening = read(&records(&message, 1 << 14)).unwrap();
+    assert_eq!(opening, ClientOpening::Tls(Some("a.example".into())));
 }
 
 #[test]
-fn an_endless_hello_ends() {
-    let mut watcher = Watcher::new();
-    // A message that announces the most that three bytes can.
-    let mut opening = watcher.feed(&[22, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff]);
+fn an_endless_hello_is_cut_off() {
+    let mut reader = OpeningReader::new();
+    // A message that announces the maximum length, in three bytes.
+    let mut opening = reader.feed(&[22, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff]);
     for _ in 0..MAX_OPENING {
         if opening.is_some() {
             break;
         }
-        opening = watcher.feed(&[22; 16]);
+        opening = reader.feed(&[22; 16]);
     }
-    assert!(matches!(opening, Some(Opening::BadTls(_))), "{opening:?}");
+    assert!(matches!(opening, Some(ClientOpening::BadTls(_))), "{opening:?}");
 }
 
 #[test]
-fn other_protocols_are_seen_at_once() {
+fn other_protocols_are_recognized_at_once() {
     for bytes in [&b"SSH-2.0-x"[..], b"\0\0\0\x08\x04\xd2\x16\x2f", b"*1\r\n", b"\x80\x2e\x01"] {
-        let opening = look(bytes).unwrap();
-        assert_eq!(opening, Opening::Other, "{bytes:?}");
-        assert_eq!(opening.judge(Expected::Tls, &name("a")), Err(Cause::NotTls));
-        assert_eq!(opening.judge(Expected::TlsForNameOrOther, &name("a")), Ok(()));
-        assert!(opening.judge(Expected::Http, &name("a")).is_err());
+        let opening = read(bytes).unwrap();
+        assert_eq!(opening, ClientOpening::Other, "{bytes:?}");
+        assert_eq!(opening.check(ExpectedProtocol::Tls, &name("a")), Err(RefusalCause::NotTls));
+        assert_eq!(opening.check(ExpectedProtocol::TlsForNameOrOther, &name("a")), Ok(()));
+        assert!(opening.check(ExpectedProtocol::Http, &name("a")).is_err());
     }
 }
 
-/// What comes with a hello is not taken for a part of it, and nothing hides behind it in its record.
+/// Bytes after a hello are not treated as part of it, and none may follow it in its record.
 #[test]
 fn a_hello_ends_with_its_record() {
     let message = hello(&[sni(&["a.example"]), signature_algorithms()]);
     let (first, behind) = (records(&message, 90), plain("evil.example"));
     for cut in [1, first.len(), first.len() + 1, first.len() + behind.len()] {
         let bytes = [&first[..], &behind].concat();
-        let mut watcher = Watcher::new();
-        let opening = bytes.chunks(cut).find_map(|part| watcher.feed(part));
-        assert_eq!(opening, Some(Opening::Tls(Some("a.example".into()))), "{cut}");
-        let (judged, rest) = watcher.into_seen();
+        let mut reader = OpeningReader::new();
+        let opening = bytes.chunks(cut).find_map(|part| reader.feed(part));
+        assert_eq!(opening, Some(ClientOpening::Tls(Some("a.example".into()))), "{cut}");
+        let (judged, rest) = reader.into_parts();
         assert_eq!(judged, first);
         assert!(behind.starts_with(&rest), "{cut}");
     }
     let both = [&message[..], &hello(&[sni(&["evil.example"]), signature_algorithms()])].concat();
     let rows = [records(&both, 1 << 14), records(&[&message[..], &[0]].concat(), 1 << 14)];
     for bytes in rows {
-        let opening = Watcher::new().feed(&bytes);
-        assert!(matches!(opening, Some(Opening::BadTls(_))), "{opening:?}");
+        let opening = OpeningReader::new().feed(&bytes);
+        assert!(matches!(opening, Some(ClientOpening::BadTls(_))), "{opening:?}");
     }
 }
 
@@ -164,26 +167,26 @@ proptest! {
     ) {
         let message = hello(&[sni(&["a.example"]), signature_algorithms()]);
         let bytes = records(&message, record);
-        let mut watcher = Watcher::new();
+        let mut reader = OpeningReader::new();
         let mut opening = None;
         for part in bytes.chunks(segment) {
             prop_assert_eq!(opening, None);
-            opening = watcher.feed(part);
+            opening = reader.feed(part);
         }
-        prop_assert_eq!(opening, Some(Opening::Tls(Some("a.example".into()))));
-        prop_assert_eq!(watcher.into_seen(), (bytes, Vec::new()));
+        prop_assert_eq!(opening, Some(ClientOpening::Tls(Some("a.example".into()))));
+        prop_assert_eq!(reader.into_parts(), (bytes, Vec::new()));
     }
 
     #[test]
-    fn no_bytes_break_the_watcher(
+    fn no_bytes_break_the_reader(
         first in prop::sample::select(vec![22_u8, b'G', 0]),
         bytes in prop::collection::vec(any::<u8>(), 0..300),
     ) {
-        let mut watcher = Watcher::new();
-        let mut opening = watcher.feed(&[first]);
+        let mut reader = OpeningReader::new();
+        let mut opening = reader.feed(&[first]);
         for byte in bytes {
             if opening.is_some() { break }
-            opening = watcher.feed(&[byte]);
+            opening = reader.feed(&[byte]);
         }
     }
 
@@ -192,8 +195,8 @@ proptest! {
         let mut bytes = plain("evil.example");
         let at = at % bytes.len();
         bytes[at] = byte;
-        if let Some(opening) = look(&bytes) {
-            prop_assert!(opening.judge(Expected::Tls, &name("a.example")).is_err());
+        if let Some(opening) = read(&bytes) {
+            prop_assert!(opening.check(ExpectedProtocol::Tls, &name("a.example")).is_err());
         }
     }
 }

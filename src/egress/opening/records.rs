@@ -1,4 +1,4 @@
-//! TLS records in the clear (RFC 8446, section 5.1), and where a `ClientHello` ends in them.
+//! Unencrypted TLS records (RFC 8446, section 5.1), and the end of a `ClientHello` in them.
 
 /// Content types of records.
 pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -6,27 +6,27 @@ pub(super) const ALERT: u8 = 21;
 pub(super) const HANDSHAKE: u8 = 22;
 pub(super) const APPLICATION_DATA: u8 = 23;
 
-/// Bytes of a record's header, and of a handshake message's: its type and length.
+/// Length of a record's header, and of a handshake message's: its type and length.
 const HEADER: usize = 5;
 const MESSAGE_HEADER: usize = 4;
 
-/// The longest payload of a record (RFC 8446, section 5.2).
+/// Maximum payload of a record (RFC 8446, section 5.2).
 const MAX_PAYLOAD: usize = (1 << 14) + 256;
 
-/// Why bytes are no records, or no hello alone in them.
-pub(super) type Violation = &'static str;
+/// Why bytes are not valid records, or the hello is not alone in them.
+pub(super) type RecordViolation = &'static str;
 
-/// A whole record.
+/// A complete record.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Record<'a> {
     pub(super) kind: u8,
     pub(super) payload: &'a [u8],
-    /// With its header.
+    /// The record with its header.
     pub(super) whole: &'a [u8],
 }
 
-/// Takes a record off the front of `bytes`. `None` where it isn't whole yet.
-pub(super) fn split(bytes: &[u8]) -> Result<Option<(Record<'_>, &[u8])>, Violation> {
+/// Splits off the first record of `bytes`. Returns `None` if it is incomplete.
+pub(super) fn split(bytes: &[u8]) -> Result<Option<(Record<'_>, &[u8])>, RecordViolation> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
     let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
     if length > MAX_PAYLOAD {
@@ -37,15 +37,15 @@ pub(super) fn split(bytes: &[u8]) -> Result<Option<(Record<'_>, &[u8])>, Violati
     Ok(Some((Record { kind: header[0], payload, whole }, rest)))
 }
 
-/// How many bytes the records of the first handshake message take. It must end with its record:
-/// what stands behind it in the same record would pass with it, unread.
-pub(super) fn end_of_message(mut bytes: &[u8]) -> Result<usize, Violation> {
+/// Returns the length of the records of the first handshake message. The message must end with its
+/// record: anything after it in the same record would be forwarded unread.
+pub(super) fn end_of_message(mut bytes: &[u8]) -> Result<usize, RecordViolation> {
     let whole = bytes.len();
     let mut header = Vec::with_capacity(MESSAGE_HEADER);
     let mut seen = 0;
     while let Some((record, rest)) = split(bytes)? {
         if record.kind != HANDSHAKE {
-            return Err("another record comes before its end");
+            return Err("another record type within the message");
         }
         let missing = MESSAGE_HEADER - header.len();
         header.extend(record.payload.iter().take(missing));
@@ -56,9 +56,9 @@ pub(super) fn end_of_message(mut bytes: &[u8]) -> Result<usize, Violation> {
             match seen.cmp(&length) {
                 std::cmp::Ordering::Less => {}
                 std::cmp::Ordering::Equal => return Ok(whole - rest.len()),
-                std::cmp::Ordering::Greater => return Err("more comes in its record"),
+                std::cmp::Ordering::Greater => return Err("trailing bytes in its record"),
             }
         }
     }
-    Err("its records are not whole")
+    Err("its records are incomplete")
 }

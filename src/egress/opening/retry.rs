@@ -1,17 +1,17 @@
-//! The second `ClientHello`: a TLS 1.3 server may ask for another one (RFC 8446, section 4.1.4),
-//! and some serve the name in that, so it must be the same name again.
+//! The second `ClientHello`: a TLS 1.3 server may request another one (RFC 8446, section 4.1.4),
+//! and some use the name in that one, so it must be the same name.
 
 use super::records::{self, ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE};
-use super::{Opening, Watcher};
+use super::{ClientOpening, OpeningReader};
 
-/// The random bytes by which a `ServerHello` is a `HelloRetryRequest`: the SHA-256 of that word
-/// (RFC 8446, section 4.1.3).
+/// The random bytes that make a `ServerHello` a `HelloRetryRequest`: the SHA-256 of that word (RFC
+/// 8446, section 4.1.3).
 const RETRY_RANDOM: [u8; 32] = [
     0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
     0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 
-/// What precedes the random bytes in a `ServerHello`: its type, length and version.
+/// Offset of the random bytes in a `ServerHello`: after type, length and version.
 const BEFORE_RANDOM: usize = 6;
 
 /// The type of a `ServerHello`.
@@ -20,32 +20,32 @@ const SERVER_HELLO: u8 = 2;
 /// An alert that does not end the connection.
 const WARNING: u8 = 1;
 
-/// The most bytes of an answer that are looked at. A `ServerHello` may be cut into records of 64
-/// bytes at the least (RFC 8449), and a few warnings may go before it.
-const MAX_ANSWER: usize = 1 << 10;
+/// Maximum bytes of a response that are inspected. A `ServerHello` may be split into records of 64
+/// bytes at the least (RFC 8449), and a few warnings may precede it.
+const MAX_RESPONSE: usize = 1 << 10;
 
-/// The most bytes of early data that a client sends before its second hello, with that.
+/// Maximum bytes of early data before a second hello, including it.
 const MAX_BYTES: usize = 128 << 10;
 
-/// The most records other than early data that a client may send before its second hello. Two
-/// would do: one for the sake of middleboxes (RFC 8446, appendix D.4), one alert.
+/// Maximum number of records other than early data before a second hello. Two suffice: one for
+/// middlebox compatibility (RFC 8446, appendix D.4), one alert.
 const MAX_OTHERS: usize = 8;
 
-/// Reads the first bytes of a server's answer.
+/// Detects a `HelloRetryRequest` in the first bytes of a server's response.
 #[derive(Debug, Default)]
-pub struct Answer(Vec<u8>);
+pub struct RetryDetector(Vec<u8>);
 
-impl Answer {
-    /// Takes the next bytes. Whether the server asks for another hello; `None` where it can't be
-    /// told yet.
+impl RetryDetector {
+    /// Adds the next bytes. Returns whether the server requests another hello, or `None` until that
+    /// is known.
     pub fn feed(&mut self, bytes: &[u8]) -> Option<bool> {
-        let room = MAX_ANSWER - self.0.len().min(MAX_ANSWER);
+        let room = MAX_RESPONSE - self.0.len().min(MAX_RESPONSE);
         self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        // What can't be told may be what it must not be.
-        self.look().or_else(|| (self.0.len() >= MAX_ANSWER).then_some(true))
+        // An unrecognized response may be a request for another hello.
+        self.detect().or_else(|| (self.0.len() >= MAX_RESPONSE).then_some(true))
     }
 
-    fn look(&self) -> Option<bool> {
+    fn detect(&self) -> Option<bool> {
         let mut message = Vec::new();
         let mut rest = &self.0[..];
         while let [kind, _, _, high, low, after @ ..] = rest {
@@ -69,34 +69,34 @@ impl Answer {
     }
 }
 
-/// Reads what a client sends after it was asked for another hello: perhaps early data, which the
-/// server passes over, then the hello.
+/// Reads what a client sends after a request for another hello: possibly early data, which the
+/// server skips, then the hello.
 ///
-/// Until that hello nothing passes that it was not made for: another kind of record would hide a
-/// hello from us that a lenient server reads.
+/// Before that hello, only the record types that may precede it are forwarded: another type could
+/// hide a hello that a lenient server reads.
 #[derive(Default)]
 pub struct SecondHello {
-    /// Whole records that were looked at.
+    /// Complete records that were inspected.
     passed: Vec<u8>,
-    /// What is not a whole record yet.
+    /// An incomplete record.
     held: Vec<u8>,
-    watcher: Watcher,
+    reader: OpeningReader,
     has_begun: bool,
     others: usize,
 }
 
 impl SecondHello {
-    /// Takes the next bytes. `None` where the hello hasn't come yet.
-    pub fn feed(&mut self, bytes: &[u8]) -> Option<Opening> {
+    /// Adds the next bytes. Returns `None` until the hello is complete.
+    pub fn feed(&mut self, bytes: &[u8]) -> Option<ClientOpening> {
         self.held.extend_from_slice(bytes);
         loop {
             let held = std::mem::take(&mut self.held);
             let (record, rest) = match records::split(&held) {
-                Err(violation) => return Some(Opening::BadTls(violation.into())),
+                Err(violation) => return Some(ClientOpening::BadTls(violation.into())),
                 Ok(None) => {
                     self.held = held;
                     let seen = self.passed.len() + self.held.len();
-                    let late = Opening::BadTls("the second one does not come".into());
+                    let late = ClientOpening::BadTls("the second hello is missing".into());
                     return (seen > MAX_BYTES).then_some(late);
                 }
                 Ok(Some(split)) => split,
@@ -109,25 +109,29 @@ impl SecondHello {
         }
     }
 
-    fn take(&mut self, kind: u8, payload: &[u8], whole: &[u8]) -> Option<Opening> {
-        let bad = |why: &str| Some(Opening::BadTls(why.into()));
+    fn take(&mut self, kind: u8, payload: &[u8], whole: &[u8]) -> Option<ClientOpening> {
+        let bad = |why: &str| Some(ClientOpening::BadTls(why.into()));
         match (kind, payload) {
             (HANDSHAKE, _) => {
                 self.has_begun = true;
-                return self.watcher.feed(whole);
+                return self.reader.feed(whole);
             }
-            _ if self.has_begun => return bad("another record comes before its end"),
+            _ if self.has_begun => return bad("another record type within the second hello"),
             (APPLICATION_DATA, _) => return None,
             (CHANGE_CIPHER_SPEC, [1]) | (ALERT, [_, _]) => {}
-            _ => return bad("a record that no client sends before its second one"),
+            _ => return bad("unexpected record before the second hello"),
         }
         self.others += 1;
-        if self.others > MAX_OTHERS { bad("too many records before the second one") } else { None }
+        if self.others > MAX_OTHERS {
+            bad("too many records before the second hello")
+        } else {
+            None
+        }
     }
 
-    /// What may pass once the hello has come and was judged: the records up to it, and what came
-    /// behind it.
-    pub fn into_seen(self) -> Vec<u8> {
+    /// Returns the bytes to forward after the hello was checked: the records up to it, and what
+    /// followed it.
+    pub fn into_parts(self) -> Vec<u8> {
         [self.passed, self.held].concat()
     }
 }
@@ -144,50 +148,50 @@ mod tests {
     }
 
     #[test]
-    fn only_the_one_random_asks_for_another_hello() {
-        assert_eq!(Answer::default().feed(&server_hello(RETRY_RANDOM)), Some(true));
-        assert_eq!(Answer::default().feed(&server_hello([7; 32])), Some(false));
-        assert_eq!(Answer::default().feed(b"HTTP/1.1 400"), Some(false));
-        assert_eq!(Answer::default().feed(&[21, 3, 3, 0, 2, 2, 40]), Some(false));
-        let mut answer = Answer::default();
+    fn only_the_retry_random_requests_another_hello() {
+        assert_eq!(RetryDetector::default().feed(&server_hello(RETRY_RANDOM)), Some(true));
+        assert_eq!(RetryDetector::default().feed(&server_hello([7; 32])), Some(false));
+        assert_eq!(RetryDetector::default().feed(b"HTTP/1.1 400"), Some(false));
+        assert_eq!(RetryDetector::default().feed(&[21, 3, 3, 0, 2, 2, 40]), Some(false));
+        let mut detector = RetryDetector::default();
         let bytes = server_hello(RETRY_RANDOM);
-        let told = bytes.iter().position(|byte| answer.feed(&[*byte]) == Some(true));
-        assert_eq!(told, Some(5 + BEFORE_RANDOM + 31));
+        let end = bytes.iter().position(|byte| detector.feed(&[*byte]) == Some(true));
+        assert_eq!(end, Some(5 + BEFORE_RANDOM + 31));
     }
 
     #[test]
-    fn a_request_for_another_hello_is_seen_behind_warnings_and_in_pieces() {
+    fn a_retry_request_is_detected_after_warnings_and_in_pieces() {
         let asks = server_hello(RETRY_RANDOM);
         let warned = [&[21, 3, 3, 0, 2, 1, 112][..], &asks].concat();
         let pieces = records(&asks[5..], 7);
         for bytes in [&warned, &pieces] {
             for segment in 1..20 {
-                let mut answer = Answer::default();
-                let told = bytes.chunks(segment).find_map(|part| answer.feed(part));
-                assert_eq!(told, Some(true), "{segment}");
+                let mut detector = RetryDetector::default();
+                let found = bytes.chunks(segment).find_map(|part| detector.feed(part));
+                assert_eq!(found, Some(true), "{segment}");
             }
         }
-        // What never says what it is counts as asking.
+        // A response that stays unrecognized counts as a request.
         let endless = [21, 3, 3, 0, 2, 1, 112].repeat(200);
-        assert_eq!(Answer::default().feed(&endless), Some(true));
+        assert_eq!(RetryDetector::default().feed(&endless), Some(true));
     }
 
     #[test]
-    fn a_second_hello_is_found_behind_what_may_go_before_it() {
+    fn a_second_hello_is_found_after_permitted_records() {
         let alert = &[21, 3, 3, 0, 2, 1, 0][..];
         let change = &[20, 3, 3, 0, 1, 1][..];
         let early = &[23, 3, 3, 0, 3, 9, 9, 9][..];
         for before in [&[][..], &[alert], &[change], &[early], &[change, early, alert, early]] {
             let bytes = [&before.concat()[..], &plain("a.example"), b"more"].concat();
             let mut second = SecondHello::default();
-            assert_eq!(second.feed(&bytes), Some(Opening::Tls(Some("a.example".into()))));
-            assert_eq!(second.into_seen(), bytes);
+            assert_eq!(second.feed(&bytes), Some(ClientOpening::Tls(Some("a.example".into()))));
+            assert_eq!(second.into_parts(), bytes);
         }
     }
 
-    /// What a lenient server may pass over, and then read a hello that we did not.
+    /// Records that a lenient server may skip, and then read a hello that we did not.
     #[test]
-    fn nothing_else_goes_before_a_second_hello() {
+    fn no_other_record_may_precede_a_second_hello() {
         let hello = plain("a.example");
         let message = hello_message();
         let rows: [(&str, Vec<u8>); 9] = [
@@ -213,7 +217,7 @@ mod tests {
                 let mut second = SecondHello::default();
                 let found = bytes.chunks(segment).find_map(|part| second.feed(part));
                 assert!(
-                    !matches!(found, Some(Opening::Tls(_) | Opening::Other)),
+                    !matches!(found, Some(ClientOpening::Tls(_) | ClientOpening::Other)),
                     "{what}: {found:?}"
                 );
             }
@@ -225,17 +229,17 @@ mod tests {
     }
 
     #[test]
-    fn other_messages_are_no_second_hello() {
+    fn other_messages_are_not_a_second_hello() {
         let other = SecondHello::default().feed(&[22, 3, 3, 0, 4, 16, 0, 0, 0]);
-        assert!(matches!(other, Some(Opening::BadTls(_))), "{other:?}");
+        assert!(matches!(other, Some(ClientOpening::BadTls(_))), "{other:?}");
     }
 
     #[test]
-    fn a_second_hello_that_does_not_come_is_not_waited_for_forever() {
+    fn a_missing_second_hello_is_not_awaited_forever() {
         let mut second = SecondHello::default();
         let record = [&[23, 3, 3, 0x10, 0][..], &[0; 0x1000]].concat();
         let found = (0..100).find_map(|_| second.feed(&record));
-        assert!(matches!(found, Some(Opening::BadTls(_))), "{found:?}");
+        assert!(matches!(found, Some(ClientOpening::BadTls(_))), "{found:?}");
     }
 
     proptest! {
@@ -245,12 +249,12 @@ mod tests {
             let bytes = [vec![20, 3, 3, 0, 1, 1], records(&message, record)].concat();
             let mut second = SecondHello::default();
             let found = bytes.chunks(segment).find_map(|part| second.feed(part));
-            prop_assert_eq!(found, Some(Opening::Tls(Some("a.example".into()))));
+            prop_assert_eq!(found, Some(ClientOpening::Tls(Some("a.example".into()))));
         }
 
         #[test]
-        /// A hello for another name is found out whatever harmless records go before it, and however
-        /// all of it is cut.
+        /// A hello for another name is detected after any harmless records, however all of it is
+        /// split.
         #[test]
         fn another_name_never_passes(
             before in prop::collection::vec(0_usize..4, 0..6),
@@ -266,14 +270,14 @@ mod tests {
             bytes.extend(records(&message, record));
             let mut second = SecondHello::default();
             let found = bytes.chunks(segment).find_map(|part| second.feed(part));
-            prop_assert_eq!(found, Some(Opening::Tls(Some("evil.example".into()))));
+            prop_assert_eq!(found, Some(ClientOpening::Tls(Some("evil.example".into()))));
         }
 
         #[test]
         fn no_bytes_break_either(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let (mut answer, mut second) = (Answer::default(), SecondHello::default());
+            let (mut detector, mut second) = (RetryDetector::default(), SecondHello::default());
             for part in bytes.chunks(7) {
-                if answer.feed(part).is_some() { break }
+                if detector.feed(part).is_some() { break }
             }
             let _ = bytes.chunks(7).find_map(|part| second.feed(part));
         }

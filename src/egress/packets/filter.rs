@@ -1,17 +1,17 @@
-//! Which packets the kernel hands over: programs in classic BPF (`packet(7)`, and the kernel's
-//! networking/filter), which an ordinary user may set and which run before anything is copied.
+//! Packet filters: classic BPF programs (`packet(7)`, and the kernel's networking/filter), which
+//! unprivileged users may set and which run before anything is copied.
 
 use std::net::Ipv4Addr;
 
 use socket2::SockFilter;
 
-use super::super::listen::{DNS_PORT, PROXY_PORT};
+use super::super::listeners::{DNS_PORT, PROXY_PORT};
 
-/// The bytes of a packet that are looked at: an IPv4 and a TCP header, each as long as it can be.
-pub(in super::super) const LENGTH: u32 = 120;
+/// Bytes of a packet that are captured: an IPv4 and a TCP header, each at its maximum length.
+pub(in super::super) const SNAP_LENGTH: u32 = 120;
 
-/// The index of `lo`, in every network namespace (`LOOPBACK_IFINDEX` of the kernel's
-/// `net/flow.h`). What comes by it comes from this side, as no packet of the guest's can.
+/// The index of `lo` in every network namespace (`LOOPBACK_IFINDEX` of the kernel's `net/flow.h`).
+/// Its packets come from the host side; a guest's packets never arrive there.
 const LOOPBACK: u32 = 1;
 /// `PACKET_OUTGOING` of `linux/if_packet.h`.
 const OUTGOING: u32 = 4;
@@ -20,7 +20,7 @@ const ARP: u32 = 0x0806;
 const IPV4: u32 = 0x0800;
 /// The IP protocol (IANA).
 const TCP: u32 = 6;
-/// Of the flags and the offset of a fragment: its offset, and that more follow.
+/// Masks of the fragment field: the offset, and the flag "more fragments".
 const OFFSET: u32 = 0x1fff;
 const MORE: u32 = 0x2000;
 
@@ -30,15 +30,15 @@ const SYN: u32 = 0x02;
 const RST: u32 = 0x04;
 const ACK: u32 = 0x10;
 
-/// Offsets of what the kernel knows beside a packet's bytes: `SKF_AD_OFF` with
-/// `SKF_AD_PROTOCOL`, `_PKTTYPE` and `_IFINDEX`; and `SKF_NET_OFF`, where the IP header begins.
+/// Offsets of packet metadata: `SKF_AD_OFF` with `SKF_AD_PROTOCOL`, `_PKTTYPE` and `_IFINDEX`; and
+/// `SKF_NET_OFF`, the start of the IP header.
 const ETHER_TYPE: u32 = (-0x1000_i32).cast_unsigned();
 const PACKET_TYPE: u32 = (-0x1000_i32 + 4).cast_unsigned();
 const INTERFACE: u32 = (-0x1000_i32 + 8).cast_unsigned();
 const IP_HEADER: u32 = (-0x10_0000_i32).cast_unsigned();
 
-// Instructions: what they load, and by which offset; jumps count what they skip, if the condition
-// holds and if not.
+// Instructions. Loads take an offset; jumps take the number of instructions to skip if the
+// condition holds and if not.
 const LOAD_WORD: u16 = 0x20;
 const LOAD_HALF: u16 = 0x28;
 const LOAD_BYTE: u16 = 0x30;
@@ -49,10 +49,10 @@ const JUMP_EQUAL: u16 = 0x15;
 const JUMP_SET: u16 = 0x45;
 const RETURN: u16 = 0x06;
 
-/// Of what the guest sends, all but ARP and TCP segments as a connection that is open has them, with
-/// ACK or RST and without SYN: so that its bulk traffic stays out. Later fragments of TCP say nothing,
-/// and without the first one nothing answers them.
-pub(super) const WATCH: [SockFilter; 18] = [
+/// Passes the guest's packets except ARP and TCP segments of open connections (with ACK or RST,
+/// without SYN), so that bulk traffic is excluded. Later fragments of TCP carry no information, and
+/// without the first one nothing replies to them.
+pub(super) const WATCH_FILTER: [SockFilter; 18] = [
     SockFilter::new(LOAD_WORD, 0, 0, PACKET_TYPE),
     SockFilter::new(JUMP_EQUAL, 15, 0, OUTGOING),
     SockFilter::new(LOAD_WORD, 0, 0, INTERFACE),
@@ -62,7 +62,7 @@ pub(super) const WATCH: [SockFilter; 18] = [
     SockFilter::new(JUMP_EQUAL, 0, 9, IPV4),
     SockFilter::new(LOAD_BYTE, 0, 0, 9),
     SockFilter::new(JUMP_EQUAL, 0, 7, TCP),
-    // A later fragment has no TCP header; the first of several may have part of one.
+    // A later fragment has no TCP header; the first may have part of one.
     SockFilter::new(LOAD_HALF, 0, 0, 6),
     SockFilter::new(JUMP_SET, 6, 0, OFFSET),
     SockFilter::new(JUMP_SET, 4, 0, MORE),
@@ -70,12 +70,12 @@ pub(super) const WATCH: [SockFilter; 18] = [
     SockFilter::new(LOAD_BYTE_INDEXED, 0, 0, 13),
     SockFilter::new(JUMP_SET, 1, 0, SYN),
     SockFilter::new(JUMP_SET, 1, 0, RST | ACK),
-    SockFilter::new(RETURN, 0, 0, LENGTH),
+    SockFilter::new(RETURN, 0, 0, SNAP_LENGTH),
     SockFilter::new(RETURN, 0, 0, 0),
 ];
 
-/// Of what the guest sends, the segments that begin a connection or give one up, whole ones only.
-pub(in super::super) const ATTEMPTS: [SockFilter; 17] = [
+/// Passes the guest's segments that start or reset a connection, unfragmented ones only.
+pub(in super::super) const ATTEMPT_FILTER: [SockFilter; 17] = [
     SockFilter::new(LOAD_WORD, 0, 0, PACKET_TYPE),
     SockFilter::new(JUMP_EQUAL, 14, 0, OUTGOING),
     SockFilter::new(LOAD_WORD, 0, 0, INTERFACE),
@@ -91,24 +91,24 @@ pub(in super::super) const ATTEMPTS: [SockFilter; 17] = [
     SockFilter::new(JUMP_SET, 2, 0, RST),
     SockFilter::new(AND, 0, 0, FIN | SYN | ACK),
     SockFilter::new(JUMP_EQUAL, 0, 1, SYN),
-    SockFilter::new(RETURN, 0, 0, LENGTH),
+    SockFilter::new(RETURN, 0, 0, SNAP_LENGTH),
     SockFilter::new(RETURN, 0, 0, 0),
 ];
 
-/// Nothing: for a socket that only sends.
-pub(in super::super) const NOTHING: [SockFilter; 1] = [SockFilter::new(RETURN, 0, 0, 0)];
+/// Passes nothing: for a socket that only sends.
+pub(in super::super) const DROP_FILTER: [SockFilter; 1] = [SockFilter::new(RETURN, 0, 0, 0)];
 
-/// For a listener: everything but a SYN from the guest, which is answered when its destination has
-/// answered and then comes again by `lo`. The DNS stub and the forward proxy, at the gateway's
-/// address, answer by themselves. A listener's filter sees the TCP header first.
-pub(in super::super) fn listener(gateway: Ipv4Addr) -> [SockFilter; 12] {
+/// Returns the filter of a listener. It drops a SYN from the guest, which is replayed through `lo`
+/// once its destination has answered. The DNS stub and the forward proxy, at the gateway's address,
+/// accept directly. A listener's filter sees the TCP header first.
+pub(in super::super) fn listener_filter(gateway: Ipv4Addr) -> [SockFilter; 12] {
     [
         SockFilter::new(LOAD_BYTE, 0, 0, 13),
         SockFilter::new(AND, 0, 0, FIN | SYN | RST | ACK),
         SockFilter::new(JUMP_EQUAL, 0, 8, SYN),
         SockFilter::new(LOAD_WORD, 0, 0, INTERFACE),
         SockFilter::new(JUMP_EQUAL, 6, 0, LOOPBACK),
-        // Where to: 16 bytes into the IP header, and 2 into that of TCP.
+        // The destination: 16 bytes into the IP header, and 2 into the TCP header.
         SockFilter::new(LOAD_WORD, 0, 0, IP_HEADER.wrapping_add(16)),
         SockFilter::new(JUMP_EQUAL, 0, 3, gateway.to_bits()),
         SockFilter::new(LOAD_HALF, 0, 0, 2),
@@ -123,24 +123,24 @@ pub(in super::super) fn listener(gateway: Ipv4Addr) -> [SockFilter; 12] {
 pub(in super::super) mod tests {
     use super::*;
 
-    /// A packet as a filter sees it.
+    /// A packet as seen by a filter.
     #[derive(Clone, Copy)]
-    pub(in super::super::super) struct Seen<'a> {
+    pub(in super::super::super) struct FilterInput<'a> {
         pub(in super::super::super) outgoing: bool,
         pub(in super::super::super) interface: u32,
         pub(in super::super::super) ether_type: u16,
-        /// From where the filter begins.
+        /// The bytes from the filter's start offset.
         pub(in super::super::super) bytes: &'a [u8],
         pub(in super::super::super) ip_header: &'a [u8],
     }
 
-    impl<'a> Seen<'a> {
-        /// One that the guest sent, as a packet socket sees it.
-        pub(in super::super::super) fn of_guest(ether_type: u16, bytes: &'a [u8]) -> Self {
+    impl<'a> FilterInput<'a> {
+        /// A packet from the guest, as seen by a packet socket.
+        pub(in super::super::super) fn from_guest(ether_type: u16, bytes: &'a [u8]) -> Self {
             Self { outgoing: false, interface: 2, ether_type, bytes, ip_header: bytes }
         }
 
-        /// What a filter says: a reading of classic BPF as far as it is used here.
+        /// Runs a filter: an interpreter of the classic BPF instructions used here.
         pub(in super::super::super) fn passes(self, filter: &[SockFilter]) -> bool {
             let (mut accumulator, mut index, mut at) = (0_u32, 0_usize, 0_usize);
             loop {
@@ -193,13 +193,14 @@ pub(in super::super) mod tests {
                     JUMP_EQUAL => jump(accumulator == k),
                     JUMP_SET => jump(accumulator & k != 0),
                     RETURN => return k > 0,
-                    other => panic!("no such instruction: {other:#x}"),
+                    other => panic!("unknown instruction: {other:#x}"),
                 }
             }
         }
     }
 
-    /// A TCP segment with these flags in an IPv4 packet, both with so many bytes of options.
+    /// Returns a TCP segment with these flags in an IPv4 packet, both with `options` bytes of
+    /// options.
     pub(in super::super::super) fn segment(
         flags: u8,
         options: usize,
@@ -222,18 +223,18 @@ pub(in super::super) mod tests {
     }
 
     #[test]
-    fn what_this_side_sends_is_not_seen() {
+    fn packets_from_the_host_side_are_dropped() {
         let syn = segment(0x02, 0, [0, 0]);
-        let seen = Seen::of_guest(0x0800, &syn);
-        for filter in [&WATCH[..], &ATTEMPTS] {
+        let seen = FilterInput::from_guest(0x0800, &syn);
+        for filter in [&WATCH_FILTER[..], &ATTEMPT_FILTER] {
             assert!(seen.passes(filter));
-            assert!(!Seen { outgoing: true, ..seen }.passes(filter));
-            assert!(!Seen { interface: 1, ..seen }.passes(filter));
+            assert!(!FilterInput { outgoing: true, ..seen }.passes(filter));
+            assert!(!FilterInput { interface: 1, ..seen }.passes(filter));
         }
     }
 
     #[test]
-    fn attempts_are_whole_segments_that_begin_or_give_up() {
+    fn attempts_are_unfragmented_segments_that_start_or_reset() {
         for options in [0, 4, 40] {
             for (name, flags, fragment, seen) in [
                 ("SYN", 0x02, [0, 0], true),
@@ -251,19 +252,23 @@ pub(in super::super) mod tests {
                 ("a later fragment", 0x02, [0, 1], false),
             ] {
                 let bytes = segment(flags, options, fragment);
-                assert_eq!(Seen::of_guest(0x0800, &bytes).passes(&ATTEMPTS), seen, "{name}");
+                assert_eq!(
+                    FilterInput::from_guest(0x0800, &bytes).passes(&ATTEMPT_FILTER),
+                    seen,
+                    "{name}"
+                );
             }
         }
         for ether_type in [0x0806, 0x86dd, 0x8100] {
             let bytes = segment(0x02, 0, [0, 0]);
-            assert!(!Seen::of_guest(ether_type, &bytes).passes(&ATTEMPTS));
+            assert!(!FilterInput::from_guest(ether_type, &bytes).passes(&ATTEMPT_FILTER));
         }
     }
 
     #[test]
-    fn a_listener_hears_of_no_connection_before_its_time() {
+    fn a_listener_drops_syns_from_the_guest() {
         const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);
-        let filter = listener(GATEWAY);
+        let filter = listener_filter(GATEWAY);
         for (flags, interface, to, port, passes) in [
             (0x02, 2, [192, 0, 2, 1], 443, false),
             (0xc2, 2, [192, 0, 2, 1], 443, false),
@@ -272,9 +277,9 @@ pub(in super::super) mod tests {
             (0x02, 2, GATEWAY.octets(), 443, false),
             (0x02, 2, GATEWAY.octets(), 53, true),
             (0x02, 2, GATEWAY.octets(), 3128, true),
-            // Again, from this side.
+            // Replayed, from the host side.
             (0x02, 1, [192, 0, 2, 1], 443, true),
-            // What is of a connection that is there, and what the kernel throws away by itself.
+            // Segments of an existing connection, and those that the kernel drops itself.
             (0x10, 2, [192, 0, 2, 1], 443, true),
             (0x12, 2, [192, 0, 2, 1], 443, true),
             (0x04, 2, [192, 0, 2, 1], 443, true),
@@ -284,7 +289,12 @@ pub(in super::super) mod tests {
             bytes[16..20].copy_from_slice(&to);
             let (ip_header, tcp) = bytes.split_at_mut(28);
             tcp[2..4].copy_from_slice(&u16::to_be_bytes(port));
-            let seen = Seen { interface, ip_header, bytes: tcp, ..Seen::of_guest(0x0800, &[]) };
+            let seen = FilterInput {
+                interface,
+                ip_header,
+                bytes: tcp,
+                ..FilterInput::from_guest(0x0800, &[])
+            };
             assert_eq!(seen.passes(&filter), passes, "{flags:#x} {interface} {to:?} {port}");
         }
     }

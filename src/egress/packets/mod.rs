@@ -1,6 +1,6 @@
-//! Packets that no listener is there for: a packet socket in the namespace sees each first packet
-//! of a TCP connection, each UDP and ICMP packet and all that isn't IPv4, so that what the kernel
-//! refuses by itself is in the record, too. It only watches: nothing here forwards or answers.
+//! Packets without a listener: a packet socket in the namespace sees the first packet of each TCP
+//! connection, each UDP and ICMP packet and everything that is not IPv4, so that what the kernel
+//! itself refuses is recorded, too. It only observes: nothing here forwards or replies.
 
 pub(super) mod filter;
 mod parse;
@@ -13,106 +13,108 @@ use std::sync::Arc;
 
 use tokio::time::{Duration, interval};
 
-use super::listen::{DNS_PORT, PROXY_PORT};
+use super::listeners::{DNS_PORT, PROXY_PORT};
 use super::record::{Subject, Via};
-use super::shared::Shared;
-use super::verdict::{Cause, Verdict};
-use filter::WATCH;
-use parse::{Kind, Packet};
+use super::state::GateState;
+use super::verdict::{RefusalCause, Verdict};
+use filter::WATCH_FILTER;
+use parse::{Packet, PacketKind};
 use socket::PacketSocket;
 
-/// How often it is asked how many packets the kernel had no room for.
+/// Interval for reading the number of packets that the kernel dropped.
 const LOSS_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The socket, and what need not be recorded because a listener is there for it.
+/// The socket, and the ports whose connections are recorded by their listeners.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct PacketWatch {
     socket: PacketSocket,
-    listening: Listening,
+    listening: ListeningPorts,
 }
 
-/// Which connections are accepted, and so recorded elsewhere.
+/// Connections that a listener accepts and records.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Listening {
-    /// Ports accepted at any address; `None` is every port.
+pub(super) struct ListeningPorts {
+    /// Ports that are accepted at any address; `None` is every port.
     pub(super) ports: Option<BTreeSet<u16>>,
     /// The address of the DNS stub and the forward proxy.
     pub(super) gateway: Ipv4Addr,
 }
 
-impl Listening {
-    /// Whether connections to the port are accepted at any address.
+impl ListeningPorts {
+    /// Returns whether connections to the port are accepted at any address.
     pub(super) fn accepts(&self, port: u16) -> bool {
         self.ports.as_ref().is_none_or(|ports| ports.contains(&port))
     }
 
-    /// Why a packet goes no further; `None` where a listener answers the `guest`.
-    fn judge(&self, packet: &Packet, guest: Ipv4Addr) -> Option<Cause> {
-        // The kernel drops most of these, and what it answers goes to nobody.
-        let forged = packet.from.filter(|from| *from != guest).map(|_| Cause::ForgedSource);
+    /// Returns why a packet is dropped, or `None` if a listener replies to the `guest`.
+    fn check(&self, packet: &Packet, guest: Ipv4Addr) -> Option<RefusalCause> {
+        // The kernel drops most of these, and its replies do not reach the guest.
+        let forged = packet.from.filter(|from| *from != guest).map(|_| RefusalCause::ForgedSource);
         let is_gateway = |port| {
             packet.to.is_some_and(|to| to.ip() == IpAddr::V4(self.gateway) && to.port() == port)
         };
         match packet.kind {
-            Kind::Syn | Kind::Fragment | Kind::Segment(_) => {
+            PacketKind::Syn | PacketKind::Fragment | PacketKind::Segment(_) => {
                 let port = packet.to.map_or(0, |to| to.port());
                 let own = is_gateway(DNS_PORT) || is_gateway(PROXY_PORT);
                 match packet.kind {
-                    _ if !own && !self.accepts(port) => Some(Cause::Closed),
-                    // No connection comes of it, so that its listener sees nothing.
-                    Kind::Segment(_) => Some(Cause::Protocol("a TCP segment of no connection")),
+                    _ if !own && !self.accepts(port) => Some(RefusalCause::Closed),
+                    // It starts no connection, so its listener does not see it.
+                    PacketKind::Segment(_) => {
+                        Some(RefusalCause::Protocol("a TCP segment without a connection"))
+                    }
                     _ if !own && packet.is_fragment => {
-                        Some(Cause::Protocol("a connection that begins in fragments"))
+                        Some(RefusalCause::Protocol("a connection that begins in fragments"))
                     }
                     _ => forged,
                 }
             }
-            Kind::Udp if is_gateway(DNS_PORT) => forged,
-            Kind::Udp => Some(Cause::Protocol("UDP")),
-            Kind::Icmp => Some(Cause::Protocol("ICMP")),
-            Kind::Ip(_) => Some(Cause::Protocol("IP other than TCP")),
-            Kind::Ipv6 => Some(Cause::Protocol("IPv6")),
-            Kind::Ethernet(_) => Some(Cause::Protocol("what is not IP")),
+            PacketKind::Udp if is_gateway(DNS_PORT) => forged,
+            PacketKind::Udp => Some(RefusalCause::Protocol("UDP")),
+            PacketKind::Icmp => Some(RefusalCause::Protocol("ICMP")),
+            PacketKind::Ip(_) => Some(RefusalCause::Protocol("an IP protocol other than TCP")),
+            PacketKind::Ipv6 => Some(RefusalCause::Protocol("IPv6")),
+            PacketKind::Ethernet(_) => Some(RefusalCause::Protocol("a protocol other than IP")),
         }
     }
 }
 
-impl Watch {
-    /// Makes the socket in the network namespace of the calling thread.
-    pub(super) fn new(listening: Listening) -> io::Result<Self> {
-        Ok(Self { socket: PacketSocket::new(&WATCH)?, listening })
+impl PacketWatch {
+    /// Creates the socket in the network namespace of the calling thread.
+    pub(super) fn new(listening: ListeningPorts) -> io::Result<Self> {
+        Ok(Self { socket: PacketSocket::new(&WATCH_FILTER)?, listening })
     }
 }
 
-/// What a packet without its link header is an attempt at and where to, in the words of the record;
-/// `None` for what any host sends by itself. What fuzzing calls.
-pub fn attempt(ether_type: u16, bytes: &[u8]) -> Option<String> {
+/// Describes a packet without its link header, with its destination, as in the record. Returns
+/// `None` for packets that any host sends by itself. Entry point for fuzzing.
+pub fn describe_packet(ether_type: u16, bytes: &[u8]) -> Option<String> {
     let Packet { kind, to, .. } = parse::read(ether_type, bytes)?;
     Some(to.map_or_else(|| kind.to_string(), |to| format!("{kind} {to}")))
 }
 
-/// Records attempts until it is dropped.
-pub(super) async fn serve(shared: Arc<Shared>, watch: Watch) -> io::Result<()> {
-    let Watch { socket, listening } = watch;
-    let packets = socket.begin()?;
+/// Records packets until it is dropped.
+pub(super) async fn serve(shared: Arc<GateState>, watch: PacketWatch) -> io::Result<()> {
+    let PacketWatch { socket, listening } = watch;
+    let packets = socket.into_reader()?;
     let guest = shared.recorder.guest();
     let mut losses = interval(LOSS_INTERVAL);
     let take = |ether_type, bytes: &[u8]| {
         if let Some(packet) = parse::read(ether_type, bytes)
-            && let Some(cause) = listening.judge(&packet, guest)
+            && let Some(cause) = listening.check(&packet, guest)
         {
             record(&shared, &packet, cause);
         }
     };
     loop {
         tokio::select! {
-            _ = losses.tick() => shared.recorder.missed(packets.lost()?),
-            turn = packets.turn(take) => turn?,
+            _ = losses.tick() => shared.recorder.count_unrecorded(packets.take_dropped()?),
+            batch = packets.read_batch(take) => batch?,
         }
     }
 }
 
-fn record(shared: &Shared, packet: &Packet, cause: Cause) {
+fn record(shared: &GateState, packet: &Packet, cause: RefusalCause) {
     let subject = Subject {
         via: Via::Packet,
         host: packet.to.map_or_else(String::new, |to| to.ip().to_string()),
@@ -121,21 +123,21 @@ fn record(shared: &Shared, packet: &Packet, cause: Cause) {
         method: packet.kind.to_string(),
         url: None,
     };
-    shared.recorder.verdict(subject, &Verdict::Refused(cause), None);
+    shared.recorder.record_verdict(subject, &Verdict::Refused(cause), None);
 }
 
 #[cfg(test)]
 mod tests {
-    use super::filter::LENGTH;
-    use super::filter::tests::{Seen, segment};
+    use super::filter::SNAP_LENGTH;
+    use super::filter::tests::{FilterInput, segment};
     use super::*;
 
     fn passes(ether_type: u16, bytes: &[u8]) -> bool {
-        Seen::of_guest(ether_type, bytes).passes(&WATCH)
+        FilterInput::from_guest(ether_type, bytes).passes(&WATCH_FILTER)
     }
 
     #[test]
-    fn every_probe_of_a_closed_port_is_recorded_with_its_kind() {
+    fn probes_of_closed_ports_are_recorded_with_their_kind() {
         const MORE: [u8; 2] = [0x20, 0];
         for options in [0, 4, 40] {
             for (name, flags, fragment, kind) in [
@@ -154,7 +156,7 @@ mod tests {
                 ("SYN and ACK", 0x12, [0, 0], Some("TCP-SYN+ACK")),
                 ("all", 0x3f, [0, 0], Some("TCP-FIN+SYN+RST+PSH+ACK+URG")),
                 ("NULL, first of fragments", 0x00, MORE, Some("TCP-NULL")),
-                // As in any connection.
+                // As in any open connection.
                 ("ACK", 0x10, [0, 0], None),
                 ("ACK with data pushed", 0x18, [0, 0], None),
                 ("FIN and ACK", 0x11, [0, 0], None),
@@ -165,12 +167,16 @@ mod tests {
             ] {
                 let bytes = segment(flags, options, fragment);
                 let seen = passes(0x0800, &bytes).then(|| {
-                    let length = bytes.len().min(LENGTH as usize);
+                    let length = bytes.len().min(SNAP_LENGTH as usize);
                     let packet = parse::read(0x0800, &bytes[..length]).unwrap();
                     assert_eq!(packet.to.map(|to| to.port()), Some(22), "{name}");
                     let ports = Some([443].into());
-                    let listening = Listening { ports, gateway: Ipv4Addr::new(172, 31, 0, 1) };
-                    assert_eq!(listening.judge(&packet, GUEST), Some(Cause::Closed), "{name}");
+                    let listening = ListeningPorts { ports, gateway: Ipv4Addr::new(172, 31, 0, 1) };
+                    assert_eq!(
+                        listening.check(&packet, GUEST),
+                        Some(RefusalCause::Closed),
+                        "{name}"
+                    );
                     packet.kind.to_string()
                 });
                 assert_eq!(seen.as_deref(), kind, "{name}, {options} bytes of options");
@@ -179,16 +185,16 @@ mod tests {
     }
 
     #[test]
-    fn a_fragment_with_the_ports_alone_is_recorded() {
+    fn a_fragment_with_only_the_ports_is_recorded() {
         let whole = segment(0x02, 0, [0x20, 0]);
         let bytes = &whole[..28];
         assert!(passes(0x0800, bytes));
         let packet = parse::read(0x0800, bytes).unwrap();
-        assert_eq!((packet.kind, packet.to.unwrap().port()), (Kind::Fragment, 22));
+        assert_eq!((packet.kind, packet.to.unwrap().port()), (PacketKind::Fragment, 22));
     }
 
     #[test]
-    fn what_is_not_tcp_on_ipv4_is_seen_but_for_arp() {
+    fn everything_except_tcp_over_ipv4_and_arp_is_captured() {
         let udp = [&segment(0, 0, [0, 0])[..9], &[17], &segment(0, 0, [0, 0])[10..]].concat();
         for (ether_type, seen) in [(0x0800, true), (0x86dd, true), (0x8100, true), (0x0806, false)]
         {
@@ -198,60 +204,65 @@ mod tests {
 
     const GUEST: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
 
-    fn judge(ports: Option<&[u16]>, kind: Kind, to: &str) -> Option<Cause> {
-        let listening = Listening {
+    fn check(ports: Option<&[u16]>, kind: PacketKind, to: &str) -> Option<RefusalCause> {
+        let listening = ListeningPorts {
             ports: ports.map(|ports| ports.iter().copied().collect()),
             gateway: Ipv4Addr::new(172, 31, 0, 1),
         };
-        let (from, to, is_fragment) = (Some(GUEST), to.parse().ok(), kind == Kind::Fragment);
-        listening.judge(&Packet { kind, from, to, is_fragment }, GUEST)
+        let (from, to, is_fragment) = (Some(GUEST), to.parse().ok(), kind == PacketKind::Fragment);
+        listening.check(&Packet { kind, from, to, is_fragment }, GUEST)
     }
 
     #[test]
-    fn a_forged_source_is_recorded_where_a_listener_would_answer_the_guest() {
-        let listening = Listening { ports: None, gateway: Ipv4Addr::new(172, 31, 0, 1) };
+    fn a_forged_source_is_recorded_even_where_a_listener_exists() {
+        let listening = ListeningPorts { ports: None, gateway: Ipv4Addr::new(172, 31, 0, 1) };
         let from = Some(Ipv4Addr::new(172, 31, 0, 9));
-        for (kind, to) in [(Kind::Syn, "1.1.1.1:80"), (Kind::Udp, "172.31.0.1:53")] {
+        for (kind, to) in [(PacketKind::Syn, "1.1.1.1:80"), (PacketKind::Udp, "172.31.0.1:53")] {
             let packet = Packet { kind, from, to: to.parse().ok(), is_fragment: false };
-            assert_eq!(listening.judge(&packet, GUEST), Some(Cause::ForgedSource), "{kind}");
-            assert_eq!(listening.judge(&Packet { from: Some(GUEST), ..packet }, GUEST), None);
+            assert_eq!(listening.check(&packet, GUEST), Some(RefusalCause::ForgedSource), "{kind}");
+            assert_eq!(listening.check(&Packet { from: Some(GUEST), ..packet }, GUEST), None);
         }
     }
 
     #[test]
-    fn only_what_no_listener_answers_is_recorded() {
+    fn only_packets_without_a_listener_are_recorded() {
         let web = Some(&[80, 443][..]);
         for (ports, kind, to, cause) in [
-            (web, Kind::Syn, "1.1.1.1:443", None),
-            (web, Kind::Syn, "1.1.1.1:22", Some(Cause::Closed)),
-            (web, Kind::Syn, "172.31.0.1:3128", None),
-            (web, Kind::Syn, "172.31.0.1:53", None),
-            (web, Kind::Syn, "1.1.1.1:53", Some(Cause::Closed)),
-            (web, Kind::Udp, "172.31.0.1:53", None),
-            (web, Kind::Udp, "1.1.1.1:53", Some(Cause::Protocol("UDP"))),
-            (web, Kind::Udp, "172.31.0.1:443", Some(Cause::Protocol("UDP"))),
-            (web, Kind::Icmp, "172.31.0.1:0", Some(Cause::Protocol("ICMP"))),
-            (None, Kind::Syn, "1.1.1.1:22", None),
-            (web, Kind::Fragment, "1.1.1.1:22", Some(Cause::Closed)),
+            (web, PacketKind::Syn, "1.1.1.1:443", None),
+            (web, PacketKind::Syn, "1.1.1.1:22", Some(RefusalCause::Closed)),
+            (web, PacketKind::Syn, "172.31.0.1:3128", None),
+            (web, PacketKind::Syn, "172.31.0.1:53", None),
+            (web, PacketKind::Syn, "1.1.1.1:53", Some(RefusalCause::Closed)),
+            (web, PacketKind::Udp, "172.31.0.1:53", None),
+            (web, PacketKind::Udp, "1.1.1.1:53", Some(RefusalCause::Protocol("UDP"))),
+            (web, PacketKind::Udp, "172.31.0.1:443", Some(RefusalCause::Protocol("UDP"))),
+            (web, PacketKind::Icmp, "172.31.0.1:0", Some(RefusalCause::Protocol("ICMP"))),
+            (None, PacketKind::Syn, "1.1.1.1:22", None),
+            (web, PacketKind::Fragment, "1.1.1.1:22", Some(RefusalCause::Closed)),
             (
                 web,
-                Kind::Fragment,
+                PacketKind::Fragment,
                 "1.1.1.1:443",
-                Some(Cause::Protocol("a connection that begins in fragments")),
+                Some(RefusalCause::Protocol("a connection that begins in fragments")),
             ),
-            (web, Kind::Fragment, "172.31.0.1:3128", None),
-            (web, Kind::Segment(0), "1.1.1.1:22", Some(Cause::Closed)),
-            (web, Kind::Segment(0x29), "172.31.0.1:22", Some(Cause::Closed)),
+            (web, PacketKind::Fragment, "172.31.0.1:3128", None),
+            (web, PacketKind::Segment(0), "1.1.1.1:22", Some(RefusalCause::Closed)),
+            (web, PacketKind::Segment(0x29), "172.31.0.1:22", Some(RefusalCause::Closed)),
             (
                 web,
-                Kind::Segment(0x03),
+                PacketKind::Segment(0x03),
                 "1.1.1.1:443",
-                Some(Cause::Protocol("a TCP segment of no connection")),
+                Some(RefusalCause::Protocol("a TCP segment without a connection")),
             ),
-            (None, Kind::Udp, "1.1.1.1:22", Some(Cause::Protocol("UDP"))),
-            (None, Kind::Ethernet(0x88cc), "", Some(Cause::Protocol("what is not IP"))),
+            (None, PacketKind::Udp, "1.1.1.1:22", Some(RefusalCause::Protocol("UDP"))),
+            (
+                None,
+                PacketKind::Ethernet(0x88cc),
+                "",
+                Some(RefusalCause::Protocol("a protocol other than IP")),
+            ),
         ] {
-            assert_eq!(judge(ports, kind, to), cause, "{kind} {to}");
+            assert_eq!(check(ports, kind, to), cause, "{kind} {to}");
         }
     }
 }

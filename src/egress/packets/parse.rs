@@ -1,4 +1,4 @@
-//! What a packet that a guest sent is an attempt at: a pure function of its bytes.
+//! Parses a guest's packet: its kind and destination, as a pure function of its bytes.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,37 +13,37 @@ const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
-/// What multicast listener reports are behind.
+/// The header that precedes multicast listener reports.
 const HOP_BY_HOP: u8 = 0;
 
-/// The flags of a TCP segment, lowest bit first (RFC 9293, section 3.1). The two above them are of
-/// congestion control, and say nothing of what a segment is.
+/// The flags of a TCP segment, lowest bit first (RFC 9293, section 3.1). The two above them are for
+/// congestion control and do not affect the kind.
 const FLAGS: [&str; 6] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG"];
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-/// What kind of packet it is.
+/// The kind of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PacketKind {
     /// The first packet of a TCP connection.
     Syn,
-    /// A TCP segment that no connection has and none begins with, by its flags.
+    /// A TCP segment that neither starts nor belongs to a connection, by its flags.
     Segment(u8),
-    /// The first fragment of a TCP segment, without its flags.
+    /// The first fragment of a TCP segment, too short for its flags.
     Fragment,
     Udp,
     Icmp,
-    /// Another protocol on IP, by its number.
+    /// Another protocol over IP, by its number.
     Ip(u8),
-    /// IPv6 that no host sends by itself.
+    /// An IPv6 packet that hosts do not send by themselves.
     Ipv6,
     /// Not IP, by its `EtherType`.
     Ethernet(u16),
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for PacketKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Syn => formatter.write_str("SYN"),
@@ -65,26 +65,30 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A packet, as far as it matters.
+/// The relevant parts of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Packet {
-    pub(super) kind: Kind,
-    /// Where from, as it says; IPv4 only.
+    pub(super) kind: PacketKind,
+    /// The claimed source; IPv4 only.
     pub(super) from: Option<Ipv4Addr>,
-    /// Where to; without a port where the protocol has none or it is cut off.
+    /// The destination; port 0 if the protocol has none or it is cut off.
     pub(super) to: Option<SocketAddr>,
-    /// Whether it is one of several that make one packet of IPv4.
+    /// Whether it is a fragment of an IPv4 packet.
     pub(super) is_fragment: bool,
 }
 
-/// Reads a packet without its link header. `None` for what any host sends by itself.
+/// Parses a packet without its link header. Returns `None` for packets that any host sends by
+/// itself.
 pub(super) fn read(ether_type: u16, bytes: &[u8]) -> Option<Packet> {
     match ether_type {
         IPV4 => Some(read_v4(bytes)),
         IPV6 => read_v6(bytes),
-        other => {
-            Some(Packet { kind: Kind::Ethernet(other), from: None, to: None, is_fragment: false })
-        }
+        other => Some(Packet {
+            kind: PacketKind::Ethernet(other),
+            from: None,
+            to: None,
+            is_fragment: false,
+        }),
     }
 }
 
@@ -93,9 +97,9 @@ fn read_v4(bytes: &[u8]) -> Packet {
     let protocol = bytes.get(9).copied().unwrap_or_default();
     let kind = match protocol {
         TCP => segment(bytes.get(header + 13).copied()),
-        UDP => Kind::Udp,
-        ICMP => Kind::Icmp,
-        other => Kind::Ip(other),
+        UDP => PacketKind::Udp,
+        ICMP => PacketKind::Icmp,
+        other => PacketKind::Ip(other),
     };
     let address = |at: usize| {
         let octets = bytes.get(at..at + 4)?;
@@ -109,21 +113,21 @@ fn read_v4(bytes: &[u8]) -> Packet {
     Packet { kind, from: address(12), to, is_fragment }
 }
 
-/// What a TCP segment with these flags is; `None` where they are cut off.
-fn segment(flags: Option<u8>) -> Kind {
+/// Returns the kind of a TCP segment with these flags; `None` if they are cut off.
+fn segment(flags: Option<u8>) -> PacketKind {
     match flags {
-        None => Kind::Fragment,
-        Some(flags) if flags & (FIN | SYN | RST | ACK) == SYN => Kind::Syn,
-        Some(flags) => Kind::Segment(flags & 0x3f),
+        None => PacketKind::Fragment,
+        Some(flags) if flags & (FIN | SYN | RST | ACK) == SYN => PacketKind::Syn,
+        Some(flags) => PacketKind::Segment(flags & 0x3f),
     }
 }
 
-/// The destination port; `after` are the bytes after the fixed part of the header.
-fn port(kind: Kind, after: &[u8], header: usize) -> u16 {
+/// Returns the destination port; `after` are the bytes after the fixed part of the header.
+fn port(kind: PacketKind, after: &[u8], header: usize) -> u16 {
     let payload = header.checked_sub(20).and_then(|options| after.get(options..));
     match (kind, payload) {
         (
-            Kind::Syn | Kind::Segment(_) | Kind::Fragment | Kind::Udp,
+            PacketKind::Syn | PacketKind::Segment(_) | PacketKind::Fragment | PacketKind::Udp,
             Some([_, _, high, low, ..]),
         ) => u16::from_be_bytes([*high, *low]),
         _ => 0,
@@ -133,20 +137,20 @@ fn port(kind: Kind, after: &[u8], header: usize) -> u16 {
 fn read_v6(bytes: &[u8]) -> Option<Packet> {
     let (next, to) = (bytes.get(6)?, bytes.get(24..40)?);
     let address = Ipv6Addr::from(<[u8; 16]>::try_from(to).ok()?);
-    // Solicitations and multicast reports are what any host with IPv6 sends at boot; a router's
-    // advertisement or redirect is not.
+    // Any host with IPv6 sends solicitations and multicast reports at boot, but no router
+    // advertisements or redirects.
     let is_routine = match (*next, bytes.get(40)) {
         (ICMPV6, Some(133 | 135 | 136 | 143)) => true,
         (HOP_BY_HOP, _) => address.is_multicast(),
         _ => false,
     };
     let port = match *next {
-        TCP => port(Kind::Syn, &bytes[40..], 20),
-        UDP => port(Kind::Udp, &bytes[40..], 20),
+        TCP => port(PacketKind::Syn, &bytes[40..], 20),
+        UDP => port(PacketKind::Udp, &bytes[40..], 20),
         _ => 0,
     };
     let to = SocketAddr::new(address.into(), port);
-    let packet = Packet { kind: Kind::Ipv6, from: None, to: Some(to), is_fragment: false };
+    let packet = Packet { kind: PacketKind::Ipv6, from: None, to: Some(to), is_fragment: false };
     (!is_routine).then_some(packet)
 }
 
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_packet_is_told_with_its_destination() {
+    fn each_kind_of_packet_is_parsed_with_its_destination() {
         let ports = [0x12, 0x34, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x02];
         for (ether_type, bytes, kind, to) in [
             (IPV4, v4(TCP, 0, &ports), "SYN", "169.254.169.254:80"),
@@ -196,7 +200,7 @@ mod tests {
     #[test]
     fn a_later_fragment_has_a_source_and_no_port() {
         let mut bytes = v4(UDP, 0, &[0x12, 0x34, 0, 80]);
-        // The flag that more fragments follow is no offset.
+        // The flag "more fragments" is not an offset.
         for (flags, port) in [([0x20, 0], 80), ([0x20, 1], 0), ([1, 0], 0)] {
             bytes[6..8].copy_from_slice(&flags);
             let packet = read(IPV4, &bytes).unwrap();
@@ -206,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_every_host_sends_is_no_attempt() {
+    fn routine_packets_are_ignored() {
         for kind in [133, 135, 136, 143] {
             assert_eq!(read(IPV6, &v6(ICMPV6, "ff02::2", &[kind])), None, "{kind}");
         }

@@ -1,104 +1,104 @@
-//! The decision: a pure function of policy, host and port.
+//! Policy decisions: pure functions of policy, host and port.
 
-use super::{Mode, Pattern, Policy, Rule, Special, Tls, special};
-use crate::egress::address::{self, Class};
+use super::{Mode, Pattern, Policy, Rule, SpecialUse, Tls, special_use};
+use crate::egress::address::{self, AddressClass};
 use crate::egress::host::{Host, HostName};
-use crate::egress::verdict::{Cause, Verdict};
+use crate::egress::verdict::{RefusalCause, Verdict};
 
-/// What is expected of the first bytes that a client sends.
+/// The protocol expected in a client's first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expected {
+pub enum ExpectedProtocol {
     /// TLS for the name.
     Tls,
-    /// Anything, but where it is TLS it is for the name.
+    /// Any protocol; TLS only for the name.
     TlsForNameOrOther,
     /// HTTP/1 requests for the name.
     Http,
 }
 
-/// What is done with the first bytes that a client sends.
+/// How a client's first bytes are inspected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inspection {
-    /// They aren't looked at.
+    /// Not inspected.
     Skip,
-    /// They are looked at as they pass: for the record, for `deny` rules, and to say what
-    /// `enforce` would have refused.
-    Observe(Option<Expected>),
-    /// The connection ends where they are not what is expected.
-    Enforce(Expected),
+    /// Inspected while they are forwarded: for the record, for `deny` rules, and to report what
+    /// `enforce` would refuse.
+    Observe(Option<ExpectedProtocol>),
+    /// The connection is closed unless they match.
+    Enforce(ExpectedProtocol),
 }
 
-/// What was decided about a connection.
+/// The decision on a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision<'a> {
-    /// Whether it may pass.
+pub struct PolicyDecision<'a> {
+    /// Whether the connection is allowed.
     pub verdict: Verdict,
-    /// The rule that decided, where one did.
+    /// The rule that decided, if any.
     pub rule: Option<&'a Rule>,
-    /// Whether it may end at a private address.
+    /// Whether the destination may have a private address.
     pub allow_private: bool,
-    /// What is done with the first bytes.
+    /// How the first bytes are inspected.
     pub inspection: Inspection,
-    /// The most bytes that it may carry.
+    /// Maximum bytes of the connection.
     pub max_bytes: Option<u64>,
 }
 
 impl Policy {
-    /// Decides about a connection to `host` and `port`. What the name resolves to is checked when
-    /// it is dialled, what the client says when it says it.
-    pub fn decide(&self, host: &Host, port: u16) -> Decision<'_> {
+    /// Decides on a connection to `host` and `port`. The resolved addresses are checked when the
+    /// name is dialed, the client's first bytes when they arrive.
+    pub fn decide(&self, host: &Host, port: u16) -> PolicyDecision<'_> {
         match host {
             Host::Name(name) => self.decide_name(name, port),
             Host::Address(address) => {
-                self.watched(self.judge_address(address::classify(*address)), port)
+                self.without_rule(self.check_literal_address(address::classify(*address)), port)
             }
         }
     }
 
-    /// Decides whether a name may be looked up: whether a connection to it on some port may pass.
+    /// Decides whether a name may be looked up: whether a connection to it is allowed on any port.
     pub fn decide_lookup(&self, name: &HostName) -> Verdict {
         if self.mode == Mode::None {
-            return Verdict::Refused(Cause::NoEgress);
+            return Verdict::Refused(RefusalCause::NoEgress);
         }
         let denied = self.deny.iter().find(|rule| rule.ports.is_none() && rule.host.matches(name));
         if let Some(rule) = denied {
-            return self.soften(Cause::Denied(rule.to_string()));
+            return self.refusal_for_mode(RefusalCause::Denied(rule.to_string()));
         }
         let is_resolved = self.has_override(name);
         let named =
             self.allow.iter().any(|rule| rule.host != Pattern::Any && rule.host.matches(name));
-        if let Some(cause) = self.judge_special(name, named, is_resolved) {
+        if let Some(cause) = self.check_special_use(name, named, is_resolved) {
             return Verdict::Refused(cause);
         }
         if self.mode == Mode::Open || self.allow.iter().any(|rule| rule.host.matches(name)) {
             return Verdict::Allowed;
         }
-        self.soften(Cause::NoRule)
+        self.refusal_for_mode(RefusalCause::NoRule)
     }
 
-    /// The `deny` rule for a name and port, where there is one.
+    /// Returns the `deny` rule for a name and port, if any.
     pub fn denied(&self, name: &HostName, port: u16) -> Option<&Rule> {
         self.deny.iter().find(|rule| rule.host.matches(name) && rule.has_port(port))
     }
 
-    fn decide_name(&self, name: &HostName, port: u16) -> Decision<'_> {
+    fn decide_name(&self, name: &HostName, port: u16) -> PolicyDecision<'_> {
         if self.mode == Mode::None {
-            return self.watched(Verdict::Refused(Cause::NoEgress), port);
+            return self.without_rule(Verdict::Refused(RefusalCause::NoEgress), port);
         }
         if let Some(rule) = self.denied(name, port) {
-            let verdict = self.soften(Cause::Denied(rule.to_string()));
-            return Decision { rule: Some(rule), ..self.watched(verdict, port) };
+            let verdict = self.refusal_for_mode(RefusalCause::Denied(rule.to_string()));
+            return PolicyDecision { rule: Some(rule), ..self.without_rule(verdict, port) };
         }
         let mut for_name = self.allow.iter().filter(|rule| rule.host.matches(name)).peekable();
         let named = for_name.peek().is_some();
         let is_resolved = self.resolve_override(name, port).is_some();
         let by_name =
             self.allow.iter().any(|rule| rule.host != Pattern::Any && rule.host.matches(name));
-        if let Some(cause) = self.judge_special(name, by_name, is_resolved) {
-            return self.watched(Verdict::Refused(cause), port);
+        if let Some(cause) = self.check_special_use(name, by_name, is_resolved) {
+            return self.without_rule(Verdict::Refused(cause), port);
         }
         if let Some(rule) = for_name.find(|rule| rule.has_port(port)) {
-            return Decision {
+            return PolicyDecision {
                 verdict: Verdict::Allowed,
                 rule: Some(rule),
                 allow_private: rule.allow_private,
@@ -108,47 +108,55 @@ impl Policy {
         }
         let verdict = match (self.mode, named) {
             (Mode::Open, _) => Verdict::Allowed,
-            (_, true) => self.soften(Cause::Port),
-            (_, false) => self.soften(Cause::NoRule),
+            (_, true) => self.refusal_for_mode(RefusalCause::Port),
+            (_, false) => self.refusal_for_mode(RefusalCause::NoRule),
         };
-        self.watched(verdict, port)
+        self.without_rule(verdict, port)
     }
 
-    /// Why a name that the public DNS doesn't have is refused, where it is. In `enforce`, what no
-    /// rule allows is refused for that.
-    fn judge_special(&self, name: &HostName, named: bool, is_resolved: bool) -> Option<Cause> {
+    /// Returns why a special-use name is refused, if it is. In `enforce`, a name that no rule
+    /// allows is refused with [`RefusalCause::NoRule`] instead.
+    fn check_special_use(
+        &self,
+        name: &HostName,
+        named: bool,
+        is_resolved: bool,
+    ) -> Option<RefusalCause> {
         let any = self.allow.iter().any(|rule| rule.host == Pattern::Any);
         if is_resolved || (self.mode == Mode::Enforce && !named && !any) {
             return None;
         }
-        match special(name)? {
-            Special::Private if named || self.allow_private => None,
-            Special::Never | Special::Private => Some(Cause::SpecialName),
+        match special_use(name)? {
+            SpecialUse::Private if named || self.allow_private => None,
+            SpecialUse::Never | SpecialUse::Private => Some(RefusalCause::SpecialName),
         }
     }
 
-    /// Addresses that the guest names itself: only where the mode doesn't decide by name.
-    fn judge_address(&self, class: Class) -> Verdict {
+    /// Decides on an address that the guest named itself: allowed only where the mode does not
+    /// decide by name.
+    fn check_literal_address(&self, class: AddressClass) -> Verdict {
         match (self.mode, class) {
-            (Mode::None, _) => Verdict::Refused(Cause::NoEgress),
-            (_, Class::Private) if !self.allow_private => Verdict::Refused(Cause::Address(class)),
-            (Mode::Open, Class::Global | Class::Private) => Verdict::Allowed,
-            (Mode::Enforce | Mode::Audit, Class::Global | Class::Private) => {
-                self.soften(Cause::Literal)
+            (Mode::None, _) => Verdict::Refused(RefusalCause::NoEgress),
+            (_, AddressClass::Private) if !self.allow_private => {
+                Verdict::Refused(RefusalCause::Address(class))
             }
-            _ => Verdict::Refused(Cause::Address(class)),
+            (Mode::Open, AddressClass::Global | AddressClass::Private) => Verdict::Allowed,
+            (Mode::Enforce | Mode::Audit, AddressClass::Global | AddressClass::Private) => {
+                self.refusal_for_mode(RefusalCause::Literal)
+            }
+            _ => Verdict::Refused(RefusalCause::Address(class)),
         }
     }
 
-    /// A refusal, unless the mode only watches or (in `open`) only `deny` rules refuse.
-    fn soften(&self, cause: Cause) -> Verdict {
+    /// Returns a refusal, or `WouldRefuse` in `audit`.
+    fn refusal_for_mode(&self, cause: RefusalCause) -> Verdict {
         if self.mode == Mode::Audit { Verdict::WouldRefuse(cause) } else { Verdict::Refused(cause) }
     }
 
-    /// A decision that no `allow` rule made.
-    fn watched(&self, verdict: Verdict, port: u16) -> Decision<'_> {
-        let expected = (self.mode == Mode::Audit).then(|| default_of(port));
-        Decision {
+    /// Returns a decision that no `allow` rule made.
+    fn without_rule(&self, verdict: Verdict, port: u16) -> PolicyDecision<'_> {
+        let expected = (self.mode == Mode::Audit).then(|| default_protocol(port));
+        PolicyDecision {
             verdict,
             rule: None,
             allow_private: self.allow_private,
@@ -160,8 +168,8 @@ impl Policy {
     fn inspection(&self, rule: &Rule, port: u16) -> Inspection {
         let expected = match rule.tls {
             Some(Tls::Any) => return Inspection::Skip,
-            Some(Tls::SniMustMatch) => Expected::Tls,
-            None => default_of(port),
+            Some(Tls::SniMustMatch) => ExpectedProtocol::Tls,
+            None => default_protocol(port),
         };
         match (self.mode, rule.tls) {
             (Mode::Enforce, _) | (Mode::Open, Some(_)) => Inspection::Enforce(expected),
@@ -171,12 +179,12 @@ impl Policy {
     }
 }
 
-/// What a rule that doesn't say it expects on a port.
-fn default_of(port: u16) -> Expected {
+/// Returns the protocol that a rule expects on a port by default.
+fn default_protocol(port: u16) -> ExpectedProtocol {
     match port {
-        443 => Expected::Tls,
-        80 => Expected::Http,
-        _ => Expected::TlsForNameOrOther,
+        443 => ExpectedProtocol::Tls,
+        80 => ExpectedProtocol::Http,
+        _ => ExpectedProtocol::TlsForNameOrOther,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tests of `decide`, beside it because they are as long.
+//! Tests of `decide`, in a separate file for length.
 
 use std::path::Path;
 
@@ -27,50 +27,54 @@ fn enforce_allows_what_a_rule_names_and_nothing_else() {
     for (host, port, expected) in [
         ("github.com", 443, Verdict::Allowed),
         ("x.actions.githubusercontent.com", 443, Verdict::Allowed),
-        ("github.com", 22, Verdict::Refused(Cause::Port)),
+        ("github.com", 22, Verdict::Refused(RefusalCause::Port)),
         ("git.example", 22, Verdict::Allowed),
-        ("git.example", 443, Verdict::Refused(Cause::Port)),
+        ("git.example", 443, Verdict::Refused(RefusalCause::Port)),
         ("a.example.com", 80, Verdict::Allowed),
-        ("example.com", 443, Verdict::Refused(Cause::NoRule)),
-        ("bad.example.com", 443, Verdict::Refused(Cause::Denied("deny[0] bad.example.com".into()))),
+        ("example.com", 443, Verdict::Refused(RefusalCause::NoRule)),
+        (
+            "bad.example.com",
+            443,
+            Verdict::Refused(RefusalCause::Denied("deny[0] bad.example.com".into())),
+        ),
         ("odd.example.com", 443, Verdict::Allowed),
         (
             "odd.example.com",
             80,
-            Verdict::Refused(Cause::Denied("deny[1] odd.example.com ports 80".into())),
+            Verdict::Refused(RefusalCause::Denied("deny[1] odd.example.com ports 80".into())),
         ),
-        ("x.blob.core.windows.net", 443, Verdict::Refused(Cause::NoRule)),
-        ("1.1.1.1", 443, Verdict::Refused(Cause::Literal)),
-        ("169.254.169.254", 80, Verdict::Refused(Cause::Address(Class::LinkLocal))),
+        ("x.blob.core.windows.net", 443, Verdict::Refused(RefusalCause::NoRule)),
+        ("1.1.1.1", 443, Verdict::Refused(RefusalCause::Literal)),
+        ("169.254.169.254", 80, Verdict::Refused(RefusalCause::Address(AddressClass::LinkLocal))),
     ] {
         assert_eq!(verdict(&policy, host, port), expected, "{host}:{port}");
     }
 }
 
 #[test]
-fn audit_lets_pass_what_enforce_refuses_but_never_what_is_absolute() {
+fn audit_allows_what_enforce_refuses_except_forbidden_addresses() {
     let policy = parse("mode = \"audit\"\ndeny = [{ host = \"bad.example\" }]");
     for (host, expected) in [
-        ("any.example", Verdict::WouldRefuse(Cause::NoRule)),
-        ("bad.example", Verdict::WouldRefuse(Cause::Denied("deny[0] bad.example".into()))),
-        ("1.1.1.1", Verdict::WouldRefuse(Cause::Literal)),
-        ("10.0.0.1", Verdict::Refused(Cause::Address(Class::Private))),
-        ("169.254.169.254", Verdict::Refused(Cause::Address(Class::LinkLocal))),
+        ("any.example", Verdict::WouldRefuse(RefusalCause::NoRule)),
+        ("bad.example", Verdict::WouldRefuse(RefusalCause::Denied("deny[0] bad.example".into()))),
+        ("1.1.1.1", Verdict::WouldRefuse(RefusalCause::Literal)),
+        ("10.0.0.1", Verdict::Refused(RefusalCause::Address(AddressClass::Private))),
+        ("169.254.169.254", Verdict::Refused(RefusalCause::Address(AddressClass::LinkLocal))),
     ] {
         assert_eq!(verdict(&policy, host, 443), expected, "{host}");
     }
 }
 
 #[test]
-fn open_lets_pass_any_public_destination_but_denied_names() {
+fn open_allows_any_public_destination_except_denied_names() {
     let policy = parse("mode = \"open\"\ndeny = [{ host = \"bad.example\" }]");
     for (host, expected) in [
         ("any.example", Verdict::Allowed),
         ("1.1.1.1", Verdict::Allowed),
         ("[2606:4700::1111]", Verdict::Allowed),
-        ("bad.example", Verdict::Refused(Cause::Denied("deny[0] bad.example".into()))),
-        ("192.168.0.1", Verdict::Refused(Cause::Address(Class::Private))),
-        ("[fd00:ec2::254]", Verdict::Refused(Cause::Address(Class::Metadata))),
+        ("bad.example", Verdict::Refused(RefusalCause::Denied("deny[0] bad.example".into()))),
+        ("192.168.0.1", Verdict::Refused(RefusalCause::Address(AddressClass::Private))),
+        ("[fd00:ec2::254]", Verdict::Refused(RefusalCause::Address(AddressClass::Metadata))),
     ] {
         assert_eq!(verdict(&policy, host, 1234), expected, "{host}");
     }
@@ -83,14 +87,14 @@ fn open_lets_pass_any_public_destination_but_denied_names() {
 fn none_refuses_everything() {
     let policy = parse("mode = \"none\"");
     for host in ["github.com", "1.1.1.1", "127.0.0.1"] {
-        assert_eq!(verdict(&policy, host, 443), Verdict::Refused(Cause::NoEgress), "{host}");
+        assert_eq!(verdict(&policy, host, 443), Verdict::Refused(RefusalCause::NoEgress), "{host}");
     }
     let name = HostName::parse("github.com").unwrap();
-    assert_eq!(policy.decide_lookup(&name), Verdict::Refused(Cause::NoEgress));
+    assert_eq!(policy.decide_lookup(&name), Verdict::Refused(RefusalCause::NoEgress));
 }
 
 #[test]
-fn the_port_and_the_rule_say_what_the_first_bytes_must_be() {
+fn the_port_and_the_rule_determine_the_expected_protocol() {
     let policy = parse(
         r#"
         allow = [
@@ -101,12 +105,12 @@ fn the_port_and_the_rule_say_what_the_first_bytes_must_be() {
         "#,
     );
     for (host, port, expected) in [
-        ("a.example", 443, Inspection::Enforce(Expected::Tls)),
-        ("a.example", 80, Inspection::Enforce(Expected::Http)),
-        ("a.example", 22, Inspection::Enforce(Expected::TlsForNameOrOther)),
+        ("a.example", 443, Inspection::Enforce(ExpectedProtocol::Tls)),
+        ("a.example", 80, Inspection::Enforce(ExpectedProtocol::Http)),
+        ("a.example", 22, Inspection::Enforce(ExpectedProtocol::TlsForNameOrOther)),
         ("b.example", 443, Inspection::Skip),
         ("b.example", 80, Inspection::Skip),
-        ("c.example", 8443, Inspection::Enforce(Expected::Tls)),
+        ("c.example", 8443, Inspection::Enforce(ExpectedProtocol::Tls)),
     ] {
         let decision = policy.decide(&Host::parse(host).unwrap(), port);
         assert_eq!(decision.inspection, expected, "{host}:{port}");
@@ -114,7 +118,7 @@ fn the_port_and_the_rule_say_what_the_first_bytes_must_be() {
 }
 
 #[test]
-fn a_lookup_is_answered_where_some_port_is_allowed() {
+fn a_lookup_is_allowed_if_any_port_is_allowed() {
     let policy = parse(
         r#"
         allow = [{ host = "*.example", ports = [22] }]
@@ -124,11 +128,11 @@ fn a_lookup_is_answered_where_some_port_is_allowed() {
     let lookup = |name: &str| policy.decide_lookup(&HostName::parse(name).unwrap());
     assert_eq!(lookup("a.example"), Verdict::Allowed);
     assert_eq!(lookup("odd.example"), Verdict::Allowed);
-    assert_eq!(lookup("example"), Verdict::Refused(Cause::NoRule));
+    assert_eq!(lookup("example"), Verdict::Refused(RefusalCause::NoRule));
     assert!(!lookup("bad.example").passes());
 }
 
-/// Few labels and ports, so that rules and requests meet often.
+/// Few labels and ports, so that rules and requests often match.
 fn label() -> impl Strategy<Value = String> {
     prop::sample::select(vec!["a", "b", "c"]).prop_map(str::to_owned)
 }
@@ -171,7 +175,7 @@ proptest! {
                 prop_assert_eq!(verdict(&in_mode(&draft, Mode::Open), &name, port), Verdict::Allowed);
             }
             Verdict::Refused(cause) => prop_assert_eq!(audited, Verdict::WouldRefuse(cause)),
-            Verdict::WouldRefuse(cause) => prop_assert!(false, "enforce only watched: {cause}"),
+            Verdict::WouldRefuse(cause) => prop_assert!(false, "enforce only audited: {cause}"),
         }
     }
 
@@ -181,12 +185,12 @@ proptest! {
         let host = HostName::parse(&name).unwrap();
         if policy.denied(&host, port).is_some() {
             prop_assert!(matches!(
-                verdict(&policy, &name, port), Verdict::Refused(Cause::Denied(_))));
+                verdict(&policy, &name, port), Verdict::Refused(RefusalCause::Denied(_))));
         }
     }
 
     #[test]
-    fn what_may_be_connected_to_may_be_looked_up(
+    fn names_that_allow_connections_allow_lookups(
         draft in draft(), name in name(), port in port()
     ) {
         let policy = in_mode(&draft, Mode::Enforce);
@@ -204,7 +208,7 @@ proptest! {
     }
 
     #[test]
-    fn no_mode_lets_an_address_pass_that_is_neither_global_nor_private(
+    fn no_mode_allows_an_address_that_is_neither_global_nor_private(
         draft in draft(), address in any::<u32>(), port in port()
     ) {
         let address = std::net::Ipv4Addr::from(address);
@@ -212,7 +216,7 @@ proptest! {
         for mode in [Mode::Enforce, Mode::Audit, Mode::Open] {
             let policy = in_mode(&PolicyDraft { allow_private: true, ..draft.clone() }, mode);
             let passes = policy.decide(&Host::Address(address.into()), port).verdict.passes();
-            prop_assert!(!passes || matches!(class, Class::Global | Class::Private));
+            prop_assert!(!passes || matches!(class, AddressClass::Global | AddressClass::Private));
         }
     }
 }

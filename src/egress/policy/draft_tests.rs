@@ -1,4 +1,4 @@
-//! Tests of `draft`, beside it because they are as long.
+//! Tests of `draft`, in a separate file for length.
 
 use super::*;
 use crate::failure::chain;
@@ -13,12 +13,12 @@ fn an_error_names_file_key_and_value() {
         (
             r#"allow = [{ host = "a.example" }, { host = "a.*.example" }]"#,
             "/etc/mayfly.toml: egress.policy.ci.allow[1].host = \"a.*.example\" can't be used: \
-             a `*` stands for whole parts on the left: `*.example.com`",
+             `*` is allowed only as the leftmost part, as in `*.example.com`",
         ),
         (
             r#"deny = [{ host = "a.example", ports = [22, 0] }]"#,
             "/etc/mayfly.toml: egress.policy.ci.deny[0].ports = \"0\" can't be used: \
-             a port is a number from 1 to 65535",
+             a port must be a number from 1 to 65535",
         ),
         (
             r#"allow = [{ host = "a.example", ports = [] }]"#,
@@ -28,38 +28,38 @@ fn an_error_names_file_key_and_value() {
         (
             r#"deny = [{ host = "a.example", tls = "any" }]"#,
             "/etc/mayfly.toml: egress.policy.ci.deny[0].tls = \"any\" can't be used: \
-             a `deny` rule has no such key",
+             `deny` rules do not support this key",
         ),
         (
             r#"include = ["github", "gitlab"]"#,
             "/etc/mayfly.toml: egress.policy.ci.include[1] = \"gitlab\" can't be used: \
-             there is no such set",
+             unknown set",
         ),
         (
             r#"resolve = { "git.internal" = "localhost" }"#,
             "/etc/mayfly.toml: egress.policy.ci.resolve.\"git.internal\" = \"localhost\" can't be \
-             used: it must be an address, or an address and a port",
+             used: the target must be ADDRESS or ADDRESS:PORT",
         ),
         (
             r#"resolve = { "git.internal:ssh" = "127.0.0.1" }"#,
             "/etc/mayfly.toml: egress.policy.ci.resolve.\"git.internal:ssh\" = \
-             \"git.internal:ssh\" can't be used: a port is a number from 1 to 65535",
+             \"git.internal:ssh\" can't be used: a port must be a number from 1 to 65535",
         ),
         (
             r#"parent = "http://user:secret@squid:3128""#,
             "/etc/mayfly.toml: egress.policy.ci.parent = \"http://…@…\" can't be used: \
-             a user and a password don't belong into the address; `parent_credentials` names a \
-             file with them",
+             the URL must not contain a user or password; set `parent_credentials` to a file \
+             with them",
         ),
         (
             r#"parent_credentials = "/etc/squid.cred""#,
             "/etc/mayfly.toml: egress.policy.ci.parent_credentials = \"/etc/squid.cred\" can't be \
-             used: there is no `parent` that they could be for",
+             used: `parent` is not set",
         ),
         (
             "mode = \"none\"\ninclude = [\"github\"]",
             "/etc/mayfly.toml: egress.policy.ci.mode = \"none\" can't be used: \
-             it has no effect in this mode",
+             `allow` and `include` have no effect in this mode",
         ),
     ] {
         assert_eq!(chain(&check(text).unwrap_err()), message, "{text}");
@@ -72,17 +72,17 @@ fn an_error_in_a_rate_names_file_key_and_value() {
         (
             r#"allow = [{ host = "a.example", max_rate = "10MB" }]"#,
             "/etc/mayfly.toml: egress.policy.ci.allow[0].max_rate = \"10MB\" can't be used: \
-             a rate is a whole number with a unit from B/s to GiB/s: `10MB/s`",
+             a rate must be a whole number with a unit from B/s to GiB/s, e.g. `10MB/s`",
         ),
         (
             r#"allow = [{ host = "a.example", max_rate = "10B/s" }]"#,
             "/etc/mayfly.toml: egress.policy.ci.allow[0].max_rate = \"10B/s\" can't be used: \
-             a rate is at least 1000 B/s",
+             a rate must be at least 1000 B/s",
         ),
         (
             r#"deny = [{ host = "a.example", max_rate = "1MB/s" }]"#,
             "/etc/mayfly.toml: egress.policy.ci.deny[0].max_rate = \"1MB/s\" can't be used: \
-             a `deny` rule has no such key",
+             `deny` rules do not support this key",
         ),
     ] {
         assert_eq!(chain(&check(text).unwrap_err()), message, "{text}");
@@ -93,7 +93,7 @@ fn an_error_in_a_rate_names_file_key_and_value() {
 fn too_many_ports_are_refused() {
     let ports: Vec<_> = (1..=MAX_PORTS + 1).map(|port| port.to_string()).collect();
     let text = format!("allow = [{{ host = \"a.example\", ports = [{}] }}]", ports.join(","));
-    assert_eq!(check(&text).unwrap_err().problem, Problem::TooManyPorts);
+    assert_eq!(check(&text).unwrap_err().source, PolicyValueError::TooManyPorts);
 }
 
 #[test]
@@ -101,14 +101,14 @@ fn a_name_that_could_break_a_log_line_is_refused() {
     let draft = PolicyDraft::default();
     for name in ["", "a b", "a\nb", "ä", &"a".repeat(65)] {
         let error = Policy::check(Path::new("f"), name, &draft).unwrap_err();
-        assert_eq!(error.problem, Problem::Name, "{name:?}");
+        assert_eq!(error.source, PolicyValueError::Name, "{name:?}");
     }
 }
 
 #[test]
 fn an_unknown_key_is_refused() {
-    let error = toml::from_str::<PolicyDraft>("alow = []").unwrap_err();
-    assert!(error.message().contains("alow"), "{error}");
+    let error = toml::from_str::<PolicyDraft>("allows = []").unwrap_err();
+    assert!(error.message().contains("allows"), "{error}");
     let error = toml::from_str::<PolicyDraft>("allow = [{ host = \"a\", port = 1 }]").unwrap_err();
     assert!(error.message().contains("port"), "{error}");
     let error = toml::from_str::<PolicyDraft>("mode = \"strict\"").unwrap_err();

@@ -1,4 +1,4 @@
-//! What can be wrong with a policy as it is written.
+//! Errors in a written policy.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use super::rate::RateError;
 use crate::egress::host::HostError;
 use crate::failure::{Code, Failure};
 
-/// A policy that can't be used: where in which file, what it says there, and why it can't be.
+/// An invalid policy: the file, the key, its value, and the reason.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {key} = {value:?} can't be used", file.display())]
 pub struct PolicyError {
@@ -16,11 +16,11 @@ pub struct PolicyError {
     pub file: PathBuf,
     /// The key, e.g. `egress.policy.ci.allow[2].host`.
     pub key: String,
-    /// The value there.
+    /// The key's value.
     pub value: String,
-    /// What is wrong with it.
+    /// Why the value is invalid.
     #[source]
-    pub problem: Problem,
+    pub source: PolicyValueError,
 }
 
 impl Failure for PolicyError {
@@ -29,74 +29,76 @@ impl Failure for PolicyError {
     }
 
     fn hint(&self) -> Option<String> {
-        match &self.problem {
-            Problem::UnknownSet(known) => Some(format!("There are {}.", known.join(", "))),
-            Problem::Parent => Some("Write it as http://squid.example.com:3128.".into()),
-            Problem::ParentPassword => Some(
+        match &self.source {
+            PolicyValueError::UnknownSet(known) => {
+                Some(format!("Use one of: {}.", known.join(", ")))
+            }
+            PolicyValueError::Parent => Some("Write it as http://squid.example.com:3128.".into()),
+            PolicyValueError::ParentPassword => Some(
                 "Write `user:password` into a file that only Mayfly can read, and name the file \
                  as `parent_credentials`."
                     .into(),
             ),
-            Problem::NoEffect => {
-                Some("Remove it, or the mode: `mode = \"none\"` refuses everything.".into())
+            PolicyValueError::NoEffect => {
+                Some("Remove `allow` and `include`, or the mode: `none` refuses everything.".into())
             }
             _ => None,
         }
     }
 }
 
-/// What can be wrong with a value.
+/// Why a value in a policy is invalid.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
-    /// A host pattern that is none.
+pub enum PolicyValueError {
+    /// An invalid host pattern.
     #[error(transparent)]
     Pattern(PatternError),
-    /// A host that is none.
+    /// An invalid host.
     #[error(transparent)]
     Host(HostError),
-    /// A rate that is none.
+    /// An invalid rate.
     #[error(transparent)]
     Rate(RateError),
     /// Port 0.
-    #[error("a port is a number from 1 to 65535")]
+    #[error("a port must be a number from 1 to 65535")]
     Port,
-    /// A rule for no port at all.
+    /// A rule with an empty list of ports.
     #[error("a rule needs at least one port")]
     NoPort,
     /// Too many ports.
-    #[error("the rules of a policy may name {MAX_PORTS} ports at most")]
+    #[error("the rules of a policy may name at most {MAX_PORTS} ports")]
     TooManyPorts,
-    /// `include` names no set.
-    #[error("there is no such set")]
+    /// `include` names an unknown set.
+    #[error("unknown set")]
     UnknownSet(Vec<String>),
     /// A target under `resolve` that is neither `ADDRESS` nor `ADDRESS:PORT`.
-    #[error("it must be an address, or an address and a port")]
+    #[error("the target must be ADDRESS or ADDRESS:PORT")]
     Target,
-    /// A parent proxy that is no `http://HOST:PORT`.
-    #[error("a parent proxy is http://HOST:PORT, without user or path")]
+    /// A parent proxy that is not of the form `http://HOST:PORT`.
+    #[error("a parent proxy must be http://HOST:PORT, without user or path")]
     Parent,
-    /// A parent proxy with a user's name or password in it.
+    /// A parent proxy with a user name or password in its URL.
     #[error(
-        "a user and a password don't belong into the address; `parent_credentials` names a file \
+        "the URL must not contain a user or password; set `parent_credentials` to a file \
          with them"
     )]
     ParentPassword,
-    /// Credentials for a parent that isn't there.
-    #[error("there is no `parent` that they could be for")]
+    /// Credentials without a parent proxy.
+    #[error("`parent` is not set")]
     NoParent,
-    /// A policy's name must be plain: it goes into logs and headers.
-    #[error("a policy's name has letters, digits, `-` and `_` only, 64 at most")]
+    /// A policy name with other characters: it goes into logs and headers.
+    #[error("a policy name must be at most 64 letters, digits, `-` and `_`")]
     Name,
-    /// The name is one of the built-in policies.
-    #[error("that is a built-in policy; choose another name")]
+    /// The name of a built-in policy.
+    #[error("this name belongs to a built-in policy; choose another")]
     BuiltIn,
-    /// A set's name is one of the built-in sets, or not plain.
-    #[error("a set's name has letters, digits, `-` and `_` only, and is no built-in set's")]
+    /// The name of a built-in set, or a name with other characters.
+    #[error("a set name must be letters, digits, `-` and `_`, and not a built-in set")]
     SetName,
     /// Rules in a policy that refuses everything.
-    #[error("it has no effect in this mode")]
+    #[error("`allow` and `include` have no effect in this mode")]
     NoEffect,
-    /// A key that only an `allow` rule has.
-    #[error("a `deny` rule has no such key")]
+    /// A key that only `allow` rules have.
+    #[error("`deny` rules do not support this key")]
     NotInDeny,
 }

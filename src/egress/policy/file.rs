@@ -1,4 +1,4 @@
-//! All policies of a settings file, with the built-in ones.
+//! All policies of a settings file and the built-in ones.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,48 +6,48 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::draft::check_sets;
-use super::{Mode, Policy, PolicyDraft, PolicyError, Problem, SetDrafts};
+use super::{Mode, Policy, PolicyDraft, PolicyError, PolicyValueError, SetDrafts};
 use crate::failure::{Code, Failure};
 
-/// The policies that there are without any settings: what each is called and says.
+/// The built-in policies: name, mode and included sets.
 const BUILT_IN: [(&str, Mode, &[&str]); 3] =
     [("open", Mode::Open, &[]), ("none", Mode::None, &[]), ("github", Mode::Enforce, &["github"])];
 
-/// Why policies can't be read.
+/// An error in reading policies.
 #[derive(Debug, thiserror::Error)]
-pub enum FileError {
+pub enum PolicyFileError {
     /// The file can't be read.
     #[error("can't read {}", file.display())]
     Read {
         /// The file.
         file: PathBuf,
-        /// What failed.
+        /// The I/O error.
         #[source]
         source: std::io::Error,
     },
-    /// The file is no TOML, or has a key or a type of value under `[egress]` that there isn't.
-    #[error("{}: the settings can't be understood", file.display())]
+    /// The file is not valid TOML, or has an unknown key or a wrong type under `[egress]`.
+    #[error("can't parse the settings in {}", file.display())]
     Toml {
         /// The file.
         file: PathBuf,
-        /// Where and what.
+        /// The parse error with its location.
         #[source]
         source: Box<toml::de::Error>,
     },
-    /// A policy can't be used.
+    /// A policy is invalid.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// No policy has that name.
-    #[error("there is no egress policy {name:?}")]
+    /// The policy does not exist.
+    #[error("unknown egress policy {name:?}")]
     Unknown {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// Those there are.
+        /// The known names.
         known: Vec<String>,
     },
 }
 
-impl Failure for FileError {
+impl Failure for PolicyFileError {
     fn code(&self) -> Code {
         match self {
             Self::Read { .. } => Code::NotFound,
@@ -60,22 +60,22 @@ impl Failure for FileError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Policy(error) => error.hint(),
-            Self::Unknown { known, .. } => Some(format!("There are {}.", known.join(", "))),
+            Self::Unknown { known, .. } => Some(format!("Use one of: {}.", known.join(", "))),
             Self::Read { .. } | Self::Toml { .. } => None,
         }
     }
 }
 
-/// The part of a settings file that is about egress; the rest is not this module's.
+/// The part of a settings file that configures egress; other tables are ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Settings {
-    egress: Egress,
+struct SettingsFile {
+    egress: EgressTable,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Egress {
+struct EgressTable {
     policy: BTreeMap<String, PolicyDraft>,
     set: SetDrafts,
 }
@@ -85,7 +85,7 @@ struct Egress {
 pub struct Policies(BTreeMap<String, Policy>);
 
 impl Policies {
-    /// Checks what `file` says about policies, and adds the built-in ones.
+    /// Validates the policies of `file` and adds the built-in ones.
     pub fn check(
         file: &Path,
         drafts: &BTreeMap<String, PolicyDraft>,
@@ -105,30 +105,29 @@ impl Policies {
                     file: file.to_path_buf(),
                     key: "egress.policy".into(),
                     value: name.clone(),
-                    problem: Problem::BuiltIn,
+                    source: PolicyValueError::BuiltIn,
                 });
             }
         }
         Ok(Self(policies))
     }
 
-    /// The built-in policies and, where a settings file is given, its own.
-    pub fn read(file: Option<&Path>) -> Result<Self, FileError> {
+    /// Reads the policies of a settings file, if given, and adds the built-in ones.
+    pub fn read(file: Option<&Path>) -> Result<Self, PolicyFileError> {
         let Some(file) = file else {
             return Ok(Self::check(Path::new("built-in"), &BTreeMap::new(), &SetDrafts::new())?);
         };
         let text = std::fs::read_to_string(file)
-            .map_err(|source| FileError::Read { file: file.to_path_buf(), source })?;
-        let settings: Settings = toml::from_str(&text).map_err(|source| FileError::Toml {
-            file: file.to_path_buf(),
-            source: Box::new(source),
+            .map_err(|source| PolicyFileError::Read { file: file.to_path_buf(), source })?;
+        let settings: SettingsFile = toml::from_str(&text).map_err(|source| {
+            PolicyFileError::Toml { file: file.to_path_buf(), source: Box::new(source) }
         })?;
         Ok(Self::check(file, &settings.egress.policy, &settings.egress.set)?)
     }
 
-    /// The policy of that name.
-    pub fn get(&self, name: &str) -> Result<&Policy, FileError> {
-        self.0.get(name).ok_or_else(|| FileError::Unknown {
+    /// Returns the policy with the given name.
+    pub fn get(&self, name: &str) -> Result<&Policy, PolicyFileError> {
+        self.0.get(name).ok_or_else(|| PolicyFileError::Unknown {
             name: name.to_owned(),
             known: self.0.keys().cloned().collect(),
         })
@@ -140,7 +139,7 @@ mod tests {
     use super::*;
     use crate::failure::chain;
 
-    fn read(text: &str) -> Result<Policies, FileError> {
+    fn read(text: &str) -> Result<Policies, PolicyFileError> {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("mayfly.toml");
         std::fs::write(&file, text).unwrap();
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_policies_are_there_without_a_file() {
+    fn the_built_in_policies_need_no_file() {
         let policies = Policies::read(None).unwrap();
         assert_eq!(policies.get("open").unwrap().mode, Mode::Open);
         assert_eq!(policies.get("none").unwrap().mode, Mode::None);
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_adds_policies_and_its_other_tables_do_not_matter() {
+    fn a_file_adds_policies_and_its_other_tables_are_ignored() {
         let policies = read(
             "[github]\nurl = \"x\"\n[egress.policy.ci]\nmode = \"audit\"\n\
              allow = [{ host = \"a.example\" }]",
@@ -167,9 +166,9 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_policy_is_told_with_those_there_are() {
+    fn an_unknown_policy_error_lists_the_known_ones() {
         let error = read("").unwrap().get("cı").unwrap_err().hint();
-        assert_eq!(error.as_deref(), Some("There are github, none, open."));
+        assert_eq!(error.as_deref(), Some("Use one of: github, none, open."));
     }
 
     #[test]
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_type_is_told_with_its_place() {
+    fn a_wrong_type_is_reported_with_its_line() {
         let error = chain(&read("[egress.policy.ci]\nallow = [{ host = 1 }]").unwrap_err());
         assert!(error.contains("mayfly.toml"), "{error}");
         assert!(error.contains("line 2"), "{error}");
@@ -196,9 +195,9 @@ mod tests {
         assert!(shown.contains("include packages *.packages.example.com ports 80,443"), "{shown}");
         for (text, says) in [
             ("[egress.set.github]\nallow = []", "egress.set.github = \"github\""),
-            ("[egress.set.\"a b\"]\nallow = []", "a set's name has letters"),
+            ("[egress.set.\"a b\"]\nallow = []", "a set name must be letters"),
             ("[egress.set.a]\nallow = [{ host = \"a.*.b\" }]", "egress.set.a.allow[0].host"),
-            ("[egress.policy.ci]\ninclude = [\"a\"]", "there is no such set"),
+            ("[egress.policy.ci]\ninclude = [\"a\"]", "unknown set"),
         ] {
             let error = chain(&read(text).unwrap_err());
             assert!(error.contains(says), "{error}");

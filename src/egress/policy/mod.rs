@@ -1,20 +1,20 @@
-//! Policies: what a microVM may reach, by name.
+//! Policies: which names and ports a microVM may reach.
 //!
-//! A [`PolicyDraft`] is what a settings file says; [`Policy`] is one that has been checked.
-//! [`Policy::decide`] is a pure function of host and port. This module opens no file but the one it
-//! is given and knows no socket.
+//! A [`PolicyDraft`] is a policy as written in a settings file; a [`Policy`] is a validated one.
+//! [`Policy::decide`] is a pure function of host and port. This module reads only the settings file
+//! that it is given and uses no sockets.
 
 mod decide;
 mod draft;
 mod error;
 mod file;
-mod listed;
-mod needs;
+mod github_names;
 mod pattern;
 mod rate;
+mod requirements;
 mod sets;
 mod show;
-mod special;
+mod special_use;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,32 +23,34 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use decide::{Decision, Expected, Inspection};
+pub use decide::{ExpectedProtocol, Inspection, PolicyDecision};
 pub use draft::{PolicyDraft, RuleDraft, SetDraft, SetDrafts};
-pub use error::{PolicyError, Problem};
-pub use file::{FileError, Policies};
-pub use listed::listed;
-pub use needs::{Need, Refused, missed, missed_of, needs_of};
+pub use error::{PolicyError, PolicyValueError};
+pub use file::{Policies, PolicyFileError};
+pub use github_names::new_github_names;
 pub use pattern::{Pattern, PatternError};
 pub use rate::{ByteRate, RateError};
-pub use sets::{SETS, Set};
+pub use requirements::{
+    RefusedDestination, RequiredHost, explain_missing, explain_missing_for, required_hosts,
+};
+pub use sets::{BUILT_IN_SETS, HostSet};
 pub use show::{explain, show};
-pub use special::{Special, special};
+pub use special_use::{SpecialUse, special_use};
 
 use super::host::HostName;
 
-/// What a policy does with what no rule allows.
+/// How a policy treats connections that no rule allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Refuse it.
+    /// Refuse them.
     #[default]
     Enforce,
-    /// Let it pass and record that `enforce` would have refused it.
+    /// Allow them and record that `enforce` would refuse them.
     Audit,
-    /// Any public address, by name or by number.
+    /// Allow any public destination, by name or by address.
     Open,
-    /// Refuse everything, allowed or not.
+    /// Refuse everything, whatever the rules allow.
     None,
 }
 
@@ -63,28 +65,28 @@ impl fmt::Display for Mode {
     }
 }
 
-/// What a rule wants of the first bytes on its connections.
+/// What a rule requires of a connection's first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tls {
-    /// TLS whose server name indication is the very name that was allowed.
+    /// TLS whose server name indication equals the allowed name.
     SniMustMatch,
-    /// Anything.
+    /// Any protocol.
     Any,
 }
 
-/// Where a rule stands.
+/// Where a rule is defined.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
-pub enum Origin {
-    /// The policy's own `allow`, counted from 0.
+pub enum RuleOrigin {
+    /// The policy's own `allow`, by index from 0.
     Allow(usize),
-    /// The policy's own `deny`, counted from 0.
+    /// The policy's own `deny`, by index from 0.
     Deny(usize),
-    /// A set, built-in or of the settings file.
+    /// A set, built in or from the settings file.
     Set(String),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for RuleOrigin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Allow(index) => write!(formatter, "allow[{index}]"),
@@ -94,23 +96,23 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One rule, checked.
+/// One validated rule.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Rule {
-    /// Where it stands.
-    pub origin: Origin,
-    /// Which names it is for.
+    /// Where the rule is defined.
+    pub origin: RuleOrigin,
+    /// The names that the rule matches.
     pub host: Pattern,
-    /// Which ports it is for; `None` is every port (in `deny` only).
+    /// The ports that the rule matches; `None` is every port (`deny` only).
     pub ports: Option<BTreeSet<u16>>,
     /// Whether the name may resolve to a private address.
     pub allow_private: bool,
-    /// What is checked of the first bytes; `None` is the default of the port.
+    /// The check of the first bytes; `None` is the port's default.
     pub tls: Option<Tls>,
-    /// The most bytes, both directions together, that one connection may carry.
+    /// Maximum bytes of one connection, both directions together.
     pub max_bytes: Option<u64>,
-    /// The most bytes per second, both directions together, that all connections of a microVM
-    /// under this rule may carry.
+    /// Maximum bytes per second, both directions together, of all connections of a microVM under
+    /// this rule.
     pub max_rate: Option<ByteRate>,
 }
 
@@ -131,45 +133,45 @@ impl fmt::Display for Rule {
     }
 }
 
-/// Where a name goes by the operator's word, whatever resolvers say.
+/// An address that the operator sets for a name, in place of the resolver's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Override {
-    /// The address, not subject to the address check: the operator wrote it.
+pub struct AddressOverride {
+    /// The address. Exempt from the address check: the operator set it.
     pub address: IpAddr,
-    /// The port there; `None` is the port that the guest asked for.
+    /// The port there; `None` is the port that the guest requested.
     pub port: Option<u16>,
 }
 
-/// A proxy that all connections to resolved names go through.
+/// A proxy for all connections to resolved names.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Parent {
-    /// Its host: a name resolved on the host, or an address. Not subject to the address check.
+pub struct ParentProxy {
+    /// The proxy's host: a name resolved on the host, or an address. Exempt from the address check.
     pub host: super::host::Host,
-    /// Its port.
+    /// The proxy's port.
     pub port: u16,
     /// A file with `user:password` in its first line.
     pub credentials: Option<PathBuf>,
 }
 
-/// A policy that has been checked. It travels between processes of Mayfly as it is; what people
-/// write is a [`PolicyDraft`].
+/// A validated policy. It is serialized as is between Mayfly's processes; people write a
+/// [`PolicyDraft`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Policy {
-    /// The name in the settings.
+    /// The policy's name in the settings.
     pub name: String,
-    /// What happens to what no rule allows.
+    /// How the policy treats connections that no rule allows.
     pub mode: Mode,
     allow: Vec<Rule>,
     deny: Vec<Rule>,
     allow_private: bool,
-    /// Keyed by name and port; without a port it is for every port.
+    /// Keyed by name and port; an entry without a port applies to every port.
     #[serde(with = "pairs")]
-    resolve: BTreeMap<(HostName, Option<u16>), Override>,
-    /// The parent proxy, where there is one.
-    pub parent: Option<Parent>,
+    resolve: BTreeMap<(HostName, Option<u16>), AddressOverride>,
+    /// The parent proxy, if any.
+    pub parent: Option<ParentProxy>,
 }
 
-/// A map whose keys are no texts, as pairs: JSON has no such maps.
+/// Serializes a map with non-string keys as pairs: JSON has no such maps.
 mod pairs {
     use std::collections::BTreeMap;
 
@@ -193,38 +195,40 @@ mod pairs {
 }
 
 impl Policy {
-    /// The ports that some `allow` rule names.
+    /// Returns the ports that any `allow` rule names.
     pub fn ports(&self) -> BTreeSet<u16> {
         self.allow.iter().filter_map(|rule| rule.ports.as_ref()).flatten().copied().collect()
     }
 
-    /// The rules that bound a rate, and it.
-    pub fn rates(&self) -> impl Iterator<Item = (&Origin, ByteRate)> {
+    /// Returns the rules with a maximum rate, and the rates.
+    pub fn rates(&self) -> impl Iterator<Item = (&RuleOrigin, ByteRate)> {
         self.allow.iter().filter_map(|rule| Some((&rule.origin, rule.max_rate?)))
     }
 
-    /// Whether connections to ports that no rule names must be seen, too.
-    pub fn wants_every_port(&self) -> bool {
+    /// Returns whether connections to ports that no rule names are intercepted, too.
+    pub fn intercepts_every_port(&self) -> bool {
         matches!(self.mode, Mode::Audit | Mode::Open)
     }
 
-    /// Whether some `deny` rule refuses names on this port, whatever a connection was made to.
-    pub fn denies_on(&self, port: u16) -> bool {
+    /// Returns whether a `deny` rule matches names on this port, whatever address a connection is
+    /// made to.
+    pub fn has_deny_rule_on(&self, port: u16) -> bool {
         self.mode == Mode::Open && self.deny.iter().any(|rule| rule.has_port(port))
     }
 
-    /// Whether the operator says where the name is, on some port.
+    /// Returns whether the operator overrides the name's address, on any port.
     pub fn has_override(&self, name: &HostName) -> bool {
         self.resolve.keys().any(|(known, _)| known == name)
     }
 
-    /// Whether the policy or a rule lets the name be at a private address, on some port.
-    pub fn may_be_private(&self, name: &HostName) -> bool {
+    /// Returns whether the policy or a rule allows the name to be at a private address, on any
+    /// port.
+    pub fn allows_private(&self, name: &HostName) -> bool {
         self.allow_private
             || self.allow.iter().any(|rule| rule.allow_private && rule.host.matches(name))
     }
 
-    /// Where the operator says that the name is; the entry with the port goes first.
+    /// Returns the operator's address for the name; an entry with the port takes precedence.
     pub fn resolve_override(&self, name: &HostName, port: u16) -> Option<SocketAddr> {
         let found = self
             .resolve

@@ -1,4 +1,4 @@
-//! Host patterns: a name, or `*.` and a suffix, or `*` alone; `[0-9]*` in a name stands for digits.
+//! Host patterns: a name, `*.` and a suffix, or `*` alone; `[0-9]*` in a name matches digits.
 
 use std::fmt;
 
@@ -6,46 +6,48 @@ use serde::{Deserialize, Serialize};
 
 use crate::egress::host::{HostError, HostName};
 
-/// A pattern that names match or don't.
+/// A pattern for host names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]
 pub enum Pattern {
-    /// One name.
+    /// Exactly one name.
     Exact(HostName),
-    /// `*.suffix`: one or more labels, then the suffix. The suffix itself doesn't match.
+    /// `*.suffix`: one or more labels, then the suffix. Does not match the suffix itself.
     Below(HostName),
-    /// `before[0-9]*after`: one or more decimal digits between the two, and nothing else.
+    /// `before[0-9]*after`: one or more decimal digits between the two parts.
     Digits {
-        /// What stands before the digits; no digit at its end.
+        /// The part before the digits; does not end with a digit.
         before: String,
-        /// What stands after them; no digit at its beginning.
+        /// The part after the digits; does not begin with a digit.
         after: String,
     },
     /// `*`: any name.
     Any,
 }
 
-/// How a pattern writes "one or more digits".
+/// The syntax for "one or more digits".
 const DIGITS: &str = "[0-9]*";
 
-/// Why text is no pattern.
+/// Why text is not a valid pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
-    /// A star elsewhere than as the whole first part.
-    #[error("a `*` stands for whole parts on the left: `*.example.com`")]
+    /// A `*` anywhere but as the whole leftmost part.
+    #[error("`*` is allowed only as the leftmost part, as in `*.example.com`")]
     Star,
-    /// Digits where they can't be told from the name around them, or more than once.
-    #[error("`[0-9]*` stands once in a name, with no digit beside it")]
+    /// `[0-9]*` next to a digit, or more than once.
+    #[error("`[0-9]*` is allowed once in a name, not next to a digit")]
     Digits,
-    /// An address: egress is decided by name.
-    #[error("rules are for names; give the address a name under `resolve` and allow that")]
+    /// An address: rules match names only.
+    #[error(
+        "rules match names, not addresses; name the address under `resolve` and allow the name"
+    )]
     Address,
-    /// What isn't the star is no name.
+    /// The part without the star is not a valid name.
     #[error(transparent)]
     Host(#[from] HostError),
 }
 
 impl Pattern {
-    /// Reads a pattern as a person writes it: Unicode and any case are fine.
+    /// Parses a pattern as a person writes it, in Unicode and any case.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         if text == "*" {
             return Ok(Self::Any);
@@ -61,7 +63,7 @@ impl Pattern {
         if suffix.contains(':') || suffix.parse::<std::net::IpAddr>().is_ok() {
             return Err(PatternError::Address);
         }
-        let name = HostName::parse_written(suffix)?;
+        let name = HostName::parse_unicode(suffix)?;
         Ok(if below { Self::Below(name) } else { Self::Exact(name) })
     }
 
@@ -74,21 +76,21 @@ impl Pattern {
         if before.contains('*') || after.contains('*') {
             return Err(PatternError::Star);
         }
-        // A name with a digit in place of the pattern says whether the rest is a name, and how it
-        // is spelled. Unicode would move what is before the digits, so it is refused.
+        // Parsing the name with one digit in place of the pattern validates the rest and normalizes
+        // it. Unicode would shift the part before the digits, so it is refused.
         if !before.is_ascii() || !after.is_ascii() {
             return Err(PatternError::Digits);
         }
-        let name = HostName::parse_written(&format!("{before}0{after}"))?;
+        let name = HostName::parse_unicode(&format!("{before}0{after}"))?;
         let (before, after) = name.as_str().split_at(before.len());
         Ok(Self::Digits { before: before.to_owned(), after: after[1..].to_owned() })
     }
 
-    /// Whether the name is one of the pattern's.
+    /// Returns whether the name matches.
     pub fn matches(&self, name: &HostName) -> bool {
         match self {
             Self::Exact(exact) => exact == name,
-            // A canonical name has no empty label, so what precedes the dot is at least one.
+            // A canonical name has no empty label, so at least one label precedes the dot.
             Self::Below(suffix) => name
                 .as_str()
                 .strip_suffix(suffix.as_str())
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_one_or_more_labels_on_the_left() {
+    fn a_star_matches_one_or_more_leftmost_labels() {
         assert!(matches("*.example.com", "a.example.com"));
         assert!(matches("*.example.com", "a.b.example.com."));
         assert!(matches("*.Example.com.", "A.EXAMPLE.COM"));
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn digits_stand_for_digits_and_nothing_else() {
+    fn the_digit_pattern_matches_only_digits() {
         let pattern = "productionresultssa[0-9]*.blob.core.windows.net";
         for name in ["0", "7", "19", "20", "007"] {
             let name = format!("ProductionResultsSA{name}.blob.core.windows.net.");
@@ -173,12 +175,12 @@ mod tests {
         assert!(matches("[0-9]*.example.com", "12.example.com"));
         assert!(!matches("[0-9]*.example.com", "a.12.example.com"));
         assert!(matches("a[0-9]*b.example.com", "a1b.example.com"));
-        // What is before and what is after may not share a character.
+        // The parts before and after the digits may not overlap.
         assert!(!matches("aa[0-9]*aa.test", "aaa.test"));
     }
 
     #[test]
-    fn what_is_no_pattern_says_why() {
+    fn invalid_patterns_are_rejected_with_the_reason() {
         for (text, error) in [
             ("a.*.com", PatternError::Star),
             ("*a.com", PatternError::Star),
@@ -220,7 +222,7 @@ mod tests {
         }
 
         #[test]
-        fn a_pattern_reads_back_as_itself(text in "(\\*\\.)?[a-z]{1,8}(\\.[a-z]{1,8}){0,3}") {
+        fn a_pattern_round_trips(text in "(\\*\\.)?[a-z]{1,8}(\\.[a-z]{1,8}){0,3}") {
             let pattern = Pattern::parse(&text).unwrap();
             prop_assert_eq!(Pattern::parse(&pattern.to_string()), Ok(pattern));
         }

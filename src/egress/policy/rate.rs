@@ -1,11 +1,11 @@
-//! Rates as people write them: `10MB/s`.
+//! Byte rates as written in settings: `10MB/s`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The units of a rate and how many bytes each is: powers of 1000, and of 1024 with an `i`.
+/// The units of a rate with their bytes: powers of 1000, and of 1024 with an `i`.
 const UNITS: [(&str, u64); 7] = [
     ("GiB", 1 << 30),
     ("GB", 1_000_000_000),
@@ -16,27 +16,27 @@ const UNITS: [(&str, u64); 7] = [
     ("B", 1),
 ];
 
-/// The least that a rule may allow, in bytes per second: with less, what waits for its turn would
-/// look like a connection that has died.
-const LEAST: u64 = 1_000;
+/// The lowest rate that a rule may set, in bytes per second: below it, delayed bytes look like a
+/// dead connection.
+const MIN_RATE: u64 = 1_000;
 
 /// Bytes per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
 pub struct ByteRate(u64);
 
-/// What is wrong with a rate.
+/// Why a rate is invalid.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RateError {
-    /// It is not written as a rate.
-    #[error("a rate is a whole number with a unit from B/s to GiB/s: `10MB/s`")]
+    /// The text is not a number with a unit.
+    #[error("a rate must be a whole number with a unit from B/s to GiB/s, e.g. `10MB/s`")]
     Shape,
-    /// It is too low.
-    #[error("a rate is at least {LEAST} B/s")]
+    /// The rate is below the minimum.
+    #[error("a rate must be at least {MIN_RATE} B/s")]
     TooLow,
 }
 
 impl ByteRate {
-    /// Bytes per second; never 0.
+    /// Returns the bytes per second; never 0.
     pub fn per_second(self) -> u64 {
         self.0
     }
@@ -53,7 +53,7 @@ impl FromStr for ByteRate {
         let (_, size) = unit.ok_or(RateError::Shape)?;
         let number: u64 = number.parse().map_err(|_| RateError::Shape)?;
         match number.checked_mul(*size).ok_or(RateError::Shape)? {
-            0..LEAST => Err(RateError::TooLow),
+            0..MIN_RATE => Err(RateError::TooLow),
             bytes => Ok(Self(bytes)),
         }
     }
@@ -61,7 +61,7 @@ impl FromStr for ByteRate {
 
 impl fmt::Display for ByteRate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The last unit divides everything.
+        // The last unit divides every rate.
         let (unit, size) =
             UNITS.iter().find(|(_, size)| self.0.is_multiple_of(*size)).unwrap_or(&("B", 1));
         write!(formatter, "{}{unit}/s", self.0 / size)
@@ -98,7 +98,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_rate_reads_back_as_it_is_shown(bytes in LEAST..) {
+        fn a_rate_round_trips_through_its_text(bytes in MIN_RATE..) {
             prop_assert_eq!(ByteRate(bytes).to_string().parse(), Ok(ByteRate(bytes)));
         }
     }

@@ -1,24 +1,24 @@
-//! Built-in sets of hosts that a policy includes by name. Operators write sets of their own under
+//! Built-in sets of hosts, which policies include by name. Operators define their own sets under
 //! `[egress.set.NAME]`.
 
 /// A named list of host patterns, all on port 443.
 #[derive(Debug, Clone, Copy)]
-pub struct Set {
-    /// The name under `include`.
+pub struct HostSet {
+    /// The set's name under `include`.
     pub name: &'static str,
-    /// What it is for, in one line.
+    /// The purpose, in one line.
     pub purpose: &'static str,
     hosts: &'static [&'static [&'static str]],
 }
 
-impl Set {
-    /// The patterns.
+impl HostSet {
+    /// Returns the patterns.
     pub fn hosts(&self) -> impl Iterator<Item = &'static str> + use<> {
         self.hosts.iter().flat_map(|hosts| hosts.iter().copied())
     }
 }
 
-/// What a runner talks to, and what GitHub serves itself.
+/// What a runner contacts, and what GitHub serves itself.
 pub(super) const CORE: &[&str] = &[
     "github.com",
     "api.github.com",
@@ -39,8 +39,8 @@ pub(super) const CORE: &[&str] = &[
     "dependabot-actions.githubapp.com",
 ];
 
-/// The storage accounts in which GitHub keeps logs, summaries, caches and artifacts, as it lists
-/// them. They are GitHub's own: names beside them may be anybody's, so there is no pattern here.
+/// The storage accounts in which GitHub keeps logs, summaries, caches and artifacts, as published
+/// by GitHub. Anyone can register accounts with similar names, so this is no pattern.
 pub(super) const RESULTS: &[&str] = &[
     "productionresultssa0.blob.core.windows.net",
     "productionresultssa1.blob.core.windows.net",
@@ -64,38 +64,38 @@ pub(super) const RESULTS: &[&str] = &[
     "productionresultssa19.blob.core.windows.net",
 ];
 
-/// Every set there is.
-pub const SETS: &[Set] = &[
-    Set {
+/// All built-in sets.
+pub const BUILT_IN_SETS: &[HostSet] = &[
+    HostSet {
         name: "github",
         purpose: "all that ordinary workflows of GitHub Actions need: github-core and \
                   github-results",
         hosts: &[CORE, RESULTS],
     },
-    Set {
+    HostSet {
         name: "github-core",
         purpose: "what a runner talks to, actions, releases, GitHub's own packages; no logs, \
                   caches or artifacts",
         hosts: &[CORE],
     },
-    Set {
+    HostSet {
         name: "github-results",
         purpose: "logs, summaries, caches and artifacts: the storage accounts that GitHub names",
         hosts: &[RESULTS],
     },
-    Set {
+    HostSet {
         name: "github-blobs",
-        // Anyone can open a storage account and so get a name under this wildcard: a job that may
-        // reach it can send anything anywhere.
+        // Anyone can register a storage account and so a name under this wildcard: a job that may
+        // reach it can send data anywhere.
         purpose: "any storage account (anyone can get a name under this wildcard: with it a job \
                   can send data to a stranger's storage account)",
         hosts: &[&["*.blob.core.windows.net"]],
     },
 ];
 
-/// The set of that name.
-pub(super) fn find(name: &str) -> Option<&'static Set> {
-    SETS.iter().find(|set| set.name == name)
+/// Returns the built-in set with the given name.
+pub(super) fn find(name: &str) -> Option<&'static HostSet> {
+    BUILT_IN_SETS.iter().find(|set| set.name == name)
 }
 
 #[cfg(test)]
@@ -106,7 +106,7 @@ mod tests {
     use crate::egress::policy::pattern::Pattern;
 
     #[test]
-    fn squid_allows_what_the_set_of_github_does() {
+    fn squid_allows_the_hosts_of_the_github_set() {
         let allowed = include_str!("../../../packaging/container/allowed.txt");
         let allowed: Vec<_> = allowed.lines().filter(|line| !line.starts_with('#')).collect();
         let hosts = find("github").unwrap().hosts();
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn each_host_of_a_set_is_a_pattern() {
-        for set in SETS {
+        for set in BUILT_IN_SETS {
             for host in set.hosts() {
                 assert_eq!(Pattern::parse(host).unwrap().to_string(), host);
             }
@@ -124,15 +124,15 @@ mod tests {
     }
 
     #[test]
-    fn no_set_but_the_one_named_for_it_has_a_wildcard_where_anyone_gets_a_name() {
-        for set in SETS {
+    fn only_github_blobs_has_a_wildcard_that_anyone_can_register_under() {
+        for set in BUILT_IN_SETS {
             let wild = set.hosts().any(|host| host.starts_with("*.blob."));
             assert_eq!(wild, set.name == "github-blobs", "{}", set.name);
         }
     }
 
     #[test]
-    fn the_default_policy_has_githubs_storage_accounts_and_no_others() {
+    fn the_default_policy_allows_only_githubs_storage_accounts() {
         let policies = Policies::read(None).unwrap();
         let policy = policies.get("github").unwrap();
         let passes = |name: &str| policy.decide(&Host::parse(name).unwrap(), 443).verdict.passes();

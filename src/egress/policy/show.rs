@@ -1,13 +1,13 @@
-//! A policy in words: for `mayfly egress check` and `mayfly egress show`.
+//! Text output of policies, for `mayfly egress check` and `mayfly egress show`.
 
 use std::fmt::Write as _;
 
-use super::decide::{Expected, Inspection};
+use super::decide::{ExpectedProtocol, Inspection};
 use super::{Policy, Rule, Tls};
 use crate::egress::host::Host;
-use crate::egress::verdict::{Verdict, Whole};
+use crate::egress::verdict::{CauseChain, Verdict};
 
-/// One line: the verdict on a destination, the rule that decides, and what else is checked.
+/// Returns one line: the verdict on a destination, the rule that decides, and further checks.
 pub fn explain(policy: &Policy, host: &Host, port: u16) -> String {
     let decision = policy.decide(host, port);
     let mut line = format!("{host}:{port} {}", decision.verdict.code());
@@ -15,23 +15,23 @@ pub fn explain(policy: &Policy, host: &Host, port: u16) -> String {
         (Verdict::Allowed, Some(rule)) => _ = write!(line, " by {rule}"),
         (Verdict::Allowed, None) => _ = write!(line, " by mode {}", policy.mode),
         (Verdict::WouldRefuse(cause) | Verdict::Refused(cause), _) => {
-            _ = write!(line, ": {}", Whole(cause));
+            _ = write!(line, ": {}", CauseChain(cause));
         }
     }
     if !decision.verdict.passes() {
         return line;
     }
     line.push_str(match decision.inspection {
-        Inspection::Enforce(Expected::Tls) => "; must be TLS with that server name",
-        Inspection::Enforce(Expected::TlsForNameOrOther) => {
+        Inspection::Enforce(ExpectedProtocol::Tls) => "; must be TLS with that server name",
+        Inspection::Enforce(ExpectedProtocol::TlsForNameOrOther) => {
             "; any protocol, TLS only with that server name"
         }
-        Inspection::Enforce(Expected::Http) => "; must be HTTP with that Host",
+        Inspection::Enforce(ExpectedProtocol::Http) => "; must be HTTP with that Host",
         Inspection::Skip => "; any protocol",
         Inspection::Observe(_) => "",
     });
     if let Some(rule) = decision.rule {
-        line.push_str(&bounds(rule));
+        line.push_str(&limits(rule));
     }
     let override_address = host.name().and_then(|name| policy.resolve_override(name, port));
     match (override_address, &policy.parent) {
@@ -45,8 +45,8 @@ pub fn explain(policy: &Policy, host: &Host, port: u16) -> String {
     line
 }
 
-/// What bounds the connections of a rule.
-fn bounds(rule: &Rule) -> String {
+/// Returns the limits of a rule's connections.
+fn limits(rule: &Rule) -> String {
     let mut text = String::new();
     if let Some(bytes) = rule.max_bytes {
         _ = write!(text, "; at most {bytes} bytes");
@@ -57,7 +57,7 @@ fn bounds(rule: &Rule) -> String {
     text
 }
 
-/// The effective policy, a rule per line.
+/// Returns the effective policy, one rule per line.
 pub fn show(policy: &Policy) -> String {
     let mut text = format!("policy {}\nmode {}\n", policy.name, policy.mode);
     if policy.allow_private {
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn an_explanation_names_verdict_rule_and_what_else_is_checked() {
+    fn an_explanation_names_the_verdict_the_rule_and_further_checks() {
         let policy = policy();
         for (target, expected) in [
             (
@@ -134,10 +134,10 @@ mod tests {
             ),
             (
                 "bad.corp.example:80",
-                "bad.corp.example:80 refused: the rule deny[0] bad.corp.example refuses it",
+                "bad.corp.example:80 refused: the rule deny[0] bad.corp.example denies it",
             ),
             ("evil.example:1", "evil.example:1 refused: no rule allows the name"),
-            ("1.1.1.1:1", "1.1.1.1:1 refused: the policy decides by name, and this is an address"),
+            ("1.1.1.1:1", "1.1.1.1:1 refused: the policy decides by name, but this is an address"),
         ] {
             let (host, port) = Host::parse_with_port(target, None).unwrap();
             assert_eq!(explain(&policy, &host, port), expected);

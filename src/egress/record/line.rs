@@ -1,4 +1,4 @@
-//! The two shapes of a line: JSON, and squid's native `access.log`.
+//! The two line formats: JSON, and squid's native `access.log`.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -6,57 +6,56 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::egress::verdict::{Cause, Verdict, Whole};
+use crate::egress::verdict::{CauseChain, RefusalCause, Verdict};
 
-/// The most that a text of a guest's may take in a line: a DNS name fits. Anything longer is cut.
+/// Maximum bytes of a guest-controlled text in a line: enough for a DNS name. Longer text is cut.
 const MAX_TEXT: usize = 256;
 
-/// By which way a guest tried to reach something.
+/// The path by which a guest tried to reach a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Via {
-    /// A question to the DNS stub.
+    /// A query to the DNS stub.
     Dns,
     /// A TCP connection to an address.
     Transparent,
     /// A request to the forward proxy.
     Proxy,
-    /// A packet that no listener was there for.
+    /// A packet without a listener.
     Packet,
 }
 
-/// What a guest tried to reach.
+/// The destination of an access attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
-    /// The way.
+    /// The path.
     pub via: Via,
-    /// The destination as far as it is known: a name, an address, or what the guest said.
+    /// The destination as far as it is known: a name, an address, or the guest's text.
     pub host: String,
-    /// The port; 0 where there is none.
+    /// The port; 0 if there is none.
     pub port: u16,
-    /// The address and port that the guest connected to or sent to, where there is one.
+    /// The address and port that the guest connected to or sent to, if any.
     pub original: Option<SocketAddr>,
-    /// What it did, as in an access log: `CONNECT`, an HTTP method, `DNS`, `SYN`, `UDP`, …
+    /// The method, as in an access log: `CONNECT`, an HTTP method, `DNS`, `SYN`, `UDP`, …
     pub method: String,
-    /// The URL without the query, of a request that has one.
+    /// The URL without the query, if the request has one.
     pub url: Option<String>,
 }
 
 impl Subject {
-    /// A subject whose texts are no longer than may be.
-    pub(super) fn bounded(mut self) -> Self {
-        cut(&mut self.host);
-        cut(&mut self.method);
+    /// Truncates the texts to their maximum length.
+    pub(super) fn truncated(mut self) -> Self {
+        truncate(&mut self.host);
+        truncate(&mut self.method);
         if let Some(url) = &mut self.url {
-            cut(url);
+            truncate(url);
         }
         self
     }
 }
 
-/// Cuts a text so that it takes no more than [`MAX_TEXT`] bytes of a line, escaped as in JSON, and
-/// the mark that it was cut.
-fn cut(text: &mut String) {
+/// Truncates a text to [`MAX_TEXT`] bytes of a line, escaped as in JSON, and marks the cut.
+fn truncate(text: &mut String) {
     let mut taken = 0;
     let end = text.char_indices().find_map(|(index, letter)| {
         taken += match letter {
@@ -73,15 +72,15 @@ fn cut(text: &mut String) {
     }
 }
 
-/// The same for a text that is made for a line.
-fn bounded(mut text: String) -> String {
-    cut(&mut text);
+/// Returns the truncated text.
+fn truncated(mut text: String) -> String {
+    truncate(&mut text);
     text
 }
 
-/// What became of something that was allowed.
+/// The end of an allowed flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct End {
+pub(super) struct FlowEnd {
     pub(super) up: u64,
     pub(super) down: u64,
     pub(super) elapsed: Duration,
@@ -91,7 +90,7 @@ pub(super) struct End {
     pub(super) named: Option<String>,
 }
 
-/// Whom the connection went to.
+/// The peer of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
     /// The destination itself.
@@ -100,9 +99,9 @@ pub enum Peer {
     Parent(String),
 }
 
-/// A line of `egress.jsonl`: a contract.
+/// A line of `egress.jsonl`: a stable format.
 #[derive(Debug, Serialize)]
-struct Line<'a> {
+struct JsonLine<'a> {
     time: String,
     event: &'a str,
     microvm: &'a str,
@@ -138,8 +137,8 @@ struct Line<'a> {
     milliseconds: Option<u128>,
 }
 
-/// What both shapes need to know beside the subject.
-pub(super) struct Context<'a> {
+/// The data for both formats besides the subject.
+pub(super) struct LineContext<'a> {
     pub(super) now: SystemTime,
     pub(super) microvm: &'a str,
     pub(super) policy: &'a str,
@@ -147,14 +146,14 @@ pub(super) struct Context<'a> {
     pub(super) id: Option<u64>,
     pub(super) verdict: &'a Verdict,
     pub(super) rule: Option<&'a str>,
-    pub(super) end: Option<&'a End>,
+    pub(super) end: Option<&'a FlowEnd>,
 }
 
-/// The JSON line, with its newline.
-pub(super) fn json(context: &Context<'_>, subject: &Subject) -> String {
+/// Returns the JSON line, with its newline.
+pub(super) fn json(context: &LineContext<'_>, subject: &Subject) -> String {
     let cause = context.verdict.cause();
     let end = context.end;
-    let line = Line {
+    let line = JsonLine {
         time: humantime::format_rfc3339_millis(context.now).to_string(),
         event: if end.is_some() { "closed" } else { "verdict" },
         microvm: context.microvm,
@@ -168,11 +167,11 @@ pub(super) fn json(context: &Context<'_>, subject: &Subject) -> String {
         url: subject.url.as_deref(),
         verdict: context.verdict.code(),
         rule: context.rule,
-        cause: cause.map(Cause::code),
+        cause: cause.map(RefusalCause::code),
         detail: end
             .and_then(|end| end.reason.clone())
-            .or_else(|| cause.map(|cause| Whole(cause).to_string()))
-            .map(bounded),
+            .or_else(|| cause.map(|cause| CauseChain(cause).to_string()))
+            .map(truncated),
         peer: end.and_then(|end| end.peer.as_ref()).map(|peer| match peer {
             Peer::Direct(address) => address.to_string(),
             Peer::Parent(name) => name.clone(),
@@ -183,16 +182,16 @@ pub(super) fn json(context: &Context<'_>, subject: &Subject) -> String {
         down: end.map(|end| end.down),
         milliseconds: end.map(|end| end.elapsed.as_millis()),
     };
-    // Only maps with odd keys and failing writers make this fail, and neither is here.
+    // Fails only for maps with non-string keys and failing writers; neither occurs here.
     let mut text = serde_json::to_string(&line).unwrap_or_default();
     text.push('\n');
     text
 }
 
-/// The line of squid's native log, with its newline: time, elapsed, client, result and status,
-/// bytes to the client, method, URL, user, hierarchy and peer, content type
+/// Returns the line of squid's native log, with its newline: time, elapsed, client, result and
+/// status, bytes to the client, method, URL, user, hierarchy and peer, content type
 /// (<https://wiki.squid-cache.org/Features/LogFormat>).
-pub(super) fn squid(context: &Context<'_>, subject: &Subject) -> String {
+pub(super) fn squid(context: &LineContext<'_>, subject: &Subject) -> String {
     let since_epoch = context.now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let elapsed = context.end.map_or(0, |end| end.elapsed.as_millis());
     let tunnel = subject.url.is_none();
@@ -228,7 +227,7 @@ pub(super) fn squid(context: &Context<'_>, subject: &Subject) -> String {
     )
 }
 
-/// A field of a line that blanks divide: whatever could divide it is escaped as in a URL.
+/// Escapes a field of a space-separated line as in a URL.
 fn field(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! Tests of `line`, beside it because they are as long.
+//! Tests of `line`, in a separate file for length.
 
 use proptest::prelude::*;
 
@@ -15,8 +15,8 @@ fn subject() -> Subject {
     }
 }
 
-fn context<'a>(verdict: &'a Verdict, end: Option<&'a End>) -> Context<'a> {
-    Context {
+fn context<'a>(verdict: &'a Verdict, end: Option<&'a FlowEnd>) -> LineContext<'a> {
+    LineContext {
         now: UNIX_EPOCH + Duration::from_millis(1_700_000_000_042),
         microvm: "vm1",
         policy: "ci",
@@ -28,8 +28,8 @@ fn context<'a>(verdict: &'a Verdict, end: Option<&'a End>) -> Context<'a> {
     }
 }
 
-fn end() -> End {
-    End {
+fn end() -> FlowEnd {
+    FlowEnd {
         up: 100,
         down: 2000,
         elapsed: Duration::from_millis(684),
@@ -41,7 +41,7 @@ fn end() -> End {
 }
 
 #[test]
-fn an_allowed_tunnel_is_a_line_in_each_shape() {
+fn an_allowed_tunnel_has_a_line_in_each_format() {
     let end = end();
     let context = context(&Verdict::Allowed, Some(&end));
     assert_eq!(
@@ -64,13 +64,13 @@ fn an_allowed_tunnel_is_a_line_in_each_shape() {
 
 #[test]
 fn a_refusal_names_its_cause() {
-    let verdict = Verdict::Refused(Cause::SniMismatch("evil.example".into()));
+    let verdict = Verdict::Refused(RefusalCause::SniMismatch("evil.example".into()));
     let context = context(&verdict, None);
     let line: serde_json::Value = serde_json::from_str(&json(&context, &subject())).unwrap();
     assert_eq!(line["event"], "verdict");
     assert_eq!(line["verdict"], "refused");
     assert_eq!(line["cause"], "sni-mismatch");
-    assert_eq!(line["detail"], "the ClientHello names \"evil.example\", another server");
+    assert_eq!(line["detail"], "the ClientHello names another server, \"evil.example\"");
     assert_eq!(
         squid(&context, &subject()),
         "1700000000.042      0 172.31.0.2 TCP_DENIED/000 0 CONNECT github.com:443 - HIER_NONE/- -\n"
@@ -78,10 +78,10 @@ fn a_refusal_names_its_cause() {
 }
 
 #[test]
-fn each_way_has_its_result_in_the_access_log() {
-    let refused = Verdict::Refused(Cause::NoRule);
+fn each_path_has_its_result_in_the_access_log() {
+    let refused = Verdict::Refused(RefusalCause::NoRule);
     let proxied = Subject { via: Via::Proxy, url: Some("http://a/b".into()), ..subject() };
-    let end = End { status: Some(404), peer: Some(Peer::Parent("squid".into())), ..end() };
+    let end = FlowEnd { status: Some(404), peer: Some(Peer::Parent("squid".into())), ..end() };
     for (subject, verdict, end, part) in [
         (
             Subject { via: Via::Dns, method: "DNS".into(), port: 0, ..subject() },
@@ -110,7 +110,7 @@ fn each_way_has_its_result_in_the_access_log() {
 
 proptest! {
     #[test]
-    fn nothing_that_a_guest_says_breaks_a_line(
+    fn no_guest_text_breaks_a_line(
         host in ".{0,400}", method in ".{0,400}", url in prop::option::of(".{0,400}"),
         control in "[\\x00-\\x1f\"\\\\]{0,400}", at in 0_usize..5,
     ) {
@@ -118,8 +118,8 @@ proptest! {
         texts.rotate_left(at);
         let [host, method, said, detail, _] = texts;
         let url = url.map(|_| said);
-        let subject = Subject { host, method, url, ..subject() }.bounded();
-        let verdict = Verdict::Refused(Cause::HostMismatch(detail));
+        let subject = Subject { host, method, url, ..subject() }.truncated();
+        let verdict = Verdict::Refused(RefusalCause::HostMismatch(detail));
         let context = context(&verdict, None);
         let line = squid(&context, &subject);
         prop_assert_eq!(line.matches('\n').count(), 1);

@@ -1,14 +1,14 @@
-//! The record: a line per verdict in `egress.jsonl` and in `access.log` (squid's native format),
-//! and their sums.
+//! The egress record: a line per verdict in `egress.jsonl` and in `access.log` (squid's native
+//! format), and their sums.
 //!
-//! What is allowed has two lines in `egress.jsonl`: the verdict at once, so that it is there
-//! whatever happens next, and the end with its bytes. Lines are bounded in length, rate and sum, those
-//! of what passes apart from refusals, so that a flood of the one hides nothing of the other; what was
-//! not recorded is counted. This module decides nothing.
+//! An allowed connection has two lines in `egress.jsonl`: the verdict at once, so that it is
+//! recorded whatever happens next, and the end with its bytes. Lines are limited in length, rate
+//! and total size, separately for allowed and refused traffic, so that a flood of one does not hide
+//! the other; unrecorded lines are counted. This module makes no decisions.
 
 mod flow;
-mod learn;
-mod limit;
+mod learner;
+mod limits;
 mod line;
 mod report;
 mod sums;
@@ -21,23 +21,23 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-pub use flow::{Bytes, Flow, SharedFlow};
-pub use learn::{LearnError, Learned};
-pub use limit::Rate;
+pub use flow::{ByteCounters, Flow, SharedFlow};
+pub use learner::{LearnError, PolicyLearner};
+pub use limits::RecordLimits;
 pub use line::{Peer, Subject, Via};
-pub use report::{Report, Row, Total, Totals};
+pub use report::{EgressReport, EgressRow, EgressTotal, EgressTotals};
 
 use super::verdict::Verdict;
-use flow::Passed;
-use limit::Bucket;
-use line::{Context, End};
-use sums::Sums;
+use flow::FlowEntry;
+use limits::LineBucket;
+use line::{FlowEnd, LineContext};
+use sums::EgressSums;
 
-/// How many of the last lines are kept at hand, of what passes and of what is refused.
+/// Number of recent lines kept in memory, for allowed and for refused traffic each.
 const RECENT: usize = 32;
 
-/// Bytes in `egress.jsonl` that say how many lines are missing.
-const CONFESSIONS: u64 = 256 << 10;
+/// Bytes reserved in `egress.jsonl` for reports of unrecorded lines.
+const UNRECORDED_BYTES: u64 = 256 << 10;
 
 /// The file with a JSON object for each verdict and each end.
 pub const JSON: &str = "egress.jsonl";
@@ -45,9 +45,9 @@ pub const JSON: &str = "egress.jsonl";
 /// The file in squid's format.
 pub const SQUID: &str = "access.log";
 
-/// The record can't be begun.
+/// The record can't be created.
 #[derive(Debug, thiserror::Error)]
-#[error("can't write the egress record {}", file.display())]
+#[error("can't open the egress record {}", file.display())]
 pub struct RecordError {
     file: PathBuf,
     source: std::io::Error,
@@ -59,9 +59,9 @@ impl crate::failure::Failure for RecordError {
     }
 }
 
-/// Whose record it is.
+/// The owner of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub struct RecordIdentity {
     /// The microVM's id.
     pub microvm: String,
     /// The policy's name.
@@ -70,44 +70,44 @@ pub struct Identity {
     pub guest: Ipv4Addr,
 }
 
-/// Writes the record of one microVM. Clones write the same one.
+/// Writes the record of one microVM. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Recorder(Arc<Mutex<Record>>);
+pub struct EgressRecorder(Arc<Mutex<RecordState>>);
 
 #[derive(Debug)]
-struct Record {
-    identity: Identity,
+struct RecordState {
+    identity: RecordIdentity,
     client: String,
     files: Option<Files>,
-    /// What is left to say of lines that are missing.
-    confessions: u64,
-    passed: Budget,
-    refused: Budget,
-    sums: Sums,
+    /// Remaining bytes for reports of unrecorded lines.
+    unrecorded_budget: u64,
+    passed: LineBudget,
+    refused: LineBudget,
+    sums: EgressSums,
     next_id: u64,
-    /// Lines not recorded in all, and since the last line that said so.
+    /// Unrecorded lines in total, and since the last report of them.
     unrecorded: u64,
-    unsaid: u64,
+    unreported: u64,
 }
 
-/// What may still be recorded of one kind.
+/// The remaining capacity for one kind of lines.
 #[derive(Debug)]
-struct Budget {
-    bucket: Bucket,
+struct LineBudget {
+    bucket: LineBucket,
     json: u64,
     squid: u64,
     recent: VecDeque<String>,
 }
 
-impl Budget {
-    fn new(rate: Rate) -> Self {
-        let bucket = Bucket::new(rate, Instant::now());
-        Self { bucket, json: rate.bytes, squid: rate.bytes, recent: VecDeque::new() }
+impl LineBudget {
+    fn new(limits: RecordLimits) -> Self {
+        let bucket = LineBucket::new(limits, Instant::now());
+        Self { bucket, json: limits.bytes, squid: limits.bytes, recent: VecDeque::new() }
     }
 
-    /// Writes lines as far as they may be. Whether both were written.
+    /// Writes lines within the limits. Returns whether both were written.
     fn write(&mut self, files: Option<&mut Files>, json: &str, squid: Option<&str>) -> bool {
-        if !self.bucket.take(Instant::now()) {
+        if !self.bucket.try_take(Instant::now()) {
             return false;
         }
         let Some(files) = files else { return true };
@@ -118,7 +118,7 @@ impl Budget {
         written
     }
 
-    fn remember(&mut self, line: String) {
+    fn keep_recent(&mut self, line: String) {
         if self.recent.len() >= RECENT {
             self.recent.pop_front();
         }
@@ -126,7 +126,7 @@ impl Budget {
     }
 }
 
-/// The two files.
+/// The two files of a record.
 #[derive(Debug)]
 struct Files {
     json: File,
@@ -144,115 +144,121 @@ impl Files {
     }
 }
 
-/// Appends a line where there is something left for it. Whether it was written: a full disk must not
+/// Appends a line if `remaining` allows it. Returns whether it was written: a full disk must not
 /// stop the traffic.
-fn append(file: &mut File, left: &mut u64, line: &str) -> bool {
-    let Some(after) = left.checked_sub(line.len() as u64) else { return false };
-    *left = after;
+fn append(file: &mut File, remaining: &mut u64, line: &str) -> bool {
+    let Some(after) = remaining.checked_sub(line.len() as u64) else { return false };
+    *remaining = after;
     file.write_all(line.as_bytes()).is_ok()
 }
 
-impl Recorder {
-    /// Begins the record in a directory that is there.
-    pub fn create(directory: &Path, identity: Identity, rate: Rate) -> Result<Self, RecordError> {
-        Ok(Self::with(identity, rate, Some(Files::create(directory)?)))
+impl EgressRecorder {
+    /// Creates the record in an existing directory.
+    pub fn create(
+        directory: &Path,
+        identity: RecordIdentity,
+        limits: RecordLimits,
+    ) -> Result<Self, RecordError> {
+        Ok(Self::with(identity, limits, Some(Files::create(directory)?)))
     }
 
-    /// Keeps the sums and the last lines only.
-    pub fn without_files(identity: Identity) -> Self {
-        Self::with(identity, Rate::default(), None)
+    /// Creates a record of the sums and recent lines only.
+    pub fn without_files(identity: RecordIdentity) -> Self {
+        Self::with(identity, RecordLimits::default(), None)
     }
 
-    fn with(identity: Identity, rate: Rate, files: Option<Files>) -> Self {
+    fn with(identity: RecordIdentity, limits: RecordLimits, files: Option<Files>) -> Self {
         let client = identity.guest.to_string();
-        Self(Arc::new(Mutex::new(Record {
+        Self(Arc::new(Mutex::new(RecordState {
             identity,
             client,
             files,
-            confessions: CONFESSIONS.min(rate.bytes),
-            passed: Budget::new(rate),
-            refused: Budget::new(rate),
-            sums: Sums::default(),
+            unrecorded_budget: UNRECORDED_BYTES.min(limits.bytes),
+            passed: LineBudget::new(limits),
+            refused: LineBudget::new(limits),
+            sums: EgressSums::default(),
             next_id: 1,
             unrecorded: 0,
-            unsaid: 0,
+            unreported: 0,
         })))
     }
 
-    /// Records a verdict alone: on what goes no further, or on what is on its way already.
-    pub fn verdict(&self, subject: Subject, verdict: &Verdict, rule: Option<&str>) {
-        let subject = subject.bounded();
+    /// Records a verdict only: on refused traffic, or on traffic that is already recorded as a
+    /// flow.
+    pub fn record_verdict(&self, subject: Subject, verdict: &Verdict, rule: Option<&str>) {
+        let subject = subject.truncated();
         let mut record = self.lock();
         record.sums.count(&subject, verdict);
         record.write(&subject, None, verdict, rule, None);
     }
 
-    /// Records that something passes; its end is recorded when what this returns is dropped.
-    pub fn pass(&self, subject: Subject, verdict: Verdict, rule: Option<String>) -> Flow {
-        let subject = subject.bounded();
+    /// Records allowed traffic. Dropping the returned flow records its end.
+    pub fn start_flow(&self, subject: Subject, verdict: Verdict, rule: Option<String>) -> Flow {
+        let subject = subject.truncated();
         let mut record = self.lock();
         let id = record.next_id;
         record.next_id += 1;
         let key = record.sums.open(&subject, &verdict);
         record.write(&subject, Some(id), &verdict, rule.as_deref(), None);
         drop(record);
-        Flow::new(self.clone(), Passed { subject, verdict, rule, key, id })
+        Flow::new(self.clone(), FlowEntry { subject, verdict, rule, key, id })
     }
 
-    /// The sums so far, in all rows.
-    pub fn report(&self) -> Report {
-        self.report_in(usize::MAX)
+    /// Returns the sums so far, in all rows.
+    pub fn report(&self) -> EgressReport {
+        self.report_with_limit(usize::MAX)
     }
 
-    /// The sums so far in at most so many rows, and one for each verdict and cause that needed more.
-    pub fn report_in(&self, rows: usize) -> Report {
+    /// Returns the sums so far in at most `rows` rows, plus one for each verdict and cause that
+    /// needed more.
+    pub fn report_with_limit(&self, rows: usize) -> EgressReport {
         let record = self.lock();
         record.sums.report(rows, record.unrecorded)
     }
 
-    /// How many rows were begun so far.
-    pub fn begun(&self) -> u64 {
-        self.lock().sums.begun()
+    /// Returns the number of rows started so far.
+    pub fn rows_started(&self) -> u64 {
+        self.lock().sums.rows_started()
     }
 
-    /// The guest's address.
+    /// Returns the guest's address.
     pub(super) fn guest(&self) -> Ipv4Addr {
         self.lock().identity.guest
     }
 
-    /// The last lines in JSON, recorded or not: those of what passed, then the refusals, each oldest
-    /// first.
+    /// Returns the recent lines in JSON, recorded or not: those of allowed traffic, then the
+    /// refusals, each oldest first.
     pub fn recent(&self) -> Vec<String> {
         let record = self.lock();
         record.passed.recent.iter().chain(&record.refused.recent).cloned().collect()
     }
 
-    /// Counts what was lost before it could be recorded.
-    pub fn missed(&self, lines: u64) {
-        self.lock().miss(lines);
+    /// Counts lines that were lost before they could be recorded.
+    pub fn count_unrecorded(&self, lines: u64) {
+        self.lock().count_unrecorded(lines);
     }
 
-    /// Says what was not recorded so far. To be called at the end, and now and then.
+    /// Writes the number of unrecorded lines. Call it at the end, and from time to time.
     pub fn flush(&self) {
-        self.lock().confess(true);
+        self.lock().write_unrecorded(true);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Record> {
-        // A panic elsewhere leaves at worst one line short.
+    fn lock(&self) -> MutexGuard<'_, RecordState> {
+        // A panic elsewhere loses one line at worst.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Record {
+impl RecordState {
     fn write(
         &mut self,
         subject: &Subject,
         id: Option<u64>,
         verdict: &Verdict,
         rule: Option<&str>,
-        end: Option<&End>,
+        end: Option<&FlowEnd>,
     ) {
-        let context = Context {
+        let context = LineContext {
             now: SystemTime::now(),
             microvm: &self.identity.microvm,
             policy: &self.identity.policy,
@@ -263,36 +269,36 @@ impl Record {
             end,
         };
         let json = line::json(&context, subject);
-        // An access log has one line for each request, at its end.
+        // An access log has one line per request, at its end.
         let squid = (end.is_some() || !verdict.passes()).then(|| line::squid(&context, subject));
         let budget = if verdict.passes() { &mut self.passed } else { &mut self.refused };
         let written = budget.write(self.files.as_mut(), &json, squid.as_deref());
-        budget.remember(json);
-        self.miss(u64::from(!written));
-        self.confess(false);
+        budget.keep_recent(json);
+        self.count_unrecorded(u64::from(!written));
+        self.write_unrecorded(false);
     }
 
-    fn miss(&mut self, lines: u64) {
+    fn count_unrecorded(&mut self, lines: u64) {
         self.unrecorded += lines;
-        self.unsaid += lines;
+        self.unreported += lines;
     }
 
-    /// Writes how many lines are missing, where some are. While lines come faster than they may,
-    /// only every thousandth is worth it.
-    fn confess(&mut self, now: bool) {
-        if self.unsaid == 0 || !(now || self.unsaid >= 1000) {
+    /// Writes the number of unrecorded lines, if any. During a flood, it is written only once per
+    /// 1,000 lines.
+    fn write_unrecorded(&mut self, now: bool) {
+        if self.unreported == 0 || !(now || self.unreported >= 1000) {
             return;
         }
         let line = serde_json::json!({
             "time": humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             "event": "unrecorded",
             "microvm": self.identity.microvm,
-            "lines": self.unsaid,
+            "lines": self.unreported,
         });
-        let left = &mut self.confessions;
-        let say = |files: &mut Files| append(&mut files.json, left, &format!("{line}\n"));
-        if self.files.as_mut().is_none_or(say) {
-            self.unsaid = 0;
+        let remaining = &mut self.unrecorded_budget;
+        let write = |files: &mut Files| append(&mut files.json, remaining, &format!("{line}\n"));
+        if self.files.as_mut().is_none_or(write) {
+            self.unreported = 0;
         }
     }
 }

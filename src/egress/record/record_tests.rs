@@ -1,12 +1,16 @@
-//! Tests of `record`, beside it because they are as long.
+//! Tests of `record`, in a separate file for length.
 
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::egress::verdict::Cause;
+use crate::egress::verdict::RefusalCause;
 
-fn identity() -> Identity {
-    Identity { microvm: "vm1".into(), policy: "ci".into(), guest: Ipv4Addr::new(172, 31, 0, 2) }
+fn identity() -> RecordIdentity {
+    RecordIdentity {
+        microvm: "vm1".into(),
+        policy: "ci".into(),
+        guest: Ipv4Addr::new(172, 31, 0, 2),
+    }
 }
 
 fn subject(host: &str) -> Subject {
@@ -30,10 +34,11 @@ fn events(directory: &Path) -> Vec<serde_json::Value> {
 }
 
 #[test]
-fn a_flow_has_a_line_at_its_begin_and_one_at_its_end() {
+fn a_flow_has_a_line_at_its_start_and_one_at_its_end() {
     let directory = tempfile::tempdir().unwrap();
-    let recorder = Recorder::create(directory.path(), identity(), Rate::default()).unwrap();
-    let flow = recorder.pass(subject("a.example"), Verdict::Allowed, Some("allow[0]".into()));
+    let recorder =
+        EgressRecorder::create(directory.path(), identity(), RecordLimits::default()).unwrap();
+    let flow = recorder.start_flow(subject("a.example"), Verdict::Allowed, Some("allow[0]".into()));
     assert_eq!(events(directory.path()).len(), 1);
     assert!(lines(directory.path(), "access.log").is_empty());
     flow.bytes().up.fetch_add(5, Ordering::Relaxed);
@@ -49,12 +54,16 @@ fn a_flow_has_a_line_at_its_begin_and_one_at_its_end() {
 }
 
 #[test]
-fn what_is_not_recorded_is_counted_and_said() {
+fn unrecorded_lines_are_counted_and_reported() {
     let directory = tempfile::tempdir().unwrap();
-    let rate = Rate { per_second: 0, burst: 3, bytes: 1 << 20 };
-    let recorder = Recorder::create(directory.path(), identity(), rate).unwrap();
+    let limits = RecordLimits { per_second: 0, burst: 3, bytes: 1 << 20 };
+    let recorder = EgressRecorder::create(directory.path(), identity(), limits).unwrap();
     for _ in 0..10 {
-        recorder.verdict(subject("evil.example"), &Verdict::Refused(Cause::NoRule), None);
+        recorder.record_verdict(
+            subject("evil.example"),
+            &Verdict::Refused(RefusalCause::NoRule),
+            None,
+        );
     }
     recorder.flush();
     let events = events(directory.path());
@@ -67,12 +76,16 @@ fn what_is_not_recorded_is_counted_and_said() {
 }
 
 #[test]
-fn a_file_never_grows_beyond_its_bound() {
+fn a_file_never_exceeds_its_limit() {
     let directory = tempfile::tempdir().unwrap();
-    let rate = Rate { bytes: 1000, ..Rate::default() };
-    let recorder = Recorder::create(directory.path(), identity(), rate).unwrap();
+    let limits = RecordLimits { bytes: 1000, ..RecordLimits::default() };
+    let recorder = EgressRecorder::create(directory.path(), identity(), limits).unwrap();
     for _ in 0..100 {
-        recorder.verdict(subject("evil.example"), &Verdict::Refused(Cause::NoRule), None);
+        recorder.record_verdict(
+            subject("evil.example"),
+            &Verdict::Refused(RefusalCause::NoRule),
+            None,
+        );
     }
     recorder.flush();
     for file in ["egress.jsonl", "access.log"] {
@@ -83,16 +96,16 @@ fn a_file_never_grows_beyond_its_bound() {
 }
 
 #[test]
-fn a_flood_of_refusals_leaves_what_passed_in_the_files() {
+fn a_flood_of_refusals_leaves_room_for_allowed_traffic() {
     let directory = tempfile::tempdir().unwrap();
-    let rate = Rate { per_second: 0, burst: 20, bytes: 20_000 };
-    let recorder = Recorder::create(directory.path(), identity(), rate).unwrap();
+    let limits = RecordLimits { per_second: 0, burst: 20, bytes: 20_000 };
+    let recorder = EgressRecorder::create(directory.path(), identity(), limits).unwrap();
     for number in 0..5_000 {
         let host = format!("{number}.{}", "x".repeat(8_000));
-        let verdict = Verdict::Refused(Cause::HostMismatch("\u{1}".repeat(8_000)));
-        recorder.verdict(subject(&host), &verdict, None);
+        let verdict = Verdict::Refused(RefusalCause::HostMismatch("\u{1}".repeat(8_000)));
+        recorder.record_verdict(subject(&host), &verdict, None);
     }
-    let flow = recorder.pass(subject("upload.example"), Verdict::Allowed, None);
+    let flow = recorder.start_flow(subject("upload.example"), Verdict::Allowed, None);
     flow.bytes().up.fetch_add(3_000_000, Ordering::Relaxed);
     drop(flow);
     recorder.flush();
@@ -107,11 +120,11 @@ fn a_flood_of_refusals_leaves_what_passed_in_the_files() {
 }
 
 #[test]
-fn the_last_lines_are_at_hand() {
-    let recorder = Recorder::without_files(identity());
+fn recent_lines_are_kept_in_memory() {
+    let recorder = EgressRecorder::without_files(identity());
     for number in 0..RECENT + 5 {
-        let verdict = Verdict::Refused(Cause::NoRule);
-        recorder.verdict(subject(&format!("n{number}.example")), &verdict, None);
+        let verdict = Verdict::Refused(RefusalCause::NoRule);
+        recorder.record_verdict(subject(&format!("n{number}.example")), &verdict, None);
     }
     let recent = recorder.recent();
     assert_eq!(recent.len(), RECENT);
@@ -119,7 +132,8 @@ fn the_last_lines_are_at_hand() {
 }
 
 #[test]
-fn a_record_that_can_not_be_begun_names_its_file() {
-    let error = Recorder::create(Path::new("/nowhere"), identity(), Rate::default()).unwrap_err();
-    assert_eq!(error.to_string(), "can't write the egress record /nowhere/egress.jsonl");
+fn a_record_that_can_not_be_created_names_its_file() {
+    let error = EgressRecorder::create(Path::new("/nowhere"), identity(), RecordLimits::default())
+        .unwrap_err();
+    assert_eq!(error.to_string(), "can't open the egress record /nowhere/egress.jsonl");
 }

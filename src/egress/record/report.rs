@@ -1,44 +1,44 @@
-//! What a microVM did in sum, for people and for the ledger.
+//! The summary of a microVM's egress, for people and for the ledger.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What stands for the host in the rows of all that found no row of its own.
+/// The host in the rows for everything without a row of its own.
 pub(super) const OTHERS: &str = "(others)";
 
-/// The summary of a microVM's egress. Its `Display` is a table, its `Serialize` a contract.
+/// The summary of a microVM's egress. Its `Display` is a table, its `Serialize` a stable format.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Report {
+pub struct EgressReport {
     /// A row per destination, port, verdict and cause, and one for each verdict and cause whose
-    /// destinations found no row.
-    pub rows: Vec<Row>,
-    /// Everything that was counted, whether it has a row or not.
+    /// destinations have no row.
+    pub rows: Vec<EgressRow>,
+    /// The totals of everything, with or without a row.
     #[serde(default)]
-    pub totals: Totals,
-    /// How many destinations have no row of their own, as there were too many. One that was left out
-    /// and tried again may be counted again.
+    pub totals: EgressTotals,
+    /// Number of destinations without a row of their own, because there were too many. One that was
+    /// omitted and tried again may be counted again.
     #[serde(default)]
     pub omitted: u64,
-    /// How many lines the record lacks because there were too many.
+    /// Number of lines that were not recorded because there were too many.
     pub unrecorded: u64,
 }
 
 /// Sums by verdict.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Totals {
-    /// What passed.
-    pub allowed: Total,
-    /// What passed as the policy only watches.
-    pub would_refuse: Total,
-    /// What did not pass.
-    pub refused: Total,
+pub struct EgressTotals {
+    /// Allowed traffic.
+    pub allowed: EgressTotal,
+    /// Traffic that was allowed only because the policy audits.
+    pub would_refuse: EgressTotal,
+    /// Refused traffic.
+    pub refused: EgressTotal,
 }
 
 /// A sum of connections, requests, lookups or packets, and of their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Total {
-    /// How many.
+pub struct EgressTotal {
+    /// Number of connections.
     pub connections: u64,
     /// Bytes from the guest.
     pub up: u64,
@@ -46,9 +46,9 @@ pub struct Total {
     pub down: u64,
 }
 
-impl Totals {
-    /// The sum for a verdict's word.
-    pub(super) fn of_mut(&mut self, verdict: &str) -> &mut Total {
+impl EgressTotals {
+    /// Returns the sum for a verdict's code.
+    pub(super) fn of_mut(&mut self, verdict: &str) -> &mut EgressTotal {
         match verdict {
             "allowed" => &mut self.allowed,
             "would-refuse" => &mut self.would_refuse,
@@ -56,8 +56,8 @@ impl Totals {
         }
     }
 
-    /// The sums of these rows.
-    fn of(rows: &[Row]) -> Self {
+    /// Returns the sums of these rows.
+    fn of(rows: &[EgressRow]) -> Self {
         let mut totals = Self::default();
         for row in rows {
             let total = totals.of_mut(&row.verdict);
@@ -69,25 +69,29 @@ impl Totals {
     }
 }
 
-impl Report {
-    /// The totals; those of the rows where an older shepherd told none.
-    pub fn totals(&self) -> Totals {
-        if self.totals == Totals::default() { Totals::of(&self.rows) } else { self.totals }
+impl EgressReport {
+    /// Returns the totals, or those of the rows if an older shepherd reported none.
+    pub fn totals(&self) -> EgressTotals {
+        if self.totals == EgressTotals::default() {
+            EgressTotals::of(&self.rows)
+        } else {
+            self.totals
+        }
     }
 }
 
-/// One row of a [`Report`].
+/// One row of an [`EgressReport`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Row {
+pub struct EgressRow {
     /// The name or address.
     pub host: String,
-    /// The port; 0 where there is none.
+    /// The port; 0 if there is none.
     pub port: u16,
-    /// The verdict's word.
+    /// The verdict's code.
     pub verdict: String,
-    /// The cause's word.
+    /// The cause's code.
     pub cause: Option<String>,
-    /// How many connections, requests, lookups or packets.
+    /// Number of connections, requests, lookups or packets.
     pub connections: u64,
     /// Bytes from the guest.
     pub up: u64,
@@ -95,7 +99,7 @@ pub struct Row {
     pub down: u64,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for EgressReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let heading = ["destination", "verdict", "connections", "up", "down"].map(String::from);
         let mut table = vec![heading];
@@ -103,7 +107,7 @@ impl fmt::Display for Report {
             let cause = row.cause.as_ref().map(|cause| format!(" ({cause})")).unwrap_or_default();
             let port = if row.port == 0 { String::new() } else { format!(":{}", row.port) };
             table.push([
-                // What a guest said goes to a terminal.
+                // Guest text goes to a terminal.
                 format!("{}{port}", row.host.escape_debug()),
                 format!("{}{cause}", row.verdict),
                 row.connections.to_string(),

@@ -1,51 +1,52 @@
-//! The sums of a microVM's egress while it runs: a row per destination, in bounds.
+//! The running sums of a microVM's egress: a bounded number of rows, one per destination.
 //!
-//! A guest decides what it tries, so it must not decide what is forgotten. Rows of what passed have
-//! a reserve of their own, which refusals never take from; where it is full, the rows with the fewest
-//! bytes go. Refusals have a reserve for each cause, and the first of each cause stay. What goes is
-//! summed up by verdict and cause, and the totals count everything.
+//! A guest chooses its destinations, so it must not be able to choose which ones are forgotten.
+//! Rows of allowed traffic have their own reserve, which refusals never use; when it is full, the
+//! rows with the fewest bytes are evicted. Refusals have a reserve per cause, and the first ones of
+//! each cause are kept. Evicted rows are summed by verdict and cause, and the totals count
+//! everything.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
 use super::line::Subject;
-use super::report::{OTHERS, Report, Row, Totals};
-use crate::egress::verdict::{Cause, Verdict};
+use super::report::{EgressReport, EgressRow, EgressTotals, OTHERS};
+use crate::egress::verdict::{RefusalCause, Verdict};
 
-/// Rows of what passed. More than connections that can be open at a time: the row of an open one
-/// stays.
+/// Rows of allowed traffic. More than the maximum number of open connections: the row of an open
+/// connection is kept.
 pub(super) const PASSED_ROWS: usize = 2048;
 
 /// Rows of refusals with the same cause.
 pub(super) const REFUSED_ROWS: usize = 128;
 
-/// Which row it is.
+/// The key of a row.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Key {
+pub(super) struct RowKey {
     host: String,
     port: u16,
-    kind: Kind,
+    kind: VerdictKind,
 }
 
-/// A verdict with its cause: few, and none of a guest's making.
+/// A verdict with its cause: a small set that a guest cannot extend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Kind {
+struct VerdictKind {
     verdict: &'static str,
     cause: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Sum {
+struct RowSum {
     connections: u64,
     up: u64,
     down: u64,
-    /// When the row was begun, as a number of rows.
+    /// The row's number, in order of creation.
     order: u64,
-    /// Connections whose bytes are still to come.
+    /// Open connections, whose bytes are not counted yet.
     open: u32,
 }
 
-impl Sum {
+impl RowSum {
     fn bytes(&self) -> u64 {
         self.up.saturating_add(self.down)
     }
@@ -59,32 +60,33 @@ impl Sum {
 
 /// The sums so far.
 #[derive(Debug, Default)]
-pub(super) struct Sums {
-    passed: HashMap<Key, Sum>,
-    refused: HashMap<Key, Sum>,
-    /// How many rows of refusals each cause has.
-    causes: HashMap<Kind, usize>,
-    /// What found no row, or lost it.
-    others: BTreeMap<Kind, Sum>,
-    totals: Totals,
-    /// Rows that were begun, and those that are in `others`.
-    begun: u64,
-    left_out: u64,
+pub(super) struct EgressSums {
+    passed: HashMap<RowKey, RowSum>,
+    refused: HashMap<RowKey, RowSum>,
+    /// Number of rows of refusals of each cause.
+    causes: HashMap<VerdictKind, usize>,
+    /// The sums of everything without a row.
+    others: BTreeMap<VerdictKind, RowSum>,
+    totals: EgressTotals,
+    /// Rows that were started, and those merged into `others`.
+    rows_started: u64,
+    omitted_rows: u64,
 }
 
-impl Sums {
+impl EgressSums {
     /// Counts a verdict.
-    pub(super) fn count(&mut self, subject: &Subject, verdict: &Verdict) -> Key {
-        let kind = Kind { verdict: verdict.code(), cause: verdict.cause().map(Cause::code) };
-        let key = Key { host: subject.host.clone(), port: subject.port, kind };
+    pub(super) fn count(&mut self, subject: &Subject, verdict: &Verdict) -> RowKey {
+        let kind =
+            VerdictKind { verdict: verdict.code(), cause: verdict.cause().map(RefusalCause::code) };
+        let key = RowKey { host: subject.host.clone(), port: subject.port, kind };
         self.totals.of_mut(kind.verdict).connections += 1;
         let sum = if verdict.passes() { self.passed_row(&key) } else { self.refused_row(&key) };
         sum.connections += 1;
         key
     }
 
-    /// Counts something that passes, whose bytes are told at its end by [`Self::close`].
-    pub(super) fn open(&mut self, subject: &Subject, verdict: &Verdict) -> Key {
+    /// Counts allowed traffic, whose bytes are added at its end by [`Self::close`].
+    pub(super) fn open(&mut self, subject: &Subject, verdict: &Verdict) -> RowKey {
         let key = self.count(subject, verdict);
         if let Some(sum) = self.passed.get_mut(&key) {
             sum.open += 1;
@@ -92,13 +94,13 @@ impl Sums {
         key
     }
 
-    /// Adds the bytes of what was opened under the key.
-    pub(super) fn close(&mut self, key: &Key, up: u64, down: u64) {
-        let bytes = Sum { up, down, ..Sum::default() };
+    /// Adds the bytes of traffic that was opened under the key.
+    pub(super) fn close(&mut self, key: &RowKey, up: u64, down: u64) {
+        let bytes = RowSum { up, down, ..RowSum::default() };
         let total = self.totals.of_mut(key.kind.verdict);
         total.up = total.up.saturating_add(up);
         total.down = total.down.saturating_add(down);
-        // The row of what is open stays; it has none only where it was refused after all.
+        // The row of an open connection is kept; it has none only if the verdict was a refusal.
         if let Some(sum) = self.passed.get_mut(key) {
             sum.open = sum.open.saturating_sub(1);
             sum.merge(&bytes);
@@ -107,30 +109,30 @@ impl Sums {
         }
     }
 
-    fn passed_row(&mut self, key: &Key) -> &mut Sum {
+    fn passed_row(&mut self, key: &RowKey) -> &mut RowSum {
         if self.passed.len() >= PASSED_ROWS && !self.passed.contains_key(key) {
-            self.forget_the_smallest();
+            self.evict_smallest();
         }
-        let begun = &mut self.begun;
-        self.passed.entry(key.clone()).or_insert_with(|| begin(begun))
+        let rows_started = &mut self.rows_started;
+        self.passed.entry(key.clone()).or_insert_with(|| start_row(rows_started))
     }
 
-    fn refused_row(&mut self, key: &Key) -> &mut Sum {
+    fn refused_row(&mut self, key: &RowKey) -> &mut RowSum {
         if !self.refused.contains_key(key) {
             let rows = self.causes.entry(key.kind).or_default();
             if *rows >= REFUSED_ROWS {
-                self.left_out += 1;
+                self.omitted_rows += 1;
                 return self.others.entry(key.kind).or_default();
             }
             *rows += 1;
         }
-        let begun = &mut self.begun;
-        self.refused.entry(key.clone()).or_insert_with(|| begin(begun))
+        let rows_started = &mut self.rows_started;
+        self.refused.entry(key.clone()).or_insert_with(|| start_row(rows_started))
     }
 
-    /// Makes room among the rows of what passed: a quarter at once, so that a flood of names costs
-    /// little for each.
-    fn forget_the_smallest(&mut self) {
+    /// Evicts a quarter of the rows of allowed traffic at once, so that a flood of names has a low
+    /// cost per name.
+    fn evict_smallest(&mut self) {
         let closed = self.passed.iter().filter(|(_, sum)| sum.open == 0);
         let mut closed: Vec<_> =
             closed.map(|(key, sum)| (sum.bytes(), Reverse(sum.order), key.clone())).collect();
@@ -138,26 +140,26 @@ impl Sums {
         for (_, _, key) in closed.into_iter().take(PASSED_ROWS / 4) {
             if let Some(sum) = self.passed.remove(&key) {
                 self.others.entry(key.kind).or_default().merge(&sum);
-                self.left_out += 1;
+                self.omitted_rows += 1;
             }
         }
     }
 
-    /// A number that grows with each row that is begun.
-    pub(super) fn begun(&self) -> u64 {
-        self.begun
+    /// Returns the number of rows started.
+    pub(super) fn rows_started(&self) -> u64 {
+        self.rows_started
     }
 
-    /// The report in at most so many rows, those of what found no row not counted. What passed comes
-    /// first, most bytes first; then refusals, with as many of each cause as of any other.
-    pub(super) fn report(&self, most: usize, unrecorded: u64) -> Report {
+    /// Returns a report of at most `most` rows, not counting those for the rest. Allowed traffic
+    /// comes first, most bytes first; then refusals, with equal shares for all causes.
+    pub(super) fn report(&self, most: usize, unrecorded: u64) -> EgressReport {
         let mut passed: Vec<_> = self.passed.iter().collect();
         passed.sort_unstable_by_key(|(key, sum)| {
             (Reverse(sum.bytes()), key.kind.verdict != "allowed", sum.order)
         });
         let mut refused: Vec<_> = self.refused.iter().collect();
         refused.sort_unstable_by_key(|(_, sum)| sum.order);
-        let mut ranks = HashMap::<Kind, usize>::new();
+        let mut ranks = HashMap::<VerdictKind, usize>::new();
         let mut ranked: Vec<_> = refused
             .into_iter()
             .map(|row| {
@@ -166,37 +168,37 @@ impl Sums {
                 (*rank, row)
             })
             .collect();
-        // Sorted by time before, and this keeps that.
+        // Sorted by time before; a stable sort keeps that order.
         ranked.sort_by_key(|(rank, _)| *rank);
         let refused: Vec<_> = ranked.into_iter().map(|(_, row)| row).collect();
 
-        // Each half of the rows is the one's or the other's, as far as it needs it.
+        // Each kind gets half of the rows, and the unused half of the other.
         let for_passed = passed.len().min((most / 2).max(most.saturating_sub(refused.len())));
         let for_refused = refused.len().min(most - for_passed);
         let mut others = self.others.clone();
         for (key, sum) in passed[for_passed..].iter().chain(&refused[for_refused..]) {
             others.entry(key.kind).or_default().merge(sum);
         }
-        let left_out = passed.len() - for_passed + refused.len() - for_refused;
+        let omitted_rows = passed.len() - for_passed + refused.len() - for_refused;
         let rows = passed[..for_passed].iter().chain(&refused[..for_refused]);
         let rows = rows.map(|(key, sum)| row(&key.host, key.port, key.kind, sum));
         let rest = others.iter().map(|(kind, sum)| row(OTHERS, 0, *kind, sum));
-        Report {
+        EgressReport {
             rows: rows.chain(rest).collect(),
             totals: self.totals,
-            omitted: self.left_out + left_out as u64,
+            omitted: self.omitted_rows + omitted_rows as u64,
             unrecorded,
         }
     }
 }
 
-fn begin(begun: &mut u64) -> Sum {
-    *begun += 1;
-    Sum { order: *begun, ..Sum::default() }
+fn start_row(rows_started: &mut u64) -> RowSum {
+    *rows_started += 1;
+    RowSum { order: *rows_started, ..RowSum::default() }
 }
 
-fn row(host: &str, port: u16, kind: Kind, sum: &Sum) -> Row {
-    Row {
+fn row(host: &str, port: u16, kind: VerdictKind, sum: &RowSum) -> EgressRow {
+    EgressRow {
         host: host.to_owned(),
         port,
         verdict: kind.verdict.to_owned(),

@@ -1,11 +1,11 @@
-//! Moves bytes between a guest and a destination until both are done.
+//! Relays bytes between a guest and a destination until both are done.
 //!
-//! Bytes are copied through one buffer per thread, and moved by `splice(2)` without coming to user
+//! Bytes are copied through one buffer per thread, and moved by `splice(2)` without a copy to user
 //! space once a direction has carried [`SPLICE_AFTER`] bytes: short exchanges gain nothing by it.
-//! Each side's end of sending is passed on by itself (half-close).
+//! Each side's end of stream is forwarded separately (half-close).
 
-mod paced;
 mod pump;
+mod rate_limited;
 mod splice;
 
 use std::net::Shutdown;
@@ -16,90 +16,90 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::idle::nothing_passes;
-use super::pace::Pace;
-use super::record::Bytes;
-use super::verdict::Cause;
+use super::idle::wait_until_idle;
+use super::rate_limiter::RateLimiter;
+use super::record::ByteCounters;
+use super::verdict::RefusalCause;
 use pump::Direction;
 
 pub(super) use pump::write_all;
 
-/// How many bytes a direction carries by copying before it splices.
+/// Number of bytes that a direction copies before it splices.
 const SPLICE_AFTER: u64 = 64 << 10;
 
-/// Why a tunnel ended otherwise than by both sides having sent all they had.
+/// Why a tunnel ended other than by both sides closing it.
 #[derive(Debug, thiserror::Error)]
-pub enum Broken {
+pub enum TunnelError {
     /// One side's connection failed.
     #[error("the connection to the {side} failed: {source}")]
     Io {
-        /// Whose.
+        /// The side, as named in messages.
         side: &'static str,
-        /// How.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// Nothing passed in either direction for too long.
-    #[error("nothing passed for {} s", .0.as_secs())]
+    /// No bytes passed in either direction for too long.
+    #[error("the connection was idle for {} s", .0.as_secs())]
     Idle(Duration),
-    /// The rule's bound on bytes is reached.
-    #[error("more than the {0} bytes that the rule allows")]
+    /// The rule's byte limit is exceeded.
+    #[error("the connection exceeded the {0} bytes that the rule allows")]
     TooManyBytes(u64),
-    /// The microVM is going away.
-    #[error("the microVM ended")]
-    Cancelled,
-    /// What the guest said first is not what may pass.
+    /// The microVM is stopping.
+    #[error("the microVM stopped")]
+    Canceled,
+    /// The guest's first bytes are not allowed.
     #[error(transparent)]
-    Refused(#[from] Cause),
+    Refused(#[from] RefusalCause),
 }
 
-/// What bounds a tunnel.
+/// The limits of a tunnel.
 #[derive(Debug, Clone)]
-pub struct Bounds {
-    /// The longest time in which nothing passes.
+pub struct TunnelLimits {
+    /// Idle timeout.
     pub idle: Duration,
-    /// The most bytes, both directions together.
+    /// Maximum bytes, both directions together.
     pub max_bytes: Option<u64>,
-    /// How fast, where a rule bounds that.
-    pub pace: Option<Arc<Pace>>,
-    /// Ends it when the microVM goes away.
+    /// The rate limiter, if the rule has a maximum rate.
+    pub rate_limiter: Option<Arc<RateLimiter>>,
+    /// Cancels the tunnel when the microVM stops.
     pub cancel: CancellationToken,
 }
 
-/// What bytes are moved between.
+/// A relay between two connections.
 pub struct Relay<'a> {
     /// The guest's connection.
     pub guest: &'a TcpStream,
-    /// The destination's.
+    /// The destination's connection.
     pub destination: &'a TcpStream,
-    /// Counts them.
-    pub bytes: &'a Bytes,
-    /// What bounds them.
-    pub bounds: &'a Bounds,
+    /// The byte counters.
+    pub bytes: &'a ByteCounters,
+    /// The limits.
+    pub limits: &'a TunnelLimits,
 }
 
 impl Relay<'_> {
-    /// Moves bytes until both sides are done. The first bytes of each direction are moved by an
-    /// entrance, each while the other goes on: in many protocols the destination speaks first.
+    /// Relays bytes until both sides are done. A future handles the first bytes of each direction,
+    /// concurrently with the other direction: in many protocols the server speaks first.
     pub async fn run(
         self,
-        from_guest: impl Future<Output = Result<(), Broken>>,
-        from_destination: impl Future<Output = Result<(), Broken>>,
-    ) -> Result<(), Broken> {
-        let Self { guest, destination, bytes, bounds } = self;
-        let up = Direction { from: guest, to: destination, count: &bytes.up, names: GUEST_FIRST };
+        from_guest: impl Future<Output = Result<(), TunnelError>>,
+        from_destination: impl Future<Output = Result<(), TunnelError>>,
+    ) -> Result<(), TunnelError> {
+        let Self { guest, destination, bytes, limits } = self;
+        let up = Direction { from: guest, to: destination, count: &bytes.up, names: UP_NAMES };
         let down =
-            Direction { from: destination, to: guest, count: &bytes.down, names: GUEST_LAST };
+            Direction { from: destination, to: guest, count: &bytes.down, names: DOWN_NAMES };
         let up = async {
             from_guest.await?;
-            up.pump(bytes, bounds).await
+            up.pump(bytes, limits).await
         };
         let down = async {
             from_destination.await?;
-            down.pump(bytes, bounds).await
+            down.pump(bytes, limits).await
         };
         let result = tokio::select! {
             result = async { tokio::try_join!(up, down) } => result.map(|_| ()),
-            broken = watch(bytes, bounds) => Err(broken),
+            error = watch(bytes, limits) => Err(error),
         };
         if result.is_err() {
             reset(guest);
@@ -109,27 +109,27 @@ impl Relay<'_> {
     }
 }
 
-const GUEST_FIRST: [&str; 2] = ["guest", "destination"];
-const GUEST_LAST: [&str; 2] = ["destination", "guest"];
+const UP_NAMES: [&str; 2] = ["guest", "destination"];
+const DOWN_NAMES: [&str; 2] = ["destination", "guest"];
 
-/// Waits until nothing has passed for too long or the microVM goes away.
-async fn watch(bytes: &Bytes, bounds: &Bounds) -> Broken {
+/// Waits until the tunnel is idle for too long or the microVM stops.
+async fn watch(bytes: &ByteCounters, limits: &TunnelLimits) -> TunnelError {
     tokio::select! {
-        () = bounds.cancel.cancelled() => Broken::Cancelled,
-        () = nothing_passes(|| bytes.total(), bounds.idle) => Broken::Idle(bounds.idle),
+        () = limits.cancel.cancelled() => TunnelError::Canceled,
+        () = wait_until_idle(|| bytes.total(), limits.idle) => TunnelError::Idle(limits.idle),
     }
 }
 
-/// Makes the close of a connection a reset, so that the other side sees that it didn't end well.
+/// Makes the close of a connection a reset, so that the peer sees an abnormal end.
 pub fn reset(stream: &TcpStream) {
-    // Fails only on what is no socket.
+    // Fails only on a descriptor that is not a socket.
     _ = stream.set_zero_linger();
 }
 
-/// Tells the other side that no more will be sent.
+/// Shuts down the sending direction.
 fn finish(stream: &TcpStream) -> std::io::Result<()> {
     match SockRef::from(stream).shutdown(Shutdown::Write) {
-        // It has gone already.
+        // It is closed already.
         Err(error) if error.kind() == std::io::ErrorKind::NotConnected => Ok(()),
         result => result,
     }

@@ -11,84 +11,84 @@ use nix::unistd::pipe2;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// Bytes that are moved at once, and what a pipe is asked to hold. Four times what a pipe holds by
-/// default takes half the processor time for each byte; sixteen times takes little less, but the
-/// user's allowance of pipe pages (`pipe-user-pages-soft`) would be used up by few tunnels.
+/// Bytes per splice, and the requested pipe size. Four times the default pipe size takes half the
+/// processor time per byte; sixteen times takes little less, but a few tunnels would exhaust the
+/// user's quota of pipe pages (`pipe-user-pages-soft`).
 const CHUNK: i32 = 256 << 10;
 
-/// Pipes that a thread keeps while no tunnel needs them.
-const SPARE: usize = 16;
+/// Maximum idle pipes that a thread keeps.
+const MAX_IDLE: usize = 16;
 
-/// How many pipes there may be: what stands still in them is as much as that. Beyond, bytes are copied.
-const PIPES_AT_MOST: usize = 64;
+/// Maximum number of pipes, which bounds the data that stalls in them. Beyond it, bytes are copied.
+const MAX_PIPES: usize = 64;
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// Tunnels of a thread share its pipes: what goes into one comes out in the same breath, and
-    /// only a tunnel whose receiver doesn't take it yet holds on to its own.
+    /// The idle pipes of a thread, shared by its tunnels: a pipe is drained right after it is
+    /// filled, and only a tunnel whose receiver does not read keeps its own.
     static PIPES: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
 }
 
 struct Pipe {
     out: OwnedFd,
     into: OwnedFd,
-    _counted: Counted,
+    _counted: PipePermit,
 }
 
-/// One of the pipes that there may be.
-struct Counted;
+/// A permit for one pipe.
+struct PipePermit;
 
-impl Counted {
+impl PipePermit {
     fn take() -> Option<Self> {
-        let more = |count| (count < PIPES_AT_MOST).then_some(count + 1);
+        let more = |count| (count < MAX_PIPES).then_some(count + 1);
         COUNT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self)
     }
 }
 
-impl Drop for Counted {
+impl Drop for PipePermit {
     fn drop(&mut self) {
         COUNT.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Pipe {
-    /// An empty pipe.
+    /// Takes an idle pipe or creates one.
     fn take() -> io::Result<Self> {
         if let Some(pipe) = PIPES.with_borrow_mut(Vec::pop) {
             return Ok(pipe);
         }
-        let counted = Counted::take().ok_or(io::ErrorKind::QuotaExceeded)?;
+        let counted = PipePermit::take().ok_or(io::ErrorKind::QuotaExceeded)?;
         let (out, into) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        // Where the user has too many pages in pipes it stays as small as it is.
+        // If the user's quota of pipe pages is exhausted, the pipe keeps its default size.
         _ = fcntl(&into, FcntlArg::F_SETPIPE_SZ(CHUNK));
         Ok(Self { out, into, _counted: counted })
     }
 
-    /// To be called when it is empty.
+    /// Returns an empty pipe to the pool.
     fn give_back(self) {
         PIPES.with_borrow_mut(|pipes| {
-            if pipes.len() < SPARE {
+            if pipes.len() < MAX_IDLE {
                 pipes.push(self);
             }
         });
     }
 }
 
-/// Bytes on their way.
-pub(super) struct Filled {
+/// A pipe with bytes in transit.
+pub(super) struct FilledPipe {
     pipe: Pipe,
-    /// How many; 0 is the end.
+    /// Number of bytes; 0 is the end.
     pub(super) count: usize,
 }
 
-/// Moves what is there from a socket into a pipe, and waits where nothing is. `None` where there
-/// can be no pipe (too many descriptors or pipes): copying does as well, only slower.
-pub(super) async fn fill(from: &TcpStream) -> io::Result<Option<Filled>> {
+/// Moves available bytes from a socket into a pipe, or waits for some. Returns `None` if no pipe is
+/// available (too many descriptors or pipes): copying works as well, but slower.
+pub(super) async fn fill(from: &TcpStream) -> io::Result<Option<FilledPipe>> {
     from.async_io(Interest::READABLE, || {
         let Ok(pipe) = Pipe::take() else { return Ok(None) };
-        match once(from, &pipe.into, CHUNK.cast_unsigned() as usize) {
-            Ok(count) => Ok(Some(Filled { pipe, count })),
+        match splice_once(from, &pipe.into, CHUNK.cast_unsigned() as usize) {
+            Ok(count) => Ok(Some(FilledPipe { pipe, count })),
             Err(error) => {
                 pipe.give_back();
                 Err(error)
@@ -98,12 +98,12 @@ pub(super) async fn fill(from: &TcpStream) -> io::Result<Option<Filled>> {
     .await
 }
 
-impl Filled {
+impl FilledPipe {
     /// Moves the bytes to a socket.
     pub(super) async fn drain(self, to: &TcpStream) -> io::Result<()> {
         let Self { pipe, mut count } = self;
         while count > 0 {
-            match to.async_io(Interest::WRITABLE, || once(&pipe.out, to, count)).await? {
+            match to.async_io(Interest::WRITABLE, || splice_once(&pipe.out, to, count)).await? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 moved => count -= moved,
             }
@@ -113,7 +113,7 @@ impl Filled {
     }
 }
 
-fn once(
+fn splice_once(
     from: impl std::os::fd::AsFd,
     to: impl std::os::fd::AsFd,
     count: usize,

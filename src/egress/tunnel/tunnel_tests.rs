@@ -1,4 +1,4 @@
-//! Tests of `tunnel`, beside it because they are as long.
+//! Tests of `tunnel`, in a separate file for length.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use tokio::time::sleep;
 
 use super::*;
 
-fn bounds() -> Bounds {
-    Bounds {
+fn default_limits() -> TunnelLimits {
+    TunnelLimits {
         idle: Duration::from_secs(60),
         max_bytes: None,
-        pace: None,
+        rate_limiter: None,
         cancel: CancellationToken::new(),
     }
 }
@@ -23,23 +23,23 @@ async fn pair() -> (TcpStream, TcpStream) {
     (near, listener.accept().await.unwrap().0)
 }
 
-/// A tunnel that runs: the guest's end, the destination's end, the counters, the outcome.
+/// Starts a tunnel. Returns the guest's end, the destination's end, the counters and the result.
 async fn tunnel(
-    bounds: Bounds,
-) -> (TcpStream, TcpStream, Arc<Bytes>, impl Future<Output = Result<(), Broken>>) {
+    limits: TunnelLimits,
+) -> (TcpStream, TcpStream, Arc<ByteCounters>, impl Future<Output = Result<(), TunnelError>>) {
     let (guest, inner_guest) = pair().await;
     let (inner_destination, destination) = pair().await;
-    let bytes = Arc::new(Bytes::default());
+    let bytes = Arc::new(ByteCounters::default());
     let counted = Arc::clone(&bytes);
     let outcome = async move {
         let (guest, destination) = (&inner_guest, &inner_destination);
-        let relay = Relay { guest, destination, bytes: &counted, bounds: &bounds };
+        let relay = Relay { guest, destination, bytes: &counted, limits: &limits };
         relay.run(async { Ok(()) }, async { Ok(()) }).await
     };
     (guest, destination, bytes, outcome)
 }
 
-/// Bytes that don't repeat within a buffer.
+/// Returns bytes that do not repeat within a buffer.
 fn pattern(length: usize) -> Vec<u8> {
     let byte = |index: usize| ((index % 251) ^ (index / 65_537 % 256)).to_le_bytes()[0];
     (0..length).map(byte).collect()
@@ -48,52 +48,52 @@ fn pattern(length: usize) -> Vec<u8> {
 #[tokio::test]
 async fn all_bytes_arrive_in_both_directions_and_are_counted() {
     for length in [0, 1, 32 << 10, 64 << 10, 3_000_001] {
-        let (guest, destination, bytes, outcome) = tunnel(bounds()).await;
-        let talk = |stream: TcpStream, says: Vec<u8>| async move {
+        let (guest, destination, bytes, outcome) = tunnel(default_limits()).await;
+        let exchange = |stream: TcpStream, sent: Vec<u8>| async move {
             let (mut read, mut write) = stream.into_split();
-            let mut heard = Vec::new();
-            let say = async move {
-                write.write_all(&says).await.unwrap();
+            let mut received = Vec::new();
+            let send = async move {
+                write.write_all(&sent).await.unwrap();
                 write.shutdown().await.unwrap();
             };
-            tokio::join!(say, async { read.read_to_end(&mut heard).await.unwrap() });
-            heard
+            tokio::join!(send, async { read.read_to_end(&mut received).await.unwrap() });
+            received
         };
-        let question = pattern(length);
+        let request = pattern(length);
         let answer = pattern(length / 2 + 7);
         let (result, at_guest, at_destination) = tokio::join!(
             outcome,
-            talk(guest, question.clone()),
-            talk(destination, answer.clone()),
+            exchange(guest, request.clone()),
+            exchange(destination, answer.clone()),
         );
         result.unwrap();
-        assert!(at_destination == question, "{length} bytes up");
+        assert!(at_destination == request, "{length} bytes up");
         assert!(at_guest == answer, "{length} bytes down");
-        assert_eq!(bytes.total(), (question.len() + answer.len()) as u64);
+        assert_eq!(bytes.total(), (request.len() + answer.len()) as u64);
     }
 }
 
 #[tokio::test]
-async fn tunnels_that_share_pipes_keep_their_bytes_apart() {
+async fn tunnels_that_share_pipes_do_not_mix_their_bytes() {
     let mut tunnels = tokio::task::JoinSet::new();
     for number in 0..4 {
-        let (mut guest, mut destination, _, outcome) = tunnel(bounds()).await;
-        let says: Vec<_> = pattern(8 << 20).iter().map(|byte| byte ^ number).collect();
+        let (mut guest, mut destination, _, outcome) = tunnel(default_limits()).await;
+        let sent: Vec<_> = pattern(8 << 20).iter().map(|byte| byte ^ number).collect();
         tunnels.spawn(async move {
-            let say = async {
-                guest.write_all(&says).await.unwrap();
+            let send = async {
+                guest.write_all(&sent).await.unwrap();
                 drop(guest);
             };
-            let mut heard = Vec::new();
-            let hear = async {
-                // So late that the tunnel has to wait with a full pipe.
+            let mut received = Vec::new();
+            let receive = async {
+                // Late enough that the tunnel waits with a full pipe.
                 sleep(Duration::from_millis(50)).await;
-                destination.read_to_end(&mut heard).await.unwrap();
+                destination.read_to_end(&mut received).await.unwrap();
                 drop(destination);
             };
-            let (result, (), ()) = tokio::join!(outcome, say, hear);
+            let (result, (), ()) = tokio::join!(outcome, send, receive);
             result.unwrap();
-            assert!(heard == says, "tunnel {number}");
+            assert!(received == sent, "tunnel {number}");
         });
     }
     while let Some(ended) = tunnels.join_next().await {
@@ -103,69 +103,72 @@ async fn tunnels_that_share_pipes_keep_their_bytes_apart() {
 
 #[tokio::test]
 async fn a_half_close_leaves_the_other_half_open() {
-    let (mut guest, mut destination, _, outcome) = tunnel(bounds()).await;
-    let talk = async {
-        guest.write_all(b"question").await.unwrap();
+    let (mut guest, mut destination, _, outcome) = tunnel(default_limits()).await;
+    let exchange = async {
+        guest.write_all(b"request").await.unwrap();
         guest.shutdown().await.unwrap();
-        let mut heard = Vec::new();
-        destination.read_to_end(&mut heard).await.unwrap();
-        assert_eq!(heard, b"question");
+        let mut received = Vec::new();
+        destination.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"request");
         for _ in 0..3 {
             destination.write_all(b"answer").await.unwrap();
-            let mut heard = [0; 6];
-            guest.read_exact(&mut heard).await.unwrap();
+            let mut received = [0; 6];
+            guest.read_exact(&mut received).await.unwrap();
         }
         drop(destination);
         assert_eq!(guest.read(&mut [0; 1]).await.unwrap(), 0);
     };
-    let (result, ()) = tokio::join!(outcome, talk);
+    let (result, ()) = tokio::join!(outcome, exchange);
     result.unwrap();
 }
 
 #[tokio::test]
-async fn a_reset_is_passed_on() {
-    let (guest, mut destination, _, outcome) = tunnel(bounds()).await;
+async fn a_reset_is_forwarded() {
+    let (guest, mut destination, _, outcome) = tunnel(default_limits()).await;
     reset(&guest);
     drop(guest);
-    let (result, heard) = tokio::join!(outcome, async { destination.read(&mut [0; 1]).await });
-    assert!(matches!(result, Err(Broken::Io { side: "guest", .. })), "{result:?}");
-    assert_eq!(heard.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    let (result, received) = tokio::join!(outcome, async { destination.read(&mut [0; 1]).await });
+    assert!(matches!(result, Err(TunnelError::Io { side: "guest", .. })), "{result:?}");
+    assert_eq!(received.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]
-async fn a_bound_on_bytes_holds_while_copying_and_while_splicing() {
+async fn a_byte_limit_holds_while_copying_and_while_splicing() {
     for most in [1000, 200_000] {
-        let limits = Bounds { max_bytes: Some(most), ..bounds() };
+        let limits = TunnelLimits { max_bytes: Some(most), ..default_limits() };
         let (mut guest, mut destination, _, outcome) = tunnel(limits).await;
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         let (result, _, _) =
             tokio::join!(outcome, async { guest.write_all(&pattern(1 << 20)).await }, async {
-                destination.read_to_end(&mut heard).await
+                destination.read_to_end(&mut received).await
             },);
-        assert!(matches!(result, Err(Broken::TooManyBytes(bound)) if bound == most), "{result:?}");
-        assert!(heard.len() as u64 <= most + (64 << 10), "{} of {most}", heard.len());
+        assert!(
+            matches!(result, Err(TunnelError::TooManyBytes(bound)) if bound == most),
+            "{result:?}"
+        );
+        assert!(received.len() as u64 <= most + (64 << 10), "{} of {most}", received.len());
     }
 }
 
 #[tokio::test]
-async fn quiet_ends_a_tunnel() {
-    let limits = Bounds { idle: Duration::from_millis(100), ..bounds() };
+async fn an_idle_tunnel_ends() {
+    let limits = TunnelLimits { idle: Duration::from_millis(100), ..default_limits() };
     let (_guest, _destination, _, outcome) = tunnel(limits).await;
-    assert!(matches!(outcome.await, Err(Broken::Idle(_))));
+    assert!(matches!(outcome.await, Err(TunnelError::Idle(_))));
 }
 
 #[tokio::test]
-async fn the_end_of_the_microvm_ends_a_tunnel() {
-    let limits = bounds();
+async fn stopping_the_microvm_ends_a_tunnel() {
+    let limits = default_limits();
     let cancel = limits.cancel.clone();
     let (_guest, _destination, _, outcome) = tunnel(limits).await;
     let (result, ()) = tokio::join!(outcome, async move { cancel.cancel() });
-    assert!(matches!(result, Err(Broken::Cancelled)));
+    assert!(matches!(result, Err(TunnelError::Canceled)));
 }
 
 #[tokio::test]
-async fn a_receiver_that_stands_still_stops_the_sender() {
-    let limits = Bounds { idle: Duration::from_millis(400), ..bounds() };
+async fn a_stalled_receiver_stops_the_sender() {
+    let limits = TunnelLimits { idle: Duration::from_millis(400), ..default_limits() };
     let (guest, _destination, bytes, outcome) = tunnel(limits).await;
     let send = async {
         loop {
@@ -175,7 +178,7 @@ async fn a_receiver_that_stands_still_stops_the_sender() {
         }
     };
     let (result, ()) = tokio::join!(outcome, send);
-    assert!(matches!(result, Err(Broken::Idle(_))), "{result:?}");
-    // What socket buffers and one pipe hold, and no more.
+    assert!(matches!(result, Err(TunnelError::Idle(_))), "{result:?}");
+    // At most what socket buffers and one pipe hold.
     assert!(bytes.total() < 64 << 20, "{}", bytes.total());
 }

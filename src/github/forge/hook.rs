@@ -1,5 +1,4 @@
-//! The webhook's deliveries: taken in, acknowledged once they had their effect, and asked for again
-//! where they may have been missed.
+//! Webhook deliveries: receiving, acknowledging once recorded, and requesting missed ones again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,122 +10,126 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::GitHubError;
-use crate::api::webhook::{self, Answer, Delivery};
+use crate::api::webhook::{self, DeliveryOutcome, WebhookDelivery};
 use crate::config;
 use crate::failure::chain;
-use crate::forge::{self, Change, Said, Wanted};
-use crate::github::webhook::{Action, Event, WorkflowJob, parse, verify};
-use crate::github::{CallError, Client};
+use crate::forge::{self, ForgeEvent, JobChange, ListenRequest};
+use crate::github::webhook::{JobAction, WebhookEvent, WorkflowJobEvent, parse, verify};
+use crate::github::{CallError, GitHubClient};
 
-/// How far back missed deliveries are asked for.
-const MISSED: Duration = Duration::from_secs(24 * 3600);
-/// GitHub notes a delivery as missed when it has waited ten seconds for an answer.
-const NOTED: Duration = Duration::from_secs(15);
+/// How far back missed deliveries are requested.
+const REDELIVERY_WINDOW: Duration = Duration::from_secs(24 * 3600);
+/// The wait before requesting missed deliveries. GitHub records a delivery as failed after ten
+/// seconds without a response.
+const FAILURE_RECORD_WAIT: Duration = Duration::from_secs(15);
 
-/// Listens where the settings say, and knows whose deliveries count.
+/// Binds the webhook's address; also returns the check of a delivery's signature.
 pub(super) async fn bind(
-    hook: &config::Webhook,
+    hook: &config::WebhookConfig,
 ) -> Result<(TcpListener, webhook::Verify), GitHubError> {
     let listener = super::bind(hook.listen).await?;
     let secret: SecretString = hook.secret.value.clone();
-    tracing::info!(listen = %hook.listen, "webhooks are taken here");
+    tracing::info!(listen = %hook.listen, "webhook is listening");
     Ok((listener, Arc::new(move |body, signature| verify(&secret, body, signature))))
 }
 
-/// Passes on deliveries, whose signature was verified when they came, until their listener ends.
-pub(super) async fn deliveries(mut from: mpsc::Receiver<Delivery>, to: mpsc::Sender<Said>) {
-    while let Some(delivery) = from.recv().await {
-        let Delivery { id: guid, event, body, answer } = delivery;
-        let said = match parse(&event, &body) {
-            Ok(Event::WorkflowJob(change)) => {
-                let delivery = said(guid, *change, answer);
-                if to.send(Said::Delivered(Box::new(delivery))).await.is_err() {
+/// Forwards deliveries as events until their listener ends. Their signatures are already verified.
+pub(super) async fn forward_deliveries(
+    mut deliveries: mpsc::Receiver<WebhookDelivery>,
+    events: mpsc::Sender<ForgeEvent>,
+) {
+    while let Some(delivery) = deliveries.recv().await {
+        let WebhookDelivery { id: guid, event, body, responder } = delivery;
+        let response = match parse(&event, &body) {
+            Ok(WebhookEvent::WorkflowJob(change)) => {
+                let delivery = job_delivery(guid, *change, responder);
+                if events.send(ForgeEvent::JobDelivered(Box::new(delivery))).await.is_err() {
                     return;
                 }
                 continue;
             }
-            Ok(Event::Ping) => {
-                tracing::info!("the webhook answers GitHub's ping");
-                Answer::Taken
+            Ok(WebhookEvent::Ping) => {
+                tracing::info!("the webhook received GitHub's ping");
+                DeliveryOutcome::Accepted
             }
-            Ok(Event::Other(kind)) => {
-                tracing::debug!(kind, "an event that was not asked for");
-                Answer::Taken
+            Ok(WebhookEvent::Other(kind)) => {
+                tracing::debug!(kind, "ignored an unused webhook event");
+                DeliveryOutcome::Accepted
             }
             Err(error) => {
                 tracing::warn!(delivery = guid, "{}", chain(&error));
-                Answer::Malformed(chain(&error))
+                DeliveryOutcome::Malformed(chain(&error))
             }
         };
         // The listener may have given up waiting.
-        let _ = answer.send(said);
+        let _ = responder.send(response);
     }
 }
 
-fn said(
+fn job_delivery(
     guid: String,
-    change: WorkflowJob,
-    answer: tokio::sync::oneshot::Sender<Answer>,
-) -> forge::Delivery {
-    forge::Delivery {
+    change: WorkflowJobEvent,
+    responder: tokio::sync::oneshot::Sender<DeliveryOutcome>,
+) -> forge::JobDelivery {
+    forge::JobDelivery {
         guid,
         change: match change.action {
-            Action::Queued => Some(Change::Queued),
-            Action::InProgress => Some(Change::Running),
-            Action::Completed => Some(Change::Over),
-            Action::Waiting | Action::Other(_) => None,
+            JobAction::Queued => Some(JobChange::Queued),
+            JobAction::InProgress => Some(JobChange::Running),
+            JobAction::Completed => Some(JobChange::Completed),
+            JobAction::Waiting | JobAction::Other(_) => None,
         },
         job: change.job.into(),
         acknowledge: Box::new(|| {
-            // The listener may have given up waiting; a redelivery then finds that it is done.
-            let _ = answer.send(Answer::Taken);
+            // The listener may have given up waiting; a redelivery then finds the effect recorded.
+            let _ = responder.send(DeliveryOutcome::Accepted);
         }),
     }
 }
 
-/// Asks for deliveries that did not arrive while nobody listened: before this process, and whenever
-/// it was absent.
+/// Requests deliveries that failed while this process did not listen: before it started, and
+/// whenever it was suspended.
 pub(super) async fn redeliver(
-    client: Client,
-    mut wanted: watch::Receiver<Wanted>,
+    client: GitHubClient,
+    mut listen_request: watch::Receiver<ListenRequest>,
     cancel: CancellationToken,
 ) {
     let work = async {
-        let mut absences = wanted.borrow_and_update().absences;
+        let mut absences = listen_request.borrow_and_update().absences;
         loop {
-            match ask(&client).await {
+            match redeliver_missed(&client).await {
                 Ok(0) => {}
-                Ok(count) => tracing::info!(count, "asked for deliveries that were missed"),
+                Ok(count) => tracing::info!(count, "requested missed deliveries again"),
                 Err(error) => {
                     let why = chain(&error);
-                    tracing::warn!("can't ask for missed deliveries, polls reconcile: {why}");
+                    tracing::warn!("cannot request missed deliveries, relying on polls: {why}");
                 }
             }
-            let again = wanted.wait_for(|wanted| wanted.absences != absences).await;
-            match again.map(|wanted| wanted.absences) {
+            let changed = listen_request.wait_for(|request| request.absences != absences).await;
+            match changed.map(|request| request.absences) {
                 Ok(count) => absences = count,
                 Err(_) => return,
             }
-            // What came just before the end of the absence is still waited for there.
-            tokio::time::sleep(NOTED).await;
+            // GitHub may still wait for responses to deliveries from just before the process resumed.
+            tokio::time::sleep(FAILURE_RECORD_WAIT).await;
         }
     };
     cancel.run_until_cancelled(work).await;
 }
 
-async fn ask(client: &Client) -> Result<usize, CallError> {
-    let deliveries = client.deliveries(SystemTime::now() - MISSED).await?;
+async fn redeliver_missed(client: &GitHubClient) -> Result<usize, CallError> {
+    let deliveries = client.deliveries(SystemTime::now() - REDELIVERY_WINDOW).await?;
     let arrived: HashSet<_> = deliveries
         .iter()
         .filter(|delivery| delivery.arrived())
         .map(|delivery| delivery.guid.clone())
         .collect();
-    let mut asked = HashSet::new();
+    let mut requested = HashSet::new();
     for delivery in deliveries {
         let missed = delivery.event == "workflow_job" && !arrived.contains(&delivery.guid);
-        if missed && asked.insert(delivery.guid.clone()) {
+        if missed && requested.insert(delivery.guid.clone()) {
             client.redeliver(delivery.id).await?;
         }
     }
-    Ok(asked.len())
+    Ok(requested.len())
 }

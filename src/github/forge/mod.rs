@@ -1,11 +1,11 @@
-//! GitHub as a [`Forge`]: what the settings and the pools make of the calls of this folder's parent.
+//! GitHub as a [`Forge`]: maps settings and pools to the calls of the parent module.
 //!
-//! Runners register with the scope itself, or with the scale set that their pool has. Jobs are heard
-//! of from deliveries of a webhook ([`hook`]), from polls ([`polling`]) and from the sessions of
-//! scale sets ([`scale_sets`]); each source is a task that only says what it heard.
+//! Runners register with the scope itself or with the scale set of their pool. Events of jobs come
+//! from webhook deliveries ([`hook`]), from polls ([`poller`]) and from scale set sessions
+//! ([`scale_sets`]); each source is a task that only reports what it receives.
 
 mod hook;
-mod polling;
+mod poller;
 mod registrar;
 mod scale_sets;
 
@@ -19,43 +19,47 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::labels::{Match, compare};
+use super::labels::{LabelMatch, compare};
+use super::scale_set::ScaleSetClient;
 use super::{
-    CallError, Client, Credentials, Hook, Repository, Settings, SetupError, TargetError, scale_set,
+    CallError, Credentials, GitHubClient, GitHubSettings, Hook, Repository, SetupError, TargetError,
 };
 use crate::api::{server, webhook};
-use crate::config::{self, Pool, PoolName, Trigger};
-use crate::failure::{Code, Failure, chain, contained};
-use crate::forge::{Forge, ForgeError, Job, Promise, Registered, Removal, Runner, Said, Wanted};
+use crate::config::{self, PoolConfig, PoolName, Trigger};
+use crate::failure::{Code, Failure, chain, report_panic};
+use crate::forge::{
+    BoxFuture, Forge, ForgeError, ForgeEvent, ListenRequest, NewRunner, RemoteJob, RemoteRunner,
+    RemovalOutcome,
+};
 use registrar::Registrar;
-use scale_sets::Sets;
+use scale_sets::ScaleSetTasks;
 
-/// GitHub, as the settings name it.
-pub struct GitHub {
-    client: Client,
-    sets: scale_set::Client,
-    /// What is polled, and how often; never where no pool wants it.
+/// The GitHub implementation of [`Forge`].
+pub struct GitHubForge {
+    client: GitHubClient,
+    scale_sets: ScaleSetClient,
+    /// The repositories to poll; empty if no pool needs polling.
     repositories: Vec<Repository>,
-    poll: Duration,
-    /// Where deliveries come in, until they are listened for.
+    poll_interval: Duration,
+    /// The webhook's listener, until [`Forge::listen`] takes it.
     hook: Mutex<Option<(TcpListener, webhook::Verify)>>,
-    /// Who holds the sessions of scale sets, for people at GitHub.
-    owner: String,
-    /// Whom pools register with that found out for themselves.
+    /// The owner name of scale set sessions, shown to people at GitHub.
+    session_owner: String,
+    /// The registrars of pools that discovered theirs.
     registrars: Mutex<HashMap<PoolName, Registrar>>,
 }
 
-/// The settings of GitHub can't be used.
+/// An error in GitHub's settings.
 #[derive(Debug, thiserror::Error)]
 pub enum GitHubError {
-    /// An address is none.
-    #[error("github.url or github.api of the settings")]
+    /// A URL is invalid.
+    #[error("invalid github.url or github.api")]
     Address(#[from] TargetError),
-    /// The credentials are none.
+    /// The credentials are invalid.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// Deliveries can't be listened for.
-    #[error("can't listen at {0}")]
+    /// The webhook's address can't be bound.
+    #[error("cannot listen on {0}")]
     Listen(SocketAddr, #[source] std::io::Error),
 }
 
@@ -76,17 +80,17 @@ impl Failure for GitHubError {
     }
 }
 
-impl GitHub {
-    /// As settings and pools want it. Binds the address that deliveries come to, where a pool wants
-    /// them. `owner` is who holds the sessions of scale sets, for people at GitHub.
+impl GitHubForge {
+    /// Creates the forge from the settings and pools. Binds the webhook's address if a pool uses
+    /// it. `session_owner` is the owner name of scale set sessions, shown to people at GitHub.
     ///
     /// # Errors
     ///
-    /// An address or the credentials are none, or the address can't be listened at.
+    /// A URL or the credentials are invalid, or the webhook's address can't be bound.
     pub async fn open(
-        settings: &config::GitHub,
-        pools: &[Pool],
-        owner: &str,
+        settings: &config::GitHubConfig,
+        pools: &[PoolConfig],
+        session_owner: &str,
     ) -> Result<Self, GitHubError> {
         let has = |trigger| pools.iter().any(|pool| pool.trigger == trigger);
         let hooked = settings.webhook.as_ref().filter(|_| has(Trigger::Webhook));
@@ -95,7 +99,8 @@ impl GitHub {
             None => None,
         };
         let polls = has(Trigger::Poll) || has(Trigger::Webhook) || has(Trigger::Auto);
-        let usual = if hook.is_some() { polling::RECONCILE } else { polling::POLL };
+        let default =
+            if hook.is_some() { poller::RECONCILE_INTERVAL } else { poller::POLL_INTERVAL };
         let repositories = settings.repositories.iter().filter(|_| polls);
         let repositories = repositories.map(|repository| Repository {
             owner: repository.owner.clone(),
@@ -104,77 +109,83 @@ impl GitHub {
         let client = github_client(settings)?;
         Ok(Self {
             repositories: repositories.collect(),
-            poll: settings.poll.unwrap_or(usual),
-            sets: scale_set::Client::new(&client),
+            poll_interval: settings.poll.unwrap_or(default),
+            scale_sets: ScaleSetClient::new(&client),
             client,
             hook: Mutex::new(hook),
-            owner: owner.to_owned(),
+            session_owner: session_owner.to_owned(),
             registrars: Mutex::default(),
         })
     }
 
-    /// Whom a pool registers with, once that is known.
-    fn registrar(&self, pool: &Pool) -> Option<Registrar> {
+    /// Returns the registrar of a pool, once known.
+    fn registrar(&self, pool: &PoolConfig) -> Option<Registrar> {
         match pool.trigger {
             Trigger::None => None,
-            Trigger::ScaleSet | Trigger::Auto => self.found(pool.name.as_str()),
+            Trigger::ScaleSet | Trigger::Auto => self.known_registrar(pool.name.as_str()),
             Trigger::Webhook | Trigger::Poll | Trigger::Always => {
                 Some(Registrar::Scope(self.client.clone()))
             }
         }
     }
 
-    fn found(&self, pool: &str) -> Option<Registrar> {
-        let found = self.registrars.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found = found.iter().filter(|(name, _)| name.as_str() == pool);
+    fn known_registrar(&self, pool: &str) -> Option<Registrar> {
+        let registrars = self.registrars.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = registrars.iter().filter(|(name, _)| name.as_str() == pool);
         found.next().map(|(_, registrar)| registrar.clone())
     }
 
-    /// A pool found out whom it registers with.
-    fn find(&self, pool: &PoolName, registrar: Registrar) {
-        let mut found = self.registrars.lock().unwrap_or_else(PoisonError::into_inner);
-        found.insert(pool.clone(), registrar);
+    /// Sets the registrar that a pool discovered.
+    fn set_registrar(&self, pool: &PoolName, registrar: Registrar) {
+        let mut registrars = self.registrars.lock().unwrap_or_else(PoisonError::into_inner);
+        registrars.insert(pool.clone(), registrar);
     }
 
-    async fn listen(self: Arc<Self>, mut wanted: watch::Receiver<Wanted>, to: mpsc::Sender<Said>) {
+    async fn run_tasks(
+        self: Arc<Self>,
+        mut request: watch::Receiver<ListenRequest>,
+        events: mpsc::Sender<ForgeEvent>,
+    ) {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let hook = self.hook.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((listener, verify)) = hook {
             let (sender, deliveries) = mpsc::channel(webhook::CAPACITY);
             tasks.spawn(webhook::serve(listener, verify, sender, stop.clone()));
-            tasks.spawn(hook::deliveries(deliveries, to.clone()));
-            tasks.spawn(hook::redeliver(self.client.clone(), wanted.clone(), stop.clone()));
+            tasks.spawn(hook::forward_deliveries(deliveries, events.clone()));
+            tasks.spawn(hook::redeliver(self.client.clone(), request.clone(), stop.clone()));
         }
         if !self.repositories.is_empty() {
-            tasks.spawn(polling::poll(self.clone(), to.clone(), stop.clone()));
+            tasks.spawn(poller::poll(self.clone(), events.clone(), stop.clone()));
         }
-        let mut sets = Sets::default();
+        let mut sets = ScaleSetTasks::default();
         loop {
-            scale_sets::hold(&self, &mut wanted, &mut sets, &mut tasks, &to);
+            scale_sets::reconcile(&self, &mut request, &mut sets, &mut tasks, &events);
             tokio::select! {
-                changed = wanted.changed() => if changed.is_err() { break },
-                Some(ended) = tasks.join_next() => contained(ended),
+                changed = request.changed() => if changed.is_err() { break },
+                Some(ended) = tasks.join_next() => report_panic(ended),
             }
         }
         stop.cancel();
         drop(sets);
         while let Some(ended) = tasks.join_next().await {
-            contained(ended);
+            report_panic(ended);
         }
     }
 }
 
-impl Forge for GitHub {
+impl Forge for GitHubForge {
     fn register<'a>(
         &'a self,
         name: &'a str,
-        pool: &'a Pool,
-    ) -> Promise<'a, Result<Registered, ForgeError>> {
+        pool: &'a PoolConfig,
+    ) -> BoxFuture<'a, Result<NewRunner, ForgeError>> {
         Box::pin(async move {
-            let unknown = || ForgeError::Unreachable("its registration is being set up".to_owned());
-            let registrar = self.registrar(pool).ok_or_else(unknown)?;
-            let minted = registrar.mint(name, pool).await?;
-            Ok(Registered { number: minted.runner_id, start: minted.jit_config })
+            let not_ready = || {
+                ForgeError::Unreachable("the pool's registration is still being set up".to_owned())
+            };
+            let registrar = self.registrar(pool).ok_or_else(not_ready)?;
+            let created = registrar.create_jit_runner(name, pool).await?;
+            Ok(NewRunner { id: created.runner_id, start_config: created.jit_config })
         })
     }
 
@@ -182,24 +193,26 @@ impl Forge for GitHub {
         &'a self,
         name: &'a str,
         pool: Option<&'a str>,
-        number: Option<u64>,
-    ) -> Promise<'a, Result<Removal, ForgeError>> {
-        // Where the pool is gone, or never found a set of its own, the scope knows the runner.
-        let registrar = pool.and_then(|pool| self.found(pool));
+        id: Option<u64>,
+    ) -> BoxFuture<'a, Result<RemovalOutcome, ForgeError>> {
+        // If the pool is gone, or never found its own set, the runner belongs to the scope.
+        let registrar = pool.and_then(|pool| self.known_registrar(pool));
         let registrar = registrar.unwrap_or_else(|| Registrar::Scope(self.client.clone()));
         Box::pin(async move {
-            Ok(match registrar.remove(name, number).await? {
-                super::Removal::Deleted | super::Removal::Gone => Removal::Gone,
-                super::Removal::Busy => Removal::Busy,
+            Ok(match registrar.remove(name, id).await? {
+                super::DeletionOutcome::Deleted | super::DeletionOutcome::Gone => {
+                    RemovalOutcome::Gone
+                }
+                super::DeletionOutcome::Busy => RemovalOutcome::Busy,
             })
         })
     }
 
-    fn runners(&self) -> Promise<'_, Result<Vec<Runner>, ForgeError>> {
+    fn runners(&self) -> BoxFuture<'_, Result<Vec<RemoteRunner>, ForgeError>> {
         Box::pin(async move {
             let runners = self.client.runners().await?.into_iter();
-            let runner = |runner: super::Runner| Runner {
-                number: runner.id,
+            let runner = |runner: super::GitHubRunner| RemoteRunner {
+                id: runner.id,
                 name: runner.name,
                 busy: runner.busy,
             };
@@ -207,23 +220,23 @@ impl Forge for GitHub {
         })
     }
 
-    fn names(&self) -> Promise<'_, Result<Option<Vec<String>>, ForgeError>> {
-        Box::pin(async move { Ok(self.client.names().await?) })
+    fn runner_domains(&self) -> BoxFuture<'_, Result<Option<Vec<String>>, ForgeError>> {
+        Box::pin(async move { Ok(self.client.runner_domains().await?) })
     }
 
     fn listen(
         self: Arc<Self>,
-        wanted: watch::Receiver<Wanted>,
-        to: mpsc::Sender<Said>,
-    ) -> Promise<'static, ()> {
-        Box::pin(self.listen(wanted, to))
+        request: watch::Receiver<ListenRequest>,
+        events: mpsc::Sender<ForgeEvent>,
+    ) -> BoxFuture<'static, ()> {
+        Box::pin(self.run_tasks(request, events))
     }
 
     fn serves(&self, job: &[String], pool: &[String]) -> bool {
-        compare(job, pool) == Match::Served
+        compare(job, pool) == LabelMatch::Served
     }
 
-    fn confirms(&self) -> bool {
+    fn relists_waiting_jobs(&self) -> bool {
         !self.repositories.is_empty()
     }
 }
@@ -242,8 +255,8 @@ impl From<CallError> for ForgeError {
     }
 }
 
-impl From<super::Job> for Job {
-    fn from(job: super::Job) -> Self {
+impl From<super::WorkflowJob> for RemoteJob {
+    fn from(job: super::WorkflowJob) -> Self {
         Self {
             id: job.id,
             run_id: job.run_id,
@@ -258,15 +271,15 @@ impl From<super::Job> for Job {
     }
 }
 
-/// A client for the account of the settings. To be called within a tokio runtime.
+/// Creates a client from the settings. Must be called within a Tokio runtime.
 ///
 /// # Errors
 ///
-/// An address or the credentials are none.
-pub fn github_client(settings: &config::GitHub) -> Result<Client, GitHubError> {
-    let mut client = Settings::new(settings.url().parse()?, credentials(settings));
+/// A URL or the credentials are invalid.
+pub fn github_client(settings: &config::GitHubConfig) -> Result<GitHubClient, GitHubError> {
+    let mut client = GitHubSettings::new(settings.url().parse()?, credentials(settings));
     if !client.target.is_hosted() {
-        // The advice is for GitHub's own service; others have the limits that they set.
+        // The recommendation is for GitHub's own service; other servers set their own limits.
         client.mutation_gap = Duration::ZERO;
     }
     client.api = Some(settings.api.parse()?);
@@ -275,16 +288,16 @@ pub fn github_client(settings: &config::GitHub) -> Result<Client, GitHubError> {
         None => Hook::App,
     });
     if matches!((&client.hook, &client.credentials), (Some(Hook::App), Credentials::Token(_))) {
-        // A hook whose number is not known can't be asked for what was missed; polls reconcile.
+        // Without the hook's ID, missed deliveries can't be requested; polls reconcile.
         client.hook = None;
     }
-    Ok(Client::new(&client)?)
+    Ok(GitHubClient::new(&client)?)
 }
 
-fn credentials(settings: &config::GitHub) -> Credentials {
+fn credentials(settings: &config::GitHubConfig) -> Credentials {
     match &settings.credentials {
-        config::Credentials::Token(token) => Credentials::Token(token.value.clone()),
-        config::Credentials::App(app) => Credentials::App {
+        config::GitHubCredentials::Token(token) => Credentials::Token(token.value.clone()),
+        config::GitHubCredentials::App(app) => Credentials::App {
             id: app.issuer.clone(),
             private_key: app.private_key.value.clone(),
             installation: app.installation,
@@ -292,7 +305,7 @@ fn credentials(settings: &config::GitHub) -> Credentials {
     }
 }
 
-/// Listens at an address of the settings.
+/// Binds an address of the settings.
 async fn bind(address: SocketAddr) -> Result<TcpListener, GitHubError> {
     server::bind_tcp(address).await.map_err(|error| GitHubError::Listen(address, error))
 }

@@ -1,56 +1,62 @@
-//! How the microVMs of a pool become runners: through GitHub's REST API, or through the scale set
-//! that the pool has.
+//! Registrars: create and delete a pool's runners, through the REST API or the pool's scale set.
 
 use crate::config;
-use crate::github::{CallError, Client, Minted, Removal, scale_set};
+use crate::github::scale_set::ScaleSetClient;
+use crate::github::{CallError, DeletionOutcome, GitHubClient, JitRunner};
 
-/// Where a runner's files are made, relative to its directory.
+/// The runner's work folder, relative to its directory.
 const WORK_FOLDER: &str = "_work";
 
-/// Whom a pool registers with.
+/// The registrar of a pool's runners.
 #[derive(Clone)]
 pub(super) enum Registrar {
-    /// The scope itself.
-    Scope(Client),
-    /// The pool's own scale set, by its number.
-    ScaleSet(scale_set::Client, u64),
+    /// Registers with the scope, through the REST API.
+    Scope(GitHubClient),
+    /// Registers with the pool's own scale set, by its ID.
+    ScaleSet(ScaleSetClient, u64),
 }
 
 impl Registrar {
-    pub(super) async fn mint(&self, name: &str, pool: &config::Pool) -> Result<Minted, CallError> {
+    pub(super) async fn create_jit_runner(
+        &self,
+        name: &str,
+        pool: &config::PoolConfig,
+    ) -> Result<JitRunner, CallError> {
         let group = pool.runner_group.as_deref();
         match self {
-            Self::Scope(client) => client.mint(name, group, &pool.labels, WORK_FOLDER).await,
-            Self::ScaleSet(client, set) => client.mint(*set, name, WORK_FOLDER).await,
+            Self::Scope(client) => {
+                client.create_jit_runner(name, group, &pool.labels, WORK_FOLDER).await
+            }
+            Self::ScaleSet(client, set) => client.create_jit_runner(*set, name, WORK_FOLDER).await,
         }
     }
 
-    /// The number of the runner of that name.
-    async fn find(&self, name: &str) -> Result<Option<u64>, CallError> {
+    /// Returns the ID of the runner with that name.
+    async fn find_id(&self, name: &str) -> Result<Option<u64>, CallError> {
         match self {
             Self::Scope(client) => Ok(client.runner_by_name(name).await?.map(|runner| runner.id)),
             Self::ScaleSet(client, _) => {
-                Ok(client.runner_by_name(name).await?.map(|agent| agent.id))
+                Ok(client.runner_by_name(name).await?.map(|runner| runner.id))
             }
         }
     }
 
-    /// Deletes a runner by its number or, where that never came back, by its name.
+    /// Deletes a runner by its ID or, if the ID never arrived, by its name.
     pub(super) async fn remove(
         &self,
         name: &str,
-        number: Option<u64>,
-    ) -> Result<Removal, CallError> {
-        let number = match number {
-            Some(number) => number,
-            None => match self.find(name).await? {
-                Some(number) => number,
-                None => return Ok(Removal::Gone),
+        id: Option<u64>,
+    ) -> Result<DeletionOutcome, CallError> {
+        let id = match id {
+            Some(id) => id,
+            None => match self.find_id(name).await? {
+                Some(id) => id,
+                None => return Ok(DeletionOutcome::Gone),
             },
         };
         match self {
-            Self::Scope(client) => client.delete_runner(number).await,
-            Self::ScaleSet(client, _) => client.delete_runner(number).await,
+            Self::Scope(client) => client.delete_runner(id).await,
+            Self::ScaleSet(client, _) => client.delete_runner(id).await,
         }
     }
 }

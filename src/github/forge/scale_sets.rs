@@ -1,7 +1,7 @@
-//! The scale sets of pools: one task each, which makes the set, or finds it, and holds its session;
-//! and one for each set that no pool has any more, which removes it.
+//! The tasks of scale sets: one per pool, which creates or finds its set and holds its session; and
+//! one per former set, which removes it.
 //!
-//! Like every source of jobs it only says what it heard.
+//! Like every source of events, they only report what they receive.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,321 +11,349 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::GitHub;
+use super::GitHubForge;
 use super::registrar::Registrar;
-use crate::config::{Pool, PoolName, Trigger};
+use crate::config::{PoolConfig, PoolName, Trigger};
 use crate::failure::chain;
-use crate::forge::{Places, Said, Wanted};
+use crate::forge::{ForgeEvent, ListenRequest, ScaleSetLocations};
 use crate::github::scale_set::{
-    Client, Item, ItemKind, Message, Polled, Session, Statistics, is_session_conflict,
+    JobMessage, JobMessageKind, MessageSession, PollResult, ScaleSetClient, ScaleSetStatistics,
+    SessionMessage, is_session_conflict,
 };
 use crate::github::{CallError, Target};
 
-/// Between the loss of a session and the next.
-const SESSION_AGAIN: Duration = Duration::from_secs(5);
-/// How long another's session may linger after its owner's death: it is about 50 s.
-const CONFLICT_AGAIN: Duration = Duration::from_secs(15);
-/// Between two tries to take offered jobs.
-const ACQUIRE_AGAIN: Duration = Duration::from_secs(1);
-/// Between two tries to remove a set that was left: it is refused while the set has running jobs.
-const REMOVE_AGAIN: Duration = Duration::from_secs(60);
+/// The wait before a lost session is replaced.
+const SESSION_RETRY: Duration = Duration::from_secs(5);
+/// The wait after a session conflict. A session lingers for about 50 s after its owner exits.
+const CONFLICT_RETRY: Duration = Duration::from_secs(15);
+/// The wait between two attempts to acquire offered jobs.
+const ACQUIRE_RETRY: Duration = Duration::from_secs(1);
+/// The wait between two attempts to remove a former set: refused while it has running jobs.
+const REMOVE_RETRY: Duration = Duration::from_secs(60);
 
-/// The tasks of scale sets. Each ends with what is here of it.
+/// The tasks of scale sets. Dropping an entry cancels its task.
 #[derive(Default)]
-pub(super) struct Sets {
-    held: BTreeMap<PoolName, Held>,
-    /// Those of a pool's name in a group that is not its own any more are removed: jobs would go
-    /// on to wait there.
-    left: BTreeMap<Placed, DropGuard>,
+pub(super) struct ScaleSetTasks {
+    active: BTreeMap<PoolName, ActiveSet>,
+    /// Removals of former sets. This includes sets of existing pools in a group that the pool no
+    /// longer uses: jobs would keep waiting there.
+    removals: BTreeMap<SetLocation, DropGuard>,
 }
 
-/// A set that is held.
-struct Held {
-    /// The most runners that there may be; 0 where no more jobs are to be taken.
+/// A pool's set with a running task.
+struct ActiveSet {
+    /// The maximum number of runners; 0 takes no more jobs.
     capacity: watch::Sender<u32>,
-    /// What the set was made with.
+    /// The labels and the group that the set was created with.
     labels: Vec<String>,
     group: Option<String>,
-    _ends: DropGuard,
+    _cancel: DropGuard,
 }
 
-/// A pool's name and the place of a set of that name.
-type Placed = (String, String);
+/// A pool's name and the location of a set with that name.
+type SetLocation = (String, String);
 
-/// Holds the scale sets of the pools that want one, and no others.
-pub(super) fn hold(
-    github: &Arc<GitHub>,
-    told: &mut watch::Receiver<Wanted>,
-    sets: &mut Sets,
+/// Starts and stops tasks so that exactly the pools that use scale sets have one.
+pub(super) fn reconcile(
+    github: &Arc<GitHubForge>,
+    request: &mut watch::Receiver<ListenRequest>,
+    sets: &mut ScaleSetTasks,
     tasks: &mut JoinSet<()>,
-    to: &mpsc::Sender<Said>,
+    events: &mpsc::Sender<ForgeEvent>,
 ) {
-    let wanted = told.borrow_and_update().clone();
-    let holds = |pool: &Pool| matches!(pool.trigger, Trigger::ScaleSet | Trigger::Auto);
-    let pools: BTreeMap<_, _> = wanted.pools.iter().filter(|(_, (pool, _))| holds(pool)).collect();
-    // One whose labels changed is held anew, which tells the service of them.
-    sets.held.retain(|name, held| {
-        let stays = |pool: &Pool| pool.labels == held.labels && pool.runner_group == held.group;
-        pools.get(name).is_some_and(|(pool, _)| stays(pool))
+    let current = request.borrow_and_update().clone();
+    let uses_set = |pool: &PoolConfig| matches!(pool.trigger, Trigger::ScaleSet | Trigger::Auto);
+    let pools: BTreeMap<_, _> =
+        current.pools.iter().filter(|(_, (pool, _))| uses_set(pool)).collect();
+    // A set whose labels changed gets a new task, which updates them at the service.
+    sets.active.retain(|name, active| {
+        let is_same =
+            |pool: &PoolConfig| pool.labels == active.labels && pool.runner_group == active.group;
+        pools.get(name).is_some_and(|(pool, _)| is_same(pool))
     });
     let scope = github.client.target();
-    let now = |(name, (pool, _)): (&&PoolName, &&(Pool, u32))| {
-        (name.to_string(), place(scope, pool.runner_group.as_deref()))
+    let location_of = |(name, (pool, _)): (&&PoolName, &&(PoolConfig, u32))| {
+        (name.to_string(), location(scope, pool.runner_group.as_deref()))
     };
-    let former = former(scope, &wanted.held, &pools.iter().map(now).collect());
-    sets.left.retain(|left, _| former.contains(left));
-    for left in former {
-        sets.left.entry(left).or_insert_with_key(|left| {
+    let former = former_sets(scope, &current.locations, &pools.iter().map(location_of).collect());
+    sets.removals.retain(|set, _| former.contains(set));
+    for set in former {
+        sets.removals.entry(set).or_insert_with_key(|set| {
             let cancel = CancellationToken::new();
-            let removed = remove(github.sets.clone(), left.clone(), to.clone());
-            let ends = cancel.clone();
-            tasks.spawn(async move { ends.run_until_cancelled(removed).await.unwrap_or_default() });
+            let removal = remove(github.scale_sets.clone(), set.clone(), events.clone());
+            let token = cancel.clone();
+            tasks.spawn(async move {
+                token.run_until_cancelled(removal).await.unwrap_or_default();
+            });
             cancel.drop_guard()
         });
     }
     for (name, (pool, capacity)) in pools {
-        if let Some(held) = sets.held.get(name) {
-            held.capacity.send_replace(*capacity);
+        if let Some(active) = sets.active.get(name) {
+            active.capacity.send_replace(*capacity);
             continue;
         }
         let (sender, capacity) = watch::channel(*capacity);
         let cancel = CancellationToken::new();
-        let task = Task {
+        let task = ScaleSetTask {
             github: github.clone(),
             pool: pool.clone(),
-            wanted: told.clone(),
+            request: request.clone(),
             capacity,
-            to: to.clone(),
+            events: events.clone(),
             cancel: cancel.clone(),
         };
         tasks.spawn(task.run());
         let (labels, group) = (pool.labels.clone(), pool.runner_group.clone());
-        let held = Held { capacity: sender, labels, group, _ends: cancel.drop_guard() };
-        sets.held.insert(name.clone(), held);
+        let active = ActiveSet { capacity: sender, labels, group, _cancel: cancel.drop_guard() };
+        sets.active.insert(name.clone(), active);
     }
 }
 
-/// The sets of this scope that are held, or were, and are not what a pool has now. Those of another
-/// scope wait for a daemon with its credentials.
-fn former(scope: &Target, held: &Places, now: &BTreeSet<Placed>) -> BTreeSet<Placed> {
-    let all = held
-        .iter()
-        .flat_map(|(pool, places)| places.iter().map(move |place| (pool.clone(), place.clone())));
-    let is_here = |place: &str| {
-        place.strip_prefix(&scope.to_string()).is_some_and(|rest| rest.starts_with(' '))
+/// Returns the known sets of this scope that no pool uses now. Those of another scope stay until a
+/// daemon with credentials for it runs.
+fn former_sets(
+    scope: &Target,
+    known: &ScaleSetLocations,
+    current: &BTreeSet<SetLocation>,
+) -> BTreeSet<SetLocation> {
+    let all = known.iter().flat_map(|(pool, locations)| {
+        locations.iter().map(move |location| (pool.clone(), location.clone()))
+    });
+    let is_in_scope = |location: &str| {
+        location.strip_prefix(&scope.to_string()).is_some_and(|rest| rest.starts_with(' '))
     };
-    all.filter(|placed| is_here(&placed.1) && !now.contains(placed)).collect()
+    all.filter(|set| is_in_scope(&set.1) && !current.contains(set)).collect()
 }
 
-/// What is kept of where a set is: the scope, in which there is no space, and the name of the
-/// runner group, empty for the default one.
-fn place(scope: &Target, group: Option<&str>) -> String {
+/// Returns a set's location as it is stored: the scope, which has no spaces, a space, and the
+/// runner group's name, which is empty for the default group.
+fn location(scope: &Target, group: Option<&str>) -> String {
     format!("{scope} {}", group.unwrap_or_default())
 }
 
-/// Removes a set, however often it takes. Given up where its pool has it again.
-async fn remove(sets: Client, (pool, place): Placed, to: mpsc::Sender<Said>) {
-    let group = place.split_once(' ').map(|(_, group)| group).filter(|group| !group.is_empty());
+/// Removes a set, with retries. Canceled if its pool uses it again.
+async fn remove(
+    sets: ScaleSetClient,
+    (pool, location): SetLocation,
+    events: mpsc::Sender<ForgeEvent>,
+) {
+    let group = location.split_once(' ').map(|(_, group)| group).filter(|group| !group.is_empty());
     while let Err(error) = sets.remove_named(&pool, group).await {
-        tracing::warn!(pool, group, "can't remove a former scale set: {}", chain(&error));
-        tokio::time::sleep(REMOVE_AGAIN).await;
+        tracing::warn!(pool, group, "cannot remove a former scale set: {}", chain(&error));
+        tokio::time::sleep(REMOVE_RETRY).await;
     }
-    tracing::info!(pool, group, "the former scale set is removed");
-    // The loop ends after its tasks; then the next daemon finds out.
-    let _ = to.send(Said::Left { pool, place }).await;
+    tracing::info!(pool, group, "removed a former scale set");
+    // The receiver may be closed during shutdown; the next daemon then repeats the removal.
+    let _ = events.send(ForgeEvent::ScaleSetRemoved { pool, location }).await;
 }
 
-struct Task {
-    github: Arc<GitHub>,
-    pool: Pool,
-    wanted: watch::Receiver<Wanted>,
+struct ScaleSetTask {
+    github: Arc<GitHubForge>,
+    pool: PoolConfig,
+    request: watch::Receiver<ListenRequest>,
     capacity: watch::Receiver<u32>,
-    to: mpsc::Sender<Said>,
+    events: mpsc::Sender<ForgeEvent>,
     cancel: CancellationToken,
 }
 
-/// Nothing more is to be done: the task is cancelled.
-struct Cancelled;
+/// The task was canceled.
+struct Canceled;
 
-impl Task {
+impl ScaleSetTask {
     async fn run(self) {
-        // It ends by being cancelled; also where the pool falls back to polling.
-        let _ = self.hold().await;
+        // It ends when it is canceled, or when the pool falls back to polling.
+        let _ = self.hold_set().await;
     }
 
-    /// Waits for work, unless the task is cancelled.
-    async fn unless<T>(&self, work: impl Future<Output = T>) -> Result<T, Cancelled> {
-        self.cancel.run_until_cancelled(work).await.ok_or(Cancelled)
+    /// Awaits `work`, unless the task is canceled.
+    async fn until_canceled<T>(&self, work: impl Future<Output = T>) -> Result<T, Canceled> {
+        self.cancel.run_until_cancelled(work).await.ok_or(Canceled)
     }
 
-    async fn say(&self, said: Said) {
-        // The loop ends after its tasks; then nobody needs to know.
-        let _ = self.to.send(said).await;
+    async fn emit(&self, event: ForgeEvent) {
+        // The receiver may be closed during shutdown; the event is then not needed.
+        let _ = self.events.send(event).await;
     }
 
-    async fn fails(&self, error: CallError) {
-        self.say(Said::Fails(Some(self.pool.name.clone()), error.into())).await;
+    async fn report_failure(&self, error: CallError) {
+        self.emit(ForgeEvent::Failed(Some(self.pool.name.clone()), error.into())).await;
     }
 
-    async fn registers(&self, registrar: Registrar) {
-        self.github.find(&self.pool.name, registrar);
-        self.say(Said::Ready(self.pool.name.clone())).await;
+    async fn set_registrar(&self, registrar: Registrar) {
+        self.github.set_registrar(&self.pool.name, registrar);
+        self.emit(ForgeEvent::PoolReady(self.pool.name.clone())).await;
     }
 
-    /// Has it kept, before a set is made, that there may be one: a daemon that is killed in between
-    /// leaves it to the next.
-    async fn keep(&self) -> Result<(), Cancelled> {
-        let (pool, place) = (self.pool.name.to_string(), self.place());
-        self.say(Said::Holds { pool: pool.clone(), place: place.clone() }).await;
-        let mut wanted = self.wanted.clone();
-        let is_kept =
-            |wanted: &Wanted| wanted.held.get(&pool).is_some_and(|all| all.contains(&place));
-        let kept = async { wanted.wait_for(is_kept).await.map(drop) };
-        self.unless(kept).await?.map_err(|_| Cancelled)
+    /// Has the set's location recorded before the set is created: if this daemon is killed in
+    /// between, the next one finds it.
+    async fn record_location(&self) -> Result<(), Canceled> {
+        let (pool, location) = (self.pool.name.to_string(), self.location());
+        let planned =
+            ForgeEvent::ScaleSetPlanned { pool: pool.clone(), location: location.clone() };
+        self.emit(planned).await;
+        let mut request = self.request.clone();
+        let is_recorded = |request: &ListenRequest| {
+            request.locations.get(&pool).is_some_and(|all| all.contains(&location))
+        };
+        let recorded = async { request.wait_for(is_recorded).await.map(drop) };
+        self.until_canceled(recorded).await?.map_err(|_| Canceled)
     }
 
-    fn place(&self) -> String {
-        place(self.github.client.target(), self.pool.runner_group.as_deref())
+    fn location(&self) -> String {
+        location(self.github.client.target(), self.pool.runner_group.as_deref())
     }
 
-    /// Makes the set, or finds it, then holds its session; again where the set got lost.
-    async fn hold(&self) -> Result<(), Cancelled> {
-        let (pool, sets) = (&self.pool, &self.github.sets);
+    /// Creates or finds the set, then holds its sessions; starts over if the set is lost.
+    async fn hold_set(&self) -> Result<(), Canceled> {
+        let (pool, sets) = (&self.pool, &self.github.scale_sets);
         let group = pool.runner_group.as_deref();
-        self.keep().await?;
+        self.record_location().await?;
         loop {
-            let made = self.unless(sets.ensure(pool.name.as_str(), group, &pool.labels)).await?;
-            match made {
+            let ensured =
+                self.until_canceled(sets.ensure(pool.name.as_str(), group, &pool.labels)).await?;
+            match ensured {
                 Ok(set) => {
-                    self.registers(Registrar::ScaleSet(sets.clone(), set.id)).await;
-                    self.sessions(set.id).await?;
+                    self.set_registrar(Registrar::ScaleSet(sets.clone(), set.id)).await;
+                    self.hold_sessions(set.id).await?;
                 }
-                // GitHub has no scale sets for this scope: the scope registers, and polls tell.
+                // GitHub has no scale sets for this scope: register with the scope, and poll.
                 Err(error) if pool.trigger == Trigger::Auto && !error.is_transient() => {
                     let why = chain(&error);
-                    tracing::info!(pool = %pool.name, "no scale set here, polling instead: {why}");
-                    self.registers(Registrar::Scope(self.github.client.clone())).await;
-                    let (pool, place) = (pool.name.to_string(), self.place());
-                    self.say(Said::Left { pool, place }).await;
+                    let pool = &pool.name;
+                    tracing::info!(%pool, "scale sets are not available, polling instead: {why}");
+                    self.set_registrar(Registrar::Scope(self.github.client.clone())).await;
+                    let (pool, location) = (pool.to_string(), self.location());
+                    self.emit(ForgeEvent::ScaleSetRemoved { pool, location }).await;
                     return Ok(());
                 }
-                Err(error) => self.fails(error).await,
+                Err(error) => self.report_failure(error).await,
             }
-            self.unless(tokio::time::sleep(SESSION_AGAIN)).await?;
+            self.until_canceled(tokio::time::sleep(SESSION_RETRY)).await?;
         }
     }
 
-    /// Holds one session after another, until the set is gone.
-    async fn sessions(&self, set: u64) -> Result<(), Cancelled> {
+    /// Holds one session after another until the set is gone.
+    async fn hold_sessions(&self, set: u64) -> Result<(), Canceled> {
         loop {
-            let wait = match self.unless(self.github.sets.open(set, &self.github.owner)).await? {
+            let open = self.github.scale_sets.open(set, &self.github.session_owner);
+            let wait = match self.until_canceled(open).await? {
                 Ok(session) => {
-                    self.say(Said::Answers).await;
-                    match self.session(session).await? {
+                    self.emit(ForgeEvent::Reachable).await;
+                    match self.run_session(session).await? {
                         Some(wait) => wait,
                         None => return Ok(()),
                     }
                 }
                 Err(CallError::NotFound { .. }) => return Ok(()),
                 Err(error) => {
-                    let conflict = is_session_conflict(&error);
-                    self.fails(error).await;
-                    if conflict { CONFLICT_AGAIN } else { SESSION_AGAIN }
+                    let is_conflict = is_session_conflict(&error);
+                    self.report_failure(error).await;
+                    if is_conflict { CONFLICT_RETRY } else { SESSION_RETRY }
                 }
             };
-            self.unless(tokio::time::sleep(wait)).await?;
+            self.until_canceled(tokio::time::sleep(wait)).await?;
         }
     }
 
-    /// Listens to a session and ends it; gives how long to wait before the next, none where its
-    /// set is gone.
-    async fn session(&self, mut session: Session) -> Result<Option<Duration>, Cancelled> {
-        let ended = self.listen(&mut session).await;
+    /// Polls a session and closes it. Returns the wait before the next session; `None` if the set
+    /// is gone.
+    async fn run_session(&self, mut session: MessageSession) -> Result<Option<Duration>, Canceled> {
+        let result = self.poll_session(&mut session).await;
         if let Err(error) = session.close().await {
-            tracing::debug!("a session lingers: {}", chain(&error));
+            tracing::debug!("cannot close a scale set session, it will expire: {}", chain(&error));
         }
-        ended
+        result
     }
 
-    async fn listen(&self, session: &mut Session) -> Result<Option<Duration>, Cancelled> {
-        self.count(session.statistics()).await;
+    async fn poll_session(
+        &self,
+        session: &mut MessageSession,
+    ) -> Result<Option<Duration>, Canceled> {
+        self.report_statistics(session.statistics()).await;
         loop {
             let announced = *self.capacity.borrow();
-            // A poll that announced another capacity brings nothing that is acted on.
+            // Drop the poll when the capacity changes: its result would be for the old capacity.
             let mut capacity = self.capacity.clone();
             let polled = tokio::select! {
-                polled = self.unless(session.poll(announced)) => polled?,
+                polled = self.until_canceled(session.poll(announced)) => polled?,
                 Ok(_) = capacity.wait_for(|now| *now != announced) => continue,
             };
             match polled {
-                Ok(Polled::Nothing) => {}
-                Ok(Polled::Message(message)) => self.take(session, message, announced).await?,
-                Ok(Polled::SessionLost(wait)) => return Ok(Some(wait)),
-                Ok(Polled::ScaleSetLost) => {
-                    tracing::error!(pool = %self.pool.name, "the scale set is gone at GitHub");
+                Ok(PollResult::Nothing) => {}
+                Ok(PollResult::Message(message)) => {
+                    self.handle_message(session, message, announced).await?;
+                }
+                Ok(PollResult::SessionLost(wait)) => return Ok(Some(wait)),
+                Ok(PollResult::ScaleSetLost) => {
+                    tracing::error!(pool = %self.pool.name, "the scale set was deleted at GitHub");
                     return Ok(None);
                 }
                 Err(error) => {
-                    // What passes leaves the session as it is; its polls pause by themselves.
-                    let passes = error.is_transient();
-                    self.fails(error).await;
-                    if !passes {
-                        return Ok(Some(SESSION_AGAIN));
+                    // The session survives transient errors; its polls pause by themselves.
+                    let is_transient = error.is_transient();
+                    self.report_failure(error).await;
+                    if !is_transient {
+                        return Ok(Some(SESSION_RETRY));
                     }
                 }
             }
         }
     }
 
-    /// Takes what a poll brought that announced so much.
-    async fn take(
+    /// Handles a message from a poll that announced a capacity of `announced`.
+    async fn handle_message(
         &self,
-        session: &mut Session,
-        message: Message,
+        session: &mut MessageSession,
+        message: SessionMessage,
         announced: u32,
-    ) -> Result<(), Cancelled> {
-        let offered = message.items.iter().filter(|item| item.kind == ItemKind::Available);
+    ) -> Result<(), Canceled> {
+        let offered = message.items.iter().filter(|item| item.kind == JobMessageKind::Available);
         let offered: Vec<u64> = offered.map(|item| item.request_id).collect();
         if !offered.is_empty() && (announced == 0 || *self.capacity.borrow() == 0) {
-            // Not acknowledged, the offer is made again to whoever has the session next.
-            tracing::info!(pool = %self.pool.name, "jobs are offered and left: it takes no more");
-            return self.unless(tokio::time::sleep(ACQUIRE_AGAIN)).await;
+            // Unacknowledged, the offer is repeated to the next owner of the session.
+            tracing::info!(pool = %self.pool.name, "ignored offered jobs: the pool takes no more");
+            return self.until_canceled(tokio::time::sleep(ACQUIRE_RETRY)).await;
         }
         if !offered.is_empty()
             && let Err(error) = session.acquire(&offered).await
         {
-            // The offer is made once: not acknowledged, its message comes again.
-            tracing::warn!("can't acquire jobs of a scale set: {}", chain(&error));
-            return self.unless(tokio::time::sleep(ACQUIRE_AGAIN)).await;
+            // The service makes the offer once; unacknowledged, its message is repeated.
+            tracing::warn!("cannot acquire jobs of a scale set: {}", chain(&error));
+            return self.until_canceled(tokio::time::sleep(ACQUIRE_RETRY)).await;
         }
         for item in message.items {
-            self.tell(item).await;
+            self.handle_item(item).await;
         }
         if let Some(statistics) = message.statistics {
-            self.count(statistics).await;
+            self.report_statistics(statistics).await;
         }
-        // It is with the loop; what is lost with this process comes again as statistics.
+        // The events are sent; if this process dies with them, the next statistics cover them.
         if let Err(error) = session.acknowledge(message.id).await {
-            tracing::debug!("a message comes again: {}", chain(&error));
+            tracing::debug!("cannot acknowledge a message, it will be repeated: {}", chain(&error));
         }
         Ok(())
     }
 
-    /// Statistics count; what is said of single jobs tells which runner has which.
-    async fn tell(&self, item: Item) {
-        let Item { kind, name: job, run_id: run, runner_name: runner, .. } = item;
+    /// Handles the change of one job: which runner has it. Statistics, not items, count jobs.
+    async fn handle_item(&self, item: JobMessage) {
+        let JobMessage { kind, name: job, run_id: run, runner_name: runner, .. } = item;
         let pool = self.pool.name.clone();
-        tracing::info!(%pool, job, run, runner, %kind, "a job of the scale set");
+        tracing::info!(%pool, job, run, runner, %kind, "a job of the scale set changed");
         match (kind, runner) {
-            (ItemKind::Started, Some(runner)) => self.say(Said::Took { pool, runner, job }).await,
-            (ItemKind::Completed, Some(runner)) => self.say(Said::Ended { runner }).await,
+            (JobMessageKind::Started, Some(runner)) => {
+                self.emit(ForgeEvent::JobStarted { pool, runner, job }).await;
+            }
+            (JobMessageKind::Completed, Some(runner)) => {
+                self.emit(ForgeEvent::JobEnded { runner }).await;
+            }
             _ => {}
         }
     }
 
-    async fn count(&self, counts: Statistics) {
+    async fn report_statistics(&self, counts: ScaleSetStatistics) {
         let waiting = counts.assigned_jobs.saturating_sub(counts.running_jobs);
-        self.say(Said::Counted { pool: self.pool.name.clone(), waiting }).await;
+        self.emit(ForgeEvent::JobsCounted { pool: self.pool.name.clone(), waiting }).await;
     }
 }
 
@@ -333,15 +361,15 @@ impl Task {
 mod tests {
     use super::*;
 
-    fn placed(all: &[(&str, &str)]) -> BTreeSet<Placed> {
-        all.iter().map(|(pool, place)| ((*pool).to_owned(), (*place).to_owned())).collect()
+    fn set_locations(all: &[(&str, &str)]) -> BTreeSet<SetLocation> {
+        all.iter().map(|(pool, location)| ((*pool).to_owned(), (*location).to_owned())).collect()
     }
 
     #[test]
-    fn sets_that_no_pool_has_are_former_and_those_of_another_scope_are_left_alone() {
+    fn sets_without_a_pool_are_former_unless_in_another_scope() {
         let scope: Target = "https://github.com/acme".parse().unwrap();
-        let mut held = Places::new();
-        for (pool, place) in [
+        let mut known = ScaleSetLocations::new();
+        for (pool, location) in [
             ("moved", "https://github.com/acme "),
             ("moved", "https://github.com/acme two words"),
             ("gone", "https://github.com/acme "),
@@ -349,11 +377,14 @@ mod tests {
             ("moved", "https://github.com/acme-other "),
             ("gone", "https://github.com/acme/site "),
         ] {
-            held.entry(pool.to_owned()).or_default().insert(place.to_owned());
+            known.entry(pool.to_owned()).or_default().insert(location.to_owned());
         }
-        let group = place(&scope, Some("two words"));
-        let now = placed(&[("moved", &group), ("kept", &place(&scope, None))]);
+        let group = location(&scope, Some("two words"));
+        let current = set_locations(&[("moved", &group), ("kept", &location(&scope, None))]);
         let here = "https://github.com/acme ";
-        assert_eq!(former(&scope, &held, &now), placed(&[("moved", here), ("gone", here)]));
+        assert_eq!(
+            former_sets(&scope, &known, &current),
+            set_locations(&[("moved", here), ("gone", here)])
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! From the REST API's credentials to the address and the admin token of the scale sets' service.
+//! Exchanges the REST API's credentials for the scale set service's URL and admin token.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,27 +9,27 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::github::client::Client as RestClient;
+use crate::github::client::GitHubClient;
 use crate::github::error::CallError;
 use crate::github::target::ApiBase;
 use crate::github::transport::secret_header;
-use crate::github::wire::{Ask, read};
+use crate::github::wire::{ApiCall, read};
 
-/// How long before its end an admin token (about 20 min) is replaced.
+/// How long before its expiry an admin token (about 20 min) is renewed.
 const RENEWED_BEFORE: Duration = Duration::from_secs(60);
-/// How long an admin token is used whose end can't be read.
+/// An admin token's assumed lifetime if its expiry can't be parsed.
 const ASSUMED_LIFETIME: Duration = Duration::from_secs(5 * 60);
-/// A new registration token is refused until it has reached every server: waits between tries.
+/// The waits between attempts: a new registration token is refused until every server has it.
 const REPLICATION_WAITS: [Duration; 3] =
     [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 
-/// Where the service is, and what it is called with.
+/// The service's URL and credentials.
 #[derive(Clone)]
 pub(super) struct Connection {
-    /// The tenant's address; no slash at its end.
+    /// The tenant's URL; no trailing slash.
     pub(super) tenant: String,
     pub(super) admin: HeaderValue,
-    /// By GitHub's clock.
+    /// On GitHub's clock.
     pub(super) renew_at: SystemTime,
 }
 
@@ -44,45 +44,47 @@ struct Registration {
     token: SecretString,
 }
 
-/// Gets a connection.
-pub(super) async fn connect(rest: &RestClient) -> Result<Connection, CallError> {
+/// Obtains a connection.
+pub(super) async fn connect(rest: &GitHubClient) -> Result<Connection, CallError> {
     let path = format!("{}/actions/runners/registration-token", rest.target().path());
-    let ask = Ask { method: Method::POST, ..Ask::get(path).needs(rest.runner_right()) };
-    let token: RegistrationToken = rest.read(&ask).await?;
+    let call =
+        ApiCall { method: Method::POST, ..ApiCall::get(path).needs(rest.runner_permission()) };
+    let token: RegistrationToken = rest.read(&call).await?;
     let header = secret_header(&format!("RemoteAuth {}", token.token.expose_secret()));
-    let register = Ask::post(
+    let register = ApiCall::post(
         "/actions/runner-registration",
         json!({ "url": rest.target().to_string(), "runner_event": "register" }),
     );
     let malformed =
         |what: &'static str| CallError::Ambiguous { call: register.name(), source: what.into() };
-    let header = header.ok_or_else(|| malformed("the registration token is no header's value"))?;
+    let header =
+        header.ok_or_else(|| malformed("the registration token is not a valid header value"))?;
     let mut waits = REPLICATION_WAITS.iter();
-    let answer = loop {
-        match rest.0.wire.ask(&register, &header).await {
+    let response = loop {
+        match rest.0.wire.call(&register, &header).await {
             Err(
                 error @ (CallError::Unauthorized { .. } | CallError::Refused { status: 403, .. }),
             ) => {
                 let Some(wait) = waits.next() else { return Err(error) };
                 tokio::time::sleep(*wait).await;
             }
-            end => break end?,
+            result => break result?,
         }
     };
-    let registration: Registration = read(&answer, &register.name())?;
+    let registration: Registration = read(&response, &register.name())?;
     let tenant: ApiBase =
-        registration.url.parse().map_err(|_| malformed("the service's address can't be used"))?;
+        registration.url.parse().map_err(|_| malformed("the service's URL is not valid"))?;
     let admin = registration.token.expose_secret();
     let renew_at = match expiry(admin) {
         Some(end) => end - RENEWED_BEFORE,
-        None => rest.0.wire.time() + ASSUMED_LIFETIME,
+        None => rest.0.wire.now() + ASSUMED_LIFETIME,
     };
     let admin = secret_header(&format!("Bearer {admin}"))
-        .ok_or_else(|| malformed("the admin token is no header's value"))?;
+        .ok_or_else(|| malformed("the admin token is not a valid header value"))?;
     Ok(Connection { tenant: tenant.as_str().to_owned(), admin, renew_at })
 }
 
-/// When a JWT ends, read without verifying it: the service will.
+/// Returns when a JWT expires. Does not verify it: the service does.
 fn expiry(token: &str) -> Option<SystemTime> {
     #[derive(Deserialize)]
     struct Claims {
@@ -100,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_token_is_read_and_rubbish_is_not() {
+    fn the_expiry_of_a_token_is_parsed_and_garbage_is_not() {
         let token = format!("e30.{}.x", BASE64URL_NOPAD.encode(br#"{"exp":1800000000}"#));
         let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         assert_eq!(expiry(&token), Some(end));

@@ -8,48 +8,48 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::recover::{Fault, Step, fault, pause, step};
-use super::service::{Call, Client, headers};
-use super::types::{Listed, Message, RawMessage, Statistics};
+use super::recovery::{RecoveryStep, SessionFault, classify_fault, next_step, poll_pause};
+use super::service::{ScaleSetClient, ServiceCall, headers};
+use super::types::{ListResponse, RawMessage, ScaleSetStatistics, SessionMessage};
 use crate::github::error::CallError;
 use crate::github::job::lenient;
 use crate::github::target::ApiBase;
-use crate::github::transport::{Answer, DEADLINE, Question, header, secret_header};
+use crate::github::transport::{DEADLINE, HttpRequest, Response, header, secret_header};
 use crate::github::wire::read;
 
-/// The service holds a poll for about 50 s.
+/// The deadline of a poll. The service holds one for about 50 s.
 const POLL_DEADLINE: Duration = Duration::from_secs(70);
 const POLL: &str = "GET scale set message";
 
-/// The one session of a scale set.
-pub struct Session {
-    client: Client,
+/// The only message session of a scale set.
+pub struct MessageSession {
+    client: ScaleSetClient,
     set: u64,
     id: String,
-    queue: Queue,
-    /// The last message that was acknowledged.
-    last: Option<u64>,
-    statistics: Statistics,
-    /// Polls in a row that brought nothing and did not wait either.
+    queue: MessageQueue,
+    /// The ID of the last acknowledged message.
+    last_message: Option<u64>,
+    statistics: ScaleSetStatistics,
+    /// The number of consecutive polls that returned nothing without waiting.
     failures: u32,
 }
 
-/// What a poll brought.
+/// The result of a poll.
 #[derive(Debug)]
-pub enum Polled {
+pub enum PollResult {
     /// Nothing within the service's wait (about 50 s).
     Nothing,
-    /// A message; to be acknowledged once what it says is recorded.
-    Message(Message),
-    /// The session is gone (deleted, conflict, unknown): open a new one, after this long.
+    /// A message; acknowledge it once its content is recorded.
+    Message(SessionMessage),
+    /// The session ended (deleted, conflict, unknown): open a new one after this long.
     SessionLost(Duration),
-    /// The scale set is gone: make it again, then open a new session.
+    /// The scale set is gone: create it again, then open a new session.
     ScaleSetLost,
 }
 
-/// Where messages are, and what for.
-struct Queue {
-    address: String,
+/// The message queue's URL and token.
+struct MessageQueue {
+    url: String,
     token: HeaderValue,
 }
 
@@ -57,97 +57,102 @@ struct Queue {
 #[serde(rename_all = "camelCase")]
 pub(super) struct RawSession {
     session_id: String,
-    /// Seen empty: the service was not ready.
+    /// Sometimes empty: the service is not ready.
     #[serde(default)]
     message_queue_url: String,
     message_queue_access_token: SecretString,
     #[serde(default, deserialize_with = "lenient")]
-    statistics: Option<Statistics>,
+    statistics: Option<ScaleSetStatistics>,
 }
 
 impl RawSession {
-    fn queue(&self) -> Result<Queue, CallError> {
+    fn queue(&self) -> Result<MessageQueue, CallError> {
         let unusable = |what: &'static str| CallError::Ambiguous {
             call: "scale set session".to_owned(),
             source: what.into(),
         };
-        let address = &self.message_queue_url;
-        let plain = address.split('?').next().unwrap_or_default();
-        if !address.is_empty() && plain.parse::<ApiBase>().is_err() {
-            return Err(unusable("the message queue's address can't be used"));
+        let url = &self.message_queue_url;
+        let base = url.split('?').next().unwrap_or_default();
+        if !url.is_empty() && base.parse::<ApiBase>().is_err() {
+            return Err(unusable("the message queue's URL is not valid"));
         }
         let token = self.message_queue_access_token.expose_secret();
         let token = secret_header(&format!("Bearer {token}"))
-            .ok_or_else(|| unusable("the queue's token is no header's value"))?;
-        Ok(Queue { address: address.clone(), token })
+            .ok_or_else(|| unusable("the message queue's token is not a valid header value"))?;
+        Ok(MessageQueue { url: url.clone(), token })
     }
 }
 
-impl Session {
-    pub(super) fn new(client: Client, set: u64, raw: RawSession) -> Result<Self, CallError> {
+impl MessageSession {
+    pub(super) fn new(
+        client: ScaleSetClient,
+        set: u64,
+        raw: RawSession,
+    ) -> Result<Self, CallError> {
         Ok(Self {
             client,
             set,
             queue: raw.queue()?,
             id: raw.session_id,
-            last: None,
+            last_message: None,
             statistics: raw.statistics.unwrap_or_default(),
             failures: 0,
         })
     }
 
-    /// What the service counted when the session was opened or last heard of. The wanted number of
-    /// runners is `min(max, min_idle + assigned_jobs)`.
-    pub fn statistics(&self) -> Statistics {
+    /// Returns the latest statistics of the service. The desired number of runners is
+    /// `min(max, min_idle + assigned_jobs)`.
+    pub fn statistics(&self) -> ScaleSetStatistics {
         self.statistics
     }
 
-    /// Waits for a message, up to about 50 s. `capacity` is the most runners that there may be
-    /// (a total); 0 only while draining. Safe to drop and to call again at once, whatever it
-    /// answered: it pauses by itself after failures.
-    pub async fn poll(&mut self, capacity: u32) -> Result<Polled, CallError> {
-        tokio::time::sleep(pause(self.failures)).await;
+    /// Waits for a message, up to about 50 s. `capacity` is the maximum total number of runners; 0
+    /// only while draining. Safe to cancel and to call again at once, whatever it returned: it
+    /// pauses by itself after failures.
+    pub async fn poll(&mut self, capacity: u32) -> Result<PollResult, CallError> {
+        tokio::time::sleep(poll_pause(self.failures)).await;
         let mut refreshed = false;
         loop {
-            let fault = match self.queue.address.is_empty() {
-                true if refreshed => return Ok(self.fruitless()),
-                true => Fault::Expired,
+            let fault = match self.queue.url.is_empty() {
+                true if refreshed => return Ok(self.empty_poll()),
+                true => SessionFault::Expired,
                 false => match self.receive(capacity).await {
-                    Ok(answer) => return self.received(&answer),
-                    Err(error) => match fault(&error) {
-                        Fault::Elsewhere => return Err(self.failed(error)),
+                    Ok(response) => return self.parse(&response),
+                    Err(error) => match classify_fault(&error) {
+                        SessionFault::Unrelated => return Err(self.count_failure(error)),
                         fault => fault,
                     },
                 },
             };
-            if let Some(polled) = lost(fault, refreshed) {
+            if let Some(polled) = lost_session(fault, refreshed) {
                 return Ok(polled);
             }
             refreshed = true;
             if let Err(error) = self.refresh().await {
-                return lost(self::fault(&error), true).ok_or_else(|| self.failed(error));
+                return lost_session(classify_fault(&error), true)
+                    .ok_or_else(|| self.count_failure(error));
             }
         }
     }
 
-    /// Says that a message need not come again. Call once it is recorded.
+    /// Acknowledges a message, so that it is not sent again. Call it once the message is recorded.
     pub async fn acknowledge(&mut self, message: u64) -> Result<(), CallError> {
-        let mut end = self.delete_message(message).await;
-        if matches!(end, Err(CallError::Unauthorized { .. })) {
+        let mut result = self.delete_message(message).await;
+        if matches!(result, Err(CallError::Unauthorized { .. })) {
             self.refresh().await?;
-            end = self.delete_message(message).await;
+            result = self.delete_message(message).await;
         }
-        match end {
-            // Gone already: an acknowledgement whose answer was lost.
+        match result {
+            // Already gone: the response to an earlier acknowledgement was lost.
             Ok(_) | Err(CallError::NotFound { .. }) => {
-                self.last = self.last.max(Some(message));
+                self.last_message = self.last_message.max(Some(message));
                 Ok(())
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Takes jobs that were offered (`ItemKind::Available`); answers the ids that were given.
+    /// Acquires offered jobs (`JobMessageKind::Available`); returns the IDs of the acquired ones.
     pub async fn acquire(&mut self, requests: &[u64]) -> Result<Vec<u64>, CallError> {
         if requests.is_empty() {
             return Ok(Vec::new());
@@ -157,58 +162,58 @@ impl Session {
                 self.refresh().await?;
                 self.acquire_once(requests).await
             }
-            end => end,
+            result => result,
         }
     }
 
-    /// Ends the session, so that the next one need not wait for this one's end.
+    /// Closes the session, so that the next one need not wait for it to expire.
     pub async fn close(self) -> Result<(), CallError> {
-        match self.client.call(&Call::new(Method::DELETE, self.path()).set(self.set)).await {
+        match self.client.call(&ServiceCall::new(Method::DELETE, self.path()).set(self.set)).await {
             Ok(_) | Err(CallError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    async fn receive(&self, capacity: u32) -> Result<Answer, CallError> {
-        let address = &self.queue.address;
-        let address = match self.last {
+    async fn receive(&self, capacity: u32) -> Result<Response, CallError> {
+        let url = &self.queue.url;
+        let url = match self.last_message {
             Some(last) => {
-                let separator = if address.contains('?') { '&' } else { '?' };
-                format!("{address}{separator}lastMessageId={last}")
+                let separator = if url.contains('?') { '&' } else { '?' };
+                format!("{url}{separator}lastMessageId={last}")
             }
-            None => address.clone(),
+            None => url.clone(),
         };
         let mut headers = headers(&self.queue.token, Some(self.set));
         headers.extend(header("x-scalesetmaxcapacity", &capacity.to_string()));
-        let question =
-            Question { method: Method::GET, address, headers, body: None, deadline: POLL_DEADLINE };
-        self.client.exchange(question, POLL).await
+        let request =
+            HttpRequest { method: Method::GET, url, headers, body: None, deadline: POLL_DEADLINE };
+        self.client.exchange(request, POLL).await
     }
 
-    async fn delete_message(&self, message: u64) -> Result<Answer, CallError> {
-        let (path, query) = match self.queue.address.split_once('?') {
+    async fn delete_message(&self, message: u64) -> Result<Response, CallError> {
+        let (path, query) = match self.queue.url.split_once('?') {
             Some((path, query)) => (path, format!("?{query}")),
-            None => (self.queue.address.as_str(), String::new()),
+            None => (self.queue.url.as_str(), String::new()),
         };
-        let question = Question {
+        let request = HttpRequest {
             method: Method::DELETE,
-            address: format!("{}/{message}{query}", path.trim_end_matches('/')),
+            url: format!("{}/{message}{query}", path.trim_end_matches('/')),
             headers: headers(&self.queue.token, Some(self.set)),
             body: None,
             deadline: DEADLINE,
         };
-        self.client.exchange(question, "DELETE scale set message").await
+        self.client.exchange(request, "DELETE scale set message").await
     }
 
-    fn received(&mut self, answer: &Answer) -> Result<Polled, CallError> {
-        if answer.status == 202 {
+    fn parse(&mut self, response: &Response) -> Result<PollResult, CallError> {
+        if response.status == 202 {
             self.failures = 0;
-            return Ok(Polled::Nothing);
+            return Ok(PollResult::Nothing);
         }
-        if answer.body.is_empty() {
-            return Ok(self.fruitless());
+        if response.body.is_empty() {
+            return Ok(self.empty_poll());
         }
-        let message = read::<RawMessage>(answer, POLL).and_then(|raw| {
+        let message = read::<RawMessage>(response, POLL).and_then(|raw| {
             raw.read()
                 .map_err(|error| CallError::Ambiguous { call: POLL.into(), source: error.into() })
         });
@@ -216,33 +221,33 @@ impl Session {
             Ok(message) => {
                 self.failures = 0;
                 self.statistics = message.statistics.unwrap_or(self.statistics);
-                Ok(Polled::Message(message))
+                Ok(PollResult::Message(message))
             }
-            Err(error) => Err(self.failed(error)),
+            Err(error) => Err(self.count_failure(error)),
         }
     }
 
-    fn fruitless(&mut self) -> Polled {
+    fn empty_poll(&mut self) -> PollResult {
         self.failures = self.failures.saturating_add(1);
-        Polled::Nothing
+        PollResult::Nothing
     }
 
-    fn failed(&mut self, error: CallError) -> CallError {
+    fn count_failure(&mut self, error: CallError) -> CallError {
         self.failures = self.failures.saturating_add(1);
         error
     }
 
     async fn acquire_once(&self, requests: &[u64]) -> Result<Vec<u64>, CallError> {
         let path = format!("_apis/runtime/runnerscalesets/{}/acquirejobs", self.set);
-        let call = Call::new(Method::POST, path)
+        let call = ServiceCall::new(Method::POST, path)
             .set(self.set)
             .token(&self.queue.token)
             .body(json!(requests));
-        Ok(self.client.read::<Listed<u64>>(call).await?.value)
+        Ok(self.client.read::<ListResponse<u64>>(call).await?.value)
     }
 
     async fn refresh(&mut self) -> Result<(), CallError> {
-        let call = Call::new(Method::PATCH, self.path()).set(self.set);
+        let call = ServiceCall::new(Method::PATCH, self.path()).set(self.set);
         let raw: RawSession = self.client.read(call).await?;
         self.queue = raw.queue()?;
         self.statistics = raw.statistics.unwrap_or(self.statistics);
@@ -254,11 +259,11 @@ impl Session {
     }
 }
 
-/// Whether a fault ends the session, and how; `None` if a refresh may mend it.
-fn lost(fault: Fault, refreshed: bool) -> Option<Polled> {
-    match step(fault, refreshed) {
-        Step::Reopen(wait) => Some(Polled::SessionLost(wait)),
-        Step::RemakeSet => Some(Polled::ScaleSetLost),
-        Step::Refresh | Step::Report => None,
+/// Returns how a fault ends the session; `None` if a refresh may fix it.
+fn lost_session(fault: SessionFault, refreshed: bool) -> Option<PollResult> {
+    match next_step(fault, refreshed) {
+        RecoveryStep::Reopen(wait) => Some(PollResult::SessionLost(wait)),
+        RecoveryStep::RemakeSet => Some(PollResult::ScaleSetLost),
+        RecoveryStep::Refresh | RecoveryStep::Report => None,
     }
 }

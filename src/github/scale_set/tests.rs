@@ -1,4 +1,4 @@
-//! The scale sets' service against a server that answers by a script.
+//! Tests of the scale set client against a scripted server.
 
 use data_encoding::BASE64URL_NOPAD;
 use secrecy::ExposeSecret;
@@ -6,13 +6,13 @@ use serde_json::json as value;
 
 use super::*;
 use crate::github::testing::{Reply, Server, empty, json};
-use crate::github::{CallError, Removal};
+use crate::github::{CallError, DeletionOutcome};
 
 fn admin(expires: u64) -> String {
     format!("e30.{}.x", BASE64URL_NOPAD.encode(format!("{{\"exp\":{expires}}}").as_bytes()))
 }
 
-/// The two answers that every connection to the service starts with.
+/// The two responses that every connection to the service starts with.
 fn bootstrap(admin: &str) -> [Reply; 2] {
     [
         json(201, value!({ "token": "REG", "expires_at": "2099-01-01T00:00:00Z" })),
@@ -42,21 +42,21 @@ fn message(id: u64) -> Reply {
     )
 }
 
-fn problem(status: u16, kind: &str) -> Reply {
+fn error(status: u16, kind: &str) -> Reply {
     json(status, value!({ "typeName": kind, "message": "no" }))
 }
 
-/// A server that has been connected to, and goes on with `script`.
-async fn connected(script: Vec<Reply>) -> (Server, Client) {
+/// Starts a server with the bootstrap responses, followed by `script`.
+async fn connected(script: Vec<Reply>) -> (Server, ScaleSetClient) {
     let replies = bootstrap(&admin(4_000_000_000)).into_iter().chain(script).collect();
     let server = Server::start(replies).await;
-    let client = Client::new(&server.client("octo"));
+    let client = ScaleSetClient::new(&server.client("octo"));
     (server, client)
 }
 
 #[tokio::test]
-async fn the_service_is_found_by_a_registration_token() {
-    let lagging = problem(403, "");
+async fn the_service_is_located_with_a_registration_token() {
+    let lagging = error(403, "");
     let [token, registration] = bootstrap(&admin(4_000_000_000));
     let none = json(200, value!({ "count": 0, "value": [] }));
     let made = json(
@@ -66,7 +66,7 @@ async fn the_service_is_found_by_a_registration_token() {
         }),
     );
     let server = Server::start(vec![token, lagging, registration, none, made]).await;
-    let client = Client::new(&server.client("octo"));
+    let client = ScaleSetClient::new(&server.client("octo"));
     let set = client.ensure("pool", None, &["x64".to_owned(), "POOL".to_owned()]).await.unwrap();
     assert_eq!((set.id, set.labels), (3, vec!["pool".to_owned()]));
     let target = format!("{}/octo", server.address);
@@ -88,7 +88,7 @@ async fn the_service_is_found_by_a_registration_token() {
 }
 
 #[tokio::test]
-async fn a_message_comes_again_until_it_is_acknowledged() {
+async fn a_message_is_repeated_until_it_is_acknowledged() {
     let script = vec![
         session("Q1"),
         message(5),
@@ -100,12 +100,14 @@ async fn a_message_comes_again_until_it_is_acknowledged() {
     let (server, client) = connected(script).await;
     let mut session = client.open(3, "host").await.unwrap();
     assert_eq!(session.statistics().assigned_jobs, 1);
-    let Polled::Message(message) = session.poll(6).await.unwrap() else { panic!("it is one") };
-    assert_eq!(message.items[0].kind, ItemKind::Available);
+    let PollResult::Message(message) = session.poll(6).await.unwrap() else {
+        panic!("not a message")
+    };
+    assert_eq!(message.items[0].kind, JobMessageKind::Available);
     assert_eq!(session.statistics().assigned_jobs, 4);
     session.acknowledge(message.id).await.unwrap();
     assert_eq!(session.acquire(&[7]).await.unwrap(), [7]);
-    assert!(matches!(session.poll(6).await.unwrap(), Polled::Nothing));
+    assert!(matches!(session.poll(6).await.unwrap(), PollResult::Nothing));
     session.close().await.unwrap();
     let seen = server.seen().await;
     assert_eq!(seen[3].line, "GET /queue?k=v");
@@ -122,11 +124,11 @@ async fn a_message_comes_again_until_it_is_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_queue_token_that_is_over_is_refreshed_once() {
+async fn an_expired_queue_token_is_refreshed_once() {
     let script = vec![session("Q1"), empty(401), session("Q2"), message(5)];
     let (server, client) = connected(script).await;
     let mut session = client.open(3, "host").await.unwrap();
-    assert!(matches!(session.poll(6).await.unwrap(), Polled::Message(_)));
+    assert!(matches!(session.poll(6).await.unwrap(), PollResult::Message(_)));
     let seen = server.seen().await;
     assert!(
         seen[4].line.starts_with("PATCH /tenant/_apis/runtime/runnerscalesets/3/sessions/s-1?")
@@ -135,55 +137,59 @@ async fn a_queue_token_that_is_over_is_refreshed_once() {
 }
 
 #[tokio::test]
-async fn what_is_lost_is_told() {
-    let not_found = || problem(404, "RunnerScaleSetNotFoundException");
+async fn a_lost_session_and_a_lost_set_are_reported() {
+    let not_found = || error(404, "RunnerScaleSetNotFoundException");
     let script = vec![session("Q1"), empty(401), empty(404), empty(401), not_found()];
     let (server, client) = connected(script).await;
     let mut session = client.open(3, "host").await.unwrap();
-    assert!(matches!(session.poll(6).await.unwrap(), Polled::SessionLost(_)));
-    assert!(matches!(session.poll(6).await.unwrap(), Polled::ScaleSetLost));
+    assert!(matches!(session.poll(6).await.unwrap(), PollResult::SessionLost(_)));
+    assert!(matches!(session.poll(6).await.unwrap(), PollResult::ScaleSetLost));
     server.seen().await;
 }
 
 #[tokio::test]
-async fn another_session_is_a_conflict() {
+async fn another_open_session_is_a_conflict() {
     let kind = "GitHub.Actions.Runtime.WebApi.RunnerScaleSetSessionConflictException, x";
-    let (server, client) = connected(vec![problem(409, kind)]).await;
-    let Err(error) = client.open(3, "host").await else { panic!("there is one") };
+    let (server, client) = connected(vec![error(409, kind)]).await;
+    let Err(error) = client.open(3, "host").await else { panic!("no conflict") };
     assert!(is_session_conflict(&error), "{error}");
     server.seen().await;
 }
 
 #[tokio::test]
-async fn an_empty_answer_is_nothing_and_a_cut_one_an_error() {
+async fn an_empty_response_is_no_message_and_a_truncated_one_is_an_error() {
     let cut = r#"{"messageId": 5, "messageType": "RunnerScaleSetJobMessages"}"#.to_owned();
-    let (server, client) = connected(vec![session("Q1"), empty(200), Reply::Cut(200, cut)]).await;
+    let (server, client) =
+        connected(vec![session("Q1"), empty(200), Reply::Truncated(200, cut)]).await;
     let mut session = client.open(3, "host").await.unwrap();
-    assert!(matches!(session.poll(6).await.unwrap(), Polled::Nothing));
+    assert!(matches!(session.poll(6).await.unwrap(), PollResult::Nothing));
     assert!(matches!(session.poll(6).await, Err(CallError::Ambiguous { .. })));
     server.seen().await;
 }
 
 #[tokio::test]
-async fn a_name_that_is_taken_is_told_and_runners_are_deleted() {
+async fn a_taken_name_is_reported_and_runners_are_deleted() {
     let made = value!({ "runner": { "id": 9, "name": "m", "runnerScaleSetId": 3 }, "encodedJITConfig": "JIT" });
     let script = vec![
         json(200, made),
-        problem(409, "AgentExistsException"),
+        error(409, "AgentExistsException"),
         json(
             200,
             value!({ "count": 1, "value": [{ "id": 9, "name": "m", "runnerScaleSetId": 3 }] }),
         ),
-        problem(400, "JobStillRunningException"),
-        problem(404, "AgentNotFoundException"),
+        error(400, "JobStillRunningException"),
+        error(404, "AgentNotFoundException"),
         empty(204),
     ];
     let (server, client) = connected(script).await;
-    let minted = client.mint(3, "m", "_work").await.unwrap();
-    assert_eq!((minted.runner_id, minted.jit_config.expose_secret()), (9, "JIT"));
-    assert!(matches!(client.mint(3, "m", "_work").await, Err(CallError::NameTaken { .. })));
+    let created = client.create_jit_runner(3, "m", "_work").await.unwrap();
+    assert_eq!((created.runner_id, created.jit_config.expose_secret()), (9, "JIT"));
+    assert!(matches!(
+        client.create_jit_runner(3, "m", "_work").await,
+        Err(CallError::NameTaken { .. })
+    ));
     assert_eq!(client.runner_by_name("m").await.unwrap().unwrap().set, Some(3));
-    for expected in [Removal::Busy, Removal::Gone, Removal::Deleted] {
+    for expected in [DeletionOutcome::Busy, DeletionOutcome::Gone, DeletionOutcome::Deleted] {
         assert_eq!(client.delete_runner(9).await.unwrap(), expected);
     }
     let seen = server.seen().await;
@@ -192,7 +198,7 @@ async fn a_name_that_is_taken_is_told_and_runners_are_deleted() {
 }
 
 #[tokio::test]
-async fn an_admin_token_is_renewed_before_its_end_and_when_refused() {
+async fn an_admin_token_is_renewed_before_expiry_and_on_rejection() {
     let found = || json(200, value!({ "count": 0, "value": [] }));
     let second = admin(4_000_000_000);
     let third = admin(4_000_000_001);
@@ -205,7 +211,7 @@ async fn an_admin_token_is_renewed_before_its_end_and_when_refused() {
         vec![found()],
     ];
     let server = Server::start(script.concat()).await;
-    let client = Client::new(&server.client("octo"));
+    let client = ScaleSetClient::new(&server.client("octo"));
     for _ in 0..2 {
         assert_eq!(client.runner_by_name("m").await.unwrap(), None);
     }

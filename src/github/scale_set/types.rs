@@ -1,4 +1,4 @@
-//! What the service of scale sets says, read leniently.
+//! The types of the scale set service, parsed leniently.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -6,103 +6,103 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::github::job::{few, lenient, time};
+use crate::github::job::{lenient, limit_labels, parse_time};
 
 /// A scale set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScaleSet {
-    /// Its number.
+    /// Its ID.
     pub id: u64,
     /// Its name, unique in its group.
     pub name: String,
-    /// The runner group's number.
+    /// The runner group's ID.
     pub group_id: u64,
     /// Its labels.
     pub labels: Vec<String>,
 }
 
-/// What the service counts. The wanted number of runners follows from `assigned_jobs`, never from
-/// counting messages.
+/// Counts of a scale set's jobs and runners. The desired number of runners follows from
+/// `assigned_jobs`, never from counting messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub struct Statistics {
-    /// Jobs that a set may acquire.
+pub struct ScaleSetStatistics {
+    /// Jobs that the set may acquire.
     #[serde(rename = "totalAvailableJobs")]
     pub available_jobs: u32,
-    /// Jobs acquired and not yet assigned.
+    /// Acquired jobs that are not yet assigned.
     #[serde(rename = "totalAcquiredJobs")]
     pub acquired_jobs: u32,
-    /// Jobs assigned to this set, running ones among them.
+    /// Jobs assigned to the set, including running ones.
     #[serde(rename = "totalAssignedJobs")]
     pub assigned_jobs: u32,
-    /// Jobs that run.
+    /// Running jobs.
     #[serde(rename = "totalRunningJobs")]
     pub running_jobs: u32,
-    /// Runners that are registered.
+    /// Registered runners.
     #[serde(rename = "totalRegisteredRunners")]
     pub registered_runners: u32,
     /// Runners with a job.
     #[serde(rename = "totalBusyRunners")]
     pub busy_runners: u32,
-    /// Runners without one.
+    /// Runners without a job.
     #[serde(rename = "totalIdleRunners")]
     pub idle_runners: u32,
 }
 
-/// One message: what happened since the one before.
+/// A message of a session: the changes since the previous one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// Its number, for acknowledging it.
+pub struct SessionMessage {
+    /// Its ID, for [`MessageSession::acknowledge`](super::MessageSession::acknowledge).
     pub id: u64,
-    /// What the service counted then.
-    pub statistics: Option<Statistics>,
-    /// What happened, in order.
-    pub items: Vec<Item>,
+    /// The service's counts at that time.
+    pub statistics: Option<ScaleSetStatistics>,
+    /// The changes, in order.
+    pub items: Vec<JobMessage>,
 }
 
-/// One thing that happened to a job.
+/// A change of one job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Item {
-    /// What.
-    pub kind: ItemKind,
-    /// The number that the service knows the job by.
+pub struct JobMessage {
+    /// The kind of change.
+    pub kind: JobMessageKind,
+    /// The service's ID of the job.
     pub request_id: u64,
     /// The repository, `owner/name`.
     pub repository: String,
-    /// The job's GUID; not the REST API's number.
+    /// The job's GUID; not the REST API's job ID.
     pub job_id: String,
-    /// The job's name as shown.
+    /// The job's display name.
     pub name: String,
-    /// The workflow run's number, as in the REST API.
+    /// The workflow run's ID, as in the REST API.
     pub run_id: u64,
-    /// What `runs-on` asks for.
+    /// The labels of `runs-on`.
     pub labels: Vec<String>,
     /// When it was queued.
     pub queued_at: Option<SystemTime>,
-    /// The runner's number, once one has it.
+    /// The runner's ID, once a runner has the job.
     pub runner_id: Option<u64>,
     /// That runner's name.
     pub runner_name: Option<String>,
-    /// How it ended.
+    /// The job's result.
     pub result: Option<String>,
 }
 
-/// What happened to a job.
+/// The kind of change of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ItemKind {
-    /// It may be acquired.
+pub enum JobMessageKind {
+    /// The job may be acquired.
     Available,
-    /// It is this set's.
+    /// The job is assigned to this set.
     Assigned,
-    /// A runner has it.
+    /// A runner has the job.
     Started,
-    /// It is over; also said of an assignment that was taken back.
+    /// The job ended, or its assignment was revoked.
     Completed,
-    /// Something that this version does not know.
+    /// A kind that this version does not know.
     Other(String),
 }
 
-impl fmt::Display for ItemKind {
+impl fmt::Display for JobMessageKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Available => "available",
@@ -116,16 +116,16 @@ impl fmt::Display for ItemKind {
 
 /// A runner of a scale set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Agent {
-    /// Its number.
+pub struct ScaleSetRunner {
+    /// Its ID.
     pub id: u64,
     /// Its name.
     pub name: String,
-    /// The scale set that it belongs to.
+    /// The ID of its scale set.
     pub set: Option<u64>,
 }
 
-impl From<&str> for ItemKind {
+impl From<&str> for JobMessageKind {
     fn from(text: &str) -> Self {
         match text {
             "JobAvailable" => Self::Available,
@@ -137,12 +137,12 @@ impl From<&str> for ItemKind {
     }
 }
 
-/// Why a message can't be read at all.
+/// An error of parsing a message.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MessageError {
-    #[error("the message's kind {0:?} is not known")]
+    #[error("unknown message type {0:?}")]
     Kind(String),
-    #[error("the message's body is no list of items")]
+    #[error("the message's body is not a list of items")]
     Body(#[source] serde_json::Error),
 }
 
@@ -155,27 +155,31 @@ pub(super) struct RawMessage {
     #[serde(default, deserialize_with = "lenient")]
     body: Option<String>,
     #[serde(default, deserialize_with = "lenient")]
-    statistics: Option<Statistics>,
+    statistics: Option<ScaleSetStatistics>,
 }
 
 impl RawMessage {
-    pub(super) fn read(self) -> Result<Message, MessageError> {
+    pub(super) fn read(self) -> Result<SessionMessage, MessageError> {
         if self.message_type != "RunnerScaleSetJobMessages" {
             return Err(MessageError::Kind(self.message_type.chars().take(64).collect()));
         }
         let body = self.body.as_deref().filter(|body| !body.is_empty()).unwrap_or("[]");
-        // An item that can't be read is left out: the statistics count its job all the same.
+        // An item that can't be parsed is skipped: the statistics count its job anyway.
         let values: Vec<Value> = serde_json::from_str(body).map_err(MessageError::Body)?;
-        let items = values
-            .into_iter()
-            .filter_map(|value| serde_json::from_value::<RawItem>(value).ok().map(Item::from));
-        Ok(Message { id: self.message_id, statistics: self.statistics, items: items.collect() })
+        let items = values.into_iter().filter_map(|value| {
+            serde_json::from_value::<RawJobMessage>(value).ok().map(JobMessage::from)
+        });
+        Ok(SessionMessage {
+            id: self.message_id,
+            statistics: self.statistics,
+            items: items.collect(),
+        })
     }
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct RawItem {
+struct RawJobMessage {
     message_type: String,
     #[serde(default, deserialize_with = "lenient")]
     runner_request_id: Option<u64>,
@@ -201,8 +205,8 @@ struct RawItem {
     result: Option<String>,
 }
 
-impl From<RawItem> for Item {
-    fn from(raw: RawItem) -> Self {
+impl From<RawJobMessage> for JobMessage {
+    fn from(raw: RawJobMessage) -> Self {
         let owner = raw.owner_name.unwrap_or_default();
         Self {
             kind: raw.message_type.as_str().into(),
@@ -211,8 +215,8 @@ impl From<RawItem> for Item {
             job_id: raw.job_id.unwrap_or_default(),
             name: raw.job_display_name.unwrap_or_default(),
             run_id: raw.workflow_run_id.unwrap_or(0),
-            labels: few(raw.request_labels.unwrap_or_default()),
-            queued_at: raw.queue_time.as_deref().and_then(time),
+            labels: limit_labels(raw.request_labels.unwrap_or_default()),
+            queued_at: raw.queue_time.as_deref().and_then(parse_time),
             runner_id: raw.runner_id.filter(|id| *id != 0),
             runner_name: raw.runner_name.filter(|name| !name.is_empty()),
             result: raw.result.filter(|result| !result.is_empty()),
@@ -243,9 +247,9 @@ impl From<RawSet> for ScaleSet {
     }
 }
 
-/// A list, as the service gives it.
+/// A list response of the service.
 #[derive(Debug, Deserialize)]
-pub(super) struct Listed<T> {
+pub(super) struct ListResponse<T> {
     pub(super) value: Vec<T>,
 }
 
@@ -254,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_holds_its_items_in_a_string() {
+    fn a_messages_items_are_in_a_string() {
         let items = r#"[{"messageType":"JobAssigned","runnerRequestId":7,"ownerName":"octo",
             "repositoryName":"hello","jobId":"4f1c","jobDisplayName":"build","workflowRunId":9,
             "requestLabels":["mayfly"],"queueTime":"2026-05-01T10:00:00.5Z","runnerId":0},
@@ -266,15 +270,15 @@ mod tests {
         let message = serde_json::from_value::<RawMessage>(message).unwrap().read().unwrap();
         assert_eq!(message.statistics.unwrap().assigned_jobs, 2);
         let [assigned, renamed] = &message.items[..] else { panic!("{message:?}") };
-        assert_eq!(assigned.kind, ItemKind::Assigned);
+        assert_eq!(assigned.kind, JobMessageKind::Assigned);
         assert_eq!((assigned.request_id, assigned.run_id), (7, 9));
         assert_eq!((assigned.repository.as_str(), assigned.runner_id), ("octo/hello", None));
         assert!(assigned.queued_at.is_some());
-        assert_eq!(renamed.kind, ItemKind::Other("JobRenamed".into()));
+        assert_eq!(renamed.kind, JobMessageKind::Other("JobRenamed".into()));
     }
 
     #[test]
-    fn a_message_of_another_kind_is_an_error() {
+    fn a_message_of_another_type_is_an_error() {
         let message = serde_json::json!({"messageId": 3, "messageType": "Party", "body": "[]"});
         let message = serde_json::from_value::<RawMessage>(message).unwrap().read();
         assert!(matches!(message, Err(MessageError::Kind(kind)) if kind == "Party"));

@@ -1,18 +1,18 @@
-//! An image as one file, to be carried to another host.
+//! Image archives: an image as one file, for transfer to another host.
 //!
-//! A tar archive, compressed with zstd, of exactly this:
+//! A tar archive, compressed with zstd, with exactly this content:
 //!
 //! ```text
-//! manifest.json            first, so that it bounds everything after it
+//! manifest.json            first, so that it limits everything after it
 //! manifest.json.minisig    if the image is signed
 //! kernel, initramfs, …     each part, in the manifest's order
 //! ```
 //!
-//! Any tar unpacks it. What reads it here takes nothing but what [`write`] makes: of the manifest's
-//! and the signature's header the length is taken, every other is foreseen, byte by byte. No name
-//! of an archive becomes a path, and there is nothing in one that could be said twice.
+//! Any tar can unpack it. The reader here accepts only what [`write`] produces: it takes the length
+//! from the headers of the manifest and the signature; all other headers are compared byte by byte
+//! with the expected ones. No name of an archive becomes a path, and no entry can appear twice.
 //!
-//! This folder knows bytes; where files go is the store's matter.
+//! This folder handles bytes; the store decides where files go.
 
 mod import;
 mod read;
@@ -25,75 +25,76 @@ use super::name::Digest;
 
 pub use read::check;
 
-/// Is told how many bytes of the image were moved, and of how many.
-pub type Moved<'a> = dyn FnMut(u64, u64) + 'a;
+/// A callback for progress: the bytes transferred so far, and the total.
+pub type TransferProgress<'a> = dyn FnMut(u64, u64) + 'a;
 
-/// The bytes of a tar header, and what lengths are filled up to.
+/// The size of a tar header, and the unit that files are padded to.
 const BLOCK: usize = 512;
 
-/// The end of a tar archive: two empty blocks.
+/// The length of the end of a tar archive: two empty blocks.
 const END: usize = 2 * BLOCK;
 
-/// The most bytes of a manifest. One of 2,000 packages has 300,000.
-const LARGEST_MANIFEST: u64 = 16 << 20;
+/// The largest manifest, in bytes. One with 2,000 packages has 300,000.
+const MAX_MANIFEST: u64 = 16 << 20;
 
-/// The most bytes of a part: what the builder's root file systems can grow to.
-const LARGEST_PART: u64 = 1 << 40;
+/// The largest part, in bytes: the maximum size of the builder's root file systems.
+const MAX_PART: u64 = 1 << 40;
 
-/// How much of a part is moved at a time.
-const PIECE: usize = 1 << 20;
+/// The size of one read or write.
+const CHUNK: usize = 1 << 20;
 
-/// What the decompressor may set aside: 8 MiB are what the compressor's level needs.
-const LARGEST_WINDOW: u32 = 23;
+/// The largest window of the decompressor, as a power of two: 8 MiB, as the compressor's level
+/// needs.
+const MAX_WINDOW_LOG: u32 = 23;
 
-/// Why an archive is none that can be trusted to be an image.
+/// The reason why an archive is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// It begins with something else than a manifest.
-    #[error("it is no image archive of this Mayfly's: it does not begin with a manifest")]
-    NoArchive,
-    /// Its manifest does not say what a manifest says.
-    #[error("can't understand its manifest")]
+    /// It does not begin with a manifest.
+    #[error("not a Mayfly image archive: it does not begin with a manifest")]
+    NotAnArchive,
+    /// Its manifest can't be parsed.
+    #[error("can't parse its manifest")]
     Manifest(#[source] serde_json::Error),
-    /// The manifest names a file twice, or in the place of another.
-    #[error("its manifest names the part {0} in the place of another")]
-    Parts(&'static str),
-    /// Something is longer than it can be.
-    #[error("its {name} would have {bytes} bytes; the most is {most}")]
+    /// The manifest lists a file twice or in the wrong place.
+    #[error("its manifest lists the part {0} twice or in the wrong place")]
+    WrongPart(&'static str),
+    /// An entry exceeds its size limit.
+    #[error("its {name} is too large: {bytes} bytes, the limit is {limit}")]
     TooLong {
-        /// What.
+        /// The entry.
         name: &'static str,
-        /// How long it would be.
+        /// Its length in bytes.
         bytes: u64,
-        /// How long it may be.
-        most: u64,
+        /// The limit in bytes.
+        limit: u64,
     },
-    /// Something else comes where a part should.
-    #[error("where {expected} should come there is {found}")]
+    /// An unexpected entry.
+    #[error("unexpected entry: expected {expected}, found {found}")]
     Entry {
-        /// What should come.
+        /// The expected entry.
         expected: &'static str,
-        /// What comes, if it has a name.
+        /// The entry that was found.
         found: String,
     },
-    /// A part is not what the manifest says.
-    #[error("its {name} is not what was exported: SHA-256 {found} instead of {expected}")]
+    /// A part does not match its digest in the manifest.
+    #[error("its {name} has changed since the export: SHA-256 {found}, expected {expected}")]
     Changed {
         /// The part.
         name: &'static str,
-        /// The digest that the manifest says.
+        /// The digest in the manifest.
         expected: Digest,
-        /// The digest that it has.
+        /// The actual digest.
         found: Digest,
     },
     /// It ends too early.
-    #[error("it is not whole: it ends in the middle")]
+    #[error("the archive is truncated")]
     Truncated,
-    /// It does not end where it should.
-    #[error("something follows after its end")]
+    /// It has data after its end.
+    #[error("unexpected data after its end")]
     Trailing,
-    /// It can't be read, or not be decompressed.
-    #[error("it can't be read")]
+    /// It can't be read or decompressed.
+    #[error("the archive can't be read")]
     Unreadable(#[source] io::Error),
 }
 
@@ -107,7 +108,7 @@ impl From<io::Error> for ArchiveError {
     }
 }
 
-/// The header of a file: always the same for the same name and length.
+/// Returns the tar header of a file; it depends on the name and length only.
 fn header(name: &str, bytes: u64) -> io::Result<[u8; BLOCK]> {
     let mut header = tar::Header::new_ustar();
     header.set_path(name)?;
@@ -121,29 +122,29 @@ fn header(name: &str, bytes: u64) -> io::Result<[u8; BLOCK]> {
     Ok(*header.as_bytes())
 }
 
-/// How many bytes fill up the last block of a file.
+/// Returns the number of padding bytes after a file.
 fn padding(bytes: u64) -> usize {
     let block = BLOCK as u64;
     // Less than a block.
     usize::try_from((block - bytes % block) % block).unwrap_or_default()
 }
 
-/// The bytes of all parts.
-fn total(manifest: &Manifest) -> u64 {
+/// Returns the total size of all parts.
+fn total_size(manifest: &Manifest) -> u64 {
     manifest.parts.all().iter().map(|part| part.bytes).fold(0, u64::saturating_add)
 }
 
-/// Checks that a manifest's parts are each in their own place and no longer than parts can be.
+/// Checks that each part of a manifest is in its place and within the size limit.
 fn check_parts(manifest: &Manifest) -> Result<(), ArchiveError> {
     let parts = manifest.parts.all();
     for (index, part) in parts.iter().enumerate() {
         let name = part.file.as_str();
         if parts[..index].iter().any(|other: &&Part| other.file == part.file) {
-            return Err(ArchiveError::Parts(name));
+            return Err(ArchiveError::WrongPart(name));
         }
-        if part.bytes > LARGEST_PART {
-            let (bytes, most) = (part.bytes, LARGEST_PART);
-            return Err(ArchiveError::TooLong { name, bytes, most });
+        if part.bytes > MAX_PART {
+            let (bytes, limit) = (part.bytes, MAX_PART);
+            return Err(ArchiveError::TooLong { name, bytes, limit });
         }
     }
     Ok(())

@@ -1,69 +1,70 @@
-//! Reads an archive, from any source, and believes nothing.
+//! Reads archives from untrusted sources.
 
 use std::io::{BufRead, BufReader, Read};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    ArchiveError, BLOCK, END, LARGEST_MANIFEST, LARGEST_WINDOW, check_parts, header, padding,
-};
+use super::{ArchiveError, BLOCK, END, MAX_MANIFEST, MAX_WINDOW_LOG, check_parts, header, padding};
 use crate::image::hash;
 use crate::image::manifest::{Manifest, Part};
 use crate::image::name::Digest;
-use crate::image::signature::{LONGEST, SIGNATURE};
+use crate::image::signature::{MAX_FILE_SIZE, SIGNATURE};
 use crate::image::store::MANIFEST;
 
-/// An archive without its compression, read as far as its parts.
-pub(super) struct Reader<R> {
+/// A reader of an uncompressed archive, positioned at its parts.
+pub(super) struct ArchiveReader<R> {
     input: R,
-    /// The header of the first part, which was read to see whether it is that of a signature.
-    ahead: Option<[u8; BLOCK]>,
+    /// The header of the first part, which was read to check for a signature.
+    peeked: Option<[u8; BLOCK]>,
 }
 
-/// What an archive says of itself.
-pub(super) struct Opening {
+/// The entries of an archive before its parts.
+pub(super) struct ArchiveHeader {
     pub(super) manifest: Manifest,
     /// The manifest's bytes, as they are signed.
     pub(super) bytes: Vec<u8>,
-    /// The bytes of its signature, whatever they are worth.
+    /// The bytes of its signature, unchecked.
     pub(super) signature: Option<Vec<u8>>,
 }
 
-impl<R: Read> Reader<R> {
-    /// Reads as far as the first part.
-    pub(super) fn open(input: R) -> Result<(Opening, Self), ArchiveError> {
-        let mut reader = Self { input, ahead: None };
+impl<R: Read> ArchiveReader<R> {
+    /// Reads up to the first part.
+    pub(super) fn open(input: R) -> Result<(ArchiveHeader, Self), ArchiveError> {
+        let mut reader = Self { input, peeked: None };
         let block = reader.block()?;
-        let Some(length) = length_if(&block, MANIFEST) else {
-            return Err(ArchiveError::NoArchive);
+        let Some(length) = length_if_named(&block, MANIFEST) else {
+            return Err(ArchiveError::NotAnArchive);
         };
-        let bytes = reader.short(MANIFEST, length, LARGEST_MANIFEST)?;
+        let bytes = reader.small_file(MANIFEST, length, MAX_MANIFEST)?;
         let manifest: Manifest = serde_json::from_slice(&bytes).map_err(ArchiveError::Manifest)?;
         check_parts(&manifest)?;
         let next = reader.block()?;
-        let signature = if let Some(length) = length_if(&next, SIGNATURE) {
-            Some(reader.short(SIGNATURE, length, LONGEST)?)
+        let signature = if let Some(length) = length_if_named(&next, SIGNATURE) {
+            Some(reader.small_file(SIGNATURE, length, MAX_FILE_SIZE)?)
         } else {
-            reader.ahead = Some(next);
+            reader.peeked = Some(next);
             None
         };
-        Ok((Opening { manifest, bytes, signature }, reader))
+        Ok((ArchiveHeader { manifest, bytes, signature }, reader))
     }
 
-    /// The part that must come now.
-    pub(super) fn part<'a>(&'a mut self, part: &'a Part) -> Result<Body<'a, R>, ArchiveError> {
-        let block = match self.ahead.take() {
+    /// Reads the header of the next part, which must be `part`.
+    pub(super) fn part<'a>(
+        &'a mut self,
+        part: &'a Part,
+    ) -> Result<PartReader<'a, R>, ArchiveError> {
+        let block = match self.peeked.take() {
             Some(block) => block,
             None => self.block()?,
         };
         let name = part.file.as_str();
         if block != header(name, part.bytes)? {
-            return Err(ArchiveError::Entry { expected: name, found: named(&block) });
+            return Err(ArchiveError::Entry { expected: name, found: describe(&block) });
         }
-        Ok(Body { reader: self, part, left: part.bytes, hasher: Some(Sha256::new()) })
+        Ok(PartReader { reader: self, part, remaining: part.bytes, hasher: Some(Sha256::new()) })
     }
 
-    /// What comes after the last part must be the end of a tar archive, and of the input.
+    /// Checks that the end of the tar archive and of the input follows.
     pub(super) fn end(mut self) -> Result<R, ArchiveError> {
         let mut end = [1; END];
         self.input.read_exact(&mut end)?;
@@ -79,15 +80,15 @@ impl<R: Read> Reader<R> {
         Ok(block)
     }
 
-    /// A file that is kept in memory, whose header was read.
-    fn short(
+    /// Reads a small file into memory, after its header.
+    fn small_file(
         &mut self,
         name: &'static str,
         bytes: u64,
-        most: u64,
+        limit: u64,
     ) -> Result<Vec<u8>, ArchiveError> {
-        if bytes > most {
-            return Err(ArchiveError::TooLong { name, bytes, most });
+        if bytes > limit {
+            return Err(ArchiveError::TooLong { name, bytes, limit });
         }
         let mut file = Vec::new();
         (&mut self.input).take(bytes).read_to_end(&mut file)?;
@@ -109,25 +110,25 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// The bytes of a part, as they come.
-pub(super) struct Body<'a, R> {
-    reader: &'a mut Reader<R>,
+/// A reader of the bytes of one part.
+pub(super) struct PartReader<'a, R> {
+    reader: &'a mut ArchiveReader<R>,
     part: &'a Part,
-    left: u64,
-    /// None once the digest was compared.
+    remaining: u64,
+    /// `None` once the digest is verified.
     hasher: Option<Sha256>,
 }
 
-impl<R: Read> Body<'_, R> {
-    /// Fills a piece, or as much of it as is left. Zero bytes are the end, and then they were all
-    /// what the manifest says.
-    pub(super) fn read(&mut self, piece: &mut [u8]) -> Result<usize, ArchiveError> {
-        let length = usize::try_from(self.left).unwrap_or(usize::MAX).min(piece.len());
-        let piece = &mut piece[..length];
-        self.reader.input.read_exact(piece)?;
-        self.left -= length as u64;
+impl<R: Read> PartReader<'_, R> {
+    /// Fills a chunk, or as much of it as remains of the part. Returns 0 at the end, when the
+    /// digest has been verified.
+    pub(super) fn read(&mut self, chunk: &mut [u8]) -> Result<usize, ArchiveError> {
+        let length = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(chunk.len());
+        let chunk = &mut chunk[..length];
+        self.reader.input.read_exact(chunk)?;
+        self.remaining -= length as u64;
         if let Some(hasher) = &mut self.hasher {
-            hasher.update(&*piece);
+            hasher.update(&*chunk);
         }
         if length == 0
             && let Some(hasher) = self.hasher.take()
@@ -144,14 +145,14 @@ impl<R: Read> Body<'_, R> {
     }
 }
 
-/// The length in a header, if it is that of a file called `name` as this program writes it.
-fn length_if(block: &[u8; BLOCK], name: &str) -> Option<u64> {
+/// Returns the length in a header if it is exactly the header of a file called `name`.
+fn length_if_named(block: &[u8; BLOCK], name: &str) -> Option<u64> {
     let length = tar::Header::from_byte_slice(block).entry_size().ok()?;
     (header(name, length).ok()? == *block).then_some(length)
 }
 
-/// What a header is called, for a message.
-fn named(block: &[u8; BLOCK]) -> String {
+/// Describes a header, for messages.
+fn describe(block: &[u8; BLOCK]) -> String {
     if *block == [0; BLOCK] {
         return "the end".to_owned();
     }
@@ -159,17 +160,17 @@ fn named(block: &[u8; BLOCK]) -> String {
     format!("{:?}, or that with other properties", String::from_utf8_lossy(name))
 }
 
-/// An archive without its compression.
+/// The decompressor of an archive.
 pub(super) type Decompressed<'a, R> = zstd::Decoder<'a, BufReader<R>>;
 
-/// Takes the compression off. One frame is an archive; what follows is found by [`at_end`].
+/// Decompresses an archive, which is exactly one frame; [`at_end`] detects anything after it.
 pub(super) fn decompress<'a, R: Read>(input: R) -> Result<Decompressed<'a, R>, ArchiveError> {
     let mut decoder = zstd::Decoder::with_buffer(BufReader::new(input))?;
-    decoder.window_log_max(LARGEST_WINDOW)?;
+    decoder.window_log_max(MAX_WINDOW_LOG)?;
     Ok(decoder.single_frame())
 }
 
-/// Nothing may follow after the compressed archive.
+/// Checks that nothing follows the compressed archive.
 pub(super) fn at_end<R: Read>(decompressed: Decompressed<'_, R>) -> Result<(), ArchiveError> {
     if decompressed.finish().fill_buf()?.is_empty() {
         return Ok(());
@@ -177,19 +178,19 @@ pub(super) fn at_end<R: Read>(decompressed: Decompressed<'_, R>) -> Result<(), A
     Err(ArchiveError::Trailing)
 }
 
-/// Reads a whole archive without its compression, as an import does: the digest of the image that
-/// it is. What fuzzing calls.
+/// Reads a whole uncompressed archive, as an import does, and returns the digest of its image.
+/// Called by the fuzzer.
 ///
 /// # Errors
 ///
-/// It is none.
+/// The archive is invalid.
 pub fn check(input: &[u8]) -> Result<Digest, ArchiveError> {
-    let (opening, mut reader) = Reader::open(input)?;
-    let mut piece = vec![0; 4096];
-    for part in opening.manifest.parts.all() {
+    let (archive_header, mut reader) = ArchiveReader::open(input)?;
+    let mut chunk = vec![0; 4096];
+    for part in archive_header.manifest.parts.all() {
         let mut body = reader.part(part)?;
-        while body.read(&mut piece)? > 0 {}
+        while body.read(&mut chunk)? > 0 {}
     }
     reader.end()?;
-    Ok(hash::of_bytes(&opening.bytes))
+    Ok(hash::of_bytes(&archive_header.bytes))
 }

@@ -1,4 +1,4 @@
-//! Archives of images whose parts are small, whole and damaged in every place.
+//! Archives of images with small parts, intact and damaged in every directory.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -44,7 +44,7 @@ fn uncompressed(archive: &[u8]) -> Vec<u8> {
     zstd::decode_all(archive).unwrap()
 }
 
-/// An image of its own store, as an archive that has its compression no more.
+/// Returns an image in its own store, and its archive without compression.
 fn tar_of(signed: bool) -> (Fixture, Image, Vec<u8>) {
     let fixture = Fixture::new();
     let image = fixture.publish("base", "text of a part", 1);
@@ -61,14 +61,14 @@ fn key() -> SecretKey {
     SecretKey::unlock(&file.into(), None).unwrap()
 }
 
-/// What is in a store: no image, and nothing that was begun.
+/// Returns whether a store has no image and no remains of an import.
 fn is_empty(store: &Store) -> bool {
     let entries = fs::read_dir(store.path()).into_iter().flatten();
     entries.map(|entry| entry.unwrap().file_name()).all(|name| name == ".lock")
 }
 
 #[test]
-fn an_image_arrives_as_it_was_with_its_signature() {
+fn an_image_is_imported_unchanged_with_its_signature() {
     let (here, there) = (Fixture::new(), Fixture::new());
     let image = here.publish("base", "one", 1);
     let key = key();
@@ -88,13 +88,13 @@ fn an_image_arrives_as_it_was_with_its_signature() {
     assert!(there.store.check_signature(&imported, &trust).unwrap().is_some());
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
     assert_eq!((mode(&imported.directory), mode(&imported.rootfs())), (0o755, 0o444));
-    // Imported again it is there once, and what it meant before is not forgotten.
+    // Importing it again changes nothing.
     import(&there.store, &archive, &Trust::default()).unwrap();
     assert_eq!(there.store.list().unwrap().images.len(), 1);
 }
 
 #[test]
-fn any_tar_understands_it() {
+fn any_tar_can_read_it() {
     let (_fixture, _, tar) = tar_of(true);
     let mut archive = tar::Archive::new(&*tar);
     let names: Vec<_> = archive
@@ -106,7 +106,7 @@ fn any_tar_understands_it() {
 }
 
 #[test]
-fn what_is_zero_takes_room_neither_on_the_way_nor_on_arrival() {
+fn zeros_take_no_space_in_the_archive_or_the_store() {
     let (here, there) = (Fixture::new(), Fixture::new());
     let mut rootfs = vec![0; 2 << 20];
     rootfs[1 << 20] = 1;
@@ -128,8 +128,8 @@ fn an_import_on_a_small_disk_is_refused_before_it_fills_it() {
     let image = here.publish("base", &"x".repeat(14 << 20), 1);
     let archive = export(&here.store, &image).unwrap();
     assert!(archive.len() < 64 << 10, "{}", archive.len());
-    let place = tempfile::tempdir().unwrap();
-    // What is mounted is mounted for one thread.
+    let directory = tempfile::tempdir().unwrap();
+    // The mount exists for one thread only.
     let (least, error) = std::thread::scope(|scope| {
         let import = || {
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
@@ -137,10 +137,10 @@ fn an_import_on_a_small_disk_is_refused_before_it_fills_it() {
             mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
             let options = format!("size={DISK}");
             let (kind, options) = (Some("tmpfs"), Some(options.as_str()));
-            mount(kind, place.path(), kind, MsFlags::empty(), options).unwrap();
-            let store = Store::open(place.path().join("images"));
+            mount(kind, directory.path(), kind, MsFlags::empty(), options).unwrap();
+            let store = Store::open(directory.path().join("images"));
             let free = || {
-                let disk = statvfs(place.path()).unwrap();
+                let disk = statvfs(directory.path()).unwrap();
                 disk.blocks_available() * disk.fragment_size()
             };
             let mut least = u64::MAX;
@@ -179,7 +179,7 @@ fn a_flipped_bit_anywhere_in_an_archive_is_refused_or_changes_nothing() {
         let mut bad = archive.clone();
         bad[at] ^= 1 << (at % 8);
         if let Ok(imported) = import(&there.store, &bad, &Trust::default()) {
-            // E.g. a larger window than is used.
+            // E.g. a larger window than needed.
             assert_eq!(imported.digest, image.digest, "byte {at}");
             there.store.verify(&imported).unwrap();
             there.store.remove(&"base".parse().unwrap()).unwrap();
@@ -191,7 +191,7 @@ fn a_flipped_bit_anywhere_in_an_archive_is_refused_or_changes_nothing() {
 }
 
 #[test]
-fn a_flipped_bit_of_what_is_in_it_makes_no_part_of_the_same_image() {
+fn a_flipped_bit_in_the_content_is_rejected_or_changes_the_digest() {
     let (_fixture, image, tar) = tar_of(false);
     let manifest = BLOCK..BLOCK + fs::read(image.directory.join(MANIFEST)).unwrap().len();
     for at in 0..tar.len() {
@@ -205,7 +205,7 @@ fn a_flipped_bit_of_what_is_in_it_makes_no_part_of_the_same_image() {
 }
 
 #[test]
-fn with_a_signature_that_is_needed_no_manifest_but_the_signed_one_will_do() {
+fn only_the_signed_manifest_passes_where_a_signature_is_required() {
     let (fixture, image, tar) = tar_of(true);
     let there = Fixture::new();
     let signature = fs::read(image.directory.join(SIGNATURE)).unwrap();
@@ -213,21 +213,21 @@ fn with_a_signature_that_is_needed_no_manifest_but_the_signed_one_will_do() {
     fixture.store.sign(&image, &key).unwrap();
     let trust = Trust::new(vec![key.public().unwrap()]);
     let good = uncompressed(&export(&fixture.store, &image).unwrap());
-    // The old signature is as long as the new one, and by another key.
+    // The old signature has the same length but another key.
     assert_eq!((good.len(), signature.len()), (tar.len(), signature.len()));
     let error = import(&there.store, &compressed(&tar), &trust).unwrap_err();
-    let foreign = |source: &SignatureError| matches!(source, SignatureError::Foreign { .. });
+    let foreign = |source: &SignatureError| matches!(source, SignatureError::UntrustedKey { .. });
     assert!(matches!(&error, ImageError::Untrusted { source, .. } if foreign(source)), "{error:?}");
     let at = good.windows(10).position(|window| window == b"\"created\":").unwrap() + 11;
     assert_eq!(good[at], b'1');
     let mut bad = good.clone();
     bad[at] = b'2';
     let error = import(&there.store, &compressed(&bad), &trust).unwrap_err();
-    let wrong = |source: &SignatureError| matches!(source, SignatureError::Wrong(_));
+    let wrong = |source: &SignatureError| matches!(source, SignatureError::Mismatch(_));
     assert!(matches!(&error, ImageError::Untrusted { source, .. } if wrong(source)), "{error:?}");
     assert!(is_empty(&there.store));
     import(&there.store, &compressed(&good), &trust).unwrap();
-    // It is not replaced by one that nobody checked.
+    // An unchecked signature does not replace it.
     import(&there.store, &compressed(&tar), &Trust::default()).unwrap();
     assert!(there.store.check_signature(&there.find("base").unwrap(), &trust).is_ok());
 }
@@ -262,11 +262,11 @@ fn nothing_may_follow() {
     assert!(is_empty(&there.store));
 }
 
-/// A tar archive of these files, as they come.
+/// Returns a tar archive of these files, without checks.
 fn tar_with(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar = Vec::new();
     for (name, bytes) in files {
-        // Names that `header` does not take are put in by hand.
+        // Names that `header` rejects are written directly.
         let mut header = header("x", bytes.len() as u64).unwrap();
         header[..100].fill(0);
         header[..name.len()].copy_from_slice(name.as_bytes());
@@ -281,7 +281,7 @@ fn tar_with(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 #[test]
-fn entries_that_are_foreign_doubled_or_in_another_place_are_refused() {
+fn foreign_duplicate_and_misplaced_entries_are_rejected() {
     let (_fixture, image, tar) = tar_of(false);
     let manifest = fs::read(image.directory.join(MANIFEST)).unwrap();
     let text: &[u8] = b"text of a part";
@@ -306,24 +306,24 @@ fn entries_that_are_foreign_doubled_or_in_another_place_are_refused() {
         }
         assert!(matches!(with(files.len(), name, text), ArchiveError::Trailing), "{name}");
     }
-    assert!(matches!(with(0, "kernel", text), ArchiveError::NoArchive));
+    assert!(matches!(with(0, "kernel", text), ArchiveError::NotAnArchive));
     assert!(matches!(with(1, MANIFEST, &manifest), ArchiveError::Entry { .. }));
     let long = vec![b'x'; 9 << 10];
     assert!(matches!(with(1, SIGNATURE, &long), ArchiveError::TooLong { .. }));
     let without = [files[0], files[1], files[3]];
     let error = check(&tar_with(&without)).unwrap_err();
     let named =
-        "where initramfs should come there is \"rootfs.img\", or that with other properties";
+        "unexpected entry: expected initramfs, found \"rootfs.img\", or that with other properties";
     assert_eq!(error.to_string(), named);
 }
 
 #[test]
-fn lengths_that_no_image_has_are_refused_before_anything_is_set_aside() {
+fn impossible_lengths_are_rejected_before_memory_is_allocated() {
     let (_fixture, image, _) = tar_of(false);
     let header = header(MANIFEST, 1 << 50).unwrap();
     assert!(matches!(check(&header), Err(ArchiveError::TooLong { name: MANIFEST, .. })));
     let mut manifest = image.manifest.clone();
-    manifest.parts.rootfs.bytes = LARGEST_PART + 1;
+    manifest.parts.rootfs.bytes = MAX_PART + 1;
     let bytes = manifest.to_bytes().unwrap();
     let error = check(&tar_with(&[(MANIFEST, &bytes)])).unwrap_err();
     assert!(matches!(error, ArchiveError::TooLong { name: "rootfs.img", .. }), "{error:?}");
@@ -331,26 +331,26 @@ fn lengths_that_no_image_has_are_refused_before_anything_is_set_aside() {
     manifest.parts.rootfs.file = manifest.parts.kernel.file;
     let bytes = manifest.to_bytes().unwrap();
     let error = check(&tar_with(&[(MANIFEST, &bytes)])).unwrap_err();
-    assert!(matches!(error, ArchiveError::Parts("kernel")), "{error:?}");
+    assert!(matches!(error, ArchiveError::WrongPart("kernel")), "{error:?}");
 }
 
 #[test]
-fn a_window_that_would_take_the_hosts_memory_is_refused() {
+fn a_window_that_would_exhaust_the_hosts_memory_is_rejected() {
     let (_fixture, _, tar) = tar_of(false);
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
-    encoder.window_log(LARGEST_WINDOW + 1).unwrap();
+    encoder.window_log(MAX_WINDOW_LOG + 1).unwrap();
     encoder.write_all(&tar).unwrap();
     let archive = encoder.finish().unwrap();
     let mut read = Vec::new();
     zstd::Decoder::new(&*archive).unwrap().read_to_end(&mut read).unwrap();
-    assert_eq!(read, tar, "it is good otherwise");
+    assert_eq!(read, tar, "the archive is valid otherwise");
     let error = refusal(&Fixture::new().store, &archive);
     assert!(matches!(error, ArchiveError::Unreadable(_)), "{error:?}");
 }
 
 proptest! {
     #[test]
-    fn no_bytes_are_an_archive_by_chance(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
+    fn random_bytes_are_not_an_archive(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
         prop_assert!(check(&bytes).is_err());
         prop_assert!(import(&Fixture::new().store, &bytes, &Trust::default()).is_err());
     }

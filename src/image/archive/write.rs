@@ -1,4 +1,4 @@
-//! Writes an image of the store as an archive.
+//! Exports an image of the store as an archive.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -6,88 +6,88 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{END, Moved, PIECE, header, padding, total};
+use super::{CHUNK, END, TransferProgress, header, padding, total_size};
 use crate::image::error::ImageError;
 use crate::image::manifest::Part;
 use crate::image::name::Digest;
 use crate::image::signature::SIGNATURE;
 use crate::image::store::{Image, MANIFEST, Store};
 
-/// How hard the compressor tries. Two levels further the window grows, and with it what a reader
-/// must set aside.
+/// The compression level. Two levels higher, the window grows, and with it the memory that a reader
+/// needs.
 const LEVEL: i32 = 9;
 
 impl Store {
-    /// Writes an image to `output`, called `to` in messages, with its signature if it has one. The
-    /// same image makes the same archive.
+    /// Writes an image with its signature, if any, to `output`; `to` names it in messages. The same
+    /// image gives the same archive.
     ///
     /// # Errors
     ///
-    /// A part is not what was built, or something can't be read or written. What was written then
-    /// is no archive: it lacks its end.
+    /// A part has changed since the build, or something can't be read or written. The output is
+    /// then an incomplete archive.
     pub fn export(
         &self,
         image: &Image,
         output: impl Write,
         to: &Path,
-        moved: &mut Moved<'_>,
+        progress: &mut TransferProgress<'_>,
     ) -> Result<(), ImageError> {
-        let unwritten = || ImageError::write(to);
-        let mut archive = zstd::Encoder::new(output, LEVEL).map_err(unwritten())?;
-        archive.include_checksum(true).map_err(unwritten())?;
-        file(&mut archive, MANIFEST, &image.manifest_bytes()?).map_err(unwritten())?;
+        let write_error = || ImageError::write(to);
+        let mut archive = zstd::Encoder::new(output, LEVEL).map_err(write_error())?;
+        archive.include_checksum(true).map_err(write_error())?;
+        write_file(&mut archive, MANIFEST, &image.manifest_bytes()?).map_err(write_error())?;
         if let Some(signature) = image.signature()? {
-            file(&mut archive, SIGNATURE, &signature).map_err(unwritten())?;
+            write_file(&mut archive, SIGNATURE, &signature).map_err(write_error())?;
         }
-        let (mut done, total) = (0, total(&image.manifest));
+        let (mut done, total_size) = (0, total_size(&image.manifest));
         for part in image.manifest.parts.all() {
-            part_to(&mut archive, image, part, to, &mut |bytes| {
+            write_part(&mut archive, image, part, to, &mut |bytes| {
                 done += bytes;
-                moved(done, total);
+                progress(done, total_size);
             })?;
         }
         archive
             .write_all(&[0; END])
             .and_then(|()| archive.finish())
             .and_then(|mut output| output.flush())
-            .map_err(unwritten())
+            .map_err(write_error())
     }
 }
 
-fn file(archive: &mut impl Write, name: &str, bytes: &[u8]) -> io::Result<()> {
+fn write_file(archive: &mut impl Write, name: &str, bytes: &[u8]) -> io::Result<()> {
     let length = bytes.len() as u64;
     archive.write_all(&header(name, length)?)?;
     archive.write_all(bytes)?;
     archive.write_all(&[0; super::BLOCK][..padding(length)])
 }
 
-fn part_to(
+fn write_part(
     archive: &mut impl Write,
     image: &Image,
     part: &Part,
     to: &Path,
-    moved: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(u64),
 ) -> Result<(), ImageError> {
     let path = image.part(part.file);
-    let unwritten = || ImageError::write(to);
-    let header = header(part.file.as_str(), part.bytes).map_err(unwritten())?;
-    archive.write_all(&header).map_err(unwritten())?;
+    let write_error = || ImageError::write(to);
+    let header = header(part.file.as_str(), part.bytes).map_err(write_error())?;
+    archive.write_all(&header).map_err(write_error())?;
     let file = File::open(&path).map_err(ImageError::read(&path))?;
-    // A longer file shows by its digest.
+    // One byte more, so that the digest of a longer file differs.
     let mut input = file.take(part.bytes + 1);
-    let (mut hasher, mut piece) = (Sha256::new(), vec![0; PIECE]);
+    let (mut hasher, mut chunk) = (Sha256::new(), vec![0; CHUNK]);
     loop {
-        let length = input.read(&mut piece).map_err(ImageError::read(&path))?;
+        let length = input.read(&mut chunk).map_err(ImageError::read(&path))?;
         if length == 0 {
             break;
         }
-        hasher.update(&piece[..length]);
-        archive.write_all(&piece[..length]).map_err(unwritten())?;
-        moved(length as u64);
+        hasher.update(&chunk[..length]);
+        archive.write_all(&chunk[..length]).map_err(write_error())?;
+        progress(length as u64);
     }
     let found = Digest::from_bytes(&hasher.finalize());
     if found != part.sha256 {
         return Err(ImageError::Changed { part: path, expected: part.sha256.clone(), found });
     }
-    archive.write_all(&[0; super::BLOCK][..padding(part.bytes)]).map_err(unwritten())
+    archive.write_all(&[0; super::BLOCK][..padding(part.bytes)]).map_err(write_error())
 }

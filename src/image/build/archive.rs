@@ -1,6 +1,6 @@
-//! Reads a gzipped tar archive that came from elsewhere: bounded, and nothing in it leads out of
-//! the directory that it is unpacked in. What comes from a guest is read by `mayfly_tree`, which takes
-//! only what its own packer writes; here names may also come in pax headers, as others write them.
+//! Reads gzipped tar archives from outside, with limits; no entry can leave the directory that it
+//! is unpacked in. Archives from a guest are read by `mayfly_tree`, which accepts only what its own
+//! packer writes; here names may also be in pax headers, as other packers write them.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -12,34 +12,34 @@ use tar::{EntryType, PaxExtensions};
 
 use crate::host::memory;
 
-/// What is refused beyond: GitHub's runner has 0.2 GB in 12,000 files, unpacked 0.7 GB.
-const MOST_ENTRIES: usize = 100_000;
-const MOST_BYTES: u64 = 4 << 30;
-const LONGEST_PATH: usize = 1024;
-/// All names together, which are kept until the end.
-const MOST_NAMES: usize = 16 << 20;
-/// A header of extensions: its two names, and some numbers.
-const LONGEST_EXTENSION: u64 = 8 << 10;
+/// Limits. GitHub's runner has 12,000 files and 0.2 GB, unpacked 0.7 GB.
+const MAX_ENTRIES: usize = 100_000;
+const MAX_BYTES: u64 = 4 << 30;
+const MAX_PATH: usize = 1024;
+/// The total length of names, which are held in memory until the end.
+const MAX_NAMES: usize = 16 << 20;
+/// The largest extension header: two names and some numbers.
+const MAX_EXTENSION: u64 = 8 << 10;
 
-/// Why an archive can't be used.
+/// The reason why an archive is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum TarballError {
-    /// It is damaged or no such archive.
-    #[error("it is no gzipped tar archive, or damaged")]
+    /// It is damaged or not a gzipped tar archive.
+    #[error("not a gzipped tar archive, or damaged")]
     Damaged(#[from] io::Error),
-    /// An entry that can't be allowed.
-    #[error("its entry {path:?} {problem}")]
+    /// An entry is invalid.
+    #[error("its entry {path:?} {reason}")]
     Entry {
         /// The entry.
         path: String,
-        /// What is wrong with it.
-        problem: &'static str,
+        /// The reason.
+        reason: &'static str,
     },
-    /// It lacks what it is wanted for.
-    #[error("there is no file {0} in it")]
-    Lacks(String),
+    /// A required file is missing.
+    #[error("the file {0} is missing in it")]
+    MissingFile(String),
     /// It is too large.
-    #[error("it holds more than {MOST_ENTRIES} files or {} GiB", MOST_BYTES >> 30)]
+    #[error("the archive has more than {MAX_ENTRIES} files or {} GiB", MAX_BYTES >> 30)]
     TooLarge,
 }
 
@@ -51,33 +51,33 @@ pub(super) enum Member<'r> {
     File {
         /// Its length.
         bytes: u64,
-        /// When it was last changed, in seconds since 1970.
+        /// Its modification time, in seconds since 1970.
         modified: u64,
-        /// Whether it is a program.
+        /// Whether it is executable.
         executable: bool,
-        /// What is in it.
+        /// Its content.
         content: &'r mut dyn Read,
     },
     /// A symbolic link.
-    Link(String),
-    /// Another name of a file before it.
-    SameAs(String),
+    Symlink(String),
+    /// A hard link to an earlier file.
+    HardLink(String),
 }
 
-/// Calls `take` with each entry's path.
+/// Calls `visit` with each entry and its path.
 pub(super) fn read<E: From<TarballError>>(
     file: File,
-    mut take: impl FnMut(&str, Member<'_>) -> Result<(), E>,
+    mut visit: impl FnMut(&str, Member<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let _bound = memory::bound(memory::FOR_UNPACKING).map_err(TarballError::Damaged)?;
-    let mut archive = tar::Archive::new(MultiGzDecoder::new(file).take(MOST_BYTES));
+    let _bound = memory::limit_data(memory::UNPACK_ALLOWANCE).map_err(TarballError::Damaged)?;
+    let mut archive = tar::Archive::new(MultiGzDecoder::new(file).take(MAX_BYTES));
     let (mut seen, mut links) = (BTreeSet::new(), BTreeSet::new());
     let (mut extension, mut names) = (Extension::default(), 0);
-    // Raw: the library would read extensions of any length.
+    // Raw: the library reads extensions of any length.
     let entries = archive.entries().map_err(TarballError::Damaged)?.raw(true);
     for (index, entry) in entries.enumerate() {
         let mut entry = entry.map_err(TarballError::Damaged)?;
-        if index == MOST_ENTRIES || names > MOST_NAMES {
+        if index == MAX_ENTRIES || names > MAX_NAMES {
             return Err(TarballError::TooLarge.into());
         }
         if extension.read(&mut entry)? {
@@ -87,57 +87,57 @@ pub(super) fn read<E: From<TarballError>>(
         let path = path.unwrap_or_else(|| entry.path_bytes().into_owned());
         let Some(path) = checked_path(&path)? else { continue };
         names += path.len();
-        let refused = |problem| E::from(TarballError::Entry { path: path.clone(), problem });
+        let refused = |reason| E::from(TarballError::Entry { path: path.clone(), reason });
         if parents(&path).any(|parent| links.contains(parent)) {
-            return Err(refused("is behind a link"));
+            return Err(refused("is below a symbolic link"));
         }
         if size.is_some_and(|size| size != entry.size()) {
-            return Err(refused("has two lengths"));
+            return Err(refused("has contradictory lengths"));
         }
         let kind = entry.header().entry_type();
         if !seen.insert(path.clone()) && kind != EntryType::Directory {
-            return Err(refused("is there twice"));
+            return Err(refused("appears twice"));
         }
         let target = |entry: &tar::Entry<'_, _>| {
             let short = || entry.link_name_bytes().unwrap_or_default().into_owned();
             let target = long_target.clone().unwrap_or_else(short);
-            String::from_utf8(target).map_err(|_| refused("links to what is no text"))
+            String::from_utf8(target).map_err(|_| refused("has a link target that is not UTF-8"))
         };
         match kind {
-            EntryType::Directory => take(&path, Member::Directory)?,
+            EntryType::Directory => visit(&path, Member::Directory)?,
             EntryType::Regular | EntryType::Continuous => {
                 let header = entry.header();
                 let (bytes, modified) = (entry.size(), header.mtime().unwrap_or(0));
                 let executable = header.mode().is_ok_and(|mode| mode & 0o100 != 0);
                 let content: &mut dyn Read = &mut entry;
-                take(&path, Member::File { bytes, modified, executable, content })?;
+                visit(&path, Member::File { bytes, modified, executable, content })?;
             }
             EntryType::Symlink => {
                 let target = target(&entry)?;
                 if !stays_inside(&path, &target) {
-                    return Err(refused("links to what is outside"));
+                    return Err(refused("links outside of the archive"));
                 }
                 links.insert(path.clone());
-                take(&path, Member::Link(target))?;
+                visit(&path, Member::Symlink(target))?;
             }
             EntryType::Link => {
                 let target = checked_path(target(&entry)?.as_bytes())?;
                 let target = target.filter(|target| seen.contains(target) && *target != path);
-                let target = target.ok_or_else(|| refused("links to what is not there"))?;
-                take(&path, Member::SameAs(target))?;
+                let target = target.ok_or_else(|| refused("links to a missing file"))?;
+                visit(&path, Member::HardLink(target))?;
             }
-            _ => return Err(refused("is neither file, directory nor link")),
+            _ => return Err(refused("is not a file, directory or link")),
         }
     }
     read_rest(archive.into_inner()).map_err(E::from)
 }
 
-/// Damage behind the last entry is damage.
+/// Reads to the end, which detects damage after the last entry.
 fn read_rest(mut archive: impl Read) -> Result<(), TarballError> {
     io::copy(&mut archive, &mut io::sink()).map(drop).map_err(TarballError::Damaged)
 }
 
-/// What headers say of the entry after them.
+/// The properties of the next entry, from extension headers.
 #[derive(Default)]
 struct Extension {
     path: Option<Vec<u8>>,
@@ -146,16 +146,16 @@ struct Extension {
 }
 
 impl Extension {
-    /// Reads an entry that is one of GNU's or pax's, if it is.
+    /// Reads an entry if it is an extension of GNU or pax; returns whether it was.
     fn read(&mut self, entry: &mut tar::Entry<'_, impl Read>) -> Result<bool, TarballError> {
         let kind = entry.header().entry_type();
         let is_pax = kind == EntryType::XHeader;
         if !is_pax && !kind.is_gnu_longname() && !kind.is_gnu_longlink() {
             return Ok(false);
         }
-        if entry.size() > LONGEST_EXTENSION {
+        if entry.size() > MAX_EXTENSION {
             let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            return Err(TarballError::Entry { path, problem: "is a name that is too long" });
+            return Err(TarballError::Entry { path, reason: "has a name that is too long" });
         }
         let mut text = Vec::new();
         entry.read_to_end(&mut text)?;
@@ -163,8 +163,8 @@ impl Extension {
             if text.last() == Some(&0) {
                 text.pop();
             }
-            let place = if kind.is_gnu_longname() { &mut self.path } else { &mut self.target };
-            *place = Some(text);
+            let field = if kind.is_gnu_longname() { &mut self.path } else { &mut self.target };
+            *field = Some(text);
             return Ok(true);
         }
         for record in PaxExtensions::new(&text) {
@@ -180,34 +180,34 @@ impl Extension {
     }
 }
 
-/// An entry's path without `.`; none for the archive's own root.
+/// Returns an entry's path without `.`; `None` for the archive's root.
 fn checked_path(bytes: &[u8]) -> Result<Option<String>, TarballError> {
     let lossy = String::from_utf8_lossy(bytes);
-    let refused = |problem| TarballError::Entry { path: lossy.clone().into_owned(), problem };
-    let text = std::str::from_utf8(bytes).map_err(|_| refused("has a name that is no text"))?;
-    if text.len() > LONGEST_PATH || text.chars().any(char::is_control) {
-        return Err(refused("has no usable name"));
+    let refused = |reason| TarballError::Entry { path: lossy.clone().into_owned(), reason };
+    let text = std::str::from_utf8(bytes).map_err(|_| refused("has a name that is not UTF-8"))?;
+    if text.len() > MAX_PATH || text.chars().any(char::is_control) {
+        return Err(refused("has an invalid name"));
     }
     let mut parts = Vec::new();
     for component in Path::new(text).components() {
         match component {
             Component::Normal(part) => parts.push(part.to_string_lossy()),
             Component::CurDir => {}
-            _ => return Err(refused("leads out of the archive")),
+            _ => return Err(refused("leads outside of the archive")),
         }
     }
     Ok(Some(parts.join("/")).filter(|path| !path.is_empty()))
 }
 
-/// The directories above a path.
+/// Returns the parent directories of a path.
 fn parents(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').map(|(end, _)| &path[..end])
 }
 
-/// Whether what a link at `path` names is in the archive's directory.
+/// Returns whether the target of a link at `path` is inside the archive's directory.
 fn stays_inside(path: &str, target: &str) -> bool {
     let mut depth = parents(path).count();
-    if target.is_empty() || target.len() > LONGEST_PATH || target.chars().any(char::is_control) {
+    if target.is_empty() || target.len() > MAX_PATH || target.chars().any(char::is_control) {
         return false;
     }
     for component in Path::new(target).components() {
@@ -232,10 +232,10 @@ mod tests {
 
     use super::*;
 
-    /// A name, a kind, and what it links to or holds.
+    /// A name, a type, and the link target or content.
     type Entry<'e> = (&'e str, EntryType, &'e str);
 
-    /// Writes headers as they are given, which no library would.
+    /// Writes headers unchanged, which no library does.
     fn archive(entries: &[Entry<'_>]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (name, kind, text) in entries {
@@ -266,25 +266,25 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         io::Seek::rewind(&mut file).unwrap();
-        let mut taken = Vec::new();
+        let mut visited = Vec::new();
         read::<TarballError>(file, |path, member| {
-            taken.push(match member {
+            visited.push(match member {
                 Member::Directory => format!("{path}/"),
                 Member::File { bytes, executable, content, .. } => {
                     let length = io::copy(content, &mut io::sink())?;
                     assert_eq!(length, bytes);
                     format!("{path} {bytes} {executable}")
                 }
-                Member::Link(target) => format!("{path} -> {target}"),
-                Member::SameAs(other) => format!("{path} = {other}"),
+                Member::Symlink(target) => format!("{path} -> {target}"),
+                Member::HardLink(other) => format!("{path} = {other}"),
             });
             Ok(())
         })?;
-        Ok(taken)
+        Ok(visited)
     }
 
     #[test]
-    fn what_is_in_an_archive_is_told_in_order() {
+    fn the_entries_of_an_archive_are_visited_in_order() {
         let entries = [
             ("./", EntryType::Directory, ""),
             ("./bin/", EntryType::Directory, ""),
@@ -292,12 +292,12 @@ mod tests {
             ("bin/b", EntryType::Symlink, "../bin/a"),
             ("c", EntryType::Link, "./bin/a"),
         ];
-        let taken = unpack(&archive(&entries)).unwrap();
-        assert_eq!(taken, ["bin/", "bin/a 5 true", "bin/b -> ../bin/a", "c = bin/a"]);
+        let visited = unpack(&archive(&entries)).unwrap();
+        assert_eq!(visited, ["bin/", "bin/a 5 true", "bin/b -> ../bin/a", "c = bin/a"]);
     }
 
     #[test]
-    fn what_leads_out_is_refused() {
+    fn entries_that_leave_the_directory_are_rejected() {
         for entries in [
             &[("../x", EntryType::Regular, "")][..],
             &[("/x", EntryType::Regular, "")],
@@ -317,7 +317,7 @@ mod tests {
         }
     }
 
-    /// A header of an extension, with as much behind it as it says, and no more than that is made.
+    /// Returns an extension header with exactly this data after it, whatever size it declares.
     fn extended(kind: EntryType, size: u64, text: &[u8]) -> Vec<u8> {
         let mut header = Header::new_gnu();
         header.set_path("extension").unwrap();
@@ -338,7 +338,7 @@ mod tests {
         gzip.finish().unwrap()
     }
 
-    /// What `archive` makes, without its compression.
+    /// Returns an archive without compression.
     fn plain(entries: &[Entry<'_>]) -> Vec<u8> {
         let mut bytes = Vec::new();
         MultiGzDecoder::new(&archive(entries)[..]).read_to_end(&mut bytes).unwrap();
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn names_come_in_extensions_too() {
+    fn names_in_extensions_are_read() {
         let long = ["a"; 150].join("/");
         let pax = |key: &str, value: &str| {
             let length = key.len() + value.len() + 3;
@@ -356,13 +356,13 @@ mod tests {
         let file = plain(&[("x", EntryType::Regular, "hello")]);
         for (extension, size) in [(pax("path", &long), 5), (pax("size", "5"), 5)] {
             let header = extended(EntryType::XHeader, extension.len() as u64, &extension);
-            let taken = unpack(&gzipped(&[&header, &file])).unwrap();
-            assert!(taken[0].ends_with(&format!(" {size} true")), "{taken:?}");
+            let visited = unpack(&gzipped(&[&header, &file])).unwrap();
+            assert!(visited[0].ends_with(&format!(" {size} true")), "{visited:?}");
         }
         let header = extended(EntryType::GNULongName, long.len() as u64 + 1, long.as_bytes());
-        let taken = unpack(&gzipped(&[&header, &file])).unwrap();
-        assert_eq!(taken, [format!("{long} 5 true")]);
-        // They are bound to the same rules.
+        let visited = unpack(&gzipped(&[&header, &file])).unwrap();
+        assert_eq!(visited, [format!("{long} 5 true")]);
+        // The same rules apply to them.
         let up = extended(EntryType::GNULongName, 5, b"../x\0");
         let other = extended(EntryType::XHeader, 9, b"9 size=6\n");
         for header in [up, other] {
@@ -372,14 +372,14 @@ mod tests {
     }
 
     #[test]
-    fn what_would_take_memory_is_refused_before_it_does() {
+    fn oversized_extensions_are_rejected_before_memory_is_allocated() {
         for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
-            // By what it says, whatever comes behind it.
+            // By its declared size, whatever follows.
             let header = extended(kind, 300 << 20, &[]);
             let error = unpack(&gzipped(&[&header])).unwrap_err();
             assert!(matches!(error, TarballError::Entry { .. }), "{kind:?}: {error}");
         }
-        // Names that are each as long as may be.
+        // Many names of the maximum length.
         let mut bytes = Vec::new();
         for number in 0..20_000 {
             let name = format!("{number:05}{}", "/aaaaaaa".repeat(120));
@@ -391,18 +391,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_is_refused() {
-        let whole = archive(&[("a", EntryType::Regular, "hello")]);
-        for bytes in [&b"hello"[..], &whole[..whole.len() / 2], &whole[..whole.len() - 4]] {
+    fn damaged_archives_are_rejected() {
+        let complete = archive(&[("a", EntryType::Regular, "hello")]);
+        for bytes in
+            [&b"hello"[..], &complete[..complete.len() / 2], &complete[..complete.len() - 4]]
+        {
             assert!(matches!(unpack(bytes), Err(TarballError::Damaged(_))), "{}", bytes.len());
         }
     }
 
     proptest! {
         #[test]
-        fn no_bytes_break_it(mut bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        fn random_bytes_cause_no_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
             let _ = unpack(&bytes);
-            // Behind gzip as well.
+            // Also inside gzip.
             let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
             bytes.resize(bytes.len().next_multiple_of(512), 0);
             gzip.write_all(&bytes).unwrap();

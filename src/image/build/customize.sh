@@ -1,11 +1,11 @@
 #!/bin/sh
-# Runs when the packages are installed, outside of the new system but in its namespaces, while
-# apt still knows the package lists. $1 is the new system's root directory.
+# Runs after the packages are installed, outside of the new system but in its namespaces, while apt
+# still has the package lists. $1 is the new system's root directory.
 #
-# MAYFLY_WORK    directory for what the builder wants to know
+# MAYFLY_WORK    directory for output to the builder
 # MAYFLY_KERNEL  kernel package, or one that depends on it
-# MAYFLY_DATE    the time that stands for now; empty: the date of the newest package list
-# MAYFLY_FORMAT  what dpkg is to tell of each package
+# MAYFLY_DATE    the build's timestamp; empty: the date of the newest package list
+# MAYFLY_FORMAT  dpkg's output format for each package
 set -eu
 root=$1
 
@@ -33,9 +33,9 @@ dpkg-query --admindir="$root/var/lib/dpkg" --show \
     --showformat="$MAYFLY_FORMAT" >"$MAYFLY_WORK/packages"
 
 # --- the kernel --------------------------------------------------------------------------------
-# Fetched, not installed: installing it would bring in programs that make initramfs images and
-# boot loaders, which a guest never uses. The name that stays the same from version to version
-# is that of an empty package which depends on the real one.
+# Downloaded, not installed: installing it would bring in programs that make initramfs images and
+# boot loaders, which a guest never uses. The package name that is the same for all versions is
+# that of an empty package which depends on the real one.
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 kernel=$(apt-cache depends --no-recommends --no-suggests "$MAYFLY_KERNEL" |
     sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1)

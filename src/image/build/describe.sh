@@ -1,13 +1,13 @@
-# Runs in the enclosure when the system is finished: writes the files of it that say what its
-# packages and its runner are made of into a tar archive.
+# Runs in the enclosure when the system is finished: writes its files that describe its packages and
+# its runner into a tar archive.
 #
 # $1  the new system's root directory
-# $2  the runner's directory in it, or nothing
+# $2  the runner's directory in it, or empty
 # $3  the archive
 set -eu
 
-# In a root of its own, so that no symbolic link of the new system leads out of it.
-# shellcheck disable=SC2016 # it is the inner shell that expands
+# With a root of its own, so that no symbolic link of the new system leads outside.
+# shellcheck disable=SC2016 # the inner shell expands it
 chroot "$1" sh -c '
     cd /
     set -- "$1" usr/lib/os-release usr/share/doc/*/copyright
@@ -16,7 +16,7 @@ chroot "$1" sh -c '
     fi
     shift
     for file do
-        # A pattern that fits nothing stays as it is.
+        # A pattern without a match is left unexpanded.
         [ ! -f "$file" ] || printf "%s\0" "$file"
     done | tar --create --null --files-from=- --dereference --hard-dereference
 ' sh "${2#/}" >"$3"

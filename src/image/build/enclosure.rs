@@ -1,32 +1,32 @@
-//! Where the programs of a build run: in namespaces of their own, as root of them.
+//! The namespaces in which the programs of a build run, as root.
 //!
-//! The same for root and for an ordinary user, but for the user namespace. In it, root is the
-//! user who builds and the ids above are from the user's range in `/etc/subuid`, so the builder's
-//! directories need no other permissions, and what root makes in there belongs to the builder.
-//! The process namespace ends with its first process, which ends with the builder: nothing that a
-//! package's script starts can outlive a build, and with the mount namespace go its mounts.
+//! They are the same for root and ordinary users, except for the user namespace. In it, root maps
+//! to the user who builds, and the ids above come from the user's range in `/etc/subuid`. So the
+//! builder's directories need no extra permissions, and files made by this root belong to the
+//! builder. The PID namespace ends with its first process, which ends with the builder: no process
+//! of a package script outlives the build. The mounts end with the mount namespace.
 
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
-use super::process::Runner;
+use super::process::ProcessRunner;
 use crate::image::error::ImageError;
 
-/// What an ordinary user's search path may lack.
+/// The search path; that of an ordinary user may lack some of these.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Makes commands that run inside.
+/// Creates commands that run inside.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Enclosure {
     root: bool,
 }
 
 impl Enclosure {
-    /// Checks that the host lets this user have one.
-    pub(super) fn new(runner: &Runner<'_>) -> Result<Self, ImageError> {
+    /// Checks that the host allows the namespaces.
+    pub(super) fn new(runner: &ProcessRunner<'_>) -> Result<Self, ImageError> {
         let enclosure = Self { root: nix::unistd::geteuid().is_root() };
-        // With a second id, because a range that is missing is found only when it is used.
+        // Checks for a second id, because a missing range shows only when it is used.
         let mut probe = enclosure.command("sh");
         probe.args(["-c", "[ $(wc -l < /proc/self/uid_map) -ge \"$0\" ]"]);
         probe.arg(if enclosure.root { "1" } else { "2" });
@@ -40,9 +40,9 @@ impl Enclosure {
         }
     }
 
-    /// A command that runs `program` inside, found in the system's usual places.
+    /// Returns a command that runs `program` inside, found in the system's search path.
     pub(super) fn command(self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = outside("unshare");
+        let mut command = host_command("unshare");
         if !self.root {
             command.args(["--user", "--map-root-user", "--map-auto"]);
         }
@@ -51,9 +51,13 @@ impl Enclosure {
         command
     }
 
-    /// Removes a directory with whatever is in it, also what belongs to other ids of the user's
+    /// Removes a directory and its content, including files that belong to other ids of the user's
     /// range.
-    pub(super) fn remove(self, runner: &Runner<'_>, directory: &Path) -> Result<(), ImageError> {
+    pub(super) fn remove(
+        self,
+        runner: &ProcessRunner<'_>,
+        directory: &Path,
+    ) -> Result<(), ImageError> {
         match std::fs::remove_dir_all(directory) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -66,14 +70,15 @@ impl Enclosure {
     }
 }
 
-/// A command for a program of the host: in English, with the system's programs in its path.
-pub(super) fn outside(program: impl AsRef<OsStr>) -> Command {
+/// Returns a command that runs a program of the host in the C locale, with the system's search
+/// path.
+pub(super) fn host_command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.env("PATH", SYSTEM_PATH).env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE");
     command
 }
 
-/// The programs that a build calls, with Debian's packages that have them.
+/// The programs that a build needs, with the Debian packages that contain them.
 const PROGRAMS: [(&str, &str); 7] = [
     ("unshare", "util-linux"),
     ("mmdebstrap", "mmdebstrap"),
@@ -84,7 +89,7 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("debugfs", "e2fsprogs"),
 ];
 
-/// Checks that every program is there, so that none is found missing half-way.
+/// Checks that every program is installed, so that none turns out to be missing halfway.
 pub(super) fn check_programs() -> Result<(), ImageError> {
     check_each(&PROGRAMS)
 }

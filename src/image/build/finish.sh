@@ -1,13 +1,13 @@
-# Runs in the enclosure when nothing is added to the new system any more: takes out what programs
-# left that ran in it, and lets nothing in it be younger than its packages.
+# Runs in the enclosure when the new system is complete: removes what programs that ran in it have
+# left, and ensures that nothing in it is newer than its packages.
 #
 # $1  the new system's root directory
-# $2  the time that stands for now, in seconds since 1970
-# $3  script that hardens the system (src/image/hardening)
+# $2  the build's timestamp, in seconds since 1970
+# $3  the script that hardens the system (src/image/hardening)
 set -eu
 root=$1 date=$2 harden=$3
 
-# The last to change anything, so that it finds whatever the others have put there.
+# The last change, so that it covers everything that was installed.
 chroot "$root" /bin/sh -s <"$harden"
 
 find "$root/dev" "$root/run" "$root/tmp" "$root/var/tmp" -mindepth 1 -delete

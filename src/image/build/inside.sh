@@ -1,9 +1,9 @@
-# Runs a program in the new system as a guest would: with /proc, a /dev of the harmless devices, and
-# a network with nothing in it, because what an image is made of stands in its recipe. All of that
-# is the enclosure's, and goes with it.
+# Runs a program in the new system as in a guest: with /proc, a /dev of harmless devices, and an
+# empty network, because an image consists only of what its recipe states. All of that belongs to
+# the enclosure and ends with it.
 #
 # $1   the new system's root directory
-# $2   as whom: a user's name
+# $2   the user name to run as
 # $3   that user's home directory
 # ...  the program and its arguments
 set -eu

@@ -1,7 +1,8 @@
-//! What a build puts on top of the packages: one archive that is unpacked in the new system.
+//! The files that a build adds on top of the packages: one archive that is unpacked in the new
+//! system.
 //!
-//! An archive and not the files themselves, because only the enclosure may write to the new
-//! system; and because in it owners and times are what they are to be, whoever builds.
+//! An archive rather than plain files, because only the enclosure may write to the new system, and
+//! because it sets owners and times independently of the user who builds.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read};
@@ -9,43 +10,43 @@ use std::path::{Path, PathBuf};
 
 use tar::{EntryType, Header};
 
-use mayfly_tree::Room;
+use mayfly_tree::DiskQuota;
 
 use crate::image::error::ImageError;
 use crate::image::recipe::AbsolutePath;
 
-/// The archive while it is written.
+/// A layer archive being written.
 pub(super) struct Layer {
     archive: tar::Builder<BufWriter<File>>,
     path: PathBuf,
-    room: Room,
-    /// The time of everything in it, in seconds since 1970.
+    quota: DiskQuota,
+    /// The time of all entries, in seconds since 1970.
     date: u64,
 }
 
-/// Who owns a file and what may be done with it.
+/// The owner and permissions of a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Access {
-    /// The number of the user and of its group.
+    /// The id of the user and of its group.
     pub(super) owner: u32,
     /// The permissions.
     pub(super) mode: u32,
 }
 
 impl Access {
-    /// Root's, for all to read.
+    /// Owned by root, readable by all.
     pub(super) const PUBLIC: Self = Self { owner: 0, mode: 0o644 };
-    /// Root's directory, for all to enter.
+    /// A directory owned by root, accessible to all.
     const PUBLIC_DIRECTORY: Self = Self { owner: 0, mode: 0o755 };
 }
 
 impl Layer {
-    /// Begins the archive at `path`.
+    /// Creates the archive at `path`.
     pub(super) fn create(path: PathBuf, date: u64) -> Result<Self, ImageError> {
         let output = File::create_new(&path).map_err(ImageError::write(&path))?;
-        let room = Room::on(&output, u64::MAX).map_err(ImageError::no_room(&path))?;
+        let quota = DiskQuota::new(&output, u64::MAX).map_err(ImageError::disk_full(&path))?;
         let archive = tar::Builder::new(BufWriter::new(output));
-        Ok(Self { archive, path, room, date })
+        Ok(Self { archive, path, quota, date })
     }
 
     /// Adds a file of `length` bytes.
@@ -56,15 +57,17 @@ impl Layer {
         length: u64,
         content: impl Read,
     ) -> Result<(), ImageError> {
-        // Twice: it is unpacked while the archive is there.
-        self.room.take(length.saturating_mul(2)).map_err(ImageError::no_room(&self.path))?;
+        // Twice, because it is unpacked while the archive exists.
+        self.quota
+            .reserve_entry(length.saturating_mul(2))
+            .map_err(ImageError::disk_full(&self.path))?;
         let mut header = self.header(EntryType::Regular, access);
         header.set_size(length);
         let added = self.archive.append_data(&mut header, relative(path), content);
         added.map_err(ImageError::write(&self.path))
     }
 
-    /// Adds a directory, or sets the owner and mode of one that is there.
+    /// Adds a directory, or sets the owner and mode of an existing one.
     pub(super) fn directory(&mut self, path: &str, access: Access) -> Result<(), ImageError> {
         let mut header = self.header(EntryType::Directory, access);
         let added = self.archive.append_data(&mut header, relative(path), io::empty());
@@ -78,14 +81,14 @@ impl Layer {
         added.map_err(ImageError::write(&self.path))
     }
 
-    /// Adds another name of a file that was added.
+    /// Adds a hard link to an added file.
     pub(super) fn hard_link(&mut self, path: &str, owner: u32, of: &str) -> Result<(), ImageError> {
         let mut header = self.header(EntryType::Link, Access { owner, mode: 0o644 });
         let added = self.archive.append_link(&mut header, relative(path), relative(of));
         added.map_err(ImageError::write(&self.path))
     }
 
-    /// Adds what is below the directory `from` as root's, below `to`.
+    /// Adds the content of the directory `from` below `to`, owned by root.
     pub(super) fn tree(&mut self, from: &Path, to: &str) -> Result<(), ImageError> {
         self.directory(to, Access::PUBLIC_DIRECTORY)?;
         let listed = fs::read_dir(from).and_then(Iterator::collect::<io::Result<Vec<_>>>);
@@ -123,13 +126,13 @@ impl Layer {
     }
 }
 
-/// As archives have it: `append_data` refuses a path from the root.
+/// Returns a path relative to the root: `append_data` rejects absolute paths.
 fn relative(path: &str) -> &str {
     path.trim_start_matches('/')
 }
 
-/// The directories above `path` and below `home`, from the top: those that whoever writes into a
-/// home directory makes there.
+/// Returns the directories between `home` and `path`, from the top: those that a user creates along
+/// with a file in the home directory.
 pub(super) fn directories_between<'p>(home: &AbsolutePath, path: &'p str) -> Vec<&'p str> {
     let Some(below) = path.strip_prefix(home.as_str()).filter(|rest| rest.starts_with('/')) else {
         return Vec::new();

@@ -1,5 +1,5 @@
-//! Runs the programs of a build: each dies with the builder, is bounded in time, and what it
-//! prints is kept for the case that it fails.
+//! Runs the programs of a build. Each is killed with the builder, has a deadline, and its output is
+//! kept for error messages.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
@@ -15,22 +15,22 @@ use nix::sys::signal::Signal;
 use super::Progress;
 use crate::image::error::ImageError;
 
-/// How many of a program's last lines are kept.
-const TAIL: usize = 25;
-/// A line is cut after so many bytes.
-const LINE_LIMIT: u64 = 4096;
-/// What a program may answer on its standard output, in bytes.
-const ANSWER_LIMIT: usize = 4 << 20;
+/// The number of last lines that are kept.
+const TAIL_LINES: usize = 25;
+/// The longest line, in bytes; longer ones are split.
+const MAX_LINE: u64 = 4096;
+/// The most bytes of standard output that are kept.
+const MAX_OUTPUT: usize = 4 << 20;
 
-/// What the programs of one build have in common.
-pub(super) struct Runner<'a> {
-    /// When all of it must be done.
+/// Runs programs with a common deadline and progress receiver.
+pub(super) struct ProcessRunner<'a> {
+    /// The deadline for all programs.
     pub(super) deadline: Deadline,
-    /// Told each line that a program prints on standard error.
+    /// Receives each line of standard error.
     pub(super) progress: &'a dyn Progress,
 }
 
-/// A point in time and the span that led to it.
+/// A point in time, with the limit that it results from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
     at: Instant,
@@ -42,33 +42,33 @@ impl Deadline {
         Self { at: Instant::now() + limit, limit }
     }
 
-    /// When it passes.
+    /// Returns the point in time.
     pub(super) fn at(self) -> Instant {
         self.at
     }
 
-    fn left(self) -> Duration {
+    fn remaining(self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
 
-    /// An error once it has passed.
+    /// Returns an error if the deadline has passed.
     pub(super) fn check(self) -> Result<(), ImageError> {
-        if self.left().is_zero() { Err(self.passed()) } else { Ok(()) }
+        if self.remaining().is_zero() { Err(self.timed_out()) } else { Ok(()) }
     }
 
-    fn passed(self) -> ImageError {
+    fn timed_out(self) -> ImageError {
         ImageError::TimedOut { limit: self.limit }
     }
 }
 
-/// A line that a program printed.
+/// A line of a program's output.
 enum Line {
     Output(Vec<u8>),
     Error(Vec<u8>),
 }
 
-impl Runner<'_> {
-    /// Runs a program to its successful end and returns its standard output.
+impl ProcessRunner<'_> {
+    /// Runs a program until it succeeds and returns its standard output.
     ///
     /// Must be called from a thread that outlives the program: the kernel kills the program when
     /// that thread ends.
@@ -77,7 +77,7 @@ impl Runner<'_> {
         self.run_as(&program, command)
     }
 
-    /// The same, with another name in messages than that of the command's own program.
+    /// Like [`Self::run`], with another program name in messages.
     pub(super) fn run_as(
         &self,
         program: &str,
@@ -85,14 +85,14 @@ impl Runner<'_> {
     ) -> Result<Vec<u8>, ImageError> {
         self.deadline.check()?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        die_with_this_thread(command);
+        kill_with_this_thread(command);
         let mut child = command.spawn().map_err(|error| failed(program, &error, Vec::new()))?;
-        let mut said = Said::default();
+        let mut captured = CapturedOutput::default();
         let outcome = std::thread::scope(|scope| {
             let lines = read_lines(scope, &mut child);
-            let ended = self.follow(&lines, &mut said).and_then(|()| self.wait(&mut child));
+            let ended = self.follow(&lines, &mut captured).and_then(|()| self.wait(&mut child));
             if ended.is_err() {
-                // Also ends the readers: nothing that the child started outlives it for long.
+                // Also ends the readers: descendants of the child do not outlive it for long.
                 let _ = child.kill();
                 let _ = child.wait();
             }
@@ -101,23 +101,27 @@ impl Runner<'_> {
         });
         let status = outcome?;
         if status.success() {
-            return Ok(said.output);
+            return Ok(captured.output);
         }
-        Err(failed(program, &status, said.tail.into()))
+        Err(failed(program, &status, captured.tail.into()))
     }
 
-    /// Takes in what a program prints until it has closed both its outputs.
-    fn follow(&self, lines: &Receiver<Line>, said: &mut Said) -> Result<(), ImageError> {
+    /// Collects a program's output until it has closed both streams.
+    fn follow(
+        &self,
+        lines: &Receiver<Line>,
+        captured: &mut CapturedOutput,
+    ) -> Result<(), ImageError> {
         loop {
-            match lines.recv_timeout(self.deadline.left()) {
-                Ok(line) => said.take(line, self.progress),
+            match lines.recv_timeout(self.deadline.remaining()) {
+                Ok(line) => captured.add(line, self.progress),
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                Err(RecvTimeoutError::Timeout) => return Err(self.deadline.passed()),
+                Err(RecvTimeoutError::Timeout) => return Err(self.deadline.timed_out()),
             }
         }
     }
 
-    /// Waits for a program that has closed its outputs, so is about to end.
+    /// Waits for a program that has closed its outputs.
     fn wait(&self, child: &mut Child) -> Result<ExitStatus, ImageError> {
         loop {
             match child.try_wait() {
@@ -134,19 +138,19 @@ fn failed(program: &str, outcome: &dyn ToString, tail: Vec<String>) -> ImageErro
     ImageError::Tool { program: program.to_owned(), outcome: outcome.to_string(), tail }
 }
 
-/// What a program has printed, as far as it is kept.
+/// The captured output of a program.
 #[derive(Default)]
-struct Said {
+struct CapturedOutput {
     output: Vec<u8>,
     tail: VecDeque<String>,
 }
 
-impl Said {
-    fn take(&mut self, line: Line, progress: &dyn Progress) {
+impl CapturedOutput {
+    fn add(&mut self, line: Line, progress: &dyn Progress) {
         let text = match line {
             Line::Output(bytes) => {
                 let text = printable(&bytes);
-                if self.output.len() + bytes.len() <= ANSWER_LIMIT {
+                if self.output.len() + bytes.len() <= MAX_OUTPUT {
                     self.output.extend_from_slice(&bytes);
                 }
                 text
@@ -160,21 +164,21 @@ impl Said {
         if text.is_empty() {
             return;
         }
-        if self.tail.len() == TAIL {
+        if self.tail.len() == TAIL_LINES {
             self.tail.pop_front();
         }
         self.tail.push_back(text);
     }
 }
 
-/// A line without its end and without what would move a terminal's cursor.
+/// Returns a line without its line ending and control characters.
 fn printable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.trim_end().chars().filter(|c| !c.is_control() || *c == '\t').collect()
 }
 
-/// Reads a child's two outputs on threads of `scope`, which end with the outputs or when nobody
-/// takes the lines any more.
+/// Reads a child's two outputs on threads of `scope`, which end with the outputs or when the
+/// receiver is dropped.
 fn read_lines<'scope>(scope: &'scope Scope<'scope, '_>, child: &mut Child) -> Receiver<Line> {
     let (sender, lines) = sync_channel(64);
     if let Some(output) = child.stdout.take() {
@@ -191,17 +195,17 @@ fn send_lines(output: impl Read, sender: &SyncSender<Line>, kind: fn(Vec<u8>) ->
     let mut reader = BufReader::new(output);
     loop {
         let mut line = Vec::new();
-        // A read that fails is the end of what can be known; the exit status decides.
+        // A failed read ends the output; the exit status decides.
         let end =
-            matches!(reader.by_ref().take(LINE_LIMIT).read_until(b'\n', &mut line), Ok(0) | Err(_));
+            matches!(reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line), Ok(0) | Err(_));
         if end || sender.send(kind(line)).is_err() {
             return;
         }
     }
 }
 
-/// Lets the kernel kill the child when this thread ends, however it ends.
-fn die_with_this_thread(command: &mut Command) {
+/// Makes the kernel kill the child when this thread ends.
+fn kill_with_this_thread(command: &mut Command) {
     let parent = nix::unistd::getpid();
     // SAFETY: between fork and exec only async-signal-safe system calls are made (prctl, getppid),
     // and nothing is allocated: both errors are made from a number.
@@ -211,7 +215,7 @@ fn die_with_this_thread(command: &mut Command) {
             if nix::unistd::getppid() == parent {
                 Ok(())
             } else {
-                // It died before it was asked for.
+                // The parent died before prctl.
                 Err(io::Error::from(nix::errno::Errno::ESRCH))
             }
         });
@@ -239,17 +243,17 @@ mod tests {
         limit: Duration,
         progress: &dyn Progress,
     ) -> Result<Vec<u8>, ImageError> {
-        let runner = Runner { deadline: Deadline::after(limit), progress };
+        let runner = ProcessRunner { deadline: Deadline::after(limit), progress };
         runner.run(Command::new("sh").args(["-c", script]))
     }
 
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn standard_output_is_the_answer_and_standard_error_the_progress() {
+    fn standard_output_is_returned_and_standard_error_is_progress() {
         let recorder = Recorder::default();
-        let answer = shell("echo answer; echo detail >&2", MINUTE, &recorder).unwrap();
-        assert_eq!(answer, b"answer\n");
+        let output = shell("echo answer; echo detail >&2", MINUTE, &recorder).unwrap();
+        assert_eq!(output, b"answer\n");
         assert_eq!(*recorder.0.lock().unwrap(), ["detail"]);
     }
 
@@ -259,8 +263,8 @@ mod tests {
         let error = shell(script, MINUTE, &Recorder::default()).unwrap_err();
         let ImageError::Tool { program, outcome, tail } = &error else { panic!("{error}") };
         assert_eq!((program.as_str(), outcome.as_str()), ("sh", "exit status: 3"));
-        assert_eq!(tail.len(), TAIL);
-        // The two outputs are read side by side, so their order is not certain.
+        assert_eq!(tail.len(), TAIL_LINES);
+        // The two outputs are read concurrently, so their order is undefined.
         assert!(tail.iter().any(|line| line == "100"), "{tail:?}");
         assert!(!error.to_string().contains('\u{1b}'));
     }
@@ -276,8 +280,9 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_is_named() {
-        let runner = Runner { deadline: Deadline::after(MINUTE), progress: &Recorder::default() };
+    fn a_missing_program_is_named() {
+        let runner =
+            ProcessRunner { deadline: Deadline::after(MINUTE), progress: &Recorder::default() };
         let error = runner.run(&mut Command::new("/no/such/program")).unwrap_err();
         assert!(error.to_string().contains("/no/such/program"), "{error}");
     }

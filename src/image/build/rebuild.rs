@@ -1,47 +1,47 @@
-//! Builds an image again, to see whether its inputs give the same bytes.
+//! Rebuilds an image, to check whether the same inputs give the same bytes.
 
 use super::{Builder, agent};
-use crate::image::diff::{self, Change};
+use crate::image::diff::{self, ManifestChange};
 use crate::image::error::ImageError;
 use crate::image::files::{self, FileChange};
 use crate::image::hash;
 use crate::image::name::Digest;
 use crate::image::store::{Image, Store};
 
-/// An image that was built again.
+/// The result of a rebuild.
 #[derive(Debug)]
 pub struct Rebuilt {
-    /// Its digest: the same, if it is the same image.
+    /// The digest of the rebuilt image; equal if the image is identical.
     pub digest: Digest,
-    /// What its manifest says otherwise: packages, parts, programs that made it.
-    pub changes: Vec<Change>,
+    /// The differences of the manifests: packages, parts, build tools.
+    pub changes: Vec<ManifestChange>,
     /// The files of the root file system that differ.
     pub files: Vec<FileChange>,
 }
 
 impl Builder<'_> {
-    /// Builds an image again, from the same recipe, agent and date, and compares. The store keeps
-    /// nothing of it.
+    /// Rebuilds an image from the same recipe, agent and date, and compares. The store is
+    /// unchanged.
     ///
     /// # Errors
     ///
-    /// The recipe or the agent is another ([`ImageError::OtherInput`]), or the build fails.
+    /// The recipe or the agent differs ([`ImageError::InputMismatch`]), or the build fails.
     pub fn rebuild(&self, image: &Image) -> Result<Rebuilt, ImageError> {
         self.check_inputs(image)?;
         self.in_workspace(|workspace, _, _| {
             let scratch = Store::open(workspace.work().join("store"));
             let date = Some(image.manifest.created);
-            let again = Builder { store: &scratch, date, ..*self }.build()?;
+            let rebuilt = Builder { store: &scratch, date, ..*self }.build()?;
             self.progress.step("comparing");
             Ok(Rebuilt {
-                changes: diff::between(&image.manifest, &again.manifest),
-                files: changed_files(image, &again)?,
-                digest: again.digest,
+                changes: diff::between(&image.manifest, &rebuilt.manifest),
+                files: changed_files(image, &rebuilt)?,
+                digest: rebuilt.digest,
             })
         })
     }
 
-    /// What would make another image for certain is refused before anything is built.
+    /// Rejects inputs that would certainly give another image.
     fn check_inputs(&self, image: &Image) -> Result<(), ImageError> {
         let inputs = &image.manifest.inputs;
         let agent = hash::of_bytes(&agent::read_agent(self.agent)?);
@@ -51,7 +51,7 @@ impl Builder<'_> {
         ];
         match given.into_iter().find(|(expected, found, _)| expected != found) {
             None => Ok(()),
-            Some((expected, found, path)) => Err(ImageError::OtherInput {
+            Some((expected, found, path)) => Err(ImageError::InputMismatch {
                 path: path.to_owned(),
                 image: format!("{}@{}", image.name, image.digest.short()),
                 expected: expected.clone(),
@@ -61,10 +61,10 @@ impl Builder<'_> {
     }
 }
 
-fn changed_files(image: &Image, again: &Image) -> Result<Vec<FileChange>, ImageError> {
+fn changed_files(image: &Image, rebuilt: &Image) -> Result<Vec<FileChange>, ImageError> {
     let digest = |image: &Image| image.manifest.parts.rootfs.sha256.clone();
-    if digest(image) == digest(again) {
+    if digest(image) == digest(rebuilt) {
         return Ok(Vec::new());
     }
-    files::between(&image.rootfs(), &again.rootfs())
+    files::between(&image.rootfs(), &rebuilt.rootfs())
 }

@@ -1,4 +1,4 @@
-//! GitHub's runner in an image: where it comes from, how it is unpacked, and whether it runs.
+//! GitHub's runner in an image: its source, its archive and its version check.
 
 use std::fs::File;
 use std::io::Seek;
@@ -12,15 +12,16 @@ use crate::image::error::ImageError;
 use crate::image::hash;
 use crate::image::manifest;
 use crate::image::name::Digest;
-use crate::image::recipe::{self, Content, Recipe, Release, RunnerVersion, User};
+use crate::image::recipe::{self, Recipe, RecipeContent, Release, RunnerVersion, UserSpec};
 
-/// The program that takes jobs, below the runner's directory.
+/// The program that takes jobs, relative to the runner's directory.
 const LISTENER: &str = "bin/Runner.Listener";
-/// Where GitHub publishes the archives of releases.
+/// The base URL of GitHub's release archives.
 const PUBLISHED: &str = "https://github.com/actions/runner/releases/download";
 
-/// Where a recipe's files are scripts that the runner runs before and after each job; the variable
-/// by which the runner is told; and what runs them, in the order of their names.
+/// Directories of job hooks: a recipe's files in them run before or after each job, in the order of
+/// their names. Each comes with the variable that configures the runner and the script that runs
+/// the hooks.
 const JOB_HOOKS: [(&str, &str, &str); 2] = [
     (
         "/etc/mayfly/job-started.d",
@@ -34,12 +35,12 @@ const JOB_HOOKS: [(&str, &str, &str); 2] = [
     ),
 ];
 
-/// Where the runner comes from, if not from where the recipe says.
+/// The source of a runner.
 #[derive(Debug, Clone)]
 pub enum RunnerSource {
     /// A local archive.
     Archive(PathBuf),
-    /// What GitHub gives an account.
+    /// A release that GitHub offers an account.
     Release(RunnerRelease),
 }
 
@@ -48,33 +49,33 @@ pub enum RunnerSource {
 pub struct RunnerRelease {
     /// Its version.
     pub version: Release,
-    /// Where its archive is.
+    /// The URL of its archive.
     pub url: String,
     /// The archive's digest.
     pub sha256: Digest,
-    /// What the download needs, if it needs anything.
+    /// The token for the download, if required.
     pub token: Option<SecretString>,
 }
 
-/// The runner that a build takes, before it is there.
+/// The runner that a build needs, before it is fetched.
 #[derive(Debug)]
-pub(super) struct Wanted {
-    /// Where it comes from.
+pub(super) struct RunnerRequest {
+    /// Its source.
     pub(super) source: RunnerSource,
-    /// The digest that its archive must have.
+    /// The expected digest of its archive.
     sha256: Option<Digest>,
-    /// The version that it must say it is.
+    /// The version that it must report.
     version: Option<Release>,
 }
 
-/// What the recipe and who calls the build want; none for an image without a runner.
-pub(super) fn wanted(
+/// Returns the runner that the recipe and the caller request; `None` for an image without a runner.
+pub(super) fn request(
     recipe: &Recipe,
     given: Option<&RunnerSource>,
-) -> Result<Option<Wanted>, ImageError> {
+) -> Result<Option<RunnerRequest>, ImageError> {
     let Some(runner) = &recipe.content.runner else {
         return match given {
-            Some(_) => Err(ImageError::RunnerUnwanted { path: recipe.path.clone() }),
+            Some(_) => Err(ImageError::RunnerUnexpected { path: recipe.path.clone() }),
             None => Ok(None),
         };
     };
@@ -84,43 +85,43 @@ pub(super) fn wanted(
     };
     let source = match given {
         Some(source) => source.clone(),
-        None => named(recipe, runner, version)?,
+        None => source_of(recipe, runner, version)?,
     };
     Ok(Some(match source {
-        RunnerSource::Release(release) => Wanted {
+        RunnerSource::Release(release) => RunnerRequest {
             sha256: Some(release.sha256.clone()),
             version: Some(release.version),
             source: RunnerSource::Release(release),
         },
         source @ RunnerSource::Archive(_) => {
-            Wanted { source, sha256: runner.sha256.clone(), version }
+            RunnerRequest { source, sha256: runner.sha256.clone(), version }
         }
     }))
 }
 
-/// Where the recipe says that the runner comes from.
-fn named(
+/// Returns the source of the runner per the recipe.
+fn source_of(
     recipe: &Recipe,
-    runner: &recipe::Runner,
+    runner: &recipe::RunnerSpec,
     version: Option<Release>,
 ) -> Result<RunnerSource, ImageError> {
     if let Some(archive) = &runner.archive {
-        return Ok(RunnerSource::Archive(recipe.beside(archive)));
+        return Ok(RunnerSource::Archive(recipe.resolve(archive)));
     }
     let Some(version) = version else {
-        return Err(ImageError::RunnerUnnamed { path: recipe.path.clone() });
+        return Err(ImageError::RunnerUnspecified { path: recipe.path.clone() });
     };
     let sha256 = runner.sha256.clone().ok_or_else(|| ImageError::RecipeValue {
         path: recipe.path.clone(),
         key: "runner.version",
         value: version.to_string(),
-        problem: "a version that is downloaded needs its archive's `sha256`",
+        reason: "requires `sha256`, the digest of the archive to download",
     })?;
     let url = format!("{PUBLISHED}/v{version}/actions-runner-linux-x64-{version}.tar.gz");
     Ok(RunnerSource::Release(RunnerRelease { version, url, sha256, token: None }))
 }
 
-/// The runner whose archive is there and is the one that was wanted.
+/// A runner whose archive is present and verified.
 pub(super) struct ActionsRunner<'c> {
     file: File,
     path: PathBuf,
@@ -129,15 +130,15 @@ pub(super) struct ActionsRunner<'c> {
     /// The time of its newest file, in seconds since 1970.
     released: u64,
     directory: &'c str,
-    pub(super) user: &'c User,
+    pub(super) user: &'c UserSpec,
 }
 
-impl Wanted {
-    /// The archive at `path`, if it has the digest that it must have.
+impl RunnerRequest {
+    /// Opens the archive at `path` and verifies its digest.
     pub(super) fn open(
         self,
         path: PathBuf,
-        content: &Content,
+        content: &RecipeContent,
     ) -> Result<Option<ActionsRunner<'_>>, ImageError> {
         let Some(runner) = &content.runner else { return Ok(None) };
         let Some(user) = content.user(Some(&runner.user)) else { return Ok(None) };
@@ -150,8 +151,8 @@ impl Wanted {
                 Err(ImageError::WrongDigest { from, expected, found: sha256 })
             }
             _ => {
-                let unfit = |source| ImageError::Tarball { path: path.clone(), source };
-                let released = look_through(&mut file).map_err(unfit)?;
+                let tarball_error = |source| ImageError::Tarball { path: path.clone(), source };
+                let released = scan(&mut file).map_err(tarball_error)?;
                 let directory = runner.directory.as_str();
                 let version = self.version;
                 Ok(Some(ActionsRunner { file, path, sha256, version, released, directory, user }))
@@ -161,12 +162,12 @@ impl Wanted {
 }
 
 impl ActionsRunner<'_> {
-    /// Adds the runner as its user's.
+    /// Adds the runner, owned by its user.
     pub(super) fn unpack(&self, layer: &mut Layer) -> Result<(), ImageError> {
         let owner = self.user.uid;
         let directory = Access { owner, mode: 0o755 };
-        for above in directories_between(&self.user.home, self.directory) {
-            layer.directory(above, directory)?;
+        for parent in directories_between(&self.user.home, self.directory) {
+            layer.directory(parent, directory)?;
         }
         layer.directory(self.directory, directory)?;
         let file = self.file.try_clone().map_err(ImageError::read(&self.path))?;
@@ -178,27 +179,27 @@ impl ActionsRunner<'_> {
                     let mode = if executable { 0o755 } else { 0o644 };
                     layer.file(&inside(path), Access { owner, mode }, bytes, content)
                 }
-                Member::Link(target) => layer.symlink(&inside(path), owner, &target),
-                Member::SameAs(other) => layer.hard_link(&inside(path), owner, &inside(&other)),
+                Member::Symlink(target) => layer.symlink(&inside(path), owner, &target),
+                Member::HardLink(other) => layer.hard_link(&inside(path), owner, &inside(&other)),
             };
-            added.map_err(Trouble::Layer)
+            added.map_err(AddError::Layer)
         });
-        unpacked.map_err(|trouble| match trouble {
-            Trouble::Archive(source) => ImageError::Tarball { path: self.path.clone(), source },
-            Trouble::Layer(error) => error,
+        unpacked.map_err(|error| match error {
+            AddError::Archive(source) => ImageError::Tarball { path: self.path.clone(), source },
+            AddError::Layer(error) => error,
         })
     }
 
-    /// Lets the runner run the recipe's scripts around each job, where there are any: a hook is a
-    /// step of every job's log, so none is named without need.
+    /// Configures the runner to run the recipe's job hooks, if there are any. A hook shows up as a
+    /// step in every job's log, so none is configured without need.
     pub(super) fn add_job_hooks(
         &self,
-        content: &Content,
+        content: &RecipeContent,
         layer: &mut Layer,
     ) -> Result<(), ImageError> {
         let mut environment = String::new();
         for (directory, variable, script) in JOB_HOOKS {
-            let is_there = |file: &recipe::File| {
+            let is_there = |file: &recipe::FileSpec| {
                 file.path.as_str().strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
             };
             if !content.files.iter().any(is_there) {
@@ -213,27 +214,27 @@ impl ActionsRunner<'_> {
         if environment.is_empty() {
             return Ok(());
         }
-        // Read by the runner when it starts.
+        // The runner reads it at startup.
         let path = format!("{}/.env", self.directory);
         let access = Access { owner: self.user.uid, mode: 0o644 };
         layer.file(&path, access, environment.len() as u64, environment.as_bytes())
     }
 
-    /// The program that takes jobs.
+    /// Returns the path of the program that takes jobs.
     pub(super) fn listener(&self) -> String {
         format!("{}/{LISTENER}", self.directory)
     }
 
-    /// Where it writes its own log.
+    /// Returns the directory of its own log.
     pub(super) fn diagnostics(&self) -> String {
         format!("{}/_diag", self.directory)
     }
 
-    /// What the manifest says of it, if it is the version that was wanted. `answer` is what it
-    /// says itself.
-    pub(super) fn described(self, answer: &[u8]) -> Result<manifest::Runner, ImageError> {
-        let said = String::from_utf8_lossy(answer);
-        let last = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
+    /// Returns the runner's entry for the manifest, if `output`, the version that it reports, is
+    /// the expected one.
+    pub(super) fn verified(self, output: &[u8]) -> Result<manifest::InstalledRunner, ImageError> {
+        let output = String::from_utf8_lossy(output);
+        let last = output.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
         let found: Release = last.parse().map_err(|_| ImageError::RunnerVersion {
             found: last.chars().take(100).collect(),
             expected: "a version".to_owned(),
@@ -242,7 +243,7 @@ impl ActionsRunner<'_> {
             Some(version) if version != found => version.to_string(),
             None if found < Release::OLDEST => format!("{} or later", Release::OLDEST),
             _ => {
-                return Ok(manifest::Runner {
+                return Ok(manifest::InstalledRunner {
                     version: found.to_string(),
                     sha256: self.sha256,
                     released: self.released,
@@ -254,9 +255,9 @@ impl ActionsRunner<'_> {
     }
 }
 
-/// Reads the whole archive, so that what is wrong with it is known before anything long is begun.
-/// Returns the time of its newest file.
-fn look_through(file: &mut File) -> Result<u64, TarballError> {
+/// Reads the whole archive, so that errors show before any slow step. Returns the time of its
+/// newest file.
+fn scan(file: &mut File) -> Result<u64, TarballError> {
     let (mut released, mut listener) = (0, false);
     archive::read::<TarballError>(file.try_clone()?, |path, member| {
         if let Member::File { modified, executable, .. } = member {
@@ -266,16 +267,16 @@ fn look_through(file: &mut File) -> Result<u64, TarballError> {
         Ok(())
     })?;
     file.rewind()?;
-    if listener { Ok(released) } else { Err(TarballError::Lacks(LISTENER.to_owned())) }
+    if listener { Ok(released) } else { Err(TarballError::MissingFile(LISTENER.to_owned())) }
 }
 
-/// What can go wrong with each entry.
-enum Trouble {
+/// The reason why an entry can't be added.
+enum AddError {
     Archive(TarballError),
     Layer(ImageError),
 }
 
-impl From<TarballError> for Trouble {
+impl From<TarballError> for AddError {
     fn from(error: TarballError) -> Self {
         Self::Archive(error)
     }
@@ -319,40 +320,40 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_comes_before_what_the_recipe_names() {
+    fn a_given_source_overrides_the_recipe() {
         let archive = RunnerSource::Archive("given".into());
         let sha256 = format!("runner.sha256={}", hash::of_bytes(b"x"));
         let pinned = recipe(RECIPE, &["runner.version=2.335.1", &sha256]).unwrap();
-        let wanted = |recipe: &Recipe, given| wanted(recipe, given).unwrap().unwrap();
+        let requested = |recipe: &Recipe, given| request(recipe, given).unwrap().unwrap();
 
-        let RunnerSource::Release(download) = wanted(&pinned, None).source else { panic!() };
+        let RunnerSource::Release(download) = requested(&pinned, None).source else { panic!() };
         assert!(download.url.ends_with("/v2.335.1/actions-runner-linux-x64-2.335.1.tar.gz"));
-        let local = wanted(&pinned, Some(&archive));
+        let local = requested(&pinned, Some(&archive));
         assert!(matches!(local.source, RunnerSource::Archive(path) if path == *"given"));
         assert_eq!(local.sha256, Some(hash::of_bytes(b"x")), "the archive must be that one");
 
         let latest = recipe(RECIPE, &["runner.version=latest"]).unwrap();
-        let newest = wanted(&latest, Some(&release("2.340.0")));
+        let newest = requested(&latest, Some(&release("2.340.0")));
         assert_eq!(newest.sha256, Some(hash::of_bytes(b"newest")));
         assert_eq!(newest.version, Some("2.340.0".parse().unwrap()));
     }
 
     #[test]
-    fn a_runner_that_is_not_named_or_not_wanted_is_an_error() {
+    fn a_missing_or_unexpected_runner_is_an_error() {
         let none = recipe(&RECIPE.replace("[runner]", ""), &[]).unwrap();
-        assert!(wanted(&none, None).unwrap().is_none());
-        let error = wanted(&none, Some(&release("2.335.1"))).unwrap_err();
-        assert!(matches!(error, ImageError::RunnerUnwanted { .. }));
+        assert!(request(&none, None).unwrap().is_none());
+        let error = request(&none, Some(&release("2.335.1"))).unwrap_err();
+        assert!(matches!(error, ImageError::RunnerUnexpected { .. }));
         for settings in [&[][..], &["runner.version=latest"]] {
-            let error = wanted(&recipe(RECIPE, settings).unwrap(), None).unwrap_err();
-            assert!(matches!(error, ImageError::RunnerUnnamed { .. }), "{error}");
+            let error = request(&recipe(RECIPE, settings).unwrap(), None).unwrap_err();
+            assert!(matches!(error, ImageError::RunnerUnspecified { .. }), "{error}");
         }
-        let error = wanted(&recipe(RECIPE, &["runner.version=2.335.1"]).unwrap(), None);
+        let error = request(&recipe(RECIPE, &["runner.version=2.335.1"]).unwrap(), None);
         assert!(error.unwrap_err().to_string().contains("sha256"));
     }
 
     #[test]
-    fn what_can_not_be_is_refused_with_the_recipe() {
+    fn contradictory_runner_keys_are_rejected_with_the_recipe() {
         let digest = format!("runner.sha256={}", hash::of_bytes(b""));
         for (settings, key) in [
             (&["runner.version=2.328.9"][..], "runner.version"),
@@ -367,9 +368,9 @@ mod tests {
     }
 
     #[test]
-    fn the_runner_must_be_the_one_that_was_wanted() {
+    fn the_runner_must_have_the_requested_version() {
         let recipe = recipe(RECIPE, &[]).unwrap();
-        let said = |version: Option<&str>, answer: &str| {
+        let reported = |version: Option<&str>, output: &str| {
             let user = &recipe.content.users[0];
             let runner = ActionsRunner {
                 file: tempfile::tempfile().unwrap(),
@@ -380,17 +381,17 @@ mod tests {
                 directory: "/home/runner/actions-runner",
                 user,
             };
-            runner.described(answer.as_bytes()).map(|runner| runner.version)
+            runner.verified(output.as_bytes()).map(|runner| runner.version)
         };
-        assert_eq!(said(None, "2.335.1\n").unwrap(), "2.335.1");
-        assert_eq!(said(Some("2.335.1"), "noise\n2.335.1\n\n").unwrap(), "2.335.1");
-        for (version, answer) in [
+        assert_eq!(reported(None, "2.335.1\n").unwrap(), "2.335.1");
+        assert_eq!(reported(Some("2.335.1"), "noise\n2.335.1\n\n").unwrap(), "2.335.1");
+        for (version, output) in [
             (Some("2.335.0"), "2.335.1"),
             (None, "2.328.0"),
             (None, ""),
             (None, "Segmentation fault"),
         ] {
-            let error = said(version, answer).unwrap_err();
+            let error = reported(version, output).unwrap_err();
             assert!(matches!(error, ImageError::RunnerVersion { .. }), "{error}");
         }
     }

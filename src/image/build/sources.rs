@@ -1,38 +1,38 @@
-//! Where packages are fetched from when the recipe does not say.
+//! The default package sources, when the recipe has no mirror.
 //!
-//! A machine that runs the same distribution as the image already has a source that it can
-//! reach: apt is asked for it, and the release in it replaced by the image's. The answer is used
-//! for the build and, as with any bootstrap, is what the image's own apt will ask.
+//! A machine that runs the same distribution as the image already has a source that it can reach.
+//! So apt is queried for it, and its release replaced by the image's. The sources are used for the
+//! build and, as with any bootstrap, remain in the image's apt configuration.
 
 use std::collections::BTreeMap;
 use std::fs;
 
-use super::enclosure::outside;
-use super::process::Runner;
+use super::enclosure::host_command;
+use super::process::ProcessRunner;
 use crate::image::recipe::{Suite, Uri};
 
-/// Releases that go with a release: its updates and its security fixes.
+/// The suffixes of a release's own, its updates' and its security suite.
 const POCKETS: [&str; 3] = ["", "-updates", "-security"];
 
-/// The lines of a `sources.list` for `suite`, from the sources of this machine; none if it runs
-/// another distribution than Debian or has no source for its own release.
-pub(super) fn of_this_machine(runner: &Runner<'_>, suite: &Suite) -> Vec<String> {
+/// Returns the lines of a `sources.list` for `suite`, from the sources of this machine; empty if it
+/// runs a distribution other than Debian or has no source for its own release.
+pub(super) fn of_host(runner: &ProcessRunner<'_>, suite: &Suite) -> Vec<String> {
     let Ok(os_release) = fs::read_to_string("/etc/os-release") else { return Vec::new() };
     let Some(release) = debian_release(&os_release) else { return Vec::new() };
-    // What is known of the releases goes before what is written in the sources; where `apt-get
-    // update` has left nothing, as in containers, the latter is all there is.
-    let mut asked = ["--release-info", "--no-release-info"].into_iter().map(|option| {
-        let mut command = outside("apt-get");
+    // The release information is preferred over the configured sources; without `apt-get update`,
+    // as in containers, only the latter exist.
+    let mut attempts = ["--release-info", "--no-release-info"].into_iter().map(|option| {
+        let mut command = host_command("apt-get");
         command.args(["indextargets", option]);
         command.args(["--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"]);
-        // Whatever is wrong with this machine's sources is not the build's affair.
+        // Errors in this machine's sources do not fail the build.
         let targets = runner.run(&mut command).unwrap_or_default();
         lines(&String::from_utf8_lossy(&targets), release, suite)
     });
-    asked.find(|lines| !lines.is_empty()).unwrap_or_default()
+    attempts.find(|lines| !lines.is_empty()).unwrap_or_default()
 }
 
-/// The name of the Debian release that `os-release(5)` describes.
+/// Returns the name of the Debian release in `os-release(5)`.
 fn debian_release(os_release: &str) -> Option<&str> {
     let value = |key: &str| {
         os_release
@@ -43,7 +43,7 @@ fn debian_release(os_release: &str) -> Option<&str> {
     if value("ID")? == "debian" { value("VERSION_CODENAME") } else { None }
 }
 
-/// The first usable source of each pocket, rewritten for `suite`.
+/// Returns the first usable source of each pocket, rewritten for `suite`.
 fn lines(targets: &str, release: &str, suite: &Suite) -> Vec<String> {
     let mut found: BTreeMap<&str, Uri> = BTreeMap::new();
     for target in targets.lines() {
@@ -53,7 +53,7 @@ fn lines(targets: &str, release: &str, suite: &Suite) -> Vec<String> {
             continue;
         };
         let Some(pocket) = name.strip_prefix(release) else { continue };
-        // A source with a password in it is left out: the image would carry it.
+        // A source with a password is omitted: it would become part of the image.
         if let Ok(uri) = Uri::try_from(uri.to_owned()) {
             found.entry(pocket).or_insert(uri);
         }
@@ -101,7 +101,7 @@ bookworm main http://second.example.com/debian/
     }
 
     #[test]
-    fn only_debian_lends_its_sources() {
+    fn only_debian_hosts_provide_sources() {
         let debian = "PRETTY_NAME=\"x\"\nID=debian\nVERSION_CODENAME=bookworm\n";
         assert_eq!(debian_release(debian), Some("bookworm"));
         let derived = "ID=ubuntu\nID_LIKE=debian\nVERSION_CODENAME=noble\n";

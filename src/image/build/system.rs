@@ -1,4 +1,4 @@
-//! The root file system's content: mmdebstrap and the two scripts around it.
+//! Creates the root file system's content with mmdebstrap and scripts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,13 +8,13 @@ use std::process::Command;
 
 use super::enclosure::Enclosure;
 use super::layer::{Access, Layer, directories_between};
-use super::process::Runner;
+use super::process::ProcessRunner;
 use super::sources;
 use crate::image::error::ImageError;
 use crate::image::hash;
 use crate::image::name::Digest;
-use crate::image::recipe::{Content, PackageName, Recipe, User, UserName};
-use crate::image::sbom::{DebianPackage, Facts, PACKAGE_FORMAT};
+use crate::image::recipe::{PackageName, Recipe, RecipeContent, UserName, UserSpec};
+use crate::image::sbom::{DebianPackage, PACKAGE_FORMAT, SystemFacts};
 
 const CUSTOMIZE: &str = include_str!("customize.sh");
 const CLEAN: &str = include_str!("clean.sh");
@@ -22,10 +22,10 @@ const INSIDE: &str = include_str!("inside.sh");
 const FINISH: &str = include_str!("finish.sh");
 const DESCRIBE: &str = include_str!("describe.sh");
 
-/// What dpkg leaves out when it unpacks a package, now and in the guest: nobody reads manual
-/// pages there, and its only locale is the C library's own C.UTF-8. Copyright files stay, and so do
-/// the directories of manual pages: packages of Java and of `PostgreSQL` can't be set up without.
-const LEFT_OUT: [&str; 8] = [
+/// The dpkg options of the image, during the build and in the guest. They exclude manual pages and
+/// all locales except the C library's C.UTF-8. Copyright files stay, and so do the directories of
+/// manual pages: packages of Java and `PostgreSQL` can't be installed without them.
+const DPKG_OPTIONS: [&str; 8] = [
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
     "path-exclude=/usr/share/man/*/*",
@@ -33,20 +33,20 @@ const LEFT_OUT: [&str; 8] = [
     "path-exclude=/usr/share/lintian/*",
     "path-exclude=/usr/share/locale/*",
     "path-include=/usr/share/locale/locale.alias",
-    // The disk is thrown away: to sync each unpacked file would protect nothing.
+    // The disk is disposable: syncing each unpacked file would protect nothing.
     "force-unsafe-io",
 ];
 
-/// Where the parts of a system under construction are, in the build's `work` directory.
+/// The paths of a system under construction, in the build's `work` directory.
 pub(super) struct System {
     work: PathBuf,
 }
 
-/// What is known of a system once its packages are installed.
-pub(super) struct Installed {
-    /// The time that stands for now, in seconds since 1970.
+/// A system whose packages are installed.
+pub(super) struct InstalledSystem {
+    /// The timestamp of everything in the image, in seconds since 1970.
     pub(super) date: u64,
-    /// The packages in it, sorted.
+    /// Its packages, sorted.
     pub(super) packages: Vec<DebianPackage>,
 }
 
@@ -55,17 +55,17 @@ impl System {
         Self { work }
     }
 
-    /// The new system's root directory. Only the enclosure may write to it.
+    /// Returns the new system's root directory. Only the enclosure may write to it.
     pub(super) fn root(&self) -> PathBuf {
         self.work.join("root")
     }
 
-    /// The directory with the kernel's package.
+    /// Returns the directory of the kernel's package.
     pub(super) fn kernel(&self) -> PathBuf {
         self.work.join("kernel")
     }
 
-    /// A directory to put the guest's modules together in.
+    /// Returns the staging directory of the guest's modules.
     pub(super) fn modules(&self) -> PathBuf {
         self.work.join("modules")
     }
@@ -74,15 +74,15 @@ impl System {
         self.work.join("customize.sh")
     }
 
-    /// Installs the recipe's packages, makes its users and fetches its kernel's package.
+    /// Installs the recipe's packages, creates its users and downloads its kernel's package.
     pub(super) fn install(
         &self,
         recipe: &Recipe,
-        content: &Content,
+        content: &RecipeContent,
         date: Option<u64>,
         enclosure: Enclosure,
-        runner: &Runner<'_>,
-    ) -> Result<Installed, ImageError> {
+        runner: &ProcessRunner<'_>,
+    ) -> Result<InstalledSystem, ImageError> {
         for directory in [self.kernel(), self.work.join("temporary")] {
             fs::create_dir(&directory).map_err(ImageError::write(directory))?;
         }
@@ -91,7 +91,7 @@ impl System {
         make_executable(&self.hook())?;
         let sources = match &content.mirror {
             Some(mirror) => vec![mirror.to_string()],
-            None => sources::of_this_machine(runner, &recipe.suite),
+            None => sources::of_host(runner, &recipe.suite),
         };
         let mut command = enclosure.command("mmdebstrap");
         command
@@ -105,16 +105,21 @@ impl System {
         self.installed()
     }
 
-    /// mmdebstrap's arguments. In its words this is mode "root", because the enclosure has made
-    /// this process root of its namespaces already.
-    fn arguments(&self, recipe: &Recipe, content: &Content, sources: Vec<String>) -> Vec<String> {
+    /// Returns mmdebstrap's arguments. The mode is "root", because the enclosure has already made
+    /// this process root of its namespaces.
+    fn arguments(
+        &self,
+        recipe: &Recipe,
+        content: &RecipeContent,
+        sources: Vec<String>,
+    ) -> Vec<String> {
         let mut packages: Vec<&str> = content.packages.iter().map(PackageName::as_str).collect();
         if content.hardening.sudo {
             packages.push("sudo");
         }
         let mut arguments: Vec<String> =
             ["--mode=root", "--format=directory", "--variant=minbase"].map(str::to_owned).into();
-        arguments.extend(LEFT_OUT.iter().map(|option| format!("--dpkgopt={option}")));
+        arguments.extend(DPKG_OPTIONS.iter().map(|option| format!("--dpkgopt={option}")));
         if !packages.is_empty() {
             arguments.push(format!("--include={}", packages.join(",")));
         }
@@ -125,30 +130,29 @@ impl System {
         arguments
     }
 
-    /// What the hook wrote down.
-    fn installed(&self) -> Result<Installed, ImageError> {
+    /// Reads the files that the hook wrote.
+    fn installed(&self) -> Result<InstalledSystem, ImageError> {
         let date = read(&self.work.join("date"))?;
         let date = date.trim().parse().map_err(|_| {
-            ImageError::read(self.work.join("date"))(io::Error::other("it is not a date"))
+            ImageError::read(self.work.join("date"))(io::Error::other("not a date"))
         })?;
-        Ok(Installed { date, packages: parse_packages(&read(&self.work.join("packages"))?) })
+        Ok(InstalledSystem { date, packages: parse_packages(&read(&self.work.join("packages"))?) })
     }
 
-    /// Where the archive of what is put on top of the packages is written.
+    /// Returns the path of the archive of additional files.
     pub(super) fn layer(&self) -> PathBuf {
         self.work.join("files.tar")
     }
 
-    /// Takes out what differs from one build to the next, and unpacks the
-    /// [`layer`](Self::layer).
+    /// Removes files that differ between builds, and unpacks the [`layer`](Self::layer).
     pub(super) fn unpack_layer(
         &self,
         date: u64,
         enclosure: Enclosure,
-        runner: &Runner<'_>,
+        runner: &ProcessRunner<'_>,
     ) -> Result<(), ImageError> {
         self.script("clean.sh", (CLEAN, None), date, enclosure, runner)?;
-        // In a root of its own, so that no symbolic link of the new system leads out of it.
+        // With a root of its own, so that no symbolic link of the new system leads outside.
         let script = "exec chroot \"$1\" tar --extract --numeric-owner --same-permissions \
                       --overwrite <\"$2\"";
         let mut command = enclosure.command("sh");
@@ -156,14 +160,14 @@ impl System {
         runner.run_as("tar", &mut command).map(drop)
     }
 
-    /// Runs a program in the new system as `user`, else as root, and returns what it prints.
-    pub(super) fn inside(
+    /// Runs a program in the new system as `user` or root, and returns its output.
+    pub(super) fn run_inside(
         &self,
-        user: Option<&User>,
+        user: Option<&UserSpec>,
         command: &[&str],
         date: u64,
         enclosure: Enclosure,
-        runner: &Runner<'_>,
+        runner: &ProcessRunner<'_>,
     ) -> Result<Vec<u8>, ImageError> {
         let (id, home) = user.map_or((0, "/root"), |user| (user.uid, user.home.as_str()));
         let mut script = enclosure.command("sh");
@@ -173,13 +177,13 @@ impl System {
         runner.run_as(&format!("{} in the new system", command.join(" ")), &mut script)
     }
 
-    /// Completes the system: hardens it by a script that runs in it, after which nothing does.
+    /// Completes the system with the hardening script, the last program that runs in it.
     pub(super) fn finish(
         &self,
         hardening: &str,
         date: u64,
         enclosure: Enclosure,
-        runner: &Runner<'_>,
+        runner: &ProcessRunner<'_>,
     ) -> Result<(), ImageError> {
         let harden = self.work.join("harden.sh");
         write(&harden, hardening)?;
@@ -192,21 +196,21 @@ impl System {
         (text, more): (&str, Option<&PathBuf>),
         date: u64,
         enclosure: Enclosure,
-        runner: &Runner<'_>,
+        runner: &ProcessRunner<'_>,
     ) -> Result<(), ImageError> {
         let mut command: Command = enclosure.command("sh");
         command.args(["-c", text, name]).arg(self.root()).arg(date.to_string()).args(more);
         runner.run_as(name, &mut command).map(drop)
     }
 
-    /// Adds to `facts` what the finished system says of its packages, and of the runner that is
-    /// in a directory of it.
+    /// Adds the finished system's own metadata to `facts`: that of its packages, and of the runner
+    /// in `directory`.
     pub(super) fn describe(
         &self,
-        facts: &mut Facts,
+        facts: &mut SystemFacts,
         directory: Option<&str>,
         enclosure: Enclosure,
-        runner: &Runner<'_>,
+        runner: &ProcessRunner<'_>,
     ) -> Result<(), ImageError> {
         let archive = self.work.join("facts.tar");
         let mut command = enclosure.command("sh");
@@ -218,11 +222,12 @@ impl System {
     }
 }
 
-/// A line for each user, for the hook. No field can hold a colon or a line's end (`recipe`).
-fn user_lines(users: &[User]) -> String {
-    let line = |user: &User| {
+/// Returns a line for each user, for the hook. No field can contain a colon or a line break
+/// (`recipe`).
+fn user_lines(users: &[UserSpec]) -> String {
+    let line = |user: &UserSpec| {
         let groups: Vec<&str> = user.groups.iter().map(UserName::as_str).collect();
-        let User { name, uid, home, shell, .. } = user;
+        let UserSpec { name, uid, home, shell, .. } = user;
         format!("{name}:{uid}:{home}:{shell}:{}\n", groups.join(","))
     };
     users.iter().map(line).collect()
@@ -234,13 +239,13 @@ fn parse_packages(text: &str) -> Vec<DebianPackage> {
     packages
 }
 
-/// Adds the recipe's files to the layer. Notes in `sources` the digests of those that are from
-/// beside the recipe.
+/// Adds the recipe's files to the layer. Records in `sources` the digests of the files that the
+/// recipe refers to.
 pub(super) fn write_files(
     recipe: &Recipe,
-    content: &Content,
+    content: &RecipeContent,
     layer: &mut Layer,
-    sources: &mut Sources,
+    sources: &mut RecipeFiles,
 ) -> Result<(), ImageError> {
     for file in &content.files {
         let bytes = sources.bytes(recipe, file.content.as_deref(), file.source.as_deref())?;
@@ -260,15 +265,15 @@ pub(super) fn write_files(
     Ok(())
 }
 
-/// Reads what a recipe takes from beside itself, and keeps account of it.
+/// Reads the files that a recipe refers to, and records their digests.
 #[derive(Default)]
-pub(super) struct Sources {
-    /// The digests of the files, by their paths as the recipe has them.
+pub(super) struct RecipeFiles {
+    /// The digests of the files, by path as written in the recipe.
     pub(super) digests: BTreeMap<String, Digest>,
 }
 
-impl Sources {
-    /// What is given as `content`, else in the file `source`.
+impl RecipeFiles {
+    /// Returns `content`, or the content of the file `source`.
     pub(super) fn bytes(
         &mut self,
         recipe: &Recipe,
@@ -278,7 +283,7 @@ impl Sources {
         let Some(source) = source else {
             return Ok(content.unwrap_or_default().as_bytes().to_vec());
         };
-        let path = recipe.beside(source);
+        let path = recipe.resolve(source);
         let bytes = fs::read(&path).map_err(ImageError::read(path))?;
         self.digests.insert(source.display().to_string(), hash::of_bytes(&bytes));
         Ok(bytes)
@@ -343,7 +348,7 @@ mod tests {
 
         let archive = directory.path().join("files.tar");
         let mut layer = Layer::create(archive.clone(), 7).unwrap();
-        let mut sources = Sources::default();
+        let mut sources = RecipeFiles::default();
         write_files(&recipe, &recipe.content, &mut layer, &mut sources).unwrap();
         layer.finish().unwrap();
         let expected = ("tool.sh".to_owned(), hash::of_bytes(b"#!/bin/sh\n"));

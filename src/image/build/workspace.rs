@@ -1,8 +1,8 @@
-//! The directory in which one build works, and what becomes of it.
+//! The working directory of one build, and its removal.
 //!
-//! `<store>/.building-XXXXXX/` holds `image/`, the parts as they are finished, and `work/`,
-//! everything else. The builder holds a lock on it; the kernel releases that lock however the
-//! builder ends. A directory whose lock is free is therefore waste, and the next build removes it.
+//! `<store>/.building-XXXXXX/` contains `image/`, the finished parts, and `work/`, everything else.
+//! The builder holds a lock on it, which the kernel releases when the builder ends. A directory
+//! without a locked owner is therefore garbage, and the next build removes it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,29 +10,29 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::enclosure::Enclosure;
-use super::process::{Deadline, Runner};
-use super::{CLEANING, Progress};
+use super::process::{Deadline, ProcessRunner};
+use super::{CLEANUP_TIMEOUT, Progress};
 use crate::image::error::ImageError;
 use crate::image::store::Store;
 
 const PREFIX: &str = ".building-";
 
-/// A build's directory, held for as long as the value lives.
+/// A build's directory, locked for as long as the value lives.
 pub(in crate::image) struct Workspace {
     path: PathBuf,
     _lock: Flock<File>,
 }
 
 impl Workspace {
-    /// Makes a directory in the store and removes those of dead builds.
+    /// Creates a directory in the store and removes those of dead builds.
     pub(super) fn create(
         store: &Store,
         enclosure: Enclosure,
-        runner: &Runner<'_>,
+        runner: &ProcessRunner<'_>,
     ) -> Result<Self, ImageError> {
         for dead in dead_builds(store)? {
-            // What can't be removed now, e.g. because the last process in it is about to end,
-            // waits for the next build.
+            // A directory that can't be removed now, e.g. because its last process is still ending,
+            // is left to the next build.
             let _ = enclosure.remove(runner, &dead.path);
         }
         let workspace = Self::claim(store)?;
@@ -41,11 +41,12 @@ impl Workspace {
         Ok(workspace)
     }
 
-    /// Makes a directory in the store with nothing but room for the image's files.
+    /// Creates a directory in the store that contains only `image/`.
     pub(in crate::image) fn claim(store: &Store) -> Result<Self, ImageError> {
-        // The store's lock, so that nobody takes a directory for dead that was just made.
+        // Takes the store's lock, so that no other process mistakes the new directory for a dead
+        // build.
         let store_lock = store.lock()?;
-        let path = doomed_directory(store.path())?;
+        let path = disposable_directory(store.path())?;
         let lock = try_lock(&path)?
             .ok_or_else(|| ImageError::StoreBusy { store: store.path().to_owned() })?;
         drop(store_lock);
@@ -55,72 +56,73 @@ impl Workspace {
         Ok(workspace)
     }
 
-    /// Where the image's files are made.
+    /// Returns the directory of the image's files.
     pub(in crate::image) fn image(&self) -> PathBuf {
         self.path.join("image")
     }
 
-    /// Where everything else is made.
+    /// Returns the directory of everything else.
     pub(super) fn work(&self) -> PathBuf {
         self.path.join("work")
     }
 
-    /// Removes it, if there is nothing in it but the user's own files.
+    /// Removes it; all files in it must belong to this user.
     pub(in crate::image) fn discard(self) -> Result<(), ImageError> {
         fs::remove_dir_all(&self.path).map_err(ImageError::write(&self.path))
     }
 
-    /// Removes it, with whatever the build left there.
+    /// Removes it, with everything that the build left in it.
     pub(super) fn remove(
         self,
         enclosure: Enclosure,
-        runner: &Runner<'_>,
+        runner: &ProcessRunner<'_>,
     ) -> Result<(), ImageError> {
         enclosure.remove(runner, &self.path)
     }
 }
 
-/// A new directory in a store that the next build removes unless its maker locks it while
+/// Creates a directory in a store that the next build removes unless its creator locks it while
 /// holding the store's lock.
-pub(in crate::image) fn doomed_directory(store: &Path) -> Result<PathBuf, ImageError> {
+pub(in crate::image) fn disposable_directory(store: &Path) -> Result<PathBuf, ImageError> {
     let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(store);
     let directory = directory.map_err(ImageError::write(store))?.keep();
     Ok(directory)
 }
 
-/// What a build left that ended in the middle, locked so that nobody else removes it as well.
+/// The remains of an interrupted build, locked so that no other process removes them.
 pub(in crate::image) struct DeadBuild {
     path: PathBuf,
     _lock: Flock<File>,
 }
 
 impl DeadBuild {
-    /// Where it is.
+    /// Returns its path.
     pub(in crate::image) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Removes it, also what belongs to other ids of the user's range.
+    /// Removes it, including files that belong to other ids of the user's range.
     pub(in crate::image) fn remove(self) -> Result<(), ImageError> {
-        // Most have nothing that needs an enclosure, and not every host lets everybody have one.
+        // Most need no enclosure, which not every host allows.
         if fs::remove_dir_all(&self.path).is_ok() {
             return Ok(());
         }
-        let runner = Runner { deadline: Deadline::after(CLEANING), progress: &Silent };
+        let runner =
+            ProcessRunner { deadline: Deadline::after(CLEANUP_TIMEOUT), progress: &NoProgress };
         Enclosure::new(&runner)?.remove(&runner, &self.path)
     }
 }
 
-/// A removal has nothing to tell.
-struct Silent;
+/// Discards progress.
+struct NoProgress;
 
-impl Progress for Silent {
+impl Progress for NoProgress {
     fn step(&self, _: &str) {}
 
     fn detail(&self, _: &str) {}
 }
 
-/// What dead builds left in a store.
+/// Returns the remains of dead builds in a store.
 pub(in crate::image) fn dead_builds(store: &Store) -> Result<Vec<DeadBuild>, ImageError> {
     let _lock = store.lock()?;
     let path = store.path();
@@ -130,7 +132,7 @@ pub(in crate::image) fn dead_builds(store: &Store) -> Result<Vec<DeadBuild>, Ima
         if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
             continue;
         }
-        // One that vanished in the meantime, or that can't be opened, is none of ours to remove.
+        // Skips directories that vanished in the meantime or can't be opened.
         if let Ok(Some(lock)) = try_lock(&entry.path()) {
             dead.push(DeadBuild { path: entry.path(), _lock: lock });
         }
@@ -138,7 +140,7 @@ pub(in crate::image) fn dead_builds(store: &Store) -> Result<Vec<DeadBuild>, Ima
     Ok(dead)
 }
 
-/// The lock on a directory, unless somebody has it.
+/// Locks a directory, unless it is locked already.
 fn try_lock(directory: &Path) -> Result<Option<Flock<File>>, ImageError> {
     let file = File::open(directory).map_err(ImageError::read(directory))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {

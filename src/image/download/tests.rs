@@ -1,4 +1,4 @@
-//! Downloads from a server that answers by a script.
+//! Downloads from a fake server with scripted responses.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -7,27 +7,27 @@ use std::thread::JoinHandle;
 use super::*;
 use crate::failure::{Failure, chain};
 
-/// Answers one connection after another; returns the requests.
+/// Serves one response per connection; returns the requests.
 struct Server {
     address: String,
     thread: JoinHandle<Vec<String>>,
 }
 
 impl Server {
-    /// `{HERE}` in an answer becomes the server's address.
-    fn start(answers: &[&str]) -> Self {
+    /// `{HERE}` in a response becomes the server's address.
+    fn start(responses: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let answers: Vec<String> =
-            answers.iter().map(|answer| answer.replace("{HERE}", &address)).collect();
+        let responses: Vec<String> =
+            responses.iter().map(|response| response.replace("{HERE}", &address)).collect();
         let thread = std::thread::spawn(move || {
             let mut seen = Vec::new();
-            for answer in answers {
+            for response in responses {
                 let (mut stream, _) = listener.accept().unwrap();
                 let lines = BufReader::new(stream.try_clone().unwrap()).lines();
                 let head = lines.map(Result::unwrap).take_while(|line| !line.is_empty());
                 seen.push(head.collect::<Vec<_>>().join("\n"));
-                stream.write_all(answer.as_bytes()).unwrap();
+                stream.write_all(response.as_bytes()).unwrap();
             }
             seen
         });
@@ -55,10 +55,10 @@ impl Fixture {
         let downloader = Downloader::new(&store, deadline, &|_| ()).unwrap();
         let token = token.map(SecretString::from);
         let sha256 = hash::of_bytes(expected);
-        downloader.fetch(&Wanted { url, sha256: &sha256, token: token.as_ref() })
+        downloader.fetch(&DownloadRequest { url, sha256: &sha256, token: token.as_ref() })
     }
 
-    fn kept(&self) -> usize {
+    fn cached(&self) -> usize {
         fs::read_dir(self.directory.path().join(DIRECTORY)).unwrap().count()
     }
 }
@@ -66,7 +66,7 @@ impl Fixture {
 const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
 
 #[test]
-fn what_was_downloaded_is_kept() {
+fn a_download_is_cached() {
     let fixture = Fixture::new();
     let server = Server::start(&[HELLO]);
     for _ in 0..2 {
@@ -77,7 +77,7 @@ fn what_was_downloaded_is_kept() {
 }
 
 #[test]
-fn what_was_changed_since_is_downloaded_again() {
+fn a_changed_cache_entry_is_downloaded_again() {
     let fixture = Fixture::new();
     let server = Server::start(&[HELLO, HELLO]);
     let path = fixture.fetch(&server.address, b"hello", None).unwrap();
@@ -87,7 +87,7 @@ fn what_was_changed_since_is_downloaded_again() {
 }
 
 #[test]
-fn anything_else_is_refused_with_both_digests_and_not_kept() {
+fn a_wrong_digest_is_rejected_and_not_cached() {
     let fixture = Fixture::new();
     let server = Server::start(&[HELLO]);
     let error = fixture.fetch(&server.address, b"hallo", None).unwrap_err();
@@ -95,7 +95,7 @@ fn anything_else_is_refused_with_both_digests_and_not_kept() {
     for digest in [hash::of_bytes(b"hello"), hash::of_bytes(b"hallo")] {
         assert!(message.contains(digest.as_str()), "{message}");
     }
-    assert_eq!(fixture.kept(), 0);
+    assert_eq!(fixture.cached(), 0);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_token_is_for_the_first_server_only() {
 }
 
 #[test]
-fn a_connection_that_breaks_is_tried_again() {
+fn a_broken_connection_is_retried() {
     let fixture = Fixture::new();
     let server = Server::start(&[&HELLO[..HELLO.len() - 2], HELLO]);
     fixture.fetch(&server.address, b"hello", None).unwrap();
@@ -122,26 +122,26 @@ fn a_connection_that_breaks_is_tried_again() {
 }
 
 #[test]
-fn what_is_not_there_is_not_asked_for_again() {
+fn a_missing_file_is_not_requested_again() {
     let fixture = Fixture::new();
     let server = Server::start(&["HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"]);
     let error = fixture.fetch(&server.address, b"hello", None).unwrap_err();
     assert!(chain(&error).contains("status 404"), "{}", chain(&error));
     assert_eq!(error.code(), crate::failure::Code::Unavailable);
-    assert_eq!(fixture.kept(), 0);
+    assert_eq!(fixture.cached(), 0);
 }
 
 #[test]
-fn what_says_that_it_is_too_large_is_not_begun() {
+fn a_download_that_announces_too_many_bytes_is_not_started() {
     let fixture = Fixture::new();
-    let huge = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", LIMIT + 1);
+    let huge = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", MAX_BYTES + 1);
     let server = Server::start(&[&huge]);
     let error = fixture.fetch(&server.address, b"hello", None).unwrap_err();
     assert!(matches!(error, ImageError::Download { source: DownloadError::TooLarge, .. }));
 }
 
 #[test]
-fn a_redirection_never_leads_to_less_than_https() {
+fn a_redirect_never_downgrades_from_https() {
     let to = |from: &str, to: &str| {
         redirected(&from.parse().unwrap(), to).map(|address| address.to_string())
     };

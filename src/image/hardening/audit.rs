@@ -1,109 +1,109 @@
-//! The audit: one script with every probe of an image's controls, and the judgement of its output.
+//! The audit: one script with all probes of an image, and the evaluation of its output.
 //!
 //! The script runs once, as root, in a guest of the image, and prints blocks:
 //!
 //! ```text
-//! probe accounts.root-locked probe     the control and which of its looks
-//!  root:*                              what the look printed, a space before each line
+//! probe accounts.root-locked probe     the control and the kind of the check
+//!  root:*                              the output of the check, each line after a space
 //! end
 //! ```
 //!
-//! An audit is of an image that was just built: root of the guest may print what it likes, so an
-//! image whose builder is the enemy can't be found out from inside.
+//! An audit is meant for a freshly built image: root of the guest can print anything, so it can't
+//! detect a malicious builder.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use mayfly_protocol::settings::Settings;
+use mayfly_protocol::settings::GuestSettings;
 use serde::{Deserialize, Serialize};
 
 use super::expect::{self, Verdict};
-use super::{By, CONTROLS, Control, Measure};
+use super::{CONTROLS, Control, Measure, ProbeUser};
 use crate::image::hash;
 use crate::image::manifest::Manifest;
 
-/// Prints what a look prints, as a block of a bounded length. In a subshell, so
-/// that none changes the next one's world; with few programs, because each costs time.
-const LOOK: &str = "look() {
+/// Runs a probe and prints its output as a block of limited length. Each probe runs in a subshell,
+/// so that it can't affect the next; few programs are started, because each takes time.
+const RUN_PROBE: &str = "run_probe() {
     echo \"probe $1 $2\"
     ( $3 \"$4\" </dev/null 2>&1 ) | head -c 16384 | sed 's/^/ /'
     printf '\\nend\\n'
 }
 ";
 
-/// Executes a program as the job's user.
+/// The command prefix that runs a program as the job's user.
 const AS_JOB: &str = "setpriv --reuid runner --regid runner --init-groups env HOME=/home/runner";
 
-/// The most bytes that the script prints: whoever runs it need not keep more.
-pub const MOST_OUTPUT: usize = 4 << 20;
+/// The most output of the script that is evaluated, in bytes.
+pub const MAX_OUTPUT: usize = 4 << 20;
 
-/// What an audit found.
+/// The result of an audit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// A row for each control, in the order of the table.
-    pub rows: Vec<Row>,
+pub struct AuditReport {
+    /// A row for each control, in the order of [`CONTROLS`].
+    pub rows: Vec<AuditRow>,
 }
 
-/// How one control fares.
+/// The result of one control.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Row {
+pub struct AuditRow {
     /// The control's name.
     pub control: Cow<'static, str>,
-    /// What it does.
+    /// Its effect.
     pub title: Cow<'static, str>,
-    /// Where others ask for the same.
+    /// External references.
     pub reference: Cow<'static, str>,
-    /// How it fares.
-    pub result: Outcome,
-    /// What was seen.
+    /// The outcome.
+    pub result: AuditOutcome,
+    /// The evidence.
     pub evidence: String,
 }
 
-/// How a control fares.
+/// The outcome of a control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// As it should be.
+pub enum AuditOutcome {
+    /// The control is in effect.
     Pass,
-    /// Not as it should be, or nothing was seen of it.
+    /// The control is not in effect, or its check did not run.
     Fail,
-    /// The recipe has switched it off, or it does not fit.
+    /// The recipe disables it, or it conflicts with the recipe.
     Off,
 }
 
-impl Report {
-    /// Whether no control failed.
+impl AuditReport {
+    /// Returns whether no control failed.
     pub fn passed(&self) -> bool {
-        self.rows.iter().all(|row| row.result != Outcome::Fail)
+        self.rows.iter().all(|row| row.result != AuditOutcome::Fail)
     }
 
-    /// How many controls fared so.
-    pub fn count(&self, outcome: Outcome) -> usize {
+    /// Returns the number of controls with this outcome.
+    pub fn count(&self, outcome: AuditOutcome) -> usize {
         self.rows.iter().filter(|row| row.result == outcome).count()
     }
 }
 
-/// Says what a look's output means, in an image with these settings.
-type Judge = Box<dyn Fn(&Settings, &str) -> Verdict>;
+/// Evaluates the output of a check, given the image's settings.
+type Evaluate = Box<dyn Fn(&GuestSettings, &str) -> Verdict>;
 
-/// One look at the guest.
-struct Look {
-    /// Which of its control's.
+/// One check in the guest.
+struct Check {
+    /// The kind of the check, unique within its control.
     kind: &'static str,
-    by: By,
+    user: ProbeUser,
     script: String,
-    judge: Judge,
+    evaluate: Evaluate,
 }
 
-/// What an audit goes by.
+/// The input of an audit.
 #[derive(Debug, Clone, Copy)]
-struct Subject<'a> {
+struct AuditSubject<'a> {
     controls: &'a BTreeMap<String, bool>,
-    settings: &'a Settings,
+    settings: &'a GuestSettings,
 }
 
-impl<'a> Subject<'a> {
+impl<'a> AuditSubject<'a> {
     fn of(manifest: &'a Manifest) -> Self {
         Self { controls: &manifest.hardening, settings: &manifest.settings }
     }
@@ -113,40 +113,40 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// The script that looks at everything that is on in the image. To be run by `sh` as root.
+/// Returns the script that checks every enabled control of the image, to be run by `sh` as root.
 pub fn script(manifest: &Manifest) -> Vec<u8> {
-    script_of(Subject::of(manifest))
+    script_of(AuditSubject::of(manifest))
 }
 
-fn script_of(subject: Subject<'_>) -> Vec<u8> {
-    let mut script = format!("{LOOK}job='{AS_JOB}'\ncd /\n");
+fn script_of(subject: AuditSubject<'_>) -> Vec<u8> {
+    let mut script = format!("{RUN_PROBE}job='{AS_JOB}'\ncd /\n");
     let all = CONTROLS.iter().copied().flatten();
     for control in all.filter(|control| subject.has(control)) {
-        for look in looks(control) {
-            let by = if look.by == By::Job { "$job sh -c" } else { "eval" };
-            let (name, kind, looked) = (control.name, look.kind, quote(&look.script));
+        for check in checks(control) {
+            let by = if check.user == ProbeUser::Job { "$job sh -c" } else { "eval" };
+            let (name, kind, script_word) = (control.name, check.kind, quote(&check.script));
             // Writing to a string can't fail.
-            let _ = writeln!(script, "look {name} {kind} \"{by}\" {looked}");
+            let _ = writeln!(script, "run_probe {name} {kind} \"{by}\" {script_word}");
         }
     }
     script.into_bytes()
 }
 
-/// What the script's output says of the image.
-pub fn judge(manifest: &Manifest, output: &[u8]) -> Report {
-    judge_by(Subject::of(manifest), output)
+/// Evaluates the output of the script.
+pub fn evaluate(manifest: &Manifest, output: &[u8]) -> AuditReport {
+    evaluate_subject(AuditSubject::of(manifest), output)
 }
 
-fn judge_by(subject: Subject<'_>, output: &[u8]) -> Report {
+fn evaluate_subject(subject: AuditSubject<'_>, output: &[u8]) -> AuditReport {
     let blocks = blocks(output);
     let row = |control: &&Control| {
         let (result, evidence) = if subject.has(control) {
             let verdict = verdict(control, subject.settings, &blocks);
-            (if verdict.pass { Outcome::Pass } else { Outcome::Fail }, verdict.evidence)
+            (if verdict.pass { AuditOutcome::Pass } else { AuditOutcome::Fail }, verdict.evidence)
         } else {
-            (Outcome::Off, "switched off".to_owned())
+            (AuditOutcome::Off, "switched off".to_owned())
         };
-        Row {
+        AuditRow {
             control: control.name.into(),
             title: control.title.into(),
             reference: control.reference.into(),
@@ -154,72 +154,72 @@ fn judge_by(subject: Subject<'_>, output: &[u8]) -> Report {
             evidence,
         }
     };
-    Report { rows: CONTROLS.iter().copied().flatten().map(|control| row(&control)).collect() }
+    AuditReport { rows: CONTROLS.iter().copied().flatten().map(|control| row(&control)).collect() }
 }
 
 fn verdict(
     control: &Control,
-    settings: &Settings,
+    settings: &GuestSettings,
     blocks: &BTreeMap<(String, String), String>,
 ) -> Verdict {
-    let verdicts = looks(control).into_iter().map(|look| {
-        match blocks.get(&(control.name.to_owned(), look.kind.to_owned())) {
-            Some(output) => (look.judge)(settings, output),
+    let verdicts = checks(control).into_iter().map(|check| {
+        match blocks.get(&(control.name.to_owned(), check.kind.to_owned())) {
+            Some(output) => (check.evaluate)(settings, output),
             None => Verdict::fail("the probe did not run"),
         }
     });
-    verdicts.reduce(Verdict::and).unwrap_or_else(|| Verdict::fail("there is no probe"))
+    verdicts.reduce(Verdict::and).unwrap_or_else(|| Verdict::fail("no probe defined"))
 }
 
-/// Everything by which one sees whether a control is in place.
-fn looks(control: &Control) -> Vec<Look> {
-    let mut looks = Vec::new();
+/// Returns all checks of a control.
+fn checks(control: &Control) -> Vec<Check> {
+    let mut checks = Vec::new();
     let collect = |of: fn(&'static Measure) -> Option<(&'static str, &'static str)>,
                    measures: &'static [Measure]|
      -> Vec<_> { measures.iter().filter_map(of).collect() };
     let parameters = collect(Measure::parameter, control.measures);
     if !parameters.is_empty() {
-        looks.push(parameters_look(&parameters));
+        checks.push(parameters_check(&parameters));
     }
     let arguments = collect(Measure::argument, control.measures);
     if !arguments.is_empty() {
-        looks.push(arguments_look(&arguments));
+        checks.push(arguments_check(&arguments));
     }
     let files = collect(Measure::file, control.measures);
     if !files.is_empty() {
-        looks.push(files_look(&files));
+        checks.push(files_check(&files));
     }
     if let Some(probe) = &control.probe {
         let expect = probe.expect;
-        looks.push(Look {
+        checks.push(Check {
             kind: "probe",
-            by: probe.by,
+            user: probe.user,
             script: probe.script.to_owned(),
-            judge: Box::new(move |settings, output| expect.judge(settings, output)),
+            evaluate: Box::new(move |settings, output| expect.evaluate(settings, output)),
         });
     }
-    looks
+    checks
 }
 
-fn parameters_look(parameters: &[(&'static str, &'static str)]) -> Look {
+fn parameters_check(parameters: &[(&'static str, &'static str)]) -> Check {
     let paths: Vec<String> =
         parameters.iter().map(|(path, _)| format!("/proc/sys/{path}")).collect();
-    let wanted: Vec<String> =
+    let expected: Vec<String> =
         parameters.iter().map(|(path, value)| format!("{path} = {value}")).collect();
-    Look {
+    Check {
         kind: "parameters",
-        by: By::Root,
-        // A line `PATH:VALUE` for each; a shell's own `read` would take the first digit only.
+        user: ProbeUser::Root,
+        // Prints a line `PATH:VALUE` for each; the shell's `read` would take only the first digit.
         script: format!("grep -H '' {}", paths.join(" ")),
-        judge: Box::new(move |_, output| {
+        evaluate: Box::new(move |_, output| {
             let found: Vec<String> = expect::lines(output).into_iter().map(parameter).collect();
             let found: Vec<&str> = found.iter().map(String::as_str).collect();
-            expect::equal(&wanted, &found)
+            expect::equal(&expected, &found)
         }),
     }
 }
 
-/// A parameter's line, with one space where the kernel has tabs.
+/// Normalizes a parameter's line: single spaces instead of the kernel's tabs.
 fn parameter(line: &str) -> String {
     let found = line.strip_prefix("/proc/sys/").and_then(|line| line.split_once(':'));
     let Some((path, value)) = found else { return line.to_owned() };
@@ -227,38 +227,38 @@ fn parameter(line: &str) -> String {
     format!("{path} = {}", words.join(" "))
 }
 
-fn arguments_look(arguments: &[(&'static str, &'static str)]) -> Look {
-    let wanted: Vec<&str> = arguments.iter().map(|(argument, _)| *argument).collect();
-    Look {
+fn arguments_check(arguments: &[(&'static str, &'static str)]) -> Check {
+    let expected: Vec<&str> = arguments.iter().map(|(argument, _)| *argument).collect();
+    Check {
         kind: "arguments",
-        by: By::Root,
+        user: ProbeUser::Root,
         script: "cat /proc/cmdline".to_owned(),
-        judge: Box::new(move |_, output| {
+        evaluate: Box::new(move |_, output| {
             let given: Vec<&str> = output.split_whitespace().collect();
-            match wanted.iter().find(|argument| !given.contains(argument)) {
-                None => Verdict::pass(wanted.join(" ")),
-                Some(missing) => Verdict::fail(format!("the kernel was not given {missing}")),
+            match expected.iter().find(|argument| !given.contains(argument)) {
+                None => Verdict::pass(expected.join(" ")),
+                Some(missing) => Verdict::fail(format!("missing kernel argument {missing}")),
             }
         }),
     }
 }
 
-fn files_look(files: &[(&'static str, &'static str)]) -> Look {
+fn files_check(files: &[(&'static str, &'static str)]) -> Check {
     let paths: Vec<&str> = files.iter().map(|(path, _)| *path).collect();
-    let wanted: Vec<String> = files
+    let expected: Vec<String> = files
         .iter()
         .map(|(path, content)| format!("{} {path} 644 root", hash::of_bytes(content.as_bytes())))
         .collect();
     let found = paths.join(", ");
-    Look {
+    Check {
         kind: "files",
-        by: By::Root,
+        user: ProbeUser::Root,
         script: format!(
             "for path in {}; do echo $(sha256sum $path) $(stat -c '%a %U' $path); done",
             paths.join(" ")
         ),
-        judge: Box::new(move |_, output| {
-            let verdict = expect::equal(&wanted, &expect::lines(output));
+        evaluate: Box::new(move |_, output| {
+            let verdict = expect::equal(&expected, &expect::lines(output));
             if verdict.pass { Verdict::pass(&found) } else { verdict }
         }),
     }
@@ -278,15 +278,15 @@ impl Measure {
     }
 }
 
-/// A script as one word of another.
+/// Quotes a script as one word of a shell script.
 fn quote(script: &str) -> String {
     format!("'{}'", script.replace('\'', "'\\''"))
 }
 
-/// The blocks of an output, by control and kind. What is in none is passed over; of two with one
-/// name the first counts; one without an end is none.
+/// Parses the blocks of an output, by control and kind. Text outside of blocks and blocks without
+/// an end are ignored; of duplicate blocks, the first counts.
 fn blocks(output: &[u8]) -> BTreeMap<(String, String), String> {
-    let output = &output[..output.len().min(MOST_OUTPUT)];
+    let output = &output[..output.len().min(MAX_OUTPUT)];
     let text = String::from_utf8_lossy(output);
     let mut blocks = BTreeMap::new();
     let mut open: Option<((String, String), String)> = None;

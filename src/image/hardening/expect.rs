@@ -1,46 +1,47 @@
-//! What a probe should print, and the judgement of what it did.
+//! The expected output of a probe, and its evaluation.
 
-use mayfly_protocol::settings::Settings;
+use mayfly_protocol::settings::GuestSettings;
 
-/// Characters of evidence that are kept.
-const EVIDENCE: usize = 240;
+/// The most characters of evidence.
+const MAX_EVIDENCE: usize = 240;
 
-/// What a probe should print. Lines are compared without space around them; empty ones don't count.
+/// The expected output of a probe. Lines are compared without surrounding space; empty ones are
+/// ignored.
 #[derive(Debug, Clone, Copy)]
-pub enum Expect {
-    /// Nothing: the probe looks for what should not be there.
+pub enum Expectation {
+    /// No output: the probe prints violations.
     Nothing,
     /// These lines, in this order.
     Lines(&'static [&'static str]),
-    /// Each of these lines, among others.
-    Among(&'static [&'static str]),
+    /// Each of these lines, possibly among others.
+    Contains(&'static [&'static str]),
     /// No other lines than these.
     Only(&'static [&'static str]),
-    /// What a function of the image's settings and the lines says.
-    Judged(fn(&Settings, &[&str]) -> Verdict),
+    /// The result of a function of the image's settings and the lines.
+    Custom(fn(&GuestSettings, &[&str]) -> Verdict),
 }
 
-/// How a control fares, and what shows it.
+/// The result of a check, and its evidence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether it is as it should be.
+    /// Whether the check passed.
     pub pass: bool,
-    /// What was seen.
+    /// The evidence.
     pub evidence: String,
 }
 
 impl Verdict {
-    /// As it should be.
+    /// Returns a passed check.
     pub(super) fn pass(evidence: impl AsRef<str>) -> Self {
         Self { pass: true, evidence: clean(evidence.as_ref()) }
     }
 
-    /// Not as it should be.
+    /// Returns a failed check.
     pub(super) fn fail(evidence: impl AsRef<str>) -> Self {
         Self { pass: false, evidence: clean(evidence.as_ref()) }
     }
 
-    /// Both, and whichever fails tells why.
+    /// Combines two checks; the evidence is that of the first failure.
     pub(super) fn and(self, other: Self) -> Self {
         match (self.pass, other.pass) {
             (true, true) => Self::pass(format!("{}; {}", self.evidence, other.evidence)),
@@ -50,20 +51,21 @@ impl Verdict {
     }
 }
 
-impl Expect {
-    /// Judges what a probe printed.
-    pub(super) fn judge(&self, settings: &Settings, output: &str) -> Verdict {
+impl Expectation {
+    /// Evaluates the output of a probe.
+    pub(super) fn evaluate(&self, settings: &GuestSettings, output: &str) -> Verdict {
         let lines = lines(output);
         let printed = || if lines.is_empty() { "nothing".to_owned() } else { lines.join(", ") };
         match self {
             Self::Nothing if lines.is_empty() => Verdict::pass("none"),
             Self::Nothing => Verdict::fail(printed()),
-            Self::Lines(wanted) => equal(wanted, &lines),
-            Self::Among(wanted) => {
-                let missing: Vec<_> = wanted.iter().filter(|line| !lines.contains(line)).collect();
+            Self::Lines(expected) => equal(expected, &lines),
+            Self::Contains(expected) => {
+                let missing: Vec<_> =
+                    expected.iter().filter(|line| !lines.contains(line)).collect();
                 match missing.first() {
-                    None => Verdict::pass(wanted.join(", ")),
-                    Some(line) => Verdict::fail(format!("no `{line}` in: {}", printed())),
+                    None => Verdict::pass(expected.join(", ")),
+                    Some(line) => Verdict::fail(format!("`{line}` is missing in: {}", printed())),
                 }
             }
             Self::Only(allowed) => {
@@ -75,38 +77,38 @@ impl Expect {
                     Verdict::fail(others.join(", "))
                 }
             }
-            Self::Judged(judge) => judge(settings, &lines),
+            Self::Custom(evaluate) => evaluate(settings, &lines),
         }
     }
 }
 
-/// Whether these lines, and no others, were printed.
-pub(super) fn equal<T: AsRef<str>>(wanted: &[T], lines: &[&str]) -> Verdict {
-    let wanted: Vec<&str> = wanted.iter().map(AsRef::as_ref).collect();
-    if wanted == lines {
+/// Checks that exactly these lines were printed.
+pub(super) fn equal<T: AsRef<str>>(expected: &[T], lines: &[&str]) -> Verdict {
+    let expected: Vec<&str> = expected.iter().map(AsRef::as_ref).collect();
+    if expected == lines {
         return Verdict::pass(lines.join(", "));
     }
-    let other = lines.iter().zip(&wanted).find(|(line, wanted)| line != wanted);
+    let other = lines.iter().zip(&expected).find(|(line, expected)| line != expected);
     match other {
-        Some((line, wanted)) => Verdict::fail(format!("`{line}` where `{wanted}` should be")),
-        None if lines.len() < wanted.len() => {
-            Verdict::fail(format!("`{}` is missing", wanted[lines.len()]))
+        Some((line, expected)) => Verdict::fail(format!("`{line}`, expected `{expected}`")),
+        None if lines.len() < expected.len() => {
+            Verdict::fail(format!("`{}` is missing", expected[lines.len()]))
         }
-        None => Verdict::fail(format!("`{}` is too much", lines[wanted.len()])),
+        None => Verdict::fail(format!("unexpected `{}`", lines[expected.len()])),
     }
 }
 
-/// The lines of an output, without space around them and without empty ones.
+/// Returns the lines of an output, without surrounding space and empty lines.
 pub(super) fn lines(output: &str) -> Vec<&str> {
     output.lines().map(str::trim).filter(|line| !line.is_empty()).collect()
 }
 
-/// A text that may be shown: short, on one line.
+/// Returns a text for display: short and on one line.
 fn clean(text: &str) -> String {
     let shown: String = text
         .chars()
         .map(|character| if character.is_control() { ' ' } else { character })
-        .take(EVIDENCE)
+        .take(MAX_EVIDENCE)
         .collect();
     if shown.len() < text.len() { format!("{shown}…") } else { shown }
 }

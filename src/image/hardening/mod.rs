@@ -1,19 +1,18 @@
-//! Hardening: what an image keeps from a job, control by control.
+//! Hardening: the restrictions of an image, control by control.
 //!
-//! A [`Control`] says what it is for, what is done for it and how one sees from inside a booted
-//! guest that it was done. [`CONTROLS`] is all of them; a recipe switches one off by its name.
+//! A [`Control`] has a purpose, its measures, and a probe that checks from inside a booted guest
+//! that they are in effect. [`CONTROLS`] lists all of them; a recipe disables one by name.
 //!
 //! ```text
 //! controls   the table
-//! plan       recipe → what the builder, the agent and the kernel are told
-//! operation  what is done to the new system, as a script that runs in it
+//! plan       recipe → settings for the builder, the agent and the kernel
+//! operation  changes of the new system, as a script that runs in it
 //! audit      manifest → one script of all probes; its output → a report
-//! page       the table as docs/reference/hardening.md
+//! page       generates docs/reference/hardening.md
 //! ```
 //!
-//! Everything here is a function of its arguments: the builder runs the script of a [`plan`],
-//! whoever audits runs that of an [`audit`]. This folder must not know how an image is built or
-//! how a microVM is run.
+//! Everything here is pure: the builder runs the script of a [`plan`], the caller of an [`audit`]
+//! runs its script. This folder must not know how an image is built or how a microVM is run.
 
 pub mod audit;
 mod controls;
@@ -23,78 +22,78 @@ mod operation;
 mod page;
 mod plan;
 
-use mayfly_protocol::settings::Settings;
+use mayfly_protocol::settings::GuestSettings;
 
 pub use controls::CONTROLS;
-pub use expect::Expect;
+pub use expect::Expectation;
 pub use operation::Operation;
-pub use plan::{Plan, plan};
+pub use plan::{HardeningPlan, plan};
 
-/// Something that is kept from a job.
+/// A hardening control.
 #[derive(Debug)]
 pub struct Control {
-    /// What recipes and reports call it, e.g. `accounts.root-locked`.
+    /// Its name in recipes and reports, e.g. `accounts.root-locked`.
     pub name: &'static str,
-    /// What it does, in one sentence.
+    /// Its effect, in one sentence.
     pub title: &'static str,
-    /// What it is good for, and what it costs a job.
+    /// Its purpose, and its cost for a job.
     pub why: &'static str,
-    /// Where others ask for the same, e.g. a CIS item; empty where nobody does.
+    /// External references, e.g. a CIS item; may be empty.
     pub reference: &'static str,
-    /// What it can't stand beside.
-    pub unless: Unless,
-    /// What is done for it.
+    /// The feature that it conflicts with.
+    pub conflict: Conflict,
+    /// Its measures.
     pub measures: &'static [Measure],
-    /// How one sees it from inside, beside what follows from the measures.
+    /// Its probe, in addition to the checks of the measures.
     pub probe: Option<Probe>,
 }
 
-/// What a control can't stand beside. It is off then.
+/// A feature that a control conflicts with. With the feature, the control is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unless {
-    /// It goes with everything.
-    Never,
-    /// Users who may become root.
+pub enum Conflict {
+    /// No conflict.
+    None,
+    /// Users who may become root with sudo.
     Sudo,
 }
 
-/// One thing that is done for a control. Whether parameters, arguments and files are as they
-/// should be is seen without a probe of its own.
+/// A measure of a control. Parameters, arguments and files are checked without a probe.
 #[derive(Debug)]
 pub enum Measure {
     /// The agent sets a kernel parameter (its path below `/proc/sys`) before a job starts.
     Parameter(&'static str, &'static str),
     /// The kernel is booted with an argument.
     Argument(&'static str),
-    /// The agent is told more.
-    Setting(fn(&mut Settings)),
-    /// A file of root's with this content, readable by all, unless the recipe has one there.
+    /// A setting of the agent.
+    Setting(fn(&mut GuestSettings)),
+    /// A file with this content, owned by root and readable by all, unless the recipe has the same
+    /// file.
     File(&'static str, &'static str),
-    /// The new system is changed.
+    /// A change of the new system.
     Operation(Operation),
 }
 
-/// A look at a booted guest.
+/// A check in a booted guest.
 #[derive(Debug)]
 pub struct Probe {
-    /// Who looks.
-    pub by: By,
-    /// A shell script. What it prints, errors too, is what is judged.
+    /// The user who runs the probe.
+    pub user: ProbeUser,
+    /// A shell script. Its output, including errors, is evaluated.
     pub script: &'static str,
-    /// What it should print.
-    pub expect: Expect,
+    /// The expected output.
+    pub expect: Expectation,
 }
 
-/// Who looks.
+/// The user who runs the probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By {
+pub enum ProbeUser {
     /// Root.
     Root,
-    /// The user `runner`, whose jobs are meant: the agent takes it where nobody else is named.
+    /// The user `runner`, the agent's default user for jobs.
     Job,
 }
 
-/// The control of a name.
+/// Finds a control by name.
 pub fn find(name: &str) -> Option<&'static Control> {
     CONTROLS.iter().copied().flatten().find(|control| control.name == name)
 }

@@ -1,44 +1,44 @@
-//! What is done to a new system: each operation as a few lines of a script that runs in it, as its
-//! root and after everything else was put there.
+//! Changes of a new system: each operation is a few lines of a script that runs in it as root,
+//! after everything else is installed.
 
 /// A change of the new system.
 #[derive(Debug)]
 pub enum Operation {
-    /// No account has a password that could be given, and root's is locked.
+    /// Locks the passwords of all accounts.
     LockPasswords,
-    /// The accounts of the system's own programs have no shell.
+    /// Removes the shells of system accounts.
     NoSystemShells,
-    /// No file's program runs as its owner or group, but for these.
+    /// Clears the set-user-id and set-group-id bits of all files except these.
     ClearSetIds(&'static [&'static str]),
-    /// Every user of the recipe has a home directory that others can't enter.
+    /// Makes the home directories of the recipe's users private.
     PrivateHomes,
-    /// Shells' histories are removed.
+    /// Removes shell histories.
     RemoveHistories,
-    /// Host keys that a package has made are removed.
+    /// Removes host keys that a package has created.
     RemoveHostKeys,
-    /// Files and directories are removed, where they are there.
+    /// Removes files and directories that exist.
     Remove(&'static [&'static str]),
-    /// Permissions are set, in octal, where the file is there.
+    /// Sets the octal permissions of files that exist.
     Mode(&'static str, &'static [&'static str]),
-    /// Keys of a file of `KEY VALUE` lines get these values.
+    /// Sets keys in a file of `KEY VALUE` lines.
     Keys(&'static str, &'static [(&'static str, &'static str)]),
-    /// Lines are added to a file, unless it has them.
+    /// Adds lines to a file, unless it has them.
     Lines(&'static str, &'static [&'static str]),
-    /// A text is added to a file, unless it has the text's first line.
+    /// Appends a text to a file, unless it has the text's first line.
     Append(&'static str, &'static str),
 }
 
 impl Operation {
-    /// The lines of the script. Whatever they name is a constant of this program, of characters
-    /// that mean nothing to a shell within single quotes.
+    /// Returns the lines of the script. All names in them are constants of this program that are
+    /// safe within single quotes.
     pub(super) fn script(&self) -> String {
         match self {
-            // `*` and `!` match no password's hash; an empty field would be a password.
+            // `*` and `!` match no password hash; an empty field would be a password.
             Self::LockPasswords => {
                 let any = r"s/^([^:]*):[^:*!]*:/\1:*:/";
                 format!("sed -i -E '{any}; s/^root:[^:]*:/root:*:/' /etc/shadow\n")
             }
-            // Numbers of up to three digits are the system's own, beside root's.
+            // Ids of up to three digits are system accounts, except root.
             Self::NoSystemShells => {
                 let nologin = r"\1\/usr\/sbin\/nologin/";
                 let system =
@@ -46,10 +46,11 @@ impl Operation {
                 let nobody = format!("s/^(nobody:.*:)[^:]*$/{nologin}");
                 format!("sed -i -E '{system}; {nobody}' /etc/passwd\n")
             }
-            Self::ClearSetIds(kept) => {
-                let kept: Vec<_> = kept.iter().map(|path| format!("! -path '{path}' ")).collect();
-                let kept = kept.concat();
-                format!("find / -xdev -type f -perm /6000 {kept}-exec chmod ug-s '{{}}' +\n")
+            Self::ClearSetIds(exceptions) => {
+                let exceptions: Vec<_> =
+                    exceptions.iter().map(|path| format!("! -path '{path}' ")).collect();
+                let exceptions = exceptions.concat();
+                format!("find / -xdev -type f -perm /6000 {exceptions}-exec chmod ug-s '{{}}' +\n")
             }
             Self::PrivateHomes => {
                 "find /home -mindepth 1 -maxdepth 1 -type d -exec chmod 0700 '{}' +\n".to_owned()
@@ -83,14 +84,17 @@ impl Operation {
 
 #[cfg(test)]
 impl Operation {
-    /// For the page of the reference.
+    /// Returns the text for the reference page.
     pub(super) fn title(&self) -> String {
         let list = |paths: &[&str]| format!("`{}`", paths.join("`, `"));
         match self {
             Self::LockPasswords => "passwords in `/etc/shadow` are replaced by `*`".to_owned(),
             Self::NoSystemShells => "shells in `/etc/passwd` become `nologin`".to_owned(),
-            Self::ClearSetIds(kept) => {
-                format!("set-user-id and set-group-id bits are cleared, but for {}", list(kept))
+            Self::ClearSetIds(exceptions) => {
+                format!(
+                    "set-user-id and set-group-id bits are cleared, except for {}",
+                    list(exceptions)
+                )
             }
             Self::PrivateHomes => "directories in `/home` get the mode 0700".to_owned(),
             Self::RemoveHistories => "files `.*_history` are removed".to_owned(),
@@ -124,7 +128,7 @@ fn set_key(file: &str, key: &str, value: &str) -> String {
     )
 }
 
-/// A file with this content, readable by all.
+/// Returns a script that writes a file with this content, readable by all.
 pub(super) fn write(path: &str, content: &str) -> String {
     let directory = path.rsplit_once('/').map_or("/", |(directory, _)| directory);
     format!(
@@ -139,7 +143,7 @@ mod tests {
 
     use super::*;
 
-    /// What a file of `/etc` is after an operation.
+    /// Returns the content of a file of `/etc` after an operation.
     fn after(operation: &Operation, file: &str, before: &str) -> String {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("etc")).unwrap();
@@ -154,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_was_a_password_is_none_afterwards() {
+    fn all_passwords_are_locked() {
         let before = "root:$y$j9T$x:1::::::\ndaemon:*:1::::::\nopen::1::::::\nrunner:!:1::::::\n";
         let expected = "root:*:1::::::\ndaemon:*:1::::::\nopen:*:1::::::\nrunner:!:1::::::\n";
         assert_eq!(after(&Operation::LockPasswords, "/etc/shadow", before), expected);
@@ -176,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_has_one_value_and_a_line_is_there_once() {
+    fn keys_are_replaced_and_lines_are_added_once() {
         let keys = Operation::Keys("/etc/login.defs", &[("UMASK", "027"), ("NEW", "1")]);
         let before = "#UMASK 022\nUMASK\t\t022\nUMASKED 1\n";
         assert_eq!(after(&keys, "/etc/login.defs", before), "UMASKED 1\nUMASK 027\nNEW 1\n");
@@ -185,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_added_once_whatever_its_lines_are() {
+    fn a_text_is_appended_once() {
         let text = Operation::Append("/etc/x", "# Ours.\nif true; then\n    umask 027\nfi\n");
         let before = "if false; then\n    :\nfi\n";
         let once = format!("{before}# Ours.\nif true; then\n    umask 027\nfi\n");
@@ -194,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_written_as_it_is() {
+    fn a_file_is_written_verbatim() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a/b");
         let script = write(path.to_str().unwrap(), "$x `y` \\z\n");

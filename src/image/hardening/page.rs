@@ -1,52 +1,52 @@
-//! The table as a page of the reference, which must be as this makes it.
+//! Generates the reference page of the controls, and checks that the file is up to date.
 
 use std::fmt::Write;
 
-use super::{CONTROLS, Control, Measure, Unless};
-use crate::reference::assert_made;
+use super::{CONTROLS, Conflict, Control, Measure};
+use crate::reference::assert_generated;
 
 const TOP: &str = "\
 # Hardening
 
-What an image keeps from the jobs that run in it. Every control is on in every image, unless the recipe
-names it or it can't stand beside what the recipe wants:
+The restrictions of an image for the jobs that run in it. Every control is on in every image, unless the
+recipe disables it or it conflicts with the recipe:
 
 ```toml
 [hardening]
-off = [\"kernel.user-namespaces\"]   # these are off
-sudo = true                        # users of the recipe become root by sudo, without a password
+off = [\"kernel.user-namespaces\"]   # disable these controls
+sudo = true                        # users of the recipe may become root with sudo, without a password
 ```
 
-`mayfly image inspect` shows which controls an image has, and an audit boots it and looks at each from inside.
-An audit is of an image that was just built: it finds mistakes, not a builder who is the enemy.
+`mayfly image inspect` shows the controls of an image. `mayfly image audit` boots it and checks each one from inside.
+An audit is meant for a freshly built image: it finds mistakes, but can't detect a malicious builder.
 
-The microVM is the boundary; what is here makes it harder to reach. A job that is root, by `--user root` or by
-`sudo`, can undo what is set from inside and is kept from the kernel only by what can't be undone: modules
-stay locked, the kernel locked down, kexec off. **The group `docker` is as good as root**: where an image has the
-engine, a job can start a container with the microVM's whole file system in it. That is so on every CI service,
-and why a microVM has one job.
+The microVM is the security boundary; these controls make it harder to reach. A job that is root, by `--user root`
+or `sudo`, can undo what is set from inside. Only what can't be undone protects the kernel from it: modules
+stay locked, the kernel locked down, kexec off. **The group `docker` is equivalent to root**: in an image with the
+engine, a job can start a container with the microVM's whole file system in it. This is the case on every CI service,
+and the reason why a microVM runs one job only.
 
 ";
 
 const BOTTOM: &str = "\
-## What is not there, and why
+## Rejected controls
 
-What was tried on the kernel 6.12 of Debian 13, and what it does to a microVM, is in
-[the decision](../decisions/16-hardening.md). Left off:
+Experiments with the kernel 6.12 of Debian 13, and their effect on a microVM, are in
+[the decision](../decisions/16-hardening.md). Rejected:
 
 | | why |
 |---|---|
-| `lockdown=confidentiality` | boots, but takes performance events, kprobes and BPF reads from root, too, which jobs that profile need; there is no secret of the kernel's in a microVM that root has not got by other means |
+| `lockdown=confidentiality` | boots, but also denies root performance events, kprobes and BPF reads, which profiling jobs need; the kernel of a microVM has no secret that root can't get by other means |
 | `module.sig_enforce=1` | implied by `lockdown=integrity` |
-| `init_on_free=1` | every free pays for what `init_on_alloc=1` has at the next allocation |
-| `mitigations=auto,nosmt` | the host's business: a guest sees the processors it is given |
-| `noexec` on `/tmp` and `/dev/shm` | builds and just-in-time compilers execute what they write there |
-| umask 027 for jobs | containers and archives that a job builds are read by others |
+| `init_on_free=1` | a cost for every free, for what `init_on_alloc=1` does at the next allocation |
+| `mitigations=auto,nosmt` | up to the host: a guest sees only its own virtual processors |
+| `noexec` on `/tmp` and `/dev/shm` | builds and just-in-time compilers execute files that they write there |
+| umask 027 for jobs | others read the containers and archives that a job builds |
 | restricted compilers | jobs compile |
-| a firewall in the guest | everything that leaves is decided on the host, by name, where no job can change it |
-| a malware scanner, file integrity, `auditd` | a guest lives for one job; its programs are logged to the host |
+| a firewall in the guest | the host decides on all egress, by name, where no job can change it |
+| a malware scanner, file integrity, `auditd` | a guest runs one job; its programs are logged on the host |
 
-What a scanner for servers says of it, suggestion by suggestion: [lynis.md](lynis.md).
+The findings of a scanner for servers, suggestion by suggestion: [lynis.md](lynis.md).
 ";
 
 fn page() -> String {
@@ -73,19 +73,19 @@ fn section(control: &Control) -> String {
         };
     }
     if control.measures.is_empty() {
-        text.push_str("- nothing is done for it; the audit looks\n");
+        text.push_str("- no measure is needed; the audit checks it\n");
     }
-    if control.unless == Unless::Sudo {
+    if control.conflict == Conflict::Sudo {
         text.push_str("- off where the recipe has `sudo = true`\n");
     }
     if !control.reference.is_empty() {
-        let _ = write!(text, "\nAsked for by: {}.\n", control.reference);
+        let _ = write!(text, "\nReferences: {}.\n", control.reference);
     }
     text.push('\n');
     text
 }
 
 #[test]
-fn the_reference_is_the_table() {
-    assert_made("reference/hardening.md", &page());
+fn the_reference_page_is_up_to_date() {
+    assert_generated("reference/hardening.md", &page());
 }

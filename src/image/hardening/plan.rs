@@ -1,31 +1,30 @@
-//! From a recipe to what the builder, the agent and the kernel are told.
+//! Converts the hardening of a recipe to settings for the builder, the agent and the kernel.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use mayfly_protocol::settings::Settings;
+use mayfly_protocol::settings::GuestSettings;
 
 use super::operation::{self, Operation};
-use super::{CONTROLS, Control, Measure, Unless};
-use crate::image::recipe::Content;
+use super::{CONTROLS, Conflict, Control, Measure};
+use crate::image::recipe::RecipeContent;
 
-/// What is done to harden an image.
+/// The measures that harden an image.
 #[derive(Debug, Default)]
-pub struct Plan {
-    /// What the agent is told.
-    pub settings: Settings,
-    /// Arguments of the kernel, beside those of the recipe.
+pub struct HardeningPlan {
+    /// The agent's settings.
+    pub settings: GuestSettings,
+    /// Kernel arguments, in addition to those of the recipe.
     pub kernel_arguments: Vec<&'static str>,
-    /// A shell script that runs in the new system, as its root, when everything else is there.
+    /// A shell script that runs as root in the new system, after everything else.
     pub script: String,
-    /// Each control by its name, and whether it is on.
+    /// Each control by name, and whether it is on.
     pub controls: BTreeMap<String, bool>,
 }
 
-/// What a recipe's hardening comes to. Names of controls that are none were refused with the
-/// recipe.
-pub fn plan(content: &Content) -> Plan {
-    let mut plan = Plan { script: "set -eu\n".to_owned(), ..Plan::default() };
+/// Returns the measures for a recipe. Unknown control names have been rejected with the recipe.
+pub fn plan(content: &RecipeContent) -> HardeningPlan {
+    let mut plan = HardeningPlan { script: "set -eu\n".to_owned(), ..HardeningPlan::default() };
     if content.hardening.sudo {
         plan.script.push_str(&sudoers(content));
     }
@@ -41,13 +40,13 @@ pub fn plan(content: &Content) -> Plan {
     plan
 }
 
-fn is_on(control: &Control, content: &Content) -> bool {
-    let fits = control.unless == Unless::Never || !content.hardening.sudo;
+fn is_on(control: &Control, content: &RecipeContent) -> bool {
+    let fits = control.conflict == Conflict::None || !content.hardening.sudo;
     fits && !content.hardening.off.iter().any(|name| name == control.name)
 }
 
-impl Plan {
-    fn add(&mut self, control: &Control, content: &Content) {
+impl HardeningPlan {
+    fn add(&mut self, control: &Control, content: &RecipeContent) {
         for measure in control.measures {
             match measure {
                 Measure::Parameter(path, value) => {
@@ -67,13 +66,12 @@ impl Plan {
     }
 }
 
-/// The last word on the umask of what root does by sudo. PAM would take that of a login, and what a
-/// job installs by sudo could not be read by the job.
+/// Sets the umask of commands run by sudo. Otherwise PAM would set that of a login, and the job
+/// could not read what it installs with sudo.
 const SUDO_UMASK: &str = "session optional pam_umask.so umask=0022\n";
 
-/// Lets the recipe's users become root without a password. Nothing in a name of a user needs
-/// quotes.
-fn sudoers(content: &Content) -> String {
+/// Allows the recipe's users to become root without a password. User names need no quotes.
+fn sudoers(content: &RecipeContent) -> String {
     let mut lines = String::new();
     for user in &content.users {
         // Writing to a string can't fail.
@@ -94,12 +92,12 @@ mod tests {
     use super::*;
     use crate::image::recipe::Recipe;
 
-    fn plan_of(hardening: &str) -> Plan {
+    fn plan_of(hardening: &str) -> HardeningPlan {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("recipe.toml");
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/base/image.toml");
         let text = std::fs::read_to_string(&base).unwrap();
-        // Where its profiles are does not change with where it is.
+        // Its profiles stay at their original path.
         let profiles = base.parent().unwrap().join("../profiles");
         let text = text.replace("../profiles", profiles.to_str().unwrap());
         std::fs::write(&path, format!("{text}\n{hardening}")).unwrap();
@@ -114,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn every_control_has_a_name_of_its_own_and_is_on_by_itself() {
+    fn every_control_has_a_unique_name_and_is_on_by_default() {
         let plan = plan_of("");
         let names: BTreeSet<_> = CONTROLS.iter().copied().flatten().map(|one| one.name).collect();
         assert_eq!(names.len(), CONTROLS.iter().map(|part| part.len()).sum::<usize>());
@@ -124,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_off_is_not_done() {
+    fn disabled_controls_have_no_measures() {
         let plan =
             plan_of("[hardening]\noff = [\"kernel.lockdown\", \"kernel.bpf\", \"files.banners\"]");
         assert!(!plan.controls["kernel.lockdown"] && plan.controls["kernel.pointers"]);
@@ -134,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn sudo_switches_off_what_would_break_it() {
+    fn sudo_disables_conflicting_controls() {
         let plan = plan_of("[hardening]\nsudo = true");
         assert!(!plan.settings.no_new_privileges && !plan.settings.root_nosuid);
         assert!(plan.settings.root_nodev);
@@ -146,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_the_recipe_goes_before_a_controls() {
+    fn a_file_of_the_recipe_overrides_that_of_a_control() {
         let plan = plan_of("[[files]]\npath = \"/etc/issue\"\ncontent = \"\"\n");
         assert!(!plan.script.contains("'/etc/issue'"), "{}", plan.script);
         assert!(plan.script.contains("'/etc/issue.net'"));

@@ -1,9 +1,8 @@
-//! How a recipe is put together: its profiles, itself, and what the command line sets (pure).
+//! Merges a recipe with its profiles and the settings of the command line (pure).
 //!
-//! Everything is merged as TOML, the way a person would by hand: lists are joined, tables are
-//! merged, and any other value replaces the one before. What comes out is the *effective* recipe.
-//! It is what the manifest keeps, so an image can be built again without knowing how its recipe
-//! was written.
+//! Everything is merged as TOML: lists are concatenated, tables are merged, and any other value
+//! replaces the earlier one. The result is the *effective* recipe. The manifest records it, so an
+//! image can be rebuilt without the original files.
 
 use std::fmt;
 use std::path::Path;
@@ -13,26 +12,26 @@ use toml::{Table, Value};
 
 use crate::image::name::InvalidName;
 
-/// The lists whose entries name a file relative to the text that they are in.
-const WITH_SOURCES: [&str; 2] = ["files", "hooks"];
+/// The lists whose entries name a file relative to the file that contains them.
+const LISTS_WITH_SOURCES: [&str; 2] = ["files", "hooks"];
 
-/// A key of the recipe that is set from outside: `KEY=VALUE` or, for lists, `KEY+=VALUE`. A key of
-/// a table is written with dots; a value is TOML, and what is not TOML is taken for text.
+/// A key of the recipe set on the command line: `KEY=VALUE` or, for lists, `KEY+=VALUE`. A dot
+/// separates the keys of nested tables. A value that is not valid TOML is taken as a string.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Setting {
     written: String,
     key: Vec<String>,
-    joins: bool,
+    appends: bool,
     value: Value,
 }
 
 impl Setting {
-    /// The first part of its key.
+    /// Returns whether its key begins with this part.
     pub(super) fn begins_with(&self, key: &str) -> bool {
         self.key.first().is_some_and(|first| first == key)
     }
 
-    /// A recipe that says nothing but this.
+    /// Returns a recipe that contains only this setting.
     pub(super) fn alone(&self) -> Table {
         let mut value = self.value.clone();
         for key in self.key.iter().rev() {
@@ -41,9 +40,9 @@ impl Setting {
         if let Value::Table(table) = value { table } else { Table::new() }
     }
 
-    /// Sets it in a recipe.
+    /// Applies the setting to a recipe.
     pub(super) fn apply(&self, recipe: &mut Table) {
-        if !self.joins {
+        if !self.appends {
             let (last, above) = self.key.split_last().unwrap_or((&self.written, &[]));
             if let Some(table) = table_at(recipe, above) {
                 table.remove(last);
@@ -53,7 +52,7 @@ impl Setting {
     }
 }
 
-/// The table that the keys lead to, if it is there.
+/// Returns the table at a path of keys, if it exists.
 fn table_at<'t>(mut table: &'t mut Table, keys: &[String]) -> Option<&'t mut Table> {
     for key in keys {
         table = table.get_mut(key)?.as_table_mut()?;
@@ -65,31 +64,31 @@ impl FromStr for Setting {
     type Err = InvalidName;
 
     fn from_str(written: &str) -> Result<Self, InvalidName> {
-        let refuse = || InvalidName {
+        let invalid = || InvalidName {
             value: written.to_owned(),
             expected: "a setting (KEY=VALUE or KEY+=VALUE, e.g. `packages+=jq`)",
         };
-        let (key, value) = written.split_once('=').ok_or_else(refuse)?;
-        let (key, joins) = key.strip_suffix('+').map_or((key, false), |key| (key, true));
+        let (key, value) = written.split_once('=').ok_or_else(invalid)?;
+        let (key, appends) = key.strip_suffix('+').map_or((key, false), |key| (key, true));
         let plain = |part: &str| {
             let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
             !part.is_empty() && part.bytes().all(fits)
         };
         if !key.split('.').all(plain) {
-            return Err(refuse());
+            return Err(invalid());
         }
         let value = match toml::from_str::<Table>(&format!("value = {value}")) {
-            // Something that ends the line would be a second key.
-            Ok(mut table) if table.len() == 1 => table.remove("value").ok_or_else(refuse)?,
+            // A line break in the value would add a second key.
+            Ok(mut table) if table.len() == 1 => table.remove("value").ok_or_else(invalid)?,
             _ => Value::String(value.to_owned()),
         };
         let value = match value {
             Value::Array(_) => value,
-            one if joins => Value::Array(vec![one]),
+            one if appends => Value::Array(vec![one]),
             one => one,
         };
         let key = key.split('.').map(str::to_owned).collect();
-        Ok(Self { written: written.to_owned(), key, joins, value })
+        Ok(Self { written: written.to_owned(), key, appends, value })
     }
 }
 
@@ -99,7 +98,7 @@ impl fmt::Display for Setting {
     }
 }
 
-/// Puts `over` on top of `base`.
+/// Merges `over` into `base`.
 pub(super) fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
@@ -112,10 +111,10 @@ pub(super) fn merge(base: &mut Table, over: Table) {
     }
 }
 
-/// Lets the files that a profile names be relative to the recipe, as its own are. `directory` is
-/// the profile's, relative to the recipe's.
+/// Makes the file paths of a profile relative to the recipe. `directory` is the profile's
+/// directory, relative to the recipe's.
 pub(super) fn rebase(profile: &mut Table, directory: &Path) {
-    let entries = WITH_SOURCES
+    let entries = LISTS_WITH_SOURCES
         .iter()
         .filter_map(|key| profile.get(*key)?.as_array().map(|_| *key))
         .collect::<Vec<_>>();
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_joined_tables_merged_and_the_rest_is_replaced() {
+    fn lists_are_concatenated_tables_merged_and_the_rest_replaced() {
         let mut base = table("size = '1G'\nlist = [1]\n[kernel]\npackage = 'a'\nlist = [1]");
         merge(&mut base, table("size = '2G'\nlist = [2]\n[kernel]\nlist = [2]\n[new]\nx = 1"));
         let expected = table(
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_replaces_or_joins() {
+    fn a_setting_replaces_or_appends() {
         let recipe = "packages = ['git']\n[kernel]\npackage = 'a'";
         for (setting, expected) in [
             ("packages+=jq", "packages = ['git', 'jq']\n[kernel]\npackage = 'a'"),
@@ -177,18 +176,18 @@ mod tests {
             assert_eq!(set(recipe, &[setting]), table(expected), "{setting}");
         }
         let text = set(recipe, &["size=2G\nname='x'"]);
-        assert_eq!(text["size"].as_str(), Some("2G\nname='x'"), "a value is no second key");
+        assert_eq!(text["size"].as_str(), Some("2G\nname='x'"), "a value can't add a second key");
     }
 
     #[test]
-    fn what_is_no_setting_is_refused() {
+    fn invalid_settings_are_rejected() {
         for text in ["packages", "=x", "a..b=1", "Packages=1", "+=1", "a b=1", "a.=1"] {
             assert!(text.parse::<Setting>().is_err(), "{text}");
         }
     }
 
     #[test]
-    fn a_profiles_files_are_beside_the_profile() {
+    fn a_profiles_files_are_relative_to_the_profile() {
         let mut profile = table("[[files]]\npath = '/x'\nsource = 'x'\n[[files]]\npath = '/y'");
         rebase(&mut profile, Path::new("../profiles"));
         assert_eq!(profile["files"][0]["source"].as_str(), Some("../profiles/x"));
@@ -196,14 +195,14 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a setting says, the rest of the recipe stays.
+        /// Whatever a setting contains, the rest of the recipe is unchanged.
         #[test]
         fn a_setting_changes_nothing_else(
-            key in "[a-z_]{1,5}(\\.[a-z_]{1,5}){0,2}", joins: bool, value in "\\PC{0,20}",
+            key in "[a-z_]{1,5}(\\.[a-z_]{1,5}){0,2}", appends: bool, value in "\\PC{0,20}",
         ) {
             let before = table("untouched_key = 1\n[other_table]\nx = [1]");
             let mut after = before.clone();
-            let text = format!("{key}{}={value}", if joins { "+" } else { "" });
+            let text = format!("{key}{}={value}", if appends { "+" } else { "" });
             text.parse::<Setting>().unwrap().apply(&mut after);
             for (key, value) in &before {
                 prop_assert_eq!(&after[key], value);

@@ -1,47 +1,47 @@
-//! Whether the values of a recipe go together. Each by itself was checked by its type when it was
-//! read.
+//! Validates the values of a recipe against each other. Each value alone was validated by its type
+//! when the recipe was read.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use super::{Content, Recipe, Release, RunnerVersion, UserName};
+use super::{Recipe, RecipeContent, Release, RunnerVersion, UserName};
 use crate::host::size::Size;
 use crate::image::hardening;
 
-/// The smallest file system that is worth making: even an empty Debian needs more than half.
+/// The smallest root file system. Even an empty Debian needs more than half of it.
 const SMALLEST: Size = Size(256 << 20);
 
-/// How much disk an inode may stand for: a block, and the most that `mke2fs` takes.
+/// The allowed bytes of disk for each inode: from one block to the maximum of `mke2fs`.
 const INODES: RangeInclusive<Size> = Size(4 << 10)..=Size(4 << 20);
 
-/// A value that does not go with the others.
+/// A value that contradicts another one.
 pub(super) struct Contradiction {
     pub(super) key: &'static str,
     pub(super) value: String,
-    pub(super) problem: &'static str,
+    pub(super) reason: &'static str,
 }
 
-fn wrong(
+fn reject(
     key: &'static str,
     value: &dyn ToString,
-    problem: &'static str,
+    reason: &'static str,
 ) -> Result<(), Contradiction> {
-    Err(Contradiction { key, value: value.to_string(), problem })
+    Err(Contradiction { key, value: value.to_string(), reason })
 }
 
 impl Recipe {
     pub(super) fn check(&self) -> Result<(), Contradiction> {
         if self.size < SMALLEST {
-            return wrong("size", &self.size, "a root file system needs at least 256M");
+            return reject("size", &self.size, "a root file system needs at least 256M");
         }
         if !self.size.0.is_multiple_of(4096) {
-            return wrong("size", &self.size.0, "it must be a multiple of 4K");
+            return reject("size", &self.size.0, "must be a multiple of 4K");
         }
         if let Some(inodes) = self.content.inodes
             && !INODES.contains(&inodes)
         {
-            let problem = "an inode stands for 4K of disk at the least, and for 4M at the most";
-            return wrong("inodes", &inodes, problem);
+            let reason = "must be between 4K and 4M of disk for each inode";
+            return reject("inodes", &inodes, reason);
         }
         self.content.check_sysctl()?;
         self.content.check_users()?;
@@ -51,19 +51,19 @@ impl Recipe {
     }
 }
 
-impl Content {
-    /// A parameter that hardening sets has one owner: who wants another value switches that control
-    /// off, and sees it in the image's audit.
+impl RecipeContent {
+    /// Rejects parameters that a hardening control sets. To set another value, the recipe must
+    /// disable the control, which the image's audit then shows.
     fn check_sysctl(&self) -> Result<(), Contradiction> {
         let all = hardening::plan(self).settings.parameters;
         let is_taken = |path: &str| all.iter().filter(|(name, _)| name == path).count() > 1;
-        let both = self.sysctl.iter().find(|(path, _)| is_taken(path));
-        match both {
+        let conflict = self.sysctl.iter().find(|(path, _)| is_taken(path));
+        match conflict {
             None => Ok(()),
-            Some((path, _)) => wrong(
+            Some((path, _)) => reject(
                 "sysctl",
                 &path.replace('/', "."),
-                "a hardening control sets it; name that control in `hardening.off` first \
+                "a hardening control sets it; list that control in `hardening.off` first \
                  (docs/reference/hardening.md)",
             ),
         }
@@ -73,13 +73,13 @@ impl Content {
         let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
         for user in &self.users {
             if user.uid == 0 {
-                return wrong("users.uid", &user.uid, "0 is root's");
+                return reject("users.uid", &user.uid, "0 is reserved for root");
             }
             if !numbers.insert(user.uid) {
-                return wrong("users.uid", &user.uid, "another user has it");
+                return reject("users.uid", &user.uid, "another user has the same value");
             }
             if !names.insert(&user.name) {
-                return wrong("users.name", &user.name, "another user has it");
+                return reject("users.name", &user.name, "another user has the same value");
             }
         }
         Ok(())
@@ -89,23 +89,23 @@ impl Content {
         let mut paths = BTreeSet::new();
         for file in &self.files {
             if !paths.insert(&file.path) {
-                return wrong("files.path", &file.path, "another file has it");
+                return reject("files.path", &file.path, "another file has the same path");
             }
             if file.content.is_some() == file.source.is_some() {
-                let problem = "it needs either `content` or `source`";
-                return wrong("files.path", &file.path, problem);
+                let reason = "needs either `content` or `source`";
+                return reject("files.path", &file.path, reason);
             }
             self.check_user("files.owner", file.owner.as_ref())?;
         }
         for download in &self.downloads {
             if !paths.insert(&download.path) {
-                return wrong("downloads.path", &download.path, "another file has it");
+                return reject("downloads.path", &download.path, "another file has the same path");
             }
         }
         for name in &self.hardening.off {
             if hardening::find(name).is_none() {
-                let problem = "there is no such control (see docs/reference/hardening.md)";
-                return wrong("hardening.off", name, problem);
+                let reason = "unknown control (see docs/reference/hardening.md)";
+                return reject("hardening.off", name, reason);
             }
         }
         Ok(())
@@ -115,8 +115,8 @@ impl Content {
         for hook in &self.hooks {
             if hook.content.is_some() == hook.source.is_some() {
                 let source = hook.source.clone().unwrap_or_default();
-                let problem = "it needs either `content` or `source`";
-                return wrong("hooks.source", &source.display(), problem);
+                let reason = "needs either `content` or `source`";
+                return reject("hooks.source", &source.display(), reason);
             }
             self.check_user("hooks.user", hook.user.as_ref())?;
         }
@@ -126,31 +126,31 @@ impl Content {
     fn check_runner(&self) -> Result<(), Contradiction> {
         let Some(runner) = &self.runner else { return Ok(()) };
         let Some(user) = self.user(Some(&runner.user)) else {
-            return wrong("runner.user", &runner.user, "it is none of `users`");
+            return reject("runner.user", &runner.user, "not one of `users`");
         };
-        // The runner writes beside its programs.
+        // The runner writes into its own directory.
         if !runner.directory.is_below(&user.home) {
-            return wrong("runner.directory", &runner.directory, "it is not below its user's home");
+            return reject("runner.directory", &runner.directory, "must be below its user's home");
         }
         match runner.version {
             Some(RunnerVersion::Release(release)) if release < Release::OLDEST => {
-                wrong("runner.version", &release, "GitHub registers none that is so old")
+                reject("runner.version", &release, "too old: GitHub rejects its registration")
             }
             Some(RunnerVersion::Latest) if runner.sha256.is_some() => {
-                wrong("runner.version", &"latest", "what `sha256` it will have can't be known")
+                reject("runner.version", &"latest", "can't be combined with `sha256`")
             }
             Some(RunnerVersion::Latest) if runner.archive.is_some() => {
-                wrong("runner.version", &"latest", "an `archive` is what it is")
+                reject("runner.version", &"latest", "can't be combined with `archive`")
             }
             _ => Ok(()),
         }
     }
 
-    /// Whether somebody is root or one of the recipe's users.
+    /// Checks that a user is root or one of the recipe's users.
     fn check_user(&self, key: &'static str, name: Option<&UserName>) -> Result<(), Contradiction> {
         match name {
             Some(name) if name.as_str() != "root" && self.user(Some(name)).is_none() => {
-                wrong(key, name, "it is neither root nor one of `users`")
+                reject(key, name, "neither root nor one of `users`")
             }
             _ => Ok(()),
         }

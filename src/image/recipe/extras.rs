@@ -1,5 +1,4 @@
-//! What a recipe takes from elsewhere than the distribution: GitHub's runner, pinned downloads, and
-//! scripts of its own.
+//! Recipe content from outside the distribution: GitHub's runner, pinned downloads and hooks.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,34 +6,34 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use super::values::{AbsolutePath, Mode, Url, UserName, Word};
+use super::values::{AbsolutePath, Mode, NameOrVersion, Url, UserName};
 use crate::image::name::{Digest, InvalidName};
 
-/// GitHub's runner: from a local `archive`, or downloaded.
+/// GitHub's runner, from a local `archive` or downloaded.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Runner {
-    /// Which version. With an archive, what the runner in it must say it is.
+pub struct RunnerSpec {
+    /// The version. With an archive, the version that its runner must report.
     pub version: Option<RunnerVersion>,
     /// The digest of its archive.
     pub sha256: Option<Digest>,
     /// Its archive, relative to the recipe.
     pub archive: Option<PathBuf>,
-    /// Where it is unpacked: below the home of its user.
-    #[serde(default = "AbsolutePath::of_the_runner")]
+    /// The directory to unpack it in, below the home of its user.
+    #[serde(default = "AbsolutePath::default_of_runner")]
     pub directory: AbsolutePath,
-    /// The user whose it is and who runs it.
-    #[serde(default = "UserName::of_the_runner")]
+    /// The user who owns and runs it.
+    #[serde(default = "UserName::default_of_runner")]
     pub user: UserName,
 }
 
-/// Which runner is wanted.
+/// The requested version of the runner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum RunnerVersion {
-    /// What GitHub gives the account at the time of the build.
+    /// The version that GitHub offers the account at build time.
     Latest,
-    /// This one.
+    /// This release.
     Release(Release),
 }
 
@@ -43,7 +42,7 @@ pub enum RunnerVersion {
 pub struct Release([u32; 3]);
 
 impl Release {
-    /// The oldest that GitHub registers.
+    /// The oldest release that GitHub registers.
     pub const OLDEST: Self = Self([2, 329, 0]);
 }
 
@@ -79,21 +78,21 @@ impl fmt::Display for Release {
     }
 }
 
-/// A program, or any one file, that is downloaded by its digest.
+/// A program or other file to download, pinned by digest.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Download {
-    /// What it is called.
-    pub name: Word,
+pub struct DownloadSpec {
+    /// Its name.
+    pub name: NameOrVersion,
     /// Its version.
-    pub version: Word,
-    /// Where it is.
+    pub version: NameOrVersion,
+    /// Its URL.
     pub url: Url,
-    /// The digest of what is downloaded.
+    /// The digest of the download.
     pub sha256: Digest,
-    /// The file to take, if what is downloaded is a gzipped tar archive.
+    /// The file to extract, if the download is a gzipped tar archive.
     pub member: Option<String>,
-    /// Where it is put.
+    /// Its path in the image.
     pub path: AbsolutePath,
     /// Its permissions, in octal.
     #[serde(default = "executable")]
@@ -104,15 +103,15 @@ fn executable() -> Mode {
     Mode(0o755)
 }
 
-/// A script that is run in the new system when everything else is there, without a network.
+/// A script to run in the new system after everything else is installed, without a network.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Hook {
-    /// As whom: root, or one of the recipe's users.
+pub struct HookSpec {
+    /// The user to run it as: root, or one of the recipe's users.
     pub user: Option<UserName>,
-    /// What is in it.
+    /// The content.
     pub content: Option<String>,
-    /// Or the file that it is in, relative to the recipe.
+    /// Or the file that contains it, relative to the recipe.
     pub source: Option<PathBuf>,
 }
 

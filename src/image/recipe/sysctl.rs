@@ -1,4 +1,4 @@
-//! `[sysctl]`: kernel parameters that a recipe sets, by their dotted names.
+//! `[sysctl]`: kernel parameters of a recipe, by their dotted names.
 
 use std::collections::BTreeMap;
 
@@ -7,26 +7,26 @@ use toml::{Table, Value};
 
 use crate::image::name::InvalidName;
 
-/// The longest value, in bytes. The kernel takes at most a page at a time; no parameter needs more
-/// than a few numbers.
-const MOST_VALUE: usize = 256;
+/// The longest value, in bytes. The kernel accepts at most a page; no parameter needs more than a
+/// few numbers.
+const MAX_VALUE: usize = 256;
 
-/// Kernel parameters, by their path below `/proc/sys`.
+/// Kernel parameters, by path below `/proc/sys`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Table")]
-pub struct Parameters(BTreeMap<String, String>);
+pub struct KernelParameters(BTreeMap<String, String>);
 
-impl Parameters {
-    /// Each path, e.g. `vm/max_map_count`, with its value.
+impl KernelParameters {
+    /// Returns each path, e.g. `vm/max_map_count`, with its value.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(path, value)| (path.as_str(), value.as_str()))
     }
 }
 
-impl TryFrom<Table> for Parameters {
+impl TryFrom<Table> for KernelParameters {
     type Error = InvalidName;
 
-    /// TOML reads `vm.max_map_count = 1` as a table in a table.
+    /// TOML parses `vm.max_map_count = 1` as nested tables.
     fn try_from(table: Table) -> Result<Self, InvalidName> {
         let mut parameters = Self::default();
         parameters.add("", table)?;
@@ -34,14 +34,14 @@ impl TryFrom<Table> for Parameters {
     }
 }
 
-impl Parameters {
-    fn add(&mut self, above: &str, table: Table) -> Result<(), InvalidName> {
+impl KernelParameters {
+    fn add(&mut self, parent: &str, table: Table) -> Result<(), InvalidName> {
         for (name, value) in table {
             if !is_part(&name) {
                 let expected = "a kernel parameter's name without quotes (e.g. vm.max_map_count)";
                 return Err(InvalidName { value: name, expected });
             }
-            let path = if above.is_empty() { name } else { format!("{above}/{name}") };
+            let path = if parent.is_empty() { name } else { format!("{parent}/{name}") };
             let value = match value {
                 Value::Table(below) => {
                     self.add(&path, below)?;
@@ -50,7 +50,7 @@ impl Parameters {
                 Value::Integer(number) => number.to_string(),
                 Value::String(text) if is_value(&text) => text,
                 other => {
-                    let expected = "a kernel parameter's value (a number, or one line of text)";
+                    let expected = "a kernel parameter's value (a number or one line of text)";
                     let text = other.as_str().unwrap_or_else(|| other.type_str());
                     let value = format!("{} = {text}", path.replace('/', "."));
                     return Err(InvalidName { value, expected });
@@ -69,16 +69,16 @@ fn is_part(name: &str) -> bool {
 
 fn is_value(text: &str) -> bool {
     let fits = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
-    !text.is_empty() && text.len() <= MOST_VALUE && text.bytes().all(fits)
+    !text.is_empty() && text.len() <= MAX_VALUE && text.bytes().all(fits)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Parameters, String> {
+    fn parse(text: &str) -> Result<KernelParameters, String> {
         let table: Table = toml::from_str(text).unwrap();
-        Parameters::try_from(table).map_err(|error| error.to_string())
+        KernelParameters::try_from(table).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -96,8 +96,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_or_no_value_is_refused() {
-        let long = format!("a = '{}'", "1".repeat(MOST_VALUE + 1));
+    fn invalid_names_and_values_are_rejected() {
+        let long = format!("a = '{}'", "1".repeat(MAX_VALUE + 1));
         let rows = [
             ("'vm.max_map_count' = 1", "vm.max_map_count"),
             ("'..'.a = 1", ".."),

@@ -9,7 +9,7 @@ const SMALL: &str = r#"
     package = "linux-image-cloud-amd64"
 "#;
 
-/// A recipe in a directory of its own, with what is set from outside.
+/// Loads a recipe from its own directory, with settings.
 fn load(text: &str, settings: &[&str]) -> Result<Recipe, ImageError> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("small.toml");
@@ -39,14 +39,14 @@ const TOOLS: &str = r#"
 "#;
 
 #[test]
-fn what_is_not_said_is_empty() {
+fn missing_keys_have_empty_defaults() {
     let recipe = parse(SMALL).unwrap();
     assert!(recipe.content.packages.is_empty() && recipe.content.mirror.is_none());
-    assert_eq!(recipe.beside(Path::new("a")), recipe.path.parent().unwrap().join("a"));
+    assert_eq!(recipe.resolve(Path::new("a")), recipe.path.parent().unwrap().join("a"));
 }
 
 #[test]
-fn the_recipes_of_the_project_are_right() {
+fn the_recipes_of_the_project_are_valid() {
     let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("images");
     let recipe = Recipe::load(&images.join("base/image.toml"), &[]).unwrap();
     assert_eq!(recipe.name.as_str(), "base");
@@ -78,13 +78,13 @@ fn a_setting_can_add_a_profile() {
 }
 
 #[test]
-fn what_is_wrong_is_named_wherever_it_was_said() {
+fn errors_name_their_source() {
     let message = chain(&load(SMALL, &["packages+=No Package"]).unwrap_err());
     assert!(message.contains("--set packages+=No Package"), "{message}");
     let message = chain(&load(SMALL, &["sweet=trixie"]).unwrap_err());
     assert!(message.contains("--set sweet=trixie") && message.contains("unknown field"));
     for (profile, parts) in [
-        ("nested", ["profiles/nested.toml", "a profile can't take profiles"]),
+        ("nested", ["profiles/nested.toml", "a profile can't include profiles"]),
         ("wrong", ["profiles/wrong.toml", "line 2"]),
         ("absent", ["profiles/absent.toml", "No such file"]),
     ] {
@@ -95,11 +95,11 @@ fn what_is_wrong_is_named_wherever_it_was_said() {
 }
 
 #[test]
-fn what_every_recipe_must_say_is_asked_for() {
+fn missing_required_keys_are_reported() {
     for key in ["name", "suite", "size", "package"] {
         let text: Vec<_> = SMALL.lines().filter(|line| !line.contains(key)).collect();
         let message = chain(&parse(&text.join("\n")).unwrap_err());
-        assert!(message.contains(key) && message.contains("says no"), "{message}");
+        assert!(message.contains(key) && message.contains("lack the required key"), "{message}");
     }
 }
 
@@ -155,11 +155,11 @@ fn a_recipe_sets_kernel_parameters_beside_those_of_the_hardening() {
 }
 
 #[test]
-fn an_inode_stands_for_a_block_at_the_least() {
+fn inodes_are_limited_to_valid_sizes() {
     for (wrong, right) in [("3K", "4K"), ("5M", "4M")] {
         let text = |inodes: &str| format!("inodes = '{inodes}'\n{SMALL}");
         let refused = chain(&parse(&text(wrong)).unwrap_err());
-        assert!(refused.contains("inodes") && refused.contains("an inode stands for"), "{refused}");
+        assert!(refused.contains("inodes") && refused.contains("disk for each inode"), "{refused}");
         assert!(parse(&text(right)).is_ok());
     }
 }

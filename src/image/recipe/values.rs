@@ -1,4 +1,4 @@
-//! The kinds of text that a recipe holds, each checked when it is read.
+//! Validated strings of a recipe, each checked when it is read.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::image::name::InvalidName;
 
-/// Text that passed a check, which its type stands for.
+/// Defines a string type whose values pass a check.
 macro_rules! checked_text {
     ($(#[$doc:meta])* $name:ident, $expected:literal, $check:expr) => {
         $(#[$doc])*
@@ -15,7 +15,7 @@ macro_rules! checked_text {
         pub struct $name(String);
 
         impl $name {
-            /// The text.
+            /// Returns the text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -43,18 +43,20 @@ macro_rules! checked_text {
 }
 
 checked_text! {
-    /// A package, as Debian's policy (5.6.1) has it, optionally with an architecture (`:i386`)
-    /// or a version (`=1.2-3`).
+    /// A package name per Debian policy 5.6.1, optionally with an architecture (`:i386`) or a
+    /// version (`=1.2-3`).
     PackageName,
     "a package's name (lower-case letters, digits, `+`, `-`, `.`)",
     |text| {
         let (text, version) = text.split_once('=').unwrap_or((text, "0"));
         let (name, architecture) = text.split_once(':').unwrap_or((text, "any"));
         name.len() >= 2
-            && starts(name, |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-            && name.bytes().all(|byte| is_lower(byte) || matches!(byte, b'+' | b'-' | b'.'))
+            && starts_with(name, |byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+            && name
+                .bytes()
+                .all(|byte| is_lower_or_digit(byte) || matches!(byte, b'+' | b'-' | b'.'))
             && !architecture.is_empty()
-            && architecture.bytes().all(|byte| is_lower(byte) || byte == b'-')
+            && architecture.bytes().all(|byte| is_lower_or_digit(byte) || byte == b'-')
             && !version.is_empty()
             && version.bytes().all(|byte| {
                 byte.is_ascii_alphanumeric() || b".+-~:".contains(&byte)
@@ -67,8 +69,8 @@ checked_text! {
     Suite,
     "a release's name (lower-case letters, digits, `-`, `.`)",
     |text| {
-        starts(text, |byte| byte.is_ascii_lowercase())
-            && text.bytes().all(|byte| is_lower(byte) || matches!(byte, b'-' | b'.'))
+        starts_with(text, |byte| byte.is_ascii_lowercase())
+            && text.bytes().all(|byte| is_lower_or_digit(byte) || matches!(byte, b'-' | b'.'))
     }
 }
 
@@ -78,8 +80,8 @@ checked_text! {
     "a user's or group's name (a lower-case letter or `_`, then also digits and `-`; 32 at most)",
     |text| {
         text.len() <= 32
-            && starts(text, |byte| byte.is_ascii_lowercase() || byte == b'_')
-            && text.bytes().all(|byte| is_lower(byte) || matches!(byte, b'_' | b'-'))
+            && starts_with(text, |byte| byte.is_ascii_lowercase() || byte == b'_')
+            && text.bytes().all(|byte| is_lower_or_digit(byte) || matches!(byte, b'_' | b'-'))
     }
 }
 
@@ -101,7 +103,7 @@ checked_text! {
 }
 
 checked_text! {
-    /// A path of the guest from its root: no `.` or `..`, no `:`, nothing that can't be printed.
+    /// An absolute path in the guest: no `.` or `..`, no `:`, no control characters.
     AbsolutePath,
     "an absolute path without `.`, `..`, `//`, `:` and control characters",
     |text| {
@@ -114,67 +116,67 @@ checked_text! {
 }
 
 checked_text! {
-    /// Where packages are fetched from. It ends up in the image, so it can't hold a password.
+    /// The URI of a package mirror. It becomes part of the image, so it can't contain a password.
     Uri,
-    "a URI without spaces, user name and password (those belong into apt's auth.conf)",
+    "a URI without spaces, user name and password (put those into apt's auth.conf)",
     |text| {
         text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@')
             && text.split_once(":/").is_some_and(|(scheme, rest)| {
-                starts(scheme, |byte| byte.is_ascii_lowercase())
-                    && scheme.bytes().all(|byte| is_lower(byte) || byte == b'+')
+                starts_with(scheme, |byte| byte.is_ascii_lowercase())
+                    && scheme.bytes().all(|byte| is_lower_or_digit(byte) || byte == b'+')
                     && rest.len() > 1
             })
     }
 }
 
 checked_text! {
-    /// Where something is downloaded from. It ends up in the manifest, so it can't hold a password.
+    /// The URL of a download. It becomes part of the manifest, so it can't contain a password.
     Url,
     "an http or https address without spaces, user name and password",
     |text| {
         let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
         rest.is_some_and(|rest| {
-            starts(rest, |byte| byte.is_ascii_alphanumeric() || byte == b'[')
+            starts_with(rest, |byte| byte.is_ascii_alphanumeric() || byte == b'[')
                 && rest.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'@')
         })
     }
 }
 
 checked_text! {
-    /// A name or a version of something that is no package.
-    Word,
+    /// A name or version of something other than a package.
+    NameOrVersion,
     "a name or version (letters, digits, `.`, `_`, `+`, `-`; 64 at most)",
     |text| {
         text.len() <= 64
-            && starts(text, |byte| byte.is_ascii_alphanumeric())
+            && starts_with(text, |byte| byte.is_ascii_alphanumeric())
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte))
     }
 }
 
 impl UserName {
-    /// Who runs GitHub's runner where the recipe names nobody.
-    pub(super) fn of_the_runner() -> Self {
+    /// The default user of GitHub's runner.
+    pub(super) fn default_of_runner() -> Self {
         Self("runner".to_owned())
     }
 }
 
 impl AbsolutePath {
-    /// Where GitHub's runner is unpacked where the recipe does not say.
-    pub(super) fn of_the_runner() -> Self {
+    /// The default directory of GitHub's runner.
+    pub(super) fn default_of_runner() -> Self {
         Self("/home/runner/actions-runner".to_owned())
     }
 
-    /// Whether it is in a directory, at any depth.
+    /// Returns whether it is inside a directory, at any depth.
     pub fn is_below(&self, directory: &Self) -> bool {
         self.0.strip_prefix(&directory.0).is_some_and(|rest| rest.starts_with('/'))
     }
 }
 
-fn is_lower(byte: u8) -> bool {
+fn is_lower_or_digit(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit()
 }
 
-fn starts(text: &str, with: fn(u8) -> bool) -> bool {
+fn starts_with(text: &str, with: fn(u8) -> bool) -> bool {
     text.bytes().next().is_some_and(with)
 }
 
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_would_take_for_an_option_is_refused() {
+    fn values_that_look_like_options_are_rejected() {
         for text in ["-x", "--x=y", ""] {
             assert!(!accepts::<PackageName>(text), "{text}");
             assert!(!accepts::<Suite>(text), "{text}");
@@ -250,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_a_download_is_one_of_the_web_and_holds_no_password() {
+    fn a_download_url_is_http_or_https_without_a_password() {
         assert!(accepts::<Url>("https://downloads.example.com/tool?x=1"));
         assert!(accepts::<Url>("http://[::1]:8080/tool"));
         for text in ["ftp://a/b", "file:///etc/passwd", "https://", "https://u:p@a/b", "/x"] {

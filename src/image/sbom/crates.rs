@@ -1,8 +1,8 @@
-//! What the agent was built from: the crates that the workspace's lock file names for it.
+//! The crates that the agent was built from, according to the workspace's lock file.
 //!
-//! The lock file is that of the Mayfly that builds the image, as is the agent's version in the
-//! manifest. It holds what is only used to build, e.g. procedural macros, and not what is not
-//! Rust: the C library that is linked into the agent.
+//! The lock file is that of the Mayfly that builds the image, like the agent's version in the
+//! manifest. It includes build dependencies, e.g. procedural macros, and excludes non-Rust code:
+//! the C library that is linked into the agent.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +12,8 @@ use crate::image::name::Digest;
 
 const LOCK: &str = include_str!("../../../Cargo.lock");
 
-/// The members of the workspace that are in the agent, with what they say of themselves: a lock
-/// file doesn't tell what a member needs for its tests only.
+/// The members of the workspace in the agent, with their manifests: a lock file does not
+/// distinguish a member's development dependencies.
 const MEMBERS: [(&str, &str); 3] = [
     (AGENT, include_str!("../../../guest/agent/Cargo.toml")),
     ("mayfly-protocol", include_str!("../../../guest/protocol/Cargo.toml")),
@@ -27,7 +27,7 @@ const AGENT: &str = "mayfly-guest";
 pub(super) struct Crate {
     pub(super) name: String,
     pub(super) version: String,
-    /// The digest of its archive; none for a member of the workspace.
+    /// The digest of its archive; `None` for a member of the workspace.
     pub(super) sha256: Option<Digest>,
 }
 
@@ -51,18 +51,18 @@ struct Member {
     dependencies: toml::Table,
 }
 
-/// The crates in the agent beside itself, sorted.
+/// Returns the crates in the agent except itself, sorted.
 pub(super) fn of_agent() -> Vec<Crate> {
-    // Both are part of this program: a test knows that they can be read.
+    // Both are part of this program: a test checks that they can be parsed.
     let Ok(lock) = toml::from_str::<Lock>(LOCK) else { return Vec::new() };
     let mut found = BTreeSet::new();
-    let mut wanted = vec![AGENT.to_owned()];
-    while let Some(name) = wanted.pop() {
+    let mut pending = vec![AGENT.to_owned()];
+    while let Some(name) = pending.pop() {
         let Some(locked) = lock.package.iter().find(|locked| locked.is(&name)) else { continue };
         let sha256 = locked.checksum.clone().and_then(|text| Digest::try_from(text).ok());
         let (name, version) = (locked.name.clone(), locked.version.clone());
         if found.insert(Crate { name, version, sha256 }) {
-            wanted.extend(locked.needed());
+            pending.extend(locked.dependencies_in_use());
         }
     }
     found.into_iter().filter(|found| found.name != AGENT).collect()
@@ -76,15 +76,15 @@ impl Locked {
         }
     }
 
-    /// What it depends on, tests aside.
-    fn needed(&self) -> Vec<String> {
+    /// Returns its dependencies without development dependencies.
+    fn dependencies_in_use(&self) -> Vec<String> {
         let member = MEMBERS.iter().find(|(name, _)| *name == self.name);
         let member = member.and_then(|(_, text)| toml::from_str::<Member>(text).ok());
-        let needed = |dependency: &&String| {
+        let is_in_use = |dependency: &&String| {
             let name = dependency.split(' ').next().unwrap_or_default();
             member.as_ref().is_none_or(|member| member.dependencies.contains_key(name))
         };
-        self.dependencies.iter().filter(needed).cloned().collect()
+        self.dependencies.iter().filter(is_in_use).cloned().collect()
     }
 }
 

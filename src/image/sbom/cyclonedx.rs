@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Bill, Component, IMAGE, Kind};
+use super::{Component, ComponentKind, IMAGE, Sbom};
 
-pub(super) fn write(bill: &Bill) -> serde_json::Result<Vec<u8>> {
-    let identifiers = bill.identifiers();
-    let mut components: Vec<Value> = bill
+pub(super) fn write(sbom: &Sbom) -> serde_json::Result<Vec<u8>> {
+    let identifiers = sbom.identifiers();
+    let mut components: Vec<Value> = sbom
         .components
         .iter()
         .zip(&identifiers)
@@ -18,10 +18,10 @@ pub(super) fn write(bill: &Bill) -> serde_json::Result<Vec<u8>> {
     let document = json!({
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
-        "serialNumber": format!("urn:uuid:{}", bill.uuid()?),
+        "serialNumber": format!("urn:uuid:{}", sbom.uuid()?),
         "version": 1,
         "metadata": {
-            "timestamp": bill.created,
+            "timestamp": sbom.created,
             "tools": { "components": [{
                 "type": "application",
                 "name": "mayfly",
@@ -30,7 +30,7 @@ pub(super) fn write(bill: &Bill) -> serde_json::Result<Vec<u8>> {
             "component": image,
         },
         "components": components,
-        "dependencies": dependencies(bill, &identifiers),
+        "dependencies": dependencies(sbom, &identifiers),
     });
     let mut bytes = serde_json::to_vec_pretty(&document)?;
     bytes.push(b'\n');
@@ -57,8 +57,8 @@ fn described(component: &Component, identifier: &str) -> Value {
             None => json!({ "name": name }),
         }),
     );
-    let licence = |licence| json!([{ "expression": licence }]);
-    add("licenses", component.licence.as_ref().map(licence));
+    let license = |license| json!([{ "expression": license }]);
+    add("licenses", component.license.as_ref().map(license));
     let digest = |digest| json!([{ "alg": "SHA-256", "content": digest }]);
     add("hashes", component.sha256.as_ref().map(digest));
     let source = |source| json!([{ "name": "mayfly:source", "value": source }]);
@@ -72,25 +72,25 @@ fn described(component: &Component, identifier: &str) -> Value {
     described
 }
 
-fn kind(kind: Kind) -> &'static str {
+fn kind(kind: ComponentKind) -> &'static str {
     match kind {
-        Kind::Image | Kind::System => "operating-system",
-        Kind::Part => "file",
-        Kind::Program => "application",
-        Kind::Library => "library",
+        ComponentKind::Image | ComponentKind::System => "operating-system",
+        ComponentKind::Part => "file",
+        ComponentKind::Program => "application",
+        ComponentKind::Library => "library",
     }
 }
 
-/// What each component that has others in it consists of.
-fn dependencies(bill: &Bill, identifiers: &[String]) -> Vec<Value> {
+/// Returns the contents of each component that contains others.
+fn dependencies(sbom: &Sbom, identifiers: &[String]) -> Vec<Value> {
     let mut within: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
-    for (component, identifier) in bill.components.iter().zip(identifiers) {
-        if let Some(place) = component.within {
-            within.entry(place).or_default().push(identifier);
+    for (component, identifier) in sbom.components.iter().zip(identifiers) {
+        if let Some(parent) = component.within {
+            within.entry(parent).or_default().push(identifier);
         }
     }
     within
         .into_iter()
-        .map(|(place, parts)| json!({ "ref": identifiers[place], "dependsOn": parts }))
+        .map(|(parent, parts)| json!({ "ref": identifiers[parent], "dependsOn": parts }))
         .collect()
 }

@@ -1,30 +1,28 @@
-//! What a finished system says of its own parts: packages of themselves, the runner of what it
-//! brings along.
+//! Metadata that a finished system contains about its packages and its runner.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
 use serde::Deserialize;
 
-use super::licence;
-use crate::image::manifest::Package;
+use super::license;
+use crate::image::manifest::InstalledPackage;
 
-/// A file of a system is not read beyond this; the longest copyright files have a tenth of it.
-const FILE_LIMIT: u64 = 4 << 20;
+/// The largest file that is read, in bytes; the longest copyright files have a tenth of it.
+const MAX_FILE: u64 = 4 << 20;
 
-/// How many files of a system are read.
-const FILES_LIMIT: usize = 20_000;
+/// The most files that are read.
+const MAX_FILES: usize = 20_000;
 
-/// The fields that dpkg is asked for of a package, in the order in which
-/// [`DebianPackage::parse`] takes them.
+/// The output format for `dpkg-query`, with the fields in the order of [`DebianPackage::parse`].
 pub(in crate::image) const PACKAGE_FORMAT: &str = "${Package}\\t${Version}\\t${Architecture}\\t\
      ${source:Package}\\t${source:Version}\\t${Maintainer}\\t${Homepage}\\n";
 
-/// A package, as it describes itself.
+/// The metadata of a Debian package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::image) struct DebianPackage {
-    pub(in crate::image) package: Package,
-    /// The source that it was built from.
+    pub(in crate::image) package: InstalledPackage,
+    /// The source package that it was built from.
     pub(super) source: String,
     pub(super) source_version: String,
     /// `NAME <ADDRESS>`.
@@ -34,12 +32,12 @@ pub(in crate::image) struct DebianPackage {
 }
 
 impl DebianPackage {
-    /// A package from a line of [`PACKAGE_FORMAT`].
+    /// Parses a line of [`PACKAGE_FORMAT`].
     pub(in crate::image) fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split('\t').map(str::to_owned);
         let mut next = || fields.next();
         Some(Self {
-            package: Package { name: next()?, version: next()?, architecture: next()? },
+            package: InstalledPackage { name: next()?, version: next()?, architecture: next()? },
             source: next()?,
             source_version: next()?,
             maintainer: next()?,
@@ -48,63 +46,63 @@ impl DebianPackage {
     }
 }
 
-/// What is known of a system's content beside its manifest.
+/// SystemFacts about a system's content that its manifest does not have.
 #[derive(Debug)]
-pub(in crate::image) struct Facts {
+pub(in crate::image) struct SystemFacts {
     /// The packages in its root file system, sorted.
     pub(in crate::image) packages: Vec<DebianPackage>,
-    /// The package that its kernel is from.
+    /// The package of its kernel.
     pub(super) kernel: DebianPackage,
     /// `ID` and `VERSION_ID` of `os-release(5)`.
     pub(super) distribution: (Option<String>, Option<String>),
-    /// The licences of packages, as SPDX expressions by the package's name.
-    licences: BTreeMap<String, String>,
+    /// The licenses of packages, as SPDX expressions by package name.
+    licenses: BTreeMap<String, String>,
     /// Names and versions of .NET packages in the runner.
     pub(super) libraries: BTreeSet<(String, String)>,
-    /// The versions of Node.js in the runner, by their directories.
+    /// The versions of Node.js in the runner, by directory.
     pub(super) nodes: BTreeMap<String, String>,
 }
 
-impl Facts {
-    /// What is known before a file was read.
+impl SystemFacts {
+    /// Creates the facts known before any file is read.
     pub(in crate::image) fn new(packages: Vec<DebianPackage>, kernel: DebianPackage) -> Self {
         Self {
             packages,
             kernel,
             distribution: (None, None),
-            licences: BTreeMap::new(),
+            licenses: BTreeMap::new(),
             libraries: BTreeSet::new(),
             nodes: BTreeMap::new(),
         }
     }
 
-    /// Takes in the files that `describe.sh` has collected.
+    /// Reads the files that `describe.sh` has collected.
     pub(in crate::image) fn read(&mut self, archive: impl Read) -> io::Result<()> {
-        for entry in tar::Archive::new(archive).entries()?.take(FILES_LIMIT) {
+        for entry in tar::Archive::new(archive).entries()?.take(MAX_FILES) {
             let mut entry = entry?;
-            // What is longer describes nothing.
-            if entry.size() > FILE_LIMIT {
+            // Longer files contain no metadata.
+            if entry.size() > MAX_FILE {
                 continue;
             }
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes)?;
             let path = entry.path()?.to_string_lossy().into_owned();
-            self.take(&path, &String::from_utf8_lossy(&bytes));
+            self.add_file(&path, &String::from_utf8_lossy(&bytes));
         }
         Ok(())
     }
 
-    /// Takes in one file by its path in the system, without the leading slash. What it does not
-    /// understand tells it nothing.
-    pub(in crate::image) fn take(&mut self, path: &str, text: &str) {
+    /// Reads one file, given its path in the system without the leading slash. Unknown files are
+    /// ignored.
+    pub(in crate::image) fn add_file(&mut self, path: &str, text: &str) {
         let parts: Vec<&str> = path.split('/').collect();
         match parts[..] {
             ["usr", "lib", "os-release"] => {
                 self.distribution = (value(text, "ID"), value(text, "VERSION_ID"));
             }
             ["usr", "share", "doc", package, "copyright"] => {
-                let licence = licence::declared(text);
-                self.licences.extend(licence.map(|licence| (package.to_owned(), licence)));
+                let license = license::declared(text);
+                self.licenses.extend(license.map(|license| (package.to_owned(), license)));
             }
             [.., "bin", file] if file.ends_with(".deps.json") => {
                 self.libraries.extend(libraries(text));
@@ -117,13 +115,13 @@ impl Facts {
         }
     }
 
-    /// The licence of a package, as far as its copyright file tells a program.
-    pub(super) fn licence(&self, package: &str) -> Option<&str> {
-        self.licences.get(package).map(String::as_str)
+    /// Returns the license of a package, if its copyright file is machine-readable.
+    pub(super) fn license(&self, package: &str) -> Option<&str> {
+        self.licenses.get(package).map(String::as_str)
     }
 }
 
-/// A value of `os-release(5)`.
+/// Returns a value of `os-release(5)`.
 fn value(text: &str, key: &str) -> Option<String> {
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
     Some(line.trim_matches(['"', '\'']).to_owned())
@@ -140,7 +138,7 @@ struct Library {
     kind: String,
 }
 
-/// The packages and .NET's own run time in a `deps.json`, without what is the runner itself.
+/// Returns the packages and the .NET runtime in a `deps.json`, without the runner itself.
 fn libraries(text: &str) -> Vec<(String, String)> {
     let Ok(dependencies) = serde_json::from_str::<Dependencies>(text) else { return Vec::new() };
     let split = |(key, library): (&String, &Library)| {
@@ -154,7 +152,7 @@ fn libraries(text: &str) -> Vec<(String, String)> {
     dependencies.libraries.iter().filter_map(split).collect()
 }
 
-/// The version that Node.js has in its header.
+/// Returns the version in a header of Node.js.
 fn node_version(header: &str) -> Option<String> {
     let number = |key: &str| {
         header.lines().find_map(|line| {
@@ -183,9 +181,9 @@ mod tests {
     }
 
     #[test]
-    fn each_file_tells_what_it_is_for() {
+    fn each_known_file_is_parsed() {
         let kernel = DebianPackage::parse("linux\t6\tamd64\tlinux\t6\tA\t").unwrap();
-        let mut facts = Facts::new(Vec::new(), kernel);
+        let mut facts = SystemFacts::new(Vec::new(), kernel);
         let files = [
             ("usr/lib/os-release", "PRETTY_NAME=\"x\"\nID=debian\nVERSION_ID=\"13\"\n"),
             ("usr/share/doc/zlib1g/copyright", "Format: x/copyright-format/1.0\nLicense: Zlib\n"),
@@ -214,8 +212,8 @@ mod tests {
         facts.read(archive.into_inner().unwrap().as_slice()).unwrap();
 
         assert_eq!(facts.distribution, (Some("debian".to_owned()), Some("13".to_owned())));
-        assert_eq!(facts.licence("zlib1g"), Some("Zlib"));
-        assert_eq!(facts.licence("prose"), None);
+        assert_eq!(facts.license("zlib1g"), Some("Zlib"));
+        assert_eq!(facts.license("prose"), None);
         let libraries: Vec<_> =
             facts.libraries.iter().map(|(name, version)| format!("{name} {version}")).collect();
         let runtime = "Microsoft.NETCore.App.Runtime.linux-x64 8.0.18";

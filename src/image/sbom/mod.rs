@@ -1,16 +1,16 @@
-//! Bills of materials: what an image is made of, for programs that look for known faults or
-//! forbidden licences, in the two formats that they read.
+//! Software bills of materials (SBOMs) of images, in two formats, for scanners that look for known
+//! vulnerabilities or forbidden licenses.
 //!
-//! A [`Bill`] is made once, from the manifest and from what the system says of itself
-//! ([`Facts`]); [`spdx`] and [`cyclonedx`] only write it down. All of it is pure: the same image
-//! gives the same bytes, so a bill is a part of its image like any other.
+//! An [`Sbom`] is made once, from the manifest and from the system's own metadata
+//! ([`SystemFacts`]); [`spdx`] and [`cyclonedx`] only serialize it. All of it is pure: the same
+//! image gives the same bytes, so an SBOM is a part of its image like any other.
 //!
-//! This folder must not know how an image is built, nor where a bill is kept.
+//! This folder must not know how an image is built, nor where an SBOM is stored.
 
 mod crates;
 mod cyclonedx;
 mod facts;
-mod licence;
+mod license;
 mod purl;
 mod spdx;
 
@@ -18,65 +18,65 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
-pub(super) use facts::{DebianPackage, Facts, PACKAGE_FORMAT};
+pub(super) use facts::{DebianPackage, PACKAGE_FORMAT, SystemFacts};
 
 use super::hash;
-use super::manifest::{Agent, Download, Part, Runner};
+use super::manifest::{AgentInfo, InstalledDownload, InstalledRunner, Part};
 use super::name::{Digest, ImageName};
 use purl::purl;
 
-/// What an image's manifest says that a bill is made of.
+/// The parts of an image's manifest that an SBOM is made of.
 #[derive(Debug)]
-pub(super) struct Subject<'a> {
+pub(super) struct SbomSubject<'a> {
     pub(super) name: &'a ImageName,
     pub(super) suite: &'a str,
     /// Seconds since 1970.
     pub(super) created: u64,
-    /// The parts that a machine boots.
+    /// The bootable parts.
     pub(super) parts: [&'a Part; 3],
-    pub(super) agent: &'a Agent,
-    pub(super) runner: Option<&'a Runner>,
-    pub(super) downloads: &'a [Download],
+    pub(super) agent: &'a AgentInfo,
+    pub(super) runner: Option<&'a InstalledRunner>,
+    pub(super) downloads: &'a [InstalledDownload],
 }
 
-/// What an image is made of.
+/// The components of an image.
 #[derive(Debug, Serialize)]
-pub(super) struct Bill {
+pub(super) struct Sbom {
     /// The image's name.
     name: ImageName,
-    /// The state of its packages, as in RFC 3339.
+    /// The date of its package lists, per RFC 3339.
     created: String,
-    /// The image itself, then all that is in it.
+    /// The image itself, then everything in it.
     components: Vec<Component>,
 }
 
-/// The image in [`Bill::components`].
+/// The index of the image in [`Sbom::components`].
 const IMAGE: usize = 0;
 
-/// Something that an image is made of.
+/// A component of an image.
 #[derive(Debug, Serialize)]
 struct Component {
-    kind: Kind,
+    kind: ComponentKind,
     name: String,
     version: Option<String>,
-    /// Who publishes it: a name and perhaps an address.
+    /// Its publisher: a name and an optional address.
     supplier: Option<(String, Option<String>)>,
     /// An SPDX expression.
-    licence: Option<String>,
+    license: Option<String>,
     purl: Option<String>,
     sha256: Option<Digest>,
-    /// Where it was downloaded from.
+    /// The URL that it was downloaded from.
     location: Option<String>,
     homepage: Option<String>,
-    /// What it was built from, for people.
+    /// Its source, for display.
     source: Option<String>,
-    /// Which component it is in.
+    /// The index of the component that contains it.
     within: Option<usize>,
 }
 
-/// What kind of thing a component is.
+/// The kind of a component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-enum Kind {
+enum ComponentKind {
     Image,
     /// A file of the image.
     Part,
@@ -86,13 +86,13 @@ enum Kind {
 }
 
 impl Component {
-    fn new(kind: Kind, name: impl Into<String>) -> Self {
+    fn new(kind: ComponentKind, name: impl Into<String>) -> Self {
         Self {
             kind,
             name: name.into(),
             version: None,
             supplier: None,
-            licence: None,
+            license: None,
             purl: None,
             sha256: None,
             location: None,
@@ -103,62 +103,62 @@ impl Component {
     }
 }
 
-impl Bill {
-    /// What `subject` is made of.
-    pub(super) fn of(subject: &Subject<'_>, facts: &Facts) -> Self {
+impl Sbom {
+    /// Returns the SBOM of `subject`.
+    pub(super) fn new(subject: &SbomSubject<'_>, facts: &SystemFacts) -> Self {
         let time = UNIX_EPOCH + Duration::from_secs(subject.created);
         let created = humantime::format_rfc3339_seconds(time).to_string();
         let version = Some(created.clone());
         let image = Component {
             version,
             within: None,
-            ..Component::new(Kind::Image, subject.name.as_str())
+            ..Component::new(ComponentKind::Image, subject.name.as_str())
         };
-        let mut bill = Self { name: subject.name.clone(), created, components: vec![image] };
-        bill.components.extend(subject.parts.map(part));
+        let mut sbom = Self { name: subject.name.clone(), created, components: vec![image] };
+        sbom.components.extend(subject.parts.map(part));
         let distribution = Distribution::of(subject, facts);
-        bill.components.push(distribution.component());
+        sbom.components.push(distribution.component());
         let packages = std::iter::once(&facts.kernel).chain(&facts.packages);
-        bill.components.extend(packages.map(|package| distribution.package(package, facts)));
-        bill.add_agent(subject.agent);
-        bill.components.extend(subject.downloads.iter().map(download));
+        sbom.components.extend(packages.map(|package| distribution.package(package, facts)));
+        sbom.add_agent(subject.agent);
+        sbom.components.extend(subject.downloads.iter().map(download));
         if let Some(runner) = subject.runner {
-            bill.add_runner(runner, facts);
+            sbom.add_runner(runner, facts);
         }
-        bill
+        sbom
     }
 
-    /// The bill as SPDX 2.3.
+    /// Returns the SBOM as SPDX 2.3.
     ///
     /// # Errors
     ///
-    /// None that a bill can cause.
+    /// None that an SBOM can cause.
     pub(super) fn to_spdx(&self) -> serde_json::Result<Vec<u8>> {
         spdx::write(self)
     }
 
-    /// The bill as `CycloneDX` 1.5.
+    /// Returns the SBOM as `CycloneDX` 1.5.
     ///
     /// # Errors
     ///
-    /// None that a bill can cause.
+    /// None that an SBOM can cause.
     pub(super) fn to_cyclonedx(&self) -> serde_json::Result<Vec<u8>> {
         cyclonedx::write(self)
     }
 
-    /// Adds a component and returns its place.
+    /// Adds a component and returns its index.
     fn add(&mut self, component: Component) -> usize {
         self.components.push(component);
         self.components.len() - 1
     }
 
-    fn add_agent(&mut self, agent: &Agent) {
+    fn add_agent(&mut self, agent: &AgentInfo) {
         let within = Some(self.add(Component {
             version: Some(agent.version.clone()),
-            licence: Some(env!("CARGO_PKG_LICENSE").to_owned()),
+            license: Some(env!("CARGO_PKG_LICENSE").to_owned()),
             purl: Some(purl("generic", "mayfly-guest", Some(&agent.version), &[])),
             sha256: Some(agent.sha256.clone()),
-            ..Component::new(Kind::Program, "mayfly-guest")
+            ..Component::new(ComponentKind::Program, "mayfly-guest")
         }));
         for found in crates::of_agent() {
             self.add(Component {
@@ -166,12 +166,12 @@ impl Bill {
                 version: Some(found.version),
                 sha256: found.sha256,
                 within,
-                ..Component::new(Kind::Library, found.name)
+                ..Component::new(ComponentKind::Library, found.name)
             });
         }
     }
 
-    fn add_runner(&mut self, runner: &Runner, facts: &Facts) {
+    fn add_runner(&mut self, runner: &InstalledRunner, facts: &SystemFacts) {
         let tag = format!("v{}", runner.version);
         let within = Some(self.add(Component {
             version: Some(runner.version.clone()),
@@ -179,14 +179,14 @@ impl Bill {
             purl: Some(purl("github", "actions/runner", Some(&tag), &[])),
             sha256: Some(runner.sha256.clone()),
             homepage: Some("https://github.com/actions/runner".to_owned()),
-            ..Component::new(Kind::Program, "actions-runner")
+            ..Component::new(ComponentKind::Program, "actions-runner")
         }));
         for (name, version) in &facts.libraries {
             self.add(Component {
                 version: Some(version.clone()),
                 purl: Some(purl("nuget", name, Some(version), &[])),
                 within,
-                ..Component::new(Kind::Library, name)
+                ..Component::new(ComponentKind::Library, name)
             });
         }
         for (directory, version) in &facts.nodes {
@@ -195,12 +195,12 @@ impl Bill {
                 purl: Some(purl("generic", "node", Some(version), &[])),
                 source: Some(format!("the runner's externals/{directory}")),
                 within,
-                ..Component::new(Kind::Program, "node")
+                ..Component::new(ComponentKind::Program, "node")
             });
         }
     }
 
-    /// A name for this bill that no other has: a UUID of version 8 from the digest of its content.
+    /// Returns a unique name: a UUID of version 8 from the digest of the content.
     fn uuid(&self) -> serde_json::Result<String> {
         let digest = hash::of_bytes(&serde_json::to_vec(self)?);
         let digits = digest.as_str();
@@ -210,7 +210,7 @@ impl Bill {
         Ok(format!("{first}-{second}-8{third}-8{fourth}-{fifth}"))
     }
 
-    /// Identifiers of all components within this bill, of letters, digits, `.` and `-`.
+    /// Returns unique identifiers of all components, of letters, digits, `.` and `-`.
     fn identifiers(&self) -> Vec<String> {
         let plain = |character: char| {
             if character.is_ascii_alphanumeric() || character == '.' { character } else { '-' }
@@ -223,7 +223,7 @@ impl Bill {
     }
 }
 
-/// Who packaged the system, as package URLs have it.
+/// The distribution, as in package URLs.
 struct Distribution {
     /// E.g. `debian`.
     vendor: String,
@@ -232,7 +232,7 @@ struct Distribution {
 }
 
 impl Distribution {
-    fn of(subject: &Subject<'_>, facts: &Facts) -> Self {
+    fn of(subject: &SbomSubject<'_>, facts: &SystemFacts) -> Self {
         let (vendor, version) = facts.distribution.clone();
         Self {
             vendor: vendor.unwrap_or_else(|| "debian".to_owned()),
@@ -243,11 +243,11 @@ impl Distribution {
     fn component(&self) -> Component {
         Component {
             version: Some(self.version.clone()),
-            ..Component::new(Kind::System, &self.vendor)
+            ..Component::new(ComponentKind::System, &self.vendor)
         }
     }
 
-    fn package(&self, package: &DebianPackage, facts: &Facts) -> Component {
+    fn package(&self, package: &DebianPackage, facts: &SystemFacts) -> Component {
         let DebianPackage { package, source, source_version, maintainer, homepage } = package;
         let distribution = format!("{}-{}", self.vendor, self.version);
         let upstream = format!("{source}@{source_version}");
@@ -260,11 +260,11 @@ impl Distribution {
         Component {
             version: Some(package.version.clone()),
             supplier: person(maintainer),
-            licence: facts.licence(&package.name).map(str::to_owned),
+            license: facts.license(&package.name).map(str::to_owned),
             purl: Some(purl("deb", &path, Some(&package.version), &qualifiers)),
             homepage: is_web_address(homepage).then(|| homepage.clone()),
             source: Some(format!("source package {source} {source_version}")),
-            ..Component::new(Kind::Library, &package.name)
+            ..Component::new(ComponentKind::Library, &package.name)
         }
     }
 }
@@ -272,12 +272,12 @@ impl Distribution {
 fn part(part: &Part) -> Component {
     Component {
         sha256: Some(part.sha256.clone()),
-        ..Component::new(Kind::Part, part.file.as_str())
+        ..Component::new(ComponentKind::Part, part.file.as_str())
     }
 }
 
-fn download(download: &Download) -> Component {
-    let Download { name, version, path, url, sha256 } = download;
+fn download(download: &InstalledDownload) -> Component {
+    let InstalledDownload { name, version, path, url, sha256 } = download;
     let checksum = format!("sha256:{sha256}");
     let qualifiers = [("checksum", checksum.as_str()), ("download_url", url)];
     Component {
@@ -286,11 +286,11 @@ fn download(download: &Download) -> Component {
         sha256: Some(sha256.clone()),
         location: is_web_address(url).then(|| url.clone()),
         source: Some(format!("installed as {path}")),
-        ..Component::new(Kind::Program, name)
+        ..Component::new(ComponentKind::Program, name)
     }
 }
 
-/// `NAME <ADDRESS>`, as Debian names a maintainer.
+/// Parses `NAME <ADDRESS>`, as Debian writes a maintainer.
 fn person(maintainer: &str) -> Option<(String, Option<String>)> {
     let (name, address) = match maintainer.rsplit_once('<') {
         Some((name, address)) => (name, address.strip_suffix('>')),
@@ -300,7 +300,7 @@ fn person(maintainer: &str) -> Option<(String, Option<String>)> {
     (!name.is_empty()).then(|| (name.to_owned(), address.map(str::to_owned)))
 }
 
-/// Whether a text can stand where the formats want a URL.
+/// Returns whether a text is a valid URL for both formats.
 fn is_web_address(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_graphic() && !b"<>\"{}|\\^`[]".contains(&byte);
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));

@@ -1,7 +1,7 @@
-//! Package URLs, by which scanners know a package (<https://github.com/package-url/purl-spec>).
+//! Package URLs, by which scanners identify packages (<https://github.com/package-url/purl-spec>).
 
-/// `pkg:KIND/PATH@VERSION?QUALIFIERS`. The parts of `path`, what stands between its slashes, and
-/// everything else are encoded here; `qualifiers` must be sorted by key.
+/// Returns `pkg:KIND/PATH@VERSION?QUALIFIERS`. The components of `path`, separated by slashes, and
+/// all other parts are encoded here; `qualifiers` must be sorted by key.
 pub(super) fn purl(
     kind: &str,
     path: &str,
@@ -16,7 +16,7 @@ pub(super) fn purl(
     format!("pkg:{kind}/{}{version}{mark}{}", path.join("/"), pairs.join("&"))
 }
 
-/// Percent-encoded but for what a package URL leaves as it is.
+/// Percent-encodes all characters that are not literal in package URLs.
 fn encoded(text: &str) -> String {
     let byte = |byte: u8| {
         if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_a_meaning_in_a_url_is_encoded() {
+    fn special_characters_of_urls_are_encoded() {
         let qualifiers = [("arch", "amd64"), ("upstream", "gcc@14/x&y")];
         assert_eq!(
             purl("deb", "debian/libstdc++6", Some("1:14.2.0-19+b1~x"), &qualifiers),

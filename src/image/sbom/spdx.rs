@@ -4,29 +4,29 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{Bill, Component, IMAGE, Kind, licence};
+use super::{Component, ComponentKind, IMAGE, Sbom, license};
 
-const NOTHING_SAID: &str = "NOASSERTION";
+const NO_ASSERTION: &str = "NOASSERTION";
 
-pub(super) fn write(bill: &Bill) -> serde_json::Result<Vec<u8>> {
+pub(super) fn write(sbom: &Sbom) -> serde_json::Result<Vec<u8>> {
     let identifiers: Vec<String> =
-        bill.identifiers().into_iter().map(|text| format!("SPDXRef-{text}")).collect();
-    let components = bill.components.iter().zip(&identifiers);
+        sbom.identifiers().into_iter().map(|text| format!("SPDXRef-{text}")).collect();
+    let components = sbom.components.iter().zip(&identifiers);
     let mut document = json!({
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
         "SPDXID": "SPDXRef-DOCUMENT",
-        "name": bill.name,
+        "name": sbom.name,
         "documentNamespace":
-            format!("https://spdx.org/spdxdocs/mayfly-{}-{}", bill.name, bill.uuid()?),
+            format!("https://spdx.org/spdxdocs/mayfly-{}-{}", sbom.name, sbom.uuid()?),
         "creationInfo": {
-            "created": bill.created,
+            "created": sbom.created,
             "creators": [format!("Tool: mayfly-{}", env!("CARGO_PKG_VERSION"))],
         },
         "packages": components.map(|(component, id)| package(component, id)).collect::<Vec<_>>(),
-        "relationships": relationships(bill, &identifiers),
+        "relationships": relationships(sbom, &identifiers),
     });
-    let extracted = extracted(bill);
+    let extracted = extracted(sbom);
     if !extracted.is_empty() {
         document["hasExtractedLicensingInfos"] = extracted.into();
     }
@@ -39,12 +39,12 @@ fn package(component: &Component, identifier: &str) -> Value {
     let mut package = json!({
         "SPDXID": identifier,
         "name": component.name,
-        "downloadLocation": component.location.as_deref().unwrap_or(NOTHING_SAID),
+        "downloadLocation": component.location.as_deref().unwrap_or(NO_ASSERTION),
         "filesAnalyzed": false,
         "supplier": supplier(component),
-        "licenseConcluded": NOTHING_SAID,
-        "licenseDeclared": component.licence.as_deref().unwrap_or(NOTHING_SAID),
-        "copyrightText": NOTHING_SAID,
+        "licenseConcluded": NO_ASSERTION,
+        "licenseDeclared": component.license.as_deref().unwrap_or(NO_ASSERTION),
+        "copyrightText": NO_ASSERTION,
         "primaryPackagePurpose": purpose(component.kind),
     });
     let mut add = |key: &str, value: Option<Value>| {
@@ -72,33 +72,33 @@ fn supplier(component: &Component) -> String {
     match &component.supplier {
         Some((name, Some(address))) => format!("Organization: {name} ({address})"),
         Some((name, None)) => format!("Organization: {name}"),
-        None => NOTHING_SAID.to_owned(),
+        None => NO_ASSERTION.to_owned(),
     }
 }
 
-fn purpose(kind: Kind) -> &'static str {
+fn purpose(kind: ComponentKind) -> &'static str {
     match kind {
-        Kind::Image | Kind::System => "OPERATING-SYSTEM",
-        Kind::Part => "FILE",
-        Kind::Program => "APPLICATION",
-        Kind::Library => "LIBRARY",
+        ComponentKind::Image | ComponentKind::System => "OPERATING-SYSTEM",
+        ComponentKind::Part => "FILE",
+        ComponentKind::Program => "APPLICATION",
+        ComponentKind::Library => "LIBRARY",
     }
 }
 
-fn relationships(bill: &Bill, identifiers: &[String]) -> Vec<Value> {
+fn relationships(sbom: &Sbom, identifiers: &[String]) -> Vec<Value> {
     let relation = |from: &str, kind: &str, to: &str| json!({ "spdxElementId": from, "relationshipType": kind, "relatedSpdxElement": to });
     let mut relations = vec![relation("SPDXRef-DOCUMENT", "DESCRIBES", &identifiers[IMAGE])];
-    for (component, identifier) in bill.components.iter().zip(identifiers) {
+    for (component, identifier) in sbom.components.iter().zip(identifiers) {
         let within = component.within.and_then(|within| identifiers.get(within));
         relations.extend(within.map(|within| relation(within, "CONTAINS", identifier)));
     }
     relations
 }
 
-/// The licences that SPDX's list does not have. Their texts are in the image.
-fn extracted(bill: &Bill) -> Vec<Value> {
-    let licences = bill.components.iter().filter_map(|component| component.licence.as_deref());
-    let references: BTreeSet<&str> = licences.flat_map(licence::references).collect();
+/// Returns the licenses that are not in SPDX's list. Their texts are in the image.
+fn extracted(sbom: &Sbom) -> Vec<Value> {
+    let licenses = sbom.components.iter().filter_map(|component| component.license.as_deref());
+    let references: BTreeSet<&str> = licenses.flat_map(license::references).collect();
     let entry = |reference: &&str| {
         json!({
             "licenseId": reference,

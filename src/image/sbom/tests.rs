@@ -1,10 +1,10 @@
-//! A small image's bill, in both formats. Whether they are valid by their published schemas is
-//! tested with a real image and the validators of others (`tests/sbom.rs`).
+//! The SBOM of a small image, in both formats. `tests/sbom.rs` validates those of a real image
+//! against the published schemas.
 
 use serde_json::Value;
 
 use super::*;
-use crate::image::manifest::{Package, PartName};
+use crate::image::manifest::{InstalledPackage, PartName};
 
 const COPYRIGHT: &str = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 License: GPL-2+ and public-domain
@@ -14,39 +14,39 @@ fn digest(text: &str) -> Digest {
     hash::of_bytes(text.as_bytes())
 }
 
-fn facts() -> Facts {
+fn facts() -> SystemFacts {
     let package = |line| DebianPackage::parse(line).unwrap();
     let library = package(
         "libstdc++6\t14.2.0-19\tamd64\tgcc-14\t14.2.0-19\t\
          Debian GCC Maintainers <gcc@example.com>\thttp://gcc.example.com/",
     );
     let kernel = package("linux-image-6\t6.12\tamd64\tlinux\t6.12\tKernel Team\tnot a URL");
-    let mut facts = Facts::new(vec![library], kernel);
-    facts.take("usr/lib/os-release", "ID=debian\nVERSION_ID=\"13\"\n");
-    facts.take("usr/share/doc/libstdc++6/copyright", COPYRIGHT);
-    facts.take(
+    let mut facts = SystemFacts::new(vec![library], kernel);
+    facts.add_file("usr/lib/os-release", "ID=debian\nVERSION_ID=\"13\"\n");
+    facts.add_file("usr/share/doc/libstdc++6/copyright", COPYRIGHT);
+    facts.add_file(
         "r/bin/a.deps.json",
         r#"{"libraries": {"System.Text.Json/8.0.5": {"type": "package"}}}"#,
     );
     facts
 }
 
-fn bill(facts: &Facts) -> Bill {
+fn sbom(facts: &SystemFacts) -> Sbom {
     let part = |file, text| Part { file, bytes: 1, sha256: digest(text) };
-    let runner = Runner {
+    let runner = InstalledRunner {
         version: "2.335.1".to_owned(),
         sha256: digest("runner"),
         released: 0,
         directory: "/home/runner/actions-runner".to_owned(),
     };
-    let download = Download {
+    let download = InstalledDownload {
         name: "cosign".to_owned(),
         version: "3.0.0".to_owned(),
         path: "/usr/local/bin/cosign".to_owned(),
         url: "https://example.com/cosign".to_owned(),
         sha256: digest("cosign"),
     };
-    let subject = Subject {
+    let subject = SbomSubject {
         name: &"small".parse().unwrap(),
         suite: "trixie",
         created: 1_700_000_000,
@@ -55,11 +55,11 @@ fn bill(facts: &Facts) -> Bill {
             &part(PartName::Initramfs, "i"),
             &part(PartName::Rootfs, "r"),
         ],
-        agent: &Agent { version: "0.1.0".to_owned(), sha256: digest("agent") },
+        agent: &AgentInfo { version: "0.1.0".to_owned(), sha256: digest("agent") },
         runner: Some(&runner),
         downloads: &[download],
     };
-    Bill::of(&subject, facts)
+    Sbom::new(&subject, facts)
 }
 
 fn parsed(bytes: serde_json::Result<Vec<u8>>) -> Value {
@@ -74,8 +74,8 @@ fn named<'a>(list: &'a Value, name: &str) -> &'a Value {
 const LIBRARY: &str = "pkg:deb/debian/libstdc%2B%2B6@14.2.0-19?arch=amd64&distro=debian-13&upstream=gcc-14%4014.2.0-19";
 
 #[test]
-fn spdx_tells_who_made_what_under_which_licence() {
-    let document = parsed(bill(&facts()).to_spdx());
+fn spdx_has_suppliers_and_licenses() {
+    let document = parsed(sbom(&facts()).to_spdx());
     let packages = &document["packages"];
     let library = named(packages, "libstdc++6");
     assert_eq!(library["supplier"], "Organization: Debian GCC Maintainers (gcc@example.com)");
@@ -86,7 +86,7 @@ fn spdx_tells_who_made_what_under_which_licence() {
     assert_eq!(extracted[0]["licenseId"], "LicenseRef-public-domain");
     let kernel = named(packages, "linux-image-6");
     assert_eq!(kernel["licenseDeclared"], "NOASSERTION");
-    assert!(kernel.get("homepage").is_none(), "what is no URL is left out");
+    assert!(kernel.get("homepage").is_none(), "an invalid URL is omitted");
     let rootfs = named(packages, "rootfs.img");
     assert_eq!(rootfs["checksums"][0]["checksumValue"], digest("r").as_str());
     assert_eq!(named(packages, "cosign")["downloadLocation"], "https://example.com/cosign");
@@ -95,7 +95,7 @@ fn spdx_tells_who_made_what_under_which_licence() {
 
 #[test]
 fn spdx_contains_each_component_in_another() {
-    let document = parsed(bill(&facts()).to_spdx());
+    let document = parsed(sbom(&facts()).to_spdx());
     let id = |name| named(&document["packages"], name)["SPDXID"].clone();
     let relations = document["relationships"].as_array().unwrap();
     let has = |from: Value, kind: &str, to: Value| {
@@ -109,13 +109,13 @@ fn spdx_contains_each_component_in_another() {
     assert!(has(id("small"), "CONTAINS", id("libstdc++6")));
     assert!(has(id("actions-runner"), "CONTAINS", id("System.Text.Json")));
     assert!(has(id("mayfly-guest"), "CONTAINS", id("nix")));
-    // One for each component: all but the image are in another.
+    // One for each component: all except the image are contained in another.
     assert_eq!(relations.len(), document["packages"].as_array().unwrap().len());
 }
 
 #[test]
-fn cyclonedx_tells_the_same() {
-    let document = parsed(bill(&facts()).to_cyclonedx());
+fn cyclonedx_has_the_same_content() {
+    let document = parsed(sbom(&facts()).to_cyclonedx());
     assert_eq!(document["metadata"]["component"]["name"], "small");
     let components = &document["components"];
     let library = named(components, "libstdc++6");
@@ -132,21 +132,22 @@ fn cyclonedx_tells_the_same() {
 }
 
 #[test]
-fn the_same_image_has_the_same_bill_and_another_has_another() {
-    let (first, again) = (bill(&facts()), bill(&facts()));
+fn an_sbom_depends_on_the_image_only() {
+    let (first, again) = (sbom(&facts()), sbom(&facts()));
     assert_eq!(first.to_spdx().unwrap(), again.to_spdx().unwrap());
     assert_eq!(first.to_cyclonedx().unwrap(), again.to_cyclonedx().unwrap());
 
     let mut changed = facts();
     let package = &changed.packages[0].package;
-    changed.packages[0].package = Package { version: "14.2.0-20".to_owned(), ..package.clone() };
-    let (one, other) = (parsed(first.to_spdx()), parsed(bill(&changed).to_spdx()));
+    changed.packages[0].package =
+        InstalledPackage { version: "14.2.0-20".to_owned(), ..package.clone() };
+    let (one, other) = (parsed(first.to_spdx()), parsed(sbom(&changed).to_spdx()));
     assert_ne!(one["documentNamespace"], other["documentNamespace"]);
 }
 
 #[test]
-fn a_uuid_is_one() {
-    let uuid = bill(&facts()).uuid().unwrap();
+fn the_uuid_is_valid() {
+    let uuid = sbom(&facts()).uuid().unwrap();
     let lengths: Vec<_> = uuid.split('-').map(str::len).collect();
     assert_eq!(lengths, [8, 4, 4, 4, 12]);
     assert_eq!((&uuid[14..15], &uuid[19..20]), ("8", "8"), "version and variant");

@@ -1,9 +1,8 @@
-//! What of a store may go, and its removal.
+//! Garbage collection of a store.
 //!
-//! A build is kept if somebody could mean it: its name, a rollback of its name, whoever names it
-//! by its digest; or if it runs, which the kernel knows (`hold`). What is left of builds and
-//! imports that ended in the middle goes in any case, and so do downloads that no image was made
-//! of.
+//! A build is retained if it is current or previous for its name, is pinned by its digest, is among
+//! the most recent, or is in use, which the kernel knows (`hold`). Remains of interrupted builds
+//! and imports are always removed, and so are old downloads that no image uses.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,115 +12,123 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::hold::unused;
-use super::{Image, Store, absent_is_fine, names_in};
-use crate::image::build::{DeadBuild, dead_builds, doomed_directory};
+use super::hold::lock_if_unused;
+use super::{Image, Store, ignore_not_found, names_in};
+use crate::image::build::{DeadBuild, dead_builds, disposable_directory};
 use crate::image::error::ImageError;
 use crate::image::name::{Digest, ImageName, Reference};
 
-/// Where builds keep what they downloaded, each file called by its digest.
+/// The download cache of builds. Files are named by their digests.
 const DOWNLOADS: &str = ".downloads";
 
-/// A download of which no image was made yet may be for a build under way.
-const DOWNLOAD_AGE: Duration = Duration::from_secs(24 * 3600);
+/// A younger download may belong to a build in progress.
+const MIN_DOWNLOAD_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// What is kept in any case.
+/// The builds to retain in any case.
 #[derive(Debug, Clone, Default)]
 pub struct Retention {
-    /// What pools are made of.
+    /// The images that pools pin by digest.
     pub pinned: Vec<Reference>,
-    /// How many builds of each name, those that were published last.
+    /// How many of the most recently published builds of each name.
     pub recent: usize,
 }
 
-/// Why a build is kept.
+/// The reason why a build is retained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kept {
-    /// Its name means it.
-    Meant,
-    /// Its name meant it before; a rollback goes there.
+pub enum RetentionReason {
+    /// It is the current build of its name.
+    #[serde(rename = "meant")]
+    Current,
+    /// It is the previous build of its name, the target of a rollback.
     Previous,
-    /// A pool names it by its digest.
+    /// A pool pins it by its digest.
     Pinned,
-    /// It is one of those that were published last.
+    /// It is among the most recently published.
     Recent,
-    /// A microVM runs from it, or somebody is about to try it.
+    /// A microVM runs from it, or it is about to be tested.
     InUse,
 }
 
-/// A build of a store.
+/// A build that a collection examined.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Build {
+pub struct CollectedBuild {
     /// Its name.
     pub name: ImageName,
     /// Its digest.
     pub digest: Digest,
-    /// What it takes on the disk.
+    /// Its disk usage in bytes.
     pub bytes: u64,
-    /// Why it is kept; none if it went.
-    pub kept: Option<Kept>,
+    /// The reason why it is retained; `None` if it was removed.
+    #[serde(rename = "kept")]
+    pub retained: Option<RetentionReason>,
 }
 
-/// What a collection did, or would do.
+/// The result of a collection, or of its dry run.
 #[derive(Debug, Default, Serialize)]
-pub struct Collection {
-    /// Every build that was there, by name.
-    pub images: Vec<Build>,
-    /// How many builds and imports had ended in the middle.
+pub struct CollectionReport {
+    /// Every build of the store, by name.
+    pub images: Vec<CollectedBuild>,
+    /// The number of interrupted builds and imports.
     pub dead_builds: usize,
-    /// How many downloads went.
+    /// The number of removed downloads.
     pub downloads: usize,
-    /// What all of it took on the disk.
+    /// The disk space freed, in bytes.
     pub freed: u64,
 }
 
-/// What is known of a build before anything is decided.
+/// The state of a build that the decision is based on.
 #[derive(Debug, Clone)]
-struct Known {
+struct BuildState {
     digest: Digest,
     published: SystemTime,
-    meant: bool,
-    previous: bool,
-    pinned: bool,
+    is_latest: bool,
+    is_previous: bool,
+    is_pinned: bool,
 }
 
-/// Why each build of a name is kept, if it is.
-fn decide(builds: &[Known], recent: usize) -> Vec<Option<Kept>> {
+/// Decides for each build of a name why it is retained, if it is.
+fn decide(builds: &[BuildState], recent: usize) -> Vec<Option<RetentionReason>> {
     let mut by_age: Vec<usize> = (0..builds.len()).collect();
-    // Of two that were published at the same time either may go first, but always the same.
+    // The digest breaks ties, so that the result is deterministic.
     by_age.sort_by_key(|&index| {
         std::cmp::Reverse((builds[index].published, builds[index].digest.clone()))
     });
     let last: BTreeSet<usize> = by_age.into_iter().take(recent).collect();
-    let reason = |(index, build): (usize, &Known)| match build {
-        Known { meant: true, .. } => Some(Kept::Meant),
-        Known { previous: true, .. } => Some(Kept::Previous),
-        Known { pinned: true, .. } => Some(Kept::Pinned),
-        _ => last.contains(&index).then_some(Kept::Recent),
+    let reason = |(index, build): (usize, &BuildState)| match build {
+        BuildState { is_latest: true, .. } => Some(RetentionReason::Current),
+        BuildState { is_previous: true, .. } => Some(RetentionReason::Previous),
+        BuildState { is_pinned: true, .. } => Some(RetentionReason::Pinned),
+        _ => last.contains(&index).then_some(RetentionReason::Recent),
     };
     builds.iter().enumerate().map(reason).collect()
 }
 
 impl Store {
-    /// Removes what nobody could mean and nobody uses; with `dry_run` only says what that is.
+    /// Removes builds that are neither retained nor in use; with `dry_run`, only reports them.
     ///
     /// # Errors
     ///
-    /// The store can't be read, or something can't be removed; the rest is whole.
-    pub fn collect(&self, retention: &Retention, dry_run: bool) -> Result<Collection, ImageError> {
-        let mut collection = Collection::default();
+    /// The store can't be read, or something can't be removed; the remaining images stay intact.
+    pub fn collect(
+        &self,
+        retention: &Retention,
+        dry_run: bool,
+    ) -> Result<CollectionReport, ImageError> {
+        let mut collection = CollectionReport::default();
         let lock = self.lock()?;
-        let doomed = doomed_directory(self.path())?;
+        let scratch = disposable_directory(self.path())?;
         let mut needed = BTreeSet::new();
         for name in names_in(self.path())?.into_iter().filter_map(|name| name.parse().ok()) {
-            self.collect_name(&name, retention, dry_run, &doomed, &mut collection)?;
+            self.collect_name(&name, retention, dry_run, &scratch, &mut collection)?;
         }
-        for build in collection.images.iter().filter(|build| build.kept.is_some()) {
+        for build in collection.images.iter().filter(|build| build.retained.is_some()) {
             needed.extend(self.downloads_of(build));
         }
         drop(lock);
-        fs::remove_dir_all(&doomed).or_else(absent_is_fine).map_err(ImageError::write(&doomed))?;
+        fs::remove_dir_all(&scratch)
+            .or_else(ignore_not_found)
+            .map_err(ImageError::write(&scratch))?;
         for dead in dead_builds(self)? {
             collection.dead_builds += 1;
             collection.freed += disk_usage(dead.path());
@@ -138,51 +145,55 @@ impl Store {
         name: &ImageName,
         retention: &Retention,
         dry_run: bool,
-        doomed: &Path,
-        collection: &mut Collection,
+        scratch: &Path,
+        collection: &mut CollectionReport,
     ) -> Result<(), ImageError> {
-        let builds = self.known(name, &retention.pinned)?;
+        let builds = self.build_states(name, &retention.pinned)?;
         for (build, kept) in builds.iter().zip(decide(&builds, retention.recent)) {
             let directory = self.directory(name, &build.digest);
             let bytes = disk_usage(&directory);
             let kept = match kept {
                 None => {
-                    let lock = unused(&directory).map_err(ImageError::read(&directory))?;
+                    let lock = lock_if_unused(&directory).map_err(ImageError::read(&directory))?;
                     if lock.is_some() && !dry_run {
-                        let aside = doomed.join(build.digest.as_str());
+                        let aside = scratch.join(build.digest.as_str());
                         fs::rename(&directory, aside).map_err(ImageError::write(&directory))?;
                     }
-                    lock.is_none().then_some(Kept::InUse)
+                    lock.is_none().then_some(RetentionReason::InUse)
                 }
                 kept => kept,
             };
             collection.freed += if kept.is_none() { bytes } else { 0 };
             let (name, digest) = (name.clone(), build.digest.clone());
-            collection.images.push(Build { name, digest, bytes, kept });
+            collection.images.push(CollectedBuild { name, digest, bytes, retained: kept });
         }
-        // A name that meant nothing may have no build any more.
+        // The name's directory may be empty now.
         let _ = fs::remove_dir(self.path().join(name.as_str()));
         Ok(())
     }
 
-    fn known(&self, name: &ImageName, pinned: &[Reference]) -> Result<Vec<Known>, ImageError> {
-        let (newest, previous) = (self.newest(name)?, self.previous(name)?);
-        let known = |digest: Digest| Known {
+    fn build_states(
+        &self,
+        name: &ImageName,
+        pinned: &[Reference],
+    ) -> Result<Vec<BuildState>, ImageError> {
+        let (latest, previous) = (self.latest(name)?, self.previous(name)?);
+        let state = |digest: Digest| BuildState {
             published: self.published(name, &digest),
-            meant: newest.as_ref() == Some(&digest),
-            previous: previous.as_ref() == Some(&digest),
-            pinned: pinned.iter().any(|reference| {
+            is_latest: latest.as_ref() == Some(&digest),
+            is_previous: previous.as_ref() == Some(&digest),
+            is_pinned: pinned.iter().any(|reference| {
                 let prefix = reference.digest_prefix.as_deref();
                 reference.name == *name
                     && prefix.is_some_and(|prefix| digest.as_str().starts_with(prefix))
             }),
             digest,
         };
-        Ok(self.digests(name)?.into_iter().map(known).collect())
+        Ok(self.digests(name)?.into_iter().map(state).collect())
     }
 
-    /// The digests of what a build was made of; nothing of one that is broken.
-    fn downloads_of(&self, build: &Build) -> Vec<String> {
+    /// Returns the digests of the downloads that a build uses; none for a broken build.
+    fn downloads_of(&self, build: &CollectedBuild) -> Vec<String> {
         let directory = self.directory(&build.name, &build.digest);
         let Ok(image) = Image::read(&build.name, build.digest.clone(), directory) else {
             return Vec::new();
@@ -196,27 +207,29 @@ impl Store {
         &self,
         needed: &BTreeSet<String>,
         dry_run: bool,
-        collection: &mut Collection,
+        collection: &mut CollectionReport,
     ) -> Result<(), ImageError> {
         let directory = self.path().join(DOWNLOADS);
         for name in names_in(&directory)?.into_iter().filter(|name| !needed.contains(name)) {
             let path = directory.join(name);
             let Ok(metadata) = fs::metadata(&path) else { continue };
             let age = metadata.modified().ok().and_then(|modified| modified.elapsed().ok());
-            if !metadata.is_file() || age.is_none_or(|age| age < DOWNLOAD_AGE) {
+            if !metadata.is_file() || age.is_none_or(|age| age < MIN_DOWNLOAD_AGE) {
                 continue;
             }
             collection.downloads += 1;
             collection.freed += metadata.blocks() * 512;
             if !dry_run {
-                fs::remove_file(&path).or_else(absent_is_fine).map_err(ImageError::write(path))?;
+                fs::remove_file(&path)
+                    .or_else(ignore_not_found)
+                    .map_err(ImageError::write(path))?;
             }
         }
         Ok(())
     }
 }
 
-/// What a directory takes on the disk, as far as it can be read; for people.
+/// Returns the disk usage of a directory, as far as it can be read; for display only.
 fn disk_usage(directory: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(directory) else { return 0 };
     let bytes = entries.flatten().map(|entry| match entry.metadata() {
@@ -237,22 +250,22 @@ mod tests {
     prop_compose! {
         fn builds()(
             facts in proptest::collection::vec((0..5u64, any::<bool>()), 0..12),
-            meant in 0..12usize,
+            latest in 0..12usize,
             previous in 0..12usize,
-        ) -> Vec<Known> {
-            facts.into_iter().enumerate().map(|(index, (age, pinned))| Known {
+        ) -> Vec<BuildState> {
+            facts.into_iter().enumerate().map(|(index, (age, pinned))| BuildState {
                 digest: hash::of_bytes(&index.to_le_bytes()),
                 published: SystemTime::UNIX_EPOCH + Duration::from_secs(age),
-                meant: index == meant,
-                previous: index == previous && index != meant,
-                pinned,
+                is_latest: index == latest,
+                is_previous: index == previous && index != latest,
+                is_pinned: pinned,
             }).collect()
         }
     }
 
     proptest! {
         #[test]
-        fn what_somebody_could_mean_stays_and_the_rest_goes(
+        fn builds_are_retained_exactly_for_the_documented_reasons(
             builds in builds(),
             recent in 0..14usize,
         ) {
@@ -261,9 +274,9 @@ mod tests {
                 let newer = builds.iter().filter(|other| {
                     (other.published, &other.digest) > (build.published, &build.digest)
                 });
-                let wanted = build.meant || build.previous || build.pinned
+                let expected = build.is_latest || build.is_previous || build.is_pinned
                     || newer.count() < recent;
-                prop_assert_eq!(kept.is_some(), wanted, "{:?} {:?}", build, kept);
+                prop_assert_eq!(kept.is_some(), expected, "{:?} {:?}", build, kept);
             }
         }
     }

@@ -1,7 +1,7 @@
-//! Who uses an image, as the kernel knows it.
+//! Locks that mark images as in use.
 //!
-//! Whoever boots an image holds a shared lock on its directory. The kernel drops the lock with the
-//! process, however that ends, so what [`Store::collect`] can lock for itself nobody uses.
+//! A process that boots an image holds a shared lock on its directory. The kernel releases the lock
+//! with the process, so an image that [`Store::collect`] can lock exclusively is unused.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,30 +16,30 @@ use super::Image;
 #[cfg(doc)]
 use super::Store;
 
-/// How long to wait for a collection that looks whether the image is in use; it takes
+/// How long to wait for a collection that checks whether the image is in use, which takes
 /// microseconds.
-const PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An image is in use for as long as this value lives.
+/// Marks an image as in use for as long as the value lives.
 #[derive(Debug)]
 pub struct Hold {
     _lock: Flock<File>,
 }
 
 impl Hold {
-    /// Holds the image in a directory.
+    /// Locks the image in a directory.
     ///
     /// # Errors
     ///
-    /// It is not there, or not any more.
+    /// The image does not exist or was removed.
     pub fn take(directory: &Path) -> io::Result<Self> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
             let file = File::open(directory)?;
             let opened = file.metadata()?;
             match Flock::lock(file, FlockArg::LockSharedNonblock) {
                 Ok(lock) => {
-                    // It may have been removed between the two, and be there again.
+                    // It may have been removed and recreated between open and lock.
                     let now = fs::metadata(directory)?;
                     if (now.dev(), now.ino()) == (opened.dev(), opened.ino()) {
                         return Ok(Self { _lock: lock });
@@ -56,8 +56,8 @@ impl Hold {
     }
 }
 
-/// An image that was published and that its name does not mean yet. No collection removes it for
-/// as long as this value lives.
+/// A published image that is not yet the current build of its name. No collection removes it for as
+/// long as the value lives.
 #[derive(Debug)]
 pub struct Candidate {
     /// The image.
@@ -65,8 +65,8 @@ pub struct Candidate {
     pub(super) _hold: Hold,
 }
 
-/// The directory of an image that nobody uses, locked so that nobody begins to.
-pub(super) fn unused(directory: &Path) -> io::Result<Option<Flock<File>>> {
+/// Locks the directory of an image exclusively; `None` if the image is in use.
+pub(super) fn lock_if_unused(directory: &Path) -> io::Result<Option<Flock<File>>> {
     match Flock::lock(File::open(directory)?, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),
         Err((_, Errno::EWOULDBLOCK)) => Ok(None),

@@ -1,8 +1,9 @@
-//! Where images are kept: finding, listing, publishing and removing them.
+//! The image store: finds, lists, publishes and removes images.
 //!
-//! An image's directory is called by the digest of its manifest, is put there by one rename and
-//! never changes afterwards, but for the signature of the manifest. Whatever else is in the store begins with a dot: builds under way
-//! (`.building-*`) and the lock that orders the short steps that change names.
+//! An image's directory is named by the digest of its manifest, appears with one rename, and never
+//! changes afterwards except for the manifest's signature. Everything else in the store begins with
+//! a dot: builds in progress (`.building-*`) and the lock that serializes the short steps that
+//! change names.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,18 +19,18 @@ use super::name::{Digest, ImageName, Reference};
 
 mod collect;
 mod hold;
-mod meaning;
+mod pointers;
 mod signing;
 
-pub use collect::{Build, Collection, Kept, Retention};
+pub use collect::{CollectedBuild, CollectionReport, Retention, RetentionReason};
 pub use hold::{Candidate, Hold};
-pub(super) use signing::write_sealed;
+pub(super) use signing::write_read_only;
 
 /// The manifest's file name.
 pub(super) const MANIFEST: &str = "manifest.json";
 
-/// How long to wait for others that change names in the store; each takes milliseconds.
-const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+/// How long to wait for the store's lock. Its holders need milliseconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A directory of images.
 #[derive(Debug, Clone)]
@@ -37,57 +38,57 @@ pub struct Store {
     path: PathBuf,
 }
 
-/// An image of a store. Its manifest is that of its digest; its parts are as built only after
+/// An image of a store. Its manifest matches its digest; its parts are verified only by
 /// [`Store::verify`] or [`Store::ensure_verified`].
 #[derive(Debug, Clone)]
 pub struct Image {
-    /// What it is called.
+    /// Its name.
     pub name: ImageName,
-    /// The digest of its manifest, which stands for all of it.
+    /// The digest of its manifest, which covers all of it.
     pub digest: Digest,
-    /// Where it is.
+    /// Its directory.
     pub directory: PathBuf,
-    /// What it is.
+    /// Its manifest.
     pub manifest: Manifest,
 }
 
-/// What a store holds.
+/// The content of a store.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// Every image, by name, the newest build of a name first; and whether its name alone means
-    /// it.
+    /// Every image, sorted by name, the current build of a name first; and whether it is the
+    /// current one.
     pub images: Vec<(Image, bool)>,
-    /// What looks like an image and is none.
+    /// The entries that look like images and can't be read.
     pub broken: Vec<ImageError>,
 }
 
 impl Image {
-    /// The path of a part.
+    /// Returns the path of a part.
     pub fn part(&self, part: PartName) -> PathBuf {
         self.directory.join(part.as_str())
     }
 
-    /// The path of the uncompressed kernel.
+    /// Returns the path of the uncompressed kernel.
     pub fn kernel(&self) -> PathBuf {
         self.part(PartName::Kernel)
     }
 
-    /// The path of the initramfs.
+    /// Returns the path of the initramfs.
     pub fn initramfs(&self) -> PathBuf {
         self.part(PartName::Initramfs)
     }
 
-    /// The path of the root file system, raw ext4.
+    /// Returns the path of the root file system, raw ext4.
     pub fn rootfs(&self) -> PathBuf {
         self.part(PartName::Rootfs)
     }
 
-    /// How messages call it.
-    pub(super) fn shown(&self) -> String {
+    /// Returns its name and short digest, for messages.
+    pub(super) fn display_name(&self) -> String {
         format!("{}@{}", self.name, self.digest.short())
     }
 
-    /// The image in a directory, if its manifest is the one that `digest` stands for.
+    /// Reads the image in a directory and checks its manifest against `digest`.
     fn read(name: &ImageName, digest: Digest, directory: PathBuf) -> Result<Self, ImageError> {
         let path = directory.join(MANIFEST);
         let bytes = fs::read(&path).map_err(ImageError::read(&path))?;
@@ -102,58 +103,58 @@ impl Image {
 }
 
 impl Store {
-    /// The store in a directory, which need not be there yet.
+    /// Opens the store in a directory, which need not exist yet.
     pub fn open(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
-    /// Where it is.
+    /// Its directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Everything in it.
+    /// Lists every image.
     ///
     /// # Errors
     ///
-    /// The directory can't be read. A broken image is no error but part of the answer.
+    /// The directory can't be read. A broken image is not an error but part of the listing.
     pub fn list(&self) -> Result<Listing, ImageError> {
         let mut listing = Listing::default();
         for entry in names_in(&self.path)? {
             let Ok(name) = entry.parse::<ImageName>() else { continue };
-            let newest = self.newest(&name)?;
+            let latest = self.latest(&name)?;
             let mut builds = Vec::new();
             for digest in self.digests(&name)? {
-                let is_newest = newest.as_ref() == Some(&digest);
+                let is_latest = latest.as_ref() == Some(&digest);
                 match Image::read(&name, digest.clone(), self.directory(&name, &digest)) {
-                    Ok(image) => builds.push((image, is_newest)),
+                    Ok(image) => builds.push((image, is_latest)),
                     Err(error) => listing.broken.push(error),
                 }
             }
-            builds.sort_by_key(|(image, newest)| {
-                (!newest, std::cmp::Reverse(image.manifest.created))
+            builds.sort_by_key(|(image, is_latest)| {
+                (!is_latest, std::cmp::Reverse(image.manifest.created))
             });
             listing.images.append(&mut builds);
         }
         Ok(listing)
     }
 
-    /// The image that a reference means.
+    /// Finds the image of a reference.
     ///
     /// # Errors
     ///
-    /// There is none, more than one, or its manifest is not what it was when it was built.
+    /// No image or more than one matches, or its manifest has changed since the build.
     pub fn find(&self, reference: &Reference) -> Result<Image, ImageError> {
         let digest = self.resolve(reference)?;
         let directory = self.directory(&reference.name, &digest);
         Image::read(&reference.name, digest, directory)
     }
 
-    /// The digest that a reference means, without a look at the image.
+    /// Resolves a reference to a digest without reading the image.
     fn resolve(&self, reference: &Reference) -> Result<Digest, ImageError> {
         let name = &reference.name;
         let mut matches = match &reference.digest_prefix {
-            None => Vec::from_iter(self.newest(name)?),
+            None => Vec::from_iter(self.latest(name)?),
             Some(prefix) => {
                 let mut digests = self.digests(name)?;
                 digests.retain(|digest| digest.as_str().starts_with(prefix));
@@ -172,33 +173,35 @@ impl Store {
         }
     }
 
-    /// Removes an image, broken or not, at once for whoever looks for it. Who has its files open
-    /// keeps them. If its name meant it, the name means what it meant before.
+    /// Removes an image, broken or not. It disappears at once; processes that have its files open
+    /// keep them. If it was the current build of its name, the previous one becomes current.
     ///
     /// # Errors
     ///
-    /// There is no such image, or it can't be removed.
+    /// The image does not exist or can't be removed.
     pub fn remove(&self, reference: &Reference) -> Result<Digest, ImageError> {
         let lock = self.lock()?;
         let digest = self.resolve(reference)?;
         let (name, directory) = (&reference.name, self.directory(&reference.name, &digest));
-        let meant = self.newest(name)?.as_ref() == Some(&digest);
-        // In a directory that no build holds: should this stop half-way, the next build removes it.
-        let doomed = super::build::doomed_directory(&self.path)?;
-        let aside = doomed.join(digest.as_str());
+        let was_latest = self.latest(name)?.as_ref() == Some(&digest);
+        // Into a directory that no build locks: if this is interrupted, the next build removes it.
+        let scratch = super::build::disposable_directory(&self.path)?;
+        let aside = scratch.join(digest.as_str());
         fs::rename(&directory, &aside).map_err(ImageError::write(&directory))?;
-        if meant {
-            self.repoint(name)?;
+        if was_latest {
+            self.point_to_next(name)?;
         }
         drop(lock);
-        // A build that began in the meantime may be at it as well.
-        fs::remove_dir_all(&doomed).or_else(absent_is_fine).map_err(ImageError::write(&doomed))?;
+        // A build that started in the meantime may be removing it as well.
+        fs::remove_dir_all(&scratch)
+            .or_else(ignore_not_found)
+            .map_err(ImageError::write(&scratch))?;
         Ok(digest)
     }
 
-    /// Puts a finished image in its place; its name means what it meant until [`Store::adopt`]. The
-    /// same image may be there already, from another build: then that one stays if it is whole,
-    /// and `finished` is left.
+    /// Moves a finished image into the store. The current build of its name stays until
+    /// [`Store::promote`]. If another build has published the same image already, an intact one
+    /// stays and `finished` is not used.
     pub(super) fn publish(
         &self,
         finished: &Path,
@@ -210,12 +213,12 @@ impl Store {
         let parent = self.path.join(name.as_str());
         fs::create_dir_all(&parent).map_err(ImageError::write(&parent))?;
         let present = Image::read(name, digest.clone(), target.clone());
-        let whole = present.is_ok_and(|image| self.verify(&image).is_ok());
-        if !whole {
-            // What is there but not whole makes room, and goes with the build's directory.
+        let intact = present.is_ok_and(|image| self.verify(&image).is_ok());
+        if !intact {
+            // A damaged image is moved aside and removed with the build's directory.
             let aside = finished.with_extension("replaced");
             fs::rename(&target, &aside)
-                .or_else(absent_is_fine)
+                .or_else(ignore_not_found)
                 .map_err(ImageError::write(&target))?;
             fs::rename(finished, &target).map_err(ImageError::write(&target))?;
         }
@@ -223,19 +226,19 @@ impl Store {
             let synced = File::open(directory).and_then(|directory| directory.sync_all());
             synced.map_err(ImageError::write(directory))?;
         }
-        // Before the store's lock is let go: a collection comes too late for it.
+        // Taken before the store's lock is released, so that no collection can remove it.
         let hold = Hold::take(&target).map_err(ImageError::read(&target))?;
         Ok(Candidate { image: Image::read(name, digest, target)?, _hold: hold })
     }
 
-    /// Orders those who change names in the store. Held for as long as the value lives.
+    /// Locks the store for changes of names, for as long as the value lives.
     pub(super) fn lock(&self) -> Result<Flock<File>, ImageError> {
         fs::create_dir_all(&self.path).map_err(ImageError::write(&self.path))?;
         let path = self.path.join(".lock");
         let mut options = File::options();
         options.create(true).truncate(false).write(true);
         let mut file = options.open(&path).map_err(ImageError::write(&path))?;
-        let deadline = Instant::now() + LOCK_PATIENCE;
+        let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => return Ok(lock),
@@ -255,15 +258,15 @@ impl Store {
         self.path.join(name.as_str()).join(digest.as_str())
     }
 
-    /// The digests of a name's builds, sorted.
+    /// Returns the digests of a name's builds, sorted.
     fn digests(&self, name: &ImageName) -> Result<Vec<Digest>, ImageError> {
         let names = names_in(&self.path.join(name.as_str()))?;
         Ok(names.into_iter().filter_map(|name| Digest::try_from(name).ok()).collect())
     }
 }
 
-/// What is in a directory, sorted; nothing if there is no such directory. Names that are not
-/// UTF-8 are none of the store's.
+/// Returns the entries of a directory, sorted; empty if it does not exist. Names that are not UTF-8
+/// do not belong to the store.
 fn names_in(directory: &Path) -> Result<Vec<String>, ImageError> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -279,7 +282,7 @@ fn names_in(directory: &Path) -> Result<Vec<String>, ImageError> {
     Ok(names)
 }
 
-fn absent_is_fine(error: io::Error) -> io::Result<()> {
+fn ignore_not_found(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 

@@ -15,7 +15,7 @@ impl Fixture {
         Self { store: Store::open(directory.path().join("images")), directory }
     }
 
-    /// Publishes an image called `name` whose parts are `text`.
+    /// Publishes an image `name` whose parts are `text`.
     pub(in crate::image) fn candidate(&self, name: &str, text: &str, protocol: u16) -> Candidate {
         let finished = self.directory.path().join("finished");
         fs::create_dir(&finished).unwrap();
@@ -38,10 +38,10 @@ impl Fixture {
         image
     }
 
-    /// The same, and lets the name mean it.
+    /// Publishes an image and makes it the current build of its name.
     pub(in crate::image) fn publish(&self, name: &str, text: &str, protocol: u16) -> Image {
         let image = self.candidate(name, text, protocol);
-        self.store.adopt(&image).unwrap()
+        self.store.promote(&image).unwrap()
     }
 
     pub(in crate::image) fn find(&self, reference: &str) -> Result<Image, ImageError> {
@@ -50,7 +50,7 @@ impl Fixture {
 }
 
 #[test]
-fn a_name_means_its_newest_build_and_a_digest_a_certain_one() {
+fn a_name_refers_to_its_current_build_and_a_digest_to_a_specific_one() {
     let fixture = Fixture::new();
     let old = fixture.publish("base", "one", 1);
     let new = fixture.publish("base", "two", 1);
@@ -73,7 +73,7 @@ fn an_image_that_is_not_there_is_unknown() {
 #[test]
 fn a_prefix_of_several_digests_is_ambiguous() {
     let fixture = Fixture::new();
-    // By the pigeonhole principle two of 17 digests begin with the same digit.
+    // By the pigeonhole principle, two of 17 digests begin with the same digit.
     let digits: Vec<char> = (0..17)
         .map(|index| fixture.publish("base", &index.to_string(), 1))
         .map(|image| image.digest.as_str().chars().next().unwrap())
@@ -103,7 +103,7 @@ fn building_again_repairs_a_changed_image() {
 }
 
 #[test]
-fn a_changed_manifest_is_no_image() {
+fn an_image_with_a_changed_manifest_is_rejected() {
     let fixture = Fixture::new();
     let image = fixture.publish("base", "one", 1);
     let path = image.directory.join(MANIFEST);
@@ -141,23 +141,23 @@ fn removing_the_newest_brings_back_the_one_before() {
     assert_eq!(fixture.find("base").unwrap().digest, old.digest);
     assert_eq!(fixture.store.remove(&base).unwrap(), old.digest);
     assert!(matches!(fixture.store.remove(&base), Err(ImageError::Unknown { .. })));
-    let left = names_in(fixture.store.path()).unwrap();
-    assert_eq!(left, [".lock"]);
+    let remaining = names_in(fixture.store.path()).unwrap();
+    assert_eq!(remaining, [".lock"]);
 }
 
 #[test]
-fn a_candidate_is_nothing_that_its_name_means() {
+fn a_candidate_is_not_the_current_build_of_its_name() {
     let fixture = Fixture::new();
     let only = fixture.candidate("base", "zero", 1).image;
     assert!(matches!(fixture.find("base"), Err(ImageError::Unknown { .. })));
-    let meant = fixture.publish("base", "one", 1);
+    let current = fixture.publish("base", "one", 1);
     let candidate = fixture.candidate("base", "two", 1).image;
-    assert_eq!(fixture.find("base").unwrap().digest, meant.digest);
+    assert_eq!(fixture.find("base").unwrap().digest, current.digest);
     let reference = Reference::exactly(&candidate.name, &candidate.digest);
     assert_eq!(fixture.store.find(&reference).unwrap().digest, candidate.digest);
-    // Nor does it become that when another candidate goes.
+    // Nor does it become current when another candidate is removed.
     fixture.store.remove(&Reference::exactly(&only.name, &only.digest)).unwrap();
-    assert_eq!(fixture.find("base").unwrap().digest, meant.digest);
+    assert_eq!(fixture.find("base").unwrap().digest, current.digest);
     fixture.store.point(&reference).unwrap();
     assert_eq!(fixture.find("base").unwrap().digest, candidate.digest);
 }
@@ -171,7 +171,7 @@ fn a_rollback_goes_back_and_another_forward_again() {
     assert!(matches!(fixture.store.rollback(&base), Err(ImageError::NoPrevious { .. })));
     let old = fixture.publish("base", "two", 1);
     let new = fixture.publish("base", "three", 1);
-    // Published again, it means what it meant: nothing is forgotten.
+    // Publishing it again changes nothing: the previous build is still known.
     fixture.publish("base", "three", 1);
     for expected in [&old, &new, &old] {
         assert_eq!(fixture.store.rollback(&base).unwrap().digest, expected.digest);
@@ -195,7 +195,7 @@ fn a_changed_build_is_not_rolled_back_to() {
 }
 
 #[test]
-fn removing_what_a_name_means_brings_back_what_it_meant_not_what_is_newest() {
+fn removing_the_current_build_restores_the_previous_one_not_the_newest() {
     let fixture = Fixture::new();
     let old = fixture.publish("base", "one", 1);
     fixture.publish("base", "two", 1);
@@ -221,7 +221,7 @@ fn a_change_after_verification_is_found() {
     let stamps = fixture.directory.path().join("stamps");
     fixture.store.ensure_verified(&image, &stamps, &Trust::default()).unwrap();
     fixture.store.ensure_verified(&image, &stamps, &Trust::default()).unwrap();
-    // Same length, same modification time: only the change time tells.
+    // Same length and modification time: only the change time differs.
     let modified = fs::metadata(image.rootfs()).unwrap().modified().unwrap();
     fs::write(image.rootfs(), "two").unwrap();
     File::options().write(true).open(image.rootfs()).unwrap().set_modified(modified).unwrap();
@@ -230,7 +230,7 @@ fn a_change_after_verification_is_found() {
 }
 
 #[test]
-fn what_was_verified_is_not_read_again() {
+fn a_verified_image_is_not_read_again() {
     let fixture = Fixture::new();
     let image = fixture.publish("base", "one", mayfly_protocol::VERSION);
     let stamps = fixture.directory.path().join("stamps");
@@ -243,24 +243,28 @@ fn what_was_verified_is_not_read_again() {
     assert!(fixture.store.ensure_verified(&impossible, &stamps, &Trust::default()).is_err());
 }
 
-/// What a collection says of each build, by the text that it was made of.
-fn kept(fixture: &Fixture, retention: &Retention, dry_run: bool) -> Vec<(String, Option<Kept>)> {
+/// Runs a collection and returns each build with the reason why it is retained.
+fn collect(
+    fixture: &Fixture,
+    retention: &Retention,
+    dry_run: bool,
+) -> Vec<(String, Option<RetentionReason>)> {
     let collection = fixture.store.collect(retention, dry_run).unwrap();
-    let mut kept: Vec<_> = collection
+    let mut retained: Vec<_> = collection
         .images
         .into_iter()
-        .map(|build| (format!("{}@{}", build.name, build.digest), build.kept))
+        .map(|build| (format!("{}@{}", build.name, build.digest), build.retained))
         .collect();
-    kept.sort();
-    kept
+    retained.sort();
+    retained
 }
 
-fn said(image: &Image, kept: Option<Kept>) -> (String, Option<Kept>) {
-    (format!("{}@{}", image.name, image.digest), kept)
+fn entry(image: &Image, retained: Option<RetentionReason>) -> (String, Option<RetentionReason>) {
+    (format!("{}@{}", image.name, image.digest), retained)
 }
 
 #[test]
-fn a_collection_removes_what_nobody_can_mean() {
+fn a_collection_removes_unreferenced_builds() {
     let fixture = Fixture::new();
     let [first, pinned, old, new] =
         ["one", "two", "three", "four"].map(|text| fixture.publish("base", text, 1));
@@ -271,29 +275,29 @@ fn a_collection_removes_what_nobody_can_mean() {
         recent: 0,
     };
     let mut expected = vec![
-        said(&first, None),
-        said(&pinned, Some(Kept::Pinned)),
-        said(&old, Some(Kept::Previous)),
-        said(&new, Some(Kept::Meant)),
-        said(&other, Some(Kept::Meant)),
+        entry(&first, None),
+        entry(&pinned, Some(RetentionReason::Pinned)),
+        entry(&old, Some(RetentionReason::Previous)),
+        entry(&new, Some(RetentionReason::Current)),
+        entry(&other, Some(RetentionReason::Current)),
     ];
     expected.sort();
-    assert_eq!(kept(&fixture, &retention, true), expected);
+    assert_eq!(collect(&fixture, &retention, true), expected);
     assert!(first.directory.is_dir(), "a dry run removes nothing");
-    assert_eq!(kept(&fixture, &retention, false), expected);
+    assert_eq!(collect(&fixture, &retention, false), expected);
     assert!(!first.directory.exists());
-    // After a rollback the same two are kept, each for the other's reason.
+    // After a rollback the same two builds are retained, with swapped reasons.
     fixture.store.rollback(&old.name).unwrap();
-    let after = kept(&fixture, &Retention::default(), false);
-    assert!(after.contains(&said(&old, Some(Kept::Meant))));
-    assert!(after.contains(&said(&new, Some(Kept::Previous))));
-    assert!(after.contains(&said(&pinned, None)));
+    let after = collect(&fixture, &Retention::default(), false);
+    assert!(after.contains(&entry(&old, Some(RetentionReason::Current))));
+    assert!(after.contains(&entry(&new, Some(RetentionReason::Previous))));
+    assert!(after.contains(&entry(&pinned, None)));
     assert_eq!(fixture.store.list().unwrap().images.len(), 3);
     assert_eq!(names_in(fixture.store.path()).unwrap(), [".lock", "base", "other"]);
 }
 
 #[test]
-fn a_collection_leaves_what_is_in_use() {
+fn a_collection_leaves_images_in_use() {
     let fixture = Fixture::new();
     let used = fixture.publish("base", "one", 1);
     for text in ["two", "three"] {
@@ -303,24 +307,24 @@ fn a_collection_leaves_what_is_in_use() {
     let one = Hold::take(&used.directory).unwrap();
     let other = Hold::take(&used.directory).unwrap();
     drop(one);
-    let said_of = |image: &Image| {
-        let all = kept(&fixture, &Retention::default(), false);
-        let name = said(image, None).0;
-        all.into_iter().find(|(other, _)| *other == name).map(|(_, kept)| kept)
+    let reason_of = |image: &Image| {
+        let all = collect(&fixture, &Retention::default(), false);
+        let name = entry(image, None).0;
+        all.into_iter().find(|(other, _)| *other == name).map(|(_, retained)| retained)
     };
-    assert_eq!(said_of(&used), Some(Some(Kept::InUse)));
-    assert_eq!(said_of(&candidate.image), Some(Some(Kept::InUse)));
+    assert_eq!(reason_of(&used), Some(Some(RetentionReason::InUse)));
+    assert_eq!(reason_of(&candidate.image), Some(Some(RetentionReason::InUse)));
     drop(other);
-    assert_eq!(said_of(&used), Some(None));
-    assert_eq!(said_of(&used), None);
+    assert_eq!(reason_of(&used), Some(None));
+    assert_eq!(reason_of(&used), None);
     assert_eq!(Hold::take(&used.directory).unwrap_err().kind(), io::ErrorKind::NotFound);
     let image = candidate.image.clone();
     drop(candidate);
-    assert_eq!(said_of(&image), Some(None));
+    assert_eq!(reason_of(&image), Some(None));
 }
 
 #[test]
-fn a_collection_keeps_as_many_of_the_last_as_it_is_told() {
+fn a_collection_retains_the_requested_number_of_recent_builds() {
     let fixture = Fixture::new();
     let images =
         ["one", "two", "three", "four", "five"].map(|text| fixture.publish("base", text, 1));
@@ -330,21 +334,21 @@ fn a_collection_keeps_as_many_of_the_last_as_it_is_told() {
         manifest.set_modified(time).unwrap();
     }
     let retention = Retention { pinned: Vec::new(), recent: 3 };
-    let went: Vec<_> = kept(&fixture, &retention, false)
+    let removed: Vec<_> = collect(&fixture, &retention, false)
         .into_iter()
-        .filter(|(_, kept)| kept.is_none())
+        .filter(|(_, retained)| retained.is_none())
         .map(|(name, _)| name)
         .collect();
-    let mut expected = [&images[0], &images[1]].map(|image| said(image, None).0);
+    let mut expected = [&images[0], &images[1]].map(|image| entry(image, None).0);
     expected.sort();
-    assert_eq!(went, expected);
+    assert_eq!(removed, expected);
 }
 
 #[test]
-fn a_collection_removes_what_dead_builds_left_and_not_what_live_ones_make() {
+fn a_collection_removes_the_remains_of_dead_builds_but_not_live_ones() {
     let fixture = Fixture::new();
     let image = fixture.publish("base", "one", 1);
-    let dead = crate::image::build::doomed_directory(fixture.store.path()).unwrap();
+    let dead = crate::image::build::disposable_directory(fixture.store.path()).unwrap();
     fs::create_dir(dead.join("work")).unwrap();
     fs::write(dead.join("work/file"), "something").unwrap();
     let live = crate::image::build::Workspace::claim(&fixture.store).unwrap();
@@ -358,7 +362,7 @@ fn a_collection_removes_what_dead_builds_left_and_not_what_live_ones_make() {
 }
 
 #[test]
-fn a_collection_removes_old_downloads_of_which_no_image_is_made() {
+fn a_collection_removes_old_unused_downloads() {
     let fixture = Fixture::new();
     fixture.publish("base", "one", 1);
     let directory = fixture.store.path().join(".downloads");
@@ -376,13 +380,13 @@ fn a_collection_removes_old_downloads_of_which_no_image_is_made() {
 }
 
 #[test]
-fn a_build_that_can_not_be_looked_at_is_not_taken_for_absent() {
+fn an_unreadable_build_is_not_treated_as_absent() {
     let fixture = Fixture::new();
     let image = fixture.publish("base", "one", 1);
     let other = fixture.candidate("base", "two", 1);
     let directory = fixture.store.directory(&image.name, &image.digest);
     fs::rename(&directory, fixture.directory.path().join("aside")).unwrap();
-    // Nobody can look through a link to itself, root neither.
+    // Not even root can follow a link to itself.
     std::os::unix::fs::symlink(&directory, &directory).unwrap();
     assert!(matches!(fixture.find("base"), Err(ImageError::Read { .. })));
     let nothing = Retention { recent: 0, pinned: Vec::new() };

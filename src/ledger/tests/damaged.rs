@@ -1,21 +1,21 @@
-//! A ledger that is gone, cut, damaged or locked: what is said, and what is kept.
+//! A ledger that is gone, truncated, damaged or locked: what is reported, and what is kept.
 
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Bench;
+use super::TestLedger;
 use crate::failure::{Code, Failure};
 use crate::ledger::{Ledger, LedgerError, Reader};
 
-/// A ledger with some jobs, all in its one file.
+/// Returns a ledger with some jobs, all checkpointed into one file.
 fn ledger() -> (tempfile::TempDir, PathBuf) {
-    let mut bench = Bench::new();
+    let mut test = TestLedger::new();
     for _ in 0..200 {
-        bench.submit();
+        test.submit();
     }
-    let path = bench.path();
-    let Bench { directory, ledger } = bench;
+    let path = test.path();
+    let TestLedger { directory, ledger } = test;
     drop(ledger);
     assert!(!directory.path().join("ledger-wal").exists());
     (directory, path)
@@ -28,7 +28,7 @@ fn assert_damaged(error: &LedgerError, what: &str) {
 }
 
 #[test]
-fn a_cut_or_damaged_ledger_is_named_so_and_left_alone() {
+fn a_truncated_or_damaged_ledger_is_reported_and_not_changed() {
     for (what, reader_sees_it) in [
         ("50 bytes", true),
         ("99 bytes", true),
@@ -58,7 +58,7 @@ fn a_cut_or_damaged_ledger_is_named_so_and_left_alone() {
 }
 
 #[test]
-fn a_ledger_that_is_gone_or_empty_is_begun_anew_and_said_to_be() {
+fn a_missing_or_empty_ledger_is_replaced_and_reported_as_lost() {
     let (directory, path) = ledger();
     assert!(!Ledger::open(&path).unwrap().is_lost());
     fs::write(&path, "").unwrap();
@@ -71,25 +71,25 @@ fn a_ledger_that_is_gone_or_empty_is_begun_anew_and_said_to_be() {
 }
 
 #[test]
-fn a_ledger_that_another_process_locks_is_waited_for() {
-    let mut bench = Bench::new();
-    let other = rusqlite::Connection::open(bench.path()).unwrap();
+fn opening_waits_for_another_process_with_the_lock() {
+    let mut test = TestLedger::new();
+    let other = rusqlite::Connection::open(test.path()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let release = std::thread::spawn(move || {
-        // Longer than is waited in silence.
+        // Longer than the busy timeout.
         std::thread::sleep(Duration::from_secs(7));
         other.execute_batch("ROLLBACK").unwrap();
     });
-    bench.submit();
+    test.submit();
     release.join().unwrap();
-    bench.ledger.reader().verify_audit(&super::nowhere(), None).unwrap();
+    test.ledger.reader().verify_audit(&super::no_segments(), None).unwrap();
 }
 
 #[test]
-fn a_ledger_in_a_directory_that_can_not_be_written_to_is_read() {
+fn a_ledger_in_a_read_only_directory_can_be_read() {
     use std::os::unix::fs::PermissionsExt as _;
     if nix::unistd::geteuid().is_root() {
-        // Nothing can't be written to for root but what is mounted so: the way is tried directly.
+        // Root can write everywhere except on read-only mounts: test the function directly.
         let (_directory, path) = ledger();
         let connection = crate::ledger::open::immutable(&path).unwrap();
         let jobs: u64 =
@@ -100,7 +100,7 @@ fn a_ledger_in_a_directory_that_can_not_be_written_to_is_read() {
     let (directory, path) = ledger();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o500)).unwrap();
     let found = Reader::open(&path)
-        .map(|reader| reader.verify_audit(&super::nowhere(), None).unwrap().sequence);
+        .map(|reader| reader.verify_audit(&super::no_segments(), None).unwrap().sequence);
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
     assert_eq!(found.unwrap(), 200);
 }

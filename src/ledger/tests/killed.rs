@@ -1,59 +1,59 @@
-//! A daemon that is killed in the midst of writing.
+//! A daemon that is killed while writing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Bench, command};
-use crate::ledger::{Filter, Job, JobResult, JobState, Ledger, Phase, Reader, Time};
+use super::{TestLedger, command};
+use crate::ledger::{JobQuery, JobRecord, JobResult, JobState, Ledger, PhaseRecord, Reader, Time};
 
-/// The variable that names the ledger which the child is to write until it is killed.
+/// The variable that names the ledger for the child to write until it is killed.
 const VARIABLE: &str = "MAYFLY_TEST_WRITES_LEDGER";
 const CHILD: &str = "ledger::tests::killed::a_writer_leaves_a_whole_ledger";
 const KILLS: u32 = 20;
 
-/// One job's way through all tables, changes of every kind.
+/// Takes one job through all tables, with changes of every kind.
 fn write(ledger: &mut Ledger, number: u64) {
     let microvm = format!("m-{}-{number}", std::process::id());
     let job = ledger.submit_local("small", &command()).unwrap();
-    ledger.planned(&microvm, "small", "debian").unwrap();
-    ledger.intend(&microvm, "small", &microvm).unwrap();
+    ledger.record_planned(&microvm, "small", "debian").unwrap();
+    ledger.intend_registration(&microvm, "small", &microvm).unwrap();
     for (event, phase) in ["prepared", "booting", "ready"].into_iter().enumerate() {
         let phase = phase.to_owned();
-        let phase = Phase { event: event as u64, phase, elapsed_ms: 1.0, at: Time::now() };
-        ledger.transition(&microvm, &phase).unwrap();
+        let phase = PhaseRecord { event: event as u64, phase, elapsed_ms: 1.0, at: Time::now() };
+        ledger.record_phase(&microvm, &phase).unwrap();
     }
     ledger.claim(job, &microvm).unwrap();
     ledger.start(job).unwrap();
     ledger.finish(job, &JobResult::Exited(0)).unwrap();
-    ledger.ended(&microvm, "finished", None, None).unwrap();
-    ledger.deleted(&microvm).unwrap();
+    ledger.record_ended(&microvm, "finished", None, None).unwrap();
+    ledger.record_deleted(&microvm).unwrap();
 }
 
-/// What the audit log says each job's last change was must be the state that the job has: an
-/// entry without its change, or a change without its entry, would be half a transaction.
+/// Checks that each job has the state of its last change in the audit log: an entry without its
+/// change, or a change without its entry, would be half a transaction.
 fn check(reader: &Reader) -> usize {
     assert_eq!(reader.damage().unwrap(), None);
-    reader.verify_audit(&super::nowhere(), None).unwrap();
+    reader.verify_audit(&super::no_segments(), None).unwrap();
     let mut last = BTreeMap::new();
-    let mut living = BTreeSet::new();
+    let mut open = BTreeSet::new();
     reader
-        .audit_lines::<crate::ledger::LedgerError>(0, |line| {
+        .audit_entries::<crate::ledger::LedgerError>(0, |line| {
             if line.action.starts_with("job.") {
                 last.insert(line.subject.clone(), line.action.clone());
             }
             match line.action.as_str() {
-                "microvm.planned" => _ = living.insert(line.subject.clone()),
-                "microvm.ended" => _ = living.remove(&line.subject),
+                "microvm.planned" => _ = open.insert(line.subject.clone()),
+                "microvm.ended" => _ = open.remove(&line.subject),
                 _ => {}
             }
             Ok(())
         })
         .unwrap();
-    let jobs = reader.jobs(&Filter::default(), u32::MAX).unwrap();
+    let jobs = reader.jobs(&JobQuery::default(), u32::MAX).unwrap();
     assert_eq!(jobs.len(), last.len());
-    for Job { id, state, .. } in &jobs {
+    for JobRecord { id, state, .. } in &jobs {
         let expected = match last[&id.to_string()].as_str() {
             "job.queued" => JobState::Queued,
             "job.claimed" => JobState::Claimed,
@@ -63,13 +63,14 @@ fn check(reader: &Reader) -> usize {
         };
         assert_eq!(*state, expected, "{id}");
     }
-    let found: Vec<String> = reader.living().unwrap().into_iter().map(|one| one.id).collect();
-    assert_eq!(found.len(), living.len());
-    assert!(found.iter().all(|id| living.contains(id)));
+    let found: Vec<String> =
+        reader.open_microvms().unwrap().into_iter().map(|one| one.id).collect();
+    assert_eq!(found.len(), open.len());
+    assert!(found.iter().all(|id| open.contains(id)));
     jobs.len()
 }
 
-/// The child of the test below when the variable names a ledger; by itself it writes a little.
+/// The child of the test below if the variable names a ledger; otherwise writes a little.
 #[test]
 fn a_writer_leaves_a_whole_ledger() {
     if let Some(path) = std::env::var_os(VARIABLE) {
@@ -78,11 +79,11 @@ fn a_writer_leaves_a_whole_ledger() {
             write(&mut ledger, number);
         }
     }
-    let mut bench = Bench::new();
+    let mut test = TestLedger::new();
     for number in 0..5 {
-        write(&mut bench.ledger, number);
+        write(&mut test.ledger, number);
     }
-    assert_eq!(check(bench.ledger.reader()), 5);
+    assert_eq!(check(test.ledger.reader()), 5);
 }
 
 #[test]
@@ -100,20 +101,20 @@ fn a_ledger_is_whole_after_its_writer_was_killed_at_any_moment() {
             .unwrap();
         let before = jobs;
         let deadline = Instant::now() + Duration::from_secs(60);
-        while Reader::open(&path).unwrap().jobs(&Filter::default(), u32::MAX).unwrap().len()
+        while Reader::open(&path).unwrap().jobs(&JobQuery::default(), u32::MAX).unwrap().len()
             <= before
         {
             assert!(child.try_wait().unwrap().is_none(), "the writer ended by itself");
             assert!(Instant::now() < deadline, "the writer does not write");
             std::thread::sleep(Duration::from_millis(1));
         }
-        // Not at the same step each time.
+        // Kills at a different step each time.
         std::thread::sleep(Duration::from_micros(u64::from(kill) * 613));
         child.kill().unwrap();
         child.wait().unwrap();
         jobs = check(&Reader::open(&path).unwrap());
         assert!(jobs > before);
-        // What a daemon finds that opens it next, and what a reader without it found.
+        // What the next daemon finds, and what a reader without a daemon found.
         assert_eq!(check(Ledger::open(&path).unwrap().reader()), jobs);
     }
 }

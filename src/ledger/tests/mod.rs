@@ -8,17 +8,17 @@ mod killed;
 
 use std::path::{Path, PathBuf};
 
-use super::audit::{Head, VerifyError};
-use super::closing::{self, Kept};
-use super::{Command, JobId, Ledger, LedgerError, Pruned, Retention};
+use super::audit::{AuditHead, VerifyError};
+use super::segment_lifecycle::{self, SegmentRetention};
+use super::{JobCommand, JobId, Ledger, LedgerError, PruneCounts, Retention};
 
-/// A ledger in a directory of its own.
-struct Bench {
+/// A ledger in a temporary directory.
+struct TestLedger {
     directory: tempfile::TempDir,
     ledger: Ledger,
 }
 
-impl Bench {
+impl TestLedger {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(&directory.path().join("ledger")).unwrap();
@@ -33,14 +33,18 @@ impl Bench {
         self.ledger.submit_local("small", &command()).unwrap()
     }
 
-    /// Forgets, as the daemon does in two steps.
-    fn prune(&mut self, keep: &Retention) -> Result<Pruned, LedgerError> {
-        let old = self.ledger.reader().old(keep)?;
-        self.ledger.forget(&old)
+    /// Prunes in two steps, as the daemon does.
+    fn prune(&mut self, keep: &Retention) -> Result<PruneCounts, LedgerError> {
+        let old = self.ledger.reader().old_rows(keep)?;
+        self.ledger.prune(&old)
     }
 
-    fn close_segment(&mut self, directory: &Path, left: u64) -> Result<Option<Head>, VerifyError> {
-        match self.ledger.reader().write_segment(directory, left)? {
+    fn close_segment(
+        &mut self,
+        directory: &Path,
+        remaining: u64,
+    ) -> Result<Option<AuditHead>, VerifyError> {
+        match self.ledger.reader().write_segment(directory, remaining)? {
             Some(written) => Ok(self.ledger.close_segment(written)?),
             None => Ok(None),
         }
@@ -49,24 +53,24 @@ impl Bench {
     fn prune_segments(
         &mut self,
         directory: &Path,
-        kept: Kept,
-    ) -> Result<Option<Head>, VerifyError> {
-        let head = match self.ledger.reader().old_segments(directory, kept)? {
-            Some(old) => self.ledger.forget_segments(old)?,
+        limits: SegmentRetention,
+    ) -> Result<Option<AuditHead>, VerifyError> {
+        let head = match self.ledger.reader().old_segments(directory, limits)? {
+            Some(old) => self.ledger.prune_segments(old)?,
             None => None,
         };
-        closing::remove_forgotten(self.ledger.reader(), directory)?;
+        segment_lifecycle::remove_pruned_files(self.ledger.reader(), directory)?;
         Ok(head)
     }
 }
 
-/// Where no segment of the audit log was closed.
-fn nowhere() -> PathBuf {
+/// Returns a directory without segments of the audit log.
+fn no_segments() -> PathBuf {
     "/nonexistent".into()
 }
 
-fn command() -> Command {
-    Command {
+fn command() -> JobCommand {
+    JobCommand {
         arguments: vec!["printf".into(), b"\xff\0"[..].into()],
         environment: vec![("TOKEN".into(), "a-secret-value".into())],
         directory: None,

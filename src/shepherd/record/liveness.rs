@@ -1,4 +1,4 @@
-//! Whether a microVM lives: who holds its directory, and which process that is.
+//! Liveness of a microVM: who locks its directory, and which process that is.
 
 use std::fs::File;
 use std::io;
@@ -7,49 +7,49 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::super::identity;
-use super::{Summary, summary};
+use super::{MicrovmSummary, read_summary};
 
-/// How often, and after which time, a directory is tried to be locked that others look at.
-const LOOKS: u32 = 200;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// Number and interval of attempts to lock a directory that another process is checking.
+const LOCK_ATTEMPTS: u32 = 200;
+const LOCK_RETRY_DELAY: Duration = Duration::from_millis(5);
 
-/// Locks the directory of a microVM that is no more, so that nobody else looks after it; `None`
-/// where it lives. Those who look have it for a moment only, which is waited for.
+/// Locks the directory of an ended microVM exclusively. `None` if the microVM is alive. Waits for
+/// other checks, which hold the lock only briefly.
 pub(super) fn lock(directory: &Path) -> io::Result<Option<File>> {
     let file = File::open(directory)?;
-    for _ in 0..LOOKS {
+    for _ in 0..LOCK_ATTEMPTS {
         if flock(&file, libc::LOCK_EX | libc::LOCK_NB)? {
             return Ok(Some(file));
         }
-        if is_living(directory)? {
+        if is_locked(directory)? {
             return Ok(None);
         }
-        std::thread::sleep(BETWEEN_LOOKS);
+        std::thread::sleep(LOCK_RETRY_DELAY);
     }
     Ok(None)
 }
 
-/// Locks a directory that was just made: whoever has it looks at it only, and is soon done. An error
-/// where that takes long: who looks may have been stopped.
-pub(in crate::shepherd) fn lock_new(directory: &Path) -> io::Result<File> {
+/// Locks a new directory. Another process can only hold the lock for a brief check; fails if that
+/// takes long, as the other process may have been stopped.
+pub(in crate::shepherd) fn lock_created(directory: &Path) -> io::Result<File> {
     let file = File::open(directory)?;
-    for _ in 0..LOOKS {
+    for _ in 0..LOCK_ATTEMPTS {
         if flock(&file, libc::LOCK_EX | libc::LOCK_NB)? {
             return Ok(file);
         }
-        std::thread::sleep(BETWEEN_LOOKS);
+        std::thread::sleep(LOCK_RETRY_DELAY);
     }
     Err(io::ErrorKind::ResourceBusy.into())
 }
 
-/// Whether the microVM of a directory lives. Looks do not stand in each other's way.
-pub fn is_living(directory: &Path) -> io::Result<bool> {
+/// Whether a shepherd holds the lock of a directory. Concurrent checks do not block each other.
+pub fn is_locked(directory: &Path) -> io::Result<bool> {
     let file = File::open(directory)?;
     Ok(!flock(&file, libc::LOCK_SH | libc::LOCK_NB)?)
 }
 
-/// `flock(2)`; false where another has it. The lock belongs to the open file, so that a process that
-/// inherits the descriptor has it too: it is gone when all have closed it.
+/// Calls `flock(2)`; returns false if another process holds the lock. The lock belongs to the open
+/// file description: processes that inherit the descriptor share it until all have closed it.
 pub(super) fn flock(file: &File, operation: libc::c_int) -> io::Result<bool> {
     // SAFETY: takes an open descriptor and a number.
     match unsafe { libc::flock(file.as_raw_fd(), operation) } {
@@ -61,39 +61,39 @@ pub(super) fn flock(file: &File, operation: libc::c_int) -> io::Result<bool> {
     }
 }
 
-/// How a shepherd is, from outside.
+/// Whether a shepherd is alive, as seen by other processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {
-    /// It holds its directory.
+    /// It holds the lock of its directory.
     Alive,
-    /// Its directory is free, but its process has not ended yet.
+    /// It released its directory but its process has not ended yet.
     Ending,
-    /// Its directory is free and its process has ended: nothing of the microVM is left.
+    /// It released its directory and its process has ended: nothing of the microVM remains.
     Gone,
 }
 
-/// How the shepherd of a directory is. An error says that it could not be looked at, never that it
-/// is gone.
+/// Determines the liveness of a directory's shepherd. An error means that it is unknown, never that
+/// the shepherd is gone.
 pub fn liveness(directory: &Path) -> io::Result<Liveness> {
-    if is_living(directory)? {
+    if is_locked(directory)? {
         return Ok(Liveness::Alive);
     }
-    // Without an identity a process with that number could be any by now.
-    let Some(Summary { pid, process: Some(process), .. }) = summary(directory)? else {
+    // Without an identity, the process with this id could be any process.
+    let Some(MicrovmSummary { pid, process: Some(process), .. }) = read_summary(directory)? else {
         return Ok(Liveness::Gone);
     };
     let ending = identity::find(pid, Some(&process))?.is_some() && identity::is_enclosed(pid)?;
     Ok(if ending { Liveness::Ending } else { Liveness::Gone })
 }
 
-/// The shepherd of a directory as a process; `None` where it has ended. What it has written there
-/// does not count: one that was taken over can write any number.
+/// Finds the process of a directory's shepherd. `None` if it has ended. Does not trust the process
+/// id in the record: a compromised shepherd can write any id.
 pub(in crate::shepherd) fn process(directory: &Path) -> io::Result<Option<OwnedFd>> {
-    identity::holder(directory)
+    identity::find_holder(directory)
 }
 
-/// Kills the shepherd of a directory, and with it everything of its microVM, through a descriptor
-/// of its process. One that has ended already is no error.
+/// Kills a directory's shepherd, and with it all processes of its microVM, through a pidfd.
+/// Succeeds if it has ended already.
 pub fn kill(directory: &Path) -> io::Result<()> {
     process(directory)?.as_ref().map_or(Ok(()), identity::kill)
 }
@@ -103,35 +103,35 @@ mod tests {
     use std::fs;
     use std::process::{Child, Command, Stdio};
 
-    use super::super::super::identity::Identity;
-    use super::super::super::plan::Id;
+    use super::super::super::identity::ProcessIdentity;
+    use super::super::super::plan::MicrovmId;
     use super::*;
     use crate::host::size::Size;
 
-    /// A directory whose shepherd says that it is this process.
-    fn says(directory: &Path, pid: u32) {
-        let summary = Summary {
-            id: Id::parse("m-0123456789").unwrap(),
+    /// Records a process id as that of the directory's shepherd.
+    fn record_pid(directory: &Path, pid: u32) {
+        let summary = MicrovmSummary {
+            id: MicrovmId::parse("m-0123456789").unwrap(),
             image: "base".to_owned(),
             processors: 1,
             memory: Size::mebibytes(256),
             pid,
             since: "1999-01-01T00:00:00Z".to_owned(),
-            process: Some(Identity::of(&pid.to_string()).unwrap()),
-            asked: None,
+            process: Some(ProcessIdentity::read(&pid.to_string()).unwrap()),
+            requested_at: None,
         };
         let text = serde_json::to_vec(&summary).unwrap();
         fs::write(directory.join("microvm.json"), text).unwrap();
     }
 
-    /// A process that waits, and has this directory open.
+    /// Starts a process that has this directory open.
     fn start(words: &[&str], directory: &Path) -> Child {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).stdin(File::open(directory).unwrap()).stdout(Stdio::null());
         command.spawn().unwrap()
     }
 
-    /// The child of a process, once it has one that has executed its program.
+    /// Waits for a process's child that has executed its program.
     fn child(of: u32) -> u32 {
         for _ in 0..1000 {
             let children = fs::read_to_string(format!("/proc/{of}/task/{of}/children"));
@@ -140,13 +140,13 @@ mod tests {
             if let Some(child) = child.filter(|child| name(child).is_ok_and(|n| n == "sleep\n")) {
                 return child;
             }
-            std::thread::sleep(BETWEEN_LOOKS);
+            std::thread::sleep(LOCK_RETRY_DELAY);
         }
         panic!("{of} has no child");
     }
 
     #[test]
-    fn only_who_holds_the_directory_in_a_namespace_of_its_own_is_killed() {
+    fn only_an_enclosed_process_that_holds_the_directory_is_killed() {
         let root = tempfile::tempdir().unwrap();
         let (own, other) = (root.path().join("own"), root.path().join("other"));
         fs::create_dir(&own).unwrap();
@@ -156,21 +156,21 @@ mod tests {
         let mut wrong = start(&enclose, &other);
         child(wrong.id());
         for pid in [std::process::id(), usual.id(), wrong.id(), child(wrong.id())] {
-            says(&own, pid);
+            record_pid(&own, pid);
             kill(&own).unwrap();
             assert!(process(&own).unwrap().is_none(), "{pid}");
         }
         let mut right = start(&enclose, &own);
         child(right.id());
         kill(&own).unwrap();
-        // It tells how its child has ended.
+        // `unshare` returns the status of its child.
         assert!(!right.wait().unwrap().success());
         assert!(process(&own).unwrap().is_none());
         for process in [&mut usual, &mut wrong] {
             assert!(process.try_wait().unwrap().is_none());
         }
-        // One that says that it is the daemon does not keep its directory for ever.
-        says(&own, std::process::id());
+        // A shepherd that claims the daemon's process id does not keep its directory forever.
+        record_pid(&own, std::process::id());
         assert_eq!(liveness(&own).unwrap(), Liveness::Gone);
         kill(&other).unwrap();
         wrong.wait().unwrap();

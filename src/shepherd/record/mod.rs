@@ -1,27 +1,27 @@
-//! A microVM's directory: its record while it lives, its black box when it ended abnormally.
+//! A microVM's directory: its record while it runs, its black box after a failure.
 //!
-//! Evidence is written as it comes, so that it is there however the microVM ends; a good end
-//! removes it. The directory is locked by its shepherd: the kernel drops the lock with the
-//! process, and a directory that nobody has locked is of a microVM that is no more.
+//! Evidence is written as it arrives, so that it exists however the microVM ends; a regular end
+//! removes it. The shepherd locks the directory. The kernel releases the lock when the process
+//! ends, so an unlocked directory belongs to an ended microVM.
 //!
-//! The directory of a detached microVM is left in every case, for the daemon to look at: it is the
-//! daemon's as long as there is a `front-…` in it ([`owned`], [`collect`], [`keep`]).
+//! The directory of a detached microVM always remains for the daemon, to which it belongs while a
+//! `front-…` is in it ([`uncollected`], [`collect`], [`keep_black_box`]).
 //!
 //! ```text
-//! microvm.json           what it is
-//! events.jsonl           what happened, a line each
-//! programs.jsonl         what the job executed, up to a bound, where the image's agent tells
-//! console.log            the end of the serial console (and console.previous)
-//! qemu.log, vsock.log    what the programs complained of
-//! front-…                detached: the socket for front ends
-//! output.log             detached: what the job wrote, up to a bound
-//! output.tail-N          detached: the end of what did not fit, until it is added to output.log
-//! copy-N.tar             detached: the n-th tree that was copied out, up to a bound
-//! pool                   detached, as a black box: the name of its pool
+//! microvm.json           summary of the microVM
+//! events.jsonl           its events, one per line
+//! programs.jsonl         programs that the job executed, size-limited, if the agent reports them
+//! console.log            end of the serial console (and console.previous)
+//! qemu.log, vsock.log    error output of the programs
+//! front-…                detached: socket for front ends
+//! output.log             detached: output of the job, size-limited
+//! output.tail-N          detached: end of longer output, until it is appended to output.log
+//! copy-N.tar             detached: the n-th tree that was copied out, size-limited
+//! pool                   detached, as a black box: name of its pool
 //! ```
 
-mod keeping;
 mod liveness;
+mod retention;
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -32,25 +32,28 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::cause::Cause;
+use super::cause::FailureCause;
 use super::event::Event;
-use super::identity::Identity;
-use super::plan::{Id, Plan};
+use super::identity::ProcessIdentity;
+use super::plan::{MicrovmId, MicrovmPlan};
 use crate::host::size::Size;
-pub use keeping::{Entry, Found, ago, collect, keep, living, owned, prune};
-pub use liveness::{Liveness, is_living, kill, liveness};
-pub(super) use liveness::{lock_new, process};
+pub use liveness::{Liveness, is_locked, kill, liveness};
+pub(super) use liveness::{lock_created, process};
+pub use retention::{
+    MicrovmEntry, RecordedMicrovm, collect, keep_black_box, list_running, prune, time_since_phase,
+    uncollected,
+};
 
-/// Bytes of what a microVM is, and of its events, at the most: a shepherd that was taken over may
-/// write more, and whoever reads them has memory for all of them.
-const SUMMARY: u64 = 64 << 10;
-const EVENTS: u64 = 16 << 20;
+/// Maximum sizes, in bytes, of the summary and the events that are read into memory. A compromised
+/// shepherd may write more.
+const MAX_SUMMARY: u64 = 64 << 10;
+const MAX_EVENTS: u64 = 16 << 20;
 
-/// What a microVM is, for those who look from outside. Nothing of the job is in it.
+/// The summary of a microVM for other processes. It contains nothing of the job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
+pub struct MicrovmSummary {
     /// Its name.
-    pub id: Id,
+    pub id: MicrovmId,
     /// Its image, with the digest.
     pub image: String,
     /// Virtual processors.
@@ -59,50 +62,49 @@ pub struct Summary {
     pub memory: Size,
     /// Its shepherd's process id on the host.
     pub pid: u32,
-    /// When it was asked for (RFC 3339, UTC).
+    /// When it was requested (RFC 3339, UTC).
     pub since: String,
-    /// Tells its shepherd from a later process with the same number; older versions wrote none.
+    /// Tells its shepherd from a later process with the same id. Older versions wrote none.
     #[serde(default)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub process: Option<Identity>,
-    /// When it was asked for: nanoseconds of `CLOCK_MONOTONIC` of its boot; older versions wrote
+    pub process: Option<ProcessIdentity>,
+    /// When it was requested: nanoseconds of `CLOCK_MONOTONIC` of its boot. Older versions wrote
     /// none.
-    #[serde(default)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub asked: Option<u64>,
+    #[serde(rename = "asked", default, skip_serializing_if = "Option::is_none")]
+    pub requested_at: Option<u64>,
 }
 
-/// The record of one living microVM.
+/// The record of one running microVM.
 #[derive(Debug)]
 pub struct Record {
     directory: PathBuf,
     events: File,
-    // Held open for its lock.
+    // Held open for the lock.
     _lock: OwnedFd,
 }
 
 impl Record {
-    /// Begins the record of a microVM whose directory does not exist yet, or exists and is locked
-    /// already by the lock that is given.
-    pub fn begin(plan: &Plan, inherited: Option<OwnedFd>) -> Result<Self, Cause> {
-        let refused = |error| Cause::Record(plan.directory.clone(), error);
-        let make = || {
+    /// Creates the record. The directory must not exist yet, or must be locked by the inherited
+    /// lock.
+    pub fn create(plan: &MicrovmPlan, inherited: Option<OwnedFd>) -> Result<Self, FailureCause> {
+        let refused = |error| FailureCause::Record(plan.directory.clone(), error);
+        let create = || {
             DirBuilder::new().mode(0o700).create(&plan.directory)?;
-            lock_new(&plan.directory).map(OwnedFd::from)
+            lock_created(&plan.directory).map(OwnedFd::from)
         };
-        let lock = inherited.map_or_else(make, Ok).map_err(refused)?;
-        let summary = Summary {
+        let lock = inherited.map_or_else(create, Ok).map_err(refused)?;
+        let summary = MicrovmSummary {
             id: plan.id.clone(),
             image: plan.image.clone(),
             processors: plan.processors,
             memory: plan.memory,
             pid: host_process_id().map_err(refused)?,
             since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            process: Some(Identity::of("self").map_err(refused)?),
-            asked: Some(plan.asked),
+            process: Some(ProcessIdentity::read("self").map_err(refused)?),
+            requested_at: Some(plan.requested_at),
         };
         let text = serde_json::to_vec(&summary).map_err(|error| refused(error.into()))?;
-        // Whoever reads it finds all of it or none.
+        // Renamed into place, so that readers never see a part of it.
         let new = plan.directory.join("microvm.json.new");
         fs::write(&new, text).map_err(refused)?;
         fs::rename(new, plan.directory.join("microvm.json")).map_err(refused)?;
@@ -110,51 +112,53 @@ impl Record {
         Ok(Self { directory: plan.directory.clone(), events, _lock: lock })
     }
 
-    /// Adds an event.
-    pub fn write(&mut self, event: &Event) -> Result<(), Cause> {
+    /// Appends an event.
+    pub fn write(&mut self, event: &Event) -> Result<(), FailureCause> {
         let line = serde_json::to_string(event).map_err(io::Error::from);
         let written = line.and_then(|line| self.events.write_all(format!("{line}\n").as_bytes()));
-        written.map_err(|error| Cause::Record(self.directory.clone(), error))
+        written.map_err(|error| FailureCause::Record(self.directory.clone(), error))
     }
 
-    /// Ends the record of a microVM that ended well: nothing is left in its directory. That itself
-    /// is a mount point for its shepherd, and the front end's to remove.
-    pub fn remove(self) -> Result<(), Cause> {
-        empty(&self.directory).map_err(|error| Cause::Record(self.directory, error))
+    /// Removes the record's files after a regular end. The directory itself is a mount point of
+    /// this shepherd; the front end removes it.
+    pub fn remove(self) -> Result<(), FailureCause> {
+        remove_files(&self.directory).map_err(|error| FailureCause::Record(self.directory, error))
     }
 }
 
-/// There are but files.
-fn empty(directory: &Path) -> io::Result<()> {
+/// Removes all files of a directory that has no subdirectories.
+fn remove_files(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         fs::remove_file(entry?.path())?;
     }
     Ok(())
 }
 
-/// The process id of this process as the host sees it: the namespace of `/proc`'s mount is the
-/// host's.
+/// Returns the process id of this process on the host. `/proc` is mounted in the host's process-id
+/// namespace.
 fn host_process_id() -> io::Result<u32> {
     let link = fs::read_link("/proc/self")?;
     link.to_str().and_then(|text| text.parse().ok()).ok_or(io::ErrorKind::InvalidData.into())
 }
 
-/// What was recorded of a microVM, in order; nothing where nothing was.
-pub fn events(directory: &Path) -> io::Result<Vec<Event>> {
-    let Some(text) = read(&directory.join("events.jsonl"), EVENTS)? else { return Ok(Vec::new()) };
-    // A line that is being written, or that its writer did not live to finish, is none yet.
-    let whole = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
-    Ok(whole.filter_map(|line| Event::parse(line).ok()).collect())
+/// Reads the recorded events of a microVM, in order. Empty if there are none.
+pub fn read_events(directory: &Path) -> io::Result<Vec<Event>> {
+    let Some(text) = read_bounded(&directory.join("events.jsonl"), MAX_EVENTS)? else {
+        return Ok(Vec::new());
+    };
+    // An incomplete last line is still being written, or its writer was killed.
+    let lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    Ok(lines.filter_map(|line| Event::parse(line).ok()).collect())
 }
 
-/// What the microVM of a directory is. None where that is not there, or can't be read as one.
-pub fn summary(directory: &Path) -> io::Result<Option<Summary>> {
-    let text = read(&directory.join("microvm.json"), SUMMARY)?;
+/// Reads the summary in a directory. `None` if it is missing or invalid.
+pub fn read_summary(directory: &Path) -> io::Result<Option<MicrovmSummary>> {
+    let text = read_bounded(&directory.join("microvm.json"), MAX_SUMMARY)?;
     Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
 }
 
-/// The beginning of a file. None where there is none.
-fn read(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+/// Reads at most `most` bytes of a file. `None` if it does not exist.
+fn read_bounded(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

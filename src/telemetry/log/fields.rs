@@ -1,4 +1,4 @@
-//! The fields of a line: its own, and those of the spans around it.
+//! The fields of a line: its own, and those of the enclosing spans.
 
 use std::fmt;
 
@@ -10,10 +10,10 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::{LookupSpan, Scope};
 
-/// The field that is the line's text.
+/// The field with the line's text.
 pub(super) const MESSAGE: &str = "message";
 
-/// Names and values, each name once.
+/// Names and values, with unique names.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Fields(pub(super) Vec<(&'static str, Value)>);
 
@@ -23,7 +23,7 @@ impl Fields {
         self.0.push((field.name(), value));
     }
 
-    /// All that a line has: its own fields, then those of the spans around it; of two with one name
+    /// Returns a line's own fields, then those of the enclosing spans; of two with the same name,
     /// the inner one.
     pub(super) fn of<'a, S>(event: &Event<'_>, spans: Option<Scope<'a, S>>) -> Self
     where
@@ -70,10 +70,10 @@ impl Visit for Fields {
     }
 }
 
-/// Keeps the fields of spans for the lines below them.
-pub(super) struct Remember;
+/// A layer that stores the fields of spans for the lines within them.
+pub(super) struct SpanFieldsLayer;
 
-impl<S: Subscriber + for<'lookup> LookupSpan<'lookup>> Layer<S> for Remember {
+impl<S: Subscriber + for<'lookup> LookupSpan<'lookup>> Layer<S> for SpanFieldsLayer {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         if let Some(span) = context.span(id) {
             let mut fields = Fields::default();

@@ -1,4 +1,4 @@
-//! Entries of systemd's journal, in its native protocol: a datagram of fields for each line.
+//! Journal entries in systemd's native protocol: one datagram of fields per line.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
@@ -12,17 +12,18 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::fields::{Fields, MESSAGE};
 
-/// Where the journal listens.
+/// The journal's socket.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
-/// The most bytes of a value: what is longer is cut, so that an entry always fits into a datagram.
-const LONGEST: usize = 16 << 10;
+/// The maximum size of a value. Longer ones are truncated, so that an entry always fits into a
+/// datagram.
+const MAX_VALUE_LEN: usize = 16 << 10;
 
-/// Writes lines into the journal.
+/// A layer that writes lines to the journal.
 #[derive(Debug)]
 pub struct Journal(UnixDatagram);
 
 impl Journal {
-    /// This host's journal.
+    /// Connects to this host's journal.
     pub fn open() -> io::Result<Self> {
         Self::at(Path::new(SOCKET))
     }
@@ -37,7 +38,7 @@ impl Journal {
 impl<S: Subscriber + for<'lookup> LookupSpan<'lookup>> Layer<S> for Journal {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let fields = Fields::of(event, context.event_scope(event));
-        // There is nowhere else to tell that the log can't be written.
+        // A failure to write the log can't be reported anywhere else.
         let _ = self.0.send(&entry(event.metadata(), &fields));
     }
 }
@@ -60,9 +61,9 @@ fn entry(metadata: &Metadata<'_>, fields: &Fields) -> Vec<u8> {
     entry
 }
 
-/// Adds a field: `NAME=value`, or with its length in front where the value has lines.
+/// Adds a field: `NAME=value`, or with a length prefix if the value has several lines.
 fn put(entry: &mut Vec<u8>, name: &str, value: &str) {
-    let end = (0..=LONGEST.min(value.len())).rev().find(|end| value.is_char_boundary(*end));
+    let end = (0..=MAX_VALUE_LEN.min(value.len())).rev().find(|end| value.is_char_boundary(*end));
     let value = value.get(..end.unwrap_or_default()).unwrap_or_default();
     let known = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     entry.extend(name.chars().map(known).map(|c| c as u8));
@@ -76,7 +77,7 @@ fn put(entry: &mut Vec<u8>, name: &str, value: &str) {
     entry.push(b'\n');
 }
 
-/// As syslog counts.
+/// Returns the syslog priority.
 fn priority(level: Level) -> &'static str {
     match level {
         Level::ERROR => "3",
@@ -91,8 +92,8 @@ mod tests {
     use tracing_subscriber::Registry;
     use tracing_subscriber::layer::SubscriberExt;
 
-    use super::super::fields::Remember;
-    use super::super::{Subject, about};
+    use super::super::fields::SpanFieldsLayer;
+    use super::super::{LogContext, enter_context};
     use super::*;
 
     #[test]
@@ -101,12 +102,16 @@ mod tests {
         let socket = directory.path().join("socket");
         let journal = UnixDatagram::bind(&socket).unwrap();
         let layer = Journal::at(&socket).unwrap();
-        tracing::subscriber::with_default(Registry::default().with(Remember).with(layer), || {
-            let subject = Subject { microvm: Some("m-1"), job: Some(7), ..Subject::default() };
-            let _about = about(subject);
-            tracing::warn!(exit_code = 3, "two\nlines");
-            tracing::info!("{}", "ä".repeat(LONGEST));
-        });
+        tracing::subscriber::with_default(
+            Registry::default().with(SpanFieldsLayer).with(layer),
+            || {
+                let context =
+                    LogContext { microvm: Some("m-1"), job: Some(7), ..LogContext::default() };
+                let _span = enter_context(context);
+                tracing::warn!(exit_code = 3, "two\nlines");
+                tracing::info!("{}", "ä".repeat(MAX_VALUE_LEN));
+            },
+        );
         let mut datagram = vec![0; 1 << 20];
         let length = journal.recv(&mut datagram).unwrap();
         let expected = [
@@ -121,6 +126,6 @@ mod tests {
         let length = journal.recv(&mut datagram).unwrap();
         let text = std::str::from_utf8(&datagram[..length]).unwrap();
         let message = text.lines().find_map(|line| line.strip_prefix("MESSAGE=")).unwrap();
-        assert_eq!(message.len(), LONGEST, "cut between two characters");
+        assert_eq!(message.len(), MAX_VALUE_LEN, "truncated between two characters");
     }
 }

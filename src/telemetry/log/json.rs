@@ -1,4 +1,4 @@
-//! A JSON object in each line, all fields side by side.
+//! The JSON format: one object per line, with all fields at the top level.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -43,14 +43,14 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt;
     use tracing_subscriber::{Registry, fmt as lines};
 
-    use super::super::fields::Remember;
-    use super::super::{Subject, about};
+    use super::super::fields::SpanFieldsLayer;
+    use super::super::{LogContext, enter_context};
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Written {
+    impl io::Write for Buffer {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -62,19 +62,23 @@ mod tests {
     }
 
     #[test]
-    fn every_line_says_what_it_is_about_and_the_innermost_wins() {
-        let written = Written::default();
-        let writer = written.clone();
+    fn every_line_has_its_context_and_the_innermost_wins() {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
         let layer = lines::layer().with_writer(move || writer.clone()).event_format(Json);
-        tracing::subscriber::with_default(Registry::default().with(Remember).with(layer), || {
-            let subject = Subject { microvm: Some("m-1"), job: Some(7), ..Subject::default() };
-            let outer = about(subject);
-            tracing::info!(exit = 3, "it \"ended\"");
-            tracing::warn!(job = 8, why = %"no room", "other");
-            drop(outer);
-            tracing::info!("nothing");
-        });
-        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        tracing::subscriber::with_default(
+            Registry::default().with(SpanFieldsLayer).with(layer),
+            || {
+                let context =
+                    LogContext { microvm: Some("m-1"), job: Some(7), ..LogContext::default() };
+                let outer = enter_context(context);
+                tracing::info!(exit = 3, "it \"ended\"");
+                tracing::warn!(job = 8, why = %"no room", "other");
+                drop(outer);
+                tracing::info!("nothing");
+            },
+        );
+        let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines[0]["message"], "it \"ended\"");

@@ -1,8 +1,8 @@
-//! The log: lines for a person, JSON objects, or entries of the journal.
+//! The log: lines for a person, JSON objects, or journal entries.
 //!
-//! What a line is about is in its fields, also where it is known further out only: the microVM, the
-//! job, the pool and the runner that are being dealt with are fields of a span ([`about`]), and every
-//! line below it has them.
+//! The context of a line is in its fields, also if it is known further out only: the current
+//! microVM, job, pool and runner are fields of a span ([`enter_context`]) and so of every line
+//! within it.
 
 mod fields;
 mod journald;
@@ -16,12 +16,12 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
-use fields::Remember;
+use fields::SpanFieldsLayer;
 pub use journald::Journal;
 
-/// How it is written.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub enum LogFormat {
     /// Lines for a person.
     Text,
     /// A JSON object in each line.
@@ -30,21 +30,21 @@ pub enum Format {
     Journald,
 }
 
-/// Why there is no log.
+/// The log can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The journal can't be reached.
-    #[error("can't reach the journal at {}", journald::SOCKET)]
+    #[error("cannot connect to the journal at {}", journald::SOCKET)]
     Journal(#[source] std::io::Error),
-    /// There is one already.
-    #[error("can't set up the log")]
-    Twice(#[from] TryInitError),
+    /// A log is set up already.
+    #[error("cannot set up the log")]
+    AlreadySet(#[from] TryInitError),
 }
 
-impl Format {
-    /// The journal where stderr leads there, as systemd's services have it, and where it can be
-    /// reached; else text.
-    pub fn of_process() -> Self {
+impl LogFormat {
+    /// Returns the journal if stderr is connected to it, as in systemd services, and it is
+    /// reachable; otherwise text.
+    pub fn detect() -> Self {
         let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
         match nix::sys::stat::fstat(std::io::stderr().as_fd()) {
             Ok(stderr)
@@ -57,31 +57,34 @@ impl Format {
     }
 }
 
-/// Whether `$JOURNAL_STREAM` (systemd.exec(5)) names this file: others inherit the variable.
+/// Returns whether `$JOURNAL_STREAM` (systemd.exec(5)) names this file: child processes inherit the
+/// variable.
 fn is_stream(stream: &str, device: u64, inode: u64) -> bool {
-    stream.split_once(':').is_some_and(|(its_device, its_inode)| {
-        its_device.parse() == Ok(device) && its_inode.parse() == Ok(inode)
+    stream.split_once(':').is_some_and(|(named_device, named_inode)| {
+        named_device.parse() == Ok(device) && named_inode.parse() == Ok(inode)
     })
 }
 
-/// Sets it up for the whole process; to be called once.
-pub fn start(format: Format, filter: EnvFilter) -> Result<(), LogError> {
+/// Sets up the log of the process. Call it once.
+pub fn start(format: LogFormat, filter: EnvFilter) -> Result<(), LogError> {
     let lines: Box<dyn Layer<_> + Send + Sync> = match format {
-        Format::Text => fmt::layer()
+        LogFormat::Text => fmt::layer()
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)
             .boxed(),
-        Format::Json => fmt::layer().with_writer(std::io::stderr).event_format(json::Json).boxed(),
-        Format::Journald => Journal::open().map_err(LogError::Journal)?.boxed(),
+        LogFormat::Json => {
+            fmt::layer().with_writer(std::io::stderr).event_format(json::Json).boxed()
+        }
+        LogFormat::Journald => Journal::open().map_err(LogError::Journal)?.boxed(),
     };
-    Registry::default().with(Remember).with(lines).with(filter).try_init()?;
+    Registry::default().with(SpanFieldsLayer).with(lines).with(filter).try_init()?;
     Ok(())
 }
 
-/// What lines can be about. What is `None` they don't say.
+/// The context of log lines. `None` is left out.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Subject<'a> {
+pub struct LogContext<'a> {
     /// The microVM's name.
     pub microvm: Option<&'a str>,
     /// The job's number.
@@ -92,10 +95,10 @@ pub struct Subject<'a> {
     pub runner: Option<&'a str>,
 }
 
-/// Every line is about this, until what is returned is dropped.
-pub fn about(subject: Subject<'_>) -> tracing::span::EnteredSpan {
-    let Subject { microvm, job, pool, runner } = subject;
-    // Of the highest level, so that no filter takes from a warning what it is about.
+/// Adds `context` to every log line until the returned guard is dropped.
+pub fn enter_context(context: LogContext<'_>) -> tracing::span::EnteredSpan {
+    let LogContext { microvm, job, pool, runner } = context;
+    // The highest level, so that no filter removes the context from a warning.
     let (microvm, pool, runner) = (microvm.map(display), pool.map(display), runner.map(display));
     tracing::error_span!("about", job, microvm, pool, runner).entered()
 }

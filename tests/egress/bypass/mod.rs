@@ -1,5 +1,5 @@
-//! The bypass table: ways out that others' controls were beaten by, tried from inside a guest's
-//! namespace as root. Each must be refused and recorded.
+//! The bypass table: known ways around egress controls, tried as root in a guest's namespace. Each
+//! must be refused and recorded.
 
 mod rows;
 
@@ -8,53 +8,53 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use mayfly::egress::Limits;
+use mayfly::egress::GateLimits;
 
-use crate::support::{Guest, Names, Options, WebServer};
+use crate::support::{FakeResolver, Guest, Options, WebServer};
 
 const PROXY: &str = "172.31.0.1:3128";
 
-/// What a row does.
-enum Try {
-    /// Connects to an address, says this, and must hear nothing of a destination.
+/// The attempt of a row.
+enum Attempt {
+    /// Connects to an address and sends these bytes; no destination may respond.
     Tcp(&'static str, Vec<u8>),
-    /// Connects to the synthetic address of a name.
+    /// Connects to the synthetic address of a name and sends these bytes.
     Name(&'static str, u16, Vec<u8>),
-    /// Says this to the forward proxy.
+    /// Sends these bytes to the forward proxy.
     Proxy(Vec<u8>),
     /// Sends a datagram.
     Udp(&'static str, Vec<u8>),
-    /// Asks the DNS stub for this type of this name.
+    /// Queries the DNS stub for this type of this name.
     Dns(&'static [u8], u16),
     /// Sends these bytes after an IP header of this protocol.
     Raw(&'static str, i32, Vec<u8>),
-    /// Sends a whole frame with this `EtherType`.
+    /// Sends a complete frame with this `EtherType`.
     Frame(u16, Vec<u8>),
 }
 
-/// In which modes a row must be refused.
+/// The modes in which a row must be refused.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum In {
+enum Modes {
     Both,
     Enforce,
 }
 
-/// A row: what it is, where it must be refused, what it does, and the refusal in the record.
-type Row = (&'static str, In, Try, &'static str);
+/// A row: its name, its modes, its attempt, and the recorded refusal.
+type Row = (&'static str, Modes, Attempt, &'static str);
 
-fn attempt(guest: &Guest, what: &str, row: &Try) {
+fn run_attempt(guest: &Guest, what: &str, row: &Attempt) {
     match row {
-        Try::Tcp(to, says) => guest.within(|| talk(to.parse().unwrap(), says, what)),
-        Try::Proxy(says) => guest.within(|| talk(PROXY.parse().unwrap(), says, what)),
-        Try::Name(name, port, says) => {
+        Attempt::Tcp(to, bytes) => guest.within(|| exchange(to.parse().unwrap(), bytes, what)),
+        Attempt::Proxy(bytes) => guest.within(|| exchange(PROXY.parse().unwrap(), bytes, what)),
+        Attempt::Name(name, port, bytes) => {
             let address = guest.lookup(name);
-            guest.within(|| talk(SocketAddr::new(address, *port), says, what));
+            guest.within(|| exchange(SocketAddr::new(address, *port), bytes, what));
         }
-        Try::Udp(to, says) => guest.within(|| {
+        Attempt::Udp(to, bytes) => guest.within(|| {
             let socket = UdpSocket::bind("172.31.0.2:0").unwrap();
-            socket.send_to(says, to).unwrap();
+            socket.send_to(bytes, to).unwrap();
         }),
-        Try::Dns(name, kind) => guest.within(|| {
+        Attempt::Dns(name, kind) => guest.within(|| {
             let socket = UdpSocket::bind("172.31.0.2:0").unwrap();
             socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
             let mut query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0".to_vec();
@@ -66,7 +66,7 @@ fn attempt(guest: &Guest, what: &str, row: &Try) {
             socket.recv(&mut answer).unwrap();
             assert_eq!(answer[6..8], [0, 0], "{what}: an answer");
         }),
-        Try::Raw(to, protocol, payload) => {
+        Attempt::Raw(to, protocol, payload) => {
             let script = format!(
                 "import socket\n\
                  s = socket.socket(socket.AF_INET, socket.SOCK_RAW, {protocol})\n\
@@ -74,7 +74,7 @@ fn attempt(guest: &Guest, what: &str, row: &Try) {
             );
             assert!(guest.run(&["python3", "-c", &script]).status.success(), "{what}");
         }
-        Try::Frame(ether_type, payload) => {
+        Attempt::Frame(ether_type, payload) => {
             let script = format!(
                 "import socket\n\
                  s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)\n\
@@ -88,22 +88,22 @@ fn attempt(guest: &Guest, what: &str, row: &Try) {
     }
 }
 
-/// Says something and hears what comes; nothing of it may be a destination's.
-fn talk(to: SocketAddr, says: &[u8], what: &str) {
+/// Sends bytes and reads the response, which must not be a destination's.
+fn exchange(to: SocketAddr, bytes: &[u8], what: &str) {
     let Ok(mut stream) = TcpStream::connect_timeout(&to, Duration::from_secs(10)) else { return };
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    _ = stream.write_all(says);
-    let mut heard = Vec::new();
-    if let Err(error) = stream.read_to_end(&mut heard) {
+    _ = stream.write_all(bytes);
+    let mut received = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut received) {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{what}");
     }
-    let heard = String::from_utf8_lossy(&heard);
-    assert!(!heard.contains("canary") && !heard.contains(" 200 "), "{what}: {heard}");
+    let received = String::from_utf8_lossy(&received);
+    assert!(!received.contains("canary") && !received.contains(" 200 "), "{what}: {received}");
 }
 
-fn names() -> Names {
+fn names() -> FakeResolver {
     let address = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-    Names(Mutex::new(vec![
+    FakeResolver(Mutex::new(vec![
         ("loopback.example", address(&["127.0.0.1"])),
         ("metadata.example", address(&["169.254.169.254"])),
         ("private.example", address(&["10.1.2.3"])),
@@ -122,34 +122,34 @@ fn run_table(mode: &str, rows: &[Row]) {
     let options = Options {
         names: names(),
         host: vec![IpAddr::from([192, 0, 32, 9])],
-        limits: Limits { opening: Duration::from_millis(500), ..Limits::default() },
+        limits: GateLimits { opening: Duration::from_millis(500), ..GateLimits::default() },
     };
     let guest = Guest::with(&policy, options);
     for (what, modes, row, refusal) in rows {
-        if *modes == In::Enforce && mode != "enforce" {
+        if *modes == Modes::Enforce && mode != "enforce" {
             continue;
         }
         let before = guest.events().len();
-        attempt(&guest, what, row);
+        run_attempt(&guest, what, row);
         guest.wait_for_refusal(before, refusal, what);
     }
     assert!(canary.requests().is_empty(), "{:?}", canary.requests());
 }
 
 #[test]
-fn no_row_of_the_table_gets_out_where_rules_are_enforced() {
+fn no_row_gets_out_in_enforce_mode() {
     let rows = rows::table();
     assert!(rows.len() >= 100, "{} rows", rows.len());
     run_table("enforce", &rows);
 }
 
 #[test]
-fn no_absolute_row_of_the_table_gets_out_where_anything_public_is_open() {
+fn no_absolute_row_gets_out_in_open_mode() {
     run_table("open", &rows::table());
 }
 
 #[test]
-fn a_name_that_is_rebound_between_two_connections_is_refused_the_second_time() {
+fn a_name_at_a_forbidden_address_is_refused_every_time() {
     let options = Options { names: names(), ..Options::default() };
     let guest = Guest::with("allow = [{ host = \"*.example\" }]", options);
     for _ in 0..2 {

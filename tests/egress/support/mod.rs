@@ -13,11 +13,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mayfly::egress::address::AddressCheck;
-use mayfly::egress::dial::{Lookup, Resolve, Unresolved};
+use mayfly::egress::dial::{Lookup, Resolve, ResolveError};
 use mayfly::egress::host::HostName;
 use mayfly::egress::policy::Policy;
-use mayfly::egress::record::{Identity, Rate, Recorder, Report};
-use mayfly::egress::{Gate, Limits, Listeners, Settings, listen};
+use mayfly::egress::record::{EgressRecorder, EgressReport, RecordIdentity, RecordLimits};
+use mayfly::egress::{Gate, GateLimits, GateSettings, Listeners, listen};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use tempfile::TempDir;
@@ -31,41 +31,41 @@ pub const GUEST: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 2);
 
 /// A resolver whose answers a test sets.
 #[derive(Default)]
-pub struct Names(pub Mutex<Vec<(&'static str, Vec<IpAddr>)>>);
+pub struct FakeResolver(pub Mutex<Vec<(&'static str, Vec<IpAddr>)>>);
 
-impl Resolve for Names {
+impl Resolve for FakeResolver {
     fn resolve<'a>(&'a self, name: &'a HostName) -> Lookup<'a> {
         let names = self.0.lock().unwrap();
         let found = names.iter().find(|(known, _)| *known == name.as_str());
         let answer = found.map(|(_, addresses)| addresses.clone());
-        Box::pin(async move { answer.ok_or(Unresolved::Missing) })
+        Box::pin(async move { answer.ok_or(ResolveError::NotFound) })
     }
 }
 
-/// A guest behind a gate. Dropping it ends the gate.
+/// A guest behind a gate. Dropping it stops the gate.
 pub struct Guest {
     directory: TempDir,
     namespace: File,
-    recorder: Recorder,
+    recorder: EgressRecorder,
     cancel: CancellationToken,
     gate: Option<JoinHandle<()>>,
 }
 
-/// What a test may set beside the policy.
+/// Test options beside the policy.
 #[derive(Default)]
 pub struct Options {
-    pub limits: Limits,
-    pub names: Names,
+    pub limits: GateLimits,
+    pub names: FakeResolver,
     pub host: Vec<IpAddr>,
 }
 
-/// Runs a closure on a thread of its own, so that what it enters is left with it.
-fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+/// Runs a closure on a new thread, so that namespaces it enters do not affect the caller.
+fn run_on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(work).join().unwrap())
 }
 
 pub fn new_namespace() -> File {
-    apart(|| {
+    run_on_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect(
             "network namespaces need root: run the tests \
              as root, or under `unshare --user --map-root-user`",
@@ -74,8 +74,8 @@ pub fn new_namespace() -> File {
     })
 }
 
-pub fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> T {
-    apart(|| {
+pub fn run_in_namespace<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> T {
+    run_on_thread(|| {
         setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
         work()
     })
@@ -100,9 +100,10 @@ impl Guest {
         let outer = new_namespace();
         let namespace = new_namespace();
         join(&outer, &namespace);
-        let listeners = inside(&outer, || listen(&policy, GATEWAY)).unwrap();
-        let identity = Identity { microvm: "vm1".into(), policy: "ci".into(), guest: GUEST };
-        let recorder = Recorder::create(directory.path(), identity, Rate::default()).unwrap();
+        let listeners = run_in_namespace(&outer, || listen(&policy, GATEWAY)).unwrap();
+        let identity = RecordIdentity { microvm: "vm1".into(), policy: "ci".into(), guest: GUEST };
+        let recorder =
+            EgressRecorder::create(directory.path(), identity, RecordLimits::default()).unwrap();
         let cancel = CancellationToken::new();
         let begin = (recorder.clone(), cancel.clone());
         let gate = start(policy, options, listeners, begin);
@@ -117,12 +118,12 @@ impl Guest {
     /// Runs a command with variables of its environment set.
     pub fn run_with(&self, command: &[&str], environment: &[(&str, &str)]) -> Output {
         let resolv = self.directory.path().join("resolv.conf");
-        inside(&self.namespace, || {
+        run_in_namespace(&self.namespace, || {
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
             let none = None::<&str>;
             mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
             mount(Some(&resolv), "/etc/resolv.conf", none, MsFlags::MS_BIND, none).unwrap();
-            // A test must not hang: no client here has a reason to take long.
+            // Tests must not hang: no client here needs this long.
             Command::new("timeout")
                 .arg("20")
                 .args(command)
@@ -133,12 +134,12 @@ impl Guest {
         })
     }
 
-    /// Does something in the guest's namespace.
+    /// Runs a closure in the guest's namespace.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        inside(&self.namespace, work)
+        run_in_namespace(&self.namespace, work)
     }
 
-    /// Runs curl; its output with the status code after a blank, or its error.
+    /// Runs curl. Returns its output with the status code after a space, or its error.
     pub fn curl(&self, arguments: &[&str]) -> Result<String, String> {
         let base = ["curl", "-sS", "-m", "15", "-w", " %{http_code}"];
         let output = self.run(&[&base[..], arguments].concat());
@@ -149,7 +150,7 @@ impl Guest {
         }
     }
 
-    /// The JSON lines so far.
+    /// Returns the JSON lines so far.
     pub fn events(&self) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(self.directory.path().join("egress.jsonl")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -159,19 +160,19 @@ impl Guest {
         std::fs::read_to_string(self.directory.path().join("access.log")).unwrap()
     }
 
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> EgressReport {
         self.recorder.report()
     }
 
-    /// The address that a name stands for in this guest.
+    /// Returns the synthetic address of a name in this guest.
     pub fn lookup(&self, name: &str) -> IpAddr {
         let output = self.run(&["getent", "ahostsv4", name]);
         let text = String::from_utf8_lossy(&output.stdout);
         text.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap()
     }
 
-    /// Waits until something is in the record: a packet is recorded a moment after it is sent, and
-    /// the end of a connection when both sides have closed it, which is after its client is done.
+    /// Waits until `found` returns a value. A packet is recorded shortly after it is sent, and the
+    /// end of a connection when both sides have closed it, which is after its client is done.
     pub fn wait_for<T>(&self, what: &str, mut found: impl FnMut(&Self) -> Option<T>) -> T {
         for _ in 0..400 {
             if let Some(value) = found(self) {
@@ -182,12 +183,12 @@ impl Guest {
         panic!("{what}: not in {:#?} nor in\n{}", self.events(), self.access_log());
     }
 
-    /// Waits until a line with this text is in the access log.
+    /// Waits until the access log contains this text.
     pub fn wait_for_access(&self, text: &str) {
         self.wait_for(text, |guest| guest.access_log().contains(text).then_some(()));
     }
 
-    /// Waits until a refusal with this text is among the events from the given one on.
+    /// Waits until a refusal with this text is among the events after the first `from`.
     pub fn wait_for_refusal(&self, from: usize, text: &str, what: &str) {
         self.wait_for(&format!("{what}: {text}"), |guest| {
             let refusals = refusals(&guest.events()[from..]);
@@ -195,7 +196,7 @@ impl Guest {
         });
     }
 
-    /// Waits until these are the causes of all refusals, as `HOST:PORT CAUSE`, each once.
+    /// Waits until exactly these refusals are recorded, as `HOST:PORT CAUSE`, without duplicates.
     pub fn expect_refusals(&self, expected: &[&str]) {
         self.wait_for(&format!("{expected:?}"), |guest| {
             (refusals(&guest.events()) == expected).then_some(())
@@ -216,12 +217,12 @@ fn refusals(events: &[serde_json::Value]) -> Vec<String> {
     texts
 }
 
-/// Joins the namespaces as a tap device joins a microVM and its own.
+/// Connects the namespaces as a tap device connects a microVM and its namespace.
 pub fn join(outer: &File, guest: &File) {
-    // The path is one of this process: `ip` is its child and may look there.
+    // The path is of this process: `ip` is its child and may open it.
     use std::os::fd::AsRawFd;
     let path = format!("/proc/{}/fd/{}", std::process::id(), guest.as_raw_fd());
-    inside(outer, || {
+    run_in_namespace(outer, || {
         ip("link set lo up");
         ip("link add tap0 type veth peer name eth0");
         ip(&format!("link set eth0 netns {path}"));
@@ -229,7 +230,7 @@ pub fn join(outer: &File, guest: &File) {
         ip("link set tap0 up");
         ip("route add local 0.0.0.0/0 dev lo");
     });
-    inside(guest, || {
+    run_in_namespace(guest, || {
         ip("link set lo up");
         ip(&format!("addr add {GUEST}/24 dev eth0"));
         ip("link set eth0 up");
@@ -241,11 +242,11 @@ fn start(
     policy: Arc<Policy>,
     options: Options,
     listeners: Listeners,
-    (recorder, cancel): (Recorder, CancellationToken),
+    (recorder, cancel): (EgressRecorder, CancellationToken),
 ) -> JoinHandle<()> {
-    let (ready, began) = mpsc::channel();
+    let (ready, started) = mpsc::channel();
     let thread = std::thread::spawn(move || {
-        let settings = Settings {
+        let settings = GateSettings {
             policy,
             resolver: Arc::new(options.names),
             addresses: AddressCheck::new(options.host),
@@ -257,7 +258,7 @@ fn start(
         ready.send(()).unwrap();
         runtime.block_on(gate.serve(listeners, cancel)).unwrap();
     });
-    began.recv().unwrap();
+    started.recv().unwrap();
     thread
 }
 

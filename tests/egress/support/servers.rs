@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use tempfile::TempDir;
 
-/// Answers each connection by a function, on threads of its own.
+/// A server that runs a function for each connection, on its own thread.
 pub struct Echo {
     pub address: SocketAddr,
 }
@@ -21,7 +21,7 @@ impl Echo {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let serve = Arc::new(serve);
-        // The thread lives as long as the test's process: there is nobody to tell it to end.
+        // The thread lives as long as the test process: nothing stops it.
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let serve = Arc::clone(&serve);
@@ -32,7 +32,7 @@ impl Echo {
     }
 }
 
-/// An HTTP server that keeps the bytes of each request and answers with a fixed body.
+/// An HTTP server that stores the bytes of each request and responds with a fixed body.
 pub struct WebServer {
     pub address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
@@ -45,18 +45,18 @@ impl WebServer {
 
     pub fn at(address: &str, body: &'static str) -> Self {
         let requests: Arc<Mutex<Vec<String>>> = Arc::default();
-        let kept = Arc::clone(&requests);
-        let echo = Echo::at(address, move |stream| serve_requests(stream, body, &kept));
+        let stored = Arc::clone(&requests);
+        let echo = Echo::at(address, move |stream| serve_requests(stream, body, &stored));
         Self { address: echo.address, requests }
     }
 
-    /// The requests so far.
+    /// Returns the requests so far.
     pub fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
 }
 
-fn serve_requests(mut stream: TcpStream, body: &str, kept: &Mutex<Vec<String>>) {
+fn serve_requests(mut stream: TcpStream, body: &str, stored: &Mutex<Vec<String>>) {
     let mut seen = Vec::new();
     let mut chunk = [0; 4096];
     while let Ok(count @ 1..) = stream.read(&mut chunk) {
@@ -66,12 +66,12 @@ fn serve_requests(mut stream: TcpStream, body: &str, kept: &Mutex<Vec<String>>) 
         let length = head.lines().find_map(|line| {
             line.to_lowercase().strip_prefix("content-length: ").and_then(|n| n.parse().ok())
         });
-        let whole = end + 4 + length.unwrap_or(0_usize);
+        let total = end + 4 + length.unwrap_or(0_usize);
         let is_chunked = head.to_lowercase().contains("transfer-encoding: chunked");
-        if seen.len() < whole || (is_chunked && !seen.ends_with(b"0\r\n\r\n")) {
+        if seen.len() < total || (is_chunked && !seen.ends_with(b"0\r\n\r\n")) {
             continue;
         }
-        kept.lock().unwrap().push(String::from_utf8_lossy(&seen).into_owned());
+        stored.lock().unwrap().push(String::from_utf8_lossy(&seen).into_owned());
         seen.clear();
         let answer = format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nX-Origin: yes\r\n\r\n{body}",
@@ -83,7 +83,7 @@ fn serve_requests(mut stream: TcpStream, body: &str, kept: &Mutex<Vec<String>>) 
     }
 }
 
-/// An HTTPS server with a certificate for any of the names given.
+/// An HTTPS server with a certificate for the given names.
 pub struct TlsServer {
     pub address: SocketAddr,
     directory: TempDir,
@@ -95,7 +95,7 @@ impl TlsServer {
         Self::with(names, &[])
     }
 
-    /// With more arguments for `openssl s_server`.
+    /// Starts it with more arguments for `openssl s_server`.
     pub fn with(names: &[&str], more: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let alternative: Vec<_> = names.iter().map(|name| format!("DNS:{name}")).collect();
@@ -132,10 +132,10 @@ impl TlsServer {
             }
             std::thread::sleep(std::time::Duration::from_millis(25));
         }
-        panic!("the TLS server doesn't listen");
+        panic!("the TLS server is not listening");
     }
 
-    /// The path of the certificate.
+    /// Returns the path of the certificate.
     pub fn certificate(&self) -> String {
         self.directory.path().join("cert.pem").to_str().unwrap().to_owned()
     }

@@ -14,18 +14,18 @@ pub struct Squid {
 }
 
 impl Squid {
-    /// Starts it; `hosts` is what it resolves names by, `rules` what it allows.
+    /// Starts squid; `hosts` is its hosts file, `rules` its access rules.
     pub fn new(hosts: &str, rules: &str) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         Self::at(&free.to_string(), hosts, rules)
     }
 
-    /// Starts it to listen at an address.
+    /// Starts squid at an address.
     pub fn at(address: &str, hosts: &str, rules: &str) -> Self {
         let address: SocketAddr = address.parse().unwrap();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
-        // Squid leaves root for a user of its own, who writes the logs.
+        // Squid drops root for its own user, which writes the logs.
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
         std::fs::write(path.join("hosts"), hosts).unwrap();
         std::fs::write(path.join("users"), format!("ci:{}\n", crypt("secret"))).unwrap();
@@ -52,7 +52,7 @@ impl Squid {
             }
             std::thread::sleep(std::time::Duration::from_millis(25));
         }
-        panic!("squid doesn't listen: {}", squid.file("cache.log"));
+        panic!("squid is not listening: {}", squid.file("cache.log"));
     }
 
     pub fn file(&self, name: &str) -> String {

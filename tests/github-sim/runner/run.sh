@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# As the runner's own: hides what the listener's exit code says, starts it again where it asks for
-# that.
+# Like the real runner's run.sh: hides the listener's exit code, and restarts the listener if the
+# code requests it.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 if [ "$(id -u)" -eq 0 ] && [ -z "${RUNNER_ALLOW_RUNASROOT:-}" ]; then
@@ -9,14 +9,14 @@ if [ "$(id -u)" -eq 0 ] && [ -z "${RUNNER_ALLOW_RUNASROOT:-}" ]; then
 fi
 
 if [ -n "${RUNNER_MANUALLY_TRAP_SIG:-}" ]; then
-    # Not INT, as the real one: a shell's background process ignores that.
+    # Not INT, like the real one: a shell's background process ignores it.
     trap 'kill -TERM "$listener" 2>/dev/null' INT TERM
 fi
 
 while true; do
     "$root/bin/Runner.Listener" run "$@" &
     listener=$!
-    # A signal that is forwarded ends a wait before the listener's end.
+    # A forwarded signal ends the wait before the listener exits.
     while true; do
         wait "$listener"
         code=$?

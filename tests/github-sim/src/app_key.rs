@@ -1,4 +1,4 @@
-//! The RSA key of the GitHub App: made for a test, and the public half that the simulator keeps.
+//! The GitHub App's RSA key: generated for a test; the simulator keeps the public half.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,31 +7,32 @@ use data_encoding::{BASE64, BASE64URL_NOPAD};
 use ring::signature::{KeyPair, RSA_PKCS1_2048_8192_SHA256, RsaKeyPair, UnparsedPublicKey};
 use serde_json::Value;
 
-/// Why a key can't be used.
+/// An error of a key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file can't be read.
-    #[error("the key file {0} can't be read")]
+    #[error("cannot read the key file {0}")]
     Unreadable(PathBuf, #[source] std::io::Error),
     /// Not a PEM file with an RSA private key.
-    #[error("the key file {0} holds no RSA private key in PEM")]
+    #[error("the key file {0} does not contain an RSA private key in PEM")]
     NotAKey(PathBuf),
-    /// `openssl` isn't there or failed.
+    /// `openssl` is missing or failed.
     #[error("openssl genrsa failed: {0}")]
     Generate(String),
 }
 
-/// Makes a key of 2048 bits in a new file that only its owner can read.
+/// Generates a 2048-bit key in a new file that only its owner can read.
 pub fn generate(path: &Path) -> Result<(), KeyError> {
-    let made = Command::new("openssl").args(["genrsa", "-out"]).arg(path).arg("2048").output();
-    let made = made.map_err(|error| KeyError::Generate(error.to_string()))?;
-    if !made.status.success() {
-        return Err(KeyError::Generate(String::from_utf8_lossy(&made.stderr).into_owned()));
+    let output = Command::new("openssl").args(["genrsa", "-out"]).arg(path).arg("2048").output();
+    let output = output.map_err(|error| KeyError::Generate(error.to_string()))?;
+    if !output.status.success() {
+        return Err(KeyError::Generate(String::from_utf8_lossy(&output.stderr).into_owned()));
     }
     Ok(())
 }
 
-/// The public half of a private key's PEM file (PKCS #1, as GitHub hands out, or PKCS #8), in DER.
+/// Returns the public half of a private key's PEM file (PKCS #1, as GitHub provides, or PKCS #8),
+/// in DER.
 pub fn public_key(path: &Path) -> Result<Vec<u8>, KeyError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| KeyError::Unreadable(path.to_owned(), error))?;
@@ -44,11 +45,11 @@ pub fn public_key(path: &Path) -> Result<Vec<u8>, KeyError> {
     Ok(pair.public_key().as_ref().to_vec())
 }
 
-/// The claims of a JWT whose RS256 signature is right; nothing else is checked.
+/// Returns the claims of a JWT with a valid RS256 signature; checks nothing else.
 ///
 /// # Errors
 ///
-/// What GitHub says about it.
+/// GitHub's error message.
 pub fn verified_claims(token: &str, public_key: &[u8]) -> Result<Value, &'static str> {
     const UNDECODABLE: &str = "A JSON web token could not be decoded";
     let (signed, signature) = token.rsplit_once('.').ok_or(UNDECODABLE)?;

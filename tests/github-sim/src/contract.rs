@@ -1,10 +1,10 @@
-//! Checks exchanges against GitHub's own `OpenAPI` description.
+//! Validates exchanges against GitHub's own `OpenAPI` description.
 //!
-//! The description is not part of the project: `MAYFLY_GITHUB_CONTRACT` names the directory of
+//! The description is not part of the project: `MAYFLY_GITHUB_CONTRACT` names the directory with
 //! `openapi-runners.json` (the JSON of `@octokit/openapi`, or an excerpt with the calls that Mayfly
-//! makes), in which GitHub's sample webhooks are, too. Checked are the path and method, the body of the request, that the status is one that is described, and the body of the
-//! answer. Answers of faults, of the scale-set service and of the simulator's own calls are not
-//! GitHub's to describe.
+//! makes) and GitHub's sample webhooks. Validated are the path and method, the request's body, the
+//! response's status and its body. The description does not cover responses of faults, of the
+//! scale set service and of the simulator's own calls.
 
 mod schema;
 
@@ -16,57 +16,57 @@ use crate::faults::Fault;
 use crate::record::Exchange;
 use schema::Schemas;
 
-/// The variable that names the directory of the description.
+/// The environment variable that names the description's directory.
 pub const VARIABLE: &str = "MAYFLY_GITHUB_CONTRACT";
 
-/// The description in it.
+/// The description's file name.
 const DESCRIPTION: &str = "openapi-runners.json";
 
-/// Statuses that every call may answer, whether or not its description says so.
+/// Statuses that every call may return, whether or not its description lists them.
 const ALWAYS: [u16; 7] = [304, 401, 403, 404, 429, 502, 503];
 
-/// Why the description can't be had.
+/// An error of loading the description.
 #[derive(Debug, thiserror::Error)]
 pub enum ContractError {
     /// The file can't be read.
-    #[error("the description of GitHub's calls {0} can't be read")]
+    #[error("cannot read the API description {0}")]
     Unreadable(PathBuf, #[source] std::io::Error),
-    /// It isn't JSON.
-    #[error("the description of GitHub's calls {0} is not JSON")]
+    /// The file is not JSON.
+    #[error("the API description {0} is not JSON")]
     NotJson(PathBuf, #[source] serde_json::Error),
 }
 
-/// What is wrong with an exchange.
+/// A violation of the description by an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// `POST /orgs/octo/actions/runners/generate-jitconfig 201`
     pub exchange: String,
-    /// What, and where in the body.
-    pub problem: String,
+    /// The error, and its position in the body.
+    pub message: String,
 }
 
-/// GitHub's description of its calls.
+/// GitHub's API description.
 #[derive(Debug)]
 pub struct Contract {
     description: Value,
 }
 
 impl Contract {
-    /// The description that the environment names; `None` where it names none.
+    /// Loads the description that the environment names; `None` if the variable is unset.
     ///
     /// # Errors
     ///
-    /// If it names one that can't be read.
+    /// The description can't be loaded.
     pub fn from_environment() -> Result<Option<Self>, ContractError> {
         let directory = std::env::var_os(VARIABLE);
         directory.map(|path| Self::load(&Path::new(&path).join(DESCRIPTION))).transpose()
     }
 
-    /// Reads a description.
+    /// Loads a description.
     ///
     /// # Errors
     ///
-    /// If it can't be read or isn't JSON.
+    /// The file can't be read or is not JSON.
     pub fn load(path: &Path) -> Result<Self, ContractError> {
         let text = std::fs::read(path)
             .map_err(|error| ContractError::Unreadable(path.to_owned(), error))?;
@@ -75,16 +75,16 @@ impl Contract {
         Ok(Self { description })
     }
 
-    /// Checks exchanges.
+    /// Validates exchanges.
     ///
     /// # Errors
     ///
-    /// All that is wrong.
+    /// All violations.
     pub fn validate(&self, exchanges: &[Exchange]) -> Result<(), Vec<Violation>> {
         let mut violations = Vec::new();
         for exchange in exchanges.iter().filter(|exchange| is_described(exchange)) {
-            for problem in self.check(exchange) {
-                violations.push(Violation { exchange: exchange.masked(), problem });
+            for message in self.check(exchange) {
+                violations.push(Violation { exchange: exchange.masked(), message });
             }
         }
         if violations.is_empty() { Ok(()) } else { Err(violations) }
@@ -92,45 +92,45 @@ impl Contract {
 
     fn check(&self, exchange: &Exchange) -> Vec<String> {
         let Some(operation) = self.operation(&exchange.method, &exchange.path) else {
-            return vec!["no such call is described".to_owned()];
+            return vec!["the call is not described".to_owned()];
         };
         let schemas = Schemas::new(&self.description);
-        let mut problems = Vec::new();
-        let asked = schemas.resolve(&operation["requestBody"]);
-        // A request that GitHub refuses as invalid may well be.
+        let mut errors = Vec::new();
+        let request = schemas.resolve(&operation["requestBody"]);
+        // A request that GitHub rejects may be invalid.
         if exchange.status < 400 && exchange.fault.is_none() {
             if exchange.request.is_empty() {
-                if asked["required"] == true {
-                    problems.push("the request has no body".to_owned());
+                if request["required"] == true {
+                    errors.push("the request has no body".to_owned());
                 }
-            } else if !asked.is_null() {
-                let schema = &asked["content"]["application/json"]["schema"];
-                check_body(&schemas, schema, &exchange.request, "request", &mut problems);
+            } else if !request.is_null() {
+                let schema = &request["content"]["application/json"]["schema"];
+                check_body(&schemas, schema, &exchange.request, "request", &mut errors);
             }
         }
         if exchange.fault.is_some_and(|fault| fault != Fault::CutBody && fault != Fault::LostAnswer)
         {
-            return problems;
+            return errors;
         }
         let response = schemas.resolve(&operation["responses"][exchange.status.to_string()]);
         if response.is_null() {
             if !ALWAYS.contains(&exchange.status) {
-                problems.push(format!("the status {} is not described", exchange.status));
+                errors.push(format!("the status {} is not described", exchange.status));
             }
-            return problems;
+            return errors;
         }
         let schema = &response["content"]["application/json"]["schema"];
         if schema.is_null() {
-            if !exchange.answer.is_empty() {
-                problems.push("the answer has a body, none is described".to_owned());
+            if !exchange.response.is_empty() {
+                errors.push("the response has a body, but none is described".to_owned());
             }
         } else {
-            check_body(&schemas, schema, &exchange.answer, "answer", &mut problems);
+            check_body(&schemas, schema, &exchange.response, "response", &mut errors);
         }
-        problems
+        errors
     }
 
-    /// The operation of a method at the path with the fewest variables that fits.
+    /// Returns the operation of a method at the matching path with the fewest variables.
     fn operation(&self, method: &str, path: &str) -> Option<&Value> {
         let paths = self.description["paths"].as_object()?;
         let fitting = paths.iter().filter(|(template, _)| fits(template, path));
@@ -139,19 +139,19 @@ impl Contract {
     }
 }
 
-/// Whether GitHub's description says anything about a call at all.
+/// Whether GitHub's description covers a call.
 fn is_described(exchange: &Exchange) -> bool {
-    let beside = ["/_sim/", "/_apis/", "/actions/runner-registration", "/enterprises/"];
-    !beside.iter().any(|prefix| exchange.path.starts_with(prefix))
+    let undescribed = ["/_sim/", "/_apis/", "/actions/runner-registration", "/enterprises/"];
+    !undescribed.iter().any(|prefix| exchange.path.starts_with(prefix))
 }
 
 fn fits(template: &str, path: &str) -> bool {
-    let (mut parts, mut wanted) = (path.split('/'), template.split('/'));
+    let (mut parts, mut expected) = (path.split('/'), template.split('/'));
     loop {
-        match (wanted.next(), parts.next()) {
+        match (expected.next(), parts.next()) {
             (None, None) => return true,
-            (Some(want), Some(part)) if want == part => {}
-            (Some(want), Some(part)) if want.starts_with('{') && !part.is_empty() => {}
+            (Some(expected), Some(part)) if expected == part => {}
+            (Some(expected), Some(part)) if expected.starts_with('{') && !part.is_empty() => {}
             _ => return false,
         }
     }
@@ -162,13 +162,13 @@ fn check_body(
     schema: &Value,
     text: &str,
     which: &str,
-    problems: &mut Vec<String>,
+    errors: &mut Vec<String>,
 ) {
     match serde_json::from_str(text) {
         Ok(body) => {
             let found = schemas.check(schema, &body, "");
-            problems.extend(found.into_iter().map(|problem| format!("{which}: {problem}")));
+            errors.extend(found.into_iter().map(|error| format!("{which}: {error}")));
         }
-        Err(error) => problems.push(format!("{which}: not JSON: {error}")),
+        Err(error) => errors.push(format!("{which}: not JSON: {error}")),
     }
 }

@@ -1,4 +1,4 @@
-//! A few jobs to look at: queues them, tells each change, and sums up.
+//! The demo: queues a few jobs, prints each change, and summarizes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -8,20 +8,21 @@ use crate::state::State;
 use crate::state::jobs::{Conclusion, Job, NewJob, Status};
 use crate::time::Millis;
 
-/// How often it is looked whether anything has changed.
-const LOOK: Duration = Duration::from_millis(200);
+/// The interval of checks for changes.
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What is shown of a job while it goes on.
-type Shown = (String, String);
+/// A job's name and status, as printed.
+type JobLine = (String, String);
 
-/// Queues so many jobs for runners with these labels and tells `say` of each change until all have
-/// ended, `patience` at most. Whether each succeeded, was started once, and had a system of its own.
+/// Queues `count` jobs for runners with these labels and passes each change to `print` until all
+/// have ended or `timeout` expires. Returns whether each succeeded, was started once, and ran in
+/// its own microVM.
 pub fn run(
     simulator: &Simulator,
     count: usize,
     labels: &[String],
-    patience: Duration,
-    mut say: impl FnMut(&str),
+    timeout: Duration,
+    mut print: impl FnMut(&str),
 ) -> bool {
     for number in 1..=count {
         simulator.queue(NewJob {
@@ -33,33 +34,33 @@ pub fn run(
                 .into(),
         });
     }
-    let begun = Instant::now();
-    let mut seen: BTreeMap<u64, Shown> = BTreeMap::new();
+    let started = Instant::now();
+    let mut seen: BTreeMap<u64, JobLine> = BTreeMap::new();
     loop {
-        for (id, now) in simulator.with(|state, _| shown(state)) {
+        for (id, now) in simulator.with(|state, _| job_lines(state)) {
             if seen.get(&id) != Some(&now) {
                 let (name, text) = &now;
-                say(&format!("{:7.1} s  {name:8} {text}", begun.elapsed().as_secs_f64()));
+                print(&format!("{:7.1} s  {name:8} {text}", started.elapsed().as_secs_f64()));
                 seen.insert(id, now);
             }
         }
         let done = simulator.with(|state, _| state.jobs.values().all(ended));
-        if done || begun.elapsed() > patience {
+        if done || started.elapsed() > timeout {
             break;
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(CHECK_INTERVAL);
     }
     let jobs: Vec<Job> = simulator.with(|state, _| state.jobs.values().cloned().collect());
     for line in table(&jobs) {
-        say(&line);
+        print(&line);
     }
-    let good = jobs.iter().filter(|job| went_well(job)).count();
+    let good = jobs.iter().filter(|job| is_good(job)).count();
     let boots = jobs.iter().flat_map(boots).collect::<BTreeSet<_>>().len();
-    say(&format!("{good} of {count} jobs succeeded, each started once, in {boots} microVMs"));
+    print(&format!("{good} of {count} jobs succeeded, each started once, in {boots} microVMs"));
     good == count && boots == count
 }
 
-/// How long each job waited and ran, and where.
+/// Returns a table of how long each job waited and ran, and on which runner.
 fn table(jobs: &[Job]) -> Vec<String> {
     let head = format!("{:8} {:>10} {:>10}  runner", "job", "waited", "ran");
     let between = |from: Option<Millis>, to: Option<Millis>| match from.zip(to) {
@@ -77,7 +78,7 @@ fn table(jobs: &[Job]) -> Vec<String> {
     std::iter::once(head).chain(lines).collect()
 }
 
-/// What the systems that a job ran in called themselves.
+/// Returns the boot IDs that a job printed.
 fn boots(job: &Job) -> impl Iterator<Item = &str> {
     job.log.lines().filter_map(|line| line.strip_prefix("boot "))
 }
@@ -86,11 +87,11 @@ fn ended(job: &Job) -> bool {
     job.status == Status::Completed
 }
 
-fn went_well(job: &Job) -> bool {
+fn is_good(job: &Job) -> bool {
     job.conclusion == Some(Conclusion::Success) && job.started_runs.len() == 1
 }
 
-fn shown(state: &State) -> Vec<(u64, Shown)> {
+fn job_lines(state: &State) -> Vec<(u64, JobLine)> {
     let text = |job: &Job| match job.conclusion {
         Some(conclusion) => conclusion.text(),
         None => job.status.text(),
@@ -104,7 +105,7 @@ mod tests {
     use crate::Settings;
 
     #[test]
-    fn jobs_that_nobody_takes_are_told_and_fail_the_demo() {
+    fn jobs_without_a_runner_are_printed_and_fail_the_demo() {
         let simulator = Simulator::start(Settings::default()).unwrap();
         let mut lines = Vec::new();
         let labels = ["self-hosted".to_owned()];

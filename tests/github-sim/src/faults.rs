@@ -1,14 +1,14 @@
-//! What goes wrong on request: which calls, in which way, how often.
+//! Fault injection: which calls fail, how, and how often.
 //!
-//! A [`Rule`] names a class of calls and a fault, with a probability and at most a number of times.
-//! The dice are the state's, seeded, so that a run repeats as far as its requests come in the same
+//! A [`Rule`] names a class of calls and a fault, with a probability and a maximum count. The
+//! random numbers are seeded, so that a run is reproducible if its requests arrive in the same
 //! order.
 
 use serde::{Deserialize, Serialize};
 
 use crate::time::Millis;
 
-/// A class of calls, by what they are for.
+/// A class of calls, by purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
@@ -22,121 +22,121 @@ pub enum Class {
     Delete,
     /// Reading runs and jobs.
     Runs,
-    /// Webhook deliveries, as they are sent and as they are listed.
+    /// Sending and listing webhook deliveries.
     Webhook,
-    /// The scale-set service beside messages: registration, sets, sessions, acquiring.
+    /// The scale set service except messages: registration, sets, sessions, acquiring jobs.
     ScaleSet,
     /// The message queue of a scale set.
     Messages,
-    /// What the runner in the guest asks.
+    /// Calls of the runner in the guest.
     Job,
     /// Everything else.
     Other,
 }
 
-/// What goes wrong.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// 502, and nothing was done.
+    /// 502, without an effect.
     ServerError,
-    /// It was done; the answer's body ends in the middle.
+    /// The call takes effect; the response's body is truncated.
     CutBody,
-    /// It was done; no answer comes until GitHub's own limit, then the connection is cut.
+    /// The call takes effect; the connection closes without a response after GitHub's own limit.
     LostAnswer,
-    /// It was done; the answer is 502.
+    /// The call takes effect; the response is 502.
     ServerErrorAfterEffect,
-    /// 409, and nothing was done.
+    /// 409, without an effect.
     Conflict,
-    /// 403 of the secondary rate limit, with `Retry-After` in seconds.
+    /// 403 of the secondary rate limit, with `Retry-After`.
     Forbidden {
         /// Seconds.
         retry_after: u32,
     },
-    /// 429, with `Retry-After` in seconds.
+    /// 429, with `Retry-After`.
     TooManyRequests {
         /// Seconds.
         retry_after: u32,
     },
-    /// The token that was shown is revoked, and the answer is 401.
+    /// The request's token is revoked, and the response is 401.
     RevokedToken,
-    /// The JIT configuration that was minted is dead on arrival. Of [`Class::Mint`].
+    /// The issued JIT configuration has already expired. Of [`Class::Mint`].
     ExpiredJit,
-    /// The runner is removed once it has listened for a while. Of [`Class::Mint`].
+    /// The runner is removed after it has listened for a while. Of [`Class::Mint`].
     RemovedIdle {
         /// Milliseconds after it connected.
         after: Millis,
     },
     /// A webhook is sent twice. Of [`Class::Webhook`], like the next two.
     DuplicateWebhook,
-    /// A webhook comes late.
+    /// A webhook is sent late.
     LateWebhook {
         /// Milliseconds.
         by: Millis,
     },
-    /// A webhook is never sent, and shows as failed in the list of deliveries.
+    /// A webhook is never sent, and is listed as a failed delivery.
     LostWebhook,
     /// The queue token has expired: 401 until the session is refreshed. Of [`Class::Messages`].
     ExpiredQueueToken,
 }
 
-/// A fault with how often it happens.
+/// A rule for injecting a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// The calls that it befalls.
+    /// The class of calls that it affects.
     pub class: Class,
-    /// What happens.
+    /// The fault.
     pub fault: Fault,
-    /// 0 to 1.
+    /// The probability per call, 0 to 1.
     pub probability: f64,
-    /// How often at most; `None` is without end.
+    /// The maximum count; `None` is unlimited.
     pub times: Option<u32>,
 }
 
 impl Rule {
-    /// A fault that happens to the next call of a class, once.
+    /// Creates a rule for the next call of a class.
     pub fn once(class: Class, fault: Fault) -> Self {
         Self { class, fault, probability: 1.0, times: Some(1) }
     }
 
-    /// A fault that happens to a share of the calls of a class.
+    /// Creates a rule for a share of the calls of a class.
     pub fn share(class: Class, fault: Fault, probability: f64) -> Self {
         Self { class, fault, probability, times: None }
     }
 }
 
-/// The rules with their dice.
+/// The rules and their random numbers.
 #[derive(Debug)]
 pub struct Faults {
     rules: Vec<Rule>,
-    dice: fastrand::Rng,
+    random: fastrand::Rng,
 }
 
 impl Faults {
-    /// Dice that fall the same for the same seed.
+    /// Creates the rules with a seed.
     pub fn new(rules: Vec<Rule>, seed: u64) -> Self {
-        Self { rules, dice: fastrand::Rng::with_seed(seed) }
+        Self { rules, random: fastrand::Rng::with_seed(seed) }
     }
 
-    /// Another rule.
+    /// Adds a rule.
     pub fn add(&mut self, rule: Rule) {
         self.rules.push(rule);
     }
 
-    /// No rule any more.
+    /// Removes all rules.
     pub fn clear(&mut self) {
         self.rules.clear();
     }
 
-    /// The fault that befalls this call, if any: of the rules for its class that `fits` accepts,
-    /// the first whose die falls.
+    /// Draws the fault of this call, if any: the first hit among the rules for its class that
+    /// `fits` accepts.
     pub fn draw(&mut self, class: Class, fits: impl Fn(Fault) -> bool) -> Option<Fault> {
         for rule in &mut self.rules {
             if rule.class != class || rule.times == Some(0) || !fits(rule.fault) {
                 continue;
             }
-            if self.dice.f64() < rule.probability {
+            if self.random.f64() < rule.probability {
                 rule.times = rule.times.map(|times| times - 1);
                 return Some(rule.fault);
             }
@@ -146,18 +146,18 @@ impl Faults {
 }
 
 impl Fault {
-    /// Whether it befalls the call itself, rather than what comes of it later.
-    pub fn is_of_the_answer(self) -> bool {
-        !self.is_of_the_runner() && !self.is_of_the_webhook()
+    /// Whether it affects the call itself, not a later effect of it.
+    pub fn affects_response(self) -> bool {
+        !self.affects_runner() && !self.affects_webhook()
     }
 
-    /// Whether it befalls a runner that is being registered.
-    pub fn is_of_the_runner(self) -> bool {
+    /// Whether it affects a runner that is being registered.
+    pub fn affects_runner(self) -> bool {
         matches!(self, Self::ExpiredJit | Self::RemovedIdle { .. })
     }
 
-    /// Whether it befalls a webhook on its way.
-    pub fn is_of_the_webhook(self) -> bool {
+    /// Whether it affects the sending of a webhook.
+    pub fn affects_webhook(self) -> bool {
         matches!(self, Self::DuplicateWebhook | Self::LateWebhook { .. } | Self::LostWebhook)
     }
 }
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rule_that_happens_once_happens_once() {
+    fn a_once_rule_applies_once() {
         let mut faults = Faults::new(vec![Rule::once(Class::Mint, Fault::ServerError)], 1);
         assert_eq!(faults.draw(Class::Delete, |_| true), None);
         assert_eq!(faults.draw(Class::Mint, |_| true), Some(Fault::ServerError));
@@ -183,7 +183,7 @@ mod tests {
         };
         assert_eq!(drawn(7), drawn(7));
         assert_ne!(drawn(7), drawn(8));
-        let share = drawn(7).iter().filter(|happened| **happened).count();
+        let share = drawn(7).iter().filter(|is_fault| **is_fault).count();
         assert!((30..90).contains(&share), "{share} of 200");
     }
 }

@@ -1,23 +1,23 @@
-//! A stand-in for GitHub Actions: what Mayfly's tests and its demo talk to.
+//! A simulator of GitHub Actions for Mayfly's tests and its demo.
 //!
-//! It plays both sides of a job. To the supervisor it is GitHub's REST API, its webhooks and its
-//! scale-set service; to the stand-in runner in the guest (`runner/`) it is the service that hands
-//! out jobs. It never comes into the product.
+//! It serves both sides of a job. To the supervisor it is GitHub's REST API, its webhooks and its
+//! scale set service; to the stand-in runner in the guest (`runner/`) it is the service that
+//! assigns jobs. It is never part of the product.
 //!
-//! Everything that GitHub would decide is decided by [`state::State`], which knows no clock, no
-//! socket and no thread: a request and the time go in, an answer comes out. [`http`] turns requests
-//! into answers on top of it, [`server`] is the thin part that owns sockets and waits. So each
-//! behaviour can be tested without a network, and a run with faults repeats with its seed.
+//! [`state::State`] makes every decision that GitHub would make. It has no clock, socket or thread:
+//! it takes a request and the time, and returns a reply. [`http`] handles requests on top of it,
+//! and [`server`] is the thin layer that owns sockets and waits. So each behavior can be tested
+//! without a network, and a run with faults is reproducible with its seed.
 //!
-//! | module | what it is |
+//! | module | contents |
 //! |---|---|
 //! | [`state`] | jobs, runners, tokens, scale sets, webhooks to send |
-//! | [`http`] | GitHub's calls, answered from the state |
-//! | [`faults`] | what goes wrong on request |
+//! | [`http`] | handlers of GitHub's calls |
+//! | [`faults`] | fault injection |
 //! | [`server`] | sockets, long polls, sending of webhooks |
-//! | [`record`] | every exchange, for the contract test |
-//! | [`contract`] | checks exchanges against GitHub's `OpenAPI` description |
-//! | [`demo`] | a few jobs to look at |
+//! | [`record`] | a record of every exchange, for the contract test |
+//! | [`contract`] | validation of exchanges against GitHub's `OpenAPI` description |
+//! | [`demo`] | the demo's jobs |
 //! | [`app_key`] | the RSA key of the GitHub App |
 
 pub mod app_key;

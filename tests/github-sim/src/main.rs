@@ -1,4 +1,4 @@
-//! The simulator as a program, for `scripts/demo` and for trying things by hand.
+//! The simulator as a program, for `scripts/demo` and manual use.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,40 +7,40 @@ use std::process::ExitCode;
 use clap::Parser;
 use mayfly_github_sim::{App, Hook, Settings, Simulator, app_key, demo};
 
-/// Stands in for GitHub Actions until it gets SIGTERM or SIGINT.
+/// Simulates GitHub Actions until SIGTERM or SIGINT.
 #[derive(Parser)]
 struct Arguments {
-    /// Where to listen.
+    /// The address to listen on.
     #[arg(long, default_value = "127.0.0.1:8765")]
     listen: SocketAddr,
-    /// The App's private key, whose public half tokens are checked with; made if it isn't there.
+    /// The App's private key, whose public half verifies tokens; generated if the file is missing.
     #[arg(long, value_name = "FILE")]
     app_key: Option<PathBuf>,
-    /// Whose repositories these are.
+    /// The owner of the repositories.
     #[arg(long, default_value = "octo")]
     owner: String,
-    /// A personal access token that is good for everything.
+    /// A personal access token with all permissions.
     #[arg(long, value_name = "TOKEN")]
     token: Vec<String>,
-    /// What it says that its address is, if not the one that it listens on.
+    /// The URL in responses, if not the listening address.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// Where runners reach this GitHub, if not at its address.
+    /// The URL for runners, if not the same.
     #[arg(long, value_name = "URL")]
     runner_url: Option<String>,
-    /// Where webhooks go.
+    /// The URL that webhooks are sent to.
     #[arg(long, value_name = "URL", requires = "webhook_secret_file")]
     webhook: Option<String>,
-    /// The file with what webhooks are signed with; white space at its end doesn't count.
+    /// The file with the webhook secret; trailing white space is ignored.
     #[arg(long, value_name = "FILE")]
     webhook_secret_file: Option<PathBuf>,
-    /// Queue so many jobs, tell how they go, and fail at once if one of them does.
+    /// Queue this many jobs, print their progress, and exit at once with an error if one fails.
     #[arg(long, value_name = "JOBS")]
     demo: Option<usize>,
-    /// A label that runners must have for the jobs of --demo.
+    /// A label of the --demo jobs.
     #[arg(long, value_name = "LABEL", default_value = "self-hosted")]
     demo_label: Vec<String>,
-    /// How many seconds the jobs of --demo may take; emulation is slow.
+    /// The time limit of the --demo jobs in seconds; emulation is slow.
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     demo_patience: u64,
 }
@@ -50,14 +50,14 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            say(&format!("error: {error}"));
+            print(&format!("error: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
 #[expect(clippy::print_stderr, reason = "a program for tests talks to its caller")]
-fn say(text: &str) {
+fn print(text: &str) {
     eprintln!("{text}");
 }
 
@@ -79,10 +79,10 @@ fn run(arguments: Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         ..Settings::default()
     };
     let simulator = Simulator::start_at(arguments.listen, settings)?;
-    say(&format!("listening on {}", simulator.url()));
+    print(&format!("listening on {}", simulator.url()));
     if let Some(jobs) = arguments.demo {
-        let patience = std::time::Duration::from_secs(arguments.demo_patience);
-        if !demo::run(&simulator, jobs, &arguments.demo_label, patience, say) {
+        let timeout = std::time::Duration::from_secs(arguments.demo_patience);
+        if !demo::run(&simulator, jobs, &arguments.demo_label, timeout, print) {
             return Ok(false);
         }
     }

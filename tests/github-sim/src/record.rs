@@ -1,4 +1,4 @@
-//! Every exchange, as it was: for the contract test and for counting calls.
+//! A record of every exchange, for the contract test and for counting calls.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,32 +8,33 @@ use serde::Serialize;
 use crate::faults::Fault;
 use crate::time::Millis;
 
-/// More than this is not kept; calls are counted nevertheless.
-const MOST_EXCHANGES: usize = 100_000;
+/// The maximum number of recorded exchanges; further calls are only counted.
+const MAX_EXCHANGES: usize = 100_000;
 
-/// A request with its answer. Holds secrets: `Debug` and [`Exchange::masked`] don't show them.
+/// A request with its response. Contains secrets, which `Debug` and [`Exchange::masked`] omit.
 #[derive(Clone, Serialize)]
 pub struct Exchange {
-    /// When the answer was made.
+    /// When the response was created.
     pub at: Millis,
     /// `GET`, `POST` …
     pub method: String,
-    /// Without host and query.
+    /// The path, without host and query.
     pub path: String,
-    /// The query as it came, without `?`.
+    /// The raw query, without `?`.
     pub query: String,
-    /// The body of the request.
+    /// The request's body.
     pub request: String,
-    /// The status of the answer.
+    /// The response's status.
     pub status: u16,
-    /// The body of the answer, before any fault cut it.
-    pub answer: String,
-    /// What was made to go wrong. The contract holds no answers of faults.
+    /// The response's body, before any fault truncates it.
+    #[serde(rename = "answer")]
+    pub response: String,
+    /// The injected fault. The API description does not cover responses of faults.
     pub fault: Option<Fault>,
 }
 
 impl Exchange {
-    /// One line for a person, without secrets.
+    /// Returns one line for a person, without secrets.
     pub fn masked(&self) -> String {
         let Self { method, path, status, .. } = self;
         let fault = self.fault.map_or(String::new(), |fault| format!(" ({fault:?})"));
@@ -47,7 +48,7 @@ impl fmt::Debug for Exchange {
     }
 }
 
-/// What was asked and answered.
+/// The recorded exchanges and call counts.
 #[derive(Debug, Default)]
 pub struct Recorder {
     exchanges: Vec<Exchange>,
@@ -55,27 +56,27 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Keeps an exchange, and counts the call.
-    pub fn keep(&mut self, exchange: Exchange) {
+    /// Records an exchange and counts the call.
+    pub fn record(&mut self, exchange: Exchange) {
         let call = format!("{} {}", exchange.method, pattern(&exchange.path));
         *self.calls.entry(call).or_default() += 1;
-        if self.exchanges.len() < MOST_EXCHANGES {
+        if self.exchanges.len() < MAX_EXCHANGES {
             self.exchanges.push(exchange);
         }
     }
 
-    /// All exchanges, oldest first.
+    /// Returns all recorded exchanges, oldest first.
     pub fn exchanges(&self) -> &[Exchange] {
         &self.exchanges
     }
 
-    /// How often each call was made, by method and path with numbers as `{n}`.
+    /// Returns the count of each call, by method and path with numbers as `{n}`.
     pub fn calls(&self) -> &BTreeMap<String, u64> {
         &self.calls
     }
 }
 
-/// A path with its numbers as `{n}` and its UUIDs as `{id}`.
+/// Returns a path with its numbers replaced by `{n}` and its UUIDs by `{id}`.
 fn pattern(path: &str) -> String {
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let is_uuid = |part: &str| {

@@ -1,7 +1,7 @@
-//! The part with sockets: a thread that serves the state, holds long polls, sends webhooks.
+//! The server: a thread that serves the state, holds long polls and sends webhooks.
 //!
-//! The server lives on a thread of its own with a runtime of its own, so that tests with and without
-//! a runtime use it alike. It ends when its [`Simulator`] is dropped.
+//! It has its own thread and runtime, so that tests with and without a runtime can use it. It stops
+//! when its [`Simulator`] is dropped.
 
 mod connection;
 mod webhooks;
@@ -15,59 +15,62 @@ use tokio::sync::{oneshot, watch};
 
 use crate::contract::{self, Violation};
 use crate::faults::Rule;
-use crate::http::sim::{self, Summary};
+use crate::http::control::{self, Summary};
 use crate::record::Exchange;
 use crate::state::State;
 use crate::state::jobs::{Job, NewJob, Status};
 use crate::state::settings::Settings;
 use crate::time::{self, Millis};
 
-/// How often what time alone brings about is looked after.
+/// The interval of time-driven changes.
 const TICK: Duration = Duration::from_millis(50);
 
-/// The state, with who wants to know of its changes.
-pub(crate) struct Shared {
+/// The state with its change notifications.
+pub(crate) struct SharedState {
     state: Mutex<State>,
     changed: Condvar,
     generation: watch::Sender<u64>,
     clock_skew: i64,
 }
 
-impl Shared {
-    /// This GitHub's clock.
+impl SharedState {
+    /// Returns the time on this GitHub's clock.
     pub(crate) fn now(&self) -> Millis {
         time::now().saturating_add_signed(self.clock_skew)
     }
 
-    /// A test that failed while it held the state has poisoned nothing that matters to others.
+    /// Locks the state. A test that panicked while holding it does not affect others.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state, and tells whoever waits. Not for those who wait themselves: each would
-    /// wake all others for ever.
+    /// Changes the state and notifies all waiters. Waiters must not use it: each would wake all
+    /// others forever.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut State, Millis) -> T) -> T {
-        let result = self.change_quietly(change);
+        let result = self.change_without_notify(change);
         self.changed.notify_all();
         self.generation.send_modify(|generation| *generation += 1);
         result
     }
 
-    /// Changes the state, and leaves it to the next tick to tell.
-    pub(crate) fn change_quietly<T>(&self, change: impl FnOnce(&mut State, Millis) -> T) -> T {
+    /// Changes the state; the next tick notifies the waiters.
+    pub(crate) fn change_without_notify<T>(
+        &self,
+        change: impl FnOnce(&mut State, Millis) -> T,
+    ) -> T {
         let now = self.now();
         change(&mut self.lock(), now)
     }
 
-    /// Follows changes.
-    pub(crate) fn follow(&self) -> watch::Receiver<u64> {
+    /// Subscribes to changes.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
     }
 }
 
-/// A GitHub that runs until it is dropped.
+/// A running simulator; dropping it stops it.
 pub struct Simulator {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -78,16 +81,16 @@ impl Simulator {
     ///
     /// # Errors
     ///
-    /// If there is none.
+    /// No port is free.
     pub fn start(settings: Settings) -> std::io::Result<Self> {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), settings)
     }
 
-    /// Starts at an address.
+    /// Starts on an address.
     ///
     /// # Errors
     ///
-    /// If it can't be had.
+    /// The address can't be bound.
     pub fn start_at(address: SocketAddr, settings: Settings) -> std::io::Result<Self> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
@@ -95,7 +98,7 @@ impl Simulator {
         let clock_skew = settings.clock_skew;
         let url = settings.url.clone().unwrap_or_else(|| format!("http://{address}"));
         let state = State::new(settings, url);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedState {
             state: Mutex::new(state),
             changed: Condvar::new(),
             generation: watch::Sender::new(0),
@@ -111,72 +114,72 @@ impl Simulator {
         Ok(Self { shared, address, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where it is reached: `http://127.0.0.1:PORT`.
+    /// Returns its URL: `http://127.0.0.1:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Its address.
+    /// Returns its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Looks at the state, or changes it.
+    /// Reads or changes the state.
     pub fn with<T>(&self, change: impl FnOnce(&mut State, Millis) -> T) -> T {
         self.shared.change(change)
     }
 
-    /// Queues a job. Returns its number.
+    /// Queues a job and returns its ID.
     pub fn queue(&self, job: NewJob) -> u64 {
         self.with(|state, now| state.queue(job, now))
     }
 
-    /// Makes something go wrong.
+    /// Adds a fault rule.
     pub fn add_fault(&self, rule: Rule) {
         self.with(|state, _| state.faults.add(rule));
     }
 
-    /// A job as it is.
+    /// Returns a job's current state.
     pub fn job(&self, id: u64) -> Option<Job> {
         self.shared.lock().jobs.get(&id).cloned()
     }
 
-    /// Waits until something holds of the state. Returns whether it does.
-    pub fn wait(&self, most: Duration, holds: impl Fn(&State) -> bool) -> bool {
-        let deadline = Instant::now() + most;
+    /// Waits until a condition holds. Returns whether it does.
+    pub fn wait(&self, timeout: Duration, condition: impl Fn(&State) -> bool) -> bool {
+        let deadline = Instant::now() + timeout;
         let mut state = self.shared.lock();
-        while !holds(&state) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+        while !condition(&state) {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
                 return false;
             }
-            let waited = self.shared.changed.wait_timeout(state, left);
+            let waited = self.shared.changed.wait_timeout(state, remaining);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }
 
     /// Waits until all jobs have ended. Returns whether they have.
-    pub fn wait_for_all(&self, most: Duration) -> bool {
-        self.wait(most, |state| state.jobs.values().all(|job| job.status == Status::Completed))
+    pub fn wait_for_all(&self, timeout: Duration) -> bool {
+        self.wait(timeout, |state| state.jobs.values().all(|job| job.status == Status::Completed))
     }
 
-    /// Every exchange so far.
+    /// Returns all exchanges so far.
     pub fn exchanges(&self) -> Vec<Exchange> {
         self.shared.lock().recorder.exchanges().to_vec()
     }
 
-    /// Everything counted.
+    /// Returns a summary of the state.
     pub fn summary(&self) -> Summary {
-        sim::summary(&self.shared.lock())
+        control::summary(&self.shared.lock())
     }
 
-    /// Checks every exchange so far against the contract, if there is one
+    /// Validates all exchanges so far against a contract
     /// ([`contract::Contract::from_environment`]).
     ///
     /// # Errors
     ///
-    /// What is wrong.
+    /// All violations.
     pub fn validate(&self, contract: &contract::Contract) -> Result<(), Vec<Violation>> {
         contract.validate(&self.exchanges())
     }
@@ -184,16 +187,16 @@ impl Simulator {
 
 impl Drop for Simulator {
     fn drop(&mut self) {
-        // The thread may have ended by itself; nothing is lost then.
+        // The thread may already have ended.
         let _ = self.stop.take().map(|stop| stop.send(()));
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// Serves until told to stop.
+/// Serves until stopped.
 async fn serve(
     listener: std::net::TcpListener,
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     stopped: oneshot::Receiver<()>,
 ) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
@@ -206,7 +209,7 @@ async fn serve(
     }
 }
 
-async fn tick(shared: &Shared) {
+async fn tick(shared: &SharedState) {
     let mut interval = tokio::time::interval(TICK);
     loop {
         interval.tick().await;

@@ -1,4 +1,4 @@
-//! Times: milliseconds since 1970 inside, GitHub's text outside.
+//! Times: milliseconds since 1970 internally, GitHub's text externally.
 
 /// Milliseconds since 1970.
 pub type Millis = u64;
@@ -6,18 +6,18 @@ pub type Millis = u64;
 /// A second.
 pub const SECOND: Millis = 1_000;
 
-/// The time of this machine.
+/// Returns this machine's time.
 pub fn now() -> Millis {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Seconds since 1970.
+/// Returns the seconds since 1970.
 pub fn seconds(at: Millis) -> u64 {
     at / SECOND
 }
 
-/// As GitHub writes it: `2026-01-31T12:00:00Z`.
+/// Formats a time like GitHub: `2026-01-31T12:00:00Z`.
 pub fn text(at: Millis) -> String {
     let seconds = at / SECOND;
     let (year, month, day) = date(seconds / 86_400);
@@ -25,7 +25,7 @@ pub fn text(at: Millis) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// As the header `Date` has it: `Sat, 31 Jan 2026 12:00:00 GMT`.
+/// Formats a time like the `Date` header: `Sat, 31 Jan 2026 12:00:00 GMT`.
 pub fn header(at: Millis) -> String {
     // 1 January 1970 was a Thursday.
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
@@ -40,8 +40,8 @@ pub fn header(at: Millis) -> String {
     format!("{weekday}, {day:02} {month} {year:04} {} GMT", &text(at)[11..19])
 }
 
-/// The date of a day since 1970, in the Gregorian calendar. Counts years from March, so that the
-/// leap day is the last of its year.
+/// Returns the Gregorian date of a day since 1970. Counts years from March, so that the leap day
+/// is the last of its year.
 fn date(days: u64) -> (u64, u64, u64) {
     const DAYS_OF_ERA: u64 = 146_097;
     // 1 March of year 0 is 719,468 days before 1970.

@@ -1,4 +1,4 @@
-//! The simulator over the network: an App's key, webhooks, faults of the connection, the contract.
+//! Tests of the simulator over the network: App keys, webhooks, connection faults, the contract.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,9 +23,9 @@ use mayfly_github_sim::{
 };
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The key of an App: what signs, and the App as the simulator knows it.
+/// An App's key: the signing key pair, and the App as the simulator has it.
 struct Key {
     pair: ring::signature::RsaKeyPair,
     app: App,
@@ -61,11 +61,11 @@ impl Key {
     }
 }
 
-/// What came back; the status is 0 if the connection ended before all of it did.
+/// Sends a request and returns the response; the status is 0 if it is incomplete.
 fn call(github: &Simulator, method: &str, path: &str, token: &str, body: &Value) -> (u16, Value) {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let mut stream = TcpStream::connect(github.address()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nhost: github.example\r\nuser-agent: test\r\nconnection: close\r\n\
@@ -73,10 +73,10 @@ fn call(github: &Simulator, method: &str, path: &str, token: &str, body: &Value)
         body.len()
     )
     .unwrap();
-    let mut answer = String::new();
-    // A connection that is cut may end in an error; what came before it counts.
-    let _ = stream.read_to_string(&mut answer);
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return (0, Value::Null) };
+    let mut response = String::new();
+    // A truncated response may end with an error; the bytes before it count.
+    let _ = stream.read_to_string(&mut response);
+    let Some((head, body)) = response.split_once("\r\n\r\n") else { return (0, Value::Null) };
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
     if length.is_some_and(|length| length.parse::<usize>().unwrap() != body.len()) {
         return (0, Value::Null);
@@ -94,7 +94,7 @@ fn job() -> NewJob {
     }
 }
 
-fn mint(github: &Simulator, token: &str, name: &str) -> (u16, Value) {
+fn create_runner(github: &Simulator, token: &str, name: &str) -> (u16, Value) {
     let body = json!({ "name": name, "runner_group_id": 1, "labels": ["linux"] });
     call(github, "POST", "/orgs/octo/actions/runners/generate-jitconfig", token, &body)
 }
@@ -112,12 +112,12 @@ fn an_app_gets_a_token_for_its_permissions_and_loses_it() {
     let (status, token) = call(&github, "POST", &path, &jwt, &only_actions);
     assert_eq!(status, 201);
     let token = token["token"].as_str().unwrap();
-    assert_eq!(mint(&github, token, "r1").0, 403, "it may read actions only");
+    assert_eq!(create_runner(&github, token, "r1").0, 403, "it may read actions only");
     let (_, token) = call(&github, "POST", &path, &jwt, &Value::Null);
     let token = token["token"].as_str().unwrap();
-    assert_eq!(mint(&github, token, "r1").0, 201);
+    assert_eq!(create_runner(&github, token, "r1").0, 201);
     github.with(|state, _| state.revoke_installation_tokens());
-    assert_eq!(mint(&github, token, "r2").0, 401);
+    assert_eq!(create_runner(&github, token, "r2").0, 401);
     let elsewhere = json!({ "repositories": ["other"] });
     let (_, token) = call(&github, "POST", &path, &jwt, &elsewhere);
     let token = token["token"].as_str().unwrap();
@@ -128,7 +128,7 @@ fn an_app_gets_a_token_for_its_permissions_and_loses_it() {
 }
 
 #[test]
-fn a_jwt_that_is_wrong_is_refused() {
+fn an_invalid_jwt_is_rejected() {
     let (key, other) = (Key::new(), Key::new());
     let settings = Settings { app: Some(key.app.clone()), ..Settings::default() };
     let github = Simulator::start(settings).unwrap();
@@ -137,7 +137,7 @@ fn a_jwt_that_is_wrong_is_refused() {
     let id = &key.app.client_id;
     for (jwt, why) in [
         (other.good_jwt(), "another key"),
-        (key.jwt(&claims("nobody", now - 60, now + 60)), "another issuer"),
+        (key.jwt(&claims("unknown", now - 60, now + 60)), "another issuer"),
         (key.jwt(&claims(id, now + 300, now + 500)), "issued in the future"),
         (key.jwt(&claims(id, now - 600, now - 1)), "expired"),
         (key.jwt(&claims(id, now, now + 700)), "too long"),
@@ -149,7 +149,7 @@ fn a_jwt_that_is_wrong_is_refused() {
 }
 
 #[test]
-fn webhooks_are_signed_and_can_be_had_again() {
+fn webhooks_are_signed_and_can_be_redelivered() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
     let hook = Hook { url, secret: "s3cret".to_owned() };
@@ -183,27 +183,27 @@ fn webhooks_are_signed_and_can_be_had_again() {
         (&json!("queued"), &json!("queued"))
     );
     let first = github.with(|state, _| state.deliveries[0].id);
-    assert!(github.wait(PATIENCE, |state| state.deliveries[0].status == 202));
+    assert!(github.wait(TIMEOUT, |state| state.deliveries[0].status == 202));
     assert!(github.with(|state, now| state.redeliver(first, now)));
     let (again, _, same) = receive();
     assert_eq!((again, same), (guid, body));
 }
 
 #[test]
-fn an_answer_is_cut_or_lost_after_its_effect() {
+fn a_response_is_truncated_or_lost_after_its_effect() {
     let faults =
         vec![Rule::once(Class::Mint, Fault::CutBody), Rule::once(Class::Mint, Fault::LostAnswer)];
     let tokens = vec!["pat".to_owned()];
     let settings = Settings { tokens, faults, lost_answer_hold: 50, ..Settings::default() };
     let github = Simulator::start(settings).unwrap();
-    assert_eq!(mint(&github, "pat", "cut").0, 0);
-    assert_eq!(mint(&github, "pat", "lost").0, 0);
-    assert_eq!(mint(&github, "pat", "cut").0, 409);
-    assert_eq!(mint(&github, "pat", "lost").0, 409);
+    assert_eq!(create_runner(&github, "pat", "cut").0, 0);
+    assert_eq!(create_runner(&github, "pat", "lost").0, 0);
+    assert_eq!(create_runner(&github, "pat", "cut").0, 409);
+    assert_eq!(create_runner(&github, "pat", "lost").0, 409);
     assert_eq!(github.summary().registered, ["cut", "lost"]);
 }
 
-/// The stand-in runner, as the guest would start it: its directory in a place of its own.
+/// Installs the stand-in runner in a directory, as in the guest.
 fn install_runner(directory: &std::path::Path) {
     let from = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("runner");
     std::fs::create_dir_all(directory.join("bin")).unwrap();
@@ -215,12 +215,12 @@ fn install_runner(directory: &std::path::Path) {
 fn run_runner(github: &Simulator, name: &str, config: Option<&str>) -> (Option<i32>, String) {
     let directory = tempfile::tempdir().unwrap();
     install_runner(directory.path());
-    let minted = mint(github, "pat", name).1;
-    let config = config.or(minted["encoded_jit_config"].as_str()).unwrap();
+    let created = create_runner(github, "pat", name).1;
+    let config = config.or(created["encoded_jit_config"].as_str()).unwrap();
     let output = Command::new(directory.path().join("bin/Runner.Listener"))
         .arg("run")
         .env("ACTIONS_RUNNER_INPUT_JITCONFIG", config)
-        // Tests may run as root; the guest's never does.
+        // Tests may run as root; the runner in a guest never does.
         .env("RUNNER_ALLOW_RUNASROOT", "1")
         .output()
         .unwrap();
@@ -254,7 +254,7 @@ fn the_stand_in_runner_runs_one_job_and_reports() {
 }
 
 #[test]
-fn the_stand_in_runner_says_by_its_exit_code_what_failed() {
+fn the_stand_in_runners_exit_code_reports_the_failure() {
     let settings =
         Settings { tokens: vec!["pat".to_owned()], poll_hold: 1_000, ..Settings::default() };
     let github = Simulator::start(settings).unwrap();
@@ -265,16 +265,21 @@ fn the_stand_in_runner_says_by_its_exit_code_what_failed() {
     assert_eq!(run_runner(&github, "r3", None).0, Some(0));
 }
 
-/// How a runner is told to end.
+/// The target of a signal.
 #[derive(Clone, Copy)]
-enum To {
+enum SignalTarget {
     Listener,
     Group,
 }
 
-/// Runs a job of these steps, sends a signal once the job has said `begun`, and waits for the end:
-/// the status (negative for a signal), the console, and how GitHub sees the job.
-fn interrupt(kind: RunnerKind, signal: &str, to: To, steps: &[&str]) -> (i32, String, Job) {
+/// Runs a job with these steps, sends a signal once the job has printed `started`, and waits for the
+/// end. Returns the status (negative for a signal), the console, and the job as GitHub has it.
+fn interrupt(
+    kind: RunnerKind,
+    signal: &str,
+    target: SignalTarget,
+    steps: &[&str],
+) -> (i32, String, Job) {
     let tokens = vec!["pat".to_owned()];
     let settings = Settings { tokens, runner_kind: kind, ..Settings::default() };
     let github = Simulator::start(settings).unwrap();
@@ -282,29 +287,29 @@ fn interrupt(kind: RunnerKind, signal: &str, to: To, steps: &[&str]) -> (i32, St
     install_runner(directory.path());
     let steps = steps.iter().map(|step| (*step).to_owned()).collect();
     let id = github.queue(NewJob { steps, ..job() });
-    let minted = mint(&github, "pat", "r1").1;
+    let created = create_runner(&github, "pat", "r1").1;
     let mut command = Command::new(directory.path().join("bin/Runner.Listener"));
-    command.args(["run", "--jitconfig", minted["encoded_jit_config"].as_str().unwrap()]);
+    command.args(["run", "--jitconfig", created["encoded_jit_config"].as_str().unwrap()]);
     command.env("RUNNER_ALLOW_RUNASROOT", "1").process_group(0).stdout(Stdio::piped());
     let runner = command.spawn().unwrap();
-    assert!(github.wait(PATIENCE, |state: &State| state.jobs[&id].log.contains("begun\n")));
-    let number = match to {
-        To::Listener => runner.id().to_string(),
-        To::Group => format!("-{}", runner.id()),
+    assert!(github.wait(TIMEOUT, |state: &State| state.jobs[&id].log.contains("started\n")));
+    let number = match target {
+        SignalTarget::Listener => runner.id().to_string(),
+        SignalTarget::Group => format!("-{}", runner.id()),
     };
-    let told = Command::new("kill").args([signal, "--", &number]).status().unwrap();
-    assert!(told.success());
+    let sent = Command::new("kill").args([signal, "--", &number]).status().unwrap();
+    assert!(sent.success());
     let group = format!("-{}", runner.id());
     let end = || Command::new("kill").args(["-KILL", "--", &group]).output().unwrap();
     if kind == RunnerKind::Deaf {
-        // It is not over, however long one waits, and then it is ended.
+        // It does not end by itself, so kill it.
         std::thread::sleep(Duration::from_secs(2));
         assert!(github.job(id).unwrap().conclusion.is_none());
         end();
     }
     let status = {
         let mut runner = runner;
-        // Whoever holds the console, as a job that was left hanging, is not waited for.
+        // Don't wait for processes that hold the console, such as a hung job.
         let status = runner.wait().unwrap();
         let ended = status.code().or(status.signal().map(|signal| -signal)).unwrap();
         end();
@@ -318,15 +323,15 @@ fn interrupt(kind: RunnerKind, signal: &str, to: To, steps: &[&str]) -> (i32, St
 const CANCELED: &str = "Job build completed with result: Canceled";
 
 #[test]
-fn the_stand_in_runner_tells_github_when_it_is_interrupted() {
-    let steps = ["echo begun; sleep 60", "# if: always()\necho after"];
-    for (kind, signal, to, code, after) in [
-        (RunnerKind::Dotnet8, "-INT", To::Group, 0, true),
-        (RunnerKind::Dotnet10, "-INT", To::Group, 0, true),
-        (RunnerKind::Dotnet10, "-INT", To::Listener, 0, false),
-        (RunnerKind::Dotnet8, "-TERM", To::Listener, 143, false),
+fn an_interrupted_stand_in_runner_reports_it_to_github() {
+    let steps = ["echo started; sleep 60", "# if: always()\necho after"];
+    for (kind, signal, target, code, after) in [
+        (RunnerKind::Dotnet8, "-INT", SignalTarget::Group, 0, true),
+        (RunnerKind::Dotnet10, "-INT", SignalTarget::Group, 0, true),
+        (RunnerKind::Dotnet10, "-INT", SignalTarget::Listener, 0, false),
+        (RunnerKind::Dotnet8, "-TERM", SignalTarget::Listener, 143, false),
     ] {
-        let (status, console, job) = interrupt(kind, signal, to, &steps);
+        let (status, console, job) = interrupt(kind, signal, target, &steps);
         assert_eq!(status, code, "{console}");
         assert!(console.contains("Exiting...\n") && console.contains(CANCELED), "{console}");
         assert!(!console.contains("Removed"), "{console}");
@@ -339,22 +344,23 @@ fn the_stand_in_runner_tells_github_when_it_is_interrupted() {
 
 #[test]
 fn a_step_that_ignores_signals_is_killed() {
-    let steps = ["trap '' INT TERM; echo begun; sleep 60 & wait; sleep 60"];
-    let (status, console, job) = interrupt(RunnerKind::Dotnet8, "-INT", To::Group, &steps);
+    let steps = ["trap '' INT TERM; echo started; sleep 60 & wait; sleep 60"];
+    let (status, console, job) =
+        interrupt(RunnerKind::Dotnet8, "-INT", SignalTarget::Group, &steps);
     assert_eq!(status, 0);
     assert!(console.contains(CANCELED), "{console}");
     assert_eq!(job.conclusion, Some(Conclusion::Failure));
 }
 
 #[test]
-fn a_stand_in_runner_that_dies_or_is_deaf_tells_github_nothing() {
-    let steps = ["echo begun; sleep 60"];
+fn a_dead_or_deaf_stand_in_runner_reports_nothing() {
+    let steps = ["echo started; sleep 60"];
     for (kind, signal, code) in [
         (RunnerKind::Dotnet10, "-TERM", -15),
         (RunnerKind::Deaf, "-INT", -9),
         (RunnerKind::Deaf, "-TERM", -9),
     ] {
-        let (status, console, job) = interrupt(kind, signal, To::Listener, &steps);
+        let (status, console, job) = interrupt(kind, signal, SignalTarget::Listener, &steps);
         assert_eq!(status, code, "{console}");
         assert!(!console.contains("completed with result"), "{console}");
         assert_eq!(job.conclusion, None);
@@ -362,17 +368,17 @@ fn a_stand_in_runner_that_dies_or_is_deaf_tells_github_nothing() {
 }
 
 #[test]
-fn the_stand_in_runner_writes_what_the_real_one_writes() {
+fn the_stand_in_runner_writes_the_real_ones_files_and_lines() {
     let tokens = vec!["pat".to_owned()];
     let github = Simulator::start(Settings { tokens, ..Settings::default() }).unwrap();
     let directory = tempfile::tempdir().unwrap();
     install_runner(directory.path());
-    // Its job sees the key, readable by all, and its own lines with their times.
-    let look = "echo first; cd ../_diag; until grep -sq 'Z first' pages/*_1_1.log; do sleep 0.1; done; \
+    // Its job sees the key, which all users can read, and its own lines with timestamps.
+    let script = "echo first; cd ../_diag; until grep -sq 'Z first' pages/*_1_1.log; do sleep 0.1; done; \
                 cmp pages/*_1_1.log blocks/*_1.1; stat -c %a ../.credentials_rsaparams";
-    let id = github.queue(NewJob { steps: vec![look.to_owned()], ..job() });
-    let minted = mint(&github, "pat", "r1").1;
-    let config = minted["encoded_jit_config"].as_str().unwrap();
+    let id = github.queue(NewJob { steps: vec![script.to_owned()], ..job() });
+    let created = create_runner(&github, "pat", "r1").1;
+    let config = created["encoded_jit_config"].as_str().unwrap();
     let output = Command::new(directory.path().join("bin/Runner.Listener"))
         .args(["run", "--jitconfig", config])
         .env("RUNNER_ALLOW_RUNASROOT", "1")
@@ -394,7 +400,7 @@ fn the_stand_in_runner_writes_what_the_real_one_writes() {
 }
 
 #[test]
-fn faults_on_the_job_side_leave_a_job_run_once() {
+fn faults_of_runner_calls_leave_a_job_run_once() {
     let settings =
         Settings { tokens: vec!["pat".to_owned()], lost_answer_hold: 50, ..Settings::default() };
     let github = Simulator::start(settings).unwrap();
@@ -410,11 +416,11 @@ fn faults_on_the_job_side_leave_a_job_run_once() {
     assert_eq!((job.conclusion, job.started_runs.len()), (Some(Conclusion::Success), 1));
 }
 
-/// Each of GitHub's calls that the simulator answers, checked against GitHub's description.
+/// Validates each of GitHub's calls that the simulator supports against GitHub's description.
 #[test]
-fn what_is_answered_is_as_github_describes_it() {
+fn responses_match_githubs_description() {
     let Some(contract) = Contract::from_environment().unwrap() else {
-        eprintln!("skipped: {} names no description of GitHub's calls", contract::VARIABLE);
+        eprintln!("skipped: {} is not set to GitHub's API description", contract::VARIABLE);
         return;
     };
     let key = Key::new();
@@ -428,7 +434,7 @@ fn what_is_answered_is_as_github_describes_it() {
     let github = Simulator::start(settings).unwrap();
     let id = github.queue(job());
     let run = github.job(id).unwrap().run_id;
-    assert!(github.wait(PATIENCE, |state| state.deliveries[0].due.is_none()));
+    assert!(github.wait(TIMEOUT, |state| state.deliveries[0].due.is_none()));
     let jwt = key.good_jwt();
     let token = format!("/app/installations/{}/access_tokens", key.app.installation);
     for (method, path, body, status) in [
@@ -441,12 +447,12 @@ fn what_is_answered_is_as_github_describes_it() {
     ] {
         assert_eq!(call(&github, method, path, &jwt, &body).0, status, "{method} {path}");
     }
-    let minted = mint(&github, "pat", "r1").1["runner"]["id"].to_string();
-    assert_eq!(mint(&github, "pat", "r1").0, 409);
+    let created = create_runner(&github, "pat", "r1").1["runner"]["id"].to_string();
+    assert_eq!(create_runner(&github, "pat", "r1").0, 409);
     let jobs = format!("/repos/octo/hello/actions/runs/{run}/jobs");
     let (one_job, runner) = (
         format!("/repos/octo/hello/actions/jobs/{id}"),
-        format!("/orgs/octo/actions/runners/{minted}"),
+        format!("/orgs/octo/actions/runners/{created}"),
     );
     for (method, path, status) in [
         ("GET", "/orgs/octo/actions/runners?per_page=100", 200),
@@ -469,9 +475,9 @@ fn what_is_answered_is_as_github_describes_it() {
     if let Err(violations) = github.validate(&contract) {
         panic!("{violations:#?}");
     }
-    // A contract that finds nothing wrong must be able to.
+    // The contract must also detect errors.
     let mut exchanges = github.exchanges();
-    let minted = exchanges.iter_mut().find(|exchange| exchange.status == 201).unwrap();
-    minted.answer = "{}".to_owned();
+    let created = exchanges.iter_mut().find(|exchange| exchange.status == 201).unwrap();
+    created.response = "{}".to_owned();
     assert!(contract.validate(&exchanges).is_err());
 }

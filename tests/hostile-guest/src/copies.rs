@@ -1,8 +1,8 @@
-//! Archives that an agent never sends as what is copied out.
+//! Copy-out archives that the agent would never send.
 
 use tar::{EntryType, Header};
 
-/// The one of a mode.
+/// Returns the archive of a mode.
 pub(crate) fn archive(mode: &str) -> Vec<u8> {
     let tree = || entry(EntryType::Directory, ".", 0);
     let file = |name| entry(EntryType::Regular, name, 5);
@@ -13,17 +13,17 @@ pub(crate) fn archive(mode: &str) -> Vec<u8> {
         "copy-long-name" => {
             [tree(), entry(EntryType::GNULongName, "././@LongLink", 300 << 20)].concat()
         }
-        // Without its end.
+        // Without the end marker.
         _ => return [tree(), file("file")].concat(),
     };
     archive.extend([0; 1024]);
     archive
 }
 
-/// A header, with content where it is a file's.
+/// Returns a header, and the content if it is a file.
 fn entry(kind: EntryType, name: &str, size: u64) -> Vec<u8> {
     let mut header = Header::new_gnu();
-    // Written by hand: the library refuses to.
+    // Written directly: the library rejects such names.
     header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
     header.set_entry_type(kind);
     header.set_mode(0o6777);

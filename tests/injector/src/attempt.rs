@@ -1,12 +1,12 @@
-//! One attempt: how it is made, and what came of it.
+//! One attempt: its method and its outcome.
 
-use crate::Given;
-use crate::inject::{Failed, Process};
+use crate::Parameters;
+use crate::inject::{CallError, TracedProcess};
 
-/// What came of an attempt.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The kernel does it.
+    /// The kernel performs the call.
     Allowed,
     /// The call fails.
     Refused,
@@ -15,7 +15,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    /// As the table says it.
+    /// Returns the word in the table.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
@@ -25,25 +25,25 @@ impl Outcome {
     }
 }
 
-#[allow(clippy::large_enum_variant, reason = "a table of constants, which can hold no box")]
-/// How it is tried.
-pub(crate) enum How {
-    /// Opens a path, with these flags.
+#[allow(clippy::large_enum_variant, reason = "a table of constants cannot contain a `Box`")]
+/// The method of an attempt.
+pub(crate) enum Method {
+    /// Opens a path with these flags.
     Open(Path, libc::c_int),
-    /// Makes a socket and connects it.
+    /// Creates a socket and connects it.
     Connect(Peer),
-    /// Makes a call whose arguments are wrong, so that it does no harm where it is allowed. It
-    /// counts as refused if the kernel does not even look at them.
-    Call(libc::c_long, [Argument; 6]),
-    /// Makes a call whose arguments are right: it is refused if it fails.
-    Done(libc::c_long, [Argument; 6]),
+    /// Makes a call with invalid arguments, so that it does no harm if it is allowed. It counts as
+    /// refused if the kernel fails it before it checks the arguments.
+    InvalidCall(libc::c_long, [Argument; 6]),
+    /// Makes a call with valid arguments. It counts as refused if it fails.
+    ValidCall(libc::c_long, [Argument; 6]),
 }
 
 pub(crate) enum Path {
-    Is(&'static str),
-    /// Given by key.
-    Given(&'static str),
-    /// A name in a directory that is given.
+    Literal(&'static str),
+    /// The path of a parameter, by key.
+    Parameter(&'static str),
+    /// A name in the directory of a parameter.
     In(&'static str, &'static str),
 }
 
@@ -58,67 +58,71 @@ pub(crate) enum Peer {
 
 pub(crate) enum Argument {
     Number(u64),
-    /// A number that is given by key.
-    Given(&'static str),
+    /// The number of a parameter, by key.
+    Parameter(&'static str),
     Text(Path),
     Memory,
-    /// A directory that the process has open.
+    /// A directory that is open in the process.
     Directory,
 }
 
 impl Path {
-    fn text(&self, given: &Given) -> String {
+    fn text(&self, parameters: &Parameters) -> String {
         match self {
-            Self::Is(path) => (*path).to_owned(),
-            Self::Given(key) => given[*key].clone(),
-            Self::In(key, name) => format!("{}/{name}", given[*key]),
+            Self::Literal(path) => (*path).to_owned(),
+            Self::Parameter(key) => parameters[*key].clone(),
+            Self::In(key, name) => format!("{}/{name}", parameters[*key]),
         }
     }
 }
 
 impl Argument {
-    fn value(&self, process: &mut Process, given: &Given) -> Result<u64, Failed> {
+    fn value(
+        &self,
+        process: &mut TracedProcess,
+        parameters: &Parameters,
+    ) -> Result<u64, CallError> {
         match self {
             Self::Number(number) => Ok(*number),
-            Self::Given(key) => Ok(given[*key].parse().unwrap_or(u64::MAX)),
-            Self::Text(path) => process.text(&path.text(given)),
+            Self::Parameter(key) => Ok(parameters[*key].parse().unwrap_or(u64::MAX)),
+            Self::Text(path) => process.text(&path.text(parameters)),
             Self::Memory => process.put(&[0; 256]),
-            // None is as good as a wrong one.
+            // Without an open directory an invalid descriptor does as well.
             Self::Directory => Ok(process.directory()?.unwrap_or(u64::from(u32::MAX))),
         }
     }
 }
 
-impl How {
-    /// Why it can't be tried here.
-    pub(crate) fn lacks(&self, given: &Given) -> Option<&'static str> {
+impl Method {
+    /// Returns the reason why this host cannot run the attempt.
+    pub(crate) fn skip_reason(&self, parameters: &Parameters) -> Option<&'static str> {
         let inet6 = matches!(self, Self::Connect(Peer::Inet6));
-        (inet6 && !given.contains_key("port6")).then_some("there is no IPv6 here")
+        (inet6 && !parameters.contains_key("port6")).then_some("this host has no IPv6")
     }
 
-    /// Tries it in a fork of a process; what came of it, and the result that the kernel gave.
-    pub(crate) fn outcome(
+    /// Runs the attempt in a fork of a process. Returns the outcome and the call's result.
+    pub(crate) fn run(
         &self,
-        process: &mut Process,
-        given: &Given,
-    ) -> Result<(Outcome, i64), Failed> {
-        match process.fork(|fork| self.try_in(fork, given)) {
-            Ok(result) => Ok((self.judge(result), result)),
-            Err(Failed::Ended(nix::sys::signal::Signal::SIGSYS)) => Ok((Outcome::Ended, 0)),
-            Err(failed) => Err(failed),
+        process: &mut TracedProcess,
+        parameters: &Parameters,
+    ) -> Result<(Outcome, i64), CallError> {
+        match process.fork(|fork| self.run_in(fork, parameters)) {
+            Ok(result) => Ok((self.classify(result), result)),
+            Err(CallError::Killed(nix::sys::signal::Signal::SIGSYS)) => Ok((Outcome::Ended, 0)),
+            Err(error) => Err(error),
         }
     }
 
-    fn try_in(&self, fork: &mut Process, given: &Given) -> Result<i64, Failed> {
+    fn run_in(&self, fork: &mut TracedProcess, parameters: &Parameters) -> Result<i64, CallError> {
         match self {
             Self::Open(path, flags) => {
-                let path = fork.text(&path.text(given))?;
+                let path = fork.text(&path.text(parameters))?;
                 let (flags, mode) = (u64::from(flags.cast_unsigned()), 0o600);
                 let at = i64::from(libc::AT_FDCWD).cast_unsigned();
                 fork.call(libc::SYS_openat, [at, path, flags, mode, 0, 0])
             }
             Self::Connect(peer) => {
-                let (family, kind, address) = peer.address(given);
+                let (family, kind, address) = peer.address(parameters);
                 let kind = u64::from((kind | libc::SOCK_CLOEXEC).cast_unsigned());
                 let family = u64::from(family.cast_unsigned());
                 let socket = fork.call(libc::SYS_socket, [family, kind, 0, 0, 0, 0])?;
@@ -129,39 +133,39 @@ impl How {
                 let address = fork.put(&address)?;
                 fork.call(libc::SYS_connect, [socket.cast_unsigned(), address, length, 0, 0, 0])
             }
-            Self::Call(number, arguments) | Self::Done(number, arguments) => {
+            Self::InvalidCall(number, arguments) | Self::ValidCall(number, arguments) => {
                 let mut values = [0; 6];
                 for (value, argument) in values.iter_mut().zip(arguments) {
-                    *value = argument.value(fork, given)?;
+                    *value = argument.value(fork, parameters)?;
                 }
                 fork.call(*number, values)
             }
         }
     }
 
-    fn judge(&self, result: i64) -> Outcome {
+    fn classify(&self, result: i64) -> Outcome {
         let error = i32::try_from(-result).unwrap_or(0);
         let refused = match self {
-            Self::Open(..) | Self::Connect(_) | Self::Done(..) => result < 0,
-            Self::Call(..) => matches!(error, libc::EPERM | libc::EACCES | libc::ENOSYS),
+            Self::Open(..) | Self::Connect(_) | Self::ValidCall(..) => result < 0,
+            Self::InvalidCall(..) => matches!(error, libc::EPERM | libc::EACCES | libc::ENOSYS),
         };
         if refused { Outcome::Refused } else { Outcome::Allowed }
     }
 }
 
 impl Peer {
-    /// Family, type and address.
-    fn address(&self, given: &Given) -> (libc::c_int, libc::c_int, Vec<u8>) {
-        let port = |key: &str| given[key].parse::<u16>().unwrap_or(0).to_be_bytes();
+    /// Returns the family, type, and address.
+    fn address(&self, parameters: &Parameters) -> (libc::c_int, libc::c_int, Vec<u8>) {
+        let port = |key: &str| parameters[key].parse::<u16>().unwrap_or(0).to_be_bytes();
         let native = |family: libc::c_int| u16::try_from(family).unwrap_or(0).to_ne_bytes();
         let unix = |name: &[u8]| [&native(libc::AF_UNIX), name].concat();
         match self {
             Self::Path(path) => {
-                let name = [path.text(given).as_bytes(), b"\0"].concat();
+                let name = [path.text(parameters).as_bytes(), b"\0"].concat();
                 (libc::AF_UNIX, libc::SOCK_STREAM, unix(&name))
             }
             Self::Abstract => {
-                let name = [b"\0", given["abstract"].as_bytes()].concat();
+                let name = [b"\0", parameters["abstract"].as_bytes()].concat();
                 (libc::AF_UNIX, libc::SOCK_STREAM, unix(&name))
             }
             Self::Inet4 => {
@@ -176,7 +180,7 @@ impl Peer {
                 (libc::AF_INET6, libc::SOCK_STREAM, [parts.concat(), vec![0; 4]].concat())
             }
             Self::Vsock => {
-                // The host, port 1024.
+                // Port 1024 of the host.
                 let numbers = [1024_u32.to_ne_bytes(), 2_u32.to_ne_bytes(), [0; 4]].concat();
                 let address = [&native(libc::AF_VSOCK)[..], &[0; 2], &numbers].concat();
                 (libc::AF_VSOCK, libc::SOCK_STREAM, address)

@@ -1,10 +1,10 @@
 //! System calls in a fork of another process.
 //!
-//! A fork has all that decides what a process may do: its root directory, namespaces, credentials,
-//! Landlock domain and filters. It shares no memory with it, so that whatever comes of a call, the
-//! end of the process included, the process itself goes on. Its filter forbids to fork; the kernel
-//! lifts a filter for a tracer that has every right (`PTRACE_O_SUSPEND_SECCOMP`, which takes
-//! `CONFIG_CHECKPOINT_RESTORE`), and that is done for the fork alone.
+//! A fork inherits everything that decides what a process may do: root directory, namespaces,
+//! credentials, Landlock domain, and filters. It shares no memory with its parent, so the parent
+//! continues whatever a call does, even if it ends the fork. The parent's filter forbids to fork.
+//! The kernel suspends a filter for a fully privileged tracer (`PTRACE_O_SUSPEND_SECCOMP`, which
+//! needs `CONFIG_CHECKPOINT_RESTORE`); this module suspends it only to fork.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -19,59 +19,60 @@ use nix::unistd::Pid;
 /// Bytes of memory for arguments.
 const MEMORY: u64 = 65536;
 
-/// Not in `libc` for all targets: `linux/ptrace.h`.
+/// From `linux/ptrace.h`; `libc` does not have it for all targets.
 const SUSPEND_SECCOMP: libc::c_int = 1 << 21;
 
-/// Why a call has no result.
+/// The reason why a call has no result.
 #[derive(Debug)]
-pub(crate) enum Failed {
-    /// The kernel ended the process for it.
-    Ended(Signal),
-    /// It could not be tried.
-    Untried(io::Error),
+pub(crate) enum CallError {
+    /// The kernel killed the process for the call.
+    Killed(Signal),
+    /// The tracer could not make the call.
+    Trace(io::Error),
 }
 
-impl fmt::Display for Failed {
+impl fmt::Display for CallError {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ended(signal) => write!(to, "it was ended by {signal}"),
-            Self::Untried(error) => error.fmt(to),
+            Self::Killed(signal) => write!(to, "killed by {signal}"),
+            Self::Trace(error) => error.fmt(to),
         }
     }
 }
 
-impl From<io::Error> for Failed {
+impl From<io::Error> for CallError {
     fn from(error: io::Error) -> Self {
-        Self::Untried(error)
+        Self::Trace(error)
     }
 }
 
-impl From<nix::Error> for Failed {
+impl From<nix::Error> for CallError {
     fn from(error: nix::Error) -> Self {
         Self::Untried(error.into())
     }
 }
 
-/// A process, stopped where it entered a system call of its own. That call is made anew when the
-/// process is let go.
-pub(crate) struct Process {
+/// A process that is stopped at the entry of one of its system calls. [`Self::release`] restarts
+/// that call.
+pub(crate) struct TracedProcess {
     pid: Pid,
     registers: libc::user_regs_struct,
     memory: File,
-    /// Where arguments are put, and where the next goes.
+    /// The address of the memory for arguments.
     start: u64,
+    /// The address of the next argument.
     next: u64,
 }
 
-impl Process {
+impl TracedProcess {
     /// Stops the first thread of a process at its next system call.
-    pub(crate) fn seize(pid: Pid) -> Result<Self, Failed> {
+    pub(crate) fn seize(pid: Pid) -> Result<Self, CallError> {
         let suspend = Options::from_bits_retain(SUSPEND_SECCOMP);
         let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE | suspend;
         ptrace::seize(pid, options)?;
         ptrace::interrupt(pid)?;
         wait(pid)?;
-        let mut process = Self::at_a_call(pid, 0)?;
+        let mut process = Self::at_next_call(pid, 0)?;
         let protection = u64::from((libc::PROT_READ | libc::PROT_WRITE).cast_unsigned());
         let flags = u64::from((libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).cast_unsigned());
         let mapped = process.call(libc::SYS_mmap, [0, MEMORY, protection, flags, u64::MAX, 0])?;
@@ -79,26 +80,26 @@ impl Process {
         Ok(process)
     }
 
-    /// One that is stopped anywhere, on to its next call.
-    fn at_a_call(pid: Pid, start: u64) -> Result<Self, Failed> {
+    /// Continues a stopped process to its next call.
+    fn at_next_call(pid: Pid, start: u64) -> Result<Self, CallError> {
         proceed(pid)?;
         let registers = ptrace::getregs(pid)?;
         let memory = File::options().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
         Ok(Self { pid, registers, memory, start, next: start })
     }
 
-    /// Tries something in a fork of it, under its filters.
+    /// Runs a function on a fork of the process, under its filters.
     pub(crate) fn fork<T>(
         &mut self,
-        work: impl FnOnce(&mut Self) -> Result<T, Failed>,
-    ) -> Result<T, Failed> {
-        // Without a signal at its end, which the process would not expect.
+        work: impl FnOnce(&mut Self) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
+        // Without an exit signal, which the process would not expect.
         let child = self.enter(libc::SYS_clone, [0; 6])?;
         let number = ptrace::getregs(self.pid)?.rax;
         self.resume()?;
-        let child = child.ok_or_else(|| io::Error::other("it does not fork"))?;
+        let child = child.ok_or_else(|| io::Error::other("the process cannot fork"))?;
         let result = Self::become_fork(child, self).and_then(|mut fork| work(&mut fork));
-        if !matches!(result, Err(Failed::Ended(_))) {
+        if !matches!(result, Err(CallError::Killed(_))) {
             kill(child, Signal::SIGKILL)?;
             wait(child)?;
         }
@@ -107,30 +108,35 @@ impl Process {
         result
     }
 
-    fn become_fork(child: Pid, parent: &Self) -> Result<Self, Failed> {
+    fn become_fork(child: Pid, parent: &Self) -> Result<Self, CallError> {
         wait(child)?;
-        // Without what lifts the filters.
+        // Without the option that suspends the filters.
         let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
         ptrace::setoptions(child, options)?;
-        // It stands behind the call that made it.
-        ptrace::setregs(child, before(parent.registers))?;
-        Self::at_a_call(child, parent.start)
+        // The fork starts after the `clone`.
+        ptrace::setregs(child, rewind(parent.registers))?;
+        Self::at_next_call(child, parent.start)
     }
 
-    /// Makes a call; its result is a negative error number where it failed.
+    /// Makes a call. The result is a negative error number if the call fails.
     pub(crate) fn call(
         &mut self,
         number: libc::c_long,
         arguments: [u64; 6],
-    ) -> Result<i64, Failed> {
+    ) -> Result<i64, CallError> {
         self.enter(number, arguments)?;
         let result = ptrace::getregs(self.pid)?.rax.cast_signed();
         self.resume()?;
         Ok(result)
     }
 
-    /// To the exit of a call that takes the place of its own; the process that it made.
-    fn enter(&mut self, number: libc::c_long, arguments: [u64; 6]) -> Result<Option<Pid>, Failed> {
+    /// Replaces the process's own call by another and runs it to its exit. Returns the process that
+    /// the call created.
+    fn enter(
+        &mut self,
+        number: libc::c_long,
+        arguments: [u64; 6],
+    ) -> Result<Option<Pid>, CallError> {
         let mut registers = self.registers;
         registers.orig_rax = number.cast_unsigned();
         let [one, two, three, four, five, six] = arguments;
@@ -140,13 +146,13 @@ impl Process {
         proceed(self.pid)
     }
 
-    /// From the exit of a call to the entry of its own again.
-    fn resume(&mut self) -> Result<(), Failed> {
-        ptrace::setregs(self.pid, before(self.registers))?;
+    /// Returns from the exit of a call to the entry of the process's own call.
+    fn resume(&mut self) -> Result<(), CallError> {
+        ptrace::setregs(self.pid, rewind(self.registers))?;
         proceed(self.pid).map(drop)
     }
 
-    /// A directory that it has open, by its descriptor.
+    /// Returns the descriptor of a directory that the process has open.
     pub(crate) fn directory(&self) -> io::Result<Option<u64>> {
         let open = fs::read_dir(format!("/proc/{}/fd", self.pid))?.filter_map(Result::ok);
         let mut directories =
@@ -154,8 +160,8 @@ impl Process {
         Ok(directories.find_map(|entry| entry.file_name().to_str()?.parse().ok()))
     }
 
-    /// Puts bytes where the process can read them; gives the address.
-    pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<u64, Failed> {
+    /// Writes bytes to the process's memory and returns their address.
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<u64, CallError> {
         let address = self.next;
         self.memory.write_all_at(bytes, address)?;
         self.next += (bytes.len() as u64).next_multiple_of(16);
@@ -163,46 +169,48 @@ impl Process {
         Ok(address)
     }
 
-    /// Puts a text with its end.
-    pub(crate) fn text(&mut self, text: &str) -> Result<u64, Failed> {
+    /// Writes a string with its terminating NUL and returns its address.
+    pub(crate) fn text(&mut self, text: &str) -> Result<u64, CallError> {
         self.put(&[text.as_bytes(), b"\0"].concat())
     }
 
-    /// Lets it go on as if nothing had been.
-    pub(crate) fn release(mut self) -> Result<(), Failed> {
+    /// Detaches from the process, which restarts its own call.
+    pub(crate) fn release(mut self) -> Result<(), CallError> {
         self.enter(libc::SYS_munmap, [self.start, MEMORY, 0, 0, 0, 0])?;
-        ptrace::setregs(self.pid, before(self.registers))?;
+        ptrace::setregs(self.pid, rewind(self.registers))?;
         Ok(ptrace::detach(self.pid, None)?)
     }
 }
 
-/// The registers of a process before its call: the instruction has two bytes.
-fn before(mut registers: libc::user_regs_struct) -> libc::user_regs_struct {
+/// Returns the registers of a process before its `syscall` instruction, which has two bytes.
+fn rewind(mut registers: libc::user_regs_struct) -> libc::user_regs_struct {
     registers.rip -= 2;
     registers.rax = registers.orig_rax;
     registers
 }
 
-/// On to the next entry or exit of a system call. Signals on the way are delivered. Gives the process
-/// that was made on the way, as it is numbered here.
-fn proceed(pid: Pid) -> Result<Option<Pid>, Failed> {
-    let (mut signal, mut made) = (None, None);
+/// Continues to the next entry or exit of a system call, and delivers signals on the way. Returns
+/// the process that was created on the way, by its number in this namespace.
+fn proceed(pid: Pid) -> Result<Option<Pid>, CallError> {
+    let (mut signal, mut created) = (None, None);
     loop {
         ptrace::syscall(pid, signal)?;
         match wait(pid)? {
-            WaitStatus::PtraceSyscall(_) => return Ok(made),
+            WaitStatus::PtraceSyscall(_) => return Ok(created),
             WaitStatus::Stopped(_, number) => signal = Some(number),
             WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_CLONE) => {
                 let number = ptrace::getevent(pid)?.try_into().map_err(io::Error::other)?;
-                (signal, made) = (None, Some(Pid::from_raw(number)));
+                (signal, created) = (None, Some(Pid::from_raw(number)));
             }
             WaitStatus::PtraceEvent(..) => signal = None,
-            WaitStatus::Signaled(_, signal, _) => return Err(Failed::Ended(signal)),
-            status => return Err(io::Error::other(format!("it is no more: {status:?}")).into()),
+            WaitStatus::Signaled(_, signal, _) => return Err(CallError::Killed(signal)),
+            status => {
+                return Err(io::Error::other(format!("the process exited: {status:?}")).into());
+            }
         }
     }
 }
 
-fn wait(pid: Pid) -> Result<WaitStatus, Failed> {
+fn wait(pid: Pid) -> Result<WaitStatus, CallError> {
     Ok(waitpid(pid, Some(WaitPidFlag::__WALL))?)
 }

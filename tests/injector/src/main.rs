@@ -1,22 +1,22 @@
-//! Plays processes of a microVM that were taken over: makes system calls in forks of those that run,
-//! by `ptrace(2)`, under their own rights, root directories and filters, and compares what comes of
-//! them with what the security page says.
+//! Simulates compromised processes of a microVM: makes system calls in forks of the running
+//! processes with `ptrace(2)`, under their own credentials, root directories, and filters, and
+//! compares the outcomes with the table of the security page.
 //!
 //! ```text
-//! mayfly-injector SETTING FRONT STATE image=PATH [KEY=VALUE…]   tries everything; exit code 1
-//!                                                               where anything is otherwise
-//! mayfly-injector table                                         the table of the security page
+//! mayfly-injector SETTING FRONT STATE image=PATH [KEY=VALUE…]   makes all attempts; exits with 1
+//!                                                               if an outcome differs
+//! mayfly-injector table                                         prints the security page's table
 //! ```
 //!
-//! SETTING is one of [`rows::SETTINGS`], FRONT the process id of `mayfly run` or of the daemon, as it is here; STATE its state
-//! directory, as it is there. What stands elsewhere than there is told by its key ([`targets`]).
-//! Takes root, and that nobody has put a filter on this program.
+//! SETTING is one of [`rows::SETTINGS`]. FRONT is the process id of `mayfly run` or of the daemon,
+//! as seen from here. STATE is its state directory, as it sees it. Each KEY=VALUE replaces the
+//! default location of a target ([`targets`]). Must run as root and without a seccomp filter.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for tests")]
 
 mod attempt;
-mod found;
 mod inject;
+mod microvm;
 mod rows;
 mod targets;
 
@@ -27,30 +27,30 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-use found::Found;
-use inject::Process;
+use inject::TracedProcess;
+use microvm::Microvm;
 use rows::{PROCESSES, SETTINGS};
-use targets::There;
+use targets::TargetThread;
 
-/// What differs between hosts, by key.
-type Given = BTreeMap<String, String>;
+/// The values that differ between hosts, by key.
+type Parameters = BTreeMap<String, String>;
 
-/// How long a microVM may take to be there, under load.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// The time that a microVM may take to start under load.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let done = match words.as_slice() {
+    let result = match words.as_slice() {
         [table] if table == "table" => {
             print!("{}", rows::table());
             Ok(true)
         }
-        [setting, front, state, given @ ..] if SETTINGS.contains(&setting.as_str()) => {
-            run(setting, front, state, given)
+        [setting, front, state, parameters @ ..] if SETTINGS.contains(&setting.as_str()) => {
+            run(setting, front, state, parameters)
         }
-        _ => Err("mayfly-injector SETTING FRONT STATE image=PATH [KEY=VALUE…]".to_owned()),
+        _ => Err("usage: mayfly-injector SETTING FRONT STATE image=PATH [KEY=VALUE…]".to_owned()),
     };
-    match done {
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
@@ -60,50 +60,54 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether everything was as it should be.
-fn run(setting: &str, front: &str, state: &str, given: &[String]) -> Result<bool, String> {
-    let front = front.parse().map_err(|_| format!("{front} is no process id"))?;
+/// Returns whether all outcomes are as expected.
+fn run(setting: &str, front: &str, state: &str, parameters: &[String]) -> Result<bool, String> {
+    let front = front.parse().map_err(|_| format!("{front} is not a process id"))?;
     let front = Pid::from_raw(front);
-    let mut given: Given = given
+    let mut parameters: Parameters = parameters
         .iter()
         .map(|word| word.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
         .collect::<Option<_>>()
-        .ok_or("what is given is KEY=VALUE")?;
-    given.insert("front".to_owned(), front.to_string());
+        .ok_or("parameters must have the form KEY=VALUE")?;
+    parameters.insert("front".to_owned(), front.to_string());
     let since = Instant::now();
-    let found = loop {
-        match Found::below(front) {
-            Some(found) => break found,
-            None if since.elapsed() > PATIENCE => return Err(format!("no microVM below {front}")),
+    let microvm = loop {
+        match Microvm::find_below(front) {
+            Some(microvm) => break microvm,
+            None if since.elapsed() > START_TIMEOUT => {
+                return Err(format!("process {front} has no microVM"));
+            }
             None => std::thread::sleep(Duration::from_millis(50)),
         }
     };
-    let failed = |error: io::Error| format!("can't make what is aimed at: {error}");
-    let there = There::enter(front, state.into(), &found.id, given).map_err(failed)?;
-    let good = try_all(setting, &found, &there.given);
-    there.leave().map_err(failed)?;
-    good
+    let failed = |error: io::Error| format!("cannot prepare the targets: {error}");
+    let targets = TargetThread::start(front, state.into(), &microvm.id, parameters);
+    let targets = targets.map_err(failed)?;
+    let as_expected = try_all(setting, &microvm, &targets.parameters);
+    targets.stop().map_err(failed)?;
+    as_expected
 }
 
-fn try_all(setting: &str, found: &Found, given: &Given) -> Result<bool, String> {
-    let mut good = true;
+fn try_all(setting: &str, microvm: &Microvm, parameters: &Parameters) -> Result<bool, String> {
+    let mut as_expected = true;
     for (name, _) in PROCESSES {
-        let pid = found.process(name);
-        let failed = |what: &str, error| format!("can't try {what} in {name} ({pid}): {error}");
-        let mut process = Process::seize(pid).map_err(|error| failed("anything", error))?;
+        let pid = microvm.process(name);
+        let failed = |action: &str, error| format!("cannot {action} {name} ({pid}): {error}");
+        let mut process = TracedProcess::seize(pid).map_err(|error| failed("attach to", error))?;
         for attempt in rows::ALL {
-            if let Some(lacking) = attempt.how.lacks(given) {
-                println!("{name}\t{}\tnot tried: {lacking}", attempt.what);
+            if let Some(reason) = attempt.method.skip_reason(parameters) {
+                println!("{name}\t{}\tnot tried: {reason}", attempt.what);
                 continue;
             }
-            let outcome = attempt.how.outcome(&mut process, given);
-            let (outcome, result) = outcome.map_err(|error| failed(attempt.what, error))?;
+            let outcome = attempt.method.run(&mut process, parameters);
+            let failed = |error| failed(&format!("try {:?} in", attempt.what), error);
+            let (outcome, result) = outcome.map_err(failed)?;
             let expected = attempt.expected(name, setting);
-            let differs = if outcome == expected { "" } else { "  <-- expected otherwise" };
-            println!("{name}\t{}\t{outcome:?} ({result}){differs}", attempt.what);
-            good &= outcome == expected;
+            let mark = if outcome == expected { "" } else { "  <-- unexpected" };
+            println!("{name}\t{}\t{outcome:?} ({result}){mark}", attempt.what);
+            as_expected &= outcome == expected;
         }
-        process.release().map_err(|error| failed("to let it go", error))?;
+        process.release().map_err(|error| failed("detach from", error))?;
     }
-    Ok(good)
+    Ok(as_expected)
 }

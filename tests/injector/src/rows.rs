@@ -1,23 +1,23 @@
-//! What a process that was taken over would try, and what is to come of it.
+//! The attempts of a compromised process, and their expected outcomes.
 
 use std::fmt::Write as _;
 
-use crate::attempt::{Argument, How, Outcome, Path, Peer};
+use crate::attempt::{Argument, Method, Outcome, Path, Peer};
 
-/// The processes, by name and as the page calls them.
+/// The processes: the name, and the title on the page.
 pub(crate) const PROCESSES: [(&str, &str); 3] =
     [("qemu", "QEMU"), ("vsock", "`vhost-device-vsock`"), ("shepherd", "shepherd")];
 
-/// One row.
+/// One row of the table.
 pub(crate) struct Attempt {
     pub(crate) what: &'static str,
-    pub(crate) how: How,
-    /// Who may.
+    pub(crate) method: Method,
+    /// The processes that may.
     allowed: &'static [&'static str],
 }
 
-/// What QEMU's own filter (`-sandbox`), which lies on top of ours, ends the thread or the process
-/// for; the fork that tries it has one thread.
+/// The attempts for which QEMU's own filter (`-sandbox`, on top of Mayfly's) ends the thread or the
+/// process. The fork that makes the attempt has one thread.
 const QEMU_ENDS: [&str; 11] = [
     "`execveat` of a descriptor",
     "`mount`",
@@ -29,16 +29,16 @@ const QEMU_ENDS: [&str; 11] = [
     "`swapon`",
     "`syslog`",
     "`setuid`",
-    "a call by a number of x32",
+    "x32 system call",
 ];
 
-/// Where a microVM's processes are: started by root or by an ordinary user, by the systemd unit, in a
-/// container.
+/// The setups in which a microVM runs: started by root, by an ordinary user, by the systemd unit,
+/// or in a container.
 pub(crate) const SETTINGS: [&str; 4] = ["root", "user", "unit", "container"];
 
-/// What the filter of a setting, which lies below ours, ends every process for.
+/// The attempts for which the filter of a setup (below Mayfly's) ends every process.
 const SETTING_ENDS: [(&str, &str); 2] =
-    [("unit", "a call by a number of x32"), ("container", "a call by a number of x32")];
+    [("unit", "x32 system call"), ("container", "x32 system call")];
 
 impl Attempt {
     pub(crate) fn expected(&self, process: &str, setting: &str) -> Outcome {
@@ -51,14 +51,14 @@ impl Attempt {
         }
     }
 
-    /// A cell of the table: what is to come of it, and where it is something else.
+    /// Returns a cell of the table: the expected outcome, and the setups in which it differs.
     fn cell(&self, process: &str) -> String {
         let usual = self.expected(process, SETTINGS[0]);
         let mut cell = usual.word().to_owned();
         for setting in SETTINGS {
             let expected = self.expected(process, setting);
             if expected != usual {
-                // A string takes every word.
+                // Writing to a string cannot fail.
                 let _ = write!(cell, " ({setting}: {})", expected.word());
             }
         }
@@ -68,7 +68,7 @@ impl Attempt {
 
 use Argument::{Directory, Memory, Number, Text};
 
-/// A file that is there, from any directory of a host.
+/// A path from any directory of a host to a file that exists.
 const UP: &str = "../../../../../../../../../../../../../../../../etc/passwd";
 
 const ZERO: Argument = Number(0);
@@ -78,34 +78,34 @@ const fn number(number: libc::c_int) -> Argument {
     Number(number.cast_unsigned() as u64)
 }
 
-const fn row(what: &'static str, how: How, allowed: &'static [&'static str]) -> Attempt {
-    Attempt { what, how, allowed }
+const fn row(what: &'static str, method: Method, allowed: &'static [&'static str]) -> Attempt {
+    Attempt { what, method, allowed }
 }
 
 const fn read(what: &'static str, path: Path, allowed: &'static [&'static str]) -> Attempt {
-    row(what, How::Open(path, libc::O_RDONLY), allowed)
+    row(what, Method::Open(path, libc::O_RDONLY), allowed)
 }
 
 const fn connect(what: &'static str, peer: Peer, allowed: &'static [&'static str]) -> Attempt {
-    row(what, How::Connect(peer), allowed)
+    row(what, Method::Connect(peer), allowed)
 }
 
-const fn call(what: &'static str, call: libc::c_long, arguments: [Argument; 6]) -> Attempt {
-    row(what, How::Call(call, arguments), NOBODY)
+const fn call(what: &'static str, number: libc::c_long, arguments: [Argument; 6]) -> Attempt {
+    row(what, Method::InvalidCall(number, arguments), NONE)
 }
 
-/// A call of which nothing is right but the number.
+/// A call with six invalid arguments.
 const fn bare(what: &'static str, number: libc::c_long) -> Attempt {
     call(what, number, [BAD, BAD, BAD, BAD, BAD, BAD])
 }
 
-/// A call whose first argument says what it does.
-const fn first(what: &'static str, number: libc::c_long, first: u64) -> Attempt {
+/// A call whose first argument selects the operation.
+const fn operation(what: &'static str, number: libc::c_long, first: u64) -> Attempt {
     call(what, number, [Number(first), BAD, BAD, BAD, BAD, BAD])
 }
 
-/// A call of one path and another.
-const fn between(what: &'static str, number: libc::c_long, one: Path, other: Path) -> Attempt {
+/// A call with two paths.
+const fn two_paths(what: &'static str, number: libc::c_long, one: Path, other: Path) -> Attempt {
     call(what, number, [Text(one), Text(other), ZERO, ZERO, ZERO, ZERO])
 }
 
@@ -117,86 +117,105 @@ const fn socket(
     allowed: &'static [&'static str],
 ) -> Attempt {
     let arguments = [number(family), number(kind), Number(protocol), ZERO, ZERO, ZERO];
-    row(what, How::Done(libc::SYS_socket, arguments), allowed)
+    row(what, Method::ValidCall(libc::SYS_socket, arguments), allowed)
 }
 
-const NOBODY: &[&str] = &[];
+const NONE: &[&str] = &[];
 const QEMU: &[&str] = &["qemu"];
 const VSOCK: &[&str] = &["vsock"];
 const SHEPHERD: &[&str] = &["shepherd"];
 
 /// All rows.
 pub(crate) const ALL: &[Attempt] = &[
-    read("read `/etc/shadow`", Path::Is("/etc/shadow"), NOBODY),
-    read("read `/etc/passwd`", Path::Is("/etc/passwd"), NOBODY),
-    read("read the resolver's `/etc/resolv.conf`", Path::Is("/etc/resolv.conf"), SHEPHERD),
-    read("read the ledger", Path::Given("ledger"), NOBODY),
-    read("read a token's file", Path::Given("token"), NOBODY),
-    read("read the image's root file system by its name", Path::Given("image"), NOBODY),
-    read("read another microVM's directory", Path::Given("other"), NOBODY),
-    read("read its own microVM's directory", Path::Given("own"), SHEPHERD),
+    read("read `/etc/shadow`", Path::Literal("/etc/shadow"), NONE),
+    read("read `/etc/passwd`", Path::Literal("/etc/passwd"), NONE),
+    read("read the resolver's `/etc/resolv.conf`", Path::Literal("/etc/resolv.conf"), SHEPHERD),
+    read("read the ledger", Path::Parameter("ledger"), NONE),
+    read("read a token file", Path::Parameter("token"), NONE),
+    read("read the image's root file system by path", Path::Parameter("image"), NONE),
+    read("read another microVM's directory", Path::Parameter("other"), NONE),
+    read("read its own microVM's directory", Path::Parameter("own"), SHEPHERD),
     row(
-        "make a file in its own microVM's directory",
-        How::Open(Path::In("own", "injected"), libc::O_CREAT | libc::O_WRONLY),
+        "create a file in its own microVM's directory",
+        Method::Open(Path::In("own", "injected"), libc::O_CREAT | libc::O_WRONLY),
         SHEPHERD,
     ),
-    row("make a file in `/`", How::Open(Path::Is("/new"), libc::O_CREAT | libc::O_WRONLY), NOBODY),
-    read("list `/home`", Path::Is("/home"), NOBODY),
-    read("read `/proc/self/environ`", Path::Is("/proc/self/environ"), NOBODY),
-    read("read `/proc/1/root/etc/shadow`", Path::Is("/proc/1/root/etc/shadow"), NOBODY),
-    read("read by a name with dots", Path::Is("../../../../../../etc/shadow"), NOBODY),
     row(
-        "read by an open directory and dots",
-        How::Done(libc::SYS_openat, [Directory, Text(Path::Is(UP)), ZERO, ZERO, ZERO, ZERO]),
-        NOBODY,
+        "create a file in `/`",
+        Method::Open(Path::Literal("/new"), libc::O_CREAT | libc::O_WRONLY),
+        NONE,
+    ),
+    read("list `/home`", Path::Literal("/home"), NONE),
+    read("read `/proc/self/environ`", Path::Literal("/proc/self/environ"), NONE),
+    read("read `/proc/1/root/etc/shadow`", Path::Literal("/proc/1/root/etc/shadow"), NONE),
+    read(
+        "read through `..` from the current directory",
+        Path::Literal("../../../../../../etc/shadow"),
+        NONE,
     ),
     row(
-        "go into an open directory",
-        How::Done(libc::SYS_fchdir, [Directory, ZERO, ZERO, ZERO, ZERO, ZERO]),
-        NOBODY,
+        "read through `..` from an open directory",
+        Method::ValidCall(
+            libc::SYS_openat,
+            [Directory, Text(Path::Literal(UP)), ZERO, ZERO, ZERO, ZERO],
+        ),
+        NONE,
+    ),
+    row(
+        "change to an open directory (`fchdir`)",
+        Method::ValidCall(libc::SYS_fchdir, [Directory, ZERO, ZERO, ZERO, ZERO, ZERO]),
+        NONE,
     ),
     call(
-        "remove by an open directory and dots",
+        "remove through `..` from an open directory",
         libc::SYS_unlinkat,
-        [Directory, Text(Path::Is("../no-such/file")), ZERO, ZERO, ZERO, ZERO],
+        [Directory, Text(Path::Literal("../no-such/file")), ZERO, ZERO, ZERO, ZERO],
     ),
     call(
-        "rename by an open directory and dots",
+        "rename through `..` from an open directory",
         libc::SYS_renameat2,
         [
             Directory,
-            Text(Path::Is("../no-such/file")),
+            Text(Path::Literal("../no-such/file")),
             Directory,
-            Text(Path::Is("../no-such/other")),
+            Text(Path::Literal("../no-such/other")),
             ZERO,
             ZERO,
         ],
     ),
-    read("list `/proc/self/fd`", Path::Is("/proc/self/fd"), NOBODY),
-    read("list `/sys/fs/cgroup`", Path::Is("/sys/fs/cgroup"), NOBODY),
-    read("list `/run`", Path::Is("/run"), NOBODY),
-    read("read `/sys/kernel`", Path::Is("/sys/kernel"), NOBODY),
-    row("open `/dev/net/tun`", How::Open(Path::Is("/dev/net/tun"), libc::O_RDWR), NOBODY),
-    row("open `/dev/userfaultfd`", How::Open(Path::Is("/dev/userfaultfd"), libc::O_RDWR), NOBODY),
-    row("open `/dev/vhost-vsock`", How::Open(Path::Is("/dev/vhost-vsock"), libc::O_RDWR), NOBODY),
-    row("open `/dev/tty`", How::Open(Path::Is("/dev/tty"), libc::O_RDWR), NOBODY),
-    row("open `/dev/kmsg`", How::Open(Path::Is("/dev/kmsg"), libc::O_WRONLY), NOBODY),
-    connect("connect to the daemon's socket", Peer::Path(Path::Given("daemon")), NOBODY),
-    connect("connect to a shepherd's socket", Peer::Path(Path::Given("shepherd")), NOBODY),
-    connect("connect to another socket with a path", Peer::Path(Path::Given("socket")), NOBODY),
-    connect("connect to an abstract socket", Peer::Abstract, NOBODY),
+    read("list `/proc/self/fd`", Path::Literal("/proc/self/fd"), NONE),
+    read("list `/sys/fs/cgroup`", Path::Literal("/sys/fs/cgroup"), NONE),
+    read("list `/run`", Path::Literal("/run"), NONE),
+    read("read `/sys/kernel`", Path::Literal("/sys/kernel"), NONE),
+    row("open `/dev/net/tun`", Method::Open(Path::Literal("/dev/net/tun"), libc::O_RDWR), NONE),
+    row(
+        "open `/dev/userfaultfd`",
+        Method::Open(Path::Literal("/dev/userfaultfd"), libc::O_RDWR),
+        NONE,
+    ),
+    row(
+        "open `/dev/vhost-vsock`",
+        Method::Open(Path::Literal("/dev/vhost-vsock"), libc::O_RDWR),
+        NONE,
+    ),
+    row("open `/dev/tty`", Method::Open(Path::Literal("/dev/tty"), libc::O_RDWR), NONE),
+    row("open `/dev/kmsg`", Method::Open(Path::Literal("/dev/kmsg"), libc::O_WRONLY), NONE),
+    connect("connect to the daemon's socket", Peer::Path(Path::Parameter("daemon")), NONE),
+    connect("connect to a shepherd's socket", Peer::Path(Path::Parameter("shepherd")), NONE),
+    connect("connect to another named unix socket", Peer::Path(Path::Parameter("socket")), NONE),
+    connect("connect to an abstract unix socket", Peer::Abstract, NONE),
     connect("connect to 127.0.0.1", Peer::Inet4, SHEPHERD),
     connect("connect to ::1", Peer::Inet6, SHEPHERD),
-    connect("connect by `AF_VSOCK`", Peer::Vsock, NOBODY),
-    connect("connect by `AF_NETLINK`", Peer::Netlink, NOBODY),
-    socket("make a raw socket", libc::AF_INET, libc::SOCK_RAW, 1, NOBODY),
-    socket("make a packet socket", libc::AF_PACKET, libc::SOCK_RAW, 3, NOBODY),
-    socket("make a socket for ICMP", libc::AF_INET, libc::SOCK_DGRAM, 1, NOBODY),
-    socket("make a socket for SCTP", libc::AF_INET, libc::SOCK_STREAM, 132, NOBODY),
-    socket("make a socket for multipath TCP", libc::AF_INET, libc::SOCK_STREAM, 262, NOBODY),
-    socket("make a socket of the kernel's ciphers", libc::AF_ALG, libc::SOCK_SEQPACKET, 0, NOBODY),
-    socket("make a unix socket", libc::AF_UNIX, libc::SOCK_STREAM, 0, VSOCK),
-    socket("make a unix socket for datagrams", libc::AF_UNIX, libc::SOCK_DGRAM, 0, NOBODY),
+    connect("connect with `AF_VSOCK`", Peer::Vsock, NONE),
+    connect("connect with `AF_NETLINK`", Peer::Netlink, NONE),
+    socket("create a raw socket", libc::AF_INET, libc::SOCK_RAW, 1, NONE),
+    socket("create a packet socket", libc::AF_PACKET, libc::SOCK_RAW, 3, NONE),
+    socket("create an ICMP socket", libc::AF_INET, libc::SOCK_DGRAM, 1, NONE),
+    socket("create an SCTP socket", libc::AF_INET, libc::SOCK_STREAM, 132, NONE),
+    socket("create a multipath TCP socket", libc::AF_INET, libc::SOCK_STREAM, 262, NONE),
+    socket("create a kernel crypto socket (`AF_ALG`)", libc::AF_ALG, libc::SOCK_SEQPACKET, 0, NONE),
+    socket("create a unix stream socket", libc::AF_UNIX, libc::SOCK_STREAM, 0, VSOCK),
+    socket("create a unix datagram socket", libc::AF_UNIX, libc::SOCK_DGRAM, 0, NONE),
     call("`ptrace`", libc::SYS_ptrace, [Number(3), Number(1), ZERO, Memory, ZERO, ZERO]),
     call(
         "`process_vm_readv`",
@@ -212,14 +231,17 @@ pub(crate) const ALL: &[Attempt] = &[
     call("`pidfd_getfd`", libc::SYS_pidfd_getfd, [BAD, ZERO, ZERO, ZERO, ZERO, ZERO]),
     call("`kcmp`", libc::SYS_kcmp, [Number(1), Number(1), Number(99), ZERO, ZERO, ZERO]),
     row(
-        "signal the first process of its namespace",
-        How::Done(libc::SYS_kill, [Number(1), ZERO, ZERO, ZERO, ZERO, ZERO]),
+        "signal process 1 of its namespace",
+        Method::ValidCall(libc::SYS_kill, [Number(1), ZERO, ZERO, ZERO, ZERO, ZERO]),
         SHEPHERD,
     ),
     row(
-        "signal the daemon by its number on the host",
-        How::Done(libc::SYS_kill, [Argument::Given("front"), ZERO, ZERO, ZERO, ZERO, ZERO]),
-        NOBODY,
+        "signal the daemon by its process id on the host",
+        Method::ValidCall(
+            libc::SYS_kill,
+            [Argument::Parameter("front"), ZERO, ZERO, ZERO, ZERO, ZERO],
+        ),
+        NONE,
     ),
     bare("`pidfd_send_signal`", libc::SYS_pidfd_send_signal),
     bare("`rt_sigqueueinfo`", libc::SYS_rt_sigqueueinfo),
@@ -229,40 +251,44 @@ pub(crate) const ALL: &[Attempt] = &[
         libc::SYS_tgkill,
         [Number(99), Number(99), ZERO, ZERO, ZERO, ZERO],
     ),
-    call("`execve`", libc::SYS_execve, [Text(Path::Is("/")), BAD, BAD, ZERO, ZERO, ZERO]),
+    call("`execve`", libc::SYS_execve, [Text(Path::Literal("/")), BAD, BAD, ZERO, ZERO, ZERO]),
     call(
         "`execveat` of a descriptor",
         libc::SYS_execveat,
-        [BAD, Text(Path::Is("")), BAD, BAD, Number(0x1000), ZERO],
+        [BAD, Text(Path::Literal("")), BAD, BAD, Number(0x1000), ZERO],
     ),
-    // Threads must share memory, so that this is no process that could be made.
+    // Invalid: `CLONE_SIGHAND` requires `CLONE_VM`, so the call creates no process.
     call("fork", libc::SYS_clone, [number(libc::CLONE_SIGHAND), ZERO, ZERO, ZERO, ZERO, ZERO]),
     bare("`clone3`", libc::SYS_clone3),
-    first(
-        "a thread in a user namespace of its own",
+    operation(
+        "create a thread in a new user namespace",
         libc::SYS_clone,
         (libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_NEWUSER) as u64,
     ),
-    first("a call by a number of x32", 0x4000_0000 | libc::SYS_getpid, 0),
+    operation("x32 system call", 0x4000_0000 | libc::SYS_getpid, 0),
     call(
         "`mount`",
         libc::SYS_mount,
         [
-            Text(Path::Is("none")),
-            Text(Path::Is("/none")),
-            Text(Path::Is("tmpfs")),
+            Text(Path::Literal("none")),
+            Text(Path::Literal("/none")),
+            Text(Path::Literal("tmpfs")),
             ZERO,
             ZERO,
             ZERO,
         ],
     ),
-    call("`fsopen`", libc::SYS_fsopen, [Text(Path::Is("none")), ZERO, ZERO, ZERO, ZERO, ZERO]),
+    call("`fsopen`", libc::SYS_fsopen, [Text(Path::Literal("none")), ZERO, ZERO, ZERO, ZERO, ZERO]),
     call(
         "`pivot_root`",
         libc::SYS_pivot_root,
-        [Text(Path::Is("/none")), Text(Path::Is("/none")), ZERO, ZERO, ZERO, ZERO],
+        [Text(Path::Literal("/none")), Text(Path::Literal("/none")), ZERO, ZERO, ZERO, ZERO],
     ),
-    call("`chroot`", libc::SYS_chroot, [Text(Path::Is("/none")), ZERO, ZERO, ZERO, ZERO, ZERO]),
+    call(
+        "`chroot`",
+        libc::SYS_chroot,
+        [Text(Path::Literal("/none")), ZERO, ZERO, ZERO, ZERO, ZERO],
+    ),
     call(
         "`unshare` of a user namespace",
         libc::SYS_unshare,
@@ -307,15 +333,15 @@ pub(crate) const ALL: &[Attempt] = &[
     bare("`mq_open`", libc::SYS_mq_open),
     row(
         "`memfd_create`",
-        How::Call(libc::SYS_memfd_create, [ZERO, BAD, ZERO, ZERO, ZERO, ZERO]),
+        Method::InvalidCall(libc::SYS_memfd_create, [ZERO, BAD, ZERO, ZERO, ZERO, ZERO]),
         QEMU,
     ),
     bare("`memfd_secret`", libc::SYS_memfd_secret),
-    first("be its own debugger (`PTRACE_TRACEME`)", libc::SYS_ptrace, 0),
-    first("let another debug it (`PR_SET_PTRACER`)", libc::SYS_prctl, 0x5961_6d61),
-    first("be seen again (`PR_SET_DUMPABLE`)", libc::SYS_prctl, 4),
-    first("keep capabilities (`PR_SET_KEEPCAPS`)", libc::SYS_prctl, 8),
-    first("speculate (`PR_SET_SPECULATION_CTRL`)", libc::SYS_prctl, 53),
+    operation("let its parent debug it (`PTRACE_TRACEME`)", libc::SYS_ptrace, 0),
+    operation("let another process debug it (`PR_SET_PTRACER`)", libc::SYS_prctl, 0x5961_6d61),
+    operation("make itself dumpable (`PR_SET_DUMPABLE`)", libc::SYS_prctl, 4),
+    operation("keep capabilities (`PR_SET_KEEPCAPS`)", libc::SYS_prctl, 8),
+    operation("change speculation control (`PR_SET_SPECULATION_CTRL`)", libc::SYS_prctl, 53),
     call("`userfaultfd`", libc::SYS_userfaultfd, [Number(1), ZERO, ZERO, ZERO, ZERO, ZERO]),
     call("`bpf`", libc::SYS_bpf, [ZERO, BAD, Number(64), ZERO, ZERO, ZERO]),
     call("`perf_event_open`", libc::SYS_perf_event_open, [BAD, ZERO, ZERO, BAD, ZERO, ZERO]),
@@ -328,23 +354,23 @@ pub(crate) const ALL: &[Attempt] = &[
     call(
         "`name_to_handle_at`",
         libc::SYS_name_to_handle_at,
-        [BAD, Text(Path::Is("x")), BAD, BAD, ZERO, ZERO],
+        [BAD, Text(Path::Literal("x")), BAD, BAD, ZERO, ZERO],
     ),
     call("`open_by_handle_at`", libc::SYS_open_by_handle_at, [BAD, BAD, ZERO, ZERO, ZERO, ZERO]),
-    between(
-        "make a symbolic link in its directory",
+    two_paths(
+        "create a symbolic link in its directory",
         libc::SYS_symlink,
-        Path::Is("/etc/shadow"),
+        Path::Literal("/etc/shadow"),
         Path::In("own", "injected-link"),
     ),
-    between(
-        "make a hard link in its directory",
+    two_paths(
+        "create a hard link in its directory",
         libc::SYS_link,
         Path::In("own", "events.jsonl"),
         Path::In("own", "injected-link"),
     ),
     call(
-        "make a named pipe in its directory",
+        "create a named pipe in its directory",
         libc::SYS_mknod,
         [Text(Path::In("own", "injected-pipe")), Number(0o010_600), ZERO, ZERO, ZERO, ZERO],
     ),
@@ -358,25 +384,25 @@ pub(crate) const ALL: &[Attempt] = &[
         libc::SYS_ioctl,
         [BAD, Number(0x541c), BAD, ZERO, ZERO, ZERO],
     ),
-    bare("make a directory in its directory", libc::SYS_mkdir),
+    bare("create a directory in its directory", libc::SYS_mkdir),
     bare("change the mode of a file", libc::SYS_chmod),
     bare("change the mode of an open file", libc::SYS_fchmod),
     bare("change the owner of a file", libc::SYS_fchownat),
     bare("set an attribute of a file", libc::SYS_setxattr),
     bare("set the times of a file", libc::SYS_utimensat),
     bare("raise its priority", libc::SYS_setpriority),
-    bare("choose its scheduler", libc::SYS_sched_setscheduler),
-    bare("choose its processors", libc::SYS_sched_setaffinity),
+    bare("change its scheduler", libc::SYS_sched_setscheduler),
+    bare("change its processor affinity", libc::SYS_sched_setaffinity),
     call("raise its limits", libc::SYS_prlimit64, [ZERO, Number(7), BAD, ZERO, ZERO, ZERO]),
 ];
 
-/// The table of the security page.
+/// Returns the table of the security page.
 pub(crate) fn table() -> String {
     let heading: Vec<_> = PROCESSES.iter().map(|(_, title)| *title).collect();
-    let mut table = format!("| it tries to | {} |\n|---|---|---|---|\n", heading.join(" | "));
+    let mut table = format!("| attempt | {} |\n|---|---|---|---|\n", heading.join(" | "));
     for attempt in ALL {
         let cells = PROCESSES.map(|(process, _)| attempt.cell(process));
-        // As above.
+        // Cannot fail, as above.
         let _ = writeln!(table, "| {} | {} |", attempt.what, cells.join(" | "));
     }
     table
@@ -387,7 +413,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_row_is_told_once_and_can_be_told_apart() {
+    fn row_names_are_unique() {
         let mut names: Vec<_> = ALL.iter().map(|attempt| attempt.what).collect();
         names.sort_unstable();
         names.dedup();
@@ -395,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_end_for_is_in_a_row() {
+    fn exceptions_name_existing_rows() {
         for what in QEMU_ENDS.into_iter().chain(SETTING_ENDS.map(|(_, what)| what)) {
             assert!(ALL.iter().any(|attempt| attempt.what == what), "{what}");
         }

@@ -1,7 +1,7 @@
-//! Everything that the attempts are aimed at, there and open to who can reach it.
+//! The files and sockets that the attempts try to reach.
 //!
-//! It is made where the daemon is, in its mount and network namespaces: what is not to be found
-//! from inside a microVM's processes has to be there for others.
+//! They are created in the mount and network namespaces of the daemon and are open to every process
+//! that can name them. An attempt on a target that does not exist would prove nothing.
 
 use std::fs;
 use std::io;
@@ -18,50 +18,56 @@ use nix::unistd::Pid;
 
 use crate::Given;
 
-/// A thread that is where the daemon is, while the others stay here, and what it has made there.
-pub(crate) struct There {
-    pub(crate) given: Given,
+/// A thread in the daemon's namespaces, and the targets that it created there. The other threads
+/// stay in their own namespaces.
+pub(crate) struct TargetThread {
+    pub(crate) parameters: Parameters,
     thread: JoinHandle<io::Result<()>>,
-    done: mpsc::Sender<()>,
+    stop: mpsc::Sender<()>,
 }
 
-impl There {
-    /// Makes what a state directory does not have. `own` is the microVM that is taken over.
-    pub(crate) fn enter(front: Pid, state: PathBuf, own: &str, given: Given) -> io::Result<Self> {
-        let (tell, told) = mpsc::channel();
-        let (done, wait) = mpsc::channel();
+impl TargetThread {
+    /// Creates the targets that a state directory does not have. `own` is the compromised microVM.
+    pub(crate) fn start(
+        front: Pid,
+        state: PathBuf,
+        own: &str,
+        parameters: Parameters,
+    ) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel();
+        let (stop, stopped) = mpsc::channel();
         let own = state.join("microvms").join(own);
         let thread = std::thread::spawn(move || {
-            let targets = match enter(front).and_then(|()| Targets::make(&state, &own, given)) {
+            let targets = enter(front).and_then(|()| Targets::create(&state, &own, parameters));
+            let targets = match targets {
                 Ok(targets) => targets,
-                Err(error) => return tell.send(Err(error)).map_err(io::Error::other),
+                Err(error) => return sender.send(Err(error)).map_err(io::Error::other),
             };
-            tell.send(Ok(targets.given.clone())).map_err(io::Error::other)?;
-            // Until the other end is dropped.
-            let _ = wait.recv();
+            sender.send(Ok(targets.parameters.clone())).map_err(io::Error::other)?;
+            // Returns once the other end is dropped.
+            let _ = stopped.recv();
             targets.remove()
         });
-        let given = told.recv().map_err(io::Error::other)??;
-        Ok(Self { given, thread, done })
+        let parameters = receiver.recv().map_err(io::Error::other)??;
+        Ok(Self { parameters, thread, stop })
     }
 
-    /// Removes what was made.
-    pub(crate) fn leave(self) -> io::Result<()> {
-        drop(self.done);
-        self.thread.join().map_err(|_| io::Error::other("the thread has panicked"))?
+    /// Removes the targets and ends the thread.
+    pub(crate) fn stop(self) -> io::Result<()> {
+        drop(self.stop);
+        self.thread.join().map_err(|_| io::Error::other("the thread panicked"))?
     }
 }
 
-/// What is there as long as this lives.
+/// The targets, open as long as this value lives.
 struct Targets {
-    given: Given,
-    made: Vec<PathBuf>,
-    paths: Vec<UnixListener>,
-    // Open as long as it lives.
+    parameters: Parameters,
+    created: Vec<PathBuf>,
+    sockets: Vec<UnixListener>,
     _ports: Vec<TcpListener>,
 }
 
-/// Enters the mount and network namespaces of a process, for this thread alone.
+/// Moves this thread, but no other, to the mount and network namespaces of a process.
 fn enter(pid: Pid) -> io::Result<()> {
     let namespace = |name: &str| fs::File::open(format!("/proc/{pid}/ns/{name}"));
     let (mount, network) = (namespace("mnt")?, namespace("net")?);
@@ -71,12 +77,12 @@ fn enter(pid: Pid) -> io::Result<()> {
 }
 
 impl Targets {
-    /// Makes those that are missing, and checks that all are there.
-    fn make(state: &Path, own: &Path, given: Given) -> io::Result<Self> {
+    /// Creates the missing targets and checks that all exist.
+    fn create(state: &Path, own: &Path, overrides: Parameters) -> io::Result<Self> {
         let name = format!("mayfly-test-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name)?;
         let mut ports = vec![TcpListener::bind("127.0.0.1:0")?];
-        // A container may have no IPv6.
+        // A container may lack IPv6.
         match TcpListener::bind("[::1]:0") {
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
             listener => ports.push(listener?),
@@ -85,8 +91,9 @@ impl Targets {
         for (key, listener) in ["port4", "port6"].into_iter().zip(&ports) {
             numbers.push((key.to_owned(), listener.local_addr()?.port().to_string()));
         }
-        let paths = vec![UnixListener::bind_addr(&address)?];
-        let mut targets = Self { given: Given::new(), made: Vec::new(), paths, _ports: ports };
+        let sockets = vec![UnixListener::bind_addr(&address)?];
+        let parameters = Parameters::new();
+        let mut targets = Self { parameters, created: Vec::new(), sockets, _ports: ports };
         let owner = fs::metadata(state)?.uid();
         let other = state.join("microvms/m-another000");
         targets.directory(&other, owner)?;
@@ -98,7 +105,7 @@ impl Targets {
             targets.socket(path, owner)?;
         }
         let text = |path: &Path| path.display().to_string();
-        targets.given.extend([
+        targets.parameters.extend([
             ("ledger".to_owned(), text(&state.join("ledger.db"))),
             ("token".to_owned(), text(&state.join("token"))),
             ("other".to_owned(), text(&other)),
@@ -108,16 +115,16 @@ impl Targets {
             ("socket".to_owned(), text(&state.join("any"))),
             ("abstract".to_owned(), name),
         ]);
-        targets.given.extend(numbers);
-        targets.given.extend(given);
+        targets.parameters.extend(numbers);
+        targets.parameters.extend(overrides);
         targets.check()?;
         Ok(targets)
     }
 
-    /// What is not there is refused whatever guards it.
+    /// Checks that all targets exist: every attempt on a missing file fails, whatever protects it.
     fn check(&self) -> io::Result<()> {
         for key in ["ledger", "token", "other", "own", "image", "daemon", "shepherd", "socket"] {
-            let path = self.given.get(key).ok_or_else(|| missing(key))?;
+            let path = self.parameters.get(key).ok_or_else(|| missing(key))?;
             fs::metadata(path).map_err(|error| io::Error::other(format!("{path}: {error}")))?;
         }
         Ok(())
@@ -125,14 +132,14 @@ impl Targets {
 
     fn directory(&mut self, path: &Path, owner: u32) -> io::Result<()> {
         fs::create_dir(path)?;
-        self.made.push(path.to_owned());
+        self.created.push(path.to_owned());
         chown(path, Some(owner), None)
     }
 
     fn file(&mut self, path: &Path, owner: u32) -> io::Result<()> {
         if !path.exists() {
             fs::write(path, "secret")?;
-            self.made.push(path.to_owned());
+            self.created.push(path.to_owned());
             chown(path, Some(owner), None)?;
         }
         Ok(())
@@ -140,21 +147,21 @@ impl Targets {
 
     fn socket(&mut self, path: &Path, owner: u32) -> io::Result<()> {
         if !path.exists() {
-            self.paths.push(UnixListener::bind(path)?);
-            self.made.push(path.to_owned());
+            self.sockets.push(UnixListener::bind(path)?);
+            self.created.push(path.to_owned());
             chown(path, Some(owner), None)?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
         }
         Ok(())
     }
 
-    /// Removes what was made, and what the attempts have made.
+    /// Removes the targets, and the file that an attempt created.
     fn remove(&self) -> io::Result<()> {
-        let injected = Path::new(&self.given["own"]).join("injected");
+        let injected = Path::new(&self.parameters["own"]).join("injected");
         if injected.exists() {
             fs::remove_file(injected)?;
         }
-        for path in self.made.iter().rev() {
+        for path in self.created.iter().rev() {
             if path.is_dir() { fs::remove_dir(path)? } else { fs::remove_file(path)? }
         }
         Ok(())
@@ -162,5 +169,5 @@ impl Targets {
 }
 
 fn missing(key: &str) -> io::Error {
-    io::Error::other(format!("{key}=VALUE is missing"))
+    io::Error::other(format!("missing parameter {key}=VALUE"))
 }

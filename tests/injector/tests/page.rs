@@ -1,8 +1,8 @@
-//! The security page has the program's table.
+//! Checks that the security page contains the program's table.
 
 use std::process::Command;
 
-/// `MAYFLY_WRITE_REFERENCE=1` writes the page's part anew.
+/// `MAYFLY_WRITE_REFERENCE=1` rewrites that part of the page.
 #[test]
 fn the_security_page_has_the_table() {
     const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/guide/security.md");
@@ -17,5 +17,9 @@ fn the_security_page_has_the_table() {
     if std::env::var_os("MAYFLY_WRITE_REFERENCE").is_some() {
         std::fs::write(FILE, &made).unwrap();
     }
-    assert_eq!(std::fs::read_to_string(FILE).unwrap(), made, "docs/guide/security.md is old");
+    assert_eq!(
+        std::fs::read_to_string(FILE).unwrap(),
+        made,
+        "docs/guide/security.md is out of date"
+    );
 }

@@ -1,19 +1,19 @@
-//! Guests that speak for their agent while something is copied out of them.
+//! Hostile guests that send forged archives while something is copied out.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::stat::Mode;
 
-use crate::support::image::Forgery;
-use crate::support::{Ending, Host};
+use crate::support::image::TestImage;
+use crate::support::{CommandOutput, Host};
 
-/// Has a guest copied out whose agent behaves as `mode` says, into a directory in which somebody
-/// lives.
-fn attack(mode: &str, guest: &str) -> (Host, Ending) {
+/// Copies out of a guest whose agent behaves according to `mode`, into a directory that resembles a
+/// home directory.
+fn attack(mode: &str, guest: &str) -> (Host, CommandOutput) {
     nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
     let host = Host::bare();
-    Forgery::hostile(mode).install(&host);
+    TestImage::hostile(mode).install(&host);
     let home = host.root().join("home");
     fs::create_dir(&home).unwrap();
     fs::write(home.join(".bashrc"), "mine").unwrap();
@@ -45,7 +45,7 @@ fn a_guest_does_not_choose_the_name_of_a_file() {
 }
 
 #[test]
-fn a_guest_that_sends_a_directory_instead_of_a_file_gets_one_of_the_files_name() {
+fn a_directory_sent_instead_of_a_file_gets_the_files_name() {
     let (host, ending) = attack("copy-tree", "/home/runner/report");
     ending.assert_code(0);
     assert_eq!(names(&host), [".bashrc", "report"]);
@@ -53,20 +53,20 @@ fn a_guest_that_sends_a_directory_instead_of_a_file_gets_one_of_the_files_name()
 }
 
 #[test]
-fn a_guest_whose_tree_leads_out_is_refused_and_named() {
+fn a_tree_that_leads_out_is_rejected_and_named() {
     let (host, ending) = attack("copy-escapes", "/home/runner/report");
-    ending.assert_code(73).assert_says("\"../../escaped\" leads out of the tree");
+    ending.assert_code(73).assert_stderr_has("\"../../escaped\" leads out of the tree");
     assert_eq!(names(&host), [".bashrc", "report"]);
 }
 
 #[test]
-fn a_guest_whose_names_have_no_end_is_refused() {
+fn endless_names_are_rejected() {
     let (_, ending) = attack("copy-long-name", "/home/runner/report");
-    ending.assert_code(73).assert_says("more than 4095 bytes in a name");
+    ending.assert_code(73).assert_stderr_has("more than 4095 bytes in a name");
 }
 
 #[test]
-fn a_guest_that_sends_half_an_archive_has_copied_nothing() {
+fn half_an_archive_is_reported_as_truncated() {
     let (_, ending) = attack("copy-half", "/home/runner/report");
-    ending.assert_code(73).assert_says("the archive ends in the middle");
+    ending.assert_code(73).assert_stderr_has("the archive is truncated");
 }

@@ -1,4 +1,4 @@
-//! Files and directories copied in and out.
+//! Copying files and directories in and out.
 
 mod hostile;
 mod kinds;
@@ -13,11 +13,11 @@ use crate::support::Host;
 use crate::support::host::Devices;
 
 #[test]
-fn a_directory_goes_in_and_comes_out_as_it_was() {
+fn a_directory_goes_in_and_comes_out_unchanged() {
     let host = Host::new();
     let (source, back) = (host.root().join("source"), host.root().join("back"));
     fs::create_dir_all(source.join("deep/er")).unwrap();
-    // More than fits into any buffer on the way.
+    // More than any buffer on the way holds.
     let large: Vec<u8> = (0..5_000_000_u32).flat_map(u32::to_le_bytes).collect();
     fs::write(source.join("deep/large"), &large).unwrap();
     fs::write(source.join("deep/er/program"), "#!/bin/sh\necho ran\n").unwrap();
@@ -39,14 +39,14 @@ fn a_directory_goes_in_and_comes_out_as_it_was() {
     assert_eq!(mode & 0o7777, 0o755);
     assert_eq!(fs::read(back.join(OsStr::from_bytes(b"odd \xff\nname"))).unwrap(), b"odd");
     assert_eq!(fs::read_link(back.join("link")).unwrap(), OsStr::new("deep/er"));
-    assert!(!back.join("leads-out").is_symlink(), "it would lead to a file of this host");
-    ending.assert_says("\"leads-out\" is a link that leads out of the tree, and was left out");
+    assert!(!back.join("leads-out").is_symlink(), "the link leads to a file of this host");
+    ending.assert_stderr_has("\"leads-out\" is a link that leads out of the tree and was skipped");
     assert_eq!(fs::read_to_string(back.join("added")).unwrap(), "added\n");
     host.assert_clean();
 }
 
 #[test]
-fn files_go_in_and_come_out_also_where_the_command_fails() {
+fn files_go_in_and_come_out_even_if_the_command_fails() {
     let host = Host::new();
     let (source, out) = (host.root().join("source"), host.root().join("out"));
     fs::write(&source, "content").unwrap();
@@ -59,7 +59,7 @@ fn files_go_in_and_come_out_also_where_the_command_fails() {
         ("--copy-in", format!("{}:/new/directory/name", source.display())),
         ("--copy-in", format!("{}:/etc/hostname", source.display())),
         ("--copy-out", format!("/new/directory/name:{}", path("new"))),
-        // In the place of a file, into a directory, and among what a directory has.
+        // Replacing a file, into a directory, and among existing files.
         ("--copy-out", format!("/etc/hostname:{}", path("there"))),
         ("--copy-out", format!("/etc/hostname:{}", path(""))),
         ("--copy-out", format!("/home/runner/tree:{}", path("tree"))),
@@ -77,40 +77,43 @@ fn files_go_in_and_come_out_also_where_the_command_fails() {
 }
 
 #[test]
-fn what_is_not_there_to_copy_in_is_named_before_anything_starts() {
+fn a_missing_source_on_the_host_is_named_before_anything_starts() {
     let host = Host::new();
     let ending = host.run(["--json", "--copy-in", "/not/there:/x", "--", "true"]);
-    ending.assert_code(66).assert_says("can't copy /not/there in").assert_says("No such file");
+    ending
+        .assert_code(66)
+        .assert_stderr_has("can't copy /not/there in")
+        .assert_stderr_has("No such file");
     assert_eq!(ending.phases(), [""; 0], "{ending:?}");
     host.assert_clean();
 }
 
 #[test]
-fn what_is_not_there_to_copy_out_is_named_and_fails_the_run() {
+fn a_missing_source_in_the_guest_is_named_and_fails_the_run() {
     let host = Host::new();
     let out = host.root().join("out");
     let copy = format!("/not/there:{}", out.display());
     let ending = host.run(["--copy-out", &copy, "--", "echo", "ran"]);
-    ending.assert_code(66).assert_output("ran\n").assert_says("can't copy out /not/there");
+    ending.assert_code(66).assert_output("ran\n").assert_stderr_has("can't copy out /not/there");
     assert!(!out.exists());
-    // The command's own status says more than the missing file does.
+    // The command's own status takes precedence over the missing file.
     let ending = host.run(["--copy-out", &copy, "--", "sh", "-c", "exit 4"]);
-    ending.assert_code(4).assert_says("can't copy out /not/there");
+    ending.assert_code(4).assert_stderr_has("can't copy out /not/there");
     host.assert_clean();
 }
 
 #[test]
-fn what_cant_be_put_where_it_should_is_named() {
+fn an_unusable_destination_is_named() {
     let host = Host::new();
     fs::write(host.root().join("file"), "x").unwrap();
     let source = host.root().join("file").display().to_string();
-    // A file in the guest in the way of a directory.
+    // A file in the guest where a directory should be.
     let ending = host.run(["--copy-in", &format!("{source}:/etc/passwd/x"), "--", "true"]);
-    ending.assert_code(73).assert_says(&format!("can't copy {source} in"));
-    // A file on the host in the way of one.
+    ending.assert_code(73).assert_stderr_has(&format!("can't copy {source} in"));
+    // A file on the host where a directory should be.
     let copy_out = format!("/etc/hostname:{source}/x");
     let ending = host.run(["--copy-out", &copy_out, "--", "true"]);
-    ending.assert_code(73).assert_says(&format!("can't copy out to {source}/x"));
+    ending.assert_code(73).assert_stderr_has(&format!("can't copy out to {source}/x"));
     host.assert_clean();
 }
 
@@ -134,7 +137,7 @@ fn set_user_id_bits_and_owners_do_not_come_out() {
 #[test]
 fn a_tree_that_cant_be_read_starts_no_command() {
     let mut host = Host::new();
-    host.become_ordinary(&Devices::default());
+    host.run_as_ordinary_user(&Devices::default());
     let source = host.root().join("source");
     fs::create_dir_all(source.join("sub")).unwrap();
     fs::write(source.join("readable"), vec![1; 1 << 20]).unwrap();
@@ -142,12 +145,15 @@ fn a_tree_that_cant_be_read_starts_no_command() {
     fs::set_permissions(source.join("sub/secret"), Permissions::from_mode(0o000)).unwrap();
     let copy = format!("{}:/work", source.display());
     let ending = host.run(["--copy-in", &copy, "--", "echo", "ran"]);
-    ending.assert_code(66).assert_output("").assert_says("can't read \"sub/secret\": Permission");
+    ending
+        .assert_code(66)
+        .assert_output("")
+        .assert_stderr_has("can't read \"sub/secret\": Permission");
     host.assert_clean();
 }
 
 #[test]
-fn a_file_goes_into_a_directory_of_the_guests() {
+fn a_file_goes_into_an_existing_directory_of_the_guest() {
     let host = Host::new();
     fs::write(host.root().join("file"), "x").unwrap();
     for destination in ["/tmp/", "/tmp", "/new/"] {
@@ -159,7 +165,7 @@ fn a_file_goes_into_a_directory_of_the_guests() {
 }
 
 #[test]
-fn what_there_is_comes_out_after_the_timeout() {
+fn existing_files_come_out_after_the_timeout() {
     let host = Host::new();
     let out = host.root().join("out");
     let copy = format!("/home/runner/out:{}", out.display());
@@ -176,7 +182,7 @@ fn what_there_is_comes_out_after_the_timeout() {
 }
 
 #[test]
-fn more_trees_than_there_can_be_open_files_are_refused_with_the_numbers() {
+fn more_trees_than_open_files_are_rejected_with_the_numbers() {
     let host = Host::new();
     let copy = format!("{}:/work", host.root().display());
     let copies = vec![["--copy-in".to_owned(), copy]; 400];
@@ -185,16 +191,16 @@ fn more_trees_than_there_can_be_open_files_are_refused_with_the_numbers() {
     command.args(copies.into_iter().flatten()).args(["--", "true"]);
     command.env("MAYFLY_STATE_DIR", host.state()).env("PATH", &host.path);
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(69), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{stderr}");
     assert!(
-        said.contains("400 trees to copy take 1264 open files, and 1024 are allowed"),
-        "{said}"
+        stderr.contains("copying 400 trees needs 1264 open files, but the limit is 1024"),
+        "{stderr}"
     );
 }
 
 #[test]
-fn forty_trees_go_in_where_few_files_may_be_open() {
+fn forty_trees_go_in_with_a_low_limit_of_open_files() {
     let mut host = Host::new();
     host.wrapper = ["sh", "-c", "ulimit -n 200; exec \"$@\"", "sh"].map(Into::into).into();
     fs::write(host.root().join("file"), "x").unwrap();

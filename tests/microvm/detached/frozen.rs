@@ -1,29 +1,29 @@
-//! Shepherds and guests that are stopped for longer than a guest may be silent.
+//! Shepherds and guests that are stopped for longer than the heartbeat timeout.
 
 use std::path::Path;
 use std::time::Duration;
 
-use mayfly::shepherd::event::{Outcome, Phase};
-use mayfly::shepherd::plan::Order;
-use mayfly::shepherd::{Handle, record};
+use mayfly::shepherd::event::{JobOutcome, Phase};
+use mayfly::shepherd::plan::ShepherdCommand;
+use mayfly::shepherd::{ShepherdHandle, record};
 use mayfly_protocol::message::JobStatus;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{FrontEnd, Task, found, log, outcome, runtime, wait_for, wait_for_no_process};
-use crate::support::image::Forgery;
-use crate::support::{Host, PATIENCE, until};
+use crate::support::image::TestImage;
+use crate::support::{Host, TIMEOUT, until};
 
-/// Short, for a test; still many heartbeats.
+/// Short for a test, but still many heartbeats.
 const SILENCE: Duration = Duration::from_secs(12);
 
 fn pid(directory: &Path) -> Pid {
     let text = std::fs::read_to_string(directory.join("microvm.json")).unwrap();
-    let summary: record::Summary = serde_json::from_str(&text).unwrap();
+    let summary: record::MicrovmSummary = serde_json::from_str(&text).unwrap();
     Pid::from_raw(i32::try_from(summary.pid).unwrap())
 }
 
-/// The number of the QEMU that has this microVM.
+/// Returns the process id of the microVM's QEMU.
 fn qemu(directory: &Path) -> Pid {
     let name = directory.file_name().unwrap().to_str().unwrap();
     for entry in std::fs::read_dir("/proc").unwrap() {
@@ -37,83 +37,83 @@ fn qemu(directory: &Path) -> Pid {
             return Pid::from_raw(number);
         }
     }
-    panic!("no QEMU of {name}");
+    panic!("{name} has no QEMU");
 }
 
 #[test]
-fn a_shepherd_that_was_stopped_for_long_does_not_end_its_healthy_job() {
+fn a_long_stopped_shepherd_does_not_end_its_healthy_job() {
     let host = Host::new();
     let script = "echo begun; sleep 4; echo done";
     let task = Task { silence: SILENCE, ..Task::new(&host) }.with_job(script);
     let front_end = FrontEnd::start(&host, &task);
     let directory = wait_for(&host, Phase::Running);
-    until("output", PATIENCE, || (log(&directory) == "begun\n").then_some(()));
+    until("output", TIMEOUT, || (log(&directory) == "begun\n").then_some(()));
     let shepherd = pid(&directory);
     kill(shepherd, Signal::SIGSTOP).unwrap();
-    // Its front end can go on living; that it is stopped is not its end.
+    // Its front end may keep running; a stopped shepherd has not ended.
     runtime().block_on(async {
-        let error = Handle::attach(&directory).await.err().unwrap();
+        let error = ShepherdHandle::attach(&directory).await.err().unwrap();
         assert!(matches!(error, mayfly::shepherd::AttachError::Silent), "{error}");
     });
     assert_eq!(record::liveness(&directory).unwrap(), record::Liveness::Alive);
     std::thread::sleep(SILENCE);
     kill(shepherd, Signal::SIGCONT).unwrap();
-    let found = until("the end", PATIENCE, || found(&host).filter(|found| !found.living));
+    let found = until("the end", TIMEOUT, || found(&host).filter(|found| !found.is_alive));
     let status = JobStatus::Code(0);
     assert_eq!(
         *outcome(&found.events),
-        Outcome::Job { status, not_copied: Vec::new(), oom_kills: 0 }
+        JobOutcome::Job { status, not_copied: Vec::new(), oom_kills: 0 }
     );
     assert_eq!(log(&directory), "begun\ndone\n");
-    front_end.murder();
+    front_end.kill();
 }
 
 #[test]
-fn a_guest_that_is_silent_while_its_shepherd_runs_is_ended() {
+fn a_silent_guest_is_ended_while_its_shepherd_runs() {
     let host = Host::new();
     let task = Task { silence: SILENCE, ..Task::new(&host) }.with_job("echo begun; sleep 1000");
     let front_end = FrontEnd::start(&host, &task);
     let directory = wait_for(&host, Phase::Running);
-    until("output", PATIENCE, || (log(&directory) == "begun\n").then_some(()));
+    until("output", TIMEOUT, || (log(&directory) == "begun\n").then_some(()));
     kill(qemu(&directory), Signal::SIGSTOP).unwrap();
-    let found = until("the end", PATIENCE, || found(&host).filter(|found| !found.living));
-    let Outcome::Failed(failure) = outcome(&found.events) else { panic!("{:?}", found.events) };
+    let found = until("the end", TIMEOUT, || found(&host).filter(|found| !found.is_alive));
+    let JobOutcome::Failed(failure) = outcome(&found.events) else { panic!("{:?}", found.events) };
     assert_eq!(failure.cause, "silent");
-    front_end.murder();
+    front_end.kill();
 }
 
-/// Under emulation a guest can lose its timer and sleep until something reaches it.
+/// Under emulation a guest can lose its timer and sleep until it receives something.
 #[test]
-fn a_guest_that_is_silent_is_woken_before_it_is_given_up() {
+fn a_silent_guest_is_woken_before_it_times_out() {
     let host = Host::bare();
-    Forgery::hostile("asleep").install(&host);
+    TestImage::hostile("asleep").install(&host);
     let image = "hostile".to_owned();
     let task = Task { silence: SILENCE, image, ..Task::new(&host) }.with_job("job");
     let front_end = FrontEnd::start(&host, &task);
-    let found = until("the end", PATIENCE, || found(&host).filter(|found| !found.living));
+    let found = until("the end", TIMEOUT, || found(&host).filter(|found| !found.is_alive));
     let status = JobStatus::Code(0);
     assert_eq!(
         *outcome(&found.events),
-        Outcome::Job { status, not_copied: Vec::new(), oom_kills: 0 }
+        JobOutcome::Job { status, not_copied: Vec::new(), oom_kills: 0 }
     );
     assert_eq!(log(&wait_for(&host, Phase::Destroyed)), "woken\n");
-    front_end.murder();
+    front_end.kill();
 }
 
-/// Writes what a shepherd that was taken over could: that it is another process.
+/// Forges what a compromised shepherd could write: that it is another process.
 fn forge(directory: &Path, pid: u32) {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let (_, rest) = stat.rsplit_once(')').unwrap();
     let path = directory.join("microvm.json");
     let text = std::fs::read_to_string(&path).unwrap();
-    let mut summary: record::Summary = serde_json::from_str(&text).unwrap();
+    let mut summary: record::MicrovmSummary = serde_json::from_str(&text).unwrap();
     summary.pid = pid;
     summary.process.as_mut().unwrap().ticks =
         rest.split_whitespace().nth(19).unwrap().parse().unwrap();
     std::fs::write(path, serde_json::to_vec(&summary).unwrap()).unwrap();
 }
 
-/// How many bytes a shepherd says to a process that connects by `wrapper`.
+/// Returns the number of bytes that a shepherd sends to a process that connects via `wrapper`.
 fn hello(directory: &Path, wrapper: &[&str]) -> String {
     let script = "import glob, socket; s = socket.socket(socket.AF_UNIX); \
                   s.connect(glob.glob('front-*')[0]); print(len(s.recv(64)))";
@@ -124,31 +124,31 @@ fn hello(directory: &Path, wrapper: &[&str]) -> String {
 }
 
 #[test]
-fn a_shepherd_that_is_stopped_is_killed_through_its_process() {
+fn a_stopped_shepherd_is_killed_by_its_process() {
     let host = Host::new();
     let task = Task::new(&host).with_job("sleep 1000");
     let front_end = FrontEnd::start(&host, &task);
     let directory = wait_for(&host, Phase::Running);
-    front_end.murder();
-    // Where QEMU of any microVM is, nobody is served.
+    front_end.kill();
+    // A process in QEMU's sandbox is not served.
     assert_eq!(hello(&directory, &["unshare", "--net"]), "0\n");
     assert_eq!(hello(&directory, &["env"]), "64\n");
     let mut bystander = std::process::Command::new("sleep").arg("600").spawn().unwrap();
     runtime().block_on(async {
-        // Attached before it is stopped: its orders are not acknowledged then.
-        let mut shepherd = Handle::attach(&directory).await.unwrap();
+        // Attached before the stop: commands are not acknowledged then.
+        let mut shepherd = ShepherdHandle::attach(&directory).await.unwrap();
         kill(pid(&directory), Signal::SIGSTOP).unwrap();
         forge(&directory, bystander.id());
-        let number = shepherd.order(&Order::End).unwrap();
-        assert!(number > 1, "numbers go on where the front end before left off");
-        // As a daemon that has no connection does it.
+        let number = shepherd.send_command(&ShepherdCommand::End).unwrap();
+        assert!(number > 1, "command numbers do not continue those of the previous front end");
+        // As a daemon without a connection does.
         record::kill(&directory).unwrap();
-        shepherd.ended().await.unwrap();
+        shepherd.wait().await.unwrap();
     });
-    assert!(bystander.try_wait().unwrap().is_none(), "another was killed");
+    assert!(bystander.try_wait().unwrap().is_none(), "another process was killed");
     bystander.kill().unwrap();
     bystander.wait().unwrap();
-    until("nothing is left", PATIENCE, || {
+    until("removal of all processes", TIMEOUT, || {
         (record::liveness(&directory).unwrap() == record::Liveness::Gone).then_some(())
     });
     wait_for_no_process(&host);

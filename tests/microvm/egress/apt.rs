@@ -1,4 +1,4 @@
-//! Packages from the mirror that this machine uses itself, and the clients among them.
+//! Packages from this machine's own mirror, and clients installed from it.
 
 use std::fs;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};
@@ -6,23 +6,23 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use mayfly::egress::address::{Class, classify};
+use mayfly::egress::address::{AddressClass, classify};
 
 use super::servers::WebServer;
 use super::{Guest, Outcome};
-use crate::support::{Host, PATIENCE, until};
+use crate::support::{Host, TIMEOUT, until};
 
-/// Debian's archive as this machine's sources name it.
+/// The Debian mirror in this machine's sources.
 struct Mirror {
     uri: String,
     name: String,
     port: u16,
-    /// Its address where that is of no public range, so that a policy must say it.
+    /// Its address if it is not public, so that a policy must allow it explicitly.
     inner: Option<IpAddr>,
 }
 
 impl Mirror {
-    /// Or why there is none to test with.
+    /// Finds the mirror, or returns the reason why none can be used.
     fn of_this_machine() -> Result<Self, String> {
         let uri = sources().into_iter().find(|uri| uri.trim_end_matches('/').ends_with("/debian"));
         let uri = uri.ok_or("the sources of apt name no archive of Debian by HTTP")?;
@@ -42,23 +42,23 @@ impl Mirror {
             return Err("the mirror of this machine can't be reached".into());
         }
         let mut inner = addresses.iter().map(std::net::SocketAddr::ip);
-        let inner = inner.find(|address| classify(*address) != Class::Global);
+        let inner = inner.find(|address| classify(*address) != AddressClass::Global);
         let name = name.to_owned();
         Ok(Self { uri, name, port, inner })
     }
 
-    /// The rule that allows it, for a list of rules.
+    /// Returns the policy rule that allows it.
     fn rule(&self) -> String {
         format!("{{ host = {:?}, ports = [{}] }},", self.name, self.port)
     }
 
-    /// A line for `resolve`.
+    /// Returns a line for `resolve`.
     fn resolve(&self) -> String {
         self.inner.map_or_else(String::new, |address| format!("{:?} = \"{address}\"", self.name))
     }
 }
 
-/// The addresses in this machine's sources, in both formats.
+/// Returns the URLs in this machine's sources, in both formats.
 fn sources() -> Vec<String> {
     let directory = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten();
     let paths = directory.map(|entry| entry.unwrap().path());
@@ -71,7 +71,7 @@ fn sources() -> Vec<String> {
     words.filter(|word| word.starts_with("http")).map(str::to_owned).collect()
 }
 
-/// What tells apt in the guest of the mirror, and of no other.
+/// Returns a script that configures only this mirror for apt in the guest.
 fn sources_script(mirror: &Mirror, suite: &str) -> String {
     format!(
         "rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*\n\
@@ -82,8 +82,8 @@ fn sources_script(mirror: &Mirror, suite: &str) -> String {
 }
 
 #[test]
-fn apt_reads_the_mirror_that_is_allowed_and_no_other() {
-    // The image was built from it, so that it is there.
+fn apt_reads_only_the_allowed_mirror() {
+    // The image was built from the mirror, so it must be usable.
     let mirror = Mirror::of_this_machine().unwrap();
     let host = Host::new();
     let policy =
@@ -104,8 +104,8 @@ fn apt_reads_the_mirror_that_is_allowed_and_no_other() {
     outcome.assert_works("update", "Reading package lists");
     outcome.assert_works("direct", "Reading package lists");
     for probe in ["update", "direct"] {
-        let said = &outcome.probe(probe).said;
-        assert!(said.contains("Fetched") && !said.contains("Failed"), "{probe}: {said}");
+        let text = &outcome.probe(probe).output;
+        assert!(text.contains("Fetched") && !text.contains("Failed"), "{probe}: {text}");
     }
     outcome.assert_fails("other", "403");
     outcome.assert_fails("other-direct", "Could not resolve 'other.test'");
@@ -117,14 +117,14 @@ fn apt_reads_the_mirror_that_is_allowed_and_no_other() {
     host.assert_clean();
 }
 
-/// A server of the distribution's, ended when it is dropped.
+/// A server program of the distribution, killed when dropped.
 struct Server {
     child: Child,
     port: u16,
 }
 
 impl Server {
-    /// Starts it with arguments that are given a free port.
+    /// Starts it with arguments for a free port.
     fn start(program: &str, arguments: impl FnOnce(u16) -> Vec<String>) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let child = Command::new(program)
@@ -135,7 +135,7 @@ impl Server {
             .spawn()
             .unwrap_or_else(|error| panic!("{program}: {error}"));
         let server = Self { child, port };
-        until(program, PATIENCE, || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        until(program, TIMEOUT, || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
         server
     }
 }
@@ -147,7 +147,7 @@ impl Drop for Server {
     }
 }
 
-/// An SSH server for root with a key in the directory, and a repository beside it.
+/// Starts an SSH server for root, with a key and a repository in the directory.
 fn ssh_server(directory: &Path) -> Server {
     let script = "ssh-keygen -q -t ed25519 -N '' -f host && ssh-keygen -q -t ed25519 -N '' -f user \
          && git init -q -b main repository && cd repository && echo content > file && git add file \
@@ -170,7 +170,7 @@ fn ssh_server(directory: &Path) -> Server {
     })
 }
 
-/// What is tried with them; what is allowed first. Its argument is where the repository is.
+/// Tests the installed clients, allowed destinations first. The argument is the repository's path.
 const INSTALLED: &str = r#"
         probe update apt-get -q update
         probe install apt-get -q install -y --no-install-recommends \
@@ -194,8 +194,8 @@ const INSTALLED: &str = r#"
         probe redis-other redis-cli -h other.test ping
 "#;
 
-/// A server in the guest, asked by clients that know of the proxy: by each name and address that is
-/// the guest's own, one of them that of a container network.
+/// Tests clients that use the proxy with a server in the guest, by each of the guest's own names
+/// and addresses, including one of a container network.
 const INSIDE: &str = r#"
         echo "127.0.1.1 $HOSTNAME" >>/etc/hosts
         python3 -c "
@@ -223,14 +223,14 @@ for name in sys.argv[1:]:
         kill $server
 "#;
 
-/// The guest's own hosts file, without its own name.
+/// Writes a hosts file for the guest, without the guest's own name.
 fn hosts(directory: &Path) -> PathBuf {
     let hosts = directory.join("hosts");
     fs::write(&hosts, "127.0.0.1 localhost\n172.31.0.2 service-a # a service\n").unwrap();
     hosts
 }
 
-/// What [`INSIDE`] tries.
+/// Checks the probes of [`INSIDE`].
 #[track_caller]
 fn assert_inside(outcome: &Outcome) {
     let names =
@@ -239,15 +239,15 @@ fn assert_inside(outcome: &Outcome) {
         outcome.assert_works(&format!("curl {name}"), "from inside");
     }
     outcome.assert_works("python", "from inside");
-    let said = &outcome.probe("python").said;
-    assert_eq!(said.matches("from inside").count(), 2 * names.len(), "{said}");
-    let asked = outcome.recorded().into_iter().find(|line| line.contains(":8080"));
-    assert_eq!(asked, None, "nobody outside is asked for what is inside");
+    let text = &outcome.probe("python").output;
+    assert_eq!(text.matches("from inside").count(), 2 * names.len(), "{text}");
+    let external = outcome.recorded().into_iter().find(|line| line.contains(":8080"));
+    assert_eq!(external, None, "a request for an internal host left the guest");
 }
 
 #[test]
-fn clients_installed_from_the_mirror_reach_what_is_allowed_and_no_more() {
-    // The image was built from it, so that it is there.
+fn clients_installed_from_the_mirror_reach_only_allowed_destinations() {
+    // The image was built from the mirror, so it must be usable.
     let mirror = Mirror::of_this_machine().unwrap();
     let host = Host::new();
     let directory = tempfile::tempdir().unwrap();
@@ -276,7 +276,7 @@ fn clients_installed_from_the_mirror_reach_what_is_allowed_and_no_more() {
         eprintln!("{:>6} ms: {name}", probe.milliseconds);
     }
     outcome.print_refusals();
-    for (probe, says) in [
+    for (probe, expected) in [
         ("install", "Setting up redis-tools"),
         ("wget", "from the web"),
         ("wget-direct", "from the web"),
@@ -286,16 +286,16 @@ fn clients_installed_from_the_mirror_reach_what_is_allowed_and_no_more() {
         ("cloned", "content"),
         ("redis", "PONG"),
     ] {
-        outcome.assert_works(probe, says);
+        outcome.assert_works(probe, expected);
     }
-    for (probe, says) in [
+    for (probe, expected) in [
         ("wget-other", ""),
         ("urllib-other", "HTTP Error 403: Forbidden"),
         ("ssh-other", "Could not resolve hostname other.test"),
         ("ssh-port", "Connection refused"),
         ("redis-other", "Could not connect to Redis"),
     ] {
-        outcome.assert_fails(probe, says);
+        outcome.assert_fails(probe, expected);
     }
     assert_inside(&outcome);
     for line in [

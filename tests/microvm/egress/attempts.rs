@@ -1,14 +1,13 @@
-//! What a guest tries with the programs that it has, a row for each attempt, and what the record
-//! must say of it.
+//! Attempts with the guest's own programs, one row each, with the expected record.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 /// Shell functions for the attempts.
 pub(super) const FUNCTIONS: &str = r#"
-# Connects and prints what it hears.
+# Connects and prints the response.
 reach() { line "$1" "$2" "GET / HTTP/1.0"; }
-# Says something to the forward proxy and prints the first line of the answer.
+# Sends text to the forward proxy and prints the first line of the response.
 say() {
     exec 3<>/dev/tcp/172.31.0.1/3128 || return
     printf %b "$1" >&3
@@ -24,12 +23,12 @@ query() {
 at() { getent ahostsv4 "$1" | sed -n 's/ .*//p;q'; }
 "#;
 
-/// How a row shows that it got nowhere.
+/// The sign by which an attempt shows that it failed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sign {
-    /// The proxy answers with 400, 403 or 502.
+    /// The proxy responds with 400, 403, or 502.
     Status,
-    /// The connection is refused or reset, or the answer says who refuses.
+    /// The connection is refused or reset, or the response names the refusing side.
     Closed,
     /// The program fails.
     Fails,
@@ -37,12 +36,12 @@ pub(super) enum Sign {
 
 /// An attempt.
 pub(super) struct Row {
-    /// The command of the guest's shell: also the name of its probe.
+    /// The shell command in the guest, which is also the name of its probe.
     pub(super) command: String,
     pub(super) sign: Sign,
-    /// A line `VIA HOST:PORT VERDICT CAUSE` of the record, or any of several.
+    /// The line `VIA HOST:PORT VERDICT CAUSE` of the record, or one of several.
     pub(super) recorded: Vec<String>,
-    /// What the guest connected or sent to, where that isn't the forward proxy or the stub.
+    /// The destination, if it is not the forward proxy or the stub.
     pub(super) original: Option<String>,
     /// A part of the line's detail.
     pub(super) detail: &'static str,
@@ -53,7 +52,7 @@ impl Row {
         Self { command, sign, recorded: vec![recorded], original: None, detail: "" }
     }
 
-    /// A connection to an address; the record has one of these causes.
+    /// Returns a connection to an address; the record contains one of these causes.
     fn to(address: impl std::fmt::Display, port: u16, lines: &[&str]) -> Self {
         let recorded = lines.iter().map(|line| {
             let (via, cause) = line.split_once(' ').unwrap();
@@ -67,7 +66,7 @@ impl Row {
     }
 }
 
-/// Spellings of addresses that nobody may reach, for the forward proxy, and the cause.
+/// Spellings of forbidden addresses for the forward proxy, and the causes.
 const TARGETS: [(&str, &str); 23] = [
     ("169.254.169.254:80", "address"),
     ("2852039166:80", "host"),
@@ -94,7 +93,7 @@ const TARGETS: [(&str, &str); 23] = [
     ("172.31.0.1:3128", "address"),
 ];
 
-/// Addresses that no mode lets a guest connect to, and the cause.
+/// Addresses that are forbidden in every mode, and the causes.
 const ADDRESSES: [(&str, &str); 13] = [
     ("169.254.169.254", "address"),
     ("169.254.170.2", "address"),
@@ -111,7 +110,7 @@ const ADDRESSES: [(&str, &str); 13] = [
     ("240.0.0.1", "address"),
 ];
 
-/// Requests that could be read in two ways, after a head that is fine, and what the record says.
+/// Ambiguous requests after a valid head, and the causes in the record.
 const SMUGGLED: [(&str, &str); 7] = [
     (
         r"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -125,7 +124,8 @@ const SMUGGLED: [(&str, &str); 7] = [
     (r"Host: evil.test\r\n\r\n", "Host"),
 ];
 
-/// What must be refused in every mode. `ports` are of servers on the host's addresses.
+/// Returns the attempts that are refused in every mode. `ports` are those of servers on the host's
+/// addresses.
 pub(super) fn absolute(mode: &str, hosts: &[Ipv4Addr], ports: &BTreeSet<u16>) -> Vec<Row> {
     let mut rows = Vec::new();
     for (target, cause) in TARGETS {
@@ -134,7 +134,7 @@ pub(super) fn absolute(mode: &str, hosts: &[Ipv4Addr], ports: &BTreeSet<u16>) ->
     }
     let user = "proxy …@127.0.0.1:22 refused host".to_owned();
     rows.push(Row::new("ask web.test@127.0.0.1:22".into(), Sign::Status, user));
-    // No public name: where all public names are allowed this one is not among them.
+    // Not a public name, so a mode that allows all public names does not allow it.
     let cause = if mode == "open" { "special-name" } else { "no-rule" };
     let line = format!("proxy localhost:22 refused {cause}");
     rows.push(Row::new("ask localhost:22".into(), Sign::Status, line));
@@ -143,7 +143,7 @@ pub(super) fn absolute(mode: &str, hosts: &[Ipv4Addr], ports: &BTreeSet<u16>) ->
     }
     for host in hosts {
         for port in ports {
-            // The cause depends on whether a rule names the port and on what the address is.
+            // The cause depends on the address and on whether a rule names the port.
             let causes = ["packet closed-port", "transparent address", "transparent literal"];
             rows.push(Row::to(host, *port, &causes));
         }
@@ -168,7 +168,7 @@ pub(super) fn absolute(mode: &str, hosts: &[Ipv4Addr], ports: &BTreeSet<u16>) ->
     rows
 }
 
-/// What must be refused where rules say what may pass: `web.test`, on ports 80 and 443.
+/// Returns the attempts that are refused if rules allow only `web.test`, on ports 80 and 443.
 pub(super) fn by_rule() -> Vec<Row> {
     let row = |command: &str, sign, line: &str| Row::new(command.into(), sign, line.into());
     let long = "a".repeat(60);

@@ -1,5 +1,5 @@
-//! The ways out that need a real guest: what its root can send past its own kernel, and what
-//! addresses it can reach of the host that it runs on. Nothing arrives, in any mode.
+//! Bypass attempts that need a real guest: frames that its root sends past its own kernel, and
+//! connections to addresses of the host. Nothing arrives in any mode.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,12 +15,12 @@ use super::servers::Echo;
 use super::{Guest, Outcome, attempts, frames, summary};
 use crate::support::{Host, image};
 
-/// The ports of the host that are tried, besides the canary's.
+/// The ports of the host to try, besides the canary's.
 const MOST_PORTS: usize = 24;
 
-/// The IPv4 addresses of this host, without loopback.
+/// Returns the IPv4 addresses of this host, without loopback.
 fn own_addresses() -> Vec<Ipv4Addr> {
-    let addresses = mayfly::egress::address::of_this_host().unwrap();
+    let addresses = mayfly::egress::address::host_addresses().unwrap();
     let v4 = addresses.into_iter().filter_map(|address| match address {
         IpAddr::V4(address) if !address.is_loopback() => Some(address),
         _ => None,
@@ -28,7 +28,7 @@ fn own_addresses() -> Vec<Ipv4Addr> {
     v4.collect()
 }
 
-/// The TCP ports that something listens on here, on any address.
+/// Returns the TCP ports with a listener on this host, on any address.
 fn listening_ports() -> BTreeSet<u16> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
     let tables: String = tables.into_iter().flatten().collect();
@@ -68,7 +68,7 @@ fn try_everything(mode: &str) {
     assert!(rows.len() + frames.len() >= 60, "{} rows", rows.len() + frames.len());
     let lines = host.root().join("frames.txt");
     fs::write(&lines, frames::lines(&frames).replace(&frames::gateway_mac(), "GATE")).unwrap();
-    // The one name that is allowed: it may be connected to, and hears nothing.
+    // The one allowed name: connections succeed, but it receives no payload.
     let arrived = Arc::new(Mutex::new(Vec::new()));
     let arrives = Arc::clone(&arrived);
     let web = Echo::new(move |mut stream| {
@@ -110,16 +110,16 @@ fn try_everything(mode: &str) {
     host.assert_clean();
 }
 
-/// Fails if an attempt got anywhere, or isn't on the record with its destination and its cause.
+/// Checks that an attempt failed, and that the record contains its destination and cause.
 fn assert_refused(outcome: &Outcome, row: &Row, name: &str) {
     let probe = outcome.probe(name);
-    let said = &probe.said;
+    let text = &probe.output;
     let is_refused = match row.sign {
         Sign::Status => {
-            let status = said.split(' ').nth(1).unwrap_or_default();
+            let status = text.split(' ').nth(1).unwrap_or_default();
             ["400", "403", "502"].contains(&status)
         }
-        Sign::Closed => ["refused", "reset", "mayfly:"].iter().any(|word| said.contains(word)),
+        Sign::Closed => ["refused", "reset", "mayfly:"].iter().any(|word| text.contains(word)),
         Sign::Fails => probe.status != 0,
     };
     assert!(is_refused, "{}: {probe:?}", row.command);

@@ -1,5 +1,5 @@
-//! What must not happen outside, watched for: servers that nobody may reach, and a look at every
-//! frame on the host's interfaces.
+//! Detects escaped traffic: runs servers that must not be reached, and captures every frame on the
+//! host's interfaces.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// What every frame and datagram of the tests carries.
+/// The mark in every frame and datagram of the tests.
 pub(super) const MARK: &[u8] = b"mayfly-must-not-get-out";
 
 /// `ETH_P_ALL` in network byte order, as `socket(2)` takes it.
 const ALL_PROTOCOLS: i32 = 0x0003_u16.to_be() as i32;
 
-/// How long a look may take, so that its end is soon.
+/// The time limit of one poll, which bounds the delay of a stop.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Servers on one port of all of the host's addresses, and a packet socket on its interfaces.
@@ -67,7 +67,7 @@ impl Canary {
         canary
     }
 
-    /// Asks again and again on a thread of its own.
+    /// Polls repeatedly on its own thread.
     fn watch(&mut self, mut look: impl FnMut() -> Option<String> + Send + 'static) {
         let (seen, ended) = (Arc::clone(&self.seen), Arc::clone(&self.ended));
         self.watchers.push(std::thread::spawn(move || {
@@ -79,13 +79,13 @@ impl Canary {
         }));
     }
 
-    /// Fails if anything got out.
+    /// Checks that nothing got out.
     pub(super) fn assert_silent(self) {
         let seen = self.end();
-        assert!(seen.is_empty(), "it got out: {seen:#?}");
+        assert!(seen.is_empty(), "traffic escaped: {seen:#?}");
     }
 
-    /// Ends the watch; tells what was seen.
+    /// Stops and returns the observations.
     fn end(mut self) -> Vec<String> {
         self.ended.store(true, Ordering::Relaxed);
         for watcher in self.watchers.drain(..) {
@@ -96,15 +96,15 @@ impl Canary {
 }
 
 #[test]
-fn the_canary_of_these_tests_sees_what_does_get_out() {
-    // Not what the other tests watch for, who see this, too.
+fn the_canary_detects_escaped_traffic() {
+    // A different mark, because the canaries of other tests see this traffic, too.
     let mark = b"mayfly-may-get-out";
     let canary = Canary::watching_for(mark);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, canary.port));
     drop(std::net::TcpStream::connect(address).unwrap());
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.send_to(mark, address).unwrap();
-    crate::support::until("all that was sent", crate::support::PATIENCE, || {
+    crate::support::until("all that was sent", crate::support::TIMEOUT, || {
         let seen = canary.seen.lock().unwrap();
         let has = |what: &str| seen.iter().any(|seen| seen.starts_with(what));
         (has("a connection") && has("a datagram") && has("the frame")).then_some(())

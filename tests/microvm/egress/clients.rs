@@ -1,4 +1,4 @@
-//! Clients that people use, unchanged, to what is allowed and to what is not.
+//! Common clients, unmodified, with allowed and refused destinations.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpStream};
@@ -48,21 +48,21 @@ impl Servers {
     }
 }
 
-/// Greets, hears a line, and says how long it was.
+/// Sends a greeting, reads a line, and responds with its length.
 fn answer_line(mut stream: TcpStream) {
     let mut line = String::new();
     let greeted = stream.write_all(b"hello\n");
     if greeted.is_ok() && BufReader::new(&stream).read_line(&mut line).is_ok() {
-        // The client may be gone.
+        // The client may have disconnected.
         _ = writeln!(stream, "heard {} bytes", line.len());
         _ = stream.shutdown(Shutdown::Write);
     }
 }
 
-/// Makes a repository in a directory of static files, for git's clients that ask a server which
-/// isn't one of git's.
+/// Creates a repository in a directory of static files, for git clients that use a plain HTTP
+/// server.
 fn publish_repository(directory: &Path) {
-    // Such a server takes the query for a part of the file's name.
+    // Such a server treats the query as a part of the file name.
     let script = "git init -q -b main work && cd work && echo content > file && git add file \
         && git -c user.name=t -c user.email=t@example.com commit -q -m first && cd .. \
         && git clone -q --bare work repository.git && cd repository.git \
@@ -77,7 +77,7 @@ fn publish_repository(directory: &Path) {
     assert!(made.status.success(), "{made:?}");
 }
 
-/// What is tried; what is allowed first.
+/// The probes, allowed destinations first.
 const CLIENTS: &str = r"
         probe web direct http://web.test/
         probe web-8080 direct http://web.test:8080/
@@ -110,7 +110,7 @@ const CLIENTS: &str = r"
         probe line-other line other.test 7777 salve
 ";
 
-/// What the record says of it.
+/// The expected record.
 const RECORDED: [&str; 21] = [
     "transparent web.test:80 allowed ",
     "transparent web.test:8080 allowed ",
@@ -136,13 +136,13 @@ const RECORDED: [&str; 21] = [
 ];
 
 #[test]
-fn clients_reach_what_is_allowed_and_are_told_at_once_what_is_not() {
+fn clients_reach_allowed_destinations_and_are_refused_others_at_once() {
     let host = Host::new();
     let servers = Servers::new();
     let guest = Guest::new(&host, &servers.policy()).copy(servers.tls.certificate(), "/ca.pem");
     let outcome = guest.run(CLIENTS);
     outcome.print_refusals();
-    for (probe, says) in [
+    for (probe, expected) in [
         ("web", "from the web"),
         ("web-8080", "from the web"),
         ("web-proxied", "from the web"),
@@ -152,16 +152,16 @@ fn clients_reach_what_is_allowed_and_are_told_at_once_what_is_not() {
         ("git", ""),
         ("git-direct", ""),
         ("cloned", "content content"),
-        // A refusal in HTTP is an answer with the reason in it.
+        // A refusal in HTTP is a response with the reason.
         ("other-name-proxied", "mayfly: egress policy ci refuses other.test:80: no rule allows"),
         ("nobody", "mayfly: egress policy ci can't reach nobody.test:80"),
     ] {
-        outcome.assert_works(probe, says);
+        outcome.assert_works(probe, expected);
     }
-    for (probe, says) in [
+    for (probe, expected) in [
         ("other-name", "Could not resolve host: other.test"),
         ("other-name-tls", "403"),
-        // Refused or reset: both are at once.
+        // Refused or reset: both come at once.
         ("other-port", "onnect"),
         ("closed-port", "Could not connect"),
         ("other-port-proxied", "403"),
@@ -174,7 +174,7 @@ fn clients_reach_what_is_allowed_and_are_told_at_once_what_is_not() {
         ("git-other", "403"),
         ("line-other", "other.test"),
     ] {
-        outcome.assert_fails(probe, says);
+        outcome.assert_fails(probe, expected);
     }
     outcome.assert_works("literal", "refuses 192.0.32.8:80");
     for line in RECORDED {

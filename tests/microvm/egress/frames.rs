@@ -1,4 +1,4 @@
-//! Frames that no well-behaved guest sends, and what the record must say of each.
+//! Frames that no well-behaved guest sends, and the expected record of each.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +11,7 @@ const PUBLIC: Ipv4Addr = Ipv4Addr::new(192, 0, 32, 8);
 const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x66];
 const BROADCAST: [u8; 6] = [0xff; 6];
-/// Stands for the gateway's address, which only the guest knows.
+/// A placeholder for the gateway's hardware address, which only the guest knows.
 const GATEWAY_MAC: [u8; 6] = *b"gate!!";
 
 /// IP protocols (IANA).
@@ -20,16 +20,16 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 
-/// What it is, the frame, and the beginning of a line `VIA HOST:PORT VERDICT CAUSE` of the record;
-/// empty where the kernel answers or drops it without a verdict being due.
+/// The name, the frame, and the beginning of a line `VIA HOST:PORT VERDICT CAUSE` of the record.
+/// The line is empty if the kernel answers or drops the frame and no verdict is due.
 pub(super) type Row = (&'static str, Vec<u8>, String);
 
-/// The text that the guest's shell replaces by the gateway's hardware address.
+/// Returns the text that the guest's shell replaces by the gateway's hardware address.
 pub(super) fn gateway_mac() -> String {
     hex(&GATEWAY_MAC)
 }
 
-/// The lines for the guest's program.
+/// Returns the input lines of the guest's program.
 pub(super) fn lines(rows: &[Row]) -> String {
     let line = |(what, frame, _): &Row| format!("{} {}", what.replace(' ', "-"), hex(frame));
     rows.iter().map(line).collect::<Vec<_>>().join("\n") + "\n"
@@ -39,7 +39,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// All rows. `host` is an address of the host and `port` the canary's there.
+/// Returns all rows. `host` is an address of the host, and `port` is the canary's port there.
 pub(super) fn table(host: Ipv4Addr, port: u16) -> Vec<Row> {
     [datagrams(host, port), forged(host, port), protocols(host), version_six(), links()].concat()
 }
@@ -69,7 +69,7 @@ fn datagrams(host: Ipv4Addr, port: u16) -> Vec<Row> {
     ]
 }
 
-/// Sources that are not the guest's.
+/// Returns frames with forged source addresses.
 fn forged(host: Ipv4Addr, port: u16) -> Vec<Row> {
     let datagram = |what, from: Ipv4Addr, to: Ipv4Addr, port: u16| {
         (what, ip(&ipv4(UDP, from, to, &udp(port))), refused(format_args!("{to}:{port}")))
@@ -88,7 +88,7 @@ fn forged(host: Ipv4Addr, port: u16) -> Vec<Row> {
         datagram("from the host", host, host, port),
         ("from a stranger to DNS", lookup, format!("packet {GATEWAY}:53 refused forged-source")),
         connection("SYN from a stranger", stranger, PUBLIC),
-        connection("SYN from a neighbour", Ipv4Addr::new(172, 31, 0, 9), PUBLIC),
+        connection("SYN from a neighbor", Ipv4Addr::new(172, 31, 0, 9), PUBLIC),
         connection("SYN from the host", host, Ipv4Addr::new(169, 254, 169, 254)),
         connection("SYN from the gateway", GATEWAY, GATEWAY),
         ("another MAC", mac, refused(format_args!("{host}:{port}"))),
@@ -158,24 +158,24 @@ fn links() -> Vec<Row> {
         row("spanning tree", [1, 0x80, 0xc2, 0, 0, 0], 38, &[0x42, 0x42, 3, 0, 0, 0, 0, 0]),
         ("a VLAN", frame(GATEWAY_MAC, OWN_MAC, 0x8100, &tagged), "packet ".into()),
         arp("ARP for the gateway", BROADCAST, GATEWAY),
-        arp("ARP for a neighbour", GATEWAY_MAC, Ipv4Addr::new(172, 31, 0, 9)),
+        arp("ARP for a neighbor", GATEWAY_MAC, Ipv4Addr::new(172, 31, 0, 9)),
         arp("ARP for the world", GATEWAY_MAC, PUBLIC),
     ]
 }
 
-/// An IPv4 packet in a frame to the gateway.
+/// Returns an IPv4 packet in a frame to the gateway.
 fn ip(packet: &[u8]) -> Vec<u8> {
     frame(GATEWAY_MAC, OWN_MAC, 0x0800, packet)
 }
 
 fn frame(to: [u8; 6], from: [u8; 6], kind: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = [&to[..], &from, &kind.to_be_bytes(), payload].concat();
-    // The shortest that Ethernet has.
+    // The minimum frame size of Ethernet.
     frame.resize(frame.len().max(60), 0);
     frame
 }
 
-/// An answer that nobody asked for: the address is at another MAC.
+/// Returns an unsolicited ARP reply that claims an address.
 fn arp(to: [u8; 6], claimed: Ipv4Addr) -> Vec<u8> {
     let head = [0, 1, 8, 0, 6, 4, 0, 2];
     let body = [&head[..], &OTHER_MAC, &claimed.octets(), &OWN_MAC, &claimed.octets()].concat();
@@ -215,20 +215,20 @@ fn ipv6(next: u8, to: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// A datagram from port 4000 with the mark in it, without a checksum, as IPv4 allows.
+/// Returns a datagram from port 4000 with the mark, without a checksum, as IPv4 allows.
 fn udp(port: u16) -> Vec<u8> {
     let length = u16::try_from(8 + MARK.len()).unwrap();
     let fields = [4000, port, length, 0].map(u16::to_be_bytes).concat();
     [&fields, MARK].concat()
 }
 
-/// The first packet of a connection from port 4000.
+/// Returns a SYN from port 4000.
 fn syn(port: u16) -> Vec<u8> {
     let ports = [4000, port].map(u16::to_be_bytes).concat();
     [&ports[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0xff, 0xff, 0, 0, 0, 0]].concat()
 }
 
-/// The internet checksum (RFC 1071).
+/// Returns the internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes
         .chunks(2)

@@ -1,7 +1,7 @@
-//! Egress from inside real guests: real clients, real packets, and what comes of them outside.
+//! Egress from real guests: real clients, real packets, and their effects outside.
 //!
-//! What needs no guest is tested in `tests/egress`, in namespaces. Here a guest's script tries many
-//! things in one boot and prints a line for each, which the test reads beside the record.
+//! Tests that need no guest are in `tests/egress`, in namespaces. Here, a script in a guest runs
+//! many probes in one boot and prints a line for each; the test checks these lines and the record.
 
 mod apt;
 mod attempts;
@@ -23,22 +23,22 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::support::{Ending, Host, PATIENCE};
+use crate::support::{CommandOutput, Host, TIMEOUT};
 
 /// Shell functions for a guest's script. `probe NAME COMMAND…` runs a command and prints its exit
-/// status, its duration in milliseconds and what it said, in one line.
+/// status, its duration in milliseconds, and its output, in one line.
 const PRELUDE: &str = r#"
 probe() {
     name=$1; shift
-    begun=$(date +%s%N)
-    said=$("$@" 2>&1 </dev/null); status=$?
+    start=$(date +%s%N)
+    output=$("$@" 2>&1 </dev/null); status=$?
     ended=$(date +%s%N)
-    printf 'probe\t%s\t%s\t%s\t%s\n' "$name" "$status" $(((ended - begun) / 1000000)) \
-        "$(printf %s "$said" | tr '\n\t' '  ')"
+    printf 'probe\t%s\t%s\t%s\t%s\n' "$name" "$status" $(((ended - start) / 1000000)) \
+        "$(printf %s "$output" | tr '\n\t' '  ')"
 }
 proxied() { curl -sS -m 20 -w ' after %{time_total} s' "$@"; }
 direct() { proxied --noproxy '*' "$@"; }
-# Connects to a name and port, says a line, and prints what it hears until the end.
+# Connects to a name and port, sends a line, and prints the response.
 line() {
     exec 3<>"/dev/tcp/$1/$2" || return
     printf '%s\n' "$3" >&3
@@ -46,7 +46,7 @@ line() {
 }
 "#;
 
-/// A guest to be: its policy, what is copied in, and where its record goes.
+/// The settings of a guest: its policy, the copied-in files, and its host.
 struct Guest<'a> {
     host: &'a Host,
     policy: String,
@@ -54,19 +54,19 @@ struct Guest<'a> {
 }
 
 impl<'a> Guest<'a> {
-    /// A guest that runs under this policy: the lines under `[egress.policy.ci]`.
+    /// Returns a guest with this policy: the lines under `[egress.policy.ci]`.
     fn new(host: &'a Host, policy: &str) -> Self {
         let policy = format!("[egress.policy.ci]\n{policy}\n");
         Self { host, policy, copies: Vec::new() }
     }
 
-    /// Copies a file in.
+    /// Adds a file to copy in.
     fn copy(mut self, from: impl Into<PathBuf>, to: &'static str) -> Self {
         self.copies.push((from.into(), to));
         self
     }
 
-    /// The arguments of `mayfly run` up to the command, as root in the guest.
+    /// Returns the arguments of `mayfly run` up to the command, as root in the guest.
     fn arguments(&self) -> Vec<String> {
         let settings = self.host.state().join("mayfly.toml");
         fs::write(&settings, &self.policy).unwrap();
@@ -82,46 +82,46 @@ impl<'a> Guest<'a> {
         fixed.into_iter().chain(copies).collect()
     }
 
-    /// Where the record is.
+    /// Returns the path of the record.
     fn record(&self) -> PathBuf {
         self.host.state().join("record")
     }
 
-    /// Runs a script to its end, which must be a good one.
+    /// Runs a script, which must succeed.
     fn run(&self, script: &str) -> Outcome {
         let script = format!("{PRELUDE}{script}");
         let command = ["--", "bash", "-c", &script].map(str::to_owned);
         let arguments = self.arguments().into_iter().chain(command);
-        let ending = self.host.start(arguments).finish(3 * PATIENCE);
+        let ending = self.host.start(arguments).finish(3 * TIMEOUT);
         ending.assert_code(0);
         Outcome::new(ending, &self.record())
     }
 }
 
-/// What a probe came to.
+/// The result of a probe.
 #[derive(Debug)]
 struct Probe {
     status: i32,
     milliseconds: u64,
-    said: String,
+    output: String,
 }
 
-/// What a run came to.
+/// The result of a run.
 struct Outcome {
-    ending: Ending,
+    ending: CommandOutput,
     probes: BTreeMap<String, Probe>,
     lines: Vec<Value>,
 }
 
 impl Outcome {
-    fn new(ending: Ending, record: &std::path::Path) -> Self {
+    fn new(ending: CommandOutput, record: &std::path::Path) -> Self {
         let text = ending.text();
         let probes = text.lines().filter_map(|line| {
             let mut fields = line.strip_prefix("probe\t")?.splitn(4, '\t');
             let name = fields.next()?.to_owned();
             let status = fields.next()?.parse().ok()?;
             let milliseconds = fields.next()?.parse().ok()?;
-            Some((name, Probe { status, milliseconds, said: fields.next()?.to_owned() }))
+            Some((name, Probe { status, milliseconds, output: fields.next()?.to_owned() }))
         });
         let probes = probes.collect();
         let record = fs::read_to_string(record.join("egress.jsonl")).unwrap();
@@ -133,28 +133,28 @@ impl Outcome {
         self.probes.get(name).unwrap_or_else(|| panic!("no probe {name}: {:?}", self.ending))
     }
 
-    /// Fails unless a probe went well and said this.
+    /// Checks that a probe succeeded with this output.
     #[track_caller]
-    fn assert_works(&self, name: &str, says: &str) {
+    fn assert_works(&self, name: &str, expected: &str) {
         let probe = self.probe(name);
-        assert!(probe.status == 0 && probe.said.contains(says), "{name}: {probe:?}");
+        assert!(probe.status == 0 && probe.output.contains(expected), "{name}: {probe:?}");
     }
 
-    /// Fails unless a probe failed and said this.
+    /// Checks that a probe failed with this output.
     #[track_caller]
-    fn assert_fails(&self, name: &str, says: &str) {
+    fn assert_fails(&self, name: &str, expected: &str) {
         let probe = self.probe(name);
-        assert!(probe.status != 0 && probe.said.contains(says), "{name}: {probe:?}");
+        assert!(probe.status != 0 && probe.output.contains(expected), "{name}: {probe:?}");
     }
 
-    /// Fails unless the record has a line that begins with `VIA HOST:PORT VERDICT CAUSE`.
+    /// Checks that the record has a line that begins with `VIA HOST:PORT VERDICT CAUSE`.
     #[track_caller]
     fn assert_recorded(&self, line: &str) {
         let recorded = self.recorded();
         assert!(recorded.iter().any(|found| found.starts_with(line)), "{line}: {recorded:#?}");
     }
 
-    /// The verdicts of the record, each as `VIA HOST:PORT VERDICT CAUSE`, each once.
+    /// Returns the distinct verdicts of the record, as `VIA HOST:PORT VERDICT CAUSE`.
     fn recorded(&self) -> Vec<String> {
         let mut lines: Vec<_> = self.lines.iter().map(summary).collect();
         lines.sort();
@@ -162,25 +162,25 @@ impl Outcome {
         lines
     }
 
-    /// The rows of the report among the events.
+    /// Returns the rows of the egress report in the events.
     fn report(&self) -> Vec<Value> {
         let events = self.ending.events();
         let mut reports = events.iter().filter_map(|event| event.pointer("/happened/egress/rows"));
         let rows = reports.next().unwrap_or_else(|| panic!("no report: {:?}", self.ending));
-        assert!(reports.next().is_none(), "one report: {:?}", self.ending);
+        assert!(reports.next().is_none(), "more than one report: {:?}", self.ending);
         rows.as_array().unwrap().clone()
     }
 
-    /// Prints how long the probes took that were refused.
+    /// Prints the durations of the refused probes.
     fn print_refusals(&self) {
         let refused = self.probes.iter().filter(|(_, probe)| probe.status != 0);
         for (name, probe) in refused {
-            eprintln!("refused in {:>5} ms: {name}: {}", probe.milliseconds, probe.said);
+            eprintln!("refused in {:>5} ms: {name}: {}", probe.milliseconds, probe.output);
         }
     }
 }
 
-/// A line of the record as `VIA HOST:PORT VERDICT CAUSE`.
+/// Formats a line of the record as `VIA HOST:PORT VERDICT CAUSE`.
 fn summary(line: &Value) -> String {
     let text = |key: &str| line[key].as_str().unwrap_or_default();
     let [via, host, verdict, cause] = ["via", "host", "verdict", "cause"].map(text);

@@ -1,4 +1,4 @@
-//! The host's own network, the report of a run, and a guest that may reach nothing.
+//! The host's own network, the report of a run, and a guest without egress.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,9 +10,9 @@ use std::process::Command;
 use super::servers::{Echo, WebServer};
 use super::{Guest, PRELUDE};
 use crate::support::host::Devices;
-use crate::support::{Host, PATIENCE};
+use crate::support::{Host, TIMEOUT};
 
-/// What the host's network namespace is configured to be: by file or command.
+/// The configuration of the host's network namespace, by file or command.
 type Network = BTreeMap<String, String>;
 
 fn network() -> Network {
@@ -31,7 +31,7 @@ fn network() -> Network {
         let output = Command::new(command[0]).args(&command[1..]).output().unwrap();
         assert!(output.status.success(), "{command:?}: {output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
-        // These count down or up by themselves.
+        // These counters change by themselves.
         let counts = ["valid_lft", "counter packets", "gc_timer"];
         let kept = text.lines().filter(|line| !counts.iter().any(|count| line.contains(count)));
         network.insert(command.join(" "), kept.collect::<Vec<_>>().join("\n"));
@@ -43,7 +43,7 @@ fn network() -> Network {
 }
 
 fn read_all(directory: &Path, network: &mut Network) {
-    // IPv6 may be off.
+    // IPv6 may be disabled.
     for entry in fs::read_dir(directory).into_iter().flatten() {
         let path = entry.unwrap().path();
         if path.is_dir() {
@@ -63,9 +63,9 @@ fn assert_same(before: &Network, after: &Network) {
 }
 
 #[test]
-fn an_ordinary_users_egress_leaves_the_hosts_network_as_it_was() {
+fn an_ordinary_users_egress_does_not_change_the_hosts_network() {
     let mut host = Host::new();
-    host.become_ordinary(&Devices::default());
+    host.run_as_ordinary_user(&Devices::default());
     let web = WebServer::new("from the web\n");
     for mode in ["enforce", "open"] {
         let policy = format!(
@@ -86,7 +86,7 @@ fn an_ordinary_users_egress_leaves_the_hosts_network_as_it_was() {
         running.wait_for_output("web\n after");
         assert_same(&before, &network());
         running.feed(b"\n".to_vec());
-        let ending = running.finish(PATIENCE);
+        let ending = running.finish(TIMEOUT);
         ending.assert_code(0);
         assert_eq!(ending.text().matches("from the web").count(), 2, "{ending:?}");
         assert_same(&before, &network());
@@ -95,13 +95,13 @@ fn an_ordinary_users_egress_leaves_the_hosts_network_as_it_was() {
 }
 
 #[test]
-fn the_report_sums_up_what_the_record_says() {
+fn the_report_summarizes_the_record() {
     const UP: usize = 1000;
     const DOWN: usize = 300_000;
     let host = Host::new();
     let bulk = Echo::new(|mut stream| {
         if stream.read_exact(&mut [0; UP]).is_ok() {
-            // Whether all of it arrived, the sums tell.
+            // The sums show whether all of it arrived.
             _ = stream.write_all(&vec![b'x'; DOWN]);
             _ = stream.shutdown(Shutdown::Write);
         }
@@ -147,7 +147,7 @@ fn the_report_sums_up_what_the_record_says() {
 }
 
 #[test]
-fn a_guest_without_egress_has_no_proxy_and_is_told_so_at_once() {
+fn a_guest_without_egress_has_no_proxy_and_is_refused_at_once() {
     let host = Host::new();
     let outcome = Guest::new(&host, "mode = \"none\"").run(
         r"
@@ -166,6 +166,6 @@ fn a_guest_without_egress_has_no_proxy_and_is_told_so_at_once() {
     outcome.assert_fails("literal", "Could not connect");
     outcome.assert_recorded("dns example.com:0 refused no-egress");
     outcome.assert_recorded("packet 192.0.32.8:80 refused closed-port");
-    outcome.assert_works("through", "the policy allows nothing at all");
+    outcome.assert_works("through", "the policy allows no egress");
     host.assert_clean();
 }

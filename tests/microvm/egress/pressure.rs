@@ -1,22 +1,21 @@
-//! A guest's root that holds on to all it can get: slow clients on every listener, and thousands of
-//! connections that are never completed. What is honest beside them is served, and the shepherd
-//! stays small.
+//! A guest that exhausts resources: slow clients on every listener, and thousands of half-open
+//! connections. Honest clients beside them are still served, and the shepherd stays small.
 
 use std::io::Write;
 use std::process::Stdio;
 
 use super::servers::{TlsServer, WebServer};
 use super::{Guest, Outcome, PRELUDE};
-use crate::support::processes::{Tree, size};
-use crate::support::{Host, PATIENCE, Running};
+use crate::support::processes::{ProcessTree, size};
+use crate::support::{Host, Running, TIMEOUT};
 
-/// The most memory that a shepherd may have had, in bytes: four times what it takes.
-const MOST_MEMORY: u64 = 48 << 20;
+/// The limit of a shepherd's peak memory, in bytes: four times its normal use.
+const MAX_MEMORY: u64 = 48 << 20;
 
-/// Clients of each kind in `slow.pl`.
+/// The number of clients of each kind in `slow.pl`.
 const SLOW: &str = "20 of 20";
 
-/// An honest client goes on until the slow ones have all been let go.
+/// Runs an honest client until all slow ones have been disconnected.
 const SCRIPT: &str = r#"
 slow() { perl /slow.pl; }
 half_open() { perl /half_open.pl; }
@@ -37,7 +36,7 @@ read end
 "#;
 
 #[test]
-fn a_guest_that_holds_on_to_connections_gets_no_more_than_its_share() {
+fn a_guest_that_hoards_connections_gets_only_its_share() {
     let host = Host::new();
     let (web, tls) = (WebServer::new("from the web\n"), TlsServer::new(&["tls.test"]));
     let policy = format!(
@@ -58,23 +57,23 @@ fn a_guest_that_holds_on_to_connections_gets_no_more_than_its_share() {
     let script = format!("{PRELUDE}{SCRIPT}");
     let arguments = guest.arguments().into_iter().chain(command).chain([script]);
     let mut running = Running::start_with(&mut host.command(arguments), Stdio::piped());
-    let shepherd = Tree::of(running.pid()).shepherd;
-    running.wait_for_output_within("all tried", 3 * PATIENCE);
+    let shepherd = ProcessTree::wait_for(running.pid()).shepherd;
+    running.wait_for_output_within("all tried", 3 * TIMEOUT);
     let memory = size(shepherd, "VmHWM").unwrap();
     running.feed(b"\n".to_vec());
-    let ending = running.finish(PATIENCE);
+    let ending = running.finish(TIMEOUT);
     ending.assert_code(0);
     let outcome = Outcome::new(ending, &guest.record());
     eprintln!("the shepherd had {} KiB at most", memory >> 10);
     for probe in ["slow", "half-open"] {
-        eprintln!("{probe}: {}", outcome.probe(probe).said);
+        eprintln!("{probe}: {}", outcome.probe(probe).output);
     }
-    assert!(memory < MOST_MEMORY, "{memory} bytes");
-    assert_slow_ones_were_let_go(&outcome);
-    assert_half_open(&outcome.probe("half-open").said);
+    assert!(memory < MAX_MEMORY, "{memory} bytes");
+    assert_slow_clients_disconnected(&outcome);
+    assert_half_open(&outcome.probe("half-open").output);
     for (name, probe) in outcome.probes.iter().filter(|(name, _)| name.starts_with("honest")) {
-        let says = if name.contains("proxied") { "over TLS" } else { "from the web" };
-        assert!(probe.status == 0 && probe.said.contains(says), "{name}: {probe:?}");
+        let expected = if name.contains("proxied") { "over TLS" } else { "from the web" };
+        assert!(probe.status == 0 && probe.output.contains(expected), "{name}: {probe:?}");
     }
     let honest = outcome.probes.keys().filter(|name| name.starts_with("honest")).count();
     assert!(honest > 4, "some were beside the slow ones: {honest}");
@@ -82,10 +81,10 @@ fn a_guest_that_holds_on_to_connections_gets_no_more_than_its_share() {
     host.assert_clean();
 }
 
-fn assert_slow_ones_were_let_go(outcome: &Outcome) {
-    let said = &outcome.probe("slow").said;
+fn assert_slow_clients_disconnected(outcome: &Outcome) {
+    let text = &outcome.probe("slow").output;
     for kind in ["dns", "proxy", "connect", "tunnel", "tls", "http"] {
-        assert!(said.contains(&format!("{kind} {SLOW}")), "{kind}: {said}");
+        assert!(text.contains(&format!("{kind} {SLOW}")), "{kind}: {text}");
     }
     for line in [
         "dns :0 refused client-deadline",
@@ -98,10 +97,10 @@ fn assert_slow_ones_were_let_go(outcome: &Outcome) {
     }
 }
 
-/// Fails unless connections were half open on the host: it answered, and asked again later.
-fn assert_half_open(said: &str) {
-    let numbers: Vec<u32> = said.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
-    let [sent, answered, repeated] = numbers[..] else { panic!("{said}") };
+/// Checks that connections were half-open on the host: it sent a SYN-ACK, and repeated it later.
+fn assert_half_open(text: &str) {
+    let numbers: Vec<u32> = text.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
+    let [sent, answered, repeated] = numbers[..] else { panic!("{text}") };
     assert_eq!(sent, 10_000);
-    assert!(answered > 0 && repeated > 0, "{said}");
+    assert!(answered > 0 && repeated > 0, "{text}");
 }

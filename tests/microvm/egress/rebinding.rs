@@ -1,5 +1,5 @@
-//! A name server of an attacker's, which the host asks: from one question to the next it takes a
-//! name from a public address to one that nobody may reach, and back.
+//! DNS rebinding: an attacker's name server alternates a name between a public address and
+//! forbidden addresses with each query of the host.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
@@ -22,10 +22,11 @@ const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
-/// What `rebind.test` is, one question after the other.
-const ANSWERS: [Ipv4Addr; 6] = [PUBLIC, LOOPBACK, PUBLIC, PRIVATE, PUBLIC, METADATA];
+/// The addresses of `rebind.test`, in the order of queries.
+const ADDRESSES: [Ipv4Addr; 6] = [PUBLIC, LOOPBACK, PUBLIC, PRIVATE, PUBLIC, METADATA];
 
-/// Three ways to the name, four times each: every way meets both kinds of answers.
+/// Three kinds of connections to the name, four times each: every kind meets both kinds of
+/// addresses.
 const SCRIPT: &str = "
 for round in 1 2 3 4; do
     probe $round-1 proxied -f http://rebind.test/
@@ -35,9 +36,9 @@ done
 probe mixed proxied -f http://mixed.test/
 ";
 
-/// Puts this thread, and all that it starts, on a host of its own: the addresses above are local
-/// there, without being addresses of an interface, and names are asked for at loopback.
-fn become_a_host(directory: &Path) {
+/// Moves this thread and its children to their own network: the addresses above are local there,
+/// but not addresses of an interface, and names are resolved at loopback.
+fn enter_own_network(directory: &Path) {
     crate::support::require_root();
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
     let none = None::<&str>;
@@ -52,41 +53,42 @@ fn become_a_host(directory: &Path) {
     }
 }
 
-/// Answers questions for addresses; counts those for `rebind.test`. It lives as long as the test.
+/// Starts a name server that runs as long as the test. Returns its number of queries for
+/// `rebind.test`.
 fn name_server() -> Arc<AtomicUsize> {
     let socket = UdpSocket::bind((LOOPBACK, 53)).unwrap();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&asked);
+    let queries = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&queries);
     std::thread::spawn(move || {
         let mut buffer = [0; 2048];
         while let Ok((length, client)) = socket.recv_from(&mut buffer) {
-            let query = Message::from_vec(&buffer[..length]).unwrap();
-            let question = query.queries[0].clone();
-            let mut answer = Message::response(query.metadata.id, query.metadata.op_code);
-            answer.metadata.recursion_available = true;
-            let addresses = match (question.query_type(), question.name().to_ascii().as_str()) {
+            let message = Message::from_vec(&buffer[..length]).unwrap();
+            let query = message.queries[0].clone();
+            let mut response = Message::response(message.metadata.id, message.metadata.op_code);
+            response.metadata.recursion_available = true;
+            let addresses = match (query.query_type(), query.name().to_ascii().as_str()) {
                 (RecordType::A, "rebind.test.") => {
-                    vec![ANSWERS[counter.fetch_add(1, Ordering::Relaxed) % ANSWERS.len()]]
+                    vec![ADDRESSES[counter.fetch_add(1, Ordering::Relaxed) % ADDRESSES.len()]]
                 }
                 (RecordType::A, "mixed.test.") => vec![PUBLIC, PRIVATE],
                 _ => Vec::new(),
             };
             for address in addresses {
                 let data = RData::A(A(address));
-                answer.add_answer(Record::from_rdata(question.name().clone(), 0, data));
+                response.add_answer(Record::from_rdata(query.name().clone(), 0, data));
             }
-            answer.add_query(question);
-            socket.send_to(&answer.to_vec().unwrap(), client).unwrap();
+            response.add_query(query);
+            socket.send_to(&response.to_vec().unwrap(), client).unwrap();
         }
     });
-    asked
+    queries
 }
 
 #[test]
-fn the_address_that_was_checked_is_the_one_that_is_dialled() {
+fn the_checked_address_is_the_one_that_is_dialed() {
     let host = Host::new();
-    become_a_host(host.root());
-    let asked = name_server();
+    enter_own_network(host.root());
+    let queries = name_server();
     let public = WebServer::at(&format!("{PUBLIC}:80"), "from outside\n");
     let inside = [LOOPBACK, PRIVATE, METADATA]
         .map(|address| WebServer::at(&format!("{address}:80"), "must not be read\n"));
@@ -95,13 +97,13 @@ fn the_address_that_was_checked_is_the_one_that_is_dialled() {
     for (number, (name, probe)) in
         outcome.probes.iter().filter(|(name, _)| name.contains('-')).enumerate()
     {
-        let address = ANSWERS[number % ANSWERS.len()];
-        let (status, says) = if address == PUBLIC { (0, "from outside") } else { (22, "403") };
+        let address = ADDRESSES[number % ADDRESSES.len()];
+        let (status, expected) = if address == PUBLIC { (0, "from outside") } else { (22, "403") };
         assert_eq!(probe.status, status, "{name} at {address}: {probe:?}");
-        assert!(probe.said.contains(says), "{name} at {address}: {probe:?}");
+        assert!(probe.output.contains(expected), "{name} at {address}: {probe:?}");
     }
-    // Had a name been looked up once more to be dialled, it would have been elsewhere by then.
-    assert_eq!(asked.load(Ordering::Relaxed), 12);
+    // A second lookup before the connection would have returned another address.
+    assert_eq!(queries.load(Ordering::Relaxed), 12);
     outcome.assert_fails("mixed", "403");
     assert_eq!(public.requests().len(), 6);
     for server in inside {
@@ -120,8 +122,8 @@ fn the_address_that_was_checked_is_the_one_that_is_dialled() {
     }
     let details: Vec<_> = outcome.lines.iter().filter_map(|line| line["detail"].as_str()).collect();
     for class in ["loopback", "private", "link-local"] {
-        let is_told = details.iter().any(|detail| detail.contains(class));
-        assert!(is_told, "{class}: {details:?}");
+        let is_recorded = details.iter().any(|detail| detail.contains(class));
+        assert!(is_recorded, "{class}: {details:?}");
     }
     host.assert_clean();
 }

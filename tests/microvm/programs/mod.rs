@@ -1,5 +1,5 @@
-//! Ordinary programs in the image `runner`, each tried in one boot of an image that has them beside
-//! the rest. The table in `docs/guide/images.md` is made from the rows here.
+//! Ordinary programs in the image `runner`, all tested in one boot of an extended image. The table
+//! in `docs/guide/images.md` is generated from the rows here.
 
 use std::fmt::Write;
 use std::fs;
@@ -7,18 +7,18 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::{Host, images, long};
+use crate::support::{Host, images, is_long_run};
 
-/// The functions that try the programs (`programs.sh` says how they are called).
+/// The functions that test the programs (`programs.sh` documents the calls).
 const SCRIPT: &str = include_str!("programs.sh");
 
-/// How long the image may take to be built, and then all programs together, in emulation.
-const PATIENCE: Duration = Duration::from_secs(60 * 60);
+/// The time limit for building the image, and then for all programs together, in emulation.
+const TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
-/// The job lets everybody make user namespaces; what needs them is tried before it and after.
+/// The job enables user namespaces; programs that need them are tested before and after that.
 const ALLOW: &str = "allow_user_namespaces";
 
-/// How a program does as a job's user.
+/// The expected result of a program, run by a job's user.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Does {
     /// It works.
@@ -30,7 +30,7 @@ enum Does {
 }
 use Does::{Fail, Work, WorkWhenAllowed};
 
-/// A program: its function, its name and what was tried, how it does, what the page says to that.
+/// A program: its function, its name and the test, the expected result, and the note on the page.
 struct Program(&'static str, &'static str, Does, &'static str);
 
 const USER_NAMESPACES: &str = "`sudo sysctl -w kernel.unprivileged_userns_clone=1` in the job, or \
@@ -56,17 +56,17 @@ const PROGRAMS: &[Program] = &[
     Program("nginx", "nginx, started by the job's user", Work, ""),
     Program("sysv_service", "`sudo service redis-server start`", Work, ""),
     Program("sshd", "OpenSSH: server (`sudo mkdir -p /run/sshd` first), agent, client", Work, ""),
-    Program("git_http", "Git over HTTP from a server of the job's own", Work, ""),
-    Program("hostname_server", "a server under the machine's own name", Work, ""),
+    Program("git_http", "Git over HTTP from the job's own server", Work, ""),
+    Program("hostname_server", "a server at the machine's own name", Work, ""),
     Program("dbus_session", "D-Bus: a session bus", Work, ""),
     Program("dbus_system", "D-Bus: the system bus, started by `sudo dbus-daemon --system`", Work, ""),
-    Program("systemd", "systemd's user services", Fail, "there is no systemd: `sudo service`, or the program itself"),
-    Program("cron_job", "cron, started by `sudo cron`, with root's `crontab -u`", Work, "the job's own `crontab` is refused: a hardened image has no set-id programs"),
-    // What looks at other processes.
-    Program("gdb_child", "gdb on a program that it starts", Work, ""),
-    Program("gdb_live", "gdb on a process that runs: `sudo gdb`", Work, "without `sudo`: `hardening.off = [\"kernel.tracing\"]`"),
-    Program("strace_child", "strace on a program that it starts", Work, ""),
-    Program("strace_live", "strace on a process that runs: `sudo strace`", Work, "without `sudo`: `hardening.off = [\"kernel.tracing\"]`"),
+    Program("systemd", "systemd's user services", Fail, "the image has no systemd: use `sudo service`, or run the program itself"),
+    Program("cron_job", "cron, started by `sudo cron`, with root's `crontab -u`", Work, "the job can't use `crontab` itself: a hardened image has no set-id programs"),
+    // Programs that inspect other processes.
+    Program("gdb_child", "gdb with a program that it starts", Work, ""),
+    Program("gdb_live", "gdb with a running process: `sudo gdb`", Work, "without `sudo`: `hardening.off = [\"kernel.tracing\"]`"),
+    Program("strace_child", "strace with a program that it starts", Work, ""),
+    Program("strace_live", "strace with a running process: `sudo strace`", Work, "without `sudo`: `hardening.off = [\"kernel.tracing\"]`"),
     Program("perf", "`sudo perf stat`", Work, "without `sudo`: `hardening.off = [\"kernel.tracing\"]`"),
     // Containers, namespaces, mounts, devices.
     Program("docker_compose", "Docker Compose: two services, a health check", Work, ""),
@@ -75,16 +75,16 @@ const PROGRAMS: &[Program] = &[
     Program("podman_rootless", "Podman without root", Fail, "`sudo podman`"),
     Program("user_namespace", "a user namespace: `unshare --user`", WorkWhenAllowed, USER_NAMESPACES),
     Program("bubblewrap", "bubblewrap", WorkWhenAllowed, USER_NAMESPACES),
-    Program("network_namespace", "`sudo ip netns`, a veth pair", Work, ""),
+    Program("network_namespace", "network namespaces: `sudo ip netns`, a veth pair", Work, ""),
     Program("tun", "`sudo ip tuntap add`", Work, "`kernel.guest_modules = [\"tun\"]`"),
     Program("fuse_overlayfs", "FUSE: `sudo fuse-overlayfs`", Work, "`kernel.guest_modules = [\"fuse\"]`"),
     Program("loop_mount", "a file mounted as a disk", Work, "`kernel.guest_modules = [\"loop\"]`"),
     Program("swap", "a swap file", Work, ""),
     // A browser, and a display for one.
-    Program("chromium_without_sandbox", "Chromium without its sandbox: `--no-sandbox`", Work, ""),
+    Program("chromium_without_sandbox", "Chromium without its sandbox (`--no-sandbox`)", Work, ""),
     Program("chromium_sandboxed", "Chromium with its sandbox", WorkWhenAllowed, USER_NAMESPACES),
     Program("xvfb", "Xvfb", Work, ""),
-    // What else build scripts call.
+    // Other programs that build scripts call.
     Program("apt_file", "`sudo apt-get install` from a repository", Work, ""),
     Program("inotify", "inotify", Work, ""),
     Program("limits", "a million open files, core dumps", Work, ""),
@@ -95,9 +95,9 @@ const PROGRAMS: &[Program] = &[
     Program("pty", "a terminal: `script`", Work, ""),
 ];
 
-/// The table of the page.
+/// Returns the table of the page.
 fn table() -> String {
-    let mut table = "| program | as it is | what to add |\n|---|---|---|\n".to_owned();
+    let mut table = "| Program | Result | Required change |\n|---|---|---|\n".to_owned();
     for Program(_, what, does, says) in PROGRAMS {
         let does = if *does == Work { "works" } else { "does not work" };
         writeln!(table, "| {what} | {does} | {says} |").unwrap();
@@ -106,7 +106,7 @@ fn table() -> String {
 }
 
 #[test]
-fn the_page_says_which_programs_work() {
+fn the_page_lists_the_working_programs() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guide/images.md");
     let page = fs::read_to_string(&path).unwrap();
     let (before, rest) = page.split_once("<!-- made: programs -->\n").unwrap();
@@ -116,11 +116,11 @@ fn the_page_says_which_programs_work() {
         fs::write(&path, &made).unwrap();
     }
     let old =
-        "the table is old: MAYFLY_WRITE_REFERENCE=1 cargo test --test microvm programs writes it";
+        "the table is out of date: run MAYFLY_WRITE_REFERENCE=1 cargo test --test microvm programs";
     assert!(made == page || fs::read_to_string(&path).unwrap() == made, "{old}");
 }
 
-/// A host with an image that has all of the programs.
+/// Creates a host with an image that contains all programs.
 fn host() -> Host {
     let host = Host::bare();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -136,18 +136,18 @@ fn host() -> Host {
     host
 }
 
-/// Minutes, and gigabytes of packages: with `scripts/test --long`.
+/// Takes minutes and gigabytes of packages. Runs with `scripts/test --long`.
 #[test]
 #[ignore = "takes minutes"]
-fn ordinary_programs_work_or_the_page_says_what_they_need() {
-    assert!(long() && images().is_dir(), "run scripts/test --long");
+fn ordinary_programs_work_or_the_page_lists_the_required_change() {
+    assert!(is_long_run() && images().is_dir(), "run scripts/test --long");
     let host = host();
     let names = PROGRAMS.iter().map(|Program(name, ..)| *name);
     let again = PROGRAMS.iter().filter(|Program(_, _, does, _)| *does == WorkWhenAllowed);
     let again = again.map(|Program(name, ..)| *name);
     let command = ["--image=programs", "--cpus=2", "--memory=4G", "--", "bash", "-c", SCRIPT, "-"];
     let running = host.start(command.into_iter().chain(names).chain([ALLOW]).chain(again));
-    let ending = running.finish(PATIENCE);
+    let ending = running.finish(TIMEOUT);
     let text = ending.assert_code(0).text();
     let mut tried = text.lines().filter_map(|line| {
         let mut fields = line.strip_prefix("tried\t")?.split('\t');

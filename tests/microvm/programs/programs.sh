@@ -1,6 +1,6 @@
-# Run in a guest by programs/mod.rs, as the job's user: a function for each program, each in a
-# directory and a process of its own. Prints the name, the exit status, seconds, and the last line
-# that it said, with tabs between.
+# programs/mod.rs runs this in a guest, as the job's user: one function per program, each in its own
+# directory and process. Prints the name, the exit status, the seconds, and the last line of output,
+# separated by tabs.
 
 jvm() {
     mkdir -p com/example
@@ -54,8 +54,8 @@ npm_install() {
 }
 
 elasticsearch() {
-    # Its bootstrap checks, which end it where it listens beyond loopback: descriptors, threads,
-    # address space, size of files, mappings, and a system call filter.
+    # Its bootstrap checks, which end it if it listens beyond loopback: descriptors, threads, address
+    # space, file size, mappings, and a system call filter.
     test "$(ulimit -n)" -ge 65535
     test "$(ulimit -u)" = unlimited || test "$(ulimit -u)" -ge 4096
     test "$(ulimit -v)" = unlimited
@@ -108,7 +108,7 @@ sysv_service() {
     sudo service redis-server stop >/dev/null
 }
 
-# An image of this machine's own programs, as no registry is at hand: `base PROGRAM…`.
+# Builds an image from this machine's own programs, because no registry is reachable: `base PROGRAM…`.
 base() {
     mkdir -p root/usr/bin root/usr/lib root/usr/lib64 root/etc root/tmp
     ln -s usr/bin usr/lib usr/lib64 root/
@@ -235,7 +235,7 @@ git_http() {
 }
 
 sshd() {
-    # What the service's unit makes on a machine that has systemd.
+    # Created by the service's unit on a machine with systemd.
     sudo mkdir -p /run/sshd
     ssh-keygen -q -t ed25519 -N '' -f host
     ssh-keygen -q -t ed25519 -N '' -f key
@@ -345,7 +345,7 @@ hostname_server() {
 try() {
     local begun=$SECONDS said status
     mkdir -p "$HOME/tried/$1" && cd "$HOME/tried/$1" || return
-    # Its own shell, so that a failure is the end of it, and what it left running is ended.
+    # In its own shell, so that a failure ends it, and processes that it left running are killed.
     set -m
     (set -e -o pipefail; "$1") >"../$1.out" 2>&1 </dev/null &
     local group=$! guard

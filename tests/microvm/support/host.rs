@@ -1,4 +1,4 @@
-//! A host for one test: a state directory, programs, and perhaps another user or other devices.
+//! A host for one test: a state directory, programs, and optionally another user or other devices.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
@@ -8,47 +8,47 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::running::{Ending, Running};
-use super::{PATIENCE, images, processes};
+use super::running::{CommandOutput, Running};
+use super::{TIMEOUT, images, processes};
 
-/// A user and group that no system has.
+/// A user and group id that no system uses.
 pub(crate) const ORDINARY_USER: u32 = 61_001;
 
-/// What Mayfly finds when a test runs it.
+/// The environment in which a test runs Mayfly.
 pub(crate) struct Host {
     root: TempDir,
     /// The executable.
     pub(crate) mayfly: PathBuf,
     /// `$PATH`.
     pub(crate) path: OsString,
-    /// A command that executes the one behind it; none executes Mayfly as it is.
+    /// A command that executes the one after it. Empty: Mayfly runs directly.
     pub(crate) wrapper: Vec<OsString>,
 }
 
 impl Host {
-    /// A host with the image `base`, on which all is well.
+    /// Creates a working host with the image `base`.
     pub(crate) fn new() -> Self {
         Self::with_image("base")
     }
 
-    /// A host with one image of the tests' store.
+    /// Creates a host with one image of the tests' store.
     pub(crate) fn with_image(name: &str) -> Self {
         let host = Self::bare();
         let image = images().join(name);
         assert!(
             image.join("latest/manifest.json").is_file(),
-            "{} is not there: run scripts/test",
+            "{} does not exist: run scripts/test",
             image.display()
         );
         symlink(image, host.images().join(name)).unwrap();
-        // Whoever is the first to verify the image does it for all.
+        // Shared, so that the tests verify the image only once.
         let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("verified");
         fs::create_dir_all(&shared).unwrap();
         symlink(shared, host.state().join("verified")).unwrap();
         host
     }
 
-    /// A host without an image.
+    /// Creates a host without an image.
     pub(crate) fn bare() -> Self {
         let root = tempfile::Builder::new().prefix("mayfly-test-").tempdir().unwrap();
         let own = std::env::var_os("MAYFLY_TEST_BIN_DIR").map(PathBuf::from);
@@ -60,22 +60,22 @@ impl Host {
         host
     }
 
-    /// Where the test may put files.
+    /// Returns the directory for files of the test.
     pub(crate) fn root(&self) -> &Path {
         self.root.path()
     }
 
-    /// The state directory.
+    /// Returns the state directory.
     pub(crate) fn state(&self) -> PathBuf {
         self.root().join("state")
     }
 
-    /// The image store.
+    /// Returns the image store.
     pub(crate) fn images(&self) -> PathBuf {
         self.state().join("images")
     }
 
-    /// `mayfly` with these arguments, not started.
+    /// Returns the command `mayfly` with these arguments.
     pub(crate) fn mayfly<A: AsRef<OsStr>>(
         &self,
         arguments: impl IntoIterator<Item = A>,
@@ -92,7 +92,7 @@ impl Host {
         command
     }
 
-    /// `mayfly run` with these arguments, not started.
+    /// Returns the command `mayfly run` with these arguments.
     pub(crate) fn command<A: AsRef<OsStr>>(
         &self,
         arguments: impl IntoIterator<Item = A>,
@@ -101,22 +101,25 @@ impl Host {
         self.mayfly([OsString::from("run")].into_iter().chain(arguments))
     }
 
-    /// `mayfly run` with these arguments, under way.
+    /// Starts `mayfly run` with these arguments.
     pub(crate) fn start<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Running {
         Running::start(&mut self.command(arguments))
     }
 
-    /// `mayfly run` with these arguments, to its end.
-    pub(crate) fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Ending {
-        self.start(arguments).finish(PATIENCE)
+    /// Runs `mayfly run` with these arguments to its exit.
+    pub(crate) fn run<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> CommandOutput {
+        self.start(arguments).finish(TIMEOUT)
     }
 
-    /// A shell in a microVM, to its end.
-    pub(crate) fn shell(&self, script: &str) -> Ending {
+    /// Runs a shell script in a microVM to its exit.
+    pub(crate) fn shell(&self, script: &str) -> CommandOutput {
         self.run(["--", "sh", "-c", script])
     }
 
-    /// What is left of microVMs, living or not.
+    /// Returns the directories of all microVMs, running or ended.
     pub(crate) fn microvms(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.state().join("microvms"));
         entries.map_or_else(
@@ -125,47 +128,47 @@ impl Host {
         )
     }
 
-    /// Fails if a run that ended well left anything.
+    /// Checks that a successful run left nothing behind.
     pub(crate) fn assert_clean(&self) {
-        assert_eq!(self.microvms(), Vec::<PathBuf>::new(), "a run that ended well leaves nothing");
+        assert_eq!(self.microvms(), Vec::<PathBuf>::new(), "a successful run left a directory");
         self.assert_no_process();
     }
 
-    /// Fails if anything still runs here.
+    /// Checks that no process of this host remains.
     pub(crate) fn assert_no_process(&self) {
         let left = processes::mentioning(self.root());
-        assert!(left.is_empty(), "processes are left: {left:?}");
+        assert!(left.is_empty(), "processes remain: {left:?}");
     }
 
-    /// Only the programs that are named, of those that `$PATH` has, can be found from now on.
-    pub(crate) fn keep_programs(&mut self, names: &[&str]) {
-        let directory = self.own_programs();
+    /// Reduces `$PATH` to the named programs.
+    pub(crate) fn restrict_programs(&mut self, names: &[&str]) {
+        let directory = self.program_directory();
         for name in names {
             fs::copy(self.find(name), directory.join(name)).unwrap();
         }
         self.path = directory.into();
     }
 
-    /// Puts a shell script in the place of a program.
+    /// Replaces a program by a shell script.
     pub(crate) fn replace_program(&mut self, name: &str, script: &str) {
-        let directory = self.own_programs();
+        let directory = self.program_directory();
         let path = directory.join(name);
         fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// Puts a copy of another program in the place of a program.
+    /// Replaces a program by a copy of another one.
     #[allow(dead_code, reason = "the benchmarks use less")]
     pub(crate) fn replace_program_by(&mut self, name: &str, other: &Path) {
-        fs::copy(other, self.own_programs().join(name)).unwrap();
+        fs::copy(other, self.program_directory().join(name)).unwrap();
     }
 
-    /// From now on an ordinary user runs Mayfly, with copies of all programs and of `base` that
-    /// such a user can read, and with the `devices` that are given.
-    pub(crate) fn become_ordinary(&mut self, devices: &Devices) {
+    /// Runs Mayfly as an ordinary user from now on, with readable copies of all programs and of
+    /// `base`, and with these `devices`.
+    pub(crate) fn run_as_ordinary_user(&mut self, devices: &Devices) {
         super::require_root();
-        self.own_programs();
-        // What was linked may lie where only root can go.
+        self.program_directory();
+        // The target of the link may be readable for root only.
         let base = self.images().join("base");
         if base.is_symlink() {
             let real = fs::canonicalize(base.join("latest")).unwrap();
@@ -193,9 +196,9 @@ impl Host {
             .collect();
     }
 
-    /// A directory of programs that comes first in `$PATH`, with a copy of Mayfly that is run from
-    /// now on: beside the one of the build others may lie that it would find.
-    fn own_programs(&mut self) -> PathBuf {
+    /// Returns a directory that comes first in `$PATH`, with the copy of Mayfly that runs from now
+    /// on. Mayfly would also find the programs beside the build's own executable.
+    fn program_directory(&mut self) -> PathBuf {
         let directory = self.root().join("bin");
         if directory.is_dir() {
             return directory;
@@ -204,7 +207,7 @@ impl Host {
         let device = self.find("vhost-device-vsock");
         fs::copy(&self.mayfly, directory.join("mayfly")).unwrap();
         self.mayfly = directory.join("mayfly");
-        // A later entry than the copy of Mayfly itself, so that a test can take it away.
+        // A separate, later entry of `$PATH`, so that a test can remove it.
         let more = self.root().join("more");
         fs::create_dir(&more).unwrap();
         fs::copy(device, more.join("vhost-device-vsock")).unwrap();
@@ -214,7 +217,7 @@ impl Host {
         directory
     }
 
-    /// A program that Mayfly would find.
+    /// Returns the path of a program that Mayfly would find.
     pub(crate) fn find(&self, name: &str) -> PathBuf {
         let beside = self.mayfly.parent().unwrap().to_owned();
         let own = [beside.join("../libexec/mayfly"), beside];
@@ -227,22 +230,22 @@ impl Host {
     }
 }
 
-/// The modes of the device nodes that an ordinary user finds; none is not there.
+/// The modes of an ordinary user's device nodes; `None` means that the node does not exist.
 pub(crate) struct Devices {
     pub(crate) tun: Option<u32>,
     pub(crate) kvm: Option<u32>,
 }
 
 impl Default for Devices {
-    /// As most distributions have them for users who may run microVMs.
+    /// The modes of most distributions, for users who may run microVMs.
     fn default() -> Self {
         Self { tun: Some(0o666), kvm: None }
     }
 }
 
 impl Devices {
-    /// A shell script that puts a `/dev` of our own in the place of the host's, for itself only,
-    /// and executes `$2…` as the user `$1`. Its `$0` is an empty directory.
+    /// Returns a shell script that mounts its own `/dev` for itself only and executes `$2…` as the
+    /// user `$1`. Its `$0` is an empty directory.
     fn script(&self) -> String {
         let node = |path: &str, mode: Option<u32>, numbers: &str| {
             mode.map_or_else(String::new, |mode| {

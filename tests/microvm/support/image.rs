@@ -1,4 +1,4 @@
-//! Images that no recipe makes: small ones, changed ones, ones with a guest that misbehaves.
+//! Test images without a recipe: small images, modified images, and images with a hostile guest.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,20 +12,20 @@ use sha2::{Digest, Sha256};
 
 use super::{Host, images};
 
-/// What an image is made of; the rest is as in `base`.
-pub(crate) struct Forgery {
+/// The contents of a test image. Everything else is as in `base`.
+pub(crate) struct TestImage {
     pub(crate) name: &'static str,
     pub(crate) kernel: Vec<u8>,
     pub(crate) initramfs: Vec<u8>,
     pub(crate) rootfs: Vec<u8>,
     pub(crate) kernel_arguments: String,
-    /// What else its manifest says.
+    /// Further changes of the manifest.
     pub(crate) change: fn(&mut Value),
 }
 
-impl Forgery {
-    /// An image that is found and verified, but could never boot.
-    pub(crate) fn hollow() -> Self {
+impl TestImage {
+    /// An image that can be found and verified, but cannot boot.
+    pub(crate) fn unbootable() -> Self {
         Self {
             name: "hollow",
             kernel: b"no kernel".to_vec(),
@@ -36,22 +36,22 @@ impl Forgery {
         }
     }
 
-    /// A guest that misbehaves in the way that `mode` names.
+    /// An image with a guest that misbehaves according to `mode`.
     pub(crate) fn hostile(mode: &str) -> Self {
         Self::booting("hostile", "mayfly-hostile-guest", format!("mayfly.hostile={mode}"))
     }
 
-    /// A guest that loads its drivers and powers off: the least that can be booted.
+    /// The minimal bootable image: its guest loads the drivers and powers off.
     #[allow(dead_code, reason = "for the benchmarks")]
     pub(crate) fn floor() -> Self {
         Self::booting("floor", "floor", String::new())
     }
 
-    /// The kernel and the modules of `base` with a program of the tests' as `/init`.
+    /// An image with the kernel and modules of `base`, and a test program as `/init`.
     fn booting(name: &'static str, init: &str, kernel_arguments: String) -> Self {
         let base = base();
         let mut initramfs = fs::read(base.join("initramfs")).unwrap();
-        // The kernel takes archives one behind the other; a later file replaces an earlier one.
+        // The kernel accepts concatenated archives; a later file replaces an earlier one.
         initramfs.resize(initramfs.len().next_multiple_of(4), 0);
         initramfs.extend(archive_of_init(&fs::read(guest_program(init)).unwrap()));
         Self {
@@ -64,18 +64,18 @@ impl Forgery {
         }
     }
 
-    /// Puts the image into the store of a host.
+    /// Installs the image in the store of a host. Returns its directory.
     pub(crate) fn install(&self, host: &Host) -> PathBuf {
         let text = fs::read(base().join("manifest.json")).unwrap();
         let mut manifest: Value = serde_json::from_slice(&text).unwrap();
-        // Nobody asks what is in it.
-        let bill = b"{}".to_vec();
+        // No test reads its content.
+        let sbom = b"{}".to_vec();
         let parts = [
             ("kernel", "kernel", &self.kernel),
             ("initramfs", "initramfs", &self.initramfs),
             ("rootfs", "rootfs.img", &self.rootfs),
-            ("spdx", "sbom.spdx.json", &bill),
-            ("cyclonedx", "sbom.cdx.json", &bill),
+            ("spdx", "sbom.spdx.json", &sbom),
+            ("cyclonedx", "sbom.cdx.json", &sbom),
         ];
         manifest["name"] = self.name.into();
         for (part, file, bytes) in &parts {
@@ -99,12 +99,12 @@ impl Forgery {
     }
 }
 
-/// The directory of the image `base`.
+/// Returns the directory of the image `base`.
 pub(crate) fn base() -> PathBuf {
     fs::canonicalize(images().join("base/latest")).unwrap()
 }
 
-/// The digests of all files of an image.
+/// Returns the digests of all files of an image.
 pub(crate) fn digests(image: &Path) -> Vec<(PathBuf, String)> {
     let mut files: Vec<_> =
         fs::read_dir(image).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -130,7 +130,7 @@ impl Write for HashWriter<'_> {
     }
 }
 
-/// The SHA-256 of bytes, in hexadecimal.
+/// Returns the SHA-256 of bytes in hexadecimal.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
@@ -139,7 +139,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// A cpio archive with a program as `/init`.
+/// Returns a cpio archive with a program as `/init`.
 fn archive_of_init(program: &[u8]) -> Vec<u8> {
     let entry = Builder::new("init").ino(1).mode(0o755).set_mode_file_type(ModeFileType::Regular);
     let mut writer = entry.write(Vec::new(), u32::try_from(program.len()).unwrap());
@@ -147,7 +147,7 @@ fn archive_of_init(program: &[u8]) -> Vec<u8> {
     trailer(writer.finish().unwrap()).unwrap()
 }
 
-/// An ext4 file system with nothing in it.
+/// Returns an empty ext4 file system.
 fn empty_file_system() -> Vec<u8> {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(16 << 20).unwrap();
@@ -157,12 +157,13 @@ fn empty_file_system() -> Vec<u8> {
     fs::read(file.path()).unwrap()
 }
 
-/// A program of the hostile guest's package, built like the agent: static, because nothing is
-/// beside it. Cargo does nothing where it is up to date, and lets one build at a time.
+/// Builds a program of the hostile guest's package and returns its path. It is linked statically,
+/// like the agent, because the initramfs has no libraries. Cargo skips an up-to-date build and
+/// serializes concurrent ones.
 pub(crate) fn guest_program(name: &str) -> PathBuf {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // The build's own directory, as the tests' is `<target>/tmp`.
+    // The target directory: `CARGO_TARGET_TMPDIR` is `<target>/tmp`.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build

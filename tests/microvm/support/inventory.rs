@@ -1,8 +1,7 @@
-//! Everything that a run could leave behind, counted from outside.
+//! Inventories of everything that a run could leave behind, taken from outside.
 //!
-//! A [`Sandbox`] is a set of namespaces in which nothing but Mayfly runs, so that what is there
-//! after a run can be compared with what was there before it, whole: nothing of the rest of the
-//! system is among it.
+//! Only Mayfly runs in the namespaces of a [`Sandbox`]. A test can compare all resources before and
+//! after a run, without those of the rest of the system.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -15,33 +14,33 @@ use std::process::{Child, Command, Stdio};
 use nix::unistd::Pid;
 
 use super::processes::{self, children, file};
-use super::{Host, PATIENCE, require_root, until};
+use super::{Host, TIMEOUT, require_root, until};
 
-/// New process-id, mount, network and IPC namespaces with a first process that only reaps.
+/// New PID, mount, network, and IPC namespaces whose first process only reaps.
 pub(crate) struct Sandbox {
     outer: Child,
     init: Pid,
     watched: PathBuf,
 }
 
-/// What is there, each thing as a line that names it.
+/// A set of resources, one line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Inventory(BTreeSet<String>);
 
 impl Sandbox {
-    /// Makes one, and lets `host` run Mayfly in it.
+    /// Creates a sandbox and makes `host` run Mayfly in it.
     pub(crate) fn around(host: &mut Host) -> Self {
         require_root();
         let mut command = Command::new("unshare");
         command
             .args(["--fork", "--pid", "--mount-proc", "--mount", "--net", "--ipc", "--kill-child"])
-            // A process that ignores the end of its children need not reap them.
+            // The kernel reaps the children of a process that ignores SIGCHLD.
             .args(["--", "env", "--ignore-signal=CHLD", "sleep", "infinity"])
             .stdin(Stdio::null())
             .process_group(0);
         let outer = command.spawn().unwrap();
         let outside = Pid::from_raw(i32::try_from(outer.id()).unwrap());
-        let init = until("the sandbox's first process", PATIENCE, || {
+        let init = until("the sandbox's first process", TIMEOUT, || {
             let sleeps =
                 |pid: &Pid| processes::program(*pid).is_some_and(|path| path.ends_with("sleep"));
             children(outside).into_iter().find(sleeps)
@@ -52,26 +51,25 @@ impl Sandbox {
         Self { outer, init, watched: host.root().to_owned() }
     }
 
-    /// The `mayfly` that a run of this host has become, once it is there: entering a process-id
-    /// namespace takes a fork.
-    pub(crate) fn front(run: Pid) -> Pid {
-        until("mayfly in the sandbox", PATIENCE, || {
+    /// Waits for the `mayfly` process of a run: `nsenter` forks to enter a PID namespace.
+    pub(crate) fn find_front(run: Pid) -> Pid {
+        until("mayfly in the sandbox", TIMEOUT, || {
             let is_mayfly =
                 |pid: &Pid| processes::program(*pid).is_some_and(|path| path.ends_with("mayfly"));
             children(run).into_iter().find(is_mayfly)
         })
     }
 
-    /// Everything that is there now.
+    /// Returns all current resources.
     pub(crate) fn inventory(&self) -> Inventory {
         let mut lines = BTreeSet::new();
-        // The sandbox's own view, with its own numbers.
+        // The sandbox's own `/proc`, with its process ids.
         let proc = file(self.init, "root/proc");
-        for process in numbered(&proc) {
+        for process in process_directories(&proc) {
             let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
             lines.insert(format!("process {} {}", last(&process), name.trim()));
             for link in links(&process.join("ns")).chain(links(&process.join("fd"))) {
-                // Namespaces by their numbers: those of the sandbox are there before and after.
+                // By inode number: the sandbox's own namespaces are in every inventory.
                 if link.contains(":[") && !link.starts_with("pipe:") && !link.starts_with("socket:")
                 {
                     lines.insert(format!("namespace {link}"));
@@ -93,21 +91,21 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // Its first process goes with it (`--kill-child`), and all others with that.
+        // This kills its first process too (`--kill-child`), and so all others.
         let _ = self.outer.kill();
         let _ = self.outer.wait();
     }
 }
 
 impl Inventory {
-    /// What is here and was not there `before`, apart from black boxes.
-    pub(crate) fn beyond(&self, before: &Self) -> Vec<String> {
+    /// Returns the resources that are not in `before`, except black boxes.
+    pub(crate) fn added_since(&self, before: &Self) -> Vec<String> {
         let added = self.0.difference(&before.0);
         added.filter(|line| !is_black_box(line)).cloned().collect()
     }
 }
 
-/// A directory of a microVM, or one of the files that a black box may have.
+/// Returns whether a line names a microVM's directory, or a file that a black box may contain.
 fn is_black_box(line: &str) -> bool {
     const FILES: [&str; 12] = [
         "microvm.json",
@@ -130,8 +128,8 @@ fn is_black_box(line: &str) -> bool {
     }
 }
 
-/// The directories of `/proc` that are processes.
-fn numbered(proc: &Path) -> Vec<PathBuf> {
+/// Returns the directories of processes in `/proc`.
+fn process_directories(proc: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(proc).unwrap().filter_map(Result::ok).map(|entry| entry.path());
     entries.filter(|path| last(path).bytes().all(|byte| byte.is_ascii_digit())).collect()
 }
@@ -140,14 +138,14 @@ fn last(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Where the links in a directory lead to. A process that ends meanwhile has none.
+/// Returns the targets of the links in a directory. Empty if the process has exited.
 fn links(directory: &Path) -> impl Iterator<Item = String> {
     let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
     let targets = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
     targets.map(|target| target.to_string_lossy().into_owned())
 }
 
-/// Every unix socket of a network namespace. Their first column is an address that means nothing.
+/// Returns all unix sockets of a network namespace, without the first column (a kernel address).
 fn unix_sockets(table: &str) -> Vec<String> {
     let rows = table.lines().skip(1).filter_map(|line| line.split_once(' '));
     rows.map(|(_, row)| format!("socket {row}")).collect()
@@ -162,7 +160,7 @@ fn loop_devices() -> Vec<String> {
     backing.collect()
 }
 
-/// Those that are called after Mayfly or a microVM: others come and go with the system.
+/// Returns the control groups named after Mayfly or a microVM. Others belong to the system.
 fn control_groups() -> Vec<String> {
     let mut found = Vec::new();
     let mut waiting = vec![PathBuf::from("/sys/fs/cgroup")];
@@ -179,7 +177,7 @@ fn control_groups() -> Vec<String> {
     found
 }
 
-/// Every file below a directory, with its number: one that was replaced is another.
+/// Returns all files below a directory with their inode numbers, so that a replaced file differs.
 fn files(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut waiting = vec![directory.to_owned()];

@@ -1,4 +1,4 @@
-//! What the tests stand on: a host to run Mayfly on, runs under way, and looks into `/proc`.
+//! Support for tests with microVMs: a test host, running commands, test images, and `/proc`.
 
 pub(crate) mod host;
 pub(crate) mod image;
@@ -12,40 +12,40 @@ use std::time::{Duration, Instant};
 
 pub(crate) use host::Host;
 #[allow(unused_imports, reason = "the benchmarks use less")]
-pub(crate) use running::{Ending, Running};
+pub(crate) use running::{CommandOutput, Running};
 
-/// How long anything may take that is not the matter of the test: in emulation, beside another
-/// microVM, on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// The time limit of any step whose duration is not under test: generous, because guests are
+/// emulated on a busy machine beside another microVM.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Between two looks at something that is about to change.
-const LOOK: Duration = Duration::from_millis(2);
+/// The delay between two polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Waits until there is an answer; fails, naming it, if there is none in time.
-pub(crate) fn until<T>(what: &str, within: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+/// Polls until the function returns a value. Fails, naming `what`, on a timeout.
+pub(crate) fn until<T>(what: &str, within: Duration, mut poll: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
-        if let Some(answer) = look() {
-            return answer;
+        if let Some(value) = poll() {
+            return value;
         }
         assert!(start.elapsed() < within, "{what}: not within {within:?}");
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
-/// Whether the tests may take minutes.
-pub(crate) fn long() -> bool {
+/// Returns whether the tests may take minutes.
+pub(crate) fn is_long_run() -> bool {
     std::env::var_os("MAYFLY_TEST_LONG").is_some()
 }
 
-/// The store with the images of the tests.
+/// Returns the store with the images of the tests.
 pub(crate) fn images() -> PathBuf {
     let store = std::env::var_os("MAYFLY_TEST_IMAGES").map(PathBuf::from);
-    store.expect("MAYFLY_TEST_IMAGES names no image store: run scripts/test")
+    store.expect("MAYFLY_TEST_IMAGES is not set: run scripts/test")
 }
 
-/// Fails where the test can't do what it has to.
+/// Fails unless the test runs as root.
 pub(crate) fn require_root() {
     let root = nix::unistd::geteuid().is_root();
-    assert!(root, "this test makes namespaces and becomes another user: run it as root");
+    assert!(root, "this test creates namespaces and changes its user: run it as root");
 }

@@ -1,4 +1,4 @@
-//! Processes, as `/proc` tells of them.
+//! Processes, read from `/proc`.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
-use super::{PATIENCE, until};
+use super::{TIMEOUT, until};
 
 /// The processes of one run.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Tree {
+pub(crate) struct ProcessTree {
     /// `mayfly run`.
     pub(crate) front: Pid,
     /// `mayfly shepherd`.
@@ -20,10 +20,10 @@ pub(crate) struct Tree {
     pub(crate) vsock: Pid,
 }
 
-impl Tree {
-    /// The processes below `mayfly run`, once they are all there.
-    pub(crate) fn of(front: Pid) -> Self {
-        until("all processes of a microVM", PATIENCE, || {
+impl ProcessTree {
+    /// Waits until all processes below `mayfly run` exist.
+    pub(crate) fn wait_for(front: Pid) -> Self {
+        until("all processes of a microVM", TIMEOUT, || {
             let shepherd = shepherd(front)?;
             let child = |name: &str| {
                 children(shepherd).into_iter().find(|child| {
@@ -40,38 +40,38 @@ impl Tree {
         })
     }
 
-    /// All of them.
+    /// Returns all of them.
     pub(crate) fn all(&self) -> [Pid; 4] {
         [self.front, self.shepherd, self.qemu, self.vsock]
     }
 }
 
-/// The shepherd of a `mayfly run`, once it is one.
+/// Returns the shepherd of a `mayfly run`, once it has executed.
 pub(crate) fn shepherd(front: Pid) -> Option<Pid> {
     children(front).into_iter().find(|child| {
         fs::read(file(*child, "cmdline")).is_ok_and(|line| line.starts_with(b"mayfly\0shepherd\0"))
     })
 }
 
-/// The children of a process.
+/// Returns the children of a process.
 pub(crate) fn children(parent: Pid) -> Vec<Pid> {
     let is_child = |pid: &Pid| status(*pid, "PPid").is_some_and(|text| text == parent.to_string());
     all().into_iter().filter(is_child).collect()
 }
 
-/// Every process that can be seen.
+/// Returns all visible processes.
 pub(crate) fn all() -> Vec<Pid> {
     let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.map(Pid::from_raw).collect()
 }
 
-/// The processes that have to do with a directory: by their arguments, their working directory
-/// or their program.
+/// Returns the processes that refer to a directory in their arguments, working directory, root, or
+/// program.
 pub(crate) fn mentioning(directory: &Path) -> Vec<String> {
     let needle = directory.as_os_str().as_bytes();
     let mentions = |bytes: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
-    let concerned = |pid: &Pid| {
+    let is_related = |pid: &Pid| {
         let line = fs::read(file(*pid, "cmdline")).unwrap_or_default();
         let links = ["cwd", "exe", "root"].map(|name| fs::read_link(file(*pid, name)));
         let links = links.into_iter().flatten();
@@ -82,27 +82,27 @@ pub(crate) fn mentioning(directory: &Path) -> Vec<String> {
         let line = fs::read(file(pid, "cmdline")).unwrap_or_default();
         format!("{pid}: {}", String::from_utf8_lossy(&line).replace('\0', " "))
     };
-    all().into_iter().filter(|pid| *pid != own && concerned(pid)).map(describe).collect()
+    all().into_iter().filter(|pid| *pid != own && is_related(pid)).map(describe).collect()
 }
 
-/// A file of a process.
+/// Returns the path of a process's file in `/proc`.
 pub(crate) fn file(pid: Pid, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/{name}"))
 }
 
-/// The executable of a process.
+/// Returns the executable of a process.
 pub(crate) fn program(pid: Pid) -> Option<PathBuf> {
     fs::read_link(file(pid, "exe")).ok()
 }
 
-/// A field of `/proc/PID/status`.
+/// Returns a field of `/proc/PID/status`.
 pub(crate) fn status(pid: Pid, field: &str) -> Option<String> {
     let text = fs::read_to_string(file(pid, "status")).ok()?;
     let mut lines = text.lines().filter_map(|line| line.split_once(':'));
     lines.find(|(name, _)| *name == field).map(|(_, value)| value.trim().to_owned())
 }
 
-/// A field of `/proc/PID/status` that is a size, in bytes.
+/// Returns a size in `/proc/PID/status`, in bytes.
 pub(crate) fn size(pid: Pid, field: &str) -> Option<u64> {
     let text = status(pid, field)?;
     Some(text.strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)

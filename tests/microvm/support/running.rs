@@ -1,4 +1,4 @@
-//! A `mayfly` under way, and how it ended.
+//! A running command and its output.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -14,9 +14,9 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::host::Host;
-use super::{PATIENCE, until};
+use super::{TIMEOUT, until};
 
-/// A child whose output is collected while it runs. Killed where it is dropped.
+/// A child process whose output is collected while it runs. It is killed when dropped.
 pub(crate) struct Running {
     child: Child,
     stdout: Collected,
@@ -27,19 +27,19 @@ pub(crate) struct Running {
 type Collected = Arc<Mutex<Vec<u8>>>;
 
 impl Running {
-    /// Starts a command. Its standard input is empty, unless the command says otherwise.
+    /// Starts a command with empty standard input.
     pub(crate) fn start(command: &mut Command) -> Self {
         Self::start_with(command, Stdio::null())
     }
 
     /// Starts a command that reads `input`.
     pub(crate) fn start_with(command: &mut Command, input: impl Into<Stdio>) -> Self {
-        Self::start_between(command, input, Stdio::piped())
+        Self::start_with_io(command, input, Stdio::piped())
     }
 
-    /// Starts a command that reads `input` and writes to `output`, which is collected where it is
-    /// a new pipe.
-    pub(crate) fn start_between(
+    /// Starts a command that reads `input` and writes to `output`, which is collected if it is a
+    /// new pipe.
+    pub(crate) fn start_with_io(
         command: &mut Command,
         input: impl Into<Stdio>,
         output: impl Into<Stdio>,
@@ -53,83 +53,83 @@ impl Running {
         Self { child, stdout, stderr, readers }
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
 
-    /// Its standard input, where it is a pipe.
+    /// Takes its standard input, which must be a pipe.
     pub(crate) fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().unwrap()
     }
 
-    /// Writes all of its standard input from a thread, and closes it.
+    /// Writes its standard input from a thread, then closes it.
     pub(crate) fn feed(&mut self, bytes: Vec<u8>) {
         let mut stdin = self.stdin();
-        // A command need not read its input.
+        // The command may exit without reading all its input.
         self.readers.push(thread::spawn(move || drop(stdin.write_all(&bytes))));
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// What it has written so far.
+    /// Returns standard output so far.
     pub(crate) fn stdout(&self) -> String {
         String::from_utf8_lossy(&self.stdout.lock().unwrap()).into_owned()
     }
 
-    /// What it has complained of so far.
+    /// Returns standard error so far.
     pub(crate) fn stderr(&self) -> String {
         String::from_utf8_lossy(&self.stderr.lock().unwrap()).into_owned()
     }
 
-    /// Waits until its standard output has this text.
+    /// Waits until standard output contains a text.
     pub(crate) fn wait_for_output(&mut self, text: &str) {
-        self.wait_for_output_within(text, PATIENCE);
+        self.wait_for_output_within(text, TIMEOUT);
     }
 
-    /// Waits so long until its standard output has this text.
+    /// Waits until standard output contains a text, with a time limit.
     pub(crate) fn wait_for_output_within(&mut self, text: &str, within: Duration) {
         self.wait_until(&format!("{text:?} on standard output"), within, |running| {
             running.stdout().contains(text)
         });
     }
 
-    /// Waits until its events tell of this phase.
+    /// Waits until its events show a phase.
     pub(crate) fn wait_for_phase(&mut self, phase: &str) {
-        self.wait_until(&format!("the phase {phase}"), PATIENCE, |running| {
+        self.wait_until(&format!("the phase {phase}"), TIMEOUT, |running| {
             phases(&events(&running.stderr())).iter().any(|reached| reached == phase)
         });
     }
 
-    /// Waits for what has to come before it ends.
-    fn wait_until(&mut self, what: &str, within: Duration, mut there: impl FnMut(&Self) -> bool) {
+    /// Waits for a condition that must become true before the process exits.
+    fn wait_until(&mut self, what: &str, within: Duration, mut check: impl FnMut(&Self) -> bool) {
         until(what, within, || {
-            // In this order: what comes last comes before the end.
-            let ended = self.child.try_wait().unwrap();
-            if there(self) {
+            // The status first: the condition may become true just before the exit.
+            let exited = self.child.try_wait().unwrap();
+            if check(self) {
                 return Some(());
             }
-            assert!(ended.is_none(), "it ended before {what}: {}", self.stderr());
+            assert!(exited.is_none(), "the process exited before {what}: {}", self.stderr());
             None
         });
     }
 
-    /// Whether it runs no more.
-    pub(crate) fn has_ended(&mut self) -> bool {
+    /// Returns whether the process has exited.
+    pub(crate) fn has_exited(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// Waits for its end.
-    pub(crate) fn finish(mut self, within: Duration) -> Ending {
+    /// Waits for its exit.
+    pub(crate) fn finish(mut self, within: Duration) -> CommandOutput {
         let status = self.wait(within);
         for reader in self.readers.drain(..) {
             reader.join().unwrap();
         }
         let stdout = std::mem::take(&mut *self.stdout.lock().unwrap());
-        Ending { status, stdout, stderr: self.stderr() }
+        CommandOutput { status, stdout, stderr: self.stderr() }
     }
 
     fn wait(&mut self, within: Duration) -> ExitStatus {
@@ -139,7 +139,7 @@ impl Running {
                 return status;
             }
             let stderr = || self.stderr();
-            assert!(start.elapsed() < within, "not ended within {within:?}: {}", stderr());
+            assert!(start.elapsed() < within, "still running after {within:?}: {}", stderr());
             thread::sleep(Duration::from_millis(2));
         }
     }
@@ -147,7 +147,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // The shepherd ends by itself without its front end. One that has ended needs no killing.
+        // The shepherd exits by itself without its front end. A kill fails after the exit.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -165,64 +165,64 @@ fn collect(mut from: impl Read + Send + 'static, readers: &mut Vec<JoinHandle<()
     collected
 }
 
-/// How a run ended.
-pub(crate) struct Ending {
+/// The exit status and output of a command.
+pub(crate) struct CommandOutput {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: String,
 }
 
-impl Ending {
-    /// The exit status, or -1 for a signal.
+impl CommandOutput {
+    /// Returns the exit status, or -1 for a signal.
     pub(crate) fn code(&self) -> i32 {
         self.status.code().unwrap_or(-1)
     }
 
-    /// Standard output as text.
+    /// Returns standard output as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// The lines of `--json`.
+    /// Returns the lines of `--json`.
     pub(crate) fn events(&self) -> Vec<Value> {
         events(&self.stderr)
     }
 
-    /// The phases of `--json`, in order.
+    /// Returns the phases of `--json`, in order.
     pub(crate) fn phases(&self) -> Vec<String> {
         phases(&self.events())
     }
 
-    /// The report of a failure in `--json`.
+    /// Returns the failure report of `--json`.
     pub(crate) fn failure(&self) -> Value {
         let events = self.events();
         let mut ends = events.iter().filter_map(|event| event.pointer("/happened/ended/failed"));
-        ends.next_back().unwrap_or_else(|| panic!("it did not fail: {self:?}")).clone()
+        ends.next_back().unwrap_or_else(|| panic!("the run did not fail: {self:?}")).clone()
     }
 
-    /// Fails unless it ended like this.
+    /// Checks the exit code.
     #[track_caller]
     pub(crate) fn assert_code(&self, code: i32) -> &Self {
         assert_eq!(self.code(), code, "{self:?}");
         self
     }
 
-    /// Fails unless standard output is exactly this.
+    /// Checks that standard output is exactly this text.
     #[track_caller]
     pub(crate) fn assert_output(&self, text: &str) -> &Self {
         assert_eq!(self.text(), text, "{self:?}");
         self
     }
 
-    /// Fails unless it complains of this.
+    /// Checks that standard error contains a text.
     #[track_caller]
-    pub(crate) fn assert_says(&self, text: &str) -> &Self {
+    pub(crate) fn assert_stderr_has(&self, text: &str) -> &Self {
         assert!(self.stderr.contains(text), "{text:?} is not in {self:?}");
         self
     }
 
-    /// Fails unless the microVM failed for this cause, with the code that goes with it, left a
-    /// black box on `host`, and told where. To be used with `--json`. Gives the black box.
+    /// Checks that the microVM failed with this cause and code, left only a black box on `host`,
+    /// and printed its path. Needs `--json`. Returns the black box.
     #[track_caller]
     pub(crate) fn assert_failed(&self, host: &Host, cause: &str, code: i32) -> PathBuf {
         let failure = self.failure();
@@ -230,22 +230,22 @@ impl Ending {
         assert_eq!(failure["code"], code, "{self:?}");
         self.assert_code(code);
         let black_box = PathBuf::from(failure["black_box"].as_str().unwrap());
-        self.assert_says(&format!("evidence: {}", black_box.display()));
+        self.assert_stderr_has(&format!("evidence: {}", black_box.display()));
         assert_eq!(
             host.microvms(),
             std::slice::from_ref(&black_box),
-            "exactly the black box is left"
+            "not exactly the black box remains"
         );
         let record = std::fs::read_to_string(black_box.join("events.jsonl")).unwrap();
         let recorded = events(&record);
-        assert_eq!(recorded.len(), record.lines().count(), "every line is an event: {record}");
-        assert_eq!(recorded, self.events(), "what was recorded is what was told");
+        assert_eq!(recorded.len(), record.lines().count(), "a line is not an event: {record}");
+        assert_eq!(recorded, self.events(), "recorded and printed events differ");
         host.assert_no_process();
         black_box
     }
 }
 
-impl fmt::Debug for Ending {
+impl fmt::Debug for CommandOutput {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = &self.stdout[..self.stdout.len().min(2000)];
         write!(

@@ -1,7 +1,7 @@
-//! The moments between `fork` and `execve`.
+//! The child process between `fork` and `execve`.
 //!
-//! Other threads of the agent may have held locks at the fork, so nothing here allocates, locks or
-//! returns: system calls only.
+//! Other threads of the agent may have held locks at the fork. So this code only makes system
+//! calls: it does not allocate, lock, or return.
 
 use std::ffi::CStr;
 use std::io::Write;
@@ -13,12 +13,12 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, setgid, setsid, setuid};
 
-use super::spawn::{Plan, raw};
+use super::spawn::{ChildPlan, raw_descriptors};
 
-/// Descriptors that a process may have: soft, hard. What the hosted runners of CI services give.
+/// The soft and hard limits of open files: those of the hosted runners of CI services.
 const OPEN_FILES: (u64, u64) = (65_536, 1_048_576);
 
-/// What the child tried when it failed.
+/// A step of the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Step {
@@ -46,27 +46,27 @@ impl Step {
 
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Session => "make a session",
+            Self::Session => "create a session",
             Self::Streams => "connect the streams",
             Self::Group => "join the control group",
             Self::Limits => "set the limits",
-            Self::User => "become the user",
-            Self::Privileges => "give up new privileges",
+            Self::User => "switch to the user",
+            Self::Privileges => "set no_new_privs",
             Self::Directory => "enter the directory",
             Self::Execute => "execute the program",
         }
     }
 }
 
-/// What a child that failed tells its parent: a byte for the step, four for the error.
+/// A failed step of the child. Sent to the parent as one byte for the step and four for the error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Report {
+pub(super) struct ChildFailure {
     pub(super) step: Step,
     pub(super) error: Errno,
 }
 
-impl Report {
-    /// None where the child said nothing: it has become the job.
+impl ChildFailure {
+    /// Parses a report. `None` if it is empty: the child has become the job.
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let (step, error) = bytes.split_first_chunk::<1>()?;
         let step = Step::ALL.into_iter().find(|known| *known as u8 == step[0])?;
@@ -80,24 +80,24 @@ impl Report {
     }
 }
 
-/// Becomes the job, or tells why not and ends.
-pub(super) fn run(plan: &Plan) -> ! {
+/// Becomes the job, or reports the failure and exits.
+pub(super) fn run(plan: &ChildPlan) -> ! {
     let Err(report) = become_job(plan);
     // SAFETY: the descriptor is open as long as `plan` lives.
     let descriptor = unsafe { BorrowedFd::borrow_raw(plan.report.as_raw_fd()) };
-    // Five bytes go into an empty pipe at once; if not, there is no other way to tell.
-    let _unheard = nix::unistd::write(descriptor, &report.to_bytes());
+    // An empty pipe takes five bytes at once. A failure can't be reported in another way.
+    let _unreported = nix::unistd::write(descriptor, &report.to_bytes());
     // SAFETY: ends this process without running what belongs to the parent.
     unsafe { libc::_exit(127) }
 }
 
-fn become_job(plan: &Plan) -> Result<std::convert::Infallible, Report> {
-    let at = |step| move |error| Report { step, error };
+fn become_job(plan: &ChildPlan) -> Result<std::convert::Infallible, ChildFailure> {
+    let at = |step| move |error| ChildFailure { step, error };
     reset_signals();
     setsid().map_err(at(Step::Session))?;
     connect(plan).map_err(at(Step::Streams))?;
     if let Some(mut group) = plan.group.as_ref() {
-        // Zero stands for the writer. The write does not allocate.
+        // Zero stands for the writing process. The write does not allocate.
         let written = group.write(b"0").map(drop);
         written.map_err(|error| errno(&error)).map_err(at(Step::Group))?;
     }
@@ -106,34 +106,34 @@ fn become_job(plan: &Plan) -> Result<std::convert::Infallible, Report> {
         setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(at(Step::Limits))?;
     }
     if plan.user.is_some() {
-        // Only what has privileges can set these.
+        // Only a privileged process can set these.
         let (soft, hard) = OPEN_FILES;
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(at(Step::Limits))?;
-        be_killable().map_err(at(Step::Limits))?;
+        allow_oom_kill().map_err(at(Step::Limits))?;
     }
     become_user(plan).map_err(at(Step::User))?;
     if plan.rules.no_new_privileges {
         nix::sys::prctl::set_no_new_privs().map_err(at(Step::Privileges))?;
     }
     enter_directory(plan).map_err(at(Step::Directory))?;
-    Err(Report { step: Step::Execute, error: execute(plan) })
+    Err(ChildFailure { step: Step::Execute, error: execute(plan) })
 }
 
-/// Gives every signal its default meaning and blocks none.
+/// Resets every signal to its default action and unblocks all.
 fn reset_signals() {
     for number in 1..=libc::SIGRTMAX() {
-        // SAFETY: default actions run no code of ours. KILL and STOP refuse, which is as well.
+        // SAFETY: default actions run no code of ours. KILL and STOP fail, which is harmless.
         let _refused = unsafe { libc::signal(number, libc::SIG_DFL) };
     }
     let _valid = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
-/// Makes the streams 0, 1 and 2, and leaves no other descriptor to the job.
-fn connect(plan: &Plan) -> Result<(), Errno> {
+/// Installs the streams as descriptors 0, 1, and 2, and marks all others close-on-exec.
+fn connect(plan: &ChildPlan) -> Result<(), Errno> {
     let [stdin, stdout, stderr] = &plan.streams;
     if plan.has_terminal {
-        let descriptor = raw(&plan.streams)[0];
-        // SAFETY: the descriptor is open; zero means not to take another session's terminal.
+        let descriptor = raw_descriptors(&plan.streams)[0];
+        // SAFETY: the descriptor is open; zero means not to steal another session's terminal.
         Errno::result(unsafe { libc::ioctl(descriptor, libc::TIOCSCTTY, 0) })?;
     }
     dup2_stdin(stdin.as_fd())?;
@@ -144,20 +144,20 @@ fn connect(plan: &Plan) -> Result<(), Errno> {
     Errno::result(unsafe { libc::close_range(3, libc::c_uint::MAX, flag) }).map(drop)
 }
 
-/// The agent is never killed for want of memory; its job may be.
-fn be_killable() -> Result<(), Errno> {
+/// Makes the job subject to the OOM killer, unlike the agent.
+fn allow_oom_kill() -> Result<(), Errno> {
     // SAFETY: the path is a string that ends with a zero.
     let file = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY) };
     let file = Errno::result(file)?;
     // SAFETY: the descriptor was just opened; it is closed by the end of this process's code.
     let file = unsafe { BorrowedFd::borrow_raw(file) };
     nix::unistd::write(file, b"0")?;
-    // SAFETY: nobody else knows this descriptor.
+    // SAFETY: nothing else uses this descriptor.
     Errno::result(unsafe { libc::close(file.as_raw_fd()) }).map(drop)
 }
 
-/// Groups go first: a user that is not root can't change them.
-fn become_user(plan: &Plan) -> Result<(), Errno> {
+/// Switches to the job's user. Groups come first, because only root can change them.
+fn become_user(plan: &ChildPlan) -> Result<(), Errno> {
     let Some(user) = &plan.user else { return Ok(()) };
     // SAFETY: the pointer and the length are those of one array.
     Errno::result(unsafe { libc::setgroups(user.groups.len(), user.groups.as_ptr()) })?;
@@ -165,30 +165,30 @@ fn become_user(plan: &Plan) -> Result<(), Errno> {
     setuid(Uid::from_raw(user.uid))
 }
 
-fn enter_directory(plan: &Plan) -> Result<(), Errno> {
+fn enter_directory(plan: &ChildPlan) -> Result<(), Errno> {
     match chdir(plan.directory.as_c_str()) {
-        // As a login does.
+        // Same as a login.
         Err(Errno::ENOENT) if plan.directory_is_home => chdir(c"/"),
         result => result,
     }
 }
 
-/// Tries the candidates as a shell does: what is not there is passed over, and so is what may not
-/// be executed, but that is what is told in the end.
-fn execute(plan: &Plan) -> Errno {
-    let mut answer = Errno::ENOENT;
+/// Tries the candidates as a shell does: skips those that do not exist or may not be executed.
+/// Returns `EACCES` if there was one of the latter.
+fn execute(plan: &ChildPlan) -> Errno {
+    let mut result = Errno::ENOENT;
     for candidate in &plan.candidates {
         match try_execute(candidate, plan) {
             Errno::ENOENT | Errno::ENOTDIR => {}
-            Errno::EACCES => answer = Errno::EACCES,
+            Errno::EACCES => result = Errno::EACCES,
             error => return error,
         }
     }
-    answer
+    result
 }
 
-/// Comes back only where it failed.
-fn try_execute(program: &CStr, plan: &Plan) -> Errno {
+/// Executes a program. Returns only on failure.
+fn try_execute(program: &CStr, plan: &ChildPlan) -> Errno {
     let (arguments, environment) = (plan.arguments.as_ptr(), plan.environment.as_ptr());
     // SAFETY: all three end with a zero, and `plan` keeps what they point to.
     unsafe { libc::execve(program.as_ptr(), arguments, environment) };

@@ -1,6 +1,6 @@
-//! What the host may do to a running job: signals and window sizes.
+//! Controls a running job: signals and window sizes from the host.
 //!
-//! Both may come before there is a process; they wait for it then.
+//! Both may arrive before the process exists, and are applied once it does.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -9,13 +9,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use mayfly_protocol::message::TerminalSize;
 use nix::unistd::{Pid, tcgetpgrp};
 
-use super::spawn::{Ends, Process};
+use super::spawn::{Process, StreamEnds};
 use super::terminal;
 
-/// Signals that are kept for a job that is not there yet.
-const MOST_WAITING: usize = 64;
+/// The most signals that are queued for a job that has not started.
+const MAX_QUEUED_SIGNALS: usize = 64;
 
-/// The handle on a job's process.
+/// A handle to a job's process.
 pub(crate) struct Control {
     state: Mutex<State>,
 }
@@ -27,14 +27,17 @@ enum State {
 }
 
 impl Control {
-    /// For a job whose window, where it has one, has this size.
+    /// Returns a handle to a job that has not started, with the size of its terminal, if it has
+    /// one.
     pub(crate) fn new(size: Option<TerminalSize>) -> Self {
         Self { state: Mutex::new(State::Waiting { signals: Vec::new(), size }) }
     }
 
     pub(crate) fn signal(&self, number: i32) {
         match &mut *self.lock() {
-            State::Waiting { signals, .. } if signals.len() < MOST_WAITING => signals.push(number),
+            State::Waiting { signals, .. } if signals.len() < MAX_QUEUED_SIGNALS => {
+                signals.push(number)
+            }
             State::Running { leader, terminal } => send(number, *leader, terminal.as_ref()),
             State::Waiting { .. } | State::Over => {}
         }
@@ -44,18 +47,18 @@ impl Control {
         match &mut *self.lock() {
             State::Waiting { size, .. } => *size = Some(to),
             State::Running { terminal: Some(terminal), .. } => {
-                // It fails for a terminal that is being closed.
+                // Fails for a terminal that is being closed.
                 let _closed = terminal::resize(terminal, to);
             }
             State::Running { .. } | State::Over => {}
         }
     }
 
-    /// The process is there: what has waited reaches it.
+    /// Attaches the started process, and applies the queued signals and window size.
     pub(crate) fn attach(&self, process: &Process) {
         let terminal = match &process.ends {
-            Ends::Terminal(master) => master.try_clone().ok(),
-            Ends::Pipes { .. } => None,
+            StreamEnds::Terminal(master) => master.try_clone().ok(),
+            StreamEnds::Pipes { .. } => None,
         };
         let mut state = self.lock();
         if let State::Waiting { signals, size } = &*state {
@@ -69,7 +72,7 @@ impl Control {
         *state = State::Running { leader: process.pid, terminal };
     }
 
-    /// The process has ended and is about to be reaped: its number may be another's then.
+    /// Detaches the process before it is reaped, because its ID may be reused after that.
     pub(crate) fn detach(&self) {
         *self.lock() = State::Over;
     }
@@ -79,13 +82,13 @@ impl Control {
     }
 }
 
-/// Sends a signal to the terminal's foreground group, or else to the leader's own. One that kills is
-/// for the job as a whole, which ends with its leader.
+/// Sends a signal to the terminal's foreground group, or else to the leader's group. SIGKILL always
+/// goes to the leader's group, because the job ends with its leader.
 fn send(number: i32, leader: Pid, terminal: Option<&File>) {
     let terminal = terminal.filter(|_| number != libc::SIGKILL);
     let foreground = terminal.and_then(|terminal| tcgetpgrp(terminal.as_fd()).ok());
     let group = foreground.filter(|group| group.as_raw() > 1).unwrap_or(leader);
-    // SAFETY: sends a signal and touches no memory. It fails for a number that is no signal and
-    // for a group that has just ended, and the host means neither.
+    // SAFETY: sends a signal and touches no memory. It fails for an invalid signal number or a
+    // group that has just ended; both are harmless.
     unsafe { libc::kill(-group.as_raw(), number) };
 }

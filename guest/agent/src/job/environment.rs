@@ -1,19 +1,19 @@
-//! The job's variables, and the program they lead to.
+//! The job's environment variables, and the lookup of its program.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 
-use mayfly_protocol::message::{Bytes, NO_PROXY, NotStarted};
+use mayfly_protocol::message::{Bytes, NO_PROXY, StartFailure};
 
 use super::user::User;
 
-/// Where programs are looked for unless the job says otherwise.
+/// The default search path of programs.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The most names of the hosts file that are told to programs.
-const MOST_HOSTS: usize = 64;
+/// The most names of the hosts file that are added to `no_proxy`.
+const MAX_HOSTS: usize = 64;
 
-/// The variables of a login, then those of the job. Of two with one name the later stays.
+/// Returns the variables of a login and those of the job. Later variables replace earlier ones.
 pub(crate) fn variables(
     user: &User,
     terminal: bool,
@@ -37,21 +37,20 @@ pub(crate) fn variables(
         }
     }
     if let Ok(hosts) = std::fs::read("/etc/hosts") {
-        reach_directly(&mut variables, &hosts);
+        extend_no_proxy(&mut variables, &hosts);
     }
     variables
 }
 
-/// Adds the names of this machine's own hosts file to what is reached without a proxy, unless the
-/// job says itself what that is.
-fn reach_directly(variables: &mut [(Vec<u8>, Vec<u8>)], hosts: &[u8]) {
+/// Adds the names of this machine's hosts file to `no_proxy`, unless the job has set it itself.
+fn extend_no_proxy(variables: &mut [(Vec<u8>, Vec<u8>)], hosts: &[u8]) {
     let mut names: Vec<&[u8]> = Vec::new();
     for line in hosts.split(|byte| *byte == b'\n') {
         let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
         // The first word is the address.
         for name in words.take_while(|word| !word.starts_with(b"#")).skip(1) {
             let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
-            if names.len() < MOST_HOSTS && name.iter().all(plain) && !names.contains(&name) {
+            if names.len() < MAX_HOSTS && name.iter().all(plain) && !names.contains(&name) {
                 names.push(name);
             }
         }
@@ -70,43 +69,43 @@ fn reach_directly(variables: &mut [(Vec<u8>, Vec<u8>)], hosts: &[u8]) {
     }
 }
 
-/// The variables as `execve` takes them.
-pub(crate) fn assignments(variables: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<CString>, NotStarted> {
+/// Formats the variables for `execve`.
+pub(crate) fn assignments(variables: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<CString>, StartFailure> {
     let assign = |(name, value): &(Vec<u8>, Vec<u8>)| {
         if name.is_empty() || name.contains(&b'=') {
             let name = String::from_utf8_lossy(name);
-            return Err(NotStarted::Other(format!("no variable can be named {name:?}")));
+            return Err(StartFailure::Other(format!("invalid variable name {name:?}")));
         }
         let assignment = [name.as_slice(), b"=", value].concat();
-        terminated(assignment, "a variable")
+        c_string(assignment, "a variable")
     };
     variables.iter().map(assign).collect()
 }
 
-/// The paths to try for a program, in order: itself if it has a slash, else in each directory of
-/// `PATH`, of which an empty one is the current.
+/// Returns the paths to try for a program, in order: the name itself if it contains a slash, else
+/// one path per directory of `PATH`. An empty directory is the current one.
 pub(crate) fn candidates(
     program: &[u8],
     variables: &[(Vec<u8>, Vec<u8>)],
-) -> Result<Vec<CString>, NotStarted> {
+) -> Result<Vec<CString>, StartFailure> {
     if program.is_empty() {
-        return Err(NotStarted::CommandNotFound);
+        return Err(StartFailure::CommandNotFound);
     }
     if program.contains(&b'/') {
-        return Ok(vec![terminated(program.to_vec(), "the program's name")?]);
+        return Ok(vec![c_string(program.to_vec(), "the program's name")?]);
     }
     let path = variables.iter().find(|(name, _)| name == b"PATH");
     let path = path.map_or(DEFAULT_PATH, |(_, value)| value);
     let in_directory = |directory: &[u8]| {
         let separator: &[u8] = if directory.is_empty() { b"./" } else { b"/" };
-        terminated([directory, separator, program].concat(), "the program's name")
+        c_string([directory, separator, program].concat(), "the program's name")
     };
     path.split(|byte| *byte == b':').map(in_directory).collect()
 }
 
-/// Bytes with a zero after them; there may be none among them.
-pub(crate) fn terminated(bytes: Vec<u8>, what: &str) -> Result<CString, NotStarted> {
-    CString::new(bytes).map_err(|_| NotStarted::Other(format!("{what} holds a zero byte")))
+/// Converts bytes to a C string. Fails if they contain a NUL byte.
+pub(crate) fn c_string(bytes: Vec<u8>, what: &str) -> Result<CString, StartFailure> {
+    CString::new(bytes).map_err(|_| StartFailure::Other(format!("{what} contains a NUL byte")))
 }
 
 #[cfg(test)]
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_the_hosts_file_are_reached_directly_unless_the_job_says_what_is() {
+    fn names_of_the_hosts_file_are_added_unless_the_job_sets_no_proxy() {
         let hosts = b"127.0.0.1 localhost\n127.0.1.1\tvm.example vm # own\n# 1.2.3.4 no\n\
             10.0.0.1 db a,b\n\n::1";
         for (value, expected) in [
@@ -149,17 +148,17 @@ mod tests {
         ] {
             for name in ["no_proxy", "NO_PROXY"] {
                 let mut variables = vec![(name.into(), value.clone().into_bytes())];
-                reach_directly(&mut variables, hosts);
+                extend_no_proxy(&mut variables, hosts);
                 assert_eq!(String::from_utf8_lossy(&variables[0].1), expected);
             }
         }
     }
 
     #[test]
-    fn names_that_no_variable_can_have_are_refused() {
+    fn invalid_variable_names_are_rejected() {
         for name in ["", "A=B", "A\0"] {
             let variables = variables(&user(), false, &[pair(name, "")]);
-            assert!(matches!(assignments(&variables), Err(NotStarted::Other(_))), "{name:?}");
+            assert!(matches!(assignments(&variables), Err(StartFailure::Other(_))), "{name:?}");
         }
     }
 
@@ -169,6 +168,6 @@ mod tests {
         let found = candidates(b"ls", &variables).unwrap();
         assert_eq!(found, [c"/x/ls".to_owned(), c"./ls".to_owned(), c"/y//ls".to_owned()]);
         assert_eq!(candidates(b"./ls", &variables).unwrap(), [c"./ls".to_owned()]);
-        assert_eq!(candidates(b"", &variables), Err(NotStarted::CommandNotFound));
+        assert_eq!(candidates(b"", &variables), Err(StartFailure::CommandNotFound));
     }
 }

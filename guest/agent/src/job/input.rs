@@ -1,5 +1,5 @@
-//! What comes from the host for the job: a bounded queue between the thread that reads the
-//! connection and the one that uses the bytes.
+//! Input streams from the host to the job: bounded queues between the thread that reads the
+//! connection and the thread that consumes the bytes.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use mayfly_protocol::message::{GuestMessage, InputStream};
 use crate::channel::Sender;
 use crate::error::StepError;
 
-/// One input stream. It holds a window's bytes at most.
+/// An input stream. It buffers at most one window.
 pub(crate) struct Input {
     stream: InputStream,
     sender: Arc<Sender>,
@@ -23,9 +23,9 @@ pub(crate) struct Input {
 struct Queue {
     bytes: VecDeque<u8>,
     window: ReceiveWindow,
-    /// The host has sent all.
+    /// The host has sent everything.
     ended: bool,
-    /// Nobody reads any more: what comes is discarded, but goes on giving credit.
+    /// The stream has no reader any more: input is discarded, but still credited.
     closed: bool,
 }
 
@@ -34,13 +34,13 @@ impl Input {
         Self { stream, sender, queue: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Takes in what the host has sent.
+    /// Queues bytes from the host.
     pub(crate) fn push(&self, bytes: &[u8]) -> Result<(), StepError> {
         let mut queue = self.lock();
         if queue.ended {
-            return Err(self.broken("bytes after the end"));
+            return Err(self.violation("received bytes after the end"));
         }
-        queue.window.receive(bytes.len()).map_err(|error| self.broken(&error.to_string()))?;
+        queue.window.receive(bytes.len()).map_err(|error| self.violation(&error.to_string()))?;
         if queue.closed {
             let credit = queue.window.pass_on(bytes.len());
             drop(queue);
@@ -52,18 +52,18 @@ impl Input {
         Ok(())
     }
 
-    /// Notes that the host has sent all.
+    /// Records the end of the stream.
     pub(crate) fn end(&self) -> Result<(), StepError> {
         let mut queue = self.lock();
         if queue.ended {
-            return Err(self.broken("a second end"));
+            return Err(self.violation("received a second end"));
         }
         queue.ended = true;
         self.changed.notify_one();
         Ok(())
     }
 
-    /// Discards what is there and all that still comes; a reader finds the end.
+    /// Discards all queued and future input. A reader then sees the end of the stream.
     pub(crate) fn close(&self) {
         let mut queue = self.lock();
         queue.closed = true;
@@ -79,19 +79,21 @@ impl Input {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the host send more. Where that fails it is gone, and with it the machine.
+    /// Sends credit to the host. A failure means that the host has disconnected, which ends the
+    /// machine.
     fn give(&self, credit: Option<u32>) {
         if let Some(bytes) = credit {
-            let _gone = self.sender.send(&GuestMessage::Credit { stream: self.stream, bytes });
+            let _disconnected =
+                self.sender.send(&GuestMessage::Credit { stream: self.stream, bytes });
         }
     }
 
-    fn broken(&self, how: &str) -> StepError {
-        StepError::new("understand the host", format!("{:?}: {how}", self.stream))
+    fn violation(&self, reason: &str) -> StepError {
+        StepError::new("handle a message of the host", format!("{:?}: {reason}", self.stream))
     }
 }
 
-/// Blocks until there are bytes or no more come.
+/// Blocks until bytes are available or the stream ends.
 impl Read for &Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let waiting = |queue: &mut Queue| queue.bytes.is_empty() && !queue.ended && !queue.closed;

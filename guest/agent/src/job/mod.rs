@@ -1,14 +1,15 @@
-//! The one job: what it is given, its process, what it leaves.
+//! The one job: its input, its process, and its output.
 //!
-//! Owns the job's threads and its streams. Knows nothing of the order of the conversation, nor of
-//! how the machine was booted.
+//! Owns the job's threads and streams. Independent of the order of messages, and of how the machine
+//! was booted.
 //!
-//! One thread conducts: it unpacks what is copied in, starts the process, reaps, packs what is
-//! copied out and reports. Beside it runs one thread for each of the job's standard streams, and one for
-//! files that are followed.
+//! The main thread of the job unpacks the copied-in trees, starts the process, reaps, packs the
+//! copied-out trees, and reports. Further threads serve the standard streams and the followed
+//! files.
 
 mod child;
 mod control;
+mod duplicates;
 mod environment;
 mod follow;
 mod input;
@@ -17,7 +18,6 @@ mod process;
 pub(crate) mod reap;
 mod spawn;
 mod terminal;
-mod twins;
 pub(crate) mod user;
 
 #[cfg(test)]
@@ -31,69 +31,69 @@ use std::sync::Arc;
 
 use mayfly_protocol::frame::FrameError;
 use mayfly_protocol::message::{
-    GuestMessage, InputStream, Job, JobStatus, NotStarted, OutputStream, TerminalSize,
+    GuestMessage, InputStream, Job, JobStatus, OutputStream, StartFailure, TerminalSize,
 };
-use mayfly_protocol::settings::Settings;
-use mayfly_tree::{Destination, Origin, Packer};
+use mayfly_protocol::settings::GuestSettings;
+use mayfly_tree::{ArchiveOrigin, Destination, Packer};
 
 use crate::channel::Sender;
-use crate::error::{During, StepError, chain};
+use crate::error::{Context, StepError, chain};
 use crate::harden::Hardening;
 use crate::programs::ProgramLog;
 use crate::services::Services;
 use crate::statistics;
 use control::Control;
-use follow::Followed;
+use follow::FollowedDirectory;
 use input::Input;
 use output::Output;
 use user::User;
 
-/// Whose job it is where the host names nobody.
+/// The user of a job if the host specifies none.
 const DEFAULT_USER: &str = "runner";
 
-/// Files are written by their owner only, unless the image says otherwise.
+/// The umask of a job if the image sets none: only the owner may write files.
 const DEFAULT_UMASK: u32 = 0o022;
 
-/// What a job finds around it.
+/// The environment of jobs on this machine.
 #[derive(Debug, Clone)]
-pub struct Place {
-    /// The file of users.
+pub struct JobContext {
+    /// The path of the passwd file.
     pub passwd: PathBuf,
-    /// The file of groups.
+    /// The path of the group file.
     pub groups: PathBuf,
     /// The control group that the job joins.
     pub control_group: Option<PathBuf>,
-    /// Whether this process is PID 1 of the machine: it then becomes the job's user, reaps
-    /// orphans, and every other process is the job's.
+    /// Whether this process is PID 1 of the machine. It then switches to the job's user and reaps
+    /// orphans, and every other process belongs to the job.
     pub is_init: bool,
-    /// Programs that it can connect to.
+    /// The services that the job can connect to.
     pub services: Services,
-    /// What its processes may do.
-    pub rules: Rules,
+    /// The restrictions of its processes.
+    pub rules: ProcessRules,
 }
 
-/// What the processes of a job may do, and what the host is told of them.
+/// The restrictions of a job's processes.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
-    /// The mode creation mask that they start with.
+pub struct ProcessRules {
+    /// The file mode creation mask at start.
     pub umask: u32,
-    /// They leave no core dumps.
+    /// Whether core dumps are disabled.
     pub no_core_dumps: bool,
-    /// No program gives them more rights.
+    /// Whether no program can give them more privileges.
     pub no_new_privileges: bool,
-    /// The host is told of each program that they execute.
+    /// Whether each executed program is reported to the host.
     pub log_programs: bool,
 }
 
-impl Default for Rules {
+impl Default for ProcessRules {
     fn default() -> Self {
-        Self::of(&Settings::default())
+        Self::new(&GuestSettings::default())
     }
 }
 
-impl Rules {
-    /// Those of an image.
-    pub fn of(settings: &Settings) -> Self {
+impl ProcessRules {
+    /// Returns the rules in the settings of an image.
+    pub fn new(settings: &GuestSettings) -> Self {
         Self {
             umask: settings.umask.unwrap_or(DEFAULT_UMASK),
             no_core_dumps: settings.no_core_dumps,
@@ -103,58 +103,57 @@ impl Rules {
     }
 }
 
-/// A job that was started.
-pub(crate) struct Running {
+/// A started job.
+pub(crate) struct RunningJob {
     streams: Arc<Streams>,
     control: Arc<Control>,
 }
 
-/// The job's streams, by name.
+/// The job's streams.
 struct Streams {
     inputs: BTreeMap<InputStream, Input>,
     outputs: BTreeMap<OutputStream, Output>,
 }
 
-impl Running {
-    /// Lets the job begin. What comes of it, failures included, the host hears through `sender`.
-    ///
-    /// It waits until `hardening` is done.
+impl RunningJob {
+    /// Starts the job once `hardening` has finished. Its outcome, including failures, is reported
+    /// to the host through `sender`.
     pub(crate) fn start(
         job: Job,
-        place: &Place,
+        context: &JobContext,
         sender: &Arc<Sender>,
         hardening: Option<Hardening>,
     ) -> Result<Self, StepError> {
         let streams = Arc::new(Streams::new(&job, sender));
         let control = Arc::new(Control::new(job.terminal));
-        let conductor = Conductor {
+        let job_thread = JobThread {
             job,
-            place: place.clone(),
+            context: context.clone(),
             sender: Arc::clone(sender),
             streams: Arc::clone(&streams),
             control: Arc::clone(&control),
         };
-        let conduct = move || {
-            // It fails where the host is gone, which whoever reads from it finds, too.
-            let _gone = match conductor.get_ready(hardening) {
-                Ok(log) => conductor.conduct(log.as_ref()),
-                Err(failure) => conductor.sender.send(&failure.to_message()),
+        let run = move || {
+            // A failure means that the host has disconnected, which the session detects, too.
+            let _disconnected = match job_thread.prepare(hardening) {
+                Ok(log) => job_thread.run(log.as_ref()),
+                Err(failure) => job_thread.sender.send(&failure.to_message()),
             };
         };
         let thread = std::thread::Builder::new().name("job".into());
-        thread.spawn(conduct).during(|| "start the job's thread")?;
+        thread.spawn(run).context(|| "start the job's thread")?;
         Ok(Self { streams, control })
     }
 
-    pub(crate) fn input(&self, stream: InputStream, bytes: &[u8]) -> Result<(), StepError> {
+    pub(crate) fn push_input(&self, stream: InputStream, bytes: &[u8]) -> Result<(), StepError> {
         self.streams.input(stream)?.push(bytes)
     }
 
-    pub(crate) fn input_end(&self, stream: InputStream) -> Result<(), StepError> {
+    pub(crate) fn end_input(&self, stream: InputStream) -> Result<(), StepError> {
         self.streams.input(stream)?.end()
     }
 
-    pub(crate) fn credit(&self, stream: OutputStream, bytes: u32) -> Result<(), StepError> {
+    pub(crate) fn add_credit(&self, stream: OutputStream, bytes: u32) -> Result<(), StepError> {
         match self.streams.outputs.get(&stream) {
             Some(output) => output.credit(bytes),
             None => Err(unknown(&stream)),
@@ -190,40 +189,40 @@ impl Streams {
 }
 
 fn unknown(stream: &dyn std::fmt::Debug) -> StepError {
-    StepError::new("understand the host", format!("the job has no stream {stream:?}"))
+    StepError::new("handle a message of the host", format!("the job has no stream {stream:?}"))
 }
 
-/// What the conducting thread works with.
-struct Conductor {
+/// The state of the job's main thread.
+struct JobThread {
     job: Job,
-    place: Place,
+    context: JobContext,
     sender: Arc<Sender>,
     streams: Arc<Streams>,
     control: Arc<Control>,
 }
 
-impl Conductor {
-    /// What must be before any program of the job's.
-    fn get_ready(&self, hardening: Option<Hardening>) -> Result<Option<ProgramLog>, StepError> {
+impl JobThread {
+    /// Waits for hardening, and starts the program log before any program of the job runs.
+    fn prepare(&self, hardening: Option<Hardening>) -> Result<Option<ProgramLog>, StepError> {
         hardening.map_or(Ok(()), Hardening::finish)?;
-        let log = self.place.rules.log_programs.then(|| ProgramLog::start(&self.sender));
+        let log = self.context.rules.log_programs.then(|| ProgramLog::start(&self.sender));
         log.transpose()
     }
 
-    /// Takes the job from its beginning to its report.
-    fn conduct(&self, log: Option<&ProgramLog>) -> Result<(), FrameError> {
-        // Asked once: the job may change what the files say.
+    /// Runs the job from its start to its report.
+    fn run(&self, log: Option<&ProgramLog>) -> Result<(), FrameError> {
+        // Looked up only once, because the job may change the files.
         let user = self.find_user();
-        let begun = user.clone().and_then(|user| self.begin(&user));
-        let status = match begun {
+        let started = user.clone().and_then(|user| self.start_process(&user));
+        let status = match started {
             Ok(process) => {
                 self.sender.send(&GuestMessage::Started)?;
                 let followed = user.as_ref().ok().and_then(|user| self.followed(user));
-                process::attend(process, &self.streams, &self.control, &self.place, followed)?
+                process::supervise(process, &self.streams, &self.control, &self.context, followed)?
             }
             Err(reason) => JobStatus::NotStarted(reason),
         };
-        // Nobody reads what still comes.
+        // Discard the remaining input.
         self.streams.inputs.values().for_each(Input::close);
         let ran = user.ok().filter(|_| !matches!(status, JobStatus::NotStarted(_)));
         for (stream, output) in &self.streams.outputs {
@@ -232,70 +231,70 @@ impl Conductor {
                     output.end(self.copy_out(*number, output, user))?;
                 }
                 (OutputStream::CopyOut(_), None) => {
-                    output.end(Some("the job never started".to_owned()))?;
+                    output.end(Some("the job did not start".to_owned()))?;
                 }
-                // Their threads have ended them.
+                // Their threads have already ended these.
                 (OutputStream::Stdout | OutputStream::Stderr, Some(_)) => {}
                 (OutputStream::Stdout | OutputStream::Stderr, None) => output.end(None)?,
             }
         }
-        // Nothing of the job's runs any more.
+        // No process of the job runs any more.
         log.map_or(Ok(()), ProgramLog::finish)?;
-        // The last figures are those that explain an end: processes killed for want of memory, a
-        // full disk.
+        // The last statistics can explain the end: processes killed by the OOM killer, or a full
+        // disk.
         self.sender.send(&GuestMessage::Heartbeat(statistics::read()))?;
         self.sender.send(&GuestMessage::Exited(status))
     }
 
-    /// Unpacks what is copied in and starts the process.
-    fn begin(&self, user: &User) -> Result<spawn::Process, NotStarted> {
-        let owner = self.place.is_init.then_some((user.uid, user.gid));
+    /// Unpacks the copied-in trees and starts the process.
+    fn start_process(&self, user: &User) -> Result<spawn::Process, StartFailure> {
+        let owner = self.context.is_init.then_some((user.uid, user.gid));
         for (number, destination) in (0..).zip(&self.job.copy_in) {
             let destination = self.relative_to_start(user, destination);
             if let Some(input) = self.streams.inputs.get(&InputStream::CopyIn(number)) {
-                let place = Destination { path: &destination, name: None };
-                // The host keeps what it has noted; nothing of its own is left out here.
-                mayfly_tree::unpack(input, place, Origin::Host { owner }, |_| Ok(()))
-                    .map_err(|error| NotStarted::CopyInFailed(number, chain(&error)))?;
-                // What follows the end of an archive is of no use.
+                let target = Destination { path: &destination, name: None };
+                // The notes are empty: nothing from the host is skipped here.
+                mayfly_tree::unpack(input, target, ArchiveOrigin::Host { owner }, |_| Ok(()))
+                    .map_err(|error| StartFailure::CopyInFailed(number, chain(&error)))?;
+                // Discard data after the end of the archive.
                 input.close();
             }
         }
-        let group = self.place.control_group.as_deref();
-        let (is_init, rules) = (self.place.is_init, self.place.rules);
+        let group = self.context.control_group.as_deref();
+        let (is_init, rules) = (self.context.is_init, self.context.rules);
         let process = spawn::spawn(&self.job, user, is_init, rules, group)?;
         self.control.attach(&process);
         Ok(process)
     }
 
-    fn find_user(&self) -> Result<User, NotStarted> {
-        let wanted = self.job.user.as_deref().unwrap_or(DEFAULT_USER);
+    fn find_user(&self) -> Result<User, StartFailure> {
+        let requested = self.job.user.as_deref().unwrap_or(DEFAULT_USER);
         let read = |path: &Path| {
             std::fs::read(path)
-                .map_err(|error| NotStarted::Other(format!("read {}: {error}", path.display())))
+                .map_err(|error| StartFailure::Other(format!("read {}: {error}", path.display())))
         };
-        let (passwd, groups) = (read(&self.place.passwd)?, read(&self.place.groups)?);
-        user::find(wanted, &passwd, &groups)
-            .ok_or_else(|| NotStarted::UserNotFound(wanted.to_owned()))
+        let (passwd, groups) = (read(&self.context.passwd)?, read(&self.context.groups)?);
+        user::find(requested, &passwd, &groups)
+            .ok_or_else(|| StartFailure::UserNotFound(requested.to_owned()))
     }
 
-    /// Packs what is copied out. Tells why it is not all there.
+    /// Packs a copied-out tree. Returns the error if it is incomplete.
     fn copy_out(&self, number: u16, output: &Output, user: &User) -> Option<String> {
         let path = self.job.copy_out.get(usize::from(number))?;
         let path = self.relative_to_start(user, path);
         mayfly_tree::pack(&path, output, Packer::Guest).err().map(|error| chain(&error))
     }
 
-    /// What is followed while the job runs.
-    fn followed(&self, user: &User) -> Option<Followed> {
+    /// Returns the directory to follow while the job runs.
+    fn followed(&self, user: &User) -> Option<FollowedDirectory> {
         let directory = self.relative_to_start(user, self.job.follow.as_ref()?);
-        let user = self.place.is_init.then_some((user.uid, user.gid));
-        Some(Followed { directory, user })
+        let user = self.context.is_init.then_some((user.uid, user.gid));
+        Some(FollowedDirectory { directory, user })
     }
 
-    /// A path of the guest; one that is not absolute starts where the job does.
+    /// Resolves a path of the guest, relative to the job's working directory.
     fn relative_to_start(&self, user: &User, path: &[u8]) -> PathBuf {
-        let start = PathBuf::from(OsString::from_vec(spawn::directory(&self.job, user)));
+        let start = PathBuf::from(OsString::from_vec(spawn::working_directory(&self.job, user)));
         start.join(OsString::from_vec(path.to_vec()))
     }
 }

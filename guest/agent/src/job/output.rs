@@ -1,4 +1,4 @@
-//! What goes from the job to the host: each stream under a window of its own.
+//! Output streams from the job to the host, each with its own window.
 
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use crate::channel::Sender;
 use crate::error::StepError;
 
-/// One output stream. It holds nothing: who fills it waits until the host has room.
+/// An output stream. It is unbuffered: a writer blocks until the host accepts more.
 pub(crate) struct Output {
     stream: OutputStream,
     sender: Arc<Sender>,
@@ -24,29 +24,29 @@ impl Output {
         Self { stream, sender, window: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Notes that the host has room for more.
+    /// Adds credit from the host.
     pub(crate) fn credit(&self, bytes: u32) -> Result<(), StepError> {
         self.lock().credit(bytes).map_err(|error| {
-            StepError::new("understand the host", format!("{:?}: {error}", self.stream))
+            StepError::new("handle a message of the host", format!("{:?}: {error}", self.stream))
         })?;
         self.changed.notify_one();
         Ok(())
     }
 
-    /// Says that nothing more comes.
+    /// Sends the end of the stream.
     pub(crate) fn end(&self, error: Option<String>) -> Result<(), FrameError> {
         self.sender.send(&GuestMessage::OutputEnd { stream: self.stream, error })
     }
 
-    /// Sends all that `from` gives, as fast as the host takes it.
+    /// Sends everything from `from`, as fast as the host accepts it.
     pub(crate) fn pump(&self, mut from: impl Read) -> Result<(), FrameError> {
         let mut buffer = vec![0; MAX_CHUNK];
         loop {
-            let room = self.wait_for_room();
-            let count = match from.read(&mut buffer[..room]) {
+            let limit = self.wait_for_window();
+            let count = match from.read(&mut buffer[..limit]) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // How a terminal says that no process has it open any more.
+                // A terminal returns EIO when no process has it open any more.
                 Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => 0,
                 Err(error) => return Err(error.into()),
             };
@@ -57,14 +57,14 @@ impl Output {
         }
     }
 
-    /// Blocks until the host has room; gives how many bytes it has room for.
-    fn wait_for_room(&self) -> usize {
+    /// Blocks until the host accepts more. Returns the number of bytes that it accepts.
+    fn wait_for_window(&self) -> usize {
         let full = |window: &mut SendWindow| window.available() == 0;
         let window = self.changed.wait_while(self.lock(), full);
         window.unwrap_or_else(PoisonError::into_inner).available()
     }
 
-    /// Sends bytes that there is room for. Only this stream's one thread spends its window.
+    /// Sends bytes that the window allows. Only this stream's thread spends its window.
     fn send(&self, bytes: &[u8]) -> Result<(), FrameError> {
         self.lock().spend(bytes.len());
         let bytes = bytes.to_vec().into();
@@ -76,10 +76,10 @@ impl Output {
     }
 }
 
-/// Blocks until the host has room.
+/// Blocks until the host accepts more.
 impl Write for &Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.wait_for_room().min(bytes.len());
+        let count = self.wait_for_window().min(bytes.len());
         self.send(&bytes[..count]).map_err(io::Error::other)?;
         Ok(count)
     }

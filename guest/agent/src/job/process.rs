@@ -1,4 +1,4 @@
-//! The job's process while it lives, and the end of everything it started.
+//! Runs the job's process, and kills everything it started when it ends.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -8,65 +8,65 @@ use std::time::{Duration, Instant};
 
 use mayfly_protocol::flow::MAX_CHUNK;
 use mayfly_protocol::frame::FrameError;
-use mayfly_protocol::message::{InputStream, JobStatus, NotStarted, OutputStream};
+use mayfly_protocol::message::{InputStream, JobStatus, OutputStream, StartFailure};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::control::Control;
-use super::follow::Followed;
+use super::follow::FollowedDirectory;
 use super::input::Input;
-use super::reap::{self, Leave, Whom};
-use super::spawn::{Ends, Process};
+use super::reap::{self, ReapMode, WaitFor};
+use super::spawn::{Process, StreamEnds};
 use super::terminal;
-use super::{Place, Streams};
+use super::{JobContext, Streams};
 
-/// How long processes that were killed may take to end. Only one that waits for a device takes
-/// longer than an instant, and such a one does no more harm.
+/// The time limit for killed processes to end. Only a process that waits for a device takes
+/// noticeable time, and it is harmless.
 const REAP_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Serves the process until it and all that it started have ended and all their output was sent.
-pub(super) fn attend(
+/// Serves the process until it and all its descendants have ended and all their output was sent.
+pub(super) fn supervise(
     process: Process,
     streams: &Streams,
     control: &Control,
-    place: &Place,
-    followed: Option<Followed>,
+    context: &JobContext,
+    followed: Option<FollowedDirectory>,
 ) -> Result<JobStatus, FrameError> {
     let leader = process.pid;
-    // Nothing is ever sent: what is followed ends with this.
+    // Never sends; dropping it ends the following.
     let (runs, ended) = mpsc::channel();
     thread::scope(|scope| {
-        if let (Some(followed), Some(to)) = (followed, process.beside) {
+        if let (Some(followed), Some(to)) = (followed, process.stderr_copy) {
             scope.spawn(move || followed.follow(&to, &ended));
         }
         let pumps = connect(scope, process.ends, streams);
-        let status = wait(leader, control, place.is_init);
-        // Before: a service that is killed must not be started again.
-        place.services.withdraw();
-        kill_rest(leader, place.is_init);
-        // The output lasts until that has read all.
+        let status = wait_for_leader(leader, control, context.is_init);
+        // Must come before the kill, so that a killed service is not started again.
+        context.services.disable();
+        kill_remaining(leader, context.is_init);
+        // The output stays open until the follower has read everything.
         drop(runs);
-        // Wakes the thread that feeds the job, if it still waits for the host.
+        // Wakes the thread that writes the job's input, if it waits for the host.
         if let Some(input) = streams.inputs.get(&InputStream::Stdin) {
             input.close();
         }
         for pump in pumps {
-            // A panic has ended the whole process.
+            // Ignores a panic of the thread.
             pump.join().unwrap_or(Ok(()))?;
         }
         Ok(status)
     })
 }
 
-/// A thread that passes output on.
+/// A thread that sends output.
 type Pump<'scope> = ScopedJoinHandle<'scope, Result<(), FrameError>>;
 
-/// Starts a thread for each standard stream. Gives those of the outputs; that of the input ends
-/// with the scope.
+/// Starts a thread per standard stream. Returns those of the outputs; that of the input ends with
+/// the scope.
 fn connect<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
-    ends: Ends,
+    ends: StreamEnds,
     streams: &'env Streams,
 ) -> Vec<Pump<'scope>> {
     let stdin = streams.inputs.get(&InputStream::Stdin);
@@ -78,17 +78,17 @@ fn connect<'scope, 'env>(
         }))
     };
     let (stdout, stderr) = match ends {
-        Ends::Terminal(master) => {
+        StreamEnds::Terminal(master) => {
             if let Ok(keyboard) = master.try_clone() {
                 scope.spawn(move || match stdin {
                     Some(input) => discard_rest(&terminal::type_in(&keyboard, input), input),
-                    // A terminal at which nobody sits.
+                    // A terminal without input.
                     None => drop(terminal::type_in(&keyboard, io::empty())),
                 });
             }
             (Some(master), None)
         }
-        Ends::Pipes { stdin: pipe, stdout, stderr } => {
+        StreamEnds::Pipes { stdin: pipe, stdout, stderr } => {
             if let (Some(input), Some(pipe)) = (stdin, pipe) {
                 scope.spawn(move || discard_rest(&feed(pipe, input), input));
             }
@@ -99,7 +99,7 @@ fn connect<'scope, 'env>(
     pumps.into_iter().flatten().collect()
 }
 
-/// Writes all input to the job, and closes the pipe.
+/// Writes all input to the job's standard input, and closes the pipe.
 fn feed(mut pipe: File, mut input: &Input) -> io::Result<()> {
     let mut buffer = vec![0; MAX_CHUNK];
     loop {
@@ -111,40 +111,40 @@ fn feed(mut pipe: File, mut input: &Input) -> io::Result<()> {
     }
 }
 
-/// A job need not read all its input: what it does not take is discarded.
+/// Discards the remaining input if the job has stopped reading it.
 fn discard_rest(fed: &io::Result<()>, input: &Input) {
     if fed.is_err() {
         input.close();
     }
 }
 
-/// Waits for the leader's end, and reaps whatever else ends meanwhile.
-fn wait(leader: Pid, control: &Control, is_init: bool) -> JobStatus {
-    let whom = if is_init { Whom::Any } else { Whom::One(leader) };
-    // Without reaping at first, so that the number stays the leader's until nobody uses it.
-    while let Ok(ended) = reap::wait(whom, Leave::Zombie) {
+/// Waits until the leader ends, and reaps every other process that ends meanwhile.
+fn wait_for_leader(leader: Pid, control: &Control, is_init: bool) -> JobStatus {
+    let which = if is_init { WaitFor::Any } else { WaitFor::One(leader) };
+    // First waits without reaping, so that the leader's ID is not reused while it is in use.
+    while let Ok(ended) = reap::wait(which, ReapMode::KeepZombie) {
         let is_leader = ended.pid == leader;
         if is_leader {
             control.detach();
         }
-        let _reaped = reap::wait(Whom::One(ended.pid), Leave::Nothing);
+        let _reaped = reap::wait(WaitFor::One(ended.pid), ReapMode::Reap);
         if is_leader {
             return ended.status;
         }
     }
-    // Nobody else reaps here.
-    JobStatus::NotStarted(NotStarted::Other("the job's process was lost".to_owned()))
+    // No other code reaps processes.
+    JobStatus::NotStarted(StartFailure::Other("the job's process was lost".to_owned()))
 }
 
-/// Kills what the job has left behind.
+/// Kills the job's remaining processes.
 ///
-/// For PID 1 that is every process but itself: the kernel delivers to all of them at once, under
-/// the lock that a fork needs, so that none escapes by forking, whatever session, control group or
-/// PID namespace it made.
-fn kill_rest(leader: Pid, is_init: bool) {
-    let whom = if is_init { Pid::from_raw(-1) } else { Pid::from_raw(-leader.as_raw()) };
-    // It fails where there is nobody left.
-    let _nobody = kill(whom, Signal::SIGKILL);
+/// For PID 1 that is every process but itself. The kernel signals all of them at once, under the
+/// lock that a fork needs, so none escapes by forking, whatever session, control group, or PID
+/// namespace it has created.
+fn kill_remaining(leader: Pid, is_init: bool) {
+    let target = if is_init { Pid::from_raw(-1) } else { Pid::from_raw(-leader.as_raw()) };
+    // Fails if no process remains.
+    let _none_left = kill(target, Signal::SIGKILL);
     if !is_init {
         return;
     }
@@ -153,7 +153,7 @@ fn kill_rest(leader: Pid, is_init: bool) {
         match reap::try_any() {
             Ok(None) => thread::sleep(Duration::from_millis(1)),
             Ok(Some(_)) | Err(Errno::EINTR) => {}
-            // Nobody is left.
+            // No process remains.
             Err(_) => return,
         }
     }

@@ -1,41 +1,41 @@
-//! Waiting for processes.
+//! Waits for processes.
 //!
-//! By `waitid` itself: the usual wrappers know no real-time signals, and one of those may well end
-//! a job.
+//! Calls `waitid` directly: the usual wrappers do not support real-time signals, which may end a
+//! job.
 
 use mayfly_protocol::message::JobStatus;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-/// A process that ended, and how.
+/// An ended process and its status.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct EndedProcess {
     pub(crate) pid: Pid,
     pub(crate) status: JobStatus,
 }
 
-/// Which processes to wait for.
+/// The processes to wait for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Whom {
-    /// This child.
+pub(crate) enum WaitFor {
+    /// A specific child.
     One(Pid),
     /// Any child.
     Any,
 }
 
-/// What is left of a process that was waited for.
+/// Whether to reap a process that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Leave {
-    /// It is reaped, and its number may soon be another's.
-    Nothing,
-    /// It can be waited for again.
-    Zombie,
+pub(crate) enum ReapMode {
+    /// Reap it; its ID may then be reused.
+    Reap,
+    /// Leave it as a zombie that can be waited for again.
+    KeepZombie,
 }
 
 /// Blocks until a process ends.
-pub(crate) fn wait(whom: Whom, leave: Leave) -> Result<Ended, Errno> {
+pub(crate) fn wait(which: WaitFor, mode: ReapMode) -> Result<EndedProcess, Errno> {
     loop {
-        match call(whom, leave, 0) {
+        match call(which, mode, 0) {
             Ok(Some(ended)) => return Ok(ended),
             Ok(None) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error),
@@ -43,23 +43,23 @@ pub(crate) fn wait(whom: Whom, leave: Leave) -> Result<Ended, Errno> {
     }
 }
 
-/// Reaps a child that has ended, if there is one; `ECHILD` where there are no children at all.
-pub(super) fn try_any() -> Result<Option<Ended>, Errno> {
-    call(Whom::Any, Leave::Nothing, libc::WNOHANG)
+/// Reaps a child that has ended, if any. Fails with `ECHILD` if no children exist.
+pub(super) fn try_any() -> Result<Option<EndedProcess>, Errno> {
+    call(WaitFor::Any, ReapMode::Reap, libc::WNOHANG)
 }
 
-fn call(whom: Whom, leave: Leave, flags: libc::c_int) -> Result<Option<Ended>, Errno> {
-    let (kind, number) = match whom {
-        Whom::One(pid) => (libc::P_PID, pid.as_raw().cast_unsigned()),
-        Whom::Any => (libc::P_ALL, 0),
+fn call(which: WaitFor, mode: ReapMode, flags: libc::c_int) -> Result<Option<EndedProcess>, Errno> {
+    let (kind, number) = match which {
+        WaitFor::One(pid) => (libc::P_PID, pid.as_raw().cast_unsigned()),
+        WaitFor::Any => (libc::P_ALL, 0),
     };
-    let leave = if leave == Leave::Zombie { libc::WNOWAIT } else { 0 };
+    let wait_flag = if mode == ReapMode::KeepZombie { libc::WNOWAIT } else { 0 };
     // SAFETY: a siginfo_t is integers and pointers, which may be zero.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes one siginfo_t.
-    let answer =
-        unsafe { libc::waitid(kind, number, &raw mut info, libc::WEXITED | leave | flags) };
-    Errno::result(answer)?;
+    let result =
+        unsafe { libc::waitid(kind, number, &raw mut info, libc::WEXITED | wait_flag | flags) };
+    Errno::result(result)?;
     // SAFETY: after `waitid` the information is about a child, or all zero.
     let pid = unsafe { info.si_pid() };
     // SAFETY: as above.
@@ -71,5 +71,5 @@ fn call(whom: Whom, leave: Leave, flags: libc::c_int) -> Result<Option<Ended>, E
     } else {
         JobStatus::Signal(value)
     };
-    Ok((pid != 0).then_some(Ended { pid: Pid::from_raw(pid), status }))
+    Ok((pid != 0).then_some(EndedProcess { pid: Pid::from_raw(pid), status }))
 }

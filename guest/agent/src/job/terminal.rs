@@ -16,12 +16,12 @@ mod request {
         set_size, libc::TIOCSWINSZ, libc::winsize
     }
     nix::ioctl_write_int_bad! {
-        /// Opens the other end of a pseudo-terminal, whatever is mounted on `/dev/pts`.
+        /// Opens the other end of a pseudo-terminal, independently of `/dev/pts`.
         open_peer, libc::TIOCGPTPEER
     }
 }
 
-/// Opens a pseudo-terminal of a size: the agent's end and the job's.
+/// Opens a pseudo-terminal of the given size. Returns the agent's end and the job's end.
 pub(crate) fn open(size: TerminalSize) -> io::Result<(File, OwnedFd)> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let master = posix_openpt(flags)?;
@@ -29,14 +29,14 @@ pub(crate) fn open(size: TerminalSize) -> io::Result<(File, OwnedFd)> {
     unlockpt(&master)?;
     // SAFETY: the descriptor is open; the argument is the flags to open with.
     let slave = unsafe { request::open_peer(master.as_raw_fd(), flags.bits()) }?;
-    // SAFETY: the kernel has just made this descriptor for us.
+    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
     let slave = unsafe { OwnedFd::from_raw_fd(slave) };
     let master = File::from(OwnedFd::from(master));
     resize(&master, size)?;
     Ok((master, slave))
 }
 
-/// Sets the size of the window; the kernel tells the foreground process group.
+/// Sets the size of the window; the kernel signals the foreground process group.
 pub(crate) fn resize(master: &File, size: TerminalSize) -> io::Result<()> {
     let size =
         libc::winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
@@ -45,7 +45,7 @@ pub(crate) fn resize(master: &File, size: TerminalSize) -> io::Result<()> {
     Ok(())
 }
 
-/// Types all that `input` gives, and then the end of file, as a person would.
+/// Writes all of `input` to the terminal, and then the end-of-file character.
 pub(crate) fn type_in(mut master: &File, mut input: impl Read) -> io::Result<()> {
     let mut buffer = vec![0; MAX_CHUNK];
     let mut at_line_start = true;
@@ -56,10 +56,10 @@ pub(crate) fn type_in(mut master: &File, mut input: impl Read) -> io::Result<()>
         master.write_all(&buffer[..count])?;
     }
     let settings = tcgetattr(master)?;
-    // A program that reads single keys has no end of file.
+    // In non-canonical mode there is no end-of-file character.
     if settings.local_flags.contains(LocalFlags::ICANON) {
         let end = settings.control_chars[SpecialCharacterIndices::VEOF as usize];
-        // In the middle of a line the first only hands over what was typed so far.
+        // In the middle of a line, the first one only flushes the line.
         let ends = if at_line_start { &[end][..] } else { &[end, end] };
         master.write_all(ends)?;
     }

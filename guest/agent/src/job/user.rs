@@ -1,30 +1,30 @@
-//! Users and groups, by the image's own `/etc/passwd` and `/etc/group`.
+//! Looks up users and groups in the image's `/etc/passwd` and `/etc/group`.
 //!
-//! The C library would look them up as well, but not from a static binary.
+//! The C library's lookup does not work in a static binary.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-/// A user, with everything that a login sets.
+/// A user, with all properties that a login sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) name: Vec<u8>,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// The main group and all others that list the user.
+    /// The primary group and all others that list the user.
     pub(crate) groups: Vec<u32>,
     pub(crate) home: PathBuf,
     pub(crate) shell: Vec<u8>,
 }
 
-/// Finds a user by name, or else by number, in the texts of the two files. Lines that are not as
-/// they should be are passed over, as everywhere on Linux.
-pub(crate) fn find(wanted: &str, passwd: &[u8], groups: &[u8]) -> Option<User> {
+/// Finds a user by name, or else by number, in the contents of the two files. Skips malformed
+/// lines.
+pub(crate) fn find(requested: &str, passwd: &[u8], groups: &[u8]) -> Option<User> {
     let mut users = lines(passwd);
-    let by_name = users.find(|fields| fields.first() == Some(&wanted.as_bytes()));
+    let by_name = users.find(|fields| fields.first() == Some(&requested.as_bytes()));
     let by_number = || {
-        let number = parse(wanted.as_bytes())?;
+        let number = parse(requested.as_bytes())?;
         lines(passwd).find(|fields| fields.get(2).and_then(|uid| parse(uid)) == Some(number))
     };
     let fields = by_name.or_else(by_number)?;
@@ -42,10 +42,10 @@ pub(crate) fn find(wanted: &str, passwd: &[u8], groups: &[u8]) -> Option<User> {
     })
 }
 
-/// The number of a group, by its name.
-pub(crate) fn group_number(wanted: &str, groups: &[u8]) -> Option<u32> {
+/// Finds the number of a group by its name.
+pub(crate) fn group_number(requested: &str, groups: &[u8]) -> Option<u32> {
     let mut groups = lines(groups);
-    let fields = groups.find(|fields| fields.first() == Some(&wanted.as_bytes()))?;
+    let fields = groups.find(|fields| fields.first() == Some(&requested.as_bytes()))?;
     // name:password:gid:members
     fields.get(2).and_then(|gid| parse(gid))
 }
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_goes_before_a_number() {
+    fn a_name_takes_precedence_over_a_number() {
         assert_eq!(find("1001", PASSWD, GROUP).unwrap().uid, 7);
         assert_eq!(find("0", PASSWD, GROUP).unwrap().name, b"root");
     }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_listed_is_not_found() {
+    fn unlisted_users_are_not_found() {
         for name in ["nobody", "", "4711", "-1", "broken line"] {
             assert_eq!(find(name, PASSWD, GROUP), None, "{name}");
         }

@@ -1,13 +1,14 @@
-//! What is to be told in the next message (pure).
+//! Collects the programs of the next message. Pure.
 
 use std::time::{Duration, Instant};
 
 use mayfly_protocol::message::{GuestMessage, MAX_PROGRAMS, Program};
 
-/// Between two messages at the least.
+/// The shortest time between two messages.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// The programs of the next message. [`MAX_PROGRAMS`] per [`INTERVAL`] are told; more are counted.
+/// The programs of the next message, at most [`MAX_PROGRAMS`] per [`INTERVAL`]. More are only
+/// counted.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     programs: Vec<Program>,
@@ -17,23 +18,23 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn has_space(&self) -> bool {
         self.programs.len() < MAX_PROGRAMS
     }
 
     pub(super) fn add(&mut self, program: Program) {
-        if self.has_room() {
+        if self.has_space() {
             self.programs.push(program);
         } else {
-            self.leave_out();
+            self.count_omitted();
         }
     }
 
-    pub(super) fn leave_out(&mut self) {
+    pub(super) fn count_omitted(&mut self) {
         self.left_out = self.left_out.saturating_add(1);
     }
 
-    /// How long until there is a message to send; none where there is nothing to tell.
+    /// Returns the time until the next message is due; `None` if the batch is empty.
     pub(super) fn due_in(&self, now: Instant) -> Option<Duration> {
         if self.ended || (self.programs.is_empty() && self.left_out == 0) {
             return None;
@@ -42,7 +43,7 @@ impl Batch {
         Some(next.saturating_duration_since(now))
     }
 
-    /// The message that is due.
+    /// Takes the message, if it is due.
     pub(super) fn take(&mut self, now: Instant) -> Option<GuestMessage> {
         if self.due_in(now) != Some(Duration::ZERO) {
             return None;
@@ -51,7 +52,7 @@ impl Batch {
         Some(self.message())
     }
 
-    /// The last message, due or not. There is none after it.
+    /// Takes the last message, due or not. Nothing is sent after it.
     pub(super) fn end(&mut self) -> Option<GuestMessage> {
         let something = !self.ended && (!self.programs.is_empty() || self.left_out > 0);
         self.ended = true;
@@ -72,7 +73,7 @@ mod tests {
         Program { time: 0, process, parent: 1, user: 0, path: b"/bin/true".to_vec().into() }
     }
 
-    fn told(message: Option<GuestMessage>) -> Option<(usize, u32)> {
+    fn counts(message: Option<GuestMessage>) -> Option<(usize, u32)> {
         match message {
             Some(GuestMessage::Programs { programs, left_out }) => Some((programs.len(), left_out)),
             _ => None,
@@ -84,12 +85,12 @@ mod tests {
         let (mut batch, now) = (Batch::default(), Instant::now());
         assert_eq!(batch.due_in(now), None);
         batch.add(program(1));
-        assert_eq!(told(batch.take(now)), Some((1, 0)));
+        assert_eq!(counts(batch.take(now)), Some((1, 0)));
         batch.add(program(2));
         batch.add(program(3));
-        assert_eq!(told(batch.take(now + INTERVAL / 2)), None);
+        assert_eq!(counts(batch.take(now + INTERVAL / 2)), None);
         assert_eq!(batch.due_in(now + INTERVAL / 2), Some(INTERVAL / 2));
-        assert_eq!(told(batch.take(now + INTERVAL)), Some((2, 0)));
+        assert_eq!(counts(batch.take(now + INTERVAL)), Some((2, 0)));
         assert_eq!(batch.due_in(now + 2 * INTERVAL), None);
     }
 
@@ -99,17 +100,17 @@ mod tests {
         for number in 0..u32::try_from(MAX_PROGRAMS).unwrap() + 7 {
             batch.add(program(number));
         }
-        batch.leave_out();
-        assert_eq!(told(batch.take(Instant::now())), Some((MAX_PROGRAMS, 8)));
+        batch.count_omitted();
+        assert_eq!(counts(batch.take(Instant::now())), Some((MAX_PROGRAMS, 8)));
     }
 
     #[test]
     fn nothing_comes_after_the_last() {
         let mut batch = Batch::default();
         batch.add(program(1));
-        assert_eq!(told(batch.end()), Some((1, 0)));
+        assert_eq!(counts(batch.end()), Some((1, 0)));
         batch.add(program(2));
-        assert_eq!(told(batch.take(Instant::now())), None);
-        assert_eq!(told(batch.end()), None);
+        assert_eq!(counts(batch.take(Instant::now())), None);
+        assert_eq!(counts(batch.end()), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The kernel's process connector: a netlink socket that says which process has executed a program
+//! The kernel's process connector: a netlink socket that reports executed programs
 //! (`Documentation/driver-api/connector.rst`, `linux/cn_proc.h`).
 
 use std::fs;
@@ -11,64 +11,64 @@ use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
-/// `CN_IDX_PROC` and `CN_VAL_PROC`: the connector's number, which is its group's, too.
+/// `CN_IDX_PROC` and `CN_VAL_PROC`: the connector's number, which is also its group's.
 const CONNECTOR: u32 = 1;
 /// `PROC_CN_MCAST_LISTEN`.
 const LISTEN: u32 = 1;
 /// `PROC_EVENT_EXEC`.
 const EXECUTED: u32 = 2;
 
-/// Bytes of `struct nlmsghdr` and `struct cn_msg`, after which comes the event.
+/// The size of `struct nlmsghdr` and `struct cn_msg`, which precede the event, in bytes.
 const HEADERS: usize = 16 + 20;
-/// Bytes of an event up to the end of what is said of an execution.
+/// The size of an `exec` event, in bytes.
 const EVENT: usize = 24;
 
-/// Bytes of events that the kernel keeps until we look, as it counts them: some thousand events.
+/// The size of the socket's receive buffer, in bytes: several thousand events.
 const BUFFER: libc::c_int = 4 << 20;
 
-/// A socket that hears of each execution.
+/// A socket that receives an event for each executed program.
 pub(super) struct Connector(OwnedFd);
 
-/// What was received.
+/// A received event.
 pub(super) enum Received {
     /// A process has executed a program.
     Executed(Executed),
-    /// The kernel had more for us than its buffer holds.
+    /// The receive buffer overflowed, and events were lost.
     Overrun,
-    /// Something else.
+    /// Another kind of event.
     Other,
-    /// Nothing; there may be more later.
-    Nothing,
+    /// No event is available at the moment.
+    Empty,
 }
 
 /// A process that has executed a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Executed {
-    /// Since the machine's start, as `CLOCK_MONOTONIC` counts it.
+    /// The time since boot, by `CLOCK_MONOTONIC`.
     since_start: Duration,
     process: u32,
 }
 
 impl Connector {
-    /// Listens from now on. Takes the right to administer the network.
+    /// Opens the socket and subscribes to events. Requires `CAP_NET_ADMIN`.
     pub(super) fn open() -> Result<Self, Errno> {
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: makes a descriptor of its own.
         let socket = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_CONNECTOR) };
-        // SAFETY: the kernel just made it, and nobody else has it.
+        // SAFETY: the kernel just created it, and nothing else owns it.
         let socket = unsafe { OwnedFd::from_raw_fd(Errno::result(socket)?) };
         let connector = Self(socket);
         connector.filter()?;
         connector.set(libc::SO_RCVBUFFORCE, &BUFFER)?;
         connector.join()?;
-        connector.ask()?;
+        connector.subscribe()?;
         Ok(connector)
     }
 
-    /// Lets the kernel drop every other kind of event, of which there are several for each
-    /// process, before it wakes anybody.
+    /// Makes the kernel drop every other kind of event, of which each process causes several,
+    /// before it wakes the reader.
     fn filter(&self) -> Result<(), Errno> {
-        // The filter's words are those of a network: big-endian. The event's kind is its first.
+        // The filter loads words as big-endian. The event's kind is its first word.
         let kind = EXECUTED.to_ne_bytes();
         let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
         let compare = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
@@ -96,10 +96,10 @@ impl Connector {
         let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default();
         let value: *const T = value;
         // SAFETY: pointer and length are those of one value, which the kernel copies.
-        let answer = unsafe {
+        let result = unsafe {
             libc::setsockopt(self.0.as_raw_fd(), libc::SOL_SOCKET, option, value.cast(), length)
         };
-        Errno::result(answer).map(drop)
+        Errno::result(result).map(drop)
     }
 
     /// Joins the connector's group.
@@ -114,14 +114,14 @@ impl Connector {
         Errno::result(unsafe { libc::bind(self.0.as_raw_fd(), address.cast(), length) }).map(drop)
     }
 
-    /// Asks for events. The kernel makes them for as long as somebody listens.
-    fn ask(&self) -> Result<(), Errno> {
+    /// Subscribes to events. The kernel generates them while it has a subscriber.
+    fn subscribe(&self) -> Result<(), Errno> {
         let message = request();
         let written = nix::unistd::write(&self.0, &message)?;
         if written == message.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
     }
 
-    /// The next event.
+    /// Receives the next event.
     pub(super) fn receive(&self) -> Received {
         let mut buffer = [0; 256];
         loop {
@@ -132,7 +132,7 @@ impl Connector {
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::ENOBUFS) => return Received::Overrun,
-                Err(_) => return Received::Nothing,
+                Err(_) => return Received::Empty,
             }
         }
     }
@@ -144,7 +144,7 @@ impl AsFd for Connector {
     }
 }
 
-/// `nlmsghdr`, `cn_msg` and the operation, in the machine's own byte order.
+/// Returns `nlmsghdr`, `cn_msg`, and the operation, in native byte order.
 fn request() -> Vec<u8> {
     let operation = LISTEN.to_ne_bytes();
     let length = HEADERS + operation.len();
@@ -163,7 +163,7 @@ fn request() -> Vec<u8> {
     message
 }
 
-/// What a message says, if it says that a program was executed.
+/// Parses a message. Returns `None` unless it is an `exec` event.
 fn parse(message: &[u8]) -> Option<Executed> {
     let event: &[u8; EVENT] = message.get(HEADERS..)?.first_chunk()?;
     let number = |from: usize| event[from..from + 4].try_into().map(u32::from_ne_bytes).ok();
@@ -174,8 +174,8 @@ fn parse(message: &[u8]) -> Option<Executed> {
 }
 
 impl Executed {
-    /// Looks the program up. What is gone already is left empty.
-    pub(super) fn look(self) -> Program {
+    /// Looks the program up in `/proc`. Fields of a process that has ended are empty.
+    pub(super) fn look_up(self) -> Program {
         let directory = format!("/proc/{}", self.process);
         let path = fs::read_link(format!("{directory}/exe"));
         let mut path = path.map(|path| path.into_os_string().into_vec()).unwrap_or_default();
@@ -190,7 +190,7 @@ impl Executed {
         }
     }
 
-    /// By the clock on the wall.
+    /// Returns the wall-clock time of the event, in nanoseconds since the Unix epoch.
     fn time(self) -> u64 {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap_or(TimeSpec::new(0, 0));
         let ago = Duration::from(now).saturating_sub(self.since_start);
@@ -200,7 +200,7 @@ impl Executed {
     }
 }
 
-/// The first number behind a name.
+/// Returns the first number after a name.
 fn field(status: &str, name: &str) -> u32 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_execution_is_understood_and_nothing_else() {
+    fn only_exec_events_are_parsed() {
         let expected = Executed { since_start: Duration::from_nanos(7), process: 42 };
         assert_eq!(parse(&event(EXECUTED, 42)), Some(expected));
         assert_eq!(parse(&event(1, 42)), None);
@@ -231,22 +231,22 @@ mod tests {
     }
 
     #[test]
-    fn the_request_is_as_long_as_it_says() {
+    fn the_request_has_its_declared_length() {
         let request = request();
         assert_eq!(request.len(), 40);
         assert_eq!(request[..4], 40_u32.to_ne_bytes());
     }
 
     #[test]
-    fn a_process_that_is_there_is_looked_up_and_one_that_is_gone_is_empty() {
+    fn a_running_process_is_looked_up_and_an_ended_one_is_empty() {
         let own = Executed { since_start: Duration::ZERO, process: std::process::id() };
-        let program = own.look();
+        let program = own.look_up();
         let own_path = std::env::current_exe().unwrap().into_os_string().into_vec();
         assert_eq!(program.path.as_slice(), own_path);
         assert_eq!(program.user, nix::unistd::getuid().as_raw());
         assert_ne!(program.parent, 0);
-        // No process has this number: it is above every limit.
-        let gone = Executed { process: u32::MAX, ..own }.look();
+        // No process has this ID: it is above every limit.
+        let gone = Executed { process: u32::MAX, ..own }.look_up();
         assert_eq!((gone.parent, gone.path.len()), (0, 0));
     }
 }

@@ -1,9 +1,9 @@
-//! Where trees go: as the person has named it, and never as the archive says.
+//! Destinations: chosen by the user, never by the archive.
 
 use super::*;
 
-/// What is there before, the destination's path, what was asked for, whether a directory comes, and
-/// where it is then (none where it is refused).
+/// The existing entries, the destination's path, the requested name, whether a directory comes, and
+/// the resulting path (none if it is rejected).
 type Row = (&'static str, &'static str, &'static str, bool, Option<&'static str>);
 
 const ROWS: [Row; 22] = [
@@ -18,7 +18,7 @@ const ROWS: [Row; 22] = [
     ("out/file", "out", "file", false, Some("out/file")),
     ("out", "out", "file", false, Some("out")),
     ("out/file/x", "out", "file", false, None),
-    // Of what has no name there is no file in a directory.
+    // A source without a name can't become a file in a directory.
     ("out/", "out", "..", false, None),
     ("out/", "out", "", false, None),
     ("", "out", "..", false, Some("out")),
@@ -35,7 +35,7 @@ const ROWS: [Row; 22] = [
 ];
 
 #[test]
-fn the_name_on_the_host_is_the_one_that_was_asked_for() {
+fn the_name_on_the_host_is_the_requested_one() {
     for row @ (before, path, name, is_directory, expected) in ROWS {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
@@ -46,7 +46,7 @@ fn the_name_on_the_host_is_the_one_that_was_asked_for() {
             fs::create_dir_all(there.parent().unwrap()).unwrap();
             fs::write(&there, "before").unwrap();
         }
-        // Whatever the guest calls it.
+        // Whatever name the guest sends.
         let tar = if is_directory {
             Tar::tree().file(b".bashrc", b"new")
         } else {
@@ -69,11 +69,11 @@ fn the_name_on_the_host_is_the_one_that_was_asked_for() {
 }
 
 #[test]
-fn a_link_that_a_person_names_is_not_replaced_by_a_guests_file() {
-    let place = Place::new();
-    std::os::unix::fs::symlink("victim", place.path("inner")).unwrap();
+fn a_link_as_destination_is_not_replaced_by_a_guests_file() {
+    let dir = TestDir::new();
+    std::os::unix::fs::symlink("victim", dir.path("inner")).unwrap();
     let tar = Tar::default().file(b"x", b"y").end();
-    let error = place.unpack(&tar, GUEST).unwrap_err().to_string();
+    let error = dir.unpack(&tar, GUEST).unwrap_err().to_string();
     assert!(error.contains("is a link"), "{error}");
     let destination = Destination { path: Path::new("/dev/null"), name: Some(b"x") };
     let error = unpack(tar.as_slice(), destination, GUEST, |_| Ok(())).unwrap_err().to_string();
@@ -96,19 +96,19 @@ fn in_a_guest_a_file_goes_into_a_directory_under_its_own_name() {
 
 #[test]
 fn in_a_guest_directories_that_are_links_stay() {
-    // As `/bin` of a merged `/usr`, relative and absolute.
+    // Such as `/bin` of a merged `/usr`, relative and absolute.
     for target in ["usr/bin", "/usr/bin"] {
-        let place = Place::new();
-        let inner = place.path("inner");
+        let dir = TestDir::new();
+        let inner = dir.path("inner");
         fs::create_dir_all(inner.join("usr/bin")).unwrap();
         std::os::unix::fs::symlink(target, inner.join("bin")).unwrap();
         let tar = Tar::tree().directory(b"bin").file(b"bin/tool", b"x").end();
-        place.unpack(&tar, HOST).unwrap();
+        dir.unpack(&tar, HOST).unwrap();
         assert!(inner.join("bin").is_symlink());
         assert_eq!(fs::read_to_string(inner.join("usr/bin/tool")).unwrap(), "x");
         let destination = Destination { path: &inner, name: Some(b"inner") };
         let on_host = unpack(tar.as_slice(), destination, GUEST, |_| Ok(()));
         let error = on_host.unwrap_err().to_string();
-        assert_eq!(error, "\"bin\" is there already, and no directory");
+        assert_eq!(error, "\"bin\" exists and is not a directory");
     }
 }

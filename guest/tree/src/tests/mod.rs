@@ -1,4 +1,4 @@
-//! Trees through archives, and archives that no packer writes.
+//! Tests with packed trees, and with archives that the packer never writes.
 
 mod destinations;
 mod hostile;
@@ -14,20 +14,20 @@ use std::path::Path;
 use tar::{EntryType, Header};
 use tempfile::TempDir;
 
-use crate::{BLOCK, Destination, Notes, Origin, TreeError, unpack};
+use crate::{ArchiveOrigin, BLOCK, Destination, Notes, TreeError, unpack};
 
-/// Enough for every test.
+/// A limit that is large enough for every test.
 const LIMIT: u64 = 64 << 20;
 
-pub(super) const GUEST: Origin = Origin::Guest { limit: LIMIT };
-pub(super) const HOST: Origin = Origin::Host { owner: None };
+pub(super) const GUEST: ArchiveOrigin = ArchiveOrigin::Guest { limit: LIMIT };
+pub(super) const HOST: ArchiveOrigin = ArchiveOrigin::Host { owner: None };
 
-/// An archive that is written by hand, because no library writes what hostile code would.
+/// An archive built by hand, because no library writes hostile archives.
 #[derive(Clone, Default)]
 pub(super) struct Tar(pub(super) Vec<u8>);
 
 impl Tar {
-    /// One that begins as a directory does.
+    /// Returns an archive that begins with the root directory.
     pub(super) fn tree() -> Self {
         Self::default().with(EntryType::Directory, b".", b"", b"")
     }
@@ -58,14 +58,14 @@ impl Tar {
         self.with_raw(data)
     }
 
-    /// Bytes, filled up to a block.
+    /// Appends bytes, padded to a block.
     pub(super) fn with_raw(mut self, bytes: &[u8]) -> Self {
         self.0.extend_from_slice(bytes);
         self.0.resize(self.0.len().next_multiple_of(BLOCK), 0);
         self
     }
 
-    /// As it goes out, with its end.
+    /// Returns the bytes of the archive, with its end.
     pub(super) fn end(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 2 * BLOCK, 0);
         self.0
@@ -83,28 +83,28 @@ pub(super) fn header(kind: EntryType, name: &[u8], target: &[u8], size: u64) -> 
     header
 }
 
-/// A directory with something beside the destination that has to stay as it is.
-pub(super) struct Place(TempDir);
+/// A temporary directory with files beside the destination that must not change.
+pub(super) struct TestDir(TempDir);
 
-impl Place {
+impl TestDir {
     pub(super) fn new() -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
-        fs::write(place.path("victim"), "as it was").unwrap();
-        place
+        let dir = Self(tempfile::tempdir().unwrap());
+        fs::write(dir.path("victim"), "as it was").unwrap();
+        dir
     }
 
     pub(super) fn path(&self, name: &str) -> std::path::PathBuf {
         self.0.path().join(name)
     }
 
-    /// Unpacks at `inner`, for a tree that is called `tree`.
-    pub(super) fn unpack(&self, archive: &[u8], origin: Origin) -> Result<Notes, TreeError> {
-        let name = matches!(origin, Origin::Guest { .. }).then_some(&b"tree"[..]);
+    /// Unpacks a tree named `tree` at `inner`.
+    pub(super) fn unpack(&self, archive: &[u8], origin: ArchiveOrigin) -> Result<Notes, TreeError> {
+        let name = matches!(origin, ArchiveOrigin::Guest { .. }).then_some(&b"tree"[..]);
         let path = self.path("inner");
         unpack(archive, Destination { path: &path, name }, origin, |_| Ok(()))
     }
 
-    /// What is in `inner`, a line for each.
+    /// Returns the contents of `inner`, one line per entry.
     pub(super) fn listed(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let inner = self.path("inner");
@@ -117,7 +117,7 @@ impl Place {
         lines
     }
 
-    /// Fails if anything beside `inner` is other than it was.
+    /// Asserts that nothing beside `inner` has changed.
     #[track_caller]
     pub(super) fn assert_nothing_beside(&self) {
         let names = fs::read_dir(self.0.path()).unwrap();
@@ -157,7 +157,7 @@ fn list(directory: &Path, prefix: &str, lines: &mut Vec<String>) {
     }
 }
 
-/// Reads from `R` and counts.
+/// A reader that counts the bytes read.
 pub(super) struct Counted<R>(pub(super) R, pub(super) u64);
 
 impl<R: io::Read> io::Read for Counted<R> {

@@ -1,4 +1,4 @@
-//! Trees that go through an archive as they are.
+//! Trees that are packed and unpacked unchanged.
 
 use std::ffi::OsStr;
 use std::fs::Permissions;
@@ -16,26 +16,30 @@ fn packed(path: &Path, packer: Packer) -> (Vec<u8>, Notes) {
     (archive, notes)
 }
 
-/// Packs what `make` makes and unpacks it at `inner`.
-fn through(packer: Packer, origin: Origin, make: impl FnOnce(&Path)) -> (Place, Notes, Notes) {
+/// Packs what `make` creates, and unpacks it at `inner`.
+fn through(
+    packer: Packer,
+    origin: ArchiveOrigin,
+    make: impl FnOnce(&Path),
+) -> (TestDir, Notes, Notes) {
     let source = tempfile::tempdir().unwrap();
     let tree = source.path().join("tree");
     fs::create_dir(&tree).unwrap();
     make(&tree);
-    let (archive, left_out) = packed(&tree, packer);
-    let place = Place::new();
-    let notes = place.unpack(&archive, origin).unwrap();
-    (place, left_out, notes)
+    let (archive, skipped) = packed(&tree, packer);
+    let dir = TestDir::new();
+    let notes = dir.unpack(&archive, origin).unwrap();
+    (dir, skipped, notes)
 }
 
-const WAYS: [(Packer, Origin); 2] = [(Packer::Host, HOST), (Packer::Guest, GUEST)];
+const DIRECTIONS: [(Packer, ArchiveOrigin); 2] = [(Packer::Host, HOST), (Packer::Guest, GUEST)];
 
 #[test]
 fn names_links_modes_and_times_arrive() {
-    for (packer, origin) in WAYS {
+    for (packer, origin) in DIRECTIONS {
         let long = "long/".repeat(60);
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-        let (place, left_out, notes) = through(packer, origin, |tree| {
+        let (dir, skipped, notes) = through(packer, origin, |tree| {
             fs::create_dir_all(tree.join(&long)).unwrap();
             fs::write(tree.join(&long).join("file"), vec![7; 100_000]).unwrap();
             let program = tree.join("program");
@@ -49,8 +53,8 @@ fn names_links_modes_and_times_arrive() {
             fs::hard_link(&program, tree.join("other")).unwrap();
             fs::hard_link(&program, tree.join("long/third")).unwrap();
         });
-        assert!(left_out.lines().is_empty(), "{left_out:?}");
-        let inner = place.path("inner");
+        assert!(skipped.lines().is_empty(), "{skipped:?}");
+        let inner = dir.path("inner");
         assert_eq!(fs::read(inner.join(&long).join("file")).unwrap(), vec![7; 100_000]);
         let program = fs::metadata(inner.join("program")).unwrap();
         assert_eq!(program.mode() & 0o7777, 0o751);
@@ -61,18 +65,18 @@ fn names_links_modes_and_times_arrive() {
         for other in ["other", "long/third"] {
             assert_eq!(fs::metadata(inner.join(other)).unwrap().ino(), program.ino(), "{other}");
         }
-        // It climbs behind what might be a link.
+        // It has `..` after a component that might be a link.
         let broken = inner.join("broken").is_symlink();
-        assert_eq!(broken, matches!(origin, Origin::Host { .. }), "{notes:?}");
+        assert_eq!(broken, matches!(origin, ArchiveOrigin::Host { .. }), "{notes:?}");
         assert_eq!(notes.lines().is_empty(), broken, "{notes:?}");
     }
 }
 
 #[test]
-fn directories_that_nobody_may_write_to_arrive_with_their_modes() {
-    // Who may do everything notices nothing: the test of an ordinary user is a microVM's.
-    for (packer, origin) in WAYS {
-        let (place, ..) = through(packer, origin, |tree| {
+fn read_only_directories_keep_their_modes() {
+    // Root ignores modes; a microVM test covers an ordinary user.
+    for (packer, origin) in DIRECTIONS {
+        let (dir, ..) = through(packer, origin, |tree| {
             fs::create_dir_all(tree.join("a/b")).unwrap();
             fs::write(tree.join("a/b/file"), "x").unwrap();
             for path in ["a/b/file", "a/b", "a"] {
@@ -80,17 +84,17 @@ fn directories_that_nobody_may_write_to_arrive_with_their_modes() {
             }
         });
         for path in ["a", "a/b", "a/b/file"] {
-            let mode = fs::metadata(place.path("inner").join(path)).unwrap().mode();
+            let mode = fs::metadata(dir.path("inner").join(path)).unwrap().mode();
             assert_eq!(mode & 0o7777, 0o555, "{path}");
         }
-        assert_eq!(place.listed(), ["a/", "a/b/", "a/b/file=x"]);
+        assert_eq!(dir.listed(), ["a/", "a/b/", "a/b/file=x"]);
     }
 }
 
 #[test]
 fn holes_stay_holes() {
-    for (packer, origin) in WAYS {
-        let (place, ..) = through(packer, origin, |tree| {
+    for (packer, origin) in DIRECTIONS {
+        let (dir, ..) = through(packer, origin, |tree| {
             let make = |name: &str, size, parts: &[u64]| {
                 let file = fs::File::create(tree.join(name)).unwrap();
                 for part in parts {
@@ -110,7 +114,7 @@ fn holes_stay_holes() {
             ("end", (1 << 30) + 4, 1),
             ("many", 1 << 30, 100),
         ] {
-            let file = fs::File::open(place.path("inner").join(name)).unwrap();
+            let file = fs::File::open(dir.path("inner").join(name)).unwrap();
             let metadata = file.metadata().unwrap();
             assert_eq!(metadata.len(), size, "{name}");
             assert!(metadata.blocks() * 512 <= (parts + 1) * 64 * 1024, "{name}: {metadata:?}");
@@ -127,38 +131,38 @@ fn holes_stay_holes() {
 }
 
 #[test]
-fn what_is_no_file_is_left_out_with_a_note() {
-    for (packer, origin) in WAYS {
-        let (place, left_out, notes) = through(packer, origin, |tree| {
+fn special_files_are_skipped_with_a_note() {
+    for (packer, origin) in DIRECTIONS {
+        let (dir, skipped, notes) = through(packer, origin, |tree| {
             nix::unistd::mkfifo(&tree.join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
             drop(UnixListener::bind(tree.join("socket")).unwrap());
             fs::write(tree.join("file"), "x").unwrap();
         });
-        let mut said = [left_out.lines(), notes.lines()].concat();
+        let mut said = [skipped.lines(), notes.lines()].concat();
         said.sort();
-        let socket = "\"socket\" is a socket, and was left out";
+        let socket = "\"socket\" is a socket and was skipped";
         if packer == Packer::Host {
-            assert_eq!(place.listed(), ["file=x", "pipe|"]);
+            assert_eq!(dir.listed(), ["file=x", "pipe|"]);
             assert_eq!(said, [socket]);
         } else {
-            assert_eq!(place.listed(), ["file=x"]);
-            assert_eq!(said, ["\"pipe\" is a pipe, and was left out", socket]);
+            assert_eq!(dir.listed(), ["file=x"]);
+            assert_eq!(said, ["\"pipe\" is a pipe and was skipped", socket]);
         }
     }
 }
 
 #[test]
-fn only_some_notes_are_kept() {
-    let (_, left_out, _) = through(Packer::Host, HOST, |tree| {
+fn the_number_of_notes_is_limited() {
+    let (_, skipped, _) = through(Packer::Host, HOST, |tree| {
         for number in 0..30 {
             drop(UnixListener::bind(tree.join(format!("{number}"))).unwrap());
         }
     });
-    assert_eq!(left_out.lines().len(), 11);
-    assert_eq!(left_out.lines()[10], "20 more");
+    assert_eq!(skipped.lines().len(), 11);
+    assert_eq!(skipped.lines()[10], "20 more");
 }
 
-/// Cuts the file as soon as the first bytes of the archive come.
+/// Truncates the file when the first bytes of the archive are written.
 struct Cut<'a>(&'a Path, Vec<u8>);
 
 impl Write for Cut<'_> {
@@ -173,18 +177,18 @@ impl Write for Cut<'_> {
 }
 
 #[test]
-fn what_fails_while_it_is_packed_gives_no_archive() {
+fn a_failure_while_packing_produces_no_archive() {
     let source = tempfile::tempdir().unwrap();
     let file = source.path().join("file");
     fs::write(&file, vec![1; 4 << 20]).unwrap();
     let mut cut = Cut(&file, Vec::new());
     let error = pack(source.path(), &mut cut, Packer::Host).unwrap_err();
-    assert!(error.to_string().contains("became shorter"), "{error}");
-    let error = Place::new().unpack(&cut.1, HOST).unwrap_err();
+    assert!(error.to_string().contains("was truncated"), "{error}");
+    let error = TestDir::new().unpack(&cut.1, HOST).unwrap_err();
     assert!(matches!(error, TreeError::Truncated), "{error}");
 }
 
-/// Appends to the file with each piece of the archive.
+/// Appends to the file with each write of the archive.
 struct Grow<'a>(&'a Path, Vec<u8>);
 
 impl Write for Grow<'_> {
@@ -200,15 +204,15 @@ impl Write for Grow<'_> {
 }
 
 #[test]
-fn a_file_that_grows_arrives_as_long_as_it_was() {
+fn a_growing_file_keeps_its_initial_size() {
     let source = tempfile::tempdir().unwrap();
     let file = source.path().join("file");
     fs::write(&file, vec![1; 1 << 20]).unwrap();
     let mut grow = Grow(&file, Vec::new());
     pack(&file, &mut grow, Packer::Host).unwrap();
-    let place = Place::new();
-    place.unpack(&grow.1, HOST).unwrap();
-    assert_eq!(fs::read(place.path("inner")).unwrap(), vec![1; 1 << 20]);
+    let dir = TestDir::new();
+    dir.unpack(&grow.1, HOST).unwrap();
+    assert_eq!(fs::read(dir.path("inner")).unwrap(), vec![1; 1 << 20]);
 }
 
 #[test]
@@ -231,35 +235,35 @@ fn what_is_neither_a_file_nor_a_directory_is_not_packed() {
 }
 
 #[test]
-fn a_file_of_the_kernel_that_has_no_size_makes_no_broken_archive() {
+fn a_kernel_file_without_a_size_makes_no_broken_archive() {
     let (archive, _) = packed(Path::new("/proc/self/status"), Packer::Guest);
-    let place = Place::new();
-    place.unpack(&archive, GUEST).unwrap();
-    assert_eq!(fs::read(place.path("inner")).unwrap(), b"");
+    let dir = TestDir::new();
+    dir.unpack(&archive, GUEST).unwrap();
+    assert_eq!(fs::read(dir.path("inner")).unwrap(), b"");
 }
 
 #[test]
-fn a_link_that_is_named_is_followed() {
+fn a_link_as_source_is_followed() {
     let source = tempfile::tempdir().unwrap();
     fs::create_dir(source.path().join("tree")).unwrap();
     fs::write(source.path().join("tree/file"), "x").unwrap();
     symlink("tree", source.path().join("link")).unwrap();
     let (archive, _) = packed(&source.path().join("link"), Packer::Guest);
-    let place = Place::new();
-    place.unpack(&archive, GUEST).unwrap();
-    assert_eq!(place.listed(), ["file=x"]);
+    let dir = TestDir::new();
+    dir.unpack(&archive, GUEST).unwrap();
+    assert_eq!(dir.listed(), ["file=x"]);
 }
 
 #[test]
 fn deep_trees_and_many_files_arrive() {
-    let deep = "d/".repeat(crate::DEEPEST - 1);
-    let (place, ..) = through(Packer::Guest, GUEST, |tree| {
+    let deep = "d/".repeat(crate::MAX_DEPTH - 1);
+    let (dir, ..) = through(Packer::Guest, GUEST, |tree| {
         fs::create_dir_all(tree.join(&deep)).unwrap();
         fs::write(tree.join(&deep).join("bottom"), "x").unwrap();
         for number in 0..2000 {
             fs::write(tree.join(format!("{number}")), "").unwrap();
         }
     });
-    assert_eq!(fs::read_to_string(place.path("inner").join(&deep).join("bottom")).unwrap(), "x");
-    assert_eq!(fs::read_dir(place.path("inner")).unwrap().count(), 2001);
+    assert_eq!(fs::read_to_string(dir.path("inner").join(&deep).join("bottom")).unwrap(), "x");
+    assert_eq!(fs::read_dir(dir.path("inner")).unwrap().count(), 2001);
 }

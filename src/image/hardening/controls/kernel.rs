@@ -1,9 +1,9 @@
-//! The kernel: what it tells, what it lets be loaded, how it guards itself.
+//! Controls of the kernel: disclosure, loading of code, self-protection.
 
 use crate::image::hardening::expect::Verdict;
-use crate::image::hardening::{By, Control, Expect, Measure, Probe, Unless};
+use crate::image::hardening::{Conflict, Control, Expectation, Measure, Probe, ProbeUser};
 
-/// A control that is all kernel parameters.
+/// Returns a control that consists of kernel parameters only.
 const fn parameters(
     name: &'static str,
     title: &'static str,
@@ -11,29 +11,29 @@ const fn parameters(
     reference: &'static str,
     measures: &'static [Measure],
 ) -> Control {
-    Control { name, title, why, reference, unless: Unless::Never, measures, probe: None }
+    Control { name, title, why, reference, conflict: Conflict::None, measures, probe: None }
 }
 
 pub(super) const CONTROLS: &[Control] = &[
     parameters(
         "kernel.pointers",
-        "The kernel tells nobody where it lies in memory.",
+        "The kernel hides its addresses.",
         "An exploit of the kernel starts with an address.",
         "Lynis KRNL-6000",
         &[Measure::Parameter("kernel/kptr_restrict", "2")],
     ),
     parameters(
         "kernel.log",
-        "Only root reads the kernel's log.",
-        "It has addresses and names of devices.",
+        "Only root can read the kernel log.",
+        "It contains addresses and device names.",
         "CIS Debian 12, 1.5; Lynis KRNL-6000",
         &[Measure::Parameter("kernel/dmesg_restrict", "1")],
     ),
     parameters(
         "kernel.tracing",
-        "A process is traced only by its parent, and performance events are root's.",
-        "A debugger that a job starts works; one that takes up a process that it did not start \
-         does not, so that a step of a job can't look into the runner's memory for its secrets.",
+        "Only its parent can trace a process, and only root can use performance events.",
+        "A debugger works for processes that it starts, but can't attach to others, so a step of a \
+         job can't read secrets from the runner's memory.",
         "CIS Debian 12, 1.5.2; Lynis KRNL-6000",
         &[
             Measure::Parameter("kernel/yama/ptrace_scope", "1"),
@@ -42,8 +42,8 @@ pub(super) const CONTROLS: &[Control] = &[
     ),
     parameters(
         "kernel.bpf",
-        "Only root loads BPF programs, and their code is hardened.",
-        "Mistakes of the verifier are the most usual way into the kernel.",
+        "Only root can load BPF programs, and their code is hardened.",
+        "Bugs of the verifier are the most common way into the kernel.",
         "Lynis KRNL-6000",
         &[
             Measure::Parameter("kernel/unprivileged_bpf_disabled", "1"),
@@ -53,22 +53,22 @@ pub(super) const CONTROLS: &[Control] = &[
     parameters(
         "kernel.kexec",
         "No other kernel can be started.",
-        "Not even by root: the kernel that was measured is the one that runs.",
+        "Not even by root: the kernel that was verified is the one that runs.",
         "kernel.org, sysctl/kernel",
         &[Measure::Parameter("kernel/kexec_load_disabled", "1")],
     ),
     parameters(
         "kernel.sysrq",
-        "No key combination commands the kernel.",
-        "There is no keyboard, but there is /proc/sysrq-trigger.",
+        "No key combination controls the kernel.",
+        "A guest has no keyboard, but it has /proc/sysrq-trigger.",
         "Lynis KRNL-6000",
         &[Measure::Parameter("kernel/sysrq", "0"), Measure::Parameter("kernel/ctrl-alt-del", "0")],
     ),
     parameters(
         "kernel.links",
-        "Links, pipes and files in directories that everybody may write to are followed and \
-         opened by their owners only.",
-        "It ends the races in which a privileged program is led to another's file.",
+        "Links, FIFOs and files in world-writable directories are followed and opened by their \
+         owners only.",
+        "It prevents races that redirect a privileged program to another user's file.",
         "CIS Debian 12, 1.5; Lynis KRNL-6000",
         &[
             Measure::Parameter("fs/protected_symlinks", "1"),
@@ -79,7 +79,8 @@ pub(super) const CONTROLS: &[Control] = &[
     ),
     parameters(
         "kernel.memory-layout",
-        "Programs lie at random addresses, as many as the processor has, and none at the lowest.",
+        "Programs are loaded at random addresses, with the largest range of the processor, and \
+         never at the lowest ones.",
         "An exploit of a program must guess.",
         "CIS Debian 12, 1.5.1",
         &[
@@ -91,24 +92,25 @@ pub(super) const CONTROLS: &[Control] = &[
     ),
     parameters(
         "kernel.user-namespaces",
-        "Only root makes user namespaces.",
-        "They open the kernel's interfaces for root to everybody. Off for jobs that run Docker \
-         without root, Bazel's sandbox or a browser's.",
+        "Only root can create user namespaces.",
+        "They expose the kernel's interfaces for root to every user. Disable this control for jobs \
+         that run rootless Docker, or the sandbox of Bazel or of a browser.",
         "Debian, kernel.unprivileged_userns_clone",
         &[Measure::Parameter("kernel/unprivileged_userns_clone", "0")],
     ),
     parameters(
         "kernel.io-uring",
-        "Only root uses io_uring.",
-        "A large and young interface, which programs of jobs do without. Off for jobs that test \
-         it.",
+        "Only root can use io_uring.",
+        "It is a large and recent interface that jobs rarely need. Disable this control for jobs \
+         that test it.",
         "kernel.org, sysctl/kernel",
         &[Measure::Parameter("kernel/io_uring_disabled", "1")],
     ),
     parameters(
         "kernel.interfaces",
-        "Old and rare interfaces are root's: line disciplines, injected keystrokes, user faults.",
-        "Each has been a part of exploits.",
+        "Only root can use old and rare interfaces: line disciplines, injected keystrokes and \
+         userfaultfd.",
+        "Each has been part of exploits.",
         "Lynis KRNL-6000",
         &[
             Measure::Parameter("dev/tty/ldisc_autoload", "0"),
@@ -119,85 +121,85 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         name: "kernel.modules-listed",
         title: "Modules of file systems and protocols that no job needs can't be loaded.",
-        why: "The kernel loads them for whoever asks. The image has no such files in the first \
-              place; this holds for those that a job installs, too.",
+        why: "The kernel loads them on demand for any user. The image does not contain them; the \
+              control also covers those that a job installs.",
         reference: "CIS Debian 12, 1.1.1 and 3.2; Lynis FILE-6430, NETW-3200, USB-1000, STRG-1846",
-        unless: Unless::Never,
+        conflict: Conflict::None,
         measures: &[Measure::File("/etc/modprobe.d/mayfly.conf", UNLOADABLE)],
         probe: Some(Probe {
-            by: By::Root,
+            user: ProbeUser::Root,
             script: "grep -wE 'cramfs|freevxfs|hfs|hfsplus|jffs2|squashfs|udf|usb_storage|dccp|sctp|rds|\
                 tipc|firewire_core' /proc/modules /proc/filesystems",
-            expect: Expect::Nothing,
+            expect: Expectation::Nothing,
         }),
     },
     Control {
         name: "kernel.modules-locked",
-        title: "Once the image's own modules are loaded, none can be, not even by root.",
-        why: "Code in the kernel is what a job that is root must not get.",
+        title: "After the image's own modules, no module can be loaded, not even by root.",
+        why: "A job that is root must not run code in the kernel.",
         reference: "Lynis KRNL-6000, kernel.modules_disabled",
-        unless: Unless::Never,
+        conflict: Conflict::None,
         measures: &[Measure::Setting(|settings| settings.lock_modules = true)],
         probe: Some(Probe {
-            by: By::Root,
+            user: ProbeUser::Root,
             script: "cat /proc/sys/kernel/modules_disabled",
-            expect: Expect::Lines(&["1"]),
+            expect: Expectation::Lines(&["1"]),
         }),
     },
     Control {
         name: "kernel.memory-zeroed",
-        title: "The kernel zeroes memory when it hands it out.",
-        why: "What one process, or the kernel, left in memory the next does not find.",
+        title: "The kernel zeroes memory at allocation.",
+        why: "A process can't read data that another process or the kernel left in memory.",
         reference: "KSPP, kernel self-protection",
-        unless: Unless::Never,
+        conflict: Conflict::None,
         measures: &[Measure::Argument("init_on_alloc=1")],
         probe: None,
     },
     Control {
         name: "kernel.slabs-apart",
-        title: "Kinds of the kernel's objects share no memory, and pages are handed out in a \
+        title: "Different types of kernel objects share no memory, and pages are allocated in \
                 random order.",
-        why: "An overflow in one kind does not reach the next.",
+        why: "An overflow in one type does not reach the next.",
         reference: "KSPP, kernel self-protection",
-        unless: Unless::Never,
+        conflict: Conflict::None,
         measures: &[Measure::Argument("slab_nomerge"), Measure::Argument("page_alloc.shuffle=1")],
         probe: None,
     },
     Control {
         name: "kernel.stack-offset",
-        title: "Each system call starts at a random place of its stack.",
-        why: "An exploit can't count on where the kernel's variables lie.",
+        title: "Each system call starts at a random stack offset.",
+        why: "An exploit can't predict the addresses of kernel variables.",
         reference: "KSPP, kernel self-protection",
-        unless: Unless::Never,
+        conflict: Conflict::None,
         measures: &[Measure::Argument("randomize_kstack_offset=on")],
         probe: None,
     },
     Control {
         name: "kernel.no-vsyscall",
-        title: "There is no code at a fixed address in every process.",
-        why: "Programs of today don't use it; those of 2012 and before do.",
+        title: "Processes have no code at a fixed address.",
+        why: "Current programs don't use it; those from 2012 and earlier do.",
         reference: "KSPP, kernel self-protection",
-        unless: Unless::Never,
+        conflict: Conflict::None,
         measures: &[Measure::Argument("vsyscall=none")],
         probe: Some(Probe {
-            by: By::Job,
+            user: ProbeUser::Job,
             script: "grep vsyscall /proc/self/maps",
-            expect: Expect::Nothing,
+            expect: Expectation::Nothing,
         }),
     },
     Control {
         name: "kernel.lockdown",
-        title: "Not even root reads or changes the running kernel.",
-        why: "Neither /dev/mem nor unsigned modules nor kprobes: with it, root of a guest is not \
-              its kernel.",
+        title: "Not even root can read or change the running kernel.",
+        why: "It blocks /dev/mem, unsigned modules and kprobes, so that root of a guest does not \
+              control its kernel.",
         reference: "kernel_lockdown(7)",
-        unless: Unless::Never,
+        conflict: Conflict::None,
         measures: &[Measure::Argument("lockdown=integrity")],
         probe: Some(Probe {
-            by: By::Root,
-            // A raw read of /dev/mem is refused by the lockdown alone: root has all capabilities.
+            user: ProbeUser::Root,
+            // Only the lockdown refuses a raw read of /dev/mem, because root has all capabilities.
             script: "head -c 1 /dev/mem >/dev/null 2>&1 && echo readable || echo refused",
-            expect: Expect::Judged(|_, lines| match lines {
+            expect: Expectation::Custom(|_, lines| match lines {
                 ["refused"] => Verdict::pass("/dev/mem is refused to root"),
                 _ => Verdict::fail("/dev/mem can be read"),
             }),
@@ -205,7 +207,7 @@ pub(super) const CONTROLS: &[Control] = &[
     },
 ];
 
-/// `install … /bin/false` also holds where the module is asked for by its own name.
+/// `install … /bin/false` also applies to modules requested by their own names.
 const UNLOADABLE: &str = "\
 # File systems, protocols and buses that no job needs.
 install cramfs /bin/false

@@ -1,4 +1,4 @@
-//! The controls, by what they are about.
+//! All hardening controls, by topic.
 
 mod accounts;
 mod files;

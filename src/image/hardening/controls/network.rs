@@ -1,8 +1,8 @@
-//! The guest's side of its network.
+//! Controls of the guest's network.
 
-use crate::image::hardening::{Control, Measure, Unless};
+use crate::image::hardening::{Conflict, Control, Measure};
 
-/// A control that is all kernel parameters.
+/// Returns a control that consists of kernel parameters only.
 const fn parameters(
     name: &'static str,
     title: &'static str,
@@ -10,14 +10,14 @@ const fn parameters(
     reference: &'static str,
     measures: &'static [Measure],
 ) -> Control {
-    Control { name, title, why, reference, unless: Unless::Never, measures, probe: None }
+    Control { name, title, why, reference, conflict: Conflict::None, measures, probe: None }
 }
 
 pub(super) const CONTROLS: &[Control] = &[
     parameters(
         "network.no-redirects",
-        "Nobody tells the guest another way, nor does it tell others.",
-        "Its one gateway is the microVM's own.",
+        "The guest neither accepts nor sends ICMP redirects.",
+        "Its only gateway is that of the microVM.",
         "CIS Debian 12, 3.3.2, 3.3.5 and 3.3.6; Lynis KRNL-6000",
         &[
             Measure::Parameter("net/ipv4/conf/all/accept_redirects", "0"),
@@ -32,8 +32,9 @@ pub(super) const CONTROLS: &[Control] = &[
     ),
     parameters(
         "network.no-source-routes",
-        "Packets that name their own way, or come from where they can't, are dropped and logged.",
-        "Nothing that a job needs sends them.",
+        "Source-routed packets and packets with impossible source addresses are dropped and \
+         logged.",
+        "No job needs them.",
         "CIS Debian 12, 3.3.7 to 3.3.9; Lynis KRNL-6000",
         &[
             Measure::Parameter("net/ipv4/conf/all/accept_source_route", "0"),
@@ -48,8 +49,8 @@ pub(super) const CONTROLS: &[Control] = &[
     ),
     parameters(
         "network.no-router-advertisements",
-        "The guest takes no addresses and no ways from routers that announce themselves.",
-        "Its network is set up by its host, once.",
+        "The guest ignores router advertisements.",
+        "The host configures its network once.",
         "CIS Debian 12, 3.3.11",
         &[
             Measure::Parameter("net/ipv6/conf/all/accept_ra", "0"),
@@ -58,8 +59,8 @@ pub(super) const CONTROLS: &[Control] = &[
     ),
     parameters(
         "network.floods",
-        "Floods of connections and false answers are dealt with cheaply.",
-        "What the kernel has for it is switched on, whatever its defaults are.",
+        "Connection floods and bogus ICMP responses are handled cheaply.",
+        "The kernel's protections are enabled regardless of its defaults.",
         "CIS Debian 12, 3.3.3, 3.3.4 and 3.3.10; Lynis KRNL-6000",
         &[
             Measure::Parameter("net/ipv4/tcp_syncookies", "1"),
@@ -69,8 +70,8 @@ pub(super) const CONTROLS: &[Control] = &[
     ),
     parameters(
         "network.ping",
-        "Everybody may ping without a privileged program.",
-        "`ping` would need a set-user-id bit or a capability, which do not count here.",
+        "Every user can ping without a privileged program.",
+        "`ping` would need a set-user-id bit or a capability, neither of which has an effect here.",
         "icmp(7), ping_group_range",
         &[Measure::Parameter("net/ipv4/ping_group_range", "0 2147483647")],
     ),

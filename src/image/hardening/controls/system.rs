@@ -1,64 +1,65 @@
-//! What runs in a guest beside the job.
+//! Controls of the processes in a guest other than the job.
 
-use mayfly_protocol::settings::Settings;
+use mayfly_protocol::settings::GuestSettings;
 
 use crate::image::hardening::expect::Verdict;
-use crate::image::hardening::{By, Control, Expect, Probe, Unless};
+use crate::image::hardening::{Conflict, Control, Expectation, Probe, ProbeUser};
 
 pub(super) const CONTROLS: &[Control] = &[
     Control {
         name: "system.nothing-listens",
-        title: "Nothing listens on the network, and on a socket only the image's own services.",
-        why: "A guest is a client. What a job starts to listen on is the job's.",
+        title: "Nothing listens on the network, and only the image's own services listen on \
+                sockets.",
+        why: "A guest is a client. Sockets that a job opens belong to the job.",
         reference: "CIS Debian 12, 2.1",
-        unless: Unless::Never,
+        conflict: Conflict::None,
         measures: &[],
         probe: Some(Probe {
-            by: By::Root,
-            // State 0A is LISTEN; a UDP socket that is bound is in 07. Of unix sockets, those that
-            // accept connections have the flag 00010000 and a path.
+            user: ProbeUser::Root,
+            // State 0A is LISTEN; a bound UDP socket is in state 07. Unix sockets that accept
+            // connections have the flag 00010000 and a path.
             script: "awk '$4 == \"0A\" {print \"tcp\", $2}' /proc/net/tcp /proc/net/tcp6
                 awk '$4 == \"07\" {print \"udp\", $2}' /proc/net/udp /proc/net/udp6
                 awk '$4 == \"00010000\" {print \"unix\", $8}' /proc/net/unix",
-            expect: Expect::Judged(only_services_listen),
+            expect: Expectation::Custom(only_services_listen),
         }),
     },
     Control {
         name: "system.no-login-server",
-        title: "There is no SSH server and no other program by which one logs in.",
-        why: "The only way in is the channel to the host.",
+        title: "The image has no SSH server or other login server.",
+        why: "The channel to the host is the only way in.",
         reference: "CIS Debian 12, 5.1",
-        unless: Unless::Never,
+        conflict: Conflict::None,
         measures: &[],
         probe: Some(Probe {
-            by: By::Root,
+            user: ProbeUser::Root,
             script: "for name in sshd dropbear telnetd in.telnetd rlogind in.rlogind rshd in.rshd; do \
                  command -v $name; done",
-            expect: Expect::Nothing,
+            expect: Expectation::Nothing,
         }),
     },
     Control {
         name: "system.no-daemons",
-        title: "No process runs beside the agent, the kernel's own and the job.",
-        why: "What does not run can't be attacked, and takes no memory.",
+        title: "No processes run except the agent, kernel threads and the job.",
+        why: "A process that does not run can't be attacked and uses no memory.",
         reference: "CIS Debian 12, 2.1",
-        unless: Unless::Never,
+        conflict: Conflict::None,
         measures: &[],
         probe: Some(Probe {
-            by: By::Root,
-            // Processes of other sessions than this one's that have a program.
+            user: ProbeUser::Root,
+            // Processes of other sessions that have an executable.
             script: "own=$(cut -d ' ' -f 6 /proc/self/stat)
                 for directory in /proc/[0-9]*; do
                     program=$(readlink $directory/exe) || continue
                     session=$(sed 's/.*) //' $directory/stat | cut -d ' ' -f 4)
                     [ $directory = /proc/1 ] || [ \"$session\" = \"$own\" ] || echo \"$program\"
                 done",
-            expect: Expect::Nothing,
+            expect: Expectation::Nothing,
         }),
     },
 ];
 
-fn only_services_listen(settings: &Settings, lines: &[&str]) -> Verdict {
+fn only_services_listen(settings: &GuestSettings, lines: &[&str]) -> Verdict {
     let services = &settings.services;
     let is_service = |line: &str| {
         line.strip_prefix("unix ")

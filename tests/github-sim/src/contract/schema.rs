@@ -1,4 +1,4 @@
-//! The part of JSON Schema (as `OpenAPI` 3.0 has it) that GitHub's description uses.
+//! The part of JSON Schema (as in `OpenAPI` 3.0) that GitHub's description uses.
 
 use serde_json::Value;
 
@@ -12,10 +12,10 @@ impl<'a> Schemas<'a> {
         Self { description }
     }
 
-    /// What a `$ref` stands for; anything else stands for itself.
+    /// Resolves a `$ref`; returns any other value unchanged.
     pub(super) fn resolve(&self, value: &'a Value) -> &'a Value {
         let mut value = value;
-        // A reference may lead to another, never in a circle without a schema between.
+        // A reference may point to another, but never in a cycle without a schema in between.
         while let Some(reference) = value["$ref"].as_str() {
             let pointer = reference.strip_prefix('#').unwrap_or(reference);
             value = self.description.pointer(pointer).unwrap_or(&Value::Null);
@@ -23,7 +23,7 @@ impl<'a> Schemas<'a> {
         value
     }
 
-    /// What is wrong with a value, each with where.
+    /// Returns the errors of a value, each with its position.
     pub(super) fn check(&self, schema: &Value, value: &Value, at: &str) -> Vec<String> {
         // The borrow of `schema` may be shorter than the description's.
         let description = Schemas { description: self.description };
@@ -45,52 +45,52 @@ impl<'a> Schemas<'a> {
         {
             return Vec::new();
         }
-        let mut problems = Vec::new();
-        let mut wrong = |problem: String| problems.push(format!("{at}: {problem}"));
+        let mut errors = Vec::new();
+        let mut fail = |error: String| errors.push(format!("{at}: {error}"));
         if let Some(kind) = schema["type"].as_str()
             && !is_of_type(kind, value)
         {
-            wrong(format!("is no {kind}"));
-            return problems;
+            fail(format!("is not of type {kind}"));
+            return errors;
         }
         if let Some(choices) = schema["enum"].as_array()
             && !choices.contains(value)
         {
-            wrong(format!("{value} is none of the described values"));
+            fail(format!("{value} is not one of the described values"));
         }
         if let (Some(format), Some(text)) = (schema["format"].as_str(), value.as_str())
             && !is_of_format(format, text)
         {
-            wrong(format!("{text:?} is no {format}"));
+            fail(format!("{text:?} does not have the format {format}"));
         }
         let count = value.as_array().map(|items| items.len() as u64);
         if let Some(count) = count {
-            let [least, most] = ["minItems", "maxItems"].map(|key| schema[key].as_u64());
-            if least.is_some_and(|least| count < least) || most.is_some_and(|most| count > most) {
-                wrong(format!("has {count} items"));
+            let [min, max] = ["minItems", "maxItems"].map(|key| schema[key].as_u64());
+            if min.is_some_and(|min| count < min) || max.is_some_and(|max| count > max) {
+                fail(format!("has {count} items"));
             }
         }
         for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             if value.is_object() && value.get(name).is_none() {
-                wrong(format!("lacks {name}"));
+                fail(format!("lacks {name}"));
             }
         }
-        problems.extend(self.check_inside(schema, value, at));
-        problems.extend(self.check_choices(schema, value, at));
-        problems
+        errors.extend(self.check_members(schema, value, at));
+        errors.extend(self.check_choices(schema, value, at));
+        errors
     }
 
-    fn check_inside(&self, schema: &Value, value: &Value, at: &str) -> Vec<String> {
-        let mut problems = Vec::new();
+    fn check_members(&self, schema: &Value, value: &Value, at: &str) -> Vec<String> {
+        let mut errors = Vec::new();
         if let (Some(properties), Some(fields)) =
             (schema["properties"].as_object(), value.as_object())
         {
             for (name, field) in fields {
                 let at = format!("{at}/{name}");
                 match properties.get(name) {
-                    Some(schema) => problems.extend(self.check(schema, field, &at)),
+                    Some(schema) => errors.extend(self.check(schema, field, &at)),
                     None if schema["additionalProperties"] == false => {
-                        problems.push(format!("{at}: is not described"));
+                        errors.push(format!("{at}: is not described"));
                     }
                     None => {}
                 }
@@ -98,15 +98,15 @@ impl<'a> Schemas<'a> {
         }
         if let (Some(items), Some(elements)) = (schema.get("items"), value.as_array()) {
             for (index, element) in elements.iter().enumerate() {
-                problems.extend(self.check(items, element, &format!("{at}/{index}")));
+                errors.extend(self.check(items, element, &format!("{at}/{index}")));
             }
         }
-        problems
+        errors
     }
 
     fn check_choices(&self, schema: &Value, value: &Value, at: &str) -> Vec<String> {
         let list = |key: &str| schema[key].as_array().filter(|list| !list.is_empty());
-        let mut problems: Vec<String> = list("allOf")
+        let mut errors: Vec<String> = list("allOf")
             .into_iter()
             .flatten()
             .flat_map(|choice| self.check(choice, value, at))
@@ -114,9 +114,9 @@ impl<'a> Schemas<'a> {
         if let Some(choices) = list("anyOf").or_else(|| list("oneOf"))
             && !choices.iter().any(|choice| self.check(choice, value, at).is_empty())
         {
-            problems.push(format!("{at}: fits none of the described forms"));
+            errors.push(format!("{at}: matches none of the described schemas"));
         }
-        problems
+        errors
     }
 }
 

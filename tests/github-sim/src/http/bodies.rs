@@ -1,4 +1,4 @@
-//! The JSON of GitHub's answers and webhooks, with every field that its `OpenAPI` description
+//! The JSON of GitHub's responses and webhooks, with every field that its `OpenAPI` description
 //! requires.
 
 use serde_json::{Value, json};
@@ -9,10 +9,10 @@ use crate::state::settings::App;
 use crate::state::{Group, State};
 use crate::time::{Millis, text};
 
-/// The commit that every run is of.
+/// The commit of every run.
 const COMMIT: &str = "3484a3fb816e0859fd6e1cea078d76385ff50625";
 
-/// What a user has below its address: the field and the path.
+/// The link fields of a user with their paths.
 const USER_LINKS: [(&str, &str); 9] = [
     ("followers_url", "/followers"),
     ("following_url", "/following{/other_user}"),
@@ -25,7 +25,7 @@ const USER_LINKS: [(&str, &str); 9] = [
     ("received_events_url", "/received_events"),
 ];
 
-/// What a repository has below its address.
+/// The link fields of a repository, without `_url`.
 const REPOSITORY_LINKS: [&str; 36] = [
     "archive",
     "assignees",
@@ -65,7 +65,7 @@ const REPOSITORY_LINKS: [&str; 36] = [
     "trees",
 ];
 
-/// A user or an organisation.
+/// Returns a user or an organization.
 fn user(state: &State, login: &str) -> Value {
     let url = format!("{}/users/{login}", state.url);
     let mut user = json!({
@@ -80,7 +80,7 @@ fn user(state: &State, login: &str) -> Value {
     user
 }
 
-/// A repository, short.
+/// Returns a repository in short form.
 fn repository(state: &State, full_name: &str) -> Value {
     let (owner, name) = full_name.split_once('/').unwrap_or(("", full_name));
     let url = format!("{}/repos/{full_name}", state.url);
@@ -96,7 +96,7 @@ fn repository(state: &State, full_name: &str) -> Value {
     repository
 }
 
-/// A job. Its labels and its runner are as the queue has them.
+/// Returns a job.
 pub fn job(state: &State, job: &Job) -> Value {
     let url = format!("{}/repos/{}", state.url, job.repository);
     let runner = job.runner.as_ref();
@@ -113,7 +113,7 @@ pub fn job(state: &State, job: &Job) -> Value {
         "status": job.status.text(),
         "conclusion": job.conclusion.map(Conclusion::text),
         "created_at": text(job.queued_at),
-        // GitHub puts the time of queueing here until the job starts.
+        // GitHub returns the time of queuing here until the job starts.
         "started_at": text(job.started_at.unwrap_or(job.queued_at)),
         "completed_at": job.completed_at.map(text),
         "name": job.name,
@@ -128,7 +128,7 @@ pub fn job(state: &State, job: &Job) -> Value {
     })
 }
 
-/// The run of a job.
+/// Returns the run of a job.
 pub(super) fn run(state: &State, job: &Job) -> Value {
     let url = format!("{}/repos/{}", state.url, job.repository);
     let this = format!("{url}/actions/runs/{}", job.run_id);
@@ -156,7 +156,7 @@ pub(super) fn run(state: &State, job: &Job) -> Value {
     })
 }
 
-/// The body of a `workflow_job` webhook.
+/// Returns the body of a `workflow_job` webhook.
 pub fn event(state: &State, about: &Job, action: &str) -> Value {
     let mut workflow_job = job(state, about);
     if about.status == Status::Queued {
@@ -175,7 +175,7 @@ pub fn event(state: &State, about: &Job, action: &str) -> Value {
     event
 }
 
-/// A runner that is registered.
+/// Returns a registered runner.
 pub(super) fn runner(state: &State, id: u64, now: Millis) -> Value {
     let Some(runner) = state.runners.get(&id) else { return Value::Null };
     let online = runner.is_online(now, state.settings.offline_after);
@@ -192,7 +192,7 @@ pub(super) fn runner(state: &State, id: u64, now: Millis) -> Value {
     })
 }
 
-/// A runner group.
+/// Returns a runner group.
 pub(super) fn group(state: &State, group: &Group) -> Value {
     json!({
         "id": group.id, "name": group.name, "visibility": "all",
@@ -203,18 +203,18 @@ pub(super) fn group(state: &State, group: &Group) -> Value {
     })
 }
 
-/// The name of a runner group.
+/// Returns the name of a runner group.
 pub(super) fn group_name(state: &State, id: u64) -> String {
     let group = state.groups.iter().find(|group| group.id == id);
     group.map_or_else(|| "Default".to_owned(), |group| group.name.clone())
 }
 
-/// A token with its end.
+/// Returns a token with its expiry.
 pub(super) fn token(token: &str, expires_at: Millis) -> Value {
     json!({ "token": token, "expires_at": text(expires_at) })
 }
 
-/// The App itself.
+/// Returns the App.
 pub(super) fn app(state: &State, app: &App) -> Value {
     json!({
         "id": app.id, "client_id": app.client_id, "slug": "mayfly", "node_id": "A_sim",
@@ -225,7 +225,7 @@ pub(super) fn app(state: &State, app: &App) -> Value {
     })
 }
 
-/// The installation of the App.
+/// Returns the App's installation.
 pub(super) fn installation(state: &State, app: &App) -> Value {
     let url = &state.url;
     json!({
@@ -240,7 +240,7 @@ pub(super) fn installation(state: &State, app: &App) -> Value {
     })
 }
 
-/// A delivery, as it is listed.
+/// Returns a delivery, as listed.
 pub(super) fn delivery(delivery: &Delivery, installation: u64) -> Value {
     let success = (200..300).contains(&delivery.status);
     json!({
@@ -252,10 +252,10 @@ pub(super) fn delivery(delivery: &Delivery, installation: u64) -> Value {
     })
 }
 
-/// Where the runner's archive is downloaded from.
+/// The path prefix of runner archives.
 pub const DOWNLOADS: &str = "/_sim/downloads/";
 
-/// The runner releases that can be downloaded.
+/// Returns the runner releases for download.
 pub(super) fn downloads(state: &State) -> Value {
     let name = |kind: &str, version: &str| format!("actions-runner-{kind}-{version}.tar.gz");
     let other = json!({

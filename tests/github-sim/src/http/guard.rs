@@ -1,18 +1,18 @@
-//! What every REST call goes through: user agent, API version, token, rate limit, `ETag`.
+//! Checks of every REST call: user agent, API version, token, rate limit, `ETag`.
 
 use data_encoding::HEXLOWER;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Reply, Request, hooks, rest};
+use super::{Reply, Request, app, rest};
 use crate::state::State;
 use crate::state::tokens::Purpose;
 use crate::time::{Millis, seconds};
 
-/// The API versions that are answered.
+/// The supported API versions.
 const VERSIONS: [&str; 2] = ["2022-11-28", "2026-03-10"];
 
-/// A REST call.
+/// Handles a REST call.
 pub(super) fn rest(state: &mut State, request: &Request, parts: &[&str], now: Millis) -> Reply {
     if request.header("user-agent").is_none() {
         return Reply::error(
@@ -37,8 +37,8 @@ pub(super) fn rest(state: &mut State, request: &Request, parts: &[&str], now: Mi
     };
     if matches!(parts, ["app", ..] | [.., "installation"]) {
         return match state.check_jwt(&token, now) {
-            Ok(()) => hooks::as_app(state, request, parts, now),
-            Err(problem) => Reply::error(401, problem),
+            Ok(()) => app::handle(state, request, parts, now),
+            Err(message) => Reply::error(401, message),
         };
     }
     let purpose = state.token(&token, now).map(|token| token.purpose.clone());
@@ -54,10 +54,10 @@ pub(super) fn rest(state: &mut State, request: &Request, parts: &[&str], now: Mi
     if state.spend(&token, now).is_none() {
         return limits(state, &token, Reply::error(403, "API rate limit exceeded"));
     }
-    let reply = rest::answer(state, request, parts, &token, now);
+    let reply = rest::handle(state, request, parts, &token, now);
     let reply = conditional(request, &token, reply);
     if reply.status == 304 {
-        // GitHub doesn't count what has not changed.
+        // GitHub does not count 304 responses.
         if let Some(token) = state.tokens.get_mut(&token) {
             token.remaining += 1;
         }
@@ -65,7 +65,7 @@ pub(super) fn rest(state: &mut State, request: &Request, parts: &[&str], now: Mi
     limits(state, &token, reply)
 }
 
-/// The answer with its `ETag`, which holds for one token; 304 where the caller has it already.
+/// Adds an `ETag`, which is per token; returns 304 if the caller already has it.
 fn conditional(request: &Request, token: &str, reply: Reply) -> Reply {
     if request.method != "GET" || reply.status != 200 {
         return reply;

@@ -1,16 +1,16 @@
-//! GitHub's calls, answered from the state: no socket, no clock.
+//! Handlers of GitHub's calls on top of the state: no socket, no clock.
 //!
-//! [`answer`] takes a request and the time. An [`Answer::Wait`] is a long poll that has nothing to
-//! say yet: the caller asks again when something has changed, or says so when the poll is over.
+//! [`handle`] takes a request and the time. [`ReplyOrWait::Wait`] means that a long poll has no
+//! reply yet: the caller retries when the state has changed, and marks the last attempt as final.
 
+mod app;
 pub mod bodies;
+pub mod control;
 mod guard;
-mod hooks;
-mod job_side;
 mod rest;
+mod runner_protocol;
 mod runs;
-pub mod sim;
-mod tenant;
+mod scale_set_service;
 
 use serde_json::{Value, json};
 
@@ -19,29 +19,29 @@ use crate::record::Exchange;
 use crate::state::State;
 use crate::time::Millis;
 
-/// A request, read whole.
+/// A complete request.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
     /// `GET`, `POST` …
     pub method: String,
-    /// Without host and query.
+    /// The path, without host and query.
     pub path: String,
     /// The query, without `?`.
     pub query: String,
-    /// Names in lower case.
+    /// The headers, with lowercase names.
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
 }
 
 impl Request {
-    /// A header.
+    /// Returns a header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
         headers.find(|(have, _)| have == name).map(|(_, value)| value.as_str())
     }
 
-    /// A value of the query. Escapes are undone.
+    /// Returns a query parameter, unescaped.
     pub fn parameter(&self, name: &str) -> Option<String> {
         let mut pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
         pairs.find(|(have, _)| *have == name).map(|(_, value)| unescaped(value))
@@ -51,19 +51,19 @@ impl Request {
         self.parameter(name)?.parse().ok()
     }
 
-    /// The token of `Authorization`, whatever the scheme of `schemes` it comes with.
+    /// Returns the token of `Authorization`, if its scheme is one of `schemes`.
     fn token(&self, schemes: &[&str]) -> Option<&str> {
         let (scheme, token) = self.header("authorization")?.split_once(' ')?;
         schemes.iter().any(|known| known.eq_ignore_ascii_case(scheme)).then_some(token)
     }
 
-    /// The body as JSON; null where it is none.
+    /// Returns the body as JSON; null if it is not JSON.
     fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 }
 
-/// Undoes `%41` and `+`.
+/// Decodes percent-encoding and `+`.
 fn unescaped(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -82,36 +82,36 @@ fn unescaped(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What is answered.
+/// A reply.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
     /// The status.
     pub status: u16,
-    /// Headers beside those that every answer has.
+    /// Headers in addition to those of every reply.
     pub headers: Vec<(&'static str, String)>,
     /// The body.
     pub body: String,
 }
 
 impl Reply {
-    /// JSON.
+    /// Creates a JSON reply.
     pub fn json(status: u16, body: &Value) -> Self {
         let headers = vec![("content-type", "application/json; charset=utf-8".to_owned())];
         Self { status, headers, body: body.to_string() }
     }
 
-    /// Plain text.
+    /// Creates a plain text reply.
     pub fn text(status: u16, body: impl Into<String>) -> Self {
         let headers = vec![("content-type", "text/plain; charset=utf-8".to_owned())];
         Self { status, headers, body: body.into() }
     }
 
-    /// Nothing but a status.
+    /// Creates a reply without a body.
     pub fn empty(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: String::new() }
     }
 
-    /// An error, in GitHub's form.
+    /// Creates an error in GitHub's format.
     pub fn error(status: u16, message: &str) -> Self {
         let documentation = "https://docs.github.com/rest";
         let body = json!({
@@ -130,86 +130,91 @@ impl Reply {
     }
 }
 
-/// An answer, or that there is none yet.
+/// A reply, or a request to wait.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
-    /// This.
+pub enum ReplyOrWait {
+    /// The reply.
     Reply(Reply),
-    /// A long poll has nothing to say yet.
+    /// A long poll has no reply yet.
     Wait,
 }
 
-impl From<Reply> for Answer {
+impl From<Reply> for ReplyOrWait {
     fn from(reply: Reply) -> Self {
         Self::Reply(reply)
     }
 }
 
-/// What the server does with an answer beside sending it.
+/// The outcome of handling a request.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
-    /// The answer.
-    pub answer: Answer,
-    /// Whether its body is cut, or it is not sent at all.
+pub struct HandlerOutcome {
+    /// The reply.
+    pub reply: ReplyOrWait,
+    /// The injected fault. The server truncates or withholds the reply accordingly.
     pub fault: Option<Fault>,
 }
 
-/// A request with what is known of how often it was asked.
+/// One attempt to handle a request.
 #[derive(Debug, Clone, Copy)]
-pub struct Asking {
-    /// Whether this is the first time: faults befall a request once.
-    pub first: bool,
-    /// Whether a long poll is over.
-    pub over: bool,
+pub struct Attempt {
+    /// Whether this is the first attempt: a fault affects a request once.
+    pub is_first: bool,
+    /// Whether a long poll has expired.
+    pub is_final: bool,
 }
 
-impl Asking {
-    /// A request that is asked once and takes what there is.
-    pub const ONCE: Self = Self { first: true, over: true };
+impl Attempt {
+    /// The only attempt, which does not wait.
+    pub const ONCE: Self = Self { is_first: true, is_final: true };
 }
 
-/// Answers a request, and records the exchange.
-pub fn answer(state: &mut State, request: &Request, asking: Asking, now: Millis) -> Outcome {
+/// Handles a request and records the exchange.
+pub fn handle(
+    state: &mut State,
+    request: &Request,
+    attempt: Attempt,
+    now: Millis,
+) -> HandlerOutcome {
     let path = request.path.strip_prefix("/api/v3").unwrap_or(&request.path).to_owned();
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    // Steering is never made to fail.
-    let class = class_of(&request.method, &parts).filter(|_| asking.first);
-    let fault = class.and_then(|class| state.faults.draw(class, Fault::is_of_the_answer));
+    // Control calls never get faults.
+    let class = class_of(&request.method, &parts).filter(|_| attempt.is_first);
+    let fault = class.and_then(|class| state.faults.draw(class, Fault::affects_response));
     if let Some(fault) = fault {
-        state.suffer(fault);
+        state.count_fault(fault);
     }
-    let answer = match fault.and_then(|fault| instead(state, request, fault)) {
-        Some(reply) => Answer::Reply(reply),
-        None => dispatch(state, request, &parts, asking, now),
+    let reply = match fault.and_then(|fault| fault_reply(state, request, fault)) {
+        Some(reply) => ReplyOrWait::Reply(reply),
+        None => dispatch(state, request, &parts, attempt, now),
     };
-    let answer = match (fault, answer) {
-        (Some(Fault::ServerErrorAfterEffect), Answer::Reply(_)) => {
-            Answer::Reply(Reply::error(502, "Server Error"))
+    let reply = match (fault, reply) {
+        (Some(Fault::ServerErrorAfterEffect), ReplyOrWait::Reply(_)) => {
+            ReplyOrWait::Reply(Reply::error(502, "Server Error"))
         }
-        (_, answer) => answer,
+        (_, reply) => reply,
     };
-    if let Answer::Reply(reply) = &answer {
-        state.recorder.keep(Exchange {
+    if let ReplyOrWait::Reply(reply) = &reply {
+        state.recorder.record(Exchange {
             at: now,
             method: request.method.clone(),
             path,
             query: request.query.clone(),
             request: String::from_utf8_lossy(&request.body).into_owned(),
             status: reply.status,
-            answer: reply.body.clone(),
+            response: reply.body.clone(),
             fault,
         });
     }
-    Outcome { answer, fault }
+    HandlerOutcome { reply, fault }
 }
 
-/// The answer of a fault that happens instead of what was asked for.
-fn instead(state: &mut State, request: &Request, fault: Fault) -> Option<Reply> {
+/// Returns the reply of a fault that replaces the call.
+fn fault_reply(state: &mut State, request: &Request, fault: Fault) -> Option<Reply> {
     let limited = "You have exceeded a secondary rate limit. Please wait a few minutes before you \
                    try again.";
     let tenant = ["/_apis/", "/_sim/queue/"].iter().any(|prefix| request.path.starts_with(prefix));
     match fault {
-        Fault::Conflict if tenant => Some(tenant::conflict(&request.path)),
+        Fault::Conflict if tenant => Some(scale_set_service::conflict(&request.path)),
         Fault::ServerError => Some(Reply::error(502, "Server Error")),
         Fault::Conflict => Some(Reply::error(409, "Conflict")),
         Fault::Forbidden { retry_after } => {
@@ -228,7 +233,7 @@ fn instead(state: &mut State, request: &Request, fault: Fault) -> Option<Reply> 
     }
 }
 
-/// The class of a call; none for the calls that steer the simulator.
+/// Returns the class of a call; `None` for the simulator's control calls.
 pub fn class_of(method: &str, parts: &[&str]) -> Option<Class> {
     Some(match parts {
         ["_sim", "runner", ..] => Class::Job,
@@ -253,18 +258,22 @@ fn dispatch(
     state: &mut State,
     request: &Request,
     parts: &[&str],
-    asking: Asking,
+    attempt: Attempt,
     now: Millis,
-) -> Answer {
+) -> ReplyOrWait {
     match parts {
-        ["_sim", "runner", rest @ ..] => job_side::answer(state, request, rest, asking, now),
+        ["_sim", "runner", rest @ ..] => {
+            runner_protocol::handle(state, request, rest, attempt, now)
+        }
         ["_sim", "queue", set] | ["_sim", "queue", set, _] => {
             let message = parts.get(3).copied();
-            tenant::queue(state, request, set, message, asking, now)
+            scale_set_service::queue(state, request, set, message, attempt, now)
         }
-        ["_sim", rest @ ..] => sim::answer(state, request, rest, now).into(),
-        ["_apis", rest @ ..] => tenant::answer(state, request, rest, now).into(),
-        ["actions", "runner-registration"] => tenant::register(state, request, now).into(),
+        ["_sim", rest @ ..] => control::handle(state, request, rest, now).into(),
+        ["_apis", rest @ ..] => scale_set_service::handle(state, request, rest, now).into(),
+        ["actions", "runner-registration"] => {
+            scale_set_service::register(state, request, now).into()
+        }
         _ => guard::rest(state, request, parts, now).into(),
     }
 }

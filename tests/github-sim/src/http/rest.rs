@@ -1,4 +1,4 @@
-//! The calls about runners: registering, listing, deleting, groups.
+//! Calls about runners: registration, listing, deletion, groups.
 
 use serde_json::{Value, json};
 
@@ -8,14 +8,14 @@ use crate::state::runners::{NewRunner, Runner, Scope};
 use crate::state::tokens::Purpose;
 use crate::time::{Millis, SECOND};
 
-/// Rows of a page at most.
-const LARGEST_PAGE: u64 = 100;
+/// The maximum number of rows of a page.
+const MAX_PAGE_SIZE: u64 = 100;
 
-/// Rows of a page where the caller doesn't say.
-const USUAL_PAGE: u64 = 30;
+/// The default number of rows of a page.
+const DEFAULT_PAGE_SIZE: u64 = 30;
 
-/// A call with a token that is good and has calls left.
-pub(super) fn answer(
+/// Handles a call with a valid token that has calls left.
+pub(super) fn handle(
     state: &mut State,
     request: &Request,
     parts: &[&str],
@@ -24,7 +24,7 @@ pub(super) fn answer(
 ) -> Reply {
     let (scope, rest) = match parts {
         ["repos", owner, name, rest @ ..] => (Scope::Repository(format!("{owner}/{name}")), rest),
-        ["orgs", name, rest @ ..] => (Scope::Organisation((*name).to_owned()), rest),
+        ["orgs", name, rest @ ..] => (Scope::Organization((*name).to_owned()), rest),
         ["enterprises", name, rest @ ..] => (Scope::Enterprise((*name).to_owned()), rest),
         _ => return Reply::not_found(),
     };
@@ -32,7 +32,9 @@ pub(super) fn answer(
         return refusal;
     }
     match (request.method.as_str(), rest) {
-        ("POST", ["actions", "runners", "generate-jitconfig"]) => mint(state, request, scope, now),
+        ("POST", ["actions", "runners", "generate-jitconfig"]) => {
+            create_runner(state, request, scope, now)
+        }
         ("POST", ["actions", "runners", "registration-token" | "remove-token"]) => {
             let (token, expires_at) = state.issue(Purpose::Registration, 3_600 * SECOND, now);
             Reply::json(201, &bodies::token(&token, expires_at))
@@ -55,13 +57,13 @@ pub(super) fn answer(
                 Reply::json(200, &bodies::group(state, group))
             })
         }
-        (_, ["actions", rest @ ..]) => runs::answer(state, request, &scope, rest),
+        (_, ["actions", rest @ ..]) => runs::handle(state, request, &scope, rest),
         _ => Reply::not_found(),
     }
 }
 
-/// Whether a token may make a call. Installations must have the permission, and see their owner's
-/// things only: GitHub hides others behind 404.
+/// Checks that a token may make a call. An installation must have the permission, and sees only its
+/// owner's resources: GitHub returns 404 for others.
 fn permitted(
     state: &State,
     scope: &Scope,
@@ -74,15 +76,15 @@ fn permitted(
         (&token.purpose, &state.settings.app)
     {
         let (owner, repository) = match scope {
-            Scope::Organisation(name) => (name.as_str(), None),
+            Scope::Organization(name) => (name.as_str(), None),
             Scope::Repository(name) => {
                 name.split_once('/').map_or(("", None), |(owner, name)| (owner, Some(name)))
             }
-            // No App may call those of an enterprise.
+            // Apps may not call enterprise endpoints.
             Scope::Enterprise(_) => ("", None),
         };
-        let selected = repositories.as_ref().zip(repository).is_none_or(|(selected, wanted)| {
-            selected.iter().any(|name| name.eq_ignore_ascii_case(wanted))
+        let selected = repositories.as_ref().zip(repository).is_none_or(|(selected, name)| {
+            selected.iter().any(|known| known.eq_ignore_ascii_case(name))
         });
         if !owner.eq_ignore_ascii_case(&app.owner) || !selected {
             return Err(Reply::not_found());
@@ -101,7 +103,7 @@ fn permitted(
     }
 }
 
-fn mint(state: &mut State, request: &Request, scope: Scope, now: Millis) -> Reply {
+fn create_runner(state: &mut State, request: &Request, scope: Scope, now: Millis) -> Reply {
     let body = request.json();
     let invalid = |what: &str| Reply::error(422, &format!("Invalid request.\n\n{what}"));
     let Some(name) = body["name"].as_str().filter(|name| (1..=64).contains(&name.len())) else {
@@ -116,7 +118,7 @@ fn mint(state: &mut State, request: &Request, scope: Scope, now: Millis) -> Repl
     let Some(labels) = labels.flatten().filter(|labels| (1..=100).contains(&labels.len())) else {
         return invalid("\"labels\" must be 1 to 100 strings.");
     };
-    // Group 2 holds GitHub's own runners at github.com: it is there, but nobody's to change.
+    // Group 2 contains GitHub's own runners at github.com: it exists but can't be changed.
     if group == 2 {
         return Reply::error(403, "Resource not accessible by integration");
     }
@@ -140,14 +142,14 @@ fn mint(state: &mut State, request: &Request, scope: Scope, now: Millis) -> Repl
 
 fn list(state: &State, request: &Request, scope: &Scope, now: Millis) -> Reply {
     let name = request.parameter("name");
-    let wanted = state.runners.values().filter(|runner| {
+    let matching = state.runners.values().filter(|runner| {
         is_in(runner, scope) && name.as_ref().is_none_or(|name| runner.name == *name)
     });
-    let rows: Vec<Value> = wanted.map(|runner| bodies::runner(state, runner.id, now)).collect();
+    let rows: Vec<Value> = matching.map(|runner| bodies::runner(state, runner.id, now)).collect();
     paged(state, request, "runners", &rows)
 }
 
-/// Whether a scope shows a runner: its own, and those of its scale sets.
+/// Whether a scope lists a runner: its own runners, and those of its scale sets.
 fn is_in(runner: &Runner, scope: &Scope) -> bool {
     runner.scope == *scope || runner.scale_set.is_some()
 }
@@ -169,9 +171,9 @@ fn delete(state: &mut State, scope: &Scope, id: &str, now: Millis) -> Reply {
     Reply::empty(204)
 }
 
-/// A page of rows, with `Link` to the next and the last.
+/// Returns a page of rows, with `Link` to the next and the last page.
 pub(super) fn paged(state: &State, request: &Request, key: &str, rows: &[Value]) -> Reply {
-    let size = request.number("per_page").unwrap_or(USUAL_PAGE).clamp(1, LARGEST_PAGE);
+    let size = request.number("per_page").unwrap_or(DEFAULT_PAGE_SIZE).clamp(1, MAX_PAGE_SIZE);
     let page = request.number("page").unwrap_or(1).max(1);
     let total = rows.len();
     let [size_rows, skipped] = [size, size.saturating_mul(page - 1)]

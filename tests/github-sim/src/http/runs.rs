@@ -1,4 +1,4 @@
-//! The calls about workflow runs and their jobs. Each job has a run of its own.
+//! Calls about workflow runs and their jobs. Each job has its own run.
 
 use serde_json::Value;
 
@@ -8,25 +8,25 @@ use crate::state::State;
 use crate::state::jobs::Conclusion;
 use crate::state::runners::Scope;
 
-/// A call below `actions`.
-pub(super) fn answer(state: &State, request: &Request, scope: &Scope, rest: &[&str]) -> Reply {
+/// Handles a call below `actions`.
+pub(super) fn handle(state: &State, request: &Request, scope: &Scope, rest: &[&str]) -> Reply {
     let Scope::Repository(repository) = scope else { return Reply::not_found() };
     let here = || state.jobs.values().filter(|job| job.repository.eq_ignore_ascii_case(repository));
     match (request.method.as_str(), rest) {
         ("GET", ["runs"]) => {
             let status = request.parameter("status");
-            let wanted = here().rev().filter(|job| {
+            let matching = here().rev().filter(|job| {
                 let conclusion = job.conclusion.map(Conclusion::text);
                 status
                     .as_deref()
                     .is_none_or(|status| status == job.status.text() || Some(status) == conclusion)
             });
-            let rows: Vec<Value> = wanted.map(|job| bodies::run(state, job)).collect();
+            let rows: Vec<Value> = matching.map(|job| bodies::run(state, job)).collect();
             paged(state, request, "workflow_runs", &rows)
         }
         ("GET", ["runs", id, "jobs"]) => {
-            let wanted = here().filter(|job| job.run_id.to_string() == *id);
-            let rows: Vec<Value> = wanted.map(|job| bodies::job(state, job)).collect();
+            let matching = here().filter(|job| job.run_id.to_string() == *id);
+            let rows: Vec<Value> = matching.map(|job| bodies::job(state, job)).collect();
             if rows.is_empty() { Reply::not_found() } else { paged(state, request, "jobs", &rows) }
         }
         ("GET", ["jobs", id]) => {

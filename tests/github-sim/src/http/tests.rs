@@ -1,8 +1,8 @@
-//! The calls, asked of the state without a network.
+//! Tests of the handlers, without a network.
 
 use serde_json::{Value, json};
 
-use super::{Answer, Asking, Reply, Request, answer};
+use super::{Attempt, Reply, ReplyOrWait, Request, handle};
 use crate::faults::{Class, Fault, Rule};
 use crate::state::State;
 use crate::state::jobs::{Conclusion, NewJob, Status};
@@ -31,24 +31,24 @@ fn request(method: &str, path: &str, token: &str, body: &Value) -> Request {
     }
 }
 
-fn ask(state: &mut State, request: &Request, now: u64) -> Reply {
-    match answer(state, request, Asking::ONCE, now).answer {
-        Answer::Reply(reply) => reply,
-        Answer::Wait => panic!("a poll that is over has an answer"),
+fn send(state: &mut State, request: &Request, now: u64) -> Reply {
+    match handle(state, request, Attempt::ONCE, now).reply {
+        ReplyOrWait::Reply(reply) => reply,
+        ReplyOrWait::Wait => panic!("a final attempt gets a reply"),
     }
 }
 
 fn call(state: &mut State, method: &str, path: &str, body: &Value) -> (u16, Value) {
-    let reply = ask(state, &request(method, path, "pat", body), NOW);
+    let reply = send(state, &request(method, path, "pat", body), NOW);
     (reply.status, serde_json::from_str(&reply.body).unwrap_or(Value::Null))
 }
 
-fn mint(state: &mut State, name: &str) -> (u16, Value) {
+fn create_runner(state: &mut State, name: &str) -> (u16, Value) {
     let body = json!({ "name": name, "runner_group_id": 1, "labels": ["Linux", "mayfly"] });
     call(state, "POST", "/orgs/octo/actions/runners/generate-jitconfig", &body)
 }
 
-/// The credential in a JIT configuration, as the stand-in runner reads it.
+/// Returns the credential of a JIT configuration, as the stand-in runner reads it.
 fn credential(config: &Value) -> String {
     let decoded = |text: &Value| -> Value {
         let bytes = data_encoding::BASE64.decode(text.as_str().unwrap().as_bytes()).unwrap();
@@ -68,26 +68,26 @@ fn job(labels: &[&str]) -> NewJob {
 
 fn runner(state: &mut State, method: &str, path: &str, token: &str, now: u64) -> Reply {
     let path = format!("/_sim/runner/{path}");
-    ask(state, &request(method, &path, token, &Value::Null), now)
+    send(state, &request(method, &path, token, &Value::Null), now)
 }
 
 #[test]
-fn a_job_goes_to_a_runner_that_has_its_labels_and_ends_with_its_registration() {
+fn a_job_runs_on_a_matching_runner_and_ends_its_registration() {
     let mut state = state(Settings::default());
-    let (status, minted) = mint(&mut state, "r1");
+    let (status, created) = create_runner(&mut state, "r1");
     assert_eq!(status, 201);
-    let token = credential(&minted["encoded_jit_config"]);
+    let token = credential(&created["encoded_jit_config"]);
     assert_eq!(runner(&mut state, "POST", "session", &token, NOW).status, 200);
     let other = state.queue(job(&["windows", "mayfly"]), NOW);
     let id = state.queue(job(&["linux", "MAYFLY"]), NOW);
     assert_eq!(state.jobs[&other].status, Status::Queued);
     assert_eq!(state.jobs[&id].status, Status::InProgress);
-    let order = runner(&mut state, "GET", "message", &token, NOW);
-    assert_eq!(order.body, format!("job {id}\nname build\nstep dHJ1ZQ==\n"));
+    let message = runner(&mut state, "GET", "message", &token, NOW);
+    assert_eq!(message.body, format!("job {id}\nname build\nstep dHJ1ZQ==\n"));
     assert_eq!(runner(&mut state, "POST", "started?run=a", &token, NOW).status, 200);
     assert_eq!(runner(&mut state, "POST", "started?run=a", &token, NOW).status, 200, "again");
     assert_eq!(runner(&mut state, "POST", "started?run=b", &token, NOW).status, 409, "another");
-    let path = format!("/orgs/octo/actions/runners/{}", minted["runner"]["id"]);
+    let path = format!("/orgs/octo/actions/runners/{}", created["runner"]["id"]);
     assert_eq!(call(&mut state, "DELETE", &path, &Value::Null).0, 422, "it is busy");
     runner(&mut state, "POST", "completed?result=success", &token, NOW + SECOND);
     assert_eq!(state.jobs[&id].conclusion, Some(Conclusion::Success));
@@ -96,10 +96,10 @@ fn a_job_goes_to_a_runner_that_has_its_labels_and_ends_with_its_registration() {
 }
 
 #[test]
-fn registering_is_refused_as_github_refuses() {
+fn invalid_registrations_are_refused_like_github() {
     let mut state = state(Settings::default());
-    assert_eq!(mint(&mut state, "r1").0, 201);
-    assert_eq!(mint(&mut state, "R1").0, 409);
+    assert_eq!(create_runner(&mut state, "r1").0, 201);
+    assert_eq!(create_runner(&mut state, "R1").0, 409);
     let path = "/orgs/octo/actions/runners/generate-jitconfig";
     for (body, status) in [
         (json!({ "name": "a", "labels": ["x"] }), 422),
@@ -109,14 +109,14 @@ fn registering_is_refused_as_github_refuses() {
     ] {
         assert_eq!(call(&mut state, "POST", path, &body).0, status, "{body}");
     }
-    let reply = ask(&mut state, &request("POST", path, "nobody", &Value::Null), NOW);
+    let reply = send(&mut state, &request("POST", path, "unknown", &Value::Null), NOW);
     assert_eq!(reply.status, 401);
 }
 
 #[test]
 fn a_silent_runner_loses_its_job_and_its_registration() {
     let mut state = state(Settings { lost_after: 60 * SECOND, ..Settings::default() });
-    let token = credential(&mint(&mut state, "r1").1["encoded_jit_config"]);
+    let token = credential(&create_runner(&mut state, "r1").1["encoded_jit_config"]);
     runner(&mut state, "POST", "session", &token, NOW);
     let id = state.queue(job(&["linux"]), NOW);
     state.tick(NOW + 59 * SECOND);
@@ -131,41 +131,41 @@ fn a_silent_runner_loses_its_job_and_its_registration() {
 fn an_expired_configuration_cannot_connect() {
     let faults = vec![Rule::once(Class::Mint, Fault::ExpiredJit)];
     let mut state = state(Settings { faults, ..Settings::default() });
-    let token = credential(&mint(&mut state, "r1").1["encoded_jit_config"]);
+    let token = credential(&create_runner(&mut state, "r1").1["encoded_jit_config"]);
     assert_eq!(runner(&mut state, "POST", "session", &token, NOW).status, 401);
-    let token = credential(&mint(&mut state, "r2").1["encoded_jit_config"]);
+    let token = credential(&create_runner(&mut state, "r2").1["encoded_jit_config"]);
     assert_eq!(runner(&mut state, "POST", "session", &token, NOW).status, 200);
     assert_eq!(runner(&mut state, "POST", "session", &token, NOW).status, 409);
 }
 
 #[test]
-fn a_fault_after_the_effect_leaves_the_effect() {
+fn a_fault_after_the_effect_keeps_the_effect() {
     let faults = vec![
         Rule::once(Class::Mint, Fault::ServerErrorAfterEffect),
         Rule::once(Class::Runners, Fault::TooManyRequests { retry_after: 3 }),
     ];
     let mut state = state(Settings { faults, ..Settings::default() });
-    assert_eq!(mint(&mut state, "r1").0, 502);
-    assert_eq!(mint(&mut state, "r1").0, 409);
+    assert_eq!(create_runner(&mut state, "r1").0, 502);
+    assert_eq!(create_runner(&mut state, "r1").0, 409);
     let path = "/orgs/octo/actions/runners?name=r1";
-    let refused = ask(&mut state, &request("GET", path, "pat", &Value::Null), NOW);
+    let refused = send(&mut state, &request("GET", path, "pat", &Value::Null), NOW);
     assert_eq!(refused.status, 429);
     assert!(refused.headers.contains(&("retry-after", "3".to_owned())));
     assert_eq!(call(&mut state, "GET", path, &Value::Null).1["total_count"], 1);
 }
 
 #[test]
-fn an_unchanged_answer_is_304_and_costs_nothing() {
+fn an_unchanged_response_is_304_and_does_not_count() {
     let mut state = state(Settings { rate_limit: 2, ..Settings::default() });
-    let mut asked = request("GET", "/orgs/octo/actions/runners", "pat", &Value::Null);
-    let first = ask(&mut state, &asked, NOW);
+    let mut repeated = request("GET", "/orgs/octo/actions/runners", "pat", &Value::Null);
+    let first = send(&mut state, &repeated, NOW);
     let tag = first.headers.iter().find(|(name, _)| *name == "etag").unwrap().1.clone();
-    asked.headers.push(("if-none-match".to_owned(), tag));
+    repeated.headers.push(("if-none-match".to_owned(), tag));
     for _ in 0..5 {
-        assert_eq!(ask(&mut state, &asked, NOW).status, 304);
+        assert_eq!(send(&mut state, &repeated, NOW).status, 304);
     }
-    assert_eq!(mint(&mut state, "r1").0, 201);
-    let (status, body) = mint(&mut state, "r2");
+    assert_eq!(create_runner(&mut state, "r1").0, 201);
+    let (status, body) = create_runner(&mut state, "r2");
     assert_eq!((status, &body["message"]), (403, &json!("API rate limit exceeded")));
 }
 
@@ -173,10 +173,10 @@ fn an_unchanged_answer_is_304_and_costs_nothing() {
 fn pages_are_linked() {
     let mut state = state(Settings::default());
     for number in 0..5 {
-        mint(&mut state, &format!("r{number}"));
+        create_runner(&mut state, &format!("r{number}"));
     }
     let path = "/orgs/octo/actions/runners?per_page=2&page=2";
-    let reply = ask(&mut state, &request("GET", path, "pat", &Value::Null), NOW);
+    let reply = send(&mut state, &request("GET", path, "pat", &Value::Null), NOW);
     let body: Value = serde_json::from_str(&reply.body).unwrap();
     assert_eq!(
         (body["total_count"].as_u64(), body["runners"].as_array().unwrap().len()),
@@ -203,19 +203,19 @@ fn queued_jobs_are_found_by_polling() {
 }
 
 #[test]
-fn a_scale_set_gets_its_jobs_by_messages() {
+fn a_scale_set_receives_its_jobs_as_messages() {
     let mut state = state(Settings::default());
     let path = "/orgs/octo/actions/runners/registration-token";
     let (_, registration) = call(&mut state, "POST", path, &Value::Null);
-    let mut asked = request("POST", "/actions/runner-registration", "", &Value::Null);
+    let mut repeated = request("POST", "/actions/runner-registration", "", &Value::Null);
     let token = registration["token"].as_str().unwrap();
-    asked.headers[0].1 = format!("RemoteAuth {token}");
-    let body: Value = serde_json::from_str(&ask(&mut state, &asked, NOW).body).unwrap();
+    repeated.headers[0].1 = format!("RemoteAuth {token}");
+    let body: Value = serde_json::from_str(&send(&mut state, &repeated, NOW).body).unwrap();
     let admin = body["token"].as_str().unwrap().to_owned();
     let sets = "/_apis/runtime/runnerscalesets";
     let tenant = |state: &mut State, path: &str, token: &str, body: Value| -> (u16, Value) {
         let path = format!("{path}?api-version=6.0-preview");
-        let reply = ask(state, &request("POST", &path, token, &body), NOW);
+        let reply = send(state, &request("POST", &path, token, &body), NOW);
         (reply.status, serde_json::from_str(&reply.body).unwrap_or(Value::Null))
     };
     let (_, set) = tenant(&mut state, sets, &admin, json!({ "name": "pool" }));
@@ -228,7 +228,7 @@ fn a_scale_set_gets_its_jobs_by_messages() {
     let queue = queue.strip_prefix("http://github.example").unwrap().to_owned();
     let token = session["messageQueueAccessToken"].as_str().unwrap().to_owned();
     let poll = request("GET", &queue, &token, &Value::Null);
-    let message: Value = serde_json::from_str(&ask(&mut state, &poll, NOW).body).unwrap();
+    let message: Value = serde_json::from_str(&send(&mut state, &poll, NOW).body).unwrap();
     let items: Value = serde_json::from_str(message["body"].as_str().unwrap()).unwrap();
     assert_eq!(
         (&items[0]["messageType"], &items[0]["runnerRequestId"]),
@@ -238,8 +238,8 @@ fn a_scale_set_gets_its_jobs_by_messages() {
     assert_eq!(acquired["value"], json!([id]));
     assert_eq!(state.statistics(set["id"].as_u64().unwrap())["totalAssignedJobs"], 1);
     let body = json!({ "name": "s1", "workFolder": "_work" });
-    let (_, minted) = tenant(&mut state, &format!("{one}/generatejitconfig"), &admin, body);
-    let token = credential(&minted["encodedJITConfig"]);
+    let (_, created) = tenant(&mut state, &format!("{one}/generatejitconfig"), &admin, body);
+    let token = credential(&created["encodedJITConfig"]);
     runner(&mut state, "POST", "session", &token, NOW);
     assert_eq!(state.jobs[&id].status, Status::InProgress);
 }

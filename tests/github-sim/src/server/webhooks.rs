@@ -1,4 +1,4 @@
-//! Sends webhooks: signed, each once its time has come, several at a time.
+//! Sends webhooks when they are due: signed, and several at a time.
 
 use std::time::Duration;
 
@@ -10,23 +10,23 @@ use hyper_util::rt::TokioExecutor;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::Shared;
+use super::SharedState;
 use crate::state::hooks::{Delivery, signature};
 use crate::state::settings::Hook;
 
-/// GitHub waits this long for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long GitHub waits for a response.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 type HttpClient = Client<HttpConnector, Full<Bytes>>;
 
-/// Sends what is due, for ever.
-pub(super) async fn send(shared: &Shared) {
+/// Sends due deliveries, forever.
+pub(super) async fn send(shared: &SharedState) {
     let client: HttpClient = Client::builder(TokioExecutor::new()).build_http();
     let mut underway = JoinSet::new();
-    let mut changes = shared.follow();
+    let mut changes = shared.subscribe();
     loop {
         changes.borrow_and_update();
-        let (hook, due) = shared.change_quietly(|state, now| {
+        let (hook, due) = shared.change_without_notify(|state, now| {
             let hook = state.settings.hook.clone();
             let due = if hook.is_some() { state.take_due(now) } else { Vec::new() };
             (hook, due)
@@ -45,7 +45,7 @@ pub(super) async fn send(shared: &Shared) {
     }
 }
 
-/// Sends one. Returns its id with the status of the answer, 0 if there was none.
+/// Sends a delivery. Returns its ID and the response's status, 0 without a response.
 async fn deliver(client: HttpClient, hook: Hook, delivery: Delivery) -> (u64, u16) {
     let body = delivery.body.into_bytes();
     let request = axum::http::Request::post(&hook.url)
@@ -59,7 +59,7 @@ async fn deliver(client: HttpClient, hook: Hook, delivery: Delivery) -> (u64, u1
         .header("x-hub-signature-256", signature(&hook.secret, &body))
         .body(Full::new(Bytes::from(body)));
     let Ok(request) = request else { return (delivery.id, 0) };
-    let status = match timeout(PATIENCE, client.request(request)).await {
+    let status = match timeout(TIMEOUT, client.request(request)).await {
         Ok(Ok(response)) => response.status().as_u16(),
         Ok(Err(_)) | Err(_) => 0,
     };

@@ -1,4 +1,4 @@
-//! Webhooks: what is to be sent, when, and what came of it.
+//! Webhook deliveries: due, sent and failed.
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
@@ -9,41 +9,41 @@ use crate::faults::{Class, Fault};
 use crate::http::bodies;
 use crate::time::Millis;
 
-/// A webhook.
+/// One attempt to deliver a webhook.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// The number of this attempt.
+    /// The attempt's ID.
     pub id: u64,
-    /// The id of the event, the same for each attempt.
+    /// The event's GUID, the same for each attempt.
     pub guid: String,
     /// `queued`, `in_progress` …
     pub action: String,
-    /// The job that it is about.
+    /// The job's ID.
     pub job: u64,
-    /// What is sent.
+    /// The body.
     pub body: String,
-    /// When it is to be sent; `None` once it was, or never will be.
+    /// When it is due; `None` if it was sent or never will be.
     pub due: Option<Millis>,
-    /// When it was sent, or would have been.
+    /// When it was sent or should have been.
     pub delivered_at: Millis,
-    /// Whether it is another attempt.
+    /// Whether it is a redelivery.
     pub redelivery: bool,
-    /// What the receiver answered; 0 while nothing did.
+    /// The receiver's response status; 0 without a response.
     pub status: u16,
 }
 
 impl State {
-    /// Tells the hook, if there is one, about a job.
-    pub(crate) fn announce(&mut self, job: u64, action: &str, now: Millis) {
+    /// Queues a webhook about a job, if a hook is configured.
+    pub(crate) fn queue_webhook(&mut self, job: u64, action: &str, now: Millis) {
         if self.settings.hook.is_none() {
             return;
         }
         let Some(body) = self.jobs.get(&job).map(|job| bodies::event(self, job, action)) else {
             return;
         };
-        let fault = self.faults.draw(Class::Webhook, Fault::is_of_the_webhook);
+        let fault = self.faults.draw(Class::Webhook, Fault::affects_webhook);
         if let Some(fault) = fault {
-            self.suffer(fault);
+            self.count_fault(fault);
         }
         let guid = self.random_uuid();
         let due = match fault {
@@ -63,27 +63,27 @@ impl State {
             status: 0,
         };
         if fault == Some(Fault::DuplicateWebhook) {
-            let twice = Delivery { id: self.next_id(), ..delivery.clone() };
-            self.deliveries.push(twice);
+            let duplicate = Delivery { id: self.next_id(), ..delivery.clone() };
+            self.deliveries.push(duplicate);
         }
         self.deliveries.push(delivery);
     }
 
-    /// Sends an event again, with the id that it had.
+    /// Queues an event again, with the same GUID.
     ///
-    /// Returns whether there is such a delivery.
+    /// Returns whether the delivery exists.
     pub fn redeliver(&mut self, id: u64, now: Millis) -> bool {
         let Some(old) = self.deliveries.iter().find(|delivery| delivery.id == id).cloned() else {
             return false;
         };
         let id = self.next_id();
-        let again =
+        let redelivery =
             Delivery { id, due: Some(now), delivered_at: now, redelivery: true, status: 0, ..old };
-        self.deliveries.push(again);
+        self.deliveries.push(redelivery);
         true
     }
 
-    /// Takes what is to be sent now.
+    /// Takes the deliveries that are due.
     pub fn take_due(&mut self, now: Millis) -> Vec<Delivery> {
         let due = self
             .deliveries
@@ -97,7 +97,7 @@ impl State {
         due.map(take).collect()
     }
 
-    /// What came of a delivery.
+    /// Records the status of a delivery.
     pub fn delivered(&mut self, id: u64, status: u16) {
         if let Some(delivery) = self.deliveries.iter_mut().find(|delivery| delivery.id == id) {
             delivery.status = status;
@@ -105,9 +105,9 @@ impl State {
     }
 }
 
-/// The value of `X-Hub-Signature-256`.
+/// Returns the value of `X-Hub-Signature-256`.
 pub fn signature(secret: &str, body: &[u8]) -> String {
-    // A key of any length is taken; the other arm is never reached.
+    // HMAC accepts keys of any length; the else branch is never reached.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else {
         return String::new();
     };
@@ -119,9 +119,9 @@ pub fn signature(secret: &str, body: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// The vector of GitHub's documentation.
+    /// The test vector of GitHub's documentation.
     #[test]
-    fn the_published_signature_is_made() {
+    fn the_signature_matches_the_published_one() {
         assert_eq!(
             signature("It's a Secret to Everybody", b"Hello, World!"),
             "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"

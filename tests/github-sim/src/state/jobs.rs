@@ -6,18 +6,18 @@ use super::State;
 use super::runners::Runner;
 use crate::time::Millis;
 
-/// A job that somebody wants run.
+/// A job to queue.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewJob {
     /// `OWNER/NAME`.
     pub repository: String,
-    /// What it is called.
+    /// The job's name.
     #[serde(default = "default_name")]
     pub name: String,
-    /// What a runner must have.
+    /// The labels that a runner must have.
     pub labels: Vec<String>,
-    /// Shell commands, run one after the other until one fails.
+    /// Shell commands, run one after another until one fails.
     pub steps: Vec<String>,
 }
 
@@ -25,20 +25,20 @@ fn default_name() -> String {
     "build".to_owned()
 }
 
-/// How far a job is.
+/// The status of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// Waits for a runner.
+    /// The job waits for a runner.
     Queued,
-    /// A runner has it.
+    /// A runner has the job.
     InProgress,
-    /// It has a conclusion.
+    /// The job has a conclusion.
     Completed,
 }
 
 impl Status {
-    /// As GitHub writes it.
+    /// Returns it as GitHub writes it.
     pub fn text(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -48,20 +48,20 @@ impl Status {
     }
 }
 
-/// How a job ended.
+/// The conclusion of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Conclusion {
-    /// All steps ended with 0.
+    /// All steps exited with 0.
     Success,
-    /// A step didn't, or the runner was lost.
+    /// A step failed, or the runner was lost.
     Failure,
-    /// Somebody stopped it.
+    /// The job was canceled.
     Cancelled,
 }
 
 impl Conclusion {
-    /// As GitHub writes it.
+    /// Returns it as GitHub writes it.
     pub fn text(self) -> &'static str {
         match self {
             Self::Success => "success",
@@ -70,7 +70,7 @@ impl Conclusion {
         }
     }
 
-    /// As the runner writes it, and scale-set messages.
+    /// Returns it as the runner and scale set messages write it.
     pub fn runner_text(self) -> &'static str {
         match self {
             Self::Success => "succeeded",
@@ -80,10 +80,10 @@ impl Conclusion {
     }
 }
 
-/// The runner that took a job; stays known when the runner is gone.
+/// The runner of a job; kept after the runner is removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct TakenBy {
-    /// Its id.
+pub struct AssignedRunner {
+    /// Its ID.
     pub id: u64,
     /// Its name.
     pub name: String,
@@ -91,55 +91,56 @@ pub struct TakenBy {
     pub group: u64,
 }
 
-/// A job with all that happened to it.
+/// A job with its history.
 #[derive(Debug, Clone, Serialize)]
 pub struct Job {
-    /// Its number.
+    /// Its ID.
     pub id: u64,
-    /// The number of its workflow run; each job has its own.
+    /// The ID of its workflow run; each job has its own.
     pub run_id: u64,
     /// `OWNER/NAME`.
     pub repository: String,
-    /// What it is called.
+    /// The job's name.
     pub name: String,
-    /// What a runner must have.
+    /// The labels that a runner must have.
     pub labels: Vec<String>,
     /// Its shell commands.
     pub steps: Vec<String>,
-    /// How far it is.
+    /// Its status.
     pub status: Status,
-    /// How it ended.
+    /// Its conclusion.
     pub conclusion: Option<Conclusion>,
-    /// Why, in words, where the runner did not say so.
+    /// The reason for the conclusion, if the runner did not report it.
     pub annotation: Option<String>,
     /// When it was queued.
     pub queued_at: Millis,
-    /// When the runner that took it connected.
+    /// When its runner connected.
     pub connected_at: Option<Millis>,
     /// When a runner took it.
     pub started_at: Option<Millis>,
     /// When it ended.
     pub completed_at: Option<Millis>,
-    /// Who took it.
-    pub runner: Option<TakenBy>,
-    /// What the runner reported, oldest first.
+    /// The runner that took it.
+    pub runner: Option<AssignedRunner>,
+    /// The log that the runner reported.
     pub log: String,
-    /// Bytes of it that the runner has reported, before the bound.
+    /// The bytes that the runner has reported, including those beyond the log's limit.
     pub logged: usize,
-    /// Whether the runner itself reported the end.
+    /// Whether the runner reported the completion.
     pub reported: bool,
-    /// The runs that were started, each with an id of the runner's own: one, or something is wrong.
+    /// The IDs of started runs, assigned by the runner; more than one is an error.
     pub started_runs: Vec<String>,
-    /// The scale set that may run it, and whether it has acquired it.
+    /// The scale set that may run it.
     pub scale_set: Option<u64>,
-    /// Whether that scale set has acquired it.
+    /// Whether the scale set has acquired it.
     pub acquired: bool,
-    /// Somebody wants it stopped; the runner is told when it asks next.
-    pub cancel_wanted: bool,
+    /// Whether cancellation was requested; the runner learns of it at its next renewal.
+    #[serde(rename = "cancel_wanted")]
+    pub cancel_requested: bool,
 }
 
 impl State {
-    /// Queues a job. Webhooks and scale-set messages about it follow.
+    /// Queues a job, with its webhooks and scale set messages.
     pub fn queue(&mut self, new: NewJob, now: Millis) -> u64 {
         let id = self.next_id();
         let run_id = self.next_id();
@@ -166,18 +167,18 @@ impl State {
             started_runs: Vec::new(),
             scale_set,
             acquired: false,
-            cancel_wanted: false,
+            cancel_requested: false,
         };
         self.jobs.insert(id, job);
-        self.announce(id, "queued", now);
+        self.queue_webhook(id, "queued", now);
         self.offer_to_scale_set(id, now);
         self.assign_jobs(now);
         id
     }
 
-    /// Wants a job stopped: at once if no runner has it, else the runner is told.
+    /// Cancels a job: at once if no runner has it, otherwise through the runner.
     ///
-    /// Returns whether there is such a job and it had not ended.
+    /// Returns whether the job exists and had not ended.
     pub fn cancel(&mut self, id: u64, now: Millis) -> bool {
         match self.jobs.get_mut(&id) {
             Some(job) if job.status == Status::Queued => {
@@ -185,14 +186,14 @@ impl State {
                 true
             }
             Some(job) if job.status == Status::InProgress => {
-                job.cancel_wanted = true;
+                job.cancel_requested = true;
                 true
             }
             _ => false,
         }
     }
 
-    /// Gives each queued job, oldest first, to a runner that listens, is idle and has its labels.
+    /// Assigns each queued job, oldest first, to an idle, listening runner with its labels.
     pub(crate) fn assign_jobs(&mut self, now: Millis) {
         let queued: Vec<u64> =
             self.jobs.values().filter(|job| job.is_queued()).map(|job| job.id).collect();
@@ -209,14 +210,17 @@ impl State {
             job.status = Status::InProgress;
             job.started_at = Some(now);
             job.connected_at = runner.session.as_ref().map(|session| session.opened);
-            job.runner =
-                Some(TakenBy { id: runner.id, name: runner.name.clone(), group: runner.group });
-            self.announce(id, "in_progress", now);
-            self.tell_scale_set(id, "JobStarted", now);
+            job.runner = Some(AssignedRunner {
+                id: runner.id,
+                name: runner.name.clone(),
+                group: runner.group,
+            });
+            self.queue_webhook(id, "in_progress", now);
+            self.notify_scale_set(id, "JobStarted", now);
         }
     }
 
-    /// Ends a job, and the registration of the runner that had it.
+    /// Completes a job and removes its runner's registration.
     pub(crate) fn complete(
         &mut self,
         id: u64,
@@ -233,8 +237,8 @@ impl State {
         job.annotation = annotation.map(str::to_owned);
         job.completed_at = Some(now);
         let runner = job.runner.as_ref().map(|runner| runner.id);
-        self.announce(id, "completed", now);
-        self.tell_scale_set(id, "JobCompleted", now);
+        self.queue_webhook(id, "completed", now);
+        self.notify_scale_set(id, "JobCompleted", now);
         if let Some(runner) = runner {
             self.remove_runner(runner, annotation.unwrap_or("its job has ended"), now);
         }
@@ -248,8 +252,8 @@ impl Job {
 }
 
 impl Runner {
-    /// Whether it may take a job now: listening, idle, in scope, and with every label of the job,
-    /// whatever their case. A job that a scale set has acquired is for that set's runners only.
+    /// Whether it may take a job now: listening, idle, in scope, and with every label of the job in
+    /// any case. A job that a scale set has acquired is for that set's runners only.
     fn may_take(&self, job: &Job, now: Millis, offline_after: Millis) -> bool {
         let free = self.job.is_none() && self.is_online(now, offline_after) && !self.is_leaving();
         let matches = match (self.scale_set, job.scale_set) {
@@ -261,8 +265,8 @@ impl Runner {
     }
 }
 
-/// Whether every wanted label is there, whatever its case. A job without labels matches none.
-pub fn has_all(present: &[String], wanted: &[String]) -> bool {
-    !wanted.is_empty()
-        && wanted.iter().all(|label| present.iter().any(|have| have.eq_ignore_ascii_case(label)))
+/// Whether every required label is present, in any case. A job without labels matches no runner.
+pub fn has_all(present: &[String], required: &[String]) -> bool {
+    !required.is_empty()
+        && required.iter().all(|label| present.iter().any(|have| have.eq_ignore_ascii_case(label)))
 }

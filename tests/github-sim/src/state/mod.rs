@@ -1,7 +1,7 @@
-//! What GitHub knows and decides: jobs, runners, tokens, scale sets, webhooks to send.
+//! The state and decisions of GitHub: jobs, runners, tokens, scale sets, webhooks to send.
 //!
-//! Pure: no clock, no socket, no thread. The time is an argument; what is random comes from seeded
-//! dice. What waits for time alone happens in [`State::tick`].
+//! Pure: no clock, no socket, no thread. The time is an argument; random numbers are seeded.
+//! Time-driven changes happen in [`State::tick`].
 
 pub mod hooks;
 pub mod jobs;
@@ -18,58 +18,58 @@ use crate::faults::{Fault, Faults};
 use crate::record::Recorder;
 use crate::time::Millis;
 use jobs::Job;
-use runners::{Departed, Runner};
+use runners::{RemovedRunner, Runner};
 use scale_sets::ScaleSet;
 use settings::Settings;
 use tokens::Token;
 
-/// The group that GitHub makes by itself.
+/// The ID of the default runner group.
 pub const DEFAULT_GROUP: u64 = 1;
 
-/// A runner group of the organisation.
+/// A runner group of the organization.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// Its number.
+    /// Its ID.
     pub id: u64,
     /// Its name.
     pub name: String,
 }
 
-/// Everything that this GitHub knows.
+/// The state of the simulated GitHub.
 #[derive(Debug)]
 pub struct State {
-    /// How it is.
+    /// The settings.
     pub settings: Settings,
-    /// Where it is reached, e.g. `http://127.0.0.1:8080`.
+    /// Its URL, e.g. `http://127.0.0.1:8080`.
     pub url: String,
-    /// All jobs ever queued, by id.
+    /// All jobs ever queued, by ID.
     pub jobs: BTreeMap<u64, Job>,
-    /// Runners that are registered now, by id.
+    /// Registered runners, by ID.
     pub runners: BTreeMap<u64, Runner>,
-    /// Runners that were.
-    pub departed: Vec<Departed>,
-    /// Tokens that were handed out, and those of the settings.
+    /// Removed runners.
+    pub removed_runners: Vec<RemovedRunner>,
+    /// Issued tokens, and those of the settings.
     pub tokens: BTreeMap<String, Token>,
     /// Runner groups.
     pub groups: Vec<Group>,
-    /// Scale sets, by id.
+    /// Scale sets, by ID.
     pub scale_sets: BTreeMap<u64, ScaleSet>,
-    /// Webhooks: sent, to be sent, lost.
+    /// Webhook deliveries: sent, due or lost.
     pub deliveries: Vec<hooks::Delivery>,
-    /// What goes wrong.
+    /// The fault rules.
     pub faults: Faults,
-    /// What happened how often.
-    pub suffered: BTreeMap<Fault, u64>,
-    /// What was asked.
+    /// The number of injected faults.
+    pub fault_counts: BTreeMap<Fault, u64>,
+    /// The recorded exchanges.
     pub recorder: Recorder,
-    /// The ids of JWTs that were shown.
+    /// The IDs of received JWTs.
     pub seen_jwts: Vec<String>,
-    dice: fastrand::Rng,
+    random: fastrand::Rng,
     last_id: u64,
 }
 
 impl State {
-    /// A GitHub without jobs and runners.
+    /// Creates a GitHub without jobs and runners.
     pub fn new(settings: Settings, url: String) -> Self {
         let tokens =
             settings.tokens.iter().map(|text| (text.clone(), Token::personal(settings.rate_limit)));
@@ -77,7 +77,7 @@ impl State {
             url,
             jobs: BTreeMap::new(),
             runners: BTreeMap::new(),
-            departed: Vec::new(),
+            removed_runners: Vec::new(),
             tokens: tokens.collect(),
             groups: vec![
                 Group { id: DEFAULT_GROUP, name: "Default".to_owned() },
@@ -86,45 +86,45 @@ impl State {
             scale_sets: BTreeMap::new(),
             deliveries: Vec::new(),
             faults: Faults::new(settings.faults.clone(), settings.seed),
-            suffered: BTreeMap::new(),
+            fault_counts: BTreeMap::new(),
             recorder: Recorder::default(),
             seen_jwts: Vec::new(),
-            dice: fastrand::Rng::with_seed(settings.seed.wrapping_add(1)),
+            random: fastrand::Rng::with_seed(settings.seed.wrapping_add(1)),
             last_id: 1_000,
             settings,
         }
     }
 
-    /// What happens by itself as time passes: silent runners are given up, sessions end.
+    /// Applies time-driven changes: lost runners, expired sessions.
     pub fn tick(&mut self, now: Millis) {
-        self.give_up_silent_runners(now);
-        self.remove_unwanted_runners(now);
-        self.end_silent_sessions(now);
+        self.fail_lost_jobs(now);
+        self.remove_marked_runners(now);
+        self.expire_sessions(now);
         self.assign_jobs(now);
     }
 
-    /// A number that was not used for anything yet.
+    /// Returns an unused ID.
     pub(crate) fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
     }
 
-    /// Random text of 2 × `bytes` hexadecimal digits.
+    /// Returns 2 × `bytes` random hexadecimal digits.
     pub(crate) fn random_text(&mut self, bytes: usize) -> String {
-        let bytes: Vec<u8> = (0..bytes).map(|_| self.dice.u8(..)).collect();
+        let bytes: Vec<u8> = (0..bytes).map(|_| self.random.u8(..)).collect();
         HEXLOWER.encode(&bytes)
     }
 
-    /// A random UUID, as GitHub's delivery and session ids are.
+    /// Returns a random UUID, like GitHub's delivery and session IDs.
     pub(crate) fn random_uuid(&mut self) -> String {
         let text = self.random_text(16);
         let parts = [&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]];
         parts.join("-")
     }
 
-    /// Counts a fault that happened.
-    pub(crate) fn suffer(&mut self, fault: Fault) {
-        *self.suffered.entry(fault).or_default() += 1;
+    /// Counts an injected fault.
+    pub(crate) fn count_fault(&mut self, fault: Fault) {
+        *self.fault_counts.entry(fault).or_default() += 1;
     }
 }
 

@@ -1,4 +1,4 @@
-//! Runners: registrations, their JIT configurations, the sessions of those that connected.
+//! Runners: registrations, JIT configurations, sessions.
 
 use data_encoding::BASE64;
 use serde::Serialize;
@@ -9,22 +9,22 @@ use super::jobs::{Conclusion, Job};
 use crate::faults::{Class, Fault};
 use crate::time::Millis;
 
-/// Where runners are registered.
+/// The scope of a registration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Scope {
-    /// An organisation, by name.
-    Organisation(String),
+    /// An organization, by name.
+    Organization(String),
     /// A repository, as `OWNER/NAME`.
     Repository(String),
-    /// An enterprise, by name. Every repository is in it.
+    /// An enterprise, by name. It includes every repository.
     Enterprise(String),
 }
 
 impl Scope {
-    /// Whether a runner here may take a job of a repository.
+    /// Whether a runner in this scope may take a job of a repository.
     pub fn admits(&self, repository: &str) -> bool {
         match self {
-            Self::Organisation(name) => repository
+            Self::Organization(name) => repository
                 .split_once('/')
                 .is_some_and(|(owner, _)| owner.eq_ignore_ascii_case(name)),
             Self::Repository(name) => name.eq_ignore_ascii_case(repository),
@@ -33,108 +33,108 @@ impl Scope {
     }
 }
 
-/// The connection of a runner.
+/// The session of a runner.
 #[derive(Debug, Clone, Serialize)]
 pub struct Session {
-    /// Its id.
+    /// Its ID.
     pub id: String,
     /// When it was opened.
     pub opened: Millis,
-    /// When the runner was last heard of.
+    /// The time of the runner's last call.
     pub last_seen: Millis,
 }
 
-/// A runner that is registered.
+/// A registered runner.
 #[derive(Debug, Clone)]
 pub struct Runner {
-    /// Its number.
+    /// Its ID.
     pub id: u64,
     /// Its name, unique in its scope.
     pub name: String,
-    /// Where it is registered.
+    /// The scope of its registration.
     pub scope: Scope,
     /// Its group.
     pub group: u64,
-    /// Its labels, in lower case.
+    /// Its labels, in lowercase.
     pub labels: Vec<String>,
-    /// The scale set that it belongs to.
+    /// Its scale set.
     pub scale_set: Option<u64>,
-    /// What it authenticates with.
+    /// Its credential.
     pub credential: String,
     /// When it was registered.
     pub registered_at: Millis,
-    /// When its JIT configuration is dead if it has not connected.
+    /// When its JIT configuration expires unless it has connected.
     pub connect_by: Millis,
-    /// How long it may listen before it is removed, if a fault wants so.
+    /// How long it may listen before a fault removes it.
     pub removed_after: Option<Millis>,
-    /// Its connection.
+    /// Its session.
     pub session: Option<Session>,
-    /// The job that it runs.
+    /// The ID of its job.
     pub job: Option<u64>,
 }
 
 impl Runner {
-    /// Whether it has been heard of lately.
+    /// Whether it has made a call recently.
     pub fn is_online(&self, now: Millis, offline_after: Millis) -> bool {
         self.session.as_ref().is_some_and(|session| now < session.last_seen + offline_after)
     }
 
-    /// Whether it has said that it stops.
+    /// Whether it has closed its session.
     pub(crate) fn is_leaving(&self) -> bool {
         self.session.is_none()
     }
 }
 
-/// A runner that was registered.
+/// A runner that is no longer registered.
 #[derive(Debug, Clone, Serialize)]
-pub struct Departed {
-    /// Its number.
+pub struct RemovedRunner {
+    /// Its ID.
     pub id: u64,
     /// Its name.
     pub name: String,
-    /// When it went.
+    /// When it was removed.
     pub at: Millis,
-    /// Why.
+    /// The reason.
     pub why: String,
-    /// What it authenticated with.
+    /// Its former credential.
     #[serde(skip)]
     pub credential: String,
 }
 
-/// What a runner is to be.
+/// A runner to register.
 #[derive(Debug, Clone)]
 pub struct NewRunner {
     /// Its name.
     pub name: String,
-    /// Where it is registered.
+    /// The scope of its registration.
     pub scope: Scope,
     /// Its group.
     pub group: u64,
     /// Its labels.
     pub labels: Vec<String>,
-    /// The directory of its jobs.
+    /// Its work folder.
     pub work_folder: String,
-    /// The scale set that it belongs to.
+    /// Its scale set.
     pub scale_set: Option<u64>,
 }
 
-/// Why a runner can't connect or go on.
+/// The reason why a runner's call is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rejected {
+pub enum RunnerRejection {
     /// The credential is unknown, or its JIT configuration has expired.
     Unauthorized,
     /// The registration is gone.
     Gone,
-    /// There is a session already.
+    /// The runner already has a session.
     Conflict,
 }
 
 impl State {
-    /// Registers a runner, and returns its id and its JIT configuration.
+    /// Registers a runner and returns its ID and its JIT configuration.
     ///
     /// # Errors
     ///
-    /// If the name is taken in this scope.
+    /// The name is taken in this scope.
     pub fn register(&mut self, new: NewRunner, now: Millis) -> Result<(u64, String), NameTaken> {
         let same = |runner: &Runner| {
             runner.scope == new.scope && runner.name.eq_ignore_ascii_case(&new.name)
@@ -142,9 +142,9 @@ impl State {
         if self.runners.values().any(same) {
             return Err(NameTaken);
         }
-        let fault = self.faults.draw(Class::Mint, Fault::is_of_the_runner);
+        let fault = self.faults.draw(Class::Mint, Fault::affects_runner);
         if let Some(fault) = fault {
-            self.suffer(fault);
+            self.count_fault(fault);
         }
         let id = self.next_id();
         let credential = self.random_text(32);
@@ -173,7 +173,7 @@ impl State {
         Ok((id, config))
     }
 
-    /// The files of a runner's configuration, in the layout and about the size of GitHub's.
+    /// Returns a JIT configuration with GitHub's layout and about its size.
     fn jit_config(&mut self, id: u64, new: &NewRunner, credential: &str) -> String {
         let server = self.settings.runner_url.clone().unwrap_or_else(|| self.url.clone());
         let runner = json!({
@@ -191,7 +191,7 @@ impl State {
                 "requireFipsCryptography": "True",
             },
         });
-        // At GitHub the numbers of an RSA key; `d` is what the stand-in runner shows.
+        // At GitHub these are the numbers of an RSA key; the stand-in runner sends `d`.
         let parameters = json!({
             "d": credential, "dp": self.random_text(128), "dq": self.random_text(128),
             "exponent": "AQAB", "inverseQ": self.random_text(128), "modulus": self.random_text(256),
@@ -205,46 +205,50 @@ impl State {
         encoded(&files)
     }
 
-    /// A runner connects.
+    /// Opens a runner's session.
     ///
     /// # Errors
     ///
-    /// Why it can't.
-    pub fn connect(&mut self, credential: &str, now: Millis) -> Result<u64, Rejected> {
+    /// The reason for the rejection.
+    pub fn connect(&mut self, credential: &str, now: Millis) -> Result<u64, RunnerRejection> {
         let session = self.random_uuid();
         let id = self.runner_of(credential)?;
-        let Some(runner) = self.runners.get_mut(&id) else { return Err(Rejected::Gone) };
+        let Some(runner) = self.runners.get_mut(&id) else { return Err(RunnerRejection::Gone) };
         if runner.session.is_some() {
-            return Err(Rejected::Conflict);
+            return Err(RunnerRejection::Conflict);
         }
         if now >= runner.connect_by {
-            return Err(Rejected::Unauthorized);
+            return Err(RunnerRejection::Unauthorized);
         }
         runner.session = Some(Session { id: session, opened: now, last_seen: now });
         self.assign_jobs(now);
         Ok(id)
     }
 
-    /// A runner was heard of.
+    /// Records a runner's call.
     ///
     /// # Errors
     ///
-    /// If it is no longer registered, or has no session.
-    pub fn heard(&mut self, credential: &str, now: Millis) -> Result<u64, Rejected> {
+    /// The runner is no longer registered, or has no session.
+    pub fn record_contact(
+        &mut self,
+        credential: &str,
+        now: Millis,
+    ) -> Result<u64, RunnerRejection> {
         let id = self.runner_of(credential)?;
         let session = self.runners.get_mut(&id).and_then(|runner| runner.session.as_mut());
-        session.ok_or(Rejected::Unauthorized)?.last_seen = now;
+        session.ok_or(RunnerRejection::Unauthorized)?.last_seen = now;
         Ok(id)
     }
 
-    /// A runner stops in good order: its job, if any, is cancelled, else it stays registered.
+    /// Closes a runner's session: its job, if any, is canceled; otherwise it stays registered.
     ///
     /// # Errors
     ///
-    /// If it is no longer registered.
-    pub fn disconnect(&mut self, credential: &str, now: Millis) -> Result<(), Rejected> {
+    /// The runner is no longer registered.
+    pub fn disconnect(&mut self, credential: &str, now: Millis) -> Result<(), RunnerRejection> {
         let id = self.runner_of(credential)?;
-        let Some(runner) = self.runners.get_mut(&id) else { return Err(Rejected::Gone) };
+        let Some(runner) = self.runners.get_mut(&id) else { return Err(RunnerRejection::Gone) };
         runner.session = None;
         if let Some(job) = runner.job {
             self.complete(job, Conclusion::Cancelled, Some("the runner was stopped"), now);
@@ -252,40 +256,46 @@ impl State {
         Ok(())
     }
 
-    /// Whether a credential was of a runner whose job it has reported as over.
+    /// Whether a credential belonged to a runner that reported its job's completion.
     pub fn has_completed(&self, credential: &str) -> bool {
-        let departed = self.departed.iter().find(|departed| departed.credential == credential);
-        departed.is_some_and(|departed| {
+        let removed = self.removed_runners.iter().find(|removed| removed.credential == credential);
+        removed.is_some_and(|removed| {
             let reported = |job: &Job| {
-                job.reported && job.runner.as_ref().is_some_and(|taken| taken.id == departed.id)
+                job.reported && job.runner.as_ref().is_some_and(|taken| taken.id == removed.id)
             };
             self.jobs.values().any(reported)
         })
     }
 
-    fn runner_of(&self, credential: &str) -> Result<u64, Rejected> {
+    fn runner_of(&self, credential: &str) -> Result<u64, RunnerRejection> {
         if let Some(runner) = self.runners.values().find(|runner| runner.credential == credential) {
             return Ok(runner.id);
         }
-        let departed = self.departed.iter().any(|departed| departed.credential == credential);
-        Err(if departed { Rejected::Gone } else { Rejected::Unauthorized })
+        let removed = self.removed_runners.iter().any(|removed| removed.credential == credential);
+        Err(if removed { RunnerRejection::Gone } else { RunnerRejection::Unauthorized })
     }
 
     /// Removes a registration.
     pub(crate) fn remove_runner(&mut self, id: u64, why: &str, now: Millis) {
         if let Some(Runner { id, name, credential, .. }) = self.runners.remove(&id) {
-            self.departed.push(Departed { id, name, at: now, why: why.to_owned(), credential });
+            self.removed_runners.push(RemovedRunner {
+                id,
+                name,
+                at: now,
+                why: why.to_owned(),
+                credential,
+            });
         }
     }
 
-    /// A runner with a job that was not heard of for long has lost it.
-    pub(crate) fn give_up_silent_runners(&mut self, now: Millis) {
-        let silent = |runner: &&Runner| {
+    /// Fails the jobs of runners that made no call for too long.
+    pub(crate) fn fail_lost_jobs(&mut self, now: Millis) {
+        let is_silent = |runner: &&Runner| {
             let last_seen = runner.session.as_ref().map_or(0, |session| session.last_seen);
             now >= last_seen + self.settings.lost_after
         };
         let lost: Vec<u64> =
-            self.runners.values().filter(silent).filter_map(|runner| runner.job).collect();
+            self.runners.values().filter(is_silent).filter_map(|runner| runner.job).collect();
         for job in lost {
             let why = "The self-hosted runner lost communication with the server.";
             self.complete(job, Conclusion::Failure, Some(why), now);
@@ -293,21 +303,21 @@ impl State {
     }
 
     /// Removes idle runners that a fault has marked.
-    pub(crate) fn remove_unwanted_runners(&mut self, now: Millis) {
-        let unwanted = |runner: &&Runner| {
+    pub(crate) fn remove_marked_runners(&mut self, now: Millis) {
+        let is_marked = |runner: &&Runner| {
             let opened = runner.session.as_ref().map(|session| session.opened);
             let listened = opened.map(|opened| now.saturating_sub(opened));
             runner.job.is_none()
                 && runner.removed_after.zip(listened).is_some_and(|(after, so_far)| so_far >= after)
         };
         let ids: Vec<u64> =
-            self.runners.values().filter(unwanted).map(|runner| runner.id).collect();
+            self.runners.values().filter(is_marked).map(|runner| runner.id).collect();
         for id in ids {
             self.remove_runner(id, "removed while idle", now);
         }
     }
 }
 
-/// The name of a runner is taken.
+/// The error that a runner's name is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NameTaken;

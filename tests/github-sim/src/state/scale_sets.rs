@@ -1,4 +1,4 @@
-//! Runner scale sets: their jobs, their one session each, the messages that wait in it.
+//! Runner scale sets: their jobs, their sessions, and queued messages.
 
 use serde_json::{Value, json};
 
@@ -7,13 +7,13 @@ use super::jobs::{Job, Status, has_all};
 use super::tokens::Purpose;
 use crate::time::{Millis, text};
 
-/// Items of one message at most, as GitHub's clients expect.
-const MOST_ITEMS: usize = 50;
+/// The maximum number of items in a message, as GitHub's clients expect.
+const MAX_ITEMS: usize = 50;
 
 /// A scale set.
 #[derive(Debug, Clone)]
 pub struct ScaleSet {
-    /// Its number.
+    /// Its ID.
     pub id: u64,
     /// Its name, unique in its group.
     pub name: String,
@@ -21,40 +21,40 @@ pub struct ScaleSet {
     pub group: u64,
     /// Its labels.
     pub labels: Vec<String>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Millis,
-    /// Whoever listens.
+    /// The open session.
     pub session: Option<Listener>,
-    /// Messages that were not acknowledged, by id.
+    /// Unacknowledged messages, by ID.
     pub messages: Vec<(u64, Vec<Value>)>,
-    /// What is to be told next.
-    pub news: Vec<Value>,
-    /// What the listener said that it can run.
+    /// The items of the next message.
+    pub pending_items: Vec<Value>,
+    /// The capacity that the listener reported.
     pub capacity: Option<u64>,
 }
 
 /// A session of a scale set.
 #[derive(Debug, Clone)]
 pub struct Listener {
-    /// Its id.
+    /// Its ID.
     pub id: String,
-    /// What its owner calls itself.
+    /// Its owner's name.
     pub owner: String,
-    /// When it was last heard of.
+    /// The time of its last call.
     pub last_seen: Millis,
 }
 
-/// Why a session can't be had.
+/// An error of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unavailable {
-    /// There is no such scale set, or session.
+pub enum SessionError {
+    /// The scale set or the session does not exist.
     NotFound,
-    /// Somebody else has one.
+    /// Another session is open.
     Conflict,
 }
 
 impl State {
-    /// Makes a scale set, and gives it the queued jobs that it matches.
+    /// Creates a scale set and offers it the matching queued jobs.
     ///
     /// Returns `None` if the name is taken in the group.
     pub fn create_scale_set(
@@ -76,7 +76,7 @@ impl State {
             created_at: now,
             session: None,
             messages: Vec::new(),
-            news: Vec::new(),
+            pending_items: Vec::new(),
             capacity: None,
         };
         let waits = |job: &&mut Job| {
@@ -96,9 +96,9 @@ impl State {
         Some(id)
     }
 
-    /// Removes a scale set; its queued jobs are anybody's again.
+    /// Deletes a scale set; its queued jobs become available to other runners.
     ///
-    /// Returns whether there was one.
+    /// Returns whether it existed.
     pub fn delete_scale_set(&mut self, id: u64) -> bool {
         for job in self.jobs.values_mut().filter(|job| job.scale_set == Some(id)) {
             if job.status == Status::Queued {
@@ -109,74 +109,74 @@ impl State {
         self.scale_sets.remove(&id).is_some()
     }
 
-    /// The scale set that has all labels of a job.
+    /// Returns the scale set that has all labels of a job.
     pub(crate) fn scale_set_for(&self, labels: &[String]) -> Option<u64> {
         self.scale_sets.values().find(|set| has_all(&set.labels, labels)).map(|set| set.id)
     }
 
-    /// Tells a scale set that it may have a job.
+    /// Offers a job to its scale set.
     pub(crate) fn offer_to_scale_set(&mut self, job: u64, now: Millis) {
-        self.tell_scale_set(job, "JobAvailable", now);
+        self.notify_scale_set(job, "JobAvailable", now);
     }
 
-    /// Tells the scale set of a job, if it has one, what happened to the job.
-    pub(crate) fn tell_scale_set(&mut self, job: u64, kind: &str, now: Millis) {
+    /// Adds an item about a job to the next message of its scale set, if it has one.
+    pub(crate) fn notify_scale_set(&mut self, job: u64, kind: &str, now: Millis) {
         let Some(job) = self.jobs.get(&job) else { return };
         let item = message_item(job, kind, &self.url, now);
         let set = job.scale_set.and_then(|set| self.scale_sets.get_mut(&set));
         if let Some(set) = set {
-            set.news.push(item);
+            set.pending_items.push(item);
         }
     }
 
-    /// The listener takes jobs. Returns those that it got.
-    pub fn acquire(&mut self, set: u64, wanted: &[u64], now: Millis) -> Vec<u64> {
+    /// Acquires jobs for the listener. Returns the acquired ones.
+    pub fn acquire(&mut self, set: u64, requested: &[u64], now: Millis) -> Vec<u64> {
         let mut acquired = Vec::new();
-        for id in wanted {
+        for id in requested {
             let Some(job) = self.jobs.get_mut(id) else { continue };
             if job.scale_set == Some(set) && job.status == Status::Queued && !job.acquired {
                 job.acquired = true;
                 acquired.push(*id);
-                self.tell_scale_set(*id, "JobAssigned", now);
+                self.notify_scale_set(*id, "JobAssigned", now);
             }
         }
         self.assign_jobs(now);
         acquired
     }
 
-    /// Opens the session of a scale set. Returns its id and the token of its queue.
+    /// Opens the session of a scale set. Returns its ID and its queue token.
     ///
     /// # Errors
     ///
-    /// If there is no such set, or it has a session.
+    /// The set does not exist or already has a session.
     pub fn open_session(
         &mut self,
         set: u64,
         owner: &str,
         now: Millis,
-    ) -> Result<(String, String), Unavailable> {
+    ) -> Result<(String, String), SessionError> {
         let id = self.random_uuid();
-        let set = self.scale_sets.get_mut(&set).ok_or(Unavailable::NotFound)?;
+        let set = self.scale_sets.get_mut(&set).ok_or(SessionError::NotFound)?;
         if set.session.is_some() {
-            return Err(Unavailable::Conflict);
+            return Err(SessionError::Conflict);
         }
         set.session = Some(Listener { id: id.clone(), owner: owner.to_owned(), last_seen: now });
         let token = self.queue_token(&id, now);
         Ok((id, token))
     }
 
-    /// A new token for the queue of a session.
+    /// Issues a new queue token for a session.
     ///
     /// # Errors
     ///
-    /// If there is no such session.
+    /// The session does not exist.
     pub fn refresh_session(
         &mut self,
         set: u64,
         session: &str,
         now: Millis,
-    ) -> Result<String, Unavailable> {
-        self.listener(set, session).ok_or(Unavailable::NotFound)?.last_seen = now;
+    ) -> Result<String, SessionError> {
+        self.listener(set, session).ok_or(SessionError::NotFound)?.last_seen = now;
         Ok(self.queue_token(session, now))
     }
 
@@ -190,7 +190,7 @@ impl State {
         (listener.id == session).then_some(listener)
     }
 
-    /// Closes a session. Returns whether there was one.
+    /// Closes a session. Returns whether it was open.
     pub fn close_session(&mut self, set: u64, session: &str) -> bool {
         if self.listener(set, session).is_none() {
             return false;
@@ -201,11 +201,11 @@ impl State {
         true
     }
 
-    /// The next message after `last`, if there is one.
+    /// Returns the next message after `last`, if any.
     ///
     /// # Errors
     ///
-    /// If there is no such session.
+    /// The session does not exist.
     pub fn next_message(
         &mut self,
         set: u64,
@@ -213,23 +213,23 @@ impl State {
         last: u64,
         capacity: Option<u64>,
         now: Millis,
-    ) -> Result<Option<(u64, Vec<Value>)>, Unavailable> {
-        self.listener(set, session).ok_or(Unavailable::NotFound)?.last_seen = now;
+    ) -> Result<Option<(u64, Vec<Value>)>, SessionError> {
+        self.listener(set, session).ok_or(SessionError::NotFound)?.last_seen = now;
         let id = self.next_id();
-        let set = self.scale_sets.get_mut(&set).ok_or(Unavailable::NotFound)?;
+        let set = self.scale_sets.get_mut(&set).ok_or(SessionError::NotFound)?;
         set.capacity = capacity.or(set.capacity);
         if let Some(message) = set.messages.iter().find(|(id, _)| *id > last) {
             return Ok(Some(message.clone()));
         }
-        if set.news.is_empty() {
+        if set.pending_items.is_empty() {
             return Ok(None);
         }
-        let items = set.news.drain(..set.news.len().min(MOST_ITEMS)).collect();
+        let items = set.pending_items.drain(..set.pending_items.len().min(MAX_ITEMS)).collect();
         set.messages.push((id, items));
         Ok(set.messages.last().cloned())
     }
 
-    /// Forgets a message. Returns whether it was there.
+    /// Removes an acknowledged message. Returns whether it existed.
     pub fn acknowledge(&mut self, set: u64, message: u64) -> bool {
         let Some(set) = self.scale_sets.get_mut(&set) else { return false };
         let before = set.messages.len();
@@ -237,18 +237,18 @@ impl State {
         set.messages.len() < before
     }
 
-    /// Ends sessions whose owner has not polled for long.
-    pub(crate) fn end_silent_sessions(&mut self, now: Millis) {
+    /// Ends sessions whose owner has not polled for too long.
+    pub(crate) fn expire_sessions(&mut self, now: Millis) {
         let life = self.settings.session_life;
         for set in self.scale_sets.values_mut() {
             set.session.take_if(|session| now >= session.last_seen + life);
         }
     }
 
-    /// The numbers that a listener steers by.
+    /// Returns the statistics for the listener.
     pub fn statistics(&self, set: u64) -> Value {
-        let count = |wanted: &dyn Fn(&Job) -> bool| {
-            self.jobs.values().filter(|job| job.scale_set == Some(set) && wanted(job)).count()
+        let count = |condition: &dyn Fn(&Job) -> bool| {
+            self.jobs.values().filter(|job| job.scale_set == Some(set) && condition(job)).count()
         };
         let runners = || self.runners.values().filter(|runner| runner.scale_set == Some(set));
         let assigned = count(&|job| job.acquired && job.status != Status::Completed);
@@ -265,7 +265,7 @@ impl State {
     }
 }
 
-/// An item of a message about a job.
+/// Returns a message item about a job.
 fn message_item(job: &Job, kind: &str, url: &str, now: Millis) -> Value {
     let (owner, repository) = job.repository.split_once('/').unwrap_or(("", &job.repository));
     let time = |at: Option<Millis>| at.map_or_else(|| "0001-01-01T00:00:00Z".to_owned(), text);

@@ -1,29 +1,29 @@
-//! How this GitHub is: who may call, how long things live, what goes wrong.
+//! The simulator's settings: credentials, lifetimes, faults.
 
 use std::collections::BTreeMap;
 
 use crate::faults::Rule;
 use crate::time::{Millis, SECOND};
 
-/// A GitHub App with its one installation.
+/// A GitHub App with one installation.
 #[derive(Debug, Clone)]
 pub struct App {
-    /// Its number, which a JWT may name as issuer.
+    /// Its App ID, a valid JWT issuer.
     pub id: u64,
-    /// Its client id, the other issuer that GitHub takes.
+    /// Its client ID, the other valid JWT issuer.
     pub client_id: String,
-    /// The number of its installation.
+    /// The installation's ID.
     pub installation: u64,
-    /// The organisation or user that it is installed at.
+    /// The organization or user that it is installed for.
     pub owner: String,
     /// Its public key in DER ([`crate::app_key::public_key`]).
     pub public_key: Vec<u8>,
-    /// What it may do.
+    /// Its permissions.
     pub permissions: BTreeMap<String, String>,
 }
 
 impl App {
-    /// An App with the permissions that Mayfly's documentation asks for.
+    /// Creates an App with the permissions that Mayfly's documentation lists.
     pub fn new(owner: &str, public_key: Vec<u8>) -> Self {
         let permissions = [
             ("administration", "write"),
@@ -42,42 +42,42 @@ impl App {
     }
 }
 
-/// Where webhooks go.
+/// The webhook's receiver.
 #[derive(Debug, Clone)]
 pub struct Hook {
-    /// An `http://` address.
+    /// An `http://` URL.
     pub url: String,
     /// The secret that bodies are signed with.
     pub secret: String,
 }
 
-/// The archive of the runner that accounts are given.
+/// A runner archive for download.
 #[derive(Debug, Clone)]
 pub struct RunnerArchive {
     /// Its version.
     pub version: String,
-    /// What is downloaded.
+    /// The archive's content.
     pub bytes: Vec<u8>,
-    /// What its digest is said to be.
+    /// The digest that GitHub reports.
     pub sha256: String,
-    /// The bearer token that it is given for.
+    /// The bearer token for the download.
     pub token: String,
 }
 
-/// What the stand-in runner was built for: how it takes signals.
+/// The simulated build of the stand-in runner: how it handles signals.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RunnerKind {
-    /// As released today: SIGTERM is as good as SIGINT, with status 143.
+    /// The current release: handles SIGTERM like SIGINT, with status 143.
     #[default]
     Dotnet8,
-    /// As what comes next: SIGTERM is its end without a word.
+    /// The next release: SIGTERM kills it without output.
     Dotnet10,
-    /// Hangs: it, its worker and its steps ignore both.
+    /// A hung runner: it, its worker and its steps ignore both signals.
     Deaf,
 }
 
 impl RunnerKind {
-    /// As its configuration has it.
+    /// Returns it as the runner's configuration has it.
     pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Dotnet8 => "dotnet8",
@@ -87,48 +87,48 @@ impl RunnerKind {
     }
 }
 
-/// How this GitHub is.
+/// The simulator's settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The App, if there is one.
+    /// The App, if any.
     pub app: Option<App>,
-    /// Personal access tokens that are good for everything.
+    /// Personal access tokens with all permissions.
     pub tokens: Vec<String>,
-    /// Where webhooks go, if anywhere.
+    /// The webhook's receiver, if any.
     pub hook: Option<Hook>,
-    /// The runner that is given, if any.
+    /// The runner archive for download, if any.
     pub runner: Option<RunnerArchive>,
-    /// Its address as it tells it, where that isn't the one that it listens on.
+    /// The URL in responses, if not the listening address.
     pub url: Option<String>,
-    /// How runners reach this GitHub, where that differs from how supervisors do.
+    /// The URL for runners, if not the supervisors' one.
     pub runner_url: Option<String>,
-    /// What the stand-in runner is like, which its configuration tells it.
+    /// The simulated build of the stand-in runner, passed in its configuration.
     pub runner_kind: RunnerKind,
-    /// How long an installation token lives: an hour at GitHub.
+    /// The lifetime of an installation token: an hour at GitHub.
     pub token_life: Millis,
-    /// How long the token of a scale set's message queue lives.
+    /// The lifetime of a queue token of a scale set.
     pub queue_token_life: Millis,
-    /// How long a JIT configuration can be connected with.
+    /// How long a runner can connect with a JIT configuration.
     pub jit_life: Millis,
-    /// How long a runner with a job may be silent before its job has "lost communication".
+    /// How long a runner with a job may be silent before its job fails with "lost communication".
     pub lost_after: Millis,
-    /// How long a runner may be silent before it shows as offline.
+    /// How long a runner may be silent before it is listed as offline.
     pub offline_after: Millis,
-    /// How long a scale set's session outlives its last poll.
+    /// How long a scale set's session stays open after its last poll.
     pub session_life: Millis,
-    /// How long a long poll is held.
+    /// The length of a long poll.
     pub poll_hold: Millis,
-    /// Whether scale sets can be made: not everywhere, at GitHub.
+    /// Whether scale sets can be created; at GitHub, not for every owner.
     pub scale_sets: bool,
-    /// Calls per hour and token.
+    /// The calls per hour and token.
     pub rate_limit: u64,
-    /// How long an answer that is lost keeps its caller waiting: 10 s at GitHub.
+    /// How long a lost response keeps its caller waiting: 10 s at GitHub.
     pub lost_answer_hold: Millis,
-    /// How far this GitHub's clock is ahead of the machine's, in milliseconds.
+    /// How far the simulated clock is ahead of the machine's, in milliseconds.
     pub clock_skew: i64,
-    /// What goes wrong.
+    /// The fault rules.
     pub faults: Vec<Rule>,
-    /// Makes a run with faults repeat.
+    /// The seed that makes a run with faults reproducible.
     pub seed: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Whatever happens in whatever order: jobs and runners fit each other.
+//! Property test: jobs and runners stay consistent in any order of events.
 
 use proptest::prelude::*;
 
@@ -36,12 +36,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Those with a smaller number have fewer labels.
+/// Returns the labels of a number; smaller numbers have fewer.
 fn labels(number: u8) -> Vec<String> {
     ["linux", "x64", "large"].into_iter().take(usize::from(number) + 1).map(str::to_owned).collect()
 }
 
-/// A state with what happened to it.
+/// A state with its history.
 struct World {
     state: State,
     now: u64,
@@ -68,7 +68,7 @@ impl World {
     fn apply(&mut self, step: &Step) {
         let Self { state, now, credentials, jobs } = self;
         let credential = |index: &usize| credentials.get(*index).cloned().unwrap_or_default();
-        // What is refused changes nothing; that it changes nothing is what is tried here.
+        // Rejected calls must change nothing; the checks verify it.
         match step {
             Step::Queue(number) => jobs.push(state.queue(
                 NewJob {
@@ -82,7 +82,7 @@ impl World {
             Step::Register(number) => {
                 let new = NewRunner {
                     name: format!("r{}", credentials.len()),
-                    scope: Scope::Organisation("octo".to_owned()),
+                    scope: Scope::Organization("octo".to_owned()),
                     group: 1,
                     labels: labels(*number),
                     work_folder: "_work".to_owned(),
@@ -92,10 +92,10 @@ impl World {
                 credentials.push(state.runners[&id].credential.clone());
             }
             Step::Connect(index) => drop(state.connect(&credential(index), *now)),
-            Step::Poll(index) => drop(state.heard(&credential(index), *now)),
+            Step::Poll(index) => drop(state.record_contact(&credential(index), *now)),
             Step::Disconnect(index) => drop(state.disconnect(&credential(index), *now)),
             Step::Complete(index) => {
-                if let Ok(runner) = state.heard(&credential(index), *now)
+                if let Ok(runner) = state.record_contact(&credential(index), *now)
                     && let Some(job) = state.runners[&runner].job
                 {
                     state.complete(job, Conclusion::Success, None, *now);
@@ -139,11 +139,11 @@ impl World {
                 Status::InProgress => assert_eq!(runner.unwrap().job, Some(job.id)),
                 Status::Completed => {
                     assert!(job.conclusion.is_some() && job.completed_at >= Some(job.queued_at));
-                    assert!(runner.is_none(), "its registration is gone");
+                    assert!(runner.is_none(), "its registration is removed");
                 }
             }
         }
-        assert_eq!(state.runners.len() + state.departed.len(), self.credentials.len());
+        assert_eq!(state.runners.len() + state.removed_runners.len(), self.credentials.len());
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tokens: who may do what, for how long, how often.
+//! Tokens: permissions, lifetimes, rate limits.
 
 use std::collections::BTreeMap;
 
@@ -9,31 +9,31 @@ use super::State;
 use crate::app_key;
 use crate::time::{Millis, SECOND, seconds};
 
-/// GitHub refuses a JWT that is valid for longer, in seconds.
-const LONGEST_JWT: u64 = 600;
+/// The maximum validity of a JWT at GitHub, in seconds.
+const MAX_JWT_SECONDS: u64 = 600;
 
-/// How far the clock of an App may be off, in seconds.
+/// The clock difference that GitHub tolerates, in seconds.
 const JWT_LEEWAY: u64 = 60;
 
-/// What a token is for.
+/// The purpose of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purpose {
-    /// A person's, good for everything.
+    /// A personal access token, with all permissions.
     Personal,
-    /// An installation's.
+    /// An installation token.
     Installation {
-        /// What it is good for.
+        /// Its permissions.
         permissions: BTreeMap<String, String>,
-        /// The repositories that it is good for, without their owner; `None` is all.
+        /// Its repositories, without their owner; `None` is all.
         repositories: Option<Vec<String>>,
     },
-    /// For registering at the scale-set service.
+    /// For registering with the scale set service.
     Registration,
-    /// For the scale-set service.
+    /// For the scale set service.
     Admin,
     /// For the message queue of a session.
     Queue {
-        /// The session.
+        /// The session's ID.
         session: String,
     },
 }
@@ -41,20 +41,20 @@ pub enum Purpose {
 /// A token.
 #[derive(Debug, Clone)]
 pub struct Token {
-    /// What it is for.
+    /// Its purpose.
     pub purpose: Purpose,
-    /// When it ends.
+    /// When it expires.
     pub expires_at: Millis,
-    /// Whether it was taken back.
+    /// Whether it was revoked.
     pub revoked: bool,
-    /// Calls left in this hour.
+    /// The calls left in this hour.
     pub remaining: u64,
     /// When the hour ends.
     pub reset_at: Millis,
 }
 
 impl Token {
-    /// A person's token, which never ends.
+    /// Creates a personal access token, which never expires.
     pub fn personal(calls: u64) -> Self {
         Self::new(Purpose::Personal, Millis::MAX, calls)
     }
@@ -63,7 +63,7 @@ impl Token {
         Self { purpose, expires_at, revoked: false, remaining: calls, reset_at: 0 }
     }
 
-    /// Whether it may do something: `("administration", "write")`.
+    /// Whether it has a permission, e.g. `("administration", "write")`.
     pub fn permits(&self, permission: &str, access: &str) -> bool {
         match &self.purpose {
             Purpose::Personal => true,
@@ -76,7 +76,7 @@ impl Token {
 }
 
 impl State {
-    /// Makes a token.
+    /// Issues a token.
     pub fn issue(&mut self, purpose: Purpose, life: Millis, now: Millis) -> (String, Millis) {
         let random = self.random_text(18);
         let text = match &purpose {
@@ -95,26 +95,26 @@ impl State {
         (text, expires_at)
     }
 
-    /// The token with this text, if it is still good.
+    /// Returns the token with this text, if it is valid.
     pub fn token(&self, text: &str, now: Millis) -> Option<&Token> {
         self.tokens.get(text).filter(|token| !token.revoked && now < token.expires_at)
     }
 
-    /// Takes a token back.
+    /// Revokes a token.
     pub fn revoke(&mut self, text: &str) {
         if let Some(token) = self.tokens.get_mut(text) {
             token.revoked = true;
         }
     }
 
-    /// Takes all tokens of installations back, as when an App's secret leaked.
+    /// Revokes all installation tokens, as when an App's secret has leaked.
     pub fn revoke_installation_tokens(&mut self) {
         for token in self.tokens.values_mut() {
             token.revoked |= matches!(token.purpose, Purpose::Installation { .. });
         }
     }
 
-    /// Counts a call. Returns `None` when none was left.
+    /// Counts a call. Returns `None` if no calls are left.
     pub fn spend(&mut self, text: &str, now: Millis) -> Option<()> {
         let limit = self.settings.rate_limit;
         let token = self.tokens.get_mut(text)?;
@@ -126,11 +126,11 @@ impl State {
         Some(())
     }
 
-    /// Checks the JWT of the App as GitHub does.
+    /// Checks the App's JWT like GitHub.
     ///
     /// # Errors
     ///
-    /// What GitHub says is wrong with it.
+    /// GitHub's error message.
     pub fn check_jwt(&mut self, jwt: &str, now: Millis) -> Result<(), &'static str> {
         let app = self.settings.app.as_ref().ok_or("Integration not found")?;
         let claims = app_key::verified_claims(jwt, &app.public_key)?;
@@ -155,7 +155,7 @@ impl State {
                         future time at which the assertion expires",
             );
         }
-        if expires > now + LONGEST_JWT {
+        if expires > now + MAX_JWT_SECONDS {
             return Err("'Expiration time' claim ('exp') is too far in the future");
         }
         if let Some(id) = claims["jti"].as_str() {

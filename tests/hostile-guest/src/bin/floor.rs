@@ -1,11 +1,11 @@
-//! The least that can be booted: loads the drivers that the agent loads, and powers off. What the
-//! agent takes beyond this is its own.
+//! The minimal init: loads the agent's drivers and powers off. The agent's own cost is the
+//! difference to this.
 
-use mayfly_guest::power::{self, Ending};
+use mayfly_guest::power::{self, EndMode};
 
 fn main() {
     if let Err(error) = mayfly_guest::boot::load_drivers() {
-        power::say(&error);
+        power::log_error(&error);
     }
-    power::end(Ending::PowerOff);
+    power::end(EndMode::PowerOff);
 }

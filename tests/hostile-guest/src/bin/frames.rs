@@ -1,11 +1,10 @@
-//! Sends raw frames on eth0 and prints what comes back: what root in a guest can do past its
-//! kernel.
+//! Sends raw Ethernet frames on eth0 and prints the received ones, as root in a guest can do.
 //!
-//! Reads lines of a name and a frame in hexadecimal. For each it sends the frame, listens for the
-//! milliseconds of its argument, and prints a line `heard`, name and frame for every frame that
-//! arrived. The frames themselves are made by the tests, which know what they are for.
+//! Reads lines with a name and a frame in hexadecimal. For each line, it sends the frame, listens
+//! for the milliseconds of its argument, and prints `heard`, the name, and the frame for every
+//! received frame. The tests create the frames.
 
-#![allow(clippy::print_stdout, reason = "what it hears is what it is for")]
+#![allow(clippy::print_stdout, reason = "received frames are its output")]
 
 use std::io::{self, BufRead};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -18,7 +17,7 @@ use nix::sys::socket::{
     socket,
 };
 
-/// `PACKET_OUTGOING` of `packet(7)`: a frame that this side sent.
+/// `PACKET_OUTGOING` of `packet(7)`: a frame that this host sent.
 const OUTGOING: u8 = 4;
 
 fn main() -> io::Result<()> {
@@ -35,7 +34,7 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// A socket for whole frames on eth0.
+/// Opens a socket for Ethernet frames on eth0.
 fn open() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK;
     let all = SockProtocol::EthAll;
@@ -49,9 +48,9 @@ fn open() -> io::Result<OwnedFd> {
 }
 
 fn listen(socket: &OwnedFd, name: &str, wait: Duration) -> io::Result<()> {
-    let begun = Instant::now();
+    let start = Instant::now();
     let mut buffer = [0; 2048];
-    while begun.elapsed() < wait {
+    while start.elapsed() < wait {
         match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
             Ok((_, Some(from))) if packet_type(&from) == OUTGOING => {}
             Ok((length, _)) => println!("heard {name} {}", text(&buffer[..length])),
@@ -62,7 +61,7 @@ fn listen(socket: &OwnedFd, name: &str, wait: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Where a frame was going.
+/// Returns the packet type: the destination of a frame relative to this host.
 fn packet_type(address: &LinkAddr) -> u8 {
     let raw: &nix::libc::sockaddr_ll = address.as_ref();
     raw.sll_pkttype

@@ -1,6 +1,6 @@
-# Opens connections by half: sends a SYN from each of 10,000 ports and never answers what comes back.
-# Prints how many were answered at once, and how many answers were repeated after a while, which is
-# what a host does for a connection that it still holds half open.
+# Opens half-open connections: sends a SYN from each of 10,000 ports and never responds to the SYN-ACK.
+# Prints how many SYN-ACKs came at once, and how many were repeated later, which a host does for a
+# connection that is still half open.
 use strict;
 use warnings;
 use Socket;
@@ -11,9 +11,9 @@ my @listeners = ([inet_aton('172.31.0.1'), 53], [inet_aton('172.31.0.1'), 3128],
     [(gethostbyname 'tls.test')[4], 443], [(gethostbyname 'web.test')[4], 80]);
 my ($first, $count) = (20_000, 10_000);
 
-# The kernel here knows of none of this and would reset each: a rule that throws away whatever it
-# sends from those ports (rtnetlink(7): RTM_NEWRULE; FR_ACT_BLACKHOLE; FRA_SPORT_RANGE). A raw
-# socket's packets have no port as far as rules are concerned.
+# The local kernel does not know these connections and would reset them, so a rule drops whatever it
+# sends from those ports (rtnetlink(7): RTM_NEWRULE; FR_ACT_BLACKHOLE; FRA_SPORT_RANGE). The rule does
+# not match packets of a raw socket, which have no port for it.
 socket(my $netlink, 16, SOCK_RAW, 0) or die "netlink: $!";
 my $rule = pack('C8 L', 2, 0, 0, 0, 0, 0, 0, 6, 0)
     . pack('S S S S', 8, 23, $first, $first + $count - 1);
@@ -36,7 +36,7 @@ sub syn {
     return $build->(checksum($pseudo . $build->(0)));
 }
 
-# Or the kernel would drop the answers: by that rule nothing could be sent back to where they are from.
+# Without this, the kernel would drop the SYN-ACKs: because of that rule, their source is unreachable.
 for my $device ('all', 'eth0') {
     open my $filter, '>', "/proc/sys/net/ipv4/conf/$device/rp_filter" or die "rp_filter: $!";
     print $filter 0;
@@ -45,7 +45,7 @@ socket(my $raw, PF_INET, SOCK_RAW, 6) or die "raw: $!";
 setsockopt($raw, SOL_SOCKET, SO_RCVBUF, pack('i', 4 << 20));
 my %answers;
 
-# Reads the answers that are there: IP and TCP headers, SYN and ACK set.
+# Reads the available SYN-ACKs: IP and TCP headers with SYN and ACK set.
 sub hear {
     my $heard = 0;
     while (defined recv($raw, my $packet, 100, MSG_DONTWAIT)) {
@@ -60,7 +60,7 @@ sub hear {
 for my $number (0 .. $count - 1) {
     my ($address, $target) = @{ $listeners[$number % @listeners] };
     my $sent = send($raw, syn($address, $first + $number, $target), 0, sockaddr_in(0, $address));
-    # A full queue of the card's is no reason to do less.
+    # Retry if the queue of the network card is full.
     until (defined $sent) {
         sleep 0.01;
         $sent = send($raw, syn($address, $first + $number, $target), 0, sockaddr_in(0, $address));

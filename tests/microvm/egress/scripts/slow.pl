@@ -1,5 +1,5 @@
-# Slow clients: many on each listener, each saying a byte every half second. Prints a line for each
-# kind: how many the server let go, of how many, and the longest time that took in seconds.
+# Slow clients: many on each listener, each sending a byte every half second. Prints a line for each
+# kind: the number that the server disconnected, the total, and the longest time in seconds.
 use strict;
 use warnings;
 use Socket;
@@ -10,7 +10,7 @@ my ($web, $tls) = map { (gethostbyname $_)[4] } qw(web.test tls.test);
 my $gateway = inet_aton('172.31.0.1');
 my $hello = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
 my $connect = "CONNECT tls.test:443 HTTP/1.1\r\nHost: tls.test:443\r\n";
-# Name, address, port, what is said first, and what is said once that has been answered.
+# Name, address, port, the first message, and the message after the response.
 my @kinds = (
     ['dns', $gateway, 53, "\x00\x40"],
     ['proxy', $gateway, 3128, "GET http://web.test/ HTTP/1.1\r\nX-Slow: "],

@@ -1,4 +1,4 @@
-//! What ends a session.
+//! Tests of the end of a session.
 
 use super::*;
 
@@ -12,12 +12,12 @@ fn messages_out_of_order_end_the_session() {
     {
         host.send(&message);
         assert!(matches!(host.receive(), Some(GuestMessage::Failed { .. })), "{message:?}");
-        assert!(matches!(host.outcome(), Outcome::Failed(_)));
+        assert!(matches!(host.outcome(), SessionEnd::Failed(_)));
     }
     for message in [unknown, excess] {
         let mut host = Host::new();
         host.start(job(&["true"]));
-        host.finish(Heard::default());
+        host.finish(JobResult::default());
         host.send(&message);
         assert!(matches!(host.receive(), Some(GuestMessage::Failed { .. })), "{message:?}");
     }
@@ -29,42 +29,42 @@ fn the_clock_can_be_set_once_the_machine_is_prepared() {
     host.send(&HostMessage::SetClock(1));
     host.start(job(&["true"]));
     host.send(&HostMessage::SetClock(2));
-    let heard = host.finish(Heard::default());
-    assert_eq!(heard.status, Some(JobStatus::Code(0)));
+    let result = host.finish(JobResult::default());
+    assert_eq!(result.status, Some(JobStatus::Code(0)));
     host.send(&HostMessage::Shutdown);
-    assert!(matches!(host.outcome(), Outcome::Shutdown));
+    assert!(matches!(host.outcome(), SessionEnd::Shutdown));
     assert_eq!(*CLOCKS.lock().unwrap(), [1, 2]);
 
     let mut early = Host::greeted();
     early.send(&HostMessage::SetClock(3));
-    assert!(matches!(early.outcome(), Outcome::Failed(_)));
+    assert!(matches!(early.outcome(), SessionEnd::Failed(_)));
 }
 
 #[test]
 fn the_session_ends_when_the_host_hangs_up() {
     let mut host = Host::new();
     host.connection.shutdown(std::net::Shutdown::Both).unwrap();
-    assert!(matches!(host.outcome(), Outcome::HostGone));
+    assert!(matches!(host.outcome(), SessionEnd::HostDisconnected));
 }
 
 #[test]
 fn garbage_from_the_host_ends_the_session() {
     let mut host = Host::new();
     host.connection.write_all(&[0, 0, 0, 1, 0xff]).unwrap();
-    assert!(matches!(host.outcome(), Outcome::Failed(_)));
+    assert!(matches!(host.outcome(), SessionEnd::Failed(_)));
 }
 
 #[test]
-fn hearts_beat_between_other_messages() {
+fn heartbeats_come_between_other_messages() {
     let host = Host::new();
     let message = frame::read(&host.connection).unwrap();
     let Some(GuestMessage::Heartbeat(statistics)) = message else { panic!("{message:?}") };
     assert!(statistics.memory_total > 0);
 }
 
-/// How the machine fares when the job ends is what explains the end.
+/// The statistics at the end of a job can explain it.
 #[test]
-fn the_last_figures_come_right_before_the_end() {
+fn the_last_statistics_come_right_before_the_end() {
     let mut host = Host::new();
     host.start(job(&["true"]));
     let mut last_but_one = None;

@@ -1,4 +1,4 @@
-//! Jobs as the current user of this machine, over a pair of sockets instead of vsock.
+//! Tests that run jobs as the current user, over a socket pair instead of vsock.
 
 mod conversation;
 mod copies;
@@ -20,38 +20,38 @@ use std::time::Duration;
 use mayfly_protocol::flow::{MAX_CHUNK, ReceiveWindow, WINDOW};
 use mayfly_protocol::frame;
 use mayfly_protocol::message::{
-    Bytes, GuestMessage, HostMessage, InputStream, Job, JobStatus, NotStarted, OutputStream,
-    Prepare, TerminalSize,
+    Bytes, GuestMessage, HostMessage, InputStream, Job, JobStatus, OutputStream, Prepare,
+    StartFailure, TerminalSize,
 };
 use tempfile::TempDir;
 
-use super::{Place, Rules};
+use super::{JobContext, ProcessRules};
 use crate::channel::Sender;
 use crate::error::StepError;
 use crate::services::Services;
-use crate::session::{Outcome, Session, Setup};
+use crate::session::{MachineOperations, Session, SessionEnd};
 
-/// The longest that a test waits for one message.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The time limit for one message.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The host's end of a session that serves in a thread.
+/// The host's end of a session that runs in a thread.
 struct Host {
     connection: UnixStream,
-    session: Option<JoinHandle<Outcome>>,
+    session: Option<JoinHandle<SessionEnd>>,
     windows: BTreeMap<OutputStream, ReceiveWindow>,
     home: TempDir,
 }
 
-/// What came of a job.
+/// The output and status of a job.
 #[derive(Default)]
-struct Heard {
+struct JobResult {
     outputs: BTreeMap<OutputStream, Vec<u8>>,
     ends: BTreeMap<OutputStream, Option<String>>,
     credit: u64,
     status: Option<JobStatus>,
 }
 
-impl Heard {
+impl JobResult {
     fn stdout(&self) -> String {
         self.text(OutputStream::Stdout)
     }
@@ -62,7 +62,7 @@ impl Heard {
 }
 
 impl Host {
-    /// A session that was prepared.
+    /// Returns a prepared session.
     fn new() -> Self {
         let mut host = Self::greeted();
         host.send(&prepare());
@@ -70,26 +70,26 @@ impl Host {
         host
     }
 
-    /// A session that has said hello.
+    /// Returns a session that has sent `Hello`.
     fn greeted() -> Self {
         let home = tempfile::tempdir().unwrap();
         let entry = format!("runner:x:0:0::{}:/bin/sh\n", home.path().display());
         let (passwd, groups) = (home.path().join(".passwd"), home.path().join(".group"));
         fs::write(&passwd, entry).unwrap();
         fs::write(&groups, "").unwrap();
-        let place = Place {
+        let context = JobContext {
             passwd,
             groups,
             control_group: None,
             is_init: false,
-            rules: Rules::default(),
+            rules: ProcessRules::default(),
             services: Services::default(),
         };
         let (connection, guest) = UnixStream::pair().unwrap();
-        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.set_read_timeout(Some(TIMEOUT)).unwrap();
         let sender = Sender::new(guest.try_clone().unwrap());
-        let setup = Setup { prepare: |_| Ok(()), set_clock: note_clock };
-        let serve = move || Session::new(sender, place, setup).serve(&guest);
+        let operations = MachineOperations { prepare: |_| Ok(()), set_clock: record_clock };
+        let serve = move || Session::new(sender, context, operations).serve(&guest);
         let session = Some(std::thread::spawn(serve));
         let mut host = Self { connection, session, windows: BTreeMap::new(), home };
         assert!(matches!(host.receive(), Some(GuestMessage::Hello(_))));
@@ -100,7 +100,7 @@ impl Host {
         frame::write(&self.connection, message).unwrap();
     }
 
-    /// The next message that is no heartbeat.
+    /// Returns the next message that is not a heartbeat.
     fn receive(&mut self) -> Option<GuestMessage> {
         loop {
             match frame::read(&self.connection).unwrap() {
@@ -125,25 +125,25 @@ impl Host {
     }
 
     /// Reads until the job has printed `text`.
-    fn wait_for(&mut self, result: &mut Heard, text: &str) {
+    fn wait_for(&mut self, result: &mut JobResult, text: &str) {
         while !result.stdout().contains(text) {
             assert!(self.step(result), "{}", result.stdout());
         }
     }
 
     /// Reads until the job is over.
-    fn finish(&mut self, mut heard: Heard) -> Heard {
-        while self.step(&mut heard) {}
-        heard
+    fn finish(&mut self, mut result: JobResult) -> JobResult {
+        while self.step(&mut result) {}
+        result
     }
 
-    fn run(&mut self, job: Job) -> Heard {
+    fn run(&mut self, job: Job) -> JobResult {
         self.start(job);
-        self.finish(Heard::default())
+        self.finish(JobResult::default())
     }
 
-    /// Takes in one message; false after the last.
-    fn step(&mut self, result: &mut Heard) -> bool {
+    /// Receives one message. Returns false after the last.
+    fn step(&mut self, result: &mut JobResult) -> bool {
         match self.receive().expect("the guest hung up") {
             GuestMessage::Started => {}
             GuestMessage::Output { stream, bytes } => {
@@ -169,15 +169,15 @@ impl Host {
     }
 
     /// Ends the session.
-    fn outcome(&mut self) -> Outcome {
+    fn outcome(&mut self) -> SessionEnd {
         self.session.take().unwrap().join().unwrap()
     }
 }
 
-/// What clocks were set to, by all hosts of these tests.
+/// The clock settings by all hosts of these tests.
 static CLOCKS: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 
-fn note_clock(now: u64) -> Result<(), StepError> {
+fn record_clock(now: u64) -> Result<(), StepError> {
     let mut clocks = CLOCKS.lock().map_err(|error| StepError::new("note", error.to_string()))?;
     clocks.push(now);
     Ok(())

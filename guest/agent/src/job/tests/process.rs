@@ -1,4 +1,4 @@
-//! What a job's process finds around it, and how its end is told.
+//! Tests of a job's process and its exit status.
 
 use super::*;
 
@@ -7,41 +7,41 @@ fn signals_reach_the_jobs_whole_group_and_end_it() {
     let mut host = Host::new();
     host.start(shell("sleep 60 | sleep 60; echo not reached"));
     host.send(&HostMessage::Signal(libc::SIGTERM));
-    let result = host.finish(Heard::default());
+    let result = host.finish(JobResult::default());
     assert_eq!(result.status, Some(JobStatus::Signal(15)));
     assert_eq!(result.stdout(), "");
 }
 
 #[test]
-fn a_real_time_signal_is_told_like_any_other() {
+fn a_real_time_signal_is_reported_like_any_other() {
     let result = Host::new().run(shell("kill -s 40 $$"));
     assert_eq!(result.status, Some(JobStatus::Signal(40)));
 }
 
 #[test]
-fn what_the_job_left_behind_is_killed() {
+fn remaining_processes_are_killed() {
     let mut host = Host::new();
     let result = host.run(shell("sleep 60 & echo $!"));
     assert_eq!(result.status, Some(JobStatus::Code(0)));
-    // Its pipe was closed, or the output would not have ended; so it was killed.
+    // The output ended, so its pipe was closed: the process was killed.
     assert_eq!(result.ends[&OutputStream::Stdout], None);
 }
 
 #[test]
-fn commands_that_cannot_run_say_why() {
+fn failed_commands_report_the_reason() {
     for (arguments, expected) in [
-        (&["no such command"][..], NotStarted::CommandNotFound),
-        (&["/no/such/command"], NotStarted::CommandNotFound),
-        (&[""], NotStarted::CommandNotFound),
-        (&["/etc/passwd"], NotStarted::CommandNotExecutable(String::new())),
-        (&["/"], NotStarted::CommandNotExecutable(String::new())),
+        (&["no such command"][..], StartFailure::CommandNotFound),
+        (&["/no/such/command"], StartFailure::CommandNotFound),
+        (&[""], StartFailure::CommandNotFound),
+        (&["/etc/passwd"], StartFailure::CommandNotExecutable(String::new())),
+        (&["/"], StartFailure::CommandNotExecutable(String::new())),
     ] {
         let result = Host::new().run(job(arguments));
         assert_eq!(result.ends.len(), 2, "{arguments:?}");
         match (result.status, expected) {
             (
-                Some(JobStatus::NotStarted(NotStarted::CommandNotExecutable(why))),
-                NotStarted::CommandNotExecutable(_),
+                Some(JobStatus::NotStarted(StartFailure::CommandNotExecutable(why))),
+                StartFailure::CommandNotExecutable(_),
             ) => assert!(why.contains("ermission denied"), "{why}"),
             (status, expected) => assert_eq!(status, Some(JobStatus::NotStarted(expected))),
         }
@@ -49,7 +49,7 @@ fn commands_that_cannot_run_say_why() {
 }
 
 #[test]
-fn a_program_that_may_not_be_executed_is_told_only_if_no_other_is_found() {
+fn an_unexecutable_program_is_reported_only_if_no_other_is_found() {
     let mut host = Host::new();
     let [first, second] = ["first", "second"].map(|name| host.home.path().join(name));
     for directory in [&first, &second] {
@@ -64,21 +64,21 @@ fn a_program_that_may_not_be_executed_is_told_only_if_no_other_is_found() {
 }
 
 #[test]
-fn users_and_directories_that_are_not_there_are_named() {
+fn unknown_users_and_directories_are_named() {
     let unknown = Job { user: Some("nobody-here".into()), ..job(&["true"]) };
     let status = Host::new().run(unknown).status;
-    let expected = NotStarted::UserNotFound("nobody-here".into());
+    let expected = StartFailure::UserNotFound("nobody-here".into());
     assert_eq!(status, Some(JobStatus::NotStarted(expected)));
     let nowhere = Job { directory: Some(bytes("/no/such")), ..job(&["true"]) };
     let status = Host::new().run(nowhere).status;
-    let Some(JobStatus::NotStarted(NotStarted::DirectoryNotEntered(why))) = status else {
+    let Some(JobStatus::NotStarted(StartFailure::DirectoryNotEntered(why))) = status else {
         panic!("{status:?}")
     };
     assert!(why.starts_with("/no/such: "), "{why}");
 }
 
 #[test]
-fn a_job_finds_a_clean_process() {
+fn a_job_starts_in_a_clean_process() {
     let mut host = Host::new();
     let script = "pwd; umask; ls /proc/self/fd | wc -l; cat /proc/self/status | \
                   grep SigBlk | cut -f2; ps -o sid= -p $$ | tr -d ' '; echo $$";
@@ -89,11 +89,11 @@ fn a_job_finds_a_clean_process() {
     assert_eq!(lines[0], host.home.path().to_str().unwrap());
     // Three streams and the one by which the directory is read.
     assert_eq!(lines[1..4], ["0022", "4", "0000000000000000"]);
-    assert_eq!(lines[4], lines[5], "the job leads no session of its own");
+    assert_eq!(lines[4], lines[5], "the job does not lead its own session");
 }
 
 #[test]
-fn the_environment_is_a_logins_and_nothing_of_the_agents() {
+fn the_environment_is_that_of_a_login_and_not_the_agents() {
     let mut host = Host::new();
     let environment = vec![(bytes("A"), bytes("1")), (bytes("LANG"), bytes("C"))];
     let result = host.run(Job { environment, ..job(&["env"]) });
@@ -105,7 +105,7 @@ fn the_environment_is_a_logins_and_nothing_of_the_agents() {
 }
 
 #[test]
-fn many_and_odd_arguments_arrive_as_they_are() {
+fn many_and_odd_arguments_arrive_unchanged() {
     let mut arguments: Vec<Bytes> = vec![bytes("printf"), bytes("%s")];
     arguments.extend((0..1024).map(|_| Bytes::from(vec![0xfe; 64])));
     let result = Host::new().run(Job { arguments, ..job(&[]) });

@@ -1,4 +1,4 @@
-//! The job's standard streams and their windows.
+//! Tests of the job's standard streams and their windows.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn output_error_and_status_come_apart() {
     assert_eq!(result.status, Some(JobStatus::Code(7)));
     assert_eq!(result.ends.len(), 2);
     host.send(&HostMessage::Shutdown);
-    assert!(matches!(host.outcome(), Outcome::Shutdown));
+    assert!(matches!(host.outcome(), SessionEnd::Shutdown));
 }
 
 #[test]
@@ -20,7 +20,7 @@ fn input_reaches_the_job_with_its_end() {
     host.start(Job { stdin: true, ..job(&["cat"]) });
     host.input(InputStream::Stdin, b"x\xff\0");
     host.input_end(InputStream::Stdin);
-    let result = host.finish(Heard::default());
+    let result = host.finish(JobResult::default());
     assert_eq!(result.outputs[&OutputStream::Stdout], b"x\xff\0");
 }
 
@@ -31,10 +31,10 @@ fn a_job_without_input_reads_the_end_at_once() {
 }
 
 #[test]
-fn input_that_the_job_does_not_want_is_discarded_and_credited() {
+fn unread_input_is_discarded_and_credited() {
     let mut host = Host::new();
     host.start(Job { stdin: true, ..shell("exec <&-; echo closed; sleep 60") });
-    let mut result = Heard::default();
+    let mut result = JobResult::default();
     host.wait_for(&mut result, "closed");
     let mut sent = 0_u64;
     for _ in 0..20 {
@@ -49,11 +49,11 @@ fn input_that_the_job_does_not_want_is_discarded_and_credited() {
 }
 
 #[test]
-fn a_lot_of_output_passes_a_slow_reader_whole() {
+fn a_lot_of_output_reaches_a_slow_reader_completely() {
     const SIZE: usize = 100_000_000;
     let mut host = Host::new();
     host.start(shell("yes 0123456789abcde | head -c 100000000; echo end >&2"));
-    let mut result = Heard::default();
+    let mut result = JobResult::default();
     for _ in 0..100 {
         assert!(host.step(&mut result));
         std::thread::sleep(Duration::from_millis(1));
@@ -66,13 +66,13 @@ fn a_lot_of_output_passes_a_slow_reader_whole() {
 }
 
 #[test]
-fn a_stream_nobody_reads_holds_up_only_itself() {
+fn an_unread_stream_blocks_only_itself() {
     let mut host = Host::new();
     host.start(shell(
         "(yes | head -c 1000000; echo done >&3) 3>&2 & sleep 0.3; echo err >&2; wait",
     ));
     let (mut unread, mut error) = (0, false);
-    // No credit is given: the window's bytes come, then no more.
+    // Without credit, one window of bytes comes, then no more.
     while unread < WINDOW as usize || !error {
         match host.receive().unwrap() {
             GuestMessage::Output { stream: OutputStream::Stdout, bytes } => unread += bytes.len(),

@@ -1,12 +1,12 @@
-//! Jobs on a terminal.
+//! Tests of jobs on a terminal.
 
 use super::*;
 
 #[test]
-fn a_terminal_is_one_and_has_a_size() {
+fn a_terminal_has_a_size() {
     let mut host = Host::new();
     host.start(Job { stdin: false, ..on_terminal("tty; stty size; echo err >&2; cat") });
-    let result = host.finish(Heard::default());
+    let result = host.finish(JobResult::default());
     let text = result.stdout();
     assert!(text.starts_with("/dev/pts/"), "{text}");
     assert!(text.ends_with("33 99\r\nerr\r\n"), "{text}");
@@ -20,7 +20,7 @@ fn a_resize_reaches_the_foreground() {
     host.start(on_terminal(
         "trap 'stty size; exit' WINCH; echo ready; while sleep 0.05; do :; done",
     ));
-    let mut result = Heard::default();
+    let mut result = JobResult::default();
     host.wait_for(&mut result, "ready");
     host.send(&HostMessage::Resize(TerminalSize { rows: 40, columns: 120 }));
     assert!(host.finish(result).stdout().contains("40 120"));
@@ -30,7 +30,7 @@ fn a_resize_reaches_the_foreground() {
 fn a_terminals_input_ends_even_within_a_line() {
     let mut host = Host::new();
     host.start(on_terminal("stty -echo; echo ready; cat; echo done"));
-    let mut result = Heard::default();
+    let mut result = JobResult::default();
     host.wait_for(&mut result, "ready");
     host.input(InputStream::Stdin, b"line\nhalf");
     host.input_end(InputStream::Stdin);
@@ -41,11 +41,11 @@ fn a_terminals_input_ends_even_within_a_line() {
 #[test]
 fn an_interrupt_goes_to_the_terminals_foreground_group() {
     let mut host = Host::new();
-    // With job control the inner shell has the terminal, in a group of its own.
+    // With job control, the inner shell is the foreground group of the terminal.
     let script = "set -m; (trap 'echo interrupted; exit' INT; echo ready; \
                   while :; do sleep 0.05; done); echo after";
     host.start(on_terminal(script));
-    let mut result = Heard::default();
+    let mut result = JobResult::default();
     host.wait_for(&mut result, "ready");
     host.send(&HostMessage::Signal(libc::SIGINT));
     let text = host.finish(result).stdout();

@@ -1,18 +1,18 @@
-//! What entries are, how large they say they are, and what an archive is as a whole.
+//! Types and sizes of entries, and the structure of an archive.
 #![expect(clippy::too_many_lines, reason = "a table is as long as it has rows")]
 
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
 use super::*;
 
-/// A file with holes: its length, its map, and how long its content is said to be.
+/// Returns a sparse file with a size, a map, and a declared content length.
 fn sparse(size: u64, map: &[(u64, u64)], held: u64, data: &[u8]) -> Vec<u8> {
     let mut header = header(EntryType::GNUSparse, b"sparse", b"", held);
     let gnu = header.as_gnu_mut().unwrap();
     gnu.set_real_size(size);
-    for (place, (offset, length)) in gnu.sparse.iter_mut().zip(map) {
-        place.set_offset(*offset);
-        place.set_length(*length);
+    for (slot, (offset, length)) in gnu.sparse.iter_mut().zip(map) {
+        slot.set_offset(*offset);
+        slot.set_length(*length);
     }
     Tar::tree().with_header(header, data).end()
 }
@@ -24,11 +24,11 @@ fn endless_map() -> Vec<u8> {
     gnu.set_is_extended(true);
     let mut tar = Tar::tree().with_header(header, b"");
     let mut at = 0;
-    for _ in 0..crate::MOST_SEGMENTS / 21 + 2 {
+    for _ in 0..crate::MAX_SEGMENTS / 21 + 2 {
         let mut block = GnuExtSparseHeader::new();
-        for place in block.sparse_mut() {
-            place.set_offset(at);
-            place.set_length(1);
+        for slot in block.sparse_mut() {
+            slot.set_offset(at);
+            slot.set_length(1);
             at += 4096;
         }
         block.set_is_extended(true);
@@ -66,53 +66,58 @@ pub(super) fn kinds() -> Vec<Row> {
             "a pipe",
             Tar::tree().with(EntryType::Fifo, b"x", b"", b"").end(),
             Noted("is a pipe", &[]),
-            Taken(&["x|"]),
+            Accepted(&["x|"]),
         ),
         both("a socket", Tar::tree().with(EntryType::Fifo, b"x", b"socket", b"").end(), || {
             Noted("is a socket", &[])
         }),
-        ("set-id bits", with_mode(EntryType::Regular, 0o6755), Taken(&["x="]), Taken(&["x= 6000"])),
+        (
+            "set-id bits",
+            with_mode(EntryType::Regular, 0o6755),
+            Accepted(&["x="]),
+            Accepted(&["x= 6000"]),
+        ),
         (
             "a sticky file",
             with_mode(EntryType::Regular, 0o1644),
-            Taken(&["x="]),
-            Taken(&["x= 1000"]),
+            Accepted(&["x="]),
+            Accepted(&["x= 1000"]),
         ),
-        both("a mode of all ones", with_mode(EntryType::Directory, 0o777), || Taken(&["x/"])),
+        both("a mode of all ones", with_mode(EntryType::Directory, 0o777), || Accepted(&["x/"])),
         both("a contiguous file", only_header(EntryType::Continuous, 0), || {
-            Refused("is of an unknown kind")
+            Rejected("has an unknown type")
         }),
         both("a kind that is none", only_header(EntryType::new(b'Z'), 0), || {
-            Refused("is of an unknown kind")
+            Rejected("has an unknown type")
         }),
         both("a volume's label", only_header(EntryType::new(b'V'), 0), || {
-            Refused("is of an unknown kind")
+            Rejected("has an unknown type")
         }),
         both("a part of another volume", only_header(EntryType::new(b'M'), 9), || {
-            Refused("is of an unknown kind")
+            Rejected("has an unknown type")
         }),
         both(
             "a directory with content",
             Tar::tree().with(EntryType::Directory, b"x", b"", b"y").end(),
-            || Refused("has content"),
+            || Rejected("has content"),
         ),
         both(
             "a link with content",
             Tar::tree().with(EntryType::Symlink, b"x", b"y", b"y").end(),
-            || Refused("has content"),
+            || Rejected("has content"),
         ),
         both(
             "a pipe with content",
             Tar::tree().with(EntryType::Fifo, b"x", b"", b"y").end(),
-            || Refused("has content"),
+            || Rejected("has content"),
         ),
     ]
 }
 
 pub(super) fn sizes() -> Vec<Row> {
-    let damaged = || Refused("the archive is damaged");
-    let extension = || Refused("uses an extension");
-    let name = || Refused("more than 4095 bytes in a name");
+    let damaged = || Rejected("the archive is damaged");
+    let extension = || Rejected("uses an unsupported extension");
+    let name = || Rejected("more than 4095 bytes in a name");
     vec![
         both("a name of 300 MB", only_header(EntryType::GNULongName, 300 << 20), name),
         both("a link's target of 300 MB", only_header(EntryType::GNULongLink, 300 << 20), name),
@@ -144,23 +149,23 @@ pub(super) fn sizes() -> Vec<Row> {
             extension,
         ),
         both("a file of 2^62 bytes", only_header(EntryType::Regular, 1 << 62), || {
-            Refused("bytes in a file")
+            Rejected("bytes in a file")
         }),
         both("a file larger than what came", only_header(EntryType::Regular, 1 << 20), || {
-            Refused("ends in the middle")
+            Rejected("the archive is truncated")
         }),
         (
             "a file of more than the limit",
             only_header(EntryType::Regular, LIMIT),
-            Refused("more than 67108864 bytes"),
-            Refused("ends in the middle"),
+            Rejected("more than 67108864 bytes"),
+            Rejected("the archive is truncated"),
         ),
-        both("holes of 2^63 bytes", sparse(1 << 63, &[], 0, b""), || Refused("bytes in a file")),
+        both("holes of 2^63 bytes", sparse(1 << 63, &[], 0, b""), || Rejected("bytes in a file")),
         both("a file that is one hole", sparse(1 << 40, &[], 0, b""), || {
-            Taken(&["sparse=1099511627776 bytes"])
+            Accepted(&["sparse=1099511627776 bytes"])
         }),
         both("data between holes", sparse(9000, &[(4096, 3)], 3, b"abc"), || {
-            Taken(&["sparse=9000 bytes"])
+            Accepted(&["sparse=9000 bytes"])
         }),
         both("parts that overlap", sparse(9000, &[(0, 5), (4, 5)], 10, b"0123456789"), damaged),
         both("parts out of order", sparse(9000, &[(8, 4), (0, 4)], 8, b"01234567"), damaged),
@@ -168,19 +173,19 @@ pub(super) fn sizes() -> Vec<Row> {
         both("a part that wraps around", sparse(9000, &[(u64::MAX, 2)], 2, b"01"), damaged),
         both("less content than its parts", sparse(9000, &[(0, 8)], 4, b"0123"), damaged),
         both("more content than its parts", sparse(9000, &[(0, 4)], 8, b"01234567"), damaged),
-        both("a map without end", endless_map(), || Refused("holes in a file")),
+        both("a map without end", endless_map(), || Rejected("holes in a file")),
     ]
 }
 
 pub(super) fn shapes() -> Vec<Row> {
-    let damaged = || Refused("the archive is damaged");
-    let middle = || Refused("ends in the middle");
-    let neither = || Refused("is neither a file nor a directory");
+    let damaged = || Rejected("the archive is damaged");
+    let middle = || Rejected("the archive is truncated");
+    let neither = || Rejected("is neither a file nor a directory");
     let whole = Tar::tree().file(b"a", b"content").end();
     let single = Tar::default().file(b"name", b"x");
     vec![
-        both("nothing", Vec::new(), || Refused("no archive came")),
-        both("an end only", Tar::default().end(), || Refused("it is empty")),
+        both("nothing", Vec::new(), || Rejected("received no archive")),
+        both("an end only", Tar::default().end(), || Rejected("it is empty")),
         both("no bytes of an archive", vec![1; 2000], damaged),
         both("half a header", whole[..700].to_vec(), middle),
         both("half a content", whole[..1027].to_vec(), middle),
@@ -191,7 +196,9 @@ pub(super) fn shapes() -> Vec<Row> {
             Tar::tree().with_raw(&[0; 512]).file(b"a", b"").end(),
             damaged,
         ),
-        both("something after the end", [&whole[..], b"more"].concat(), || Taken(&["a=content"])),
+        both("something after the end", [&whole[..], b"more"].concat(), || {
+            Accepted(&["a=content"])
+        }),
         both("a wrong checksum", changed(|header| header.set_mode(0o777)), damaged),
         both(
             "a header of 1979",
@@ -215,7 +222,7 @@ pub(super) fn shapes() -> Vec<Row> {
                 header.as_old_mut().mtime = [0xff; 12];
                 header.set_cksum();
             }),
-            || Taken(&["x="]),
+            || Accepted(&["x="]),
         ),
         both(
             "a mode that is no number",
@@ -223,7 +230,7 @@ pub(super) fn shapes() -> Vec<Row> {
                 header.as_old_mut().mode = *b"rwxr-xr-";
                 header.set_cksum();
             }),
-            || Taken(&["x="]),
+            || Accepted(&["x="]),
         ),
         both("a link as the root", Tar::default().symlink(b".", b"/etc").end(), neither),
         both("a file as the root", Tar::default().file(b".", b"x").end(), neither),
@@ -248,18 +255,18 @@ pub(super) fn shapes() -> Vec<Row> {
             neither,
         ),
         both("a directory of its own name", Tar::default().directory(b"name").end(), neither),
-        both("a single file", single.clone().end(), || Taken(&["=x"])),
+        both("a single file", single.clone().end(), || Accepted(&["=x"])),
         both("a single file with a path", Tar::default().file(b"a/b/.bashrc", b"x").end(), || {
-            Taken(&["=x"])
+            Accepted(&["=x"])
         }),
         both("a single file from above", Tar::default().file(b"../escaped", b"x").end(), || {
-            Refused("leads out of the tree")
+            Rejected("leads out of the tree")
         }),
         both("two files", single.clone().file(b".bashrc", b"y").end(), || {
-            Refused("comes beside the one file")
+            Rejected("follows the single file")
         }),
         both("a file and a tree", single.directory(b".").end(), || {
-            Refused("comes beside the one file")
+            Rejected("follows the single file")
         }),
     ]
 }

@@ -1,4 +1,4 @@
-//! Archives that no packer writes, on a host and in a guest: the right outcome of each.
+//! Archives that the packer never writes: the outcome of each on a host and in a guest.
 
 mod kinds;
 mod names;
@@ -10,23 +10,23 @@ use tar::EntryType;
 use super::*;
 use crate::Reader;
 
-/// What comes of an archive.
+/// The outcome of unpacking an archive.
 #[derive(Debug)]
 enum Outcome {
-    /// It is refused, for this reason; what is there then is not looked at, but for what is beside.
-    Refused(&'static str),
-    /// It is taken, and this is there.
-    Taken(&'static [&'static str]),
-    /// It is taken but for something that is noted, and this is there.
+    /// It is rejected for this reason. Only files beside the destination are checked.
+    Rejected(&'static str),
+    /// It is accepted and unpacked to this.
+    Accepted(&'static [&'static str]),
+    /// It is accepted, with a note about a skipped entry, and unpacked to this.
     Noted(&'static str, &'static [&'static str]),
 }
 
-use Outcome::{Noted, Refused, Taken};
+use Outcome::{Accepted, Noted, Rejected};
 
-/// A name, the archive, what comes of it on a host, and in a guest.
+/// The name, the archive, and the outcomes on a host and in a guest.
 type Row = (&'static str, Vec<u8>, Outcome, Outcome);
 
-/// A row that comes out alike on both sides.
+/// Returns a row with the same outcome on both sides.
 fn both(what: &'static str, archive: Vec<u8>, outcome: fn() -> Outcome) -> Row {
     (what, archive, outcome(), outcome())
 }
@@ -50,19 +50,19 @@ fn hostile_archives_have_the_right_outcome_on_both_sides() {
     let mut wrong = Vec::new();
     for (what, archive, on_host, in_guest) in &rows {
         for (side, origin, expected) in [("host", GUEST, on_host), ("guest", HOST, in_guest)] {
-            let place = Place::new();
-            let result = place.unpack(archive, origin);
-            place.assert_nothing_beside();
+            let dir = TestDir::new();
+            let result = dir.unpack(archive, origin);
+            dir.assert_nothing_beside();
             let right = match (expected, &result) {
-                (Refused(why), Err(error)) => error.to_string().contains(why),
-                (Taken(lines), Ok(notes)) => notes.lines().is_empty() && place.listed() == *lines,
+                (Rejected(why), Err(error)) => error.to_string().contains(why),
+                (Accepted(lines), Ok(notes)) => notes.lines().is_empty() && dir.listed() == *lines,
                 (Noted(why, lines), Ok(notes)) => {
-                    notes.lines()[0].contains(why) && place.listed() == *lines
+                    notes.lines()[0].contains(why) && dir.listed() == *lines
                 }
                 _ => false,
             };
             if !right {
-                let there = place.listed();
+                let there = dir.listed();
                 wrong.push(format!("{what} ({side}): {result:?}, {there:?}, not {expected:?}"));
             }
         }
@@ -71,7 +71,7 @@ fn hostile_archives_have_the_right_outcome_on_both_sides() {
 }
 
 #[test]
-fn a_long_name_is_refused_before_it_is_read() {
+fn a_long_name_is_rejected_before_it_is_read() {
     for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
         let archive = only_header(kind, 300 << 20);
         let mut input = Counted(archive[..1024].chain(io::repeat(b'n')), 0);
@@ -83,23 +83,23 @@ fn a_long_name_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn directories_cost_what_they_take_on_the_disk() {
-    let place = Place::new();
+fn directories_count_towards_the_limit() {
+    let dir = TestDir::new();
     let mut tar = Tar::tree();
     for number in 0..5000 {
         tar = tar.directory(format!("{number}").as_bytes());
     }
-    let error = place.unpack(&tar.end(), Origin::Guest { limit: 8 << 20 }).unwrap_err();
-    assert!(matches!(error, TreeError::TooMuch { what: "bytes", .. }), "{error}");
-    let made = fs::read_dir(place.path("inner")).unwrap().count();
+    let error = dir.unpack(&tar.end(), ArchiveOrigin::Guest { limit: 8 << 20 }).unwrap_err();
+    assert!(matches!(error, TreeError::LimitExceeded { what: "bytes", .. }), "{error}");
+    let made = fs::read_dir(dir.path("inner")).unwrap().count();
     assert!((2000..=2048).contains(&made), "{made}");
 }
 
 #[test]
-fn links_and_files_that_were_there_are_replaced_and_never_written_through() {
+fn existing_links_and_files_are_replaced_and_never_written_through() {
     for origin in [GUEST, HOST] {
-        let place = Place::new();
-        let inner = place.path("inner");
+        let dir = TestDir::new();
+        let inner = dir.path("inner");
         fs::create_dir_all(inner.join("d")).unwrap();
         fs::write(inner.join("kept"), "kept").unwrap();
         fs::write(inner.join("file"), "before").unwrap();
@@ -107,18 +107,18 @@ fn links_and_files_that_were_there_are_replaced_and_never_written_through() {
         std::os::unix::fs::symlink("..", inner.join("above")).unwrap();
         let destination = Destination {
             path: &inner,
-            name: matches!(origin, Origin::Guest { .. }).then_some(b"inner"),
+            name: matches!(origin, ArchiveOrigin::Guest { .. }).then_some(b"inner"),
         };
         let unpack = |tar: Tar| unpack(tar.end().as_slice(), destination, origin, |_| Ok(()));
         unpack(Tar::tree().file(b"link", b"x").file(b"file", b"y")).unwrap();
         let there = ["above->..", "d/", "file=y", "kept=kept", "link=x"];
-        assert_eq!(place.listed(), there, "{origin:?}");
+        assert_eq!(dir.listed(), there, "{origin:?}");
         unpack(Tar::tree().file(b"d", b"x")).unwrap_err();
         let linked = unpack(Tar::tree().hard_link(b"new", b"kept"));
-        assert!(linked.unwrap_err().to_string().contains("no file of its own tree"));
-        // Through a link that was there: nowhere, or (in a guest) where its own root is.
+        assert!(linked.unwrap_err().to_string().contains("a file outside the archive"));
+        // Through an existing link: rejected, or (in a guest) resolved in its own root.
         let through = unpack(Tar::tree().file(b"above/victim", b"x"));
-        assert_eq!(through.is_ok(), matches!(origin, Origin::Host { .. }), "{through:?}");
-        place.assert_nothing_beside();
+        assert_eq!(through.is_ok(), matches!(origin, ArchiveOrigin::Host { .. }), "{through:?}");
+        dir.assert_nothing_beside();
     }
 }

@@ -1,4 +1,4 @@
-//! Where entries lead: by their names, and by links.
+//! Names and links that try to leave the tree.
 #![expect(clippy::too_many_lines, reason = "a table is as long as it has rows")]
 
 use tar::EntryType;
@@ -6,8 +6,8 @@ use tar::EntryType;
 use super::*;
 
 pub(super) fn names() -> Vec<Row> {
-    let deep = [&b"d/".repeat(crate::DEEPEST + 1)[..], b"x"].concat();
-    let out = || Refused("leads out of the tree");
+    let deep = [&b"d/".repeat(crate::MAX_DEPTH + 1)[..], b"x"].concat();
+    let out = || Rejected("leads out of the tree");
     vec![
         both("up", Tar::tree().file(b"../escaped", b"x").end(), out),
         both("up after going down", Tar::tree().file(b"a/../../escaped", b"x").end(), out),
@@ -21,130 +21,130 @@ pub(super) fn names() -> Vec<Row> {
             out,
         ),
         both("absolute", Tar::tree().file(b"/escaped", b"x").end(), || {
-            Refused("is an absolute path")
+            Rejected("is an absolute path")
         }),
         both("two slashes", Tar::tree().file(b"//escaped", b"x").end(), || {
-            Refused("is an absolute path")
+            Rejected("is an absolute path")
         }),
-        both("no name", Tar::tree().file(b"", b"x").end(), || Refused("has no name")),
-        both("the root again", Tar::tree().directory(b".").end(), || Refused("comes twice")),
+        both("no name", Tar::tree().file(b"", b"x").end(), || Rejected("has no name")),
+        both("the root again", Tar::tree().directory(b".").end(), || Rejected("is a duplicate")),
         both("the root again, as a link", Tar::tree().symlink(b"./", b"x").end(), || {
-            Refused("comes twice")
+            Rejected("is a duplicate")
         }),
         both("the root again, as a file", Tar::tree().file(b"./.", b"x").end(), || {
-            Refused("comes twice")
+            Rejected("is a duplicate")
         }),
         both(
             "dots and slashes within",
             Tar::tree().directory(b"a/").file(b"./a//./b", b"x").end(),
-            || Taken(&["a/", "a/b=x"]),
+            || Accepted(&["a/", "a/b=x"]),
         ),
         both(
             "a zero in a name",
             long(EntryType::GNULongName, b"a\0b").file(b"x", b"").end(),
-            || Refused("has a zero byte in its name"),
+            || Rejected("has a NUL byte in its name"),
         ),
         both(
             "a component too long",
             long(EntryType::GNULongName, &[b'n'; 256]).file(b"x", b"").end(),
-            || Refused("has too long a name"),
+            || Rejected("has a name that is too long"),
         ),
         both(
             "as long as can be",
             long(EntryType::GNULongName, &[b'n'; 255]).file(b"x", b"y").end(),
-            || Taken(&["nnnnnnnn…=y"]),
+            || Accepted(&["nnnnnnnn…=y"]),
         ),
         both("too deep", long(EntryType::GNULongName, &deep).file(b"x", b"").end(), || {
-            Refused("lies too deep")
+            Rejected("is nested too deeply")
         }),
         both("any bytes", Tar::tree().file(b"\xff\x01\n", b"x").end(), || {
-            Taken(&["\\xff\\x01\\n=x"])
+            Accepted(&["\\xff\\x01\\n=x"])
         }),
         both("an escape sequence, refused", Tar::tree().file(b"../\x1b[2J", b"x").end(), || {
-            Refused("\"../\\u{1b}[2J\" leads out")
+            Rejected("\"../\\u{1b}[2J\" leads out")
         }),
         both("two cases", Tar::tree().file(b"a", b"x").file(b"A", b"y").end(), || {
-            Taken(&["A=y", "a=x"])
+            Accepted(&["A=y", "a=x"])
         }),
         both("the same twice", Tar::tree().file(b"a", b"x").file(b"a", b"y").end(), || {
-            Taken(&["a=y"])
+            Accepted(&["a=y"])
         }),
         both("a directory twice", Tar::tree().directory(b"a").directory(b"a").end(), || {
-            Taken(&["a/"])
+            Accepted(&["a/"])
         }),
         both("in no directory", Tar::tree().file(b"a/b", b"x").end(), || {
-            Refused("can't make \"a/b\"")
+            Rejected("can't create \"a/b\"")
         }),
         both("in a file", Tar::tree().file(b"a", b"x").file(b"a/b", b"x").end(), || {
-            Refused("can't make \"a/b\"")
+            Rejected("can't create \"a/b\"")
         }),
         both(
             "a directory where a file is",
             Tar::tree().file(b"a", b"x").directory(b"a").end(),
-            || Refused("is there already, and no directory"),
+            || Rejected("exists and is not a directory"),
         ),
         both(
             "a file where a directory is",
             Tar::tree().directory(b"a").file(b"a", b"x").end(),
-            || Refused("is there already, as a directory"),
+            || Rejected("exists and is a directory"),
         ),
         both(
             "a link where a directory is",
             Tar::tree().directory(b"a").symlink(b"a", b"b").end(),
-            || Refused("is there already, as a directory"),
+            || Rejected("exists and is a directory"),
         ),
         both(
             "a link where a directory with something is",
             Tar::tree().directory(b"a").file(b"a/x", b"").symlink(b"a", b"b").end(),
-            || Refused("is there already, as a directory"),
+            || Rejected("exists and is a directory"),
         ),
     ]
 }
 
 pub(super) fn links() -> Vec<Row> {
     let leads_out = "is a link that leads out of the tree";
-    let no_file = || Refused("links to no file of its own tree");
-    let out = || Refused("is a link that leads out of the tree");
+    let no_file = || Rejected("is a hard link to a file outside the archive");
+    let out = || Rejected("is a link that leads out of the tree");
     vec![
         (
             "through a link to above",
             Tar::tree().symlink(b"l", b"..").file(b"l/escaped", b"x").end(),
-            Refused("can't make \"l/escaped\""),
-            // As in a root: above it is itself.
-            Taken(&["escaped=x", "l->.."]),
+            Rejected("can't create \"l/escaped\""),
+            // As in `/`: `..` of the root is the root.
+            Accepted(&["escaped=x", "l->.."]),
         ),
         (
             "through an absolute link",
             Tar::tree().symlink(b"l", b"/etc").file(b"l/escaped", b"x").end(),
-            Refused("can't make \"l/escaped\""),
-            Refused("can't make \"l/escaped\""),
+            Rejected("can't create \"l/escaped\""),
+            Rejected("can't create \"l/escaped\""),
         ),
         (
             "through a link inside",
             Tar::tree().directory(b"a").symlink(b"l", b"a").file(b"l/b", b"x").end(),
-            Refused("can't make \"l/b\""),
-            Taken(&["a/", "a/b=x", "l->a"]),
+            Rejected("can't create \"l/b\""),
+            Accepted(&["a/", "a/b=x", "l->a"]),
         ),
         (
             "a file in the place of a link",
             Tar::tree().symlink(b"l", b"../victim").file(b"l", b"x").end(),
             Noted(leads_out, &["l=x"]),
-            Taken(&["l=x"]),
+            Accepted(&["l=x"]),
         ),
         both("a link inside", Tar::tree().directory(b"a").symlink(b"a/l", b"../b").end(), || {
-            Taken(&["a/", "a/l->../b"])
+            Accepted(&["a/", "a/l->../b"])
         }),
         (
             "an absolute link",
             Tar::tree().symlink(b"l", b"/etc/shadow").end(),
             Noted(leads_out, &[]),
-            Taken(&["l->/etc/shadow"]),
+            Accepted(&["l->/etc/shadow"]),
         ),
         (
             "a link to above",
             Tar::tree().directory(b"a").symlink(b"a/l", b"../../victim").end(),
             Noted(leads_out, &["a/"]),
-            Taken(&["a/", "a/l->../../victim"]),
+            Accepted(&["a/", "a/l->../../victim"]),
         ),
         (
             "a link that climbs behind another",
@@ -154,10 +154,10 @@ pub(super) fn links() -> Vec<Row> {
                 .symlink(b"m", b"a/l/../../victim")
                 .end(),
             Noted(leads_out, &["a/", "a/l->."]),
-            Taken(&["a/", "a/l->.", "m->a/l/../../victim"]),
+            Accepted(&["a/", "a/l->.", "m->a/l/../../victim"]),
         ),
         both("a link to nothing", Tar::tree().symlink(b"l", b"").end(), || {
-            Refused("is a link to nothing")
+            Rejected("is a link without a target")
         }),
         both("a hard link to above", Tar::tree().hard_link(b"h", b"../victim").end(), out),
         both("an absolute hard link", Tar::tree().hard_link(b"h", b"/etc/passwd").end(), out),
@@ -179,17 +179,17 @@ pub(super) fn links() -> Vec<Row> {
             no_file,
         ),
         both("a hard link", Tar::tree().file(b"f", b"x").hard_link(b"h", b"f").end(), || {
-            Taken(&["f=x", "h=x"])
+            Accepted(&["f=x", "h=x"])
         }),
         both(
             "writing to a hard link",
             Tar::tree().file(b"f", b"x").hard_link(b"h", b"f").file(b"h", b"y").end(),
-            || Taken(&["f=x", "h=y"]),
+            || Accepted(&["f=x", "h=y"]),
         ),
         both(
             "a hard link with content",
             Tar::tree().file(b"f", b"").with(EntryType::Link, b"h", b"f", b"x").end(),
-            || Refused("has content"),
+            || Rejected("has content"),
         ),
     ]
 }

@@ -1,0 +1,130 @@
+//! The counts of each pool, from one pass over machines and waiting jobs.
+
+use std::collections::VecDeque;
+
+use super::{
+    Action, DecisionInput, Machine, Millis, Pool, PoolId, Resources, RetireReason, Stage,
+    WaitingJobs, count_step,
+};
+
+/// The machines and waiting jobs of a pool.
+#[derive(Debug, Default)]
+pub(super) struct PoolCounts<'a> {
+    /// Machines in any stage.
+    pub(super) machines: u32,
+    /// Booting machines that no job counts on yet.
+    pub(super) booting: u32,
+    /// Warm machines without a job, the oldest first.
+    pub(super) warm: VecDeque<&'a Machine>,
+    /// Runners without a job, including those that are being registered.
+    pub(super) runners: u32,
+    /// Runners that listen, the oldest first.
+    pub(super) registered: Vec<&'a Machine>,
+    /// Waiting jobs, the oldest first.
+    pub(super) waiting: Vec<&'a WaitingJobs>,
+}
+
+/// The position of each pool in the input. Ids are small numbers, so a table is enough.
+struct PoolIndex(Vec<Option<usize>>);
+
+impl PoolIndex {
+    fn of(pools: &[Pool]) -> Self {
+        let names = pools.iter().map(|pool| pool.id.0 as usize + 1).max().unwrap_or_default();
+        let mut index = vec![None; names];
+        for (position, pool) in pools.iter().enumerate() {
+            index[pool.id.0 as usize] = Some(position);
+        }
+        Self(index)
+    }
+
+    fn get(&self, pool: PoolId) -> Option<usize> {
+        self.0.get(pool.0 as usize).copied().flatten()
+    }
+}
+
+/// The counts of all pools.
+#[derive(Debug, Default)]
+pub(super) struct Counts<'a> {
+    /// One for each pool of the input.
+    pub(super) pools: Vec<PoolCounts<'a>>,
+    /// The resources of all machines.
+    pub(super) used: Resources,
+    /// The part of `used` that is about to be free.
+    pub(super) ending: Resources,
+    /// Actions that retire machines whose pool is no longer configured.
+    pub(super) orphans: Vec<Action>,
+}
+
+impl<'a> Counts<'a> {
+    pub(super) fn of(input: &DecisionInput<'a>) -> Self {
+        let mut counts = Self::default();
+        counts.pools.resize_with(input.pools.len(), PoolCounts::default);
+        let index = PoolIndex::of(input.pools);
+        for machine in input.machines {
+            count_step();
+            counts.count(machine, &index);
+        }
+        for waiting in input.demand {
+            count_step();
+            if let Some(position) = index.get(waiting.pool()) {
+                counts.pools[position].waiting.push(waiting);
+            }
+        }
+        for pool_counts in &mut counts.pools {
+            pool_counts.warm.make_contiguous().sort_by_key(|machine| machine.since);
+            pool_counts.registered.sort_by_key(|machine| machine.since);
+            pool_counts.waiting.sort_by_key(|waiting| waiting.since());
+        }
+        counts
+    }
+
+    fn count(&mut self, machine: &'a Machine, index: &PoolIndex) {
+        self.used = self.used.plus(machine.resources);
+        if machine.stage == Stage::Ending {
+            self.ending = self.ending.plus(machine.resources);
+        }
+        let Some(pool_counts) = index.get(machine.pool).map(|position| &mut self.pools[position])
+        else {
+            if matches!(machine.stage, Stage::Warm | Stage::Registered) {
+                let why = RetireReason::Orphaned;
+                self.orphans.push(Action::Retire { machine: machine.key, reason: why });
+            }
+            return;
+        };
+        pool_counts.machines += 1;
+        match machine.stage {
+            Stage::Booting => pool_counts.booting += 1,
+            Stage::Warm => pool_counts.warm.push_back(machine),
+            Stage::Registering => pool_counts.runners += 1,
+            Stage::Registered => {
+                pool_counts.runners += 1;
+                pool_counts.registered.push(machine);
+            }
+            Stage::Assigned | Stage::Busy | Stage::Ending => {}
+        }
+    }
+}
+
+impl WaitingJobs {
+    /// Returns the pool that the jobs wait for.
+    pub fn pool(&self) -> PoolId {
+        match self {
+            Self::Local { pool, .. } | Self::Runners { pool, .. } => *pool,
+        }
+    }
+
+    /// Returns since when the oldest job waits.
+    pub fn since(&self) -> Millis {
+        match self {
+            Self::Local { since, .. } | Self::Runners { since, .. } => *since,
+        }
+    }
+
+    /// Returns the number of jobs.
+    pub fn count(&self) -> u32 {
+        match self {
+            Self::Local { .. } => 1,
+            Self::Runners { count, .. } => *count,
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The events that the daemon's tasks send to its loop. Events of the forge have a channel of their
+//! own.
+
+use super::decide::MachineKey;
+use super::fleet::PlanFailure;
+use super::retention::PruneResult;
+use super::time::Millis;
+use crate::forge::{ForgeError, NewRunner, RemoteRunner, RemovalOutcome};
+use crate::shepherd::event::Event;
+use crate::shepherd::plan::MicrovmPlan;
+
+/// An event of one of the daemon's tasks.
+#[derive(Debug)]
+pub(super) enum DaemonEvent {
+    /// The planning of a microVM ended.
+    Planned(MachineKey, Result<Box<MicrovmPlan>, PlanFailure>),
+    /// A shepherd could not be started, with the reason.
+    StartFailed(MachineKey, String),
+    /// A shepherd reported its n-th event, counted from 1. `usize::MAX` stands for the end that it
+    /// could not report itself.
+    ShepherdEvent(MachineKey, usize, Box<Event>),
+    /// The output of an ended microVM's job was saved, with its size in bytes.
+    OutputSaved(MachineKey, u64),
+    /// A registration call ended. The second field is the runner's name.
+    Registered(MachineKey, String, Result<NewRunner, ForgeError>),
+    /// A deletion call ended. The first field is the runner's name.
+    Deregistered(String, Result<RemovalOutcome, ForgeError>),
+    /// The forge listed its runners. The first field is when the list was requested.
+    RunnersListed(Millis, Result<Vec<RemoteRunner>, ForgeError>),
+    /// The forge listed the domains that its runners contact; `None` if it has no such list.
+    RunnerDomainsListed(Result<Option<Vec<String>>, ForgeError>),
+    /// Old files were removed, and old ledger rows were found.
+    Pruned(Box<PruneResult>),
+}

@@ -1,0 +1,179 @@
+//! A copy of the daemon's state at one moment, for the API and the status page.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use super::DaemonView;
+use super::explanation::blocker_view;
+use crate::api::types::{Blocker, Budget, DaemonStatus, MicrovmView, PoolView, Readiness};
+use crate::config::{GitHubConfig, PoolConfig};
+use crate::daemon::decide::{self, JobKey, Obstacle, PoolId, Stage, WaitingJobs};
+use crate::daemon::fleet::{Assignment, Microvm};
+use crate::ledger::EgressSummary;
+
+/// A copy of the daemon's state at one moment.
+pub(in crate::daemon) struct Snapshot {
+    pub(in crate::daemon) status: DaemonStatus,
+    pub(in crate::daemon) readiness: Readiness,
+    pub(in crate::daemon) pools: Vec<PoolView>,
+    pub(in crate::daemon) microvms: Vec<MicrovmView>,
+    pub(super) budget: Budget,
+    pub(super) github: Option<GitHubConfig>,
+    /// What jobs wait for, by pool name.
+    pub(super) blockers: HashMap<String, Blocker>,
+    /// For each waiting local job: how many jobs of its pool are ahead of it.
+    pub(super) jobs_ahead: BTreeMap<JobKey, usize>,
+    /// What the running microVMs have reached so far, by microVM id.
+    pub(super) egress_so_far: HashMap<String, EgressSummary>,
+}
+
+impl DaemonView<'_> {
+    /// Copies the state.
+    pub(in crate::daemon) fn snapshot(self) -> Snapshot {
+        let blockers = self.pools.iter().filter_map(|(id, pool)| {
+            let blocker = self.blocker(id, self.blockers.get(&id)?);
+            Some((pool.name.to_string(), blocker))
+        });
+        let reached = self
+            .fleet
+            .iter()
+            .filter_map(|microvm| Some((microvm.id()?.to_string(), microvm.reached()?.clone())));
+        Snapshot {
+            status: self.status(),
+            readiness: self.readiness(),
+            pools: self.pools(),
+            microvms: self.fleet.iter().map(|microvm| self.microvm(microvm)).collect(),
+            budget: self.budget(),
+            github: self.settings.github.clone(),
+            blockers: blockers.collect(),
+            jobs_ahead: self.jobs_ahead(),
+            egress_so_far: reached.collect(),
+        }
+    }
+
+    fn jobs_ahead(self) -> BTreeMap<JobKey, usize> {
+        let mut counts: HashMap<PoolId, usize> = HashMap::new();
+        let mut before = BTreeMap::new();
+        for (job, pool) in self.backlog.queue() {
+            let count = counts.entry(pool).or_default();
+            before.insert(job, *count);
+            *count += 1;
+        }
+        before
+    }
+
+    pub(in crate::daemon) fn status(self) -> DaemonStatus {
+        let waiting: u32 = self.backlog.waiting().iter().map(WaitingJobs::count).sum();
+        DaemonStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started: self.clock.started(),
+            draining: self.draining,
+            settings: self.settings.file.as_ref().map(|file| file.display().to_string()),
+            github: self.settings.github.as_ref().map(GitHubConfig::url),
+            waiting,
+            running: count(self.fleet.running()),
+            microvms: count(self.fleet.len()),
+        }
+    }
+
+    pub(in crate::daemon) fn pools(self) -> Vec<PoolView> {
+        let waiting = self.backlog.waiting();
+        self.pools.iter().map(|(id, pool)| self.pool(id, pool, &waiting)).collect()
+    }
+
+    fn pool(self, id: PoolId, pool: &PoolConfig, waiting: &[WaitingJobs]) -> PoolView {
+        let stages = |wanted: &[Stage]| {
+            let its = self.fleet.iter().filter(|microvm| microvm.pool() == id);
+            count(its.filter(|microvm| wanted.contains(&microvm.stage())).count())
+        };
+        let waits = waiting.iter().filter(|one| one.pool() == id).map(WaitingJobs::count);
+        let obstacle = || self.fleet.obstacle(id).or_else(|| self.registry.obstacle(id, pool));
+        PoolView {
+            name: pool.name.to_string(),
+            labels: pool.labels.clone(),
+            image: pool.image.to_string(),
+            trigger: pool.trigger.to_string(),
+            min_idle: pool.min_idle,
+            max: pool.max,
+            booting: stages(&[Stage::Booting]),
+            warm: stages(&[Stage::Warm]),
+            registered: stages(&[Stage::Registering, Stage::Registered]),
+            busy: stages(&[Stage::Assigned, Stage::Busy]),
+            ending: stages(&[Stage::Ending]),
+            waiting: waits.sum(),
+            blocker: self
+                .blockers
+                .get(&id)
+                .cloned()
+                .or_else(obstacle)
+                .map(|obstacle| self.blocker(id, &obstacle)),
+        }
+    }
+
+    /// Returns what jobs of a pool wait for. A registered runner that can't reach the forge is
+    /// reported as such.
+    fn blocker(self, pool: PoolId, obstacle: &Obstacle) -> Blocker {
+        let its = self.fleet.iter().filter(|microvm| microvm.pool() == pool);
+        let cut_off = its.filter_map(|microvm| Some((microvm.retrying_since()?, microvm)));
+        match cut_off.min_by_key(|(since, _)| *since) {
+            Some((since, microvm)) if obstacle.why == decide::Blocker::Listening => {
+                let lasts = Duration::from_secs(self.clock.now().since(since).as_secs());
+                let lasts = humantime::format_duration(lasts);
+                let claim = self.pools.get(pool).map(|pool| pool.deadlines.claim);
+                let until = microvm.claim_ends(claim.unwrap_or_default());
+                Blocker {
+                    code: "runner_cut_off".to_owned(),
+                    message: format!(
+                        "its runner has not reached GitHub for {lasts} \
+                         (\"Retrying until reconnected\")"
+                    ),
+                    until: until.map(|until| self.clock.to_wall_time(until)),
+                }
+            }
+            _ => blocker_view(obstacle, self.clock),
+        }
+    }
+
+    fn microvm(self, microvm: &Microvm) -> MicrovmView {
+        let (runner, job) = match microvm.assignment() {
+            Assignment::None => (None, None),
+            Assignment::Local(job) => (None, Some(job.0)),
+            Assignment::Runner(runner) => (Some(runner.name.clone()), None),
+        };
+        MicrovmView {
+            id: microvm.id().map_or_else(|| "(planned)".to_owned(), ToString::to_string),
+            pool: microvm.pool_name().to_owned(),
+            stage: stage(microvm.stage()).to_owned(),
+            since: self.clock.to_wall_time(microvm.since()),
+            runner,
+            job,
+        }
+    }
+
+    fn budget(self) -> Budget {
+        let (used, host) = (self.fleet.used(), &self.settings.host);
+        Budget {
+            cpus_used: used.processors,
+            cpus: host.cpus,
+            memory_used: used.memory,
+            memory: host.memory.0,
+        }
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+pub(super) fn stage(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Booting => "booting",
+        Stage::Warm => "warm",
+        Stage::Assigned => "assigned",
+        Stage::Registering => "registering",
+        Stage::Registered => "registered",
+        Stage::Busy => "busy",
+        Stage::Ending => "ending",
+    }
+}
