@@ -41,6 +41,12 @@ for tree in "$@"; do
     mount --bind -o ro "$tree" "$machine$tree"
 done
 
+# What ends a machine is systemd's own.
+mkdir "$work/ends"
+for unit in exit.target systemd-exit.service umount.target final.target; do
+    cp "$machine/usr/lib/systemd/system/$unit" "$work/ends"
+done
+
 # None of this machine's services, nor those that systemd makes of /etc/init.d; just what units stand
 # in relation to.
 for place in /etc/systemd/system /usr/lib/systemd/system /usr/local/lib/systemd/system \
@@ -51,6 +57,7 @@ for target in sysinit basic shutdown sockets timers paths multi-user network-onl
     printf '[Unit]\nDescription=%s\nDefaultDependencies=no\n' "$target" \
         >"$machine/usr/lib/systemd/system/$target.target"
 done
+cp "$work"/ends/* "$machine/usr/lib/systemd/system"
 
 cd "$machine"
 mkdir .before

@@ -1,6 +1,7 @@
 //! `mayfly.service` under systemd, with every restriction of the unit in force.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -201,4 +202,21 @@ fn the_service_runs_jobs_loses_none_when_restarted_and_leaves_nothing() {
     let users = machine.shell("cat /etc/passwd /etc/group /etc/subuid /etc/subgid");
     assert!(!users.contains("mayfly"), "{users}");
     assert!(machine.run(["systemctl", "cat", "mayfly"]).code() != 0, "systemd knows it no more");
+}
+
+#[test]
+fn a_host_that_shuts_down_ends_the_jobs_and_waits_for_their_ends() {
+    let mut machine = boot();
+    install(&machine);
+    let number = submit(&machine, 600);
+    wait_for(&machine, &number, "running");
+    let mut log = machine.open(LOG);
+    let took = machine.shut_down();
+    let mut said = String::new();
+    log.read_to_string(&mut said).unwrap();
+    // Without the signal, systemd would wait as long as a drain may take, as the job goes on.
+    assert!(took.is_some(), "{said}");
+    for line in ["jobs are ended: the host shuts down", "the microVM is gone", "ended"] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
 }
