@@ -146,9 +146,9 @@ mod tests {
     async fn each_kind_of_bad_frame_is_reported() {
         for (bytes, named) in [
             (&[0, 0, 0, 0][..], "empty frame"),
-            (&[0xff, 0xff, 0xff, 0xff], "more than the 1048576 allowed"),
+            (&[0xff, 0xff, 0xff, 0xff], "exceeds the limit of 1048576"),
             (&[0, 0, 0, 2, 0xee, 0xee], "malformed message"),
-            (&[0, 0, 0, 2, 1, 1], "left over"),
+            (&[0, 0, 0, 2, 1, 1], "trailing bytes after the message"),
             (&[0, 0, 0, 9, 1], "closed the channel"),
             (&[0, 0, 0, 1, 1], "Prepared before its hello"),
             (&[], "closed the channel"),

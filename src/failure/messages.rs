@@ -11,9 +11,9 @@ use crate::reference::assert_generated;
 /// The most words of one message.
 const MAX_WORDS: usize = 25;
 /// The first words of texts that other programs read.
-const FOR_PROGRAMS: [&str; 12] = [
-    "SELECT ", "INSERT ", "UPDATE ", "DELETE ", "CREATE ", "ALTER ", "PRAGMA ", "WITH ", "VACUUM ",
-    "BEGIN ", "<", "#",
+const FOR_PROGRAMS: [&str; 15] = [
+    "{JOB} ", "id -Gn", "awk ", "SELECT ", "INSERT ", "UPDATE ", "DELETE ", "CREATE ", "ALTER ",
+    "PRAGMA ", "WITH ", "VACUUM ", "BEGIN ", "<", "#",
 ];
 /// Phrases that hide who does what, with an example of what to say instead.
 const VAGUE: [(&str, &str); 7] = [
@@ -26,16 +26,18 @@ const VAGUE: [(&str, &str); 7] = [
     ("it is no ", "not a NAME"),
 ];
 
-/// Returns whether a text is a sentence for people, or a part of one.
+/// Returns whether a text is a sentence for people, or a part of one. Texts that begin on a line of
+/// their own are pages, examples and scripts.
 fn is_message(text: &str) -> bool {
     let is_word = |word: &&str| word.len() > 1 && word.chars().all(|c| c.is_ascii_alphabetic());
     text.split_whitespace().filter(is_word).count() > 2
-        && !text.contains('\n')
+        && !text.starts_with('\\')
         && !FOR_PROGRAMS.iter().any(|beginning| text.starts_with(beginning))
 }
 
-fn messages(source: &Source) -> impl Iterator<Item = &String> {
-    source.literals.iter().filter(|text| is_message(text))
+fn messages(source: &Source) -> impl Iterator<Item = String> {
+    let texts = source.literals.iter().filter(|text| is_message(text));
+    texts.map(|text| text.replace("\\ ", ""))
 }
 
 /// Returns the folder of `src/` that a file is in.
@@ -79,7 +81,8 @@ fn messages_are_short_and_say_who_does_what() {
                 found
                     .push(format!("{}: {phrase:?}, try {better:?}: {text}", source.path.display()));
             }
-            let longest = text.split(['.', ';', ':']).map(|part| part.split_whitespace().count());
+            let longest =
+                text.split(['.', ';', ':', '(']).map(|part| part.split_whitespace().count());
             if longest.max().unwrap_or_default() > MAX_WORDS {
                 found.push(format!("{}: over {MAX_WORDS} words: {text}", source.path.display()));
             }

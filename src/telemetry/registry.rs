@@ -93,6 +93,6 @@ mod tests {
         ] {
             assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
         }
-        assert!(text.contains("# HELP mayfly_microvms microVMs, by"), "{text}");
+        assert!(text.contains("# HELP mayfly_microvms microVMs by"), "{text}");
     }
 }

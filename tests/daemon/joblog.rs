@@ -1,7 +1,7 @@
 //! The output of a job's steps in Mayfly's log of the job.
 
 use mayfly::ledger;
-use mayfly_github_sim::{Conclusion, Settings};
+use mayfly_github_sim::{Class, Conclusion, Fault, Rule, Settings};
 
 use super::service::{DaemonSettings, JOB_TIMEOUT, Pool, Service};
 use super::support::until;
@@ -69,5 +69,43 @@ fn a_steps_lines_are_in_the_log_while_it_runs_where_the_pool_has_them() {
     service.daemon.wait_for(&other, &["finished"]);
     let log = service.daemon.run(&["logs", &other]).assert_code(0).text();
     assert!(log.contains("Running job: build") && !log.contains("in the step"), "{log}");
+    service.finish();
+}
+
+#[test]
+fn a_jobs_lines_are_kept_although_github_cannot_be_reached() {
+    let pool = Pool { trigger: "webhook", min_idle: 0, max: 1 };
+    let settings = DaemonSettings {
+        pools: &[("test", &pool)],
+        deadlines: &[("test", ", farewell = \"3s\"")],
+        job_log: &["test"],
+        ..DaemonSettings::default()
+    };
+    let github = Settings { lost_after: 40_000, ..Settings::default() };
+    let mut service = Service::configure(github, &settings);
+    service.serve();
+    // Long enough to report the first line, and to inject the fault before the second.
+    let job = service.queue(&["echo begun; sleep 20; echo 'while'' away'; sleep 3600"]);
+    let begun = service.github.wait(JOB_TIMEOUT, |state| state.jobs[&job].log.contains("begun\n"));
+    assert!(begun, "{}", service.log());
+    // From now on, GitHub answers every call of the runner with an error.
+    service.github.add_fault(Rule::share(Class::Job, Fault::ServerError, 1.0));
+    let number = service.known(job).unwrap()["id"].to_string();
+    until("the line that GitHub did not accept", JOB_TIMEOUT, || {
+        let log = service.daemon.run(&["logs", &number]).text();
+        texts(&log).contains(&"while away").then_some(())
+    });
+    service.daemon.run(&["cancel", &number]).assert_code(0);
+    service.daemon.wait_for(&number, &["cancelled"]);
+    let log = service.daemon.run(&["logs", &number]).assert_code(0).text();
+    let lines = texts(&log);
+    for line in ["begun", "while away"] {
+        assert_eq!(lines.iter().filter(|other| **other == line).count(), 1, "{line}: {log}");
+    }
+    let remote_log = service.github.job(job).unwrap().log;
+    assert!(!remote_log.contains("while away"), "GitHub has the line: {remote_log}");
+    // GitHub does not delete a runner that it believes to be busy.
+    let is_deleted = service.github.wait(JOB_TIMEOUT, |state| state.runners.is_empty());
+    assert!(is_deleted, "{}", service.log());
     service.finish();
 }

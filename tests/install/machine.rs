@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -94,6 +95,25 @@ impl Machine {
         self.run(["bash", "-euc", script]).assert_code(0).text()
     }
 
+    /// Shuts the machine down as an administrator would. Returns how long that took, or `None` if it
+    /// took longer than [`TIMEOUT`].
+    pub(crate) fn shut_down(&mut self) -> Option<Duration> {
+        let start = Instant::now();
+        self.run(["systemctl", "exit", "--no-block"]).assert_code(0);
+        while self.process.try_wait().unwrap().is_none() {
+            if start.elapsed() > TIMEOUT {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Some(start.elapsed())
+    }
+
+    /// Opens a file of the machine. It can be read even after the machine has ended.
+    pub(crate) fn open(&self, path: &str) -> fs::File {
+        fs::File::open(format!("/proc/{}/root{path}", self.systemd)).unwrap()
+    }
+
     /// Translates a process id of the machine to the one outside.
     pub(crate) fn outer_pid(&self, number: &str) -> Pid {
         let namespace = |pid: Pid| fs::read_link(processes::file(pid, "ns/pid")).ok();
@@ -127,7 +147,7 @@ impl Drop for Machine {
             if leave.status().is_ok_and(|status| status.success()) {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 }

@@ -41,6 +41,12 @@ for tree in "$@"; do
     mount --bind -o ro "$tree" "$machine$tree"
 done
 
+# systemd's own units shut the machine down.
+mkdir "$work/shutdown"
+for unit in exit.target systemd-exit.service umount.target final.target; do
+    cp "$machine/usr/lib/systemd/system/$unit" "$work/shutdown"
+done
+
 # No services of this machine, and none that systemd generates from /etc/init.d: only the targets that
 # units refer to.
 for directory in /etc/systemd/system /usr/lib/systemd/system /usr/local/lib/systemd/system \
@@ -51,6 +57,7 @@ for target in sysinit basic shutdown sockets timers paths multi-user network-onl
     printf '[Unit]\nDescription=%s\nDefaultDependencies=no\n' "$target" \
         >"$machine/usr/lib/systemd/system/$target.target"
 done
+cp "$work"/shutdown/* "$machine/usr/lib/systemd/system"
 
 cd "$machine"
 mkdir .before

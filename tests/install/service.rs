@@ -1,6 +1,7 @@
 //! Runs `mayfly.service` under systemd, with every restriction of the unit in force.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -206,4 +207,21 @@ fn the_service_runs_jobs_loses_none_when_restarted_and_leaves_nothing() {
         machine.run(["systemctl", "cat", "mayfly"]).code() != 0,
         "systemd still knows the unit"
     );
+}
+
+#[test]
+fn a_host_shutdown_ends_the_jobs_first() {
+    let mut machine = boot();
+    install(&machine);
+    let number = submit(&machine, 600);
+    wait_for(&machine, &number, "running");
+    let mut log = machine.open(LOG);
+    let took = machine.shut_down();
+    let mut text = String::new();
+    log.read_to_string(&mut text).unwrap();
+    // Without SIGUSR1, systemd would wait for the drain, and so for the job.
+    assert!(took.is_some(), "{text}");
+    for line in ["ending all jobs: the host shuts down", "the microVM ended", "the daemon ended"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
 }

@@ -88,3 +88,29 @@ fn a_job_uses_containers_as_on_any_runner() {
     assert!(refusal.is_some_and(|line| line.contains("refuse")), "{record}");
     host.assert_clean();
 }
+
+/// Makes an image of one program and runs it, as a job with `container:` does first.
+const CONTAINER: &str = "\
+    set -e; mkdir root; echo 'int puts(const char*); int main() { puts(\"in a container\"); }' >m.c; \
+    gcc -static -w -o root/main m.c; tar -C root -c . | docker import - own >/dev/null; \
+    docker run --rm own /main";
+
+/// The engine starts with its first client, right after the microVM is ready. Runs a hundred microVMs,
+/// two at a time.
+#[test]
+#[ignore = "takes minutes"]
+fn a_container_runs_in_a_microvm_that_was_just_booted() {
+    let work = || {
+        let host = Host::with_image("runner");
+        for round in 0..50 {
+            let arguments = ["--image=runner", "--memory=1G", "--", "bash", "-c", CONTAINER];
+            let ending = host.start(arguments).finish(6 * TIMEOUT);
+            assert_eq!(ending.code(), 0, "round {round}: {ending:?}");
+            assert_eq!(ending.text(), "in a container\n", "round {round}: {ending:?}");
+        }
+        host.assert_clean();
+    };
+    let other = std::thread::spawn(work);
+    work();
+    other.join().unwrap();
+}
