@@ -48,13 +48,13 @@ pub enum ClientError {
     #[error("the connection to the daemon broke")]
     Connection(#[source] hyper::Error),
     /// The response does not parse.
-    #[error("cannot parse the daemon's response: {0}")]
+    #[error("can't parse the daemon's response: {0}")]
     InvalidResponse(String),
     /// The daemon did not respond in time.
     #[error("the daemon did not respond in time")]
     TimedOut,
     /// The received data can't be written.
-    #[error("cannot write the data received from the daemon")]
+    #[error("can't write the data received from the daemon")]
     Write(#[source] io::Error),
 }
 

@@ -52,7 +52,7 @@ impl LogReader {
             Ok(file) => self.file = Some(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                let message = format!("cannot read {}: {error}", path.display());
+                let message = format!("can't read {}: {error}", path.display());
                 return Err(ApiError::new(ApiErrorKind::Internal, message));
             }
         }

@@ -145,7 +145,7 @@ pub async fn serve(
     match CheckedListener::new(listener) {
         Ok(listener) => serve::serve(listener, finish(router), CONNECTIONS, stop).await,
         Err(error) => {
-            tracing::error!("cannot serve the API: reading namespaces from /proc failed: {error}");
+            tracing::error!("can't serve the API: reading namespaces from /proc failed: {error}");
             stop.cancelled().await;
         }
     }

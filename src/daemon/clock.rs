@@ -88,7 +88,7 @@ impl Clock {
 
     /// Converts a time of this clock to the host's time, as if the daemon ran without a break
     /// between that time and now.
-    pub(super) fn to_wall_time(&self, moment: Millis) -> Time {
+    pub(super) fn wall_time(&self, moment: Millis) -> Time {
         Time((Time::now().0 + moment.0).saturating_sub(self.now().0))
     }
 
@@ -139,7 +139,7 @@ mod tests {
         let clock = Clock::with_source(|| TIME.get());
         let now = Time::now().0;
         let hour = Duration::from_secs(3600);
-        assert!(clock.to_wall_time(clock.now() + hour).0.abs_diff(now + 3_600_000) < 60_000);
-        assert!(clock.to_wall_time(clock.before_now(hour)).0.abs_diff(now - 3_600_000) < 60_000);
+        assert!(clock.wall_time(clock.now() + hour).0.abs_diff(now + 3_600_000) < 60_000);
+        assert!(clock.wall_time(clock.before_now(hour)).0.abs_diff(now - 3_600_000) < 60_000);
     }
 }

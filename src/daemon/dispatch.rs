@@ -93,10 +93,10 @@ impl Daemon {
         let ReceivedUpdate { id, pool, assignment, update } = received;
         match (update, assignment) {
             (MicrovmUpdate::Started, Assignment::Local(job)) => {
-                Backlog::record_start(job, &mut self.ledger)?
+                Backlog::record_start(job, &mut self.ledger)?;
             }
             (MicrovmUpdate::Listening, Assignment::Runner(_)) => {
-                tracing::info!("the runner is listening")
+                tracing::info!("the runner is listening");
             }
             (MicrovmUpdate::TookJob(job), Assignment::Runner(runner)) => {
                 tracing::info!(name = job, "the runner took a job");
@@ -167,7 +167,7 @@ impl Daemon {
             DeregistrationResult::Busy => self.fleet.keep_busy(key, now),
             // While the daemon drains, each deletion is tried once. The next daemon does the rest.
             DeregistrationResult::Retrying if self.is_draining() => {
-                self.fleet.end_retired(key, now)
+                self.fleet.end_retired(key, now);
             }
             DeregistrationResult::Retrying => {}
         }

@@ -86,7 +86,7 @@ impl Daemon {
         DrainReport {
             running: count(self.fleet.running()),
             queued: count(self.backlog.queued()),
-            until: self.clock.to_wall_time(drain.until),
+            until: self.clock.wall_time(drain.until),
         }
     }
 

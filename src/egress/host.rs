@@ -2,7 +2,7 @@
 //!
 //! Every spelling that some resolver accepts as an address (`2130706433`, `0x7f.1`, `127.1`,
 //! `0177.0.0.1`, `127.0.0.1.`) is rejected rather than treated as a name, so that the decision and
-//! the dialed address cannot differ.
+//! the dialed address can't differ.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

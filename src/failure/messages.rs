@@ -63,7 +63,9 @@ fn the_page_lists_all_messages() {
         texts.dedup();
         if !texts.is_empty() {
             write!(page, "\n## {folder}\n\n```text\n").unwrap();
-            texts.iter().for_each(|text| writeln!(page, "{text}").unwrap());
+            for text in &texts {
+                writeln!(page, "{text}").unwrap();
+            }
             page.push_str("```\n");
         }
     }

@@ -19,7 +19,7 @@ fn describe(code: Code) -> (&'static str, &'static str) {
         ),
         Code::Internal => ("internal", "a bug in Mayfly"),
         Code::CannotWrite => (
-            "cannot write",
+            "can't write",
             "no space or no permission: state directory, overlay, copied files, stdout",
         ),
         Code::Forbidden => (

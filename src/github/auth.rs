@@ -218,7 +218,7 @@ impl App {
             .and_then(|token| secret_header(&format!("Bearer {}", token.expose_secret())))
             .ok_or_else(|| CallError::NotSent {
                 call: call.name(),
-                source: "cannot sign with the App's key".into(),
+                source: "can't sign with the App's key".into(),
             })
     }
 }

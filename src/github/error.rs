@@ -11,19 +11,19 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The App's key is not an RSA private key in PEM.
-    #[error("cannot read the GitHub App's private key: {0}")]
+    #[error("can't read the GitHub App's private key: {0}")]
     PrivateKey(&'static str),
     /// The token has characters that are not allowed in a header, e.g. a newline.
     #[error("the GitHub token has characters that are not allowed in an HTTP header")]
     Token,
     /// GitHub does not let Apps manage the runners of an enterprise.
-    #[error("a GitHub App cannot manage the runners of an enterprise")]
+    #[error("a GitHub App can't manage the runners of an enterprise")]
     EnterpriseApp,
     /// Calls about an App's own webhook need a JWT, which only the App's key can sign.
     #[error("deliveries of an App's webhook can be requested only with the App's credentials")]
     AppHookWithToken,
     /// The system's certificates could not be loaded.
-    #[error("cannot load the system's root certificates")]
+    #[error("can't load the system's root certificates")]
     Certificates(#[source] std::io::Error),
 }
 
@@ -60,7 +60,7 @@ impl Failure for SetupError {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// The request was not sent: no connection could be made.
-    #[error("{call}: cannot connect to GitHub")]
+    #[error("{call}: can't connect to GitHub")]
     NotSent {
         /// The call, e.g. `POST /orgs/octo/actions/runners/generate-jitconfig`.
         call: String,

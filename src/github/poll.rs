@@ -39,7 +39,7 @@ pub struct JobSnapshot {
     pub calls: u64,
 }
 
-/// Pages with their ETags by path, for conditional requests.
+/// Pages with their `ETags` by path, for conditional requests.
 #[derive(Default)]
 pub(super) struct Cache {
     pages: HashMap<String, CachedPage>,

@@ -61,7 +61,7 @@ pub enum JobAction {
 #[derive(Debug, thiserror::Error)]
 pub enum WebhookParseError {
     /// The body is not JSON, or lacks a required field.
-    #[error("cannot parse a {event} event")]
+    #[error("can't parse a {event} event")]
     Malformed {
         /// The event's type.
         event: String,

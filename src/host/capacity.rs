@@ -20,7 +20,7 @@ pub struct Capacity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CapacityError {
     /// More virtual processors than real ones would make a guest wait for itself.
-    #[error("cannot give a microVM {requested} processors: this host has {available}")]
+    #[error("can't give a microVM {requested} processors: this host has {available}")]
     Processors {
         /// Requested processors.
         requested: u32,
@@ -28,7 +28,7 @@ pub enum CapacityError {
         available: u32,
     },
     /// More memory would make the host swap or kill processes.
-    #[error("cannot give a microVM {requested} of memory: this host has {available} available")]
+    #[error("can't give a microVM {requested} of memory: this host has {available} available")]
     Memory {
         /// Requested memory.
         requested: Size,

@@ -58,7 +58,7 @@ pub enum ProgramError {
         searched: Vec<PathBuf>,
     },
     /// It did not print its version.
-    #[error("cannot determine the version of {path} from its output {output:?}")]
+    #[error("can't determine the version of {path} from its output {output:?}")]
     NoVersion {
         /// Its path.
         path: PathBuf,

@@ -30,16 +30,16 @@ pub struct StateDirectory {
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Not root, and no home directory to derive the path from.
-    #[error("cannot choose a state directory: neither XDG_STATE_HOME nor HOME is set")]
+    #[error("can't choose a state directory: neither XDG_STATE_HOME nor HOME is set")]
     NoHome,
     /// The directory can't be read.
-    #[error("cannot read the state directory {0}")]
+    #[error("can't read the state directory {0}")]
     NotFound(PathBuf, #[source] io::Error),
     /// A directory can't be created.
-    #[error("cannot create the state directory {0}")]
+    #[error("can't create the state directory {0}")]
     NotCreated(PathBuf, #[source] io::Error),
     /// The directory can't be written to.
-    #[error("cannot write to the state directory {0}")]
+    #[error("can't write to the state directory {0}")]
     NotWritable(PathBuf, #[source] io::Error),
 }
 

@@ -171,7 +171,7 @@ pub enum VerifyError {
     #[error(transparent)]
     Chain(#[from] ChainError),
     /// The head's entries have been pruned.
-    #[error("cannot search for {0}: entries up to {1} have been pruned")]
+    #[error("can't search for {0}: entries up to {1} have been pruned")]
     Pruned(AuditHead, AuditHead),
     /// Reading the ledger failed.
     #[error(transparent)]

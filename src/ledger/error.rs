@@ -11,10 +11,10 @@ use crate::failure::{Code, Failure};
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The file can't be opened or created.
-    #[error("cannot open the ledger {0}")]
+    #[error("can't open the ledger {0}")]
     NotOpened(PathBuf, #[source] rusqlite::Error),
     /// The file can't be read.
-    #[error("cannot read the ledger {0}")]
+    #[error("can't read the ledger {0}")]
     NotRead(PathBuf, #[source] io::Error),
     /// The file is damaged or truncated.
     #[error("the ledger {path} is damaged and was not changed: {what}")]
@@ -25,19 +25,19 @@ pub enum LedgerError {
         what: String,
     },
     /// Its lock file can't be opened or created.
-    #[error("cannot lock the ledger {0}")]
+    #[error("can't lock the ledger {0}")]
     NotLocked(PathBuf, #[source] io::Error),
     /// Another daemon has it.
     #[error("another daemon has the ledger {0} open")]
     InUse(PathBuf),
     /// Its schema can't be migrated, or is of a later version.
-    #[error("cannot migrate the ledger {0} to this version's schema")]
+    #[error("can't migrate the ledger {0} to this version's schema")]
     NotMigrated(PathBuf, #[source] Box<rusqlite_migration::Error>),
     /// It was not migrated by a daemon of this version.
     #[error("the ledger {0} has the schema of a different version")]
     OtherSchema(PathBuf),
     /// `SQLite` failed.
-    #[error("cannot {action} in the ledger")]
+    #[error("can't {action} in the ledger")]
     Failed {
         /// The attempted action.
         action: &'static str,
@@ -45,10 +45,10 @@ pub enum LedgerError {
         source: rusqlite::Error,
     },
     /// A segment of the audit log can't be read.
-    #[error("cannot read {0}")]
+    #[error("can't read {0}")]
     SegmentNotRead(PathBuf, #[source] io::Error),
     /// A segment of the audit log can't be written or removed.
-    #[error("cannot write {0}")]
+    #[error("can't write {0}")]
     SegmentNotWritten(PathBuf, #[source] io::Error),
     /// An unknown job, microVM or registration.
     #[error("unknown {what} {name:?}")]
@@ -59,7 +59,7 @@ pub enum LedgerError {
         name: String,
     },
     /// A change that the current state does not allow.
-    #[error("{what} {name} cannot be {requested}: it is {state}")]
+    #[error("{what} {name} can't be {requested}: it is {state}")]
     WrongState {
         /// The kind of object.
         what: &'static str,
@@ -71,10 +71,10 @@ pub enum LedgerError {
         requested: &'static str,
     },
     /// A value can't be stored.
-    #[error("cannot encode or decode {0} as JSON")]
+    #[error("can't encode or decode {0} as JSON")]
     Json(&'static str, #[source] serde_json::Error),
     /// Random numbers are unavailable.
-    #[error("cannot generate a new name")]
+    #[error("can't generate a new name")]
     Random(#[source] io::Error),
 }
 

@@ -39,7 +39,7 @@ impl Default for Retention {
 pub struct PruneCounts {
     /// Jobs.
     pub jobs: usize,
-    /// MicroVMs, with their phases.
+    /// `MicroVMs`, with their phases.
     pub microvms: usize,
     /// Registrations.
     pub registrations: usize,

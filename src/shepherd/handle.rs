@@ -158,7 +158,7 @@ impl ShepherdHandle {
             assert!(
                 FRONT_END_FD == 3 && FIRST_COPY_FD == FRONT_END_FD + 1,
                 "the order of descriptors"
-            )
+            );
         };
         let pidfd = start(Self::THIS_PROGRAM.as_ref(), &all)?;
         let (read, write) = asynchronous(ours)?.into_split();

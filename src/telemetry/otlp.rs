@@ -150,7 +150,7 @@ fn connector(address: &Uri) -> std::io::Result<HttpsConnector<HttpConnector>> {
 enum ExportError {
     #[error("no response within {} s", REQUEST_TIMEOUT.as_secs())]
     TimedOut,
-    #[error("cannot reach it: {0}")]
+    #[error("can't reach it: {0}")]
     Unreachable(String),
     #[error("it responded with {0}")]
     Refused(hyper::StatusCode),
@@ -194,7 +194,7 @@ impl TraceExporter {
                     TRACES.add(["failed"], taken as u64);
                     if failures == 0 {
                         let collector = &self.collector.address;
-                        tracing::warn!(%collector, "cannot export traces, they are lost: {error}");
+                        tracing::warn!(%collector, "can't export traces, they are lost: {error}");
                     }
                     tokio::select! {
                         () = tokio::time::sleep(backoff(failures)) => {}

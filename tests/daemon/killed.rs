@@ -128,7 +128,7 @@ fn a_daemon_killed_at_any_moment_loses_no_job_and_runs_none_twice() {
     let github = Settings { lost_after: 240_000, ..Settings::default() };
     let mut service = Service::configure(github, &written);
     let mut load = Load::default();
-    let (begun, mut handovers) = (Instant::now(), 0);
+    let (start, mut handovers) = (Instant::now(), 0);
     for round in 0..rounds {
         service.daemon.launch();
         let moment = Duration::from_micros(random() % u64::try_from(longest.as_micros()).unwrap());

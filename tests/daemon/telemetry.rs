@@ -172,7 +172,7 @@ fn line(daemon: &Daemon, job: &str, message: &str) -> Value {
     found[0].clone()
 }
 
-const LOST: &str = "cannot export traces, they are lost";
+const LOST: &str = "can't export traces, they are lost";
 
 fn warnings_of_the_collector(daemon: &Daemon) -> usize {
     let lines = lines(daemon);

@@ -1,5 +1,5 @@
 //! A rule's rate, over real connections on every path. The tests assert an upper bound on the bytes
-//! in the measured time, which a slow machine cannot violate.
+//! in the measured time, which a slow machine can't violate.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

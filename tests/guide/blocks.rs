@@ -11,7 +11,7 @@ pub(crate) enum Environment {
     Host,
     /// `<!-- run: host, at length -->`: the same, only with `scripts/test --long`.
     LongHost,
-    /// `<!-- run: store -->`: a host whose images cannot boot, but can be stored, moved, and
+    /// `<!-- run: store -->`: a host whose images can't boot, but can be stored, moved, and
     /// signed.
     Store,
     /// `<!-- run: daemon -->`: like `service`, but the block itself starts the daemon.

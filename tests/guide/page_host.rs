@@ -98,7 +98,7 @@ impl PageHost {
             copied.status.success()
         };
         let linked = copy(&["-a", "--link"]) || copy(&["-a", "--sparse=always"]);
-        assert!(linked, "cannot copy {}", from.display());
+        assert!(linked, "can't copy {}", from.display());
     }
 
     /// Returns the working directory of the commands.

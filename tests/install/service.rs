@@ -221,7 +221,9 @@ fn a_host_shutdown_ends_the_jobs_first() {
     log.read_to_string(&mut text).unwrap();
     // Without SIGUSR1, systemd would wait for the drain, and so for the job.
     assert!(took.is_some(), "{text}");
-    for line in ["ending all jobs: the host shuts down", "the microVM ended", "the daemon ended"] {
+    for line in
+        ["ending all jobs: the host is shutting down", "the microVM ended", "the daemon ended"]
+    {
         assert!(text.contains(line), "{line}: {text}");
     }
 }

@@ -195,7 +195,7 @@ fn the_doctor_shows_versions_and_hints() {
     assert!(found.contains("is version 6.2, older than the required 7.2"), "{found}");
     assert_eq!(check("vhost-device-vsock")["outcome"], "bad");
     let found = check("vhost-device-vsock")["found"].as_str().unwrap();
-    assert!(found.contains("cannot determine the version"), "{found}");
+    assert!(found.contains("can't determine the version"), "{found}");
     for subject in ["qemu-img", "user namespaces", "/dev/net/tun", "images"] {
         assert_eq!(check(subject)["outcome"], "good", "{ending:?}");
     }
@@ -209,13 +209,13 @@ fn the_doctor_shows_versions_and_hints() {
 fn more_resources_than_the_host_has_are_rejected() {
     let host = unbootable_host();
     let ending = run_unbootable(&host, &["--memory", "100T"]);
-    ending.assert_code(69).assert_stderr_has("cannot give a microVM 100 TiB of memory");
+    ending.assert_code(69).assert_stderr_has("can't give a microVM 100 TiB of memory");
     let processors = std::thread::available_parallelism().unwrap().get() + 1;
     assert!(processors <= 255, "this host has more processors than an option can request");
     let ending = run_unbootable(&host, &["--cpus", &processors.to_string()]);
     ending
         .assert_code(69)
-        .assert_stderr_has(&format!("cannot give a microVM {processors} processors"));
+        .assert_stderr_has(&format!("can't give a microVM {processors} processors"));
     let ending = run_unbootable(&host, &["--disk", "512K"]);
     ending.assert_code(64).assert_stderr_has("a disk of 512 KiB is smaller than the 1 MiB");
     assert_untouched(&host);
@@ -252,14 +252,14 @@ fn an_unwritable_state_directory_is_named() {
     let ending = run(&closed.join("state"));
     ending
         .assert_code(73)
-        .assert_stderr_has("cannot create the state directory")
+        .assert_stderr_has("can't create the state directory")
         .assert_stderr_has("MAYFLY_STATE_DIR");
     // It exists, but belongs to another user.
     for directory in ["images", "microvms", "verified", "private"] {
         fs::create_dir(closed.join(directory)).unwrap();
     }
     let ending = run(&closed);
-    ending.assert_code(73).assert_stderr_has("cannot write to the state directory");
+    ending.assert_code(73).assert_stderr_has("can't write to the state directory");
     ending.assert_stderr_has("hint: use a directory that you can write to");
     assert_untouched(&host);
 }

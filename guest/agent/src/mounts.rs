@@ -1,4 +1,4 @@
-//! Mounts the file systems that programs expect stderr_copy the root file system.
+//! Mounts the file systems that programs expect `stderr_copy` the root file system.
 
 use std::fs;
 use std::io::ErrorKind;

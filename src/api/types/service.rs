@@ -41,13 +41,13 @@ pub struct PoolView {
     pub max: u32,
     /// Booting microVMs.
     pub booting: u32,
-    /// MicroVMs that are ready and have no job.
+    /// `MicroVMs` that are ready and have no job.
     pub warm: u32,
-    /// MicroVMs that are being registered, or have a runner that waits for a job.
+    /// `MicroVMs` that are being registered, or have a runner that waits for a job.
     pub registered: u32,
-    /// MicroVMs with a job.
+    /// `MicroVMs` with a job.
     pub busy: u32,
-    /// MicroVMs that are being destroyed.
+    /// `MicroVMs` that are being destroyed.
     pub ending: u32,
     /// Jobs that wait.
     pub waiting: u32,
@@ -121,7 +121,7 @@ pub struct DaemonStatus {
     pub waiting: u32,
     /// Running jobs.
     pub running: u32,
-    /// MicroVMs.
+    /// `MicroVMs`.
     pub microvms: u32,
 }
 

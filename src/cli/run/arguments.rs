@@ -10,9 +10,9 @@ use crate::cli::microvm::{MicrovmArguments, absolute, split_paths};
 
 /// Run a command in a throwaway microVM.
 ///
-/// Boots a microVM for the command and destroys it afterwards. Exits with the command's status (128
-/// + n if signal n ended it). Mayfly's own failures have codes from 64 on. Ctrl-C interrupts the
-/// command; a second Ctrl-C ends the microVM.
+/// Boots a microVM for the command and destroys it afterwards. Exits with the command's status, or
+/// with 128 + n if signal n ended it. Mayfly's own failures have codes from 64 on. Ctrl-C
+/// interrupts the command; a second Ctrl-C ends the microVM.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct RunArguments {

@@ -292,7 +292,7 @@ fn close_vanished(
         let is = |other: &&RemoteJob| Some(other.id) == job.forge_id;
         queued.iter().find(is).or(running.iter().find(is)).is_some()
     };
-    let before = context.clock.to_wall_time(started).0.saturating_sub(LAG_MS);
+    let before = context.clock.wall_time(started).0.saturating_sub(LAG_MS);
     for job in context.ledger.reader().open_github_jobs()? {
         let is_same_repository =
             job.repository.as_deref().is_some_and(|its| its.eq_ignore_ascii_case(repository));

@@ -191,7 +191,7 @@ impl Follower<'_> {
     fn queue_task(&self, task: ShepherdTask, commands: &mut Vec<ShepherdCommand>) {
         match task {
             ShepherdTask::Command(command) if commands.len() < SHEPHERD_TASKS_CAPACITY => {
-                commands.push(command)
+                commands.push(command);
             }
             // The microVM's deadline ends it if the command never arrives.
             ShepherdTask::Command(_) => {

@@ -24,7 +24,7 @@ impl Reachability {
         match error {
             // It is unreachable, or rejects the credentials.
             Some(error) if !error.is_response() => {
-                self.last_failure = Some((now, error.to_string()))
+                self.last_failure = Some((now, error.to_string()));
             }
             // Any other error is a response.
             _ => (self.last_response_at, self.last_failure) = (Some(now), None),

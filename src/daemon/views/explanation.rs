@@ -159,7 +159,7 @@ pub(super) fn blocker_view(obstacle: &Obstacle, clock: Clock) -> Blocker {
     Blocker {
         code: code.to_owned(),
         message: obstacle.why.to_string(),
-        until: obstacle.until.map(|until| clock.to_wall_time(until)),
+        until: obstacle.until.map(|until| clock.wall_time(until)),
     }
 }
 

@@ -128,7 +128,7 @@ impl DaemonView<'_> {
                         "its runner has not reached GitHub for {lasts} \
                          (\"Retrying until reconnected\")"
                     ),
-                    until: until.map(|until| self.clock.to_wall_time(until)),
+                    until: until.map(|until| self.clock.wall_time(until)),
                 }
             }
             _ => blocker_view(obstacle, self.clock),
@@ -145,7 +145,7 @@ impl DaemonView<'_> {
             id: microvm.id().map_or_else(|| "(planned)".to_owned(), ToString::to_string),
             pool: microvm.pool_name().to_owned(),
             stage: stage(microvm.stage()).to_owned(),
-            since: self.clock.to_wall_time(microvm.since()),
+            since: self.clock.wall_time(microvm.since()),
             runner,
             job,
         }

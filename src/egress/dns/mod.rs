@@ -98,7 +98,7 @@ async fn respond(shared: &GateState, query: &[u8], local: Option<SocketAddr>) ->
 }
 
 /// Checks that the queried name resolves. Where the rules name all allowed hosts, no lookup is
-/// needed, and a guest cannot trigger one on this host.
+/// needed, and a guest can't trigger one on this host.
 async fn look_up(shared: &GateState, query: &[u8]) -> Result<(), RefusalCause> {
     if !shared.policy.intercepts_every_port() {
         return Ok(());

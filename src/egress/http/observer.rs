@@ -46,7 +46,7 @@ impl HttpObserver {
         };
         self.strict.feed(&fresh).map_err(|violation| RefusalCause::Request(violation.into()))?;
         if self.strict.connect().is_some() {
-            // Traffic through another proxy uses names that we cannot see.
+            // Traffic through another proxy uses names that we can't see.
             return Err(RefusalCause::Request("CONNECT to an unknown proxy".into()));
         }
         let mut named = Vec::new();

@@ -28,7 +28,7 @@ pub(super) struct RowKey {
     kind: VerdictKind,
 }
 
-/// A verdict with its cause: a small set that a guest cannot extend.
+/// A verdict with its cause: a small set that a guest can't extend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct VerdictKind {
     verdict: &'static str,

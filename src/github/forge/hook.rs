@@ -102,7 +102,7 @@ pub(super) async fn redeliver(
                 Ok(count) => tracing::info!(count, "requested missed deliveries again"),
                 Err(error) => {
                     let why = chain(&error);
-                    tracing::warn!("cannot request missed deliveries, relying on polls: {why}");
+                    tracing::warn!("can't request missed deliveries, relying on polls: {why}");
                 }
             }
             let changed = listen_request.wait_for(|request| request.absences != absences).await;

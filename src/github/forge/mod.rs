@@ -59,7 +59,7 @@ pub enum GitHubError {
     #[error(transparent)]
     Setup(#[from] SetupError),
     /// The webhook's address can't be bound.
-    #[error("cannot listen on {0}")]
+    #[error("can't listen on {0}")]
     Listen(SocketAddr, #[source] std::io::Error),
 }
 

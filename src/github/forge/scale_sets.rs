@@ -140,7 +140,7 @@ async fn remove(
 ) {
     let group = location.split_once(' ').map(|(_, group)| group).filter(|group| !group.is_empty());
     while let Err(error) = sets.remove_named(&pool, group).await {
-        tracing::warn!(pool, group, "cannot remove a former scale set: {}", chain(&error));
+        tracing::warn!(pool, group, "can't remove a former scale set: {}", chain(&error));
         tokio::time::sleep(REMOVE_RETRY).await;
     }
     tracing::info!(pool, group, "removed a former scale set");
@@ -261,7 +261,7 @@ impl ScaleSetTask {
     async fn run_session(&self, mut session: MessageSession) -> Result<Option<Duration>, Canceled> {
         let result = self.poll_session(&mut session).await;
         if let Err(error) = session.close().await {
-            tracing::debug!("cannot close a scale set session, it will expire: {}", chain(&error));
+            tracing::debug!("can't close a scale set session, it will expire: {}", chain(&error));
         }
         result
     }
@@ -319,7 +319,7 @@ impl ScaleSetTask {
             && let Err(error) = session.acquire(&offered).await
         {
             // The service makes the offer once; unacknowledged, its message is repeated.
-            tracing::warn!("cannot acquire jobs of a scale set: {}", chain(&error));
+            tracing::warn!("can't acquire jobs of a scale set: {}", chain(&error));
             return self.until_canceled(tokio::time::sleep(ACQUIRE_RETRY)).await;
         }
         for item in message.items {
@@ -330,7 +330,7 @@ impl ScaleSetTask {
         }
         // The events are sent; if this process dies with them, the next statistics cover them.
         if let Err(error) = session.acknowledge(message.id).await {
-            tracing::debug!("cannot acknowledge a message, it will be repeated: {}", chain(&error));
+            tracing::debug!("can't acknowledge a message, it will be repeated: {}", chain(&error));
         }
         Ok(())
     }

@@ -34,7 +34,7 @@ pub(super) struct KernelPackage {
 }
 
 impl KernelPackage {
-    /// Unpacks the only_entry package in `directory`, into a subdirectory.
+    /// Unpacks the `only_entry` package in `directory`, into a subdirectory.
     pub(super) fn unpack(directory: &Path, runner: &ProcessRunner<'_>) -> Result<Self, ImageError> {
         let package = only_entry(directory, "package", |name| has_extension(name, "deb"))?;
         let mut show = host_command("dpkg-deb");
@@ -194,7 +194,7 @@ fn has_extension(path: &str, extension: &str) -> bool {
     Path::new(path).extension().is_some_and(|found| found == extension)
 }
 
-/// Returns the only_entry matching entry of a directory.
+/// Returns the `only_entry` matching entry of a directory.
 fn only_entry(
     directory: &Path,
     what: &'static str,

@@ -46,7 +46,7 @@ impl DebianPackage {
     }
 }
 
-/// SystemFacts about a system's content that its manifest does not have.
+/// `SystemFacts` about a system's content that its manifest does not have.
 #[derive(Debug)]
 pub(in crate::image) struct SystemFacts {
     /// The packages in its root file system, sorted.

@@ -69,12 +69,12 @@ fn the_time_since_a_phase_does_not_depend_on_the_hosts_clock() {
     write(&summary);
     let since = time_since_phase(&found, Phase::Running).unwrap();
     assert!(since >= Duration::from_secs(10) && since < Duration::from_secs(600), "{since:?}");
-    assert_eq!(super::time_since_phase(&found, Phase::Finished), None);
+    assert_eq!(time_since_phase(&found, Phase::Finished), None);
     let other = ProcessIdentity { boot: "another".to_owned(), ticks: 1 };
     write(&MicrovmSummary { process: Some(other), ..summary.clone() });
-    assert_eq!(super::time_since_phase(&found, Phase::Running), None);
+    assert_eq!(time_since_phase(&found, Phase::Running), None);
     write(&MicrovmSummary { requested_at: None, ..summary });
-    assert_eq!(super::time_since_phase(&found, Phase::Running), None);
+    assert_eq!(time_since_phase(&found, Phase::Running), None);
 }
 
 #[test]

@@ -34,10 +34,10 @@ pub enum LogFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The journal can't be reached.
-    #[error("cannot connect to the journal at {}", journald::SOCKET)]
+    #[error("can't connect to the journal at {}", journald::SOCKET)]
     Journal(#[source] std::io::Error),
     /// A log is set up already.
-    #[error("cannot set up the log")]
+    #[error("can't set up the log")]
     AlreadySet(#[from] TryInitError),
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file can't be read.
-    #[error("cannot read the key file {0}")]
+    #[error("can't read the key file {0}")]
     Unreadable(PathBuf, #[source] std::io::Error),
     /// Not a PEM file with an RSA private key.
     #[error("the key file {0} does not contain an RSA private key in PEM")]

@@ -29,7 +29,7 @@ const ALWAYS: [u16; 7] = [304, 401, 403, 404, 429, 502, 503];
 #[derive(Debug, thiserror::Error)]
 pub enum ContractError {
     /// The file can't be read.
-    #[error("cannot read the API description {0}")]
+    #[error("can't read the API description {0}")]
     Unreadable(PathBuf, #[source] std::io::Error),
     /// The file is not JSON.
     #[error("the API description {0} is not JSON")]

@@ -25,7 +25,7 @@ impl Outcome {
     }
 }
 
-#[allow(clippy::large_enum_variant, reason = "a table of constants cannot contain a `Box`")]
+#[allow(clippy::large_enum_variant, reason = "a table of constants can't contain a `Box`")]
 /// The method of an attempt.
 pub(crate) enum Method {
     /// Opens a path with these flags.
@@ -94,7 +94,7 @@ impl Argument {
 }
 
 impl Method {
-    /// Returns the reason why this host cannot run the attempt.
+    /// Returns the reason why this host can't run the attempt.
     pub(crate) fn skip_reason(&self, parameters: &Parameters) -> Option<&'static str> {
         let inet6 = matches!(self, Self::Connect(Peer::Inet6));
         (inet6 && !parameters.contains_key("port6")).then_some("this host has no IPv6")

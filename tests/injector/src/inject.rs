@@ -48,7 +48,7 @@ impl From<io::Error> for CallError {
 
 impl From<nix::Error> for CallError {
     fn from(error: nix::Error) -> Self {
-        Self::Untried(error.into())
+        Self::Trace(error.into())
     }
 }
 
@@ -97,7 +97,7 @@ impl TracedProcess {
         let child = self.enter(libc::SYS_clone, [0; 6])?;
         let number = ptrace::getregs(self.pid)?.rax;
         self.resume()?;
-        let child = child.ok_or_else(|| io::Error::other("the process cannot fork"))?;
+        let child = child.ok_or_else(|| io::Error::other("the process can't fork"))?;
         let result = Self::become_fork(child, self).and_then(|mut fork| work(&mut fork));
         if !matches!(result, Err(CallError::Killed(_))) {
             kill(child, Signal::SIGKILL)?;

@@ -80,7 +80,7 @@ fn run(setting: &str, front: &str, state: &str, parameters: &[String]) -> Result
             None => std::thread::sleep(Duration::from_millis(50)),
         }
     };
-    let failed = |error: io::Error| format!("cannot prepare the targets: {error}");
+    let failed = |error: io::Error| format!("can't prepare the targets: {error}");
     let targets = TargetThread::start(front, state.into(), &microvm.id, parameters);
     let targets = targets.map_err(failed)?;
     let as_expected = try_all(setting, &microvm, &targets.parameters);
@@ -92,7 +92,7 @@ fn try_all(setting: &str, microvm: &Microvm, parameters: &Parameters) -> Result<
     let mut as_expected = true;
     for (name, _) in PROCESSES {
         let pid = microvm.process(name);
-        let failed = |action: &str, error| format!("cannot {action} {name} ({pid}): {error}");
+        let failed = |action: &str, error| format!("can't {action} {name} ({pid}): {error}");
         let mut process = TracedProcess::seize(pid).map_err(|error| failed("attach to", error))?;
         for attempt in rows::ALL {
             if let Some(reason) = attempt.method.skip_reason(parameters) {

@@ -58,7 +58,7 @@ impl Attempt {
         for setting in SETTINGS {
             let expected = self.expected(process, setting);
             if expected != usual {
-                // Writing to a string cannot fail.
+                // Writing to a string can't fail.
                 let _ = write!(cell, " ({setting}: {})", expected.word());
             }
         }
@@ -402,7 +402,7 @@ pub(crate) fn table() -> String {
     let mut table = format!("| attempt | {} |\n|---|---|---|---|\n", heading.join(" | "));
     for attempt in ALL {
         let cells = PROCESSES.map(|(process, _)| attempt.cell(process));
-        // Cannot fail, as above.
+        // Can't fail, as above.
         let _ = writeln!(table, "| {} | {} |", attempt.what, cells.join(" | "));
     }
     table

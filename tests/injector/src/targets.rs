@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::Pid;
 
-use crate::Given;
+use crate::Parameters;
 
 /// A thread in the daemon's namespaces, and the targets that it created there. The other threads
 /// stay in their own namespaces.

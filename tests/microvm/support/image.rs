@@ -24,7 +24,7 @@ pub(crate) struct TestImage {
 }
 
 impl TestImage {
-    /// An image that can be found and verified, but cannot boot.
+    /// An image that can be found and verified, but can't boot.
     pub(crate) fn unbootable() -> Self {
         Self {
             name: "hollow",

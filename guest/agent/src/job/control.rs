@@ -36,7 +36,7 @@ impl Control {
     pub(crate) fn signal(&self, number: i32) {
         match &mut *self.lock() {
             State::Waiting { signals, .. } if signals.len() < MAX_QUEUED_SIGNALS => {
-                signals.push(number)
+                signals.push(number);
             }
             State::Running { leader, terminal } => send(number, *leader, terminal.as_ref()),
             State::Waiting { .. } | State::Over => {}

@@ -49,7 +49,7 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         name: "accounts.no-system-shells",
         title: "System accounts have no login shell.",
-        why: "They own files or services; nobody logs in to them.",
+        why: "They own files or run services, and are not for logging in.",
         reference: "CIS Debian 12, 5.4.2.7",
         conflict: Conflict::None,
         measures: &[Measure::Operation(Operation::NoSystemShells)],
@@ -98,8 +98,8 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         name: "accounts.login-defaults",
         title: "Accounts that a job creates get the usual strict defaults.",
-        why: "It costs nothing and avoids findings of other auditors: nobody logs in to a microVM. \
-              Login sessions, which a job is not, get the umask 027.",
+        why: "It costs nothing and avoids findings of other auditors. Only login sessions get the \
+              umask 027, and a job is not one.",
         reference: "CIS Debian 12, 5.4.1; Lynis AUTH-9230, AUTH-9286, AUTH-9328",
         conflict: Conflict::None,
         measures: &[Measure::Operation(Operation::Keys(
@@ -130,9 +130,9 @@ pub(super) const CONTROLS: &[Control] = &[
         name: "accounts.sessions",
         title: "Interactive shells exit after an hour without input, and those of root have the \
                 umask 027.",
-        why: "A forgotten session keeps a microVM running. Only interactive shells are affected: a \
-              job's shell, including a login shell, is not interactive, and a step tried by hand \
-              as the job's user creates files as the job does.",
+        why: "A forgotten session keeps a microVM running. Only interactive shells are affected. A \
+              job's shell is not interactive, even if it is a login shell. A step tried by hand as \
+              the job's user creates files with the job's umask.",
         reference: "CIS Debian 12, 5.4.3.2 and 5.4.3.3; Lynis SHLL-6220, SHLL-6230, AUTH-9328, \
                     KRNL-5820",
         conflict: Conflict::None,

@@ -32,8 +32,8 @@ pub(super) const CONTROLS: &[Control] = &[
     parameters(
         "kernel.tracing",
         "Only its parent can trace a process, and only root can use performance events.",
-        "A debugger works for processes that it starts, but can't attach to others, so a step of a \
-         job can't read secrets from the runner's memory.",
+        "A step of a job can't read secrets from the runner's memory. A debugger still works for \
+         the processes that it starts.",
         "CIS Debian 12, 1.5.2; Lynis KRNL-6000",
         &[
             Measure::Parameter("kernel/yama/ptrace_scope", "1"),

@@ -164,7 +164,7 @@ fn delete(state: &mut State, scope: &Scope, id: &str, now: Millis) -> Reply {
     if state.runners.get(&id).is_some_and(|runner| runner.job.is_some()) {
         return Reply::error(
             422,
-            "Bad request - Runner is currently running a job and cannot be deleted.",
+            "Bad request - Runner is currently running a job and can't be deleted.",
         );
     }
     state.remove_runner(id, "deleted by a call", now);
