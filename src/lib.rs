@@ -11,6 +11,7 @@
 pub mod api;
 pub mod channel;
 pub mod cli;
+pub mod common;
 pub mod config;
 pub mod daemon;
 pub mod egress;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use unicode_width::UnicodeWidthChar;
 
 use super::output::{Output, OutputError};
+use crate::common::text::is_deceptive;
 
 /// The maximum width of a cell in columns. Names of jobs can have any length.
 const MAX_CELL_WIDTH: usize = 160;
@@ -62,16 +63,8 @@ pub(super) fn sanitize(text: &str) -> String {
     text.chars().map(sanitize_char).collect()
 }
 
-/// Replaces a character that a terminal interprets: control characters, line and paragraph
-/// separators, and bidirectional formatting (Unicode Standard Annex 9, section 2).
 fn sanitize_char(letter: char) -> char {
-    match letter {
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-            '?'
-        }
-        letter if letter.is_control() => '?',
-        letter => letter,
-    }
+    if is_deceptive(letter) { '?' } else { letter }
 }
 
 /// Returns the cell of an optional value.

@@ -6,6 +6,7 @@ use hyper::HeaderMap;
 use serde::Deserialize;
 
 use super::budget::RateLimit;
+use crate::common::text::is_deceptive;
 
 /// The minimum wait that GitHub requests if a response has no exact time.
 const MIN_WAIT: Duration = Duration::from_secs(60);
@@ -131,7 +132,7 @@ pub fn message(body: &[u8]) -> String {
         Err(_) if body.is_empty() => "no reason given".to_owned(),
         Err(_) => "the response is not JSON with a message".to_owned(),
     };
-    let printable = |character: char| if character.is_control() { ' ' } else { character };
+    let printable = |character: char| if is_deceptive(character) { ' ' } else { character };
     text.chars().map(printable).take(MESSAGE_LIMIT).collect()
 }
 

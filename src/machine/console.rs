@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use crate::common::text::printable;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Size of a log file, in bytes, before it is rotated.
@@ -76,11 +77,6 @@ pub fn tail(path: &Path, lines: usize) -> Vec<String> {
     let clean = text.lines().map(printable).filter(|line| !line.trim().is_empty());
     let mut last: Vec<String> = clean.collect();
     last.split_off(last.len().saturating_sub(lines))
-}
-
-/// Removes characters that would move the terminal's cursor or change its colors.
-fn printable(line: &str) -> String {
-    line.chars().filter(|character| *character == '\t' || !character.is_control()).collect()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::event::EventKind;
+use crate::common::text::is_deceptive;
 
 /// The variable with the runner's just-in-time configuration.
 pub const JIT_CONFIG: &str = "ACTIONS_RUNNER_INPUT_JITCONFIG";
@@ -225,7 +226,7 @@ fn without_time(line: &str) -> &str {
 
 /// Replaces control characters, so that the text is safe to show on a terminal.
 fn printable(text: &str) -> String {
-    text.chars().map(|each| if each.is_control() { '\u{fffd}' } else { each }).collect()
+    text.chars().map(|each| if is_deceptive(each) { '\u{fffd}' } else { each }).collect()
 }
 
 /// The meaning of the exit status of `Runner.Listener run`. `run.sh` mostly exits with 0.

@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use super::event::Event;
 use super::plan::ShepherdCommand;
+use crate::common::text::is_deceptive;
 
 /// Protocol version of this program. Raised by a change that an older peer can't skip.
 pub const VERSION: u32 = 1;
@@ -83,7 +84,7 @@ impl WireHello {
         if self.version >= MIN_VERSION && self.min_version <= VERSION {
             return Ok(());
         }
-        let program = self.program.chars().filter(|each| !each.is_control()).take(64).collect();
+        let program = self.program.chars().filter(|each| !is_deceptive(*each)).take(64).collect();
         Err(VersionError { program, theirs: self.version, min: self.min_version })
     }
 }

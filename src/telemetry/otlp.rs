@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::TRACES;
 use super::trace::{self, Trace, Value};
+use crate::common::backoff::delay;
 
 /// The maximum number of queued traces.
 const QUEUE_CAPACITY: usize = 512;
@@ -197,7 +198,7 @@ impl TraceExporter {
                         tracing::warn!(%collector, "can't export traces, they are lost: {error}");
                     }
                     tokio::select! {
-                        () = tokio::time::sleep(backoff(failures)) => {}
+                        () = tokio::time::sleep(delay(failures, INITIAL_BACKOFF, MAX_BACKOFF)) => {}
                         () = end.cancelled() => {}
                     }
                     failures = failures.saturating_add(1);
@@ -232,10 +233,6 @@ impl TraceExporter {
         body.map_err(|error| unreachable(&*error))?;
         if status.is_success() { Ok(()) } else { Err(ExportError::Refused(status)) }
     }
-}
-
-fn backoff(failures: u32) -> Duration {
-    INITIAL_BACKOFF.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX)).min(MAX_BACKOFF)
 }
 
 fn encode(resource: Resource, traces: Vec<Trace>) -> Vec<u8> {
@@ -319,12 +316,6 @@ mod tests {
             let error = Collector::new("http://a", Some(&text.to_owned().into())).unwrap_err();
             assert_eq!(error, CollectorError::InvalidHeaders, "{text}");
         }
-    }
-
-    #[test]
-    fn the_backoff_doubles_up_to_minutes() {
-        let waits = [0, 1, 2, 9, 40].map(|failures| backoff(failures).as_secs());
-        assert_eq!(waits, [1, 2, 4, 300, 300]);
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Browser {
         });
     }
 
-    /// Sends a command of the Chrome DevTools protocol.
+    /// Sends a command of the Chrome developer tools protocol.
     pub(crate) fn command(&self, name: &str, parameters: &Value) -> Value {
         self.in_session("/goog/cdp/execute", &json!({ "cmd": name, "params": parameters }))
     }

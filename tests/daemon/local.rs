@@ -44,7 +44,7 @@ fn a_job_that_takes_too_long_is_ended_and_says_so() {
     let daemon = Daemon::serving(&local("", "max = 1"));
     let submit = ["submit", "--pool", "test", "--wait", "--timeout", "3s", "--"];
     let ending = daemon.run(&[&submit[..], &["sh", "-c", "echo begun; sleep 3600"]].concat());
-    ending.assert_code(124).assert_output("begun\n").assert_stderr_has("in time");
+    ending.assert_code(124).assert_output("begun\n").assert_stderr_has("before its timeout");
     let job = daemon.job("1");
     assert_eq!((&job["state"], &job["exit_code"]), (&"failed".into(), &124.into()), "{job:#}");
     daemon.finish();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use maud::{Markup, html};
 
 use crate::api::types::Time;
+use crate::common::text::is_deceptive;
 
 /// The maximum number of characters of a text on one line.
 pub(super) const LINE: usize = 160;
@@ -28,16 +29,6 @@ pub(super) fn text(text: &str, max: usize) -> String {
         shown.push('…');
     }
     shown
-}
-
-/// Returns whether a character is invisible or moves others (Unicode `Bidi_Control` and
-/// `Default_Ignorable_Code_Point`, as far as they matter in a line of text).
-fn is_deceptive(character: char) -> bool {
-    character.is_control()
-        || matches!(character,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Formats a duration in one or two units.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Millis;
+use crate::common::backoff::delay;
 
 /// The wait after the first failure.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -23,9 +24,9 @@ impl Backoff {
         if self.until.is_some_and(|until| now < until) {
             return;
         }
-        let wait = FIRST_WAIT.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        let wait = delay(self.failures, FIRST_WAIT, LONGEST_WAIT);
         self.failures = self.failures.saturating_add(1);
-        self.until = Some(now + wait.min(LONGEST_WAIT));
+        self.until = Some(now + wait);
     }
 
     /// Resets the back-off after a success.

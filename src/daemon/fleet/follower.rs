@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::shepherds::{Shepherd, Shepherds, Unacknowledged};
+use crate::common::backoff::delay;
 use crate::daemon::decide::MachineKey;
 use crate::daemon::event::DaemonEvent;
 use crate::failure::chain;
@@ -80,11 +81,6 @@ pub(super) async fn adopt(
     if let Some(shepherd) = follower.attach(Unacknowledged::new()).await {
         follower.follow(shepherd).await;
     }
-}
-
-/// Returns the wait after that many failures to attach in a row.
-fn retry_delay(failures: u32) -> Duration {
-    FIRST_RETRY.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX)).min(LONGEST_RETRY)
 }
 
 enum FollowEnd {
@@ -161,7 +157,7 @@ impl Follower<'_> {
                 self.report_vanished(&chain(&error)).await;
                 return None;
             }
-            let wait = retry_delay(failures);
+            let wait = delay(failures, FIRST_RETRY, LONGEST_RETRY);
             let again = humantime::format_duration(wait);
             let why = chain(&error);
             tracing::warn!(microvm = %self.id, "can't attach, retrying in {again}: {why}");

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::common::backoff::delay;
 use crate::daemon::time::Millis;
 use crate::forge::RemoteRunner;
 
@@ -68,9 +69,9 @@ impl Removals {
     /// Records a failed try.
     pub(super) fn record_failure(&mut self, name: &str, now: Millis) {
         if let Some(one) = self.0.get_mut(name) {
-            let wait = FIRST_RETRY.saturating_mul(1_u32.checked_shl(one.tries).unwrap_or(u32::MAX));
+            let wait = delay(one.tries, FIRST_RETRY, LONGEST_RETRY);
             one.tries = one.tries.saturating_add(1);
-            one.next = now + wait.min(LONGEST_RETRY);
+            one.next = now + wait;
             one.last_tried_at = Some(now);
             one.is_running = false;
         }

@@ -6,6 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::common::text::is_deceptive;
 use crate::egress::host::Host;
 use crate::egress::verdict::RefusalCause;
 use crate::failure::{Code, Failure};
@@ -114,7 +115,7 @@ fn status(head: &[u8]) -> Option<(u16, String)> {
     if !version.starts_with("HTTP/1.") || status.len() != 3 {
         return None;
     }
-    let reason = reason.chars().filter(|c| !c.is_control()).take(100).collect();
+    let reason = reason.chars().filter(|c| !is_deceptive(*c)).take(100).collect();
     Some((status.parse().ok()?, reason))
 }
 

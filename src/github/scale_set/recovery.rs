@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::common::backoff::delay;
 use crate::github::error::CallError;
 
 /// The wait after a conflict. Another owner's session lingers for about 50 s; retrying more often
@@ -9,7 +10,8 @@ use crate::github::error::CallError;
 pub const CONFLICT_WAIT: Duration = Duration::from_secs(30);
 /// The wait before a lost session is replaced.
 const REOPEN_WAIT: Duration = Duration::from_secs(1);
-/// The longest pause between two polls that fail.
+/// The first and the longest pause between two polls that fail.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// What an error means for a session.
@@ -83,7 +85,7 @@ pub fn next_step(fault: SessionFault, refreshed: bool) -> RecoveryStep {
 pub fn poll_pause(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,
-        many => Duration::from_secs(1 << (many - 1).min(6)).min(MAX_PAUSE),
+        many => delay(many - 1, FIRST_PAUSE, MAX_PAUSE),
     }
 }
 

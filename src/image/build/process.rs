@@ -13,6 +13,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 use super::Progress;
+use crate::common::text::printable;
 use crate::image::error::ImageError;
 
 /// The number of last lines that are kept.
@@ -149,14 +150,14 @@ impl CapturedOutput {
     fn add(&mut self, line: Line, progress: &dyn Progress) {
         let text = match line {
             Line::Output(bytes) => {
-                let text = printable(&bytes);
+                let text = printable(String::from_utf8_lossy(&bytes).trim_end());
                 if self.output.len() + bytes.len() <= MAX_OUTPUT {
                     self.output.extend_from_slice(&bytes);
                 }
                 text
             }
             Line::Error(bytes) => {
-                let text = printable(&bytes);
+                let text = printable(String::from_utf8_lossy(&bytes).trim_end());
                 progress.detail(&text);
                 text
             }
@@ -169,12 +170,6 @@ impl CapturedOutput {
         }
         self.tail.push_back(text);
     }
-}
-
-/// Returns a line without its line ending and control characters.
-fn printable(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    text.trim_end().chars().filter(|c| !c.is_control() || *c == '\t').collect()
 }
 
 /// Reads a child's two outputs on threads of `scope`, which end with the outputs or when the

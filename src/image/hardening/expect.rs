@@ -1,5 +1,6 @@
 //! The expected output of a probe, and its evaluation.
 
+use crate::common::text::is_deceptive;
 use mayfly_protocol::settings::GuestSettings;
 
 /// The most characters of evidence.
@@ -107,7 +108,7 @@ pub(super) fn lines(output: &str) -> Vec<&str> {
 fn clean(text: &str) -> String {
     let shown: String = text
         .chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
+        .map(|character| if is_deceptive(character) { ' ' } else { character })
         .take(MAX_EVIDENCE)
         .collect();
     if shown.len() < text.len() { format!("{shown}…") } else { shown }

@@ -1,0 +1,4 @@
+//! Small pure functions that several folders use.
+
+pub mod backoff;
+pub mod text;
