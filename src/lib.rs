@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! cli ─▶ { daemon, trial } ─▶ shepherd ─▶ { machine, channel, network, egress } ─▶ mayfly-protocol
-//!           └──▶ api, config, forge, github, image, ledger, host, isolation, telemetry
+//!           └──▶ api, common, config, forge, github, image, ledger, host, isolation, telemetry
 //!                                                              (independent of the folders above)
 //! ```
 
