@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Records commands in a terminal and writes them as an animated SVG, for the README.
 
-    scripts/recording PROGRAM OUTPUT.svg     PROGRAM is the mayfly binary; its images must be built
+    docs/images/recording.py PROGRAM OUTPUT.svg     PROGRAM is the mayfly binary; its images must be built
 
 The commands really run. Their output appears in the picture at the time at which it came.
 """
@@ -64,7 +64,7 @@ def main(program, output):
     with open(output, "w", encoding="utf-8") as file:
         file.write(f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height}" role="img"
 aria-label="A terminal: {html.escape('; '.join(COMMANDS))}">
-<!-- Made by scripts/recording from a real run. -->
+<!-- Made by docs/images/recording.py from a real run. -->
 <style>
 text {{ font: 14px ui-monospace, monospace; white-space: pre; opacity: 0; animation: show 0s forwards }}
 .command {{ fill: #8bd5ca; font-weight: bold }} .output {{ fill: #d5d9e0 }}
