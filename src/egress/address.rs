@@ -96,13 +96,12 @@ fn classify_v6(address: Ipv6Addr) -> AddressClass {
     if METADATA_V6.iter().any(|prefix| segments.starts_with(prefix)) {
         return AddressClass::Metadata;
     }
+    if let Some(address) = translated(address) {
+        return classify_v4(address);
+    }
     match segments {
         [0, 0, 0, 0, 0, 0, 0, 0] => AddressClass::Unspecified,
         [0, 0, 0, 0, 0, 0, 0, 1] => AddressClass::Loopback,
-        // NAT64 (RFC 6052): the last 32 bits are the IPv4 address that the translator dials.
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-            classify_v4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
-        }
         [0xfc00..=0xfdff, ..] => AddressClass::Private,
         [0xfe80..=0xfebf, ..] => AddressClass::LinkLocal,
         [0xff00..=0xffff, ..] => AddressClass::Multicast,
@@ -113,6 +112,17 @@ fn classify_v6(address: Ipv6Addr) -> AddressClass {
         [0x2000..=0x3fff, ..] => AddressClass::Global,
         // IPv4-mapped and -compatible, discard, site-local, unassigned.
         _ => AddressClass::Reserved,
+    }
+}
+
+/// Returns the IPv4 address that a NAT64 translator dials for an address: the last 32 bits after the
+/// well-known prefix (RFC 6052).
+fn translated(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
+        }
+        _ => None,
     }
 }
 
@@ -130,13 +140,23 @@ impl AddressCheck {
 
     /// Returns the class of an address.
     pub fn classify(&self, address: IpAddr) -> AddressClass {
-        if self.host.contains(&address.to_canonical()) || self.host.contains(&address) {
+        if self.is_own(address) {
             return match classify(address) {
                 AddressClass::Global | AddressClass::Private => AddressClass::Host,
                 other => other,
             };
         }
         classify(address)
+    }
+
+    /// Returns whether an address leads to the host itself, in whatever form it is written.
+    fn is_own(&self, address: IpAddr) -> bool {
+        let translated = match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => translated(address).map(IpAddr::V4),
+        };
+        let forms = [Some(address), Some(address.to_canonical()), translated];
+        forms.into_iter().flatten().any(|form| self.host.contains(&form))
     }
 
     /// Returns whether an address may be dialed, or the class that forbids it.
@@ -256,6 +276,16 @@ mod tests {
             let [a, b, c, d] = v4.octets().map(u16::from);
             let nat64 = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, a << 8 | b, c << 8 | d);
             prop_assert_eq!(classify(nat64.into()), classify(v4.into()));
+        }
+
+        #[test]
+        fn the_hosts_own_address_is_never_dialed_through_nat64(address in any::<u32>()) {
+            let v4 = Ipv4Addr::from(address);
+            let [a, b, c, d] = v4.octets().map(u16::from);
+            let nat64 = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, a << 8 | b, c << 8 | d);
+            let check = AddressCheck::new([v4.into()]);
+            prop_assert!(check.check(nat64.into(), true).is_err());
+            prop_assert_eq!(check.classify(nat64.into()), check.classify(v4.into()));
         }
 
         #[test]

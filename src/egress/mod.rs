@@ -26,6 +26,7 @@ mod idle;
 mod listeners;
 pub mod names;
 pub mod opening;
+mod opening_filter;
 mod packets;
 pub mod pending;
 pub mod policy;

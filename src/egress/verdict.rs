@@ -97,6 +97,9 @@ pub enum RefusalCause {
     /// The microVM has reached its connection limit.
     #[error("the microVM has too many connections open")]
     TooManyConnections,
+    /// The connection exceeds the rule's byte limit.
+    #[error("the connection exceeds the bytes that the rule allows")]
+    TooManyBytes,
     /// A protocol that is not forwarded: UDP, ICMP, IPv6, anything but TCP and DNS.
     #[error("{0} is not forwarded")]
     Protocol(&'static str),
@@ -151,6 +154,7 @@ impl RefusalCause {
             Self::ClientDeadline => "client-deadline",
             Self::ClientGone => "client-gone",
             Self::TooManyConnections => "too-many-connections",
+            Self::TooManyBytes => "too-many-bytes",
             Self::Protocol(_) => "protocol",
             Self::Closed => "closed-port",
             Self::ForgedSource => "forged-source",

@@ -10,6 +10,7 @@
 mod support;
 
 mod bypass;
+mod byte_limits;
 mod clients;
 mod connect_results;
 mod corpus;

@@ -14,17 +14,14 @@ use crate::egress::connection::ConnectionPlan;
 use crate::egress::rate_limiter::RateLimiter;
 use crate::egress::record::{ByteCounters, SharedFlow};
 
+use super::budget::{ByteBudget, TooManyBytes};
+
 /// The direction of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyDirection {
     Up,
     Down,
 }
-
-/// The body exceeds the rule's byte limit.
-#[derive(Debug, thiserror::Error)]
-#[error("the body exceeds the bytes that the rule allows")]
-pub(super) struct TooManyBytes;
 
 /// The error type of a body.
 pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -34,7 +31,7 @@ pub(super) struct CountedBody {
     body: Incoming,
     direction: BodyDirection,
     bytes: Arc<ByteCounters>,
-    max_bytes: Option<u64>,
+    budget: ByteBudget,
     rate_limiter: Option<Arc<RateLimiter>>,
     /// A received frame that waits for the rate limit.
     held: Option<(Pin<Box<Sleep>>, Frame<Data>)>,
@@ -47,12 +44,12 @@ impl CountedBody {
         body: Incoming,
         direction: BodyDirection,
         flow: SharedFlow,
+        budget: ByteBudget,
         plan: &ConnectionPlan,
     ) -> Self {
-        let ConnectionPlan { max_bytes, rate_limiter, .. } = plan;
-        let (max_bytes, rate_limiter) = (*max_bytes, rate_limiter.clone());
+        let rate_limiter = plan.rate_limiter.clone();
         let bytes = flow.lock().bytes();
-        Self { body, direction, bytes, max_bytes, rate_limiter, held: None, flow }
+        Self { body, direction, bytes, budget, rate_limiter, held: None, flow }
     }
 
     /// Counts a received frame. Fails if the byte limit is exceeded.
@@ -63,10 +60,7 @@ impl CountedBody {
             BodyDirection::Down => &self.bytes.down,
         };
         counter.fetch_add(count as u64, Ordering::Relaxed);
-        if self.max_bytes.is_some_and(|most| self.bytes.total() > most) {
-            self.set_end_reason(TooManyBytes);
-            return Err(TooManyBytes);
-        }
+        self.budget.charge(count).inspect_err(|exceeded| self.set_end_reason(exceeded))?;
         Ok(count)
     }
 

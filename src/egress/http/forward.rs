@@ -13,6 +13,7 @@ use super::super::connection::ConnectionPlan;
 use super::super::record::{Peer, SharedFlow};
 use super::super::verdict::RefusalCause;
 use super::body::{BodyDirection, CountedBody};
+use super::budget::ByteBudget;
 use super::request::{Target, strip_hop_by_hop};
 
 /// The body of a forwarded request: the client's, or empty.
@@ -100,11 +101,11 @@ pub(super) fn rewrite(
     request: Request<Incoming>,
     target: &Target,
     route: &Route,
-    flow: &SharedFlow,
+    (flow, budget): (&SharedFlow, &ByteBudget),
     plan: &ConnectionPlan,
 ) -> Request<Outgoing> {
     let (parts, body) = request.into_parts();
-    let body = CountedBody::new(body, BodyDirection::Up, flow.clone(), plan);
+    let body = CountedBody::new(body, BodyDirection::Up, flow.clone(), budget.clone(), plan);
     Request::from_parts(rewrite_head(parts, target, route), Either::Right(body))
 }
 

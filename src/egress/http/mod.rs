@@ -5,8 +5,10 @@
 //! tunnel.
 
 mod body;
+mod budget;
 mod checked_stream;
 mod connect;
+mod detect;
 mod forward;
 mod observer;
 mod request;

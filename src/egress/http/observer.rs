@@ -3,19 +3,19 @@
 //! every request, because a server may read an ambiguous one differently; elsewhere it inspects
 //! only the first request. Pure: returns names and the bytes to forward.
 
+use super::detect::{FirstLine, LineDetector};
 use super::strict::{RequestNames, StrictChecker};
 use crate::egress::host::{Host, HostName};
 use crate::egress::verdict::RefusalCause;
-
-/// Maximum bytes of a first line that are searched for HTTP. A longer line belongs to another
-/// protocol.
-const MAX_LINE: usize = 8 << 10;
 
 /// The protocol of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpokenProtocol {
     /// Anything that a server might read as an HTTP/1 request.
     Http,
+    /// Another protocol, unless the rest of its first line is HTTP. If the server answers before
+    /// the line has ended, it does not read HTTP.
+    OtherSoFar,
     /// Another protocol.
     Other,
 }
@@ -23,6 +23,7 @@ pub enum SpokenProtocol {
 /// Observes a client's bytes.
 #[derive(Debug, Default)]
 pub struct HttpObserver {
+    detector: LineDetector,
     strict: StrictChecker,
     protocol: Option<SpokenProtocol>,
     /// Received bytes that may not be forwarded yet.
@@ -36,13 +37,10 @@ impl HttpObserver {
         let fresh = match self.protocol {
             Some(SpokenProtocol::Other) => return Ok(Vec::new()),
             Some(SpokenProtocol::Http) => bytes.to_vec(),
-            None => {
-                self.protocol = detect_protocol(&self.held);
-                match self.protocol {
-                    Some(SpokenProtocol::Http) => self.held.clone(),
-                    _ => return Ok(Vec::new()),
-                }
-            }
+            None | Some(SpokenProtocol::OtherSoFar) => match self.detect(bytes)? {
+                Some(SpokenProtocol::Http) => self.held.clone(),
+                _ => return Ok(Vec::new()),
+            },
         };
         self.strict.feed(&fresh).map_err(|violation| RefusalCause::Request(violation.into()))?;
         if self.strict.connect().is_some() {
@@ -56,6 +54,22 @@ impl HttpObserver {
         Ok(named)
     }
 
+    /// Reads more of the first line.
+    fn detect(&mut self, bytes: &[u8]) -> Result<Option<SpokenProtocol>, RefusalCause> {
+        let refuse = |why: &str| Err(RefusalCause::Request(why.into()));
+        let found = match (self.detector.feed(bytes), self.protocol) {
+            (FirstLine::Held, _) => None,
+            (FirstLine::OtherSoFar, _) => Some(SpokenProtocol::OtherSoFar),
+            (FirstLine::Other, _) => Some(SpokenProtocol::Other),
+            (FirstLine::TooLong, _) => return refuse("a first line that is too long"),
+            // Its beginning has passed already.
+            (FirstLine::Http, Some(_)) => return refuse("HTTP after other bytes"),
+            (FirstLine::Http, None) => Some(SpokenProtocol::Http),
+        };
+        self.protocol = found;
+        Ok(found)
+    }
+
     /// Adds the next bytes of a connection on which nothing is held back. Returns the names in its
     /// first request, or why it is invalid, once known.
     pub fn feed_first(&mut self, bytes: &[u8]) -> Option<Result<Vec<HostName>, RefusalCause>> {
@@ -63,7 +77,7 @@ impl HttpObserver {
         let is_complete = named.is_err() || self.strict.has_complete_head();
         drop(self.take_released());
         match self.protocol {
-            Some(SpokenProtocol::Other) => {
+            Some(SpokenProtocol::Other | SpokenProtocol::OtherSoFar) => {
                 Some(Err(RefusalCause::Request("it is not HTTP/1".into())))
             }
             _ => is_complete.then_some(named),
@@ -79,7 +93,7 @@ impl HttpObserver {
     pub fn take_released(&mut self) -> Vec<u8> {
         let retained = match self.protocol {
             None => self.held.len(),
-            Some(SpokenProtocol::Other) => 0,
+            Some(SpokenProtocol::Other | SpokenProtocol::OtherSoFar) => 0,
             Some(SpokenProtocol::Http) => self.strict.held(),
         };
         let retained = self.held.split_off(self.held.len() - retained.min(self.held.len()));
@@ -103,59 +117,6 @@ fn hosts(RequestNames { target, host }: &RequestNames) -> Result<Vec<HostName>, 
         names.extend(host.name().cloned());
     }
     Ok(names)
-}
-
-/// Detects whether a server might read the first bytes as HTTP. Returns `None` until that is known.
-///
-/// Detection is deliberately broad: servers skip empty lines, accept unknown methods, and more. All
-/// of them need a method and, after whitespace, a path or URL, or the version in the first line.
-fn detect_protocol(seen: &[u8]) -> Option<SpokenProtocol> {
-    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t' | 0x0b | 0x0c);
-    let Some(start) = seen.iter().position(|byte| !is_blank(byte) && !b"\r\n".contains(byte))
-    else {
-        return (seen.len() > MAX_LINE).then_some(SpokenProtocol::Http);
-    };
-    let text = &seen[start..];
-    let end = text.iter().position(|byte| b"\r\n".contains(byte));
-    let line = &text[..end.unwrap_or(text.len())];
-    let is_over = end.is_some() || line.len() > MAX_LINE;
-
-    let Some(blank) = line.iter().position(is_blank) else {
-        let is_text = line.iter().all(u8::is_ascii_graphic);
-        return (is_over || !is_text).then_some(SpokenProtocol::Other);
-    };
-    if !line[..blank].iter().all(u8::is_ascii_graphic) {
-        return Some(SpokenProtocol::Other);
-    }
-    let target = line[blank..].trim_ascii_start();
-    if is_git(&line[..blank]) {
-        return Some(SpokenProtocol::Other);
-    }
-    if matches!(target.first(), Some(b'/' | b'*')) || has_scheme(target) {
-        return Some(SpokenProtocol::Http);
-    }
-    let versioned = line.windows(5).any(|part| part.eq_ignore_ascii_case(b"http/"));
-    match (versioned, is_over) {
-        (true, _) => Some(SpokenProtocol::Http),
-        (false, true) => Some(SpokenProtocol::Other),
-        (false, false) => None,
-    }
-}
-
-/// Returns whether a word starts a request of Git's own protocol, which is followed by a path, too:
-/// a length of four hexadecimal digits and a service (`gitprotocol-pack(5)`).
-fn is_git(word: &[u8]) -> bool {
-    let split = word.split_at_checked(4);
-    split.is_some_and(|(length, service)| {
-        length.iter().all(u8::is_ascii_hexdigit) && service.starts_with(b"git-")
-    })
-}
-
-/// Returns whether a target begins with a URL's scheme.
-fn has_scheme(target: &[u8]) -> bool {
-    let is_scheme = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
-    let length = target.iter().take_while(|byte| is_scheme(byte)).count();
-    length > 0 && target[length..].starts_with(b"://")
 }
 
 #[cfg(test)]

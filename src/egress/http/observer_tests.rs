@@ -133,11 +133,48 @@ fn evil_requests() -> Vec<(&'static str, String)> {
     ]
 }
 
+/// Requests for `evil.test` whose first line is no text, or very long. Each reached Python's or
+/// Java's server.
+fn odd_evil_requests() -> Vec<(&'static str, Vec<u8>)> {
+    let with = |method: &[u8], blank: &[u8], version: &[u8]| {
+        let line = [method, blank, b"/", blank, version].concat();
+        [&line[..], b"\r\nHost: evil.test\r\n\r\n"].concat()
+    };
+    let get = |blank| with(b"GET", blank, b"HTTP/1.1");
+    let method = |method| with(method, b" ", b"HTTP/1.1");
+    let long = "x".repeat(9_000);
+    vec![
+        ("separators of files", get(b"\x1c")),
+        ("separators of units", get(b"\x1f")),
+        ("no-break spaces", get(b"\xa0")),
+        ("next lines", get(b"\x85")),
+        ("returns", get(b"\r")),
+        ("many spaces", get(" ".repeat(9_000).as_bytes())),
+        ("a separator before it", method(b"\x1cGET")),
+        ("a next line before it", method(b"\x85GET")),
+        ("a control byte before it", method(b"\x80GET")),
+        ("a zero byte before it", method(b"\0GET")),
+        ("a byte order mark before it", method(b"\xef\xbb\xbfGET")),
+        ("a method like git", method(b"0000git-x")),
+        ("a method like git, any version", with(b"0000git-x", b" ", b"x")),
+        ("git's request", with(b"0000git-x /\0host=", b" ", b"HTTP/1.1")),
+        ("a method like PostgreSQL", method(b"\0\0\0\x08\x04\xd2\x16\x2f")),
+        ("a method like a hello of SSL 2", method(b"\x80\x2e\x01")),
+        ("a line feed in the method", method(b"SSH-2.0-x\n")),
+        ("a long method", method(long.as_bytes())),
+        ("a long binary method", method(&[b"\0", long.as_bytes()].concat())),
+        ("any version", with(b"GET", b" ", b"x")),
+        ("any version, a binary method", with(b"\x01GET", b" ", b"\x02")),
+        ("any version, no method", with(b"", b" ", b"x")),
+    ]
+}
+
 #[test]
 fn no_request_for_a_name_passes_unnoticed() {
-    for (what, bytes) in evil_requests() {
-        for part in [1, 3, 100, bytes.len()] {
-            let (names, passed) = watch(bytes.as_bytes(), part);
+    let plain = evil_requests().into_iter().map(|(what, text)| (what, text.into_bytes()));
+    for (what, bytes) in plain.chain(odd_evil_requests()) {
+        for part in [1, 3, 100, 1_400, bytes.len()] {
+            let (names, passed) = watch(&bytes, part);
             let seen = matches!(&names, Ok(names) if names.iter().any(|name| name == "evil.test"));
             let passed = String::from_utf8_lossy(&passed);
             let asked = passed.to_lowercase().contains("evil") || passed.contains("PRI");
@@ -148,7 +185,7 @@ fn no_request_for_a_name_passes_unnoticed() {
 
 #[test]
 fn other_protocols_pass_unchanged() {
-    let rows: [&[u8]; 14] = [
+    let rows: [&[u8]; 19] = [
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"\0\0\0\x08\x04\xd2\x16\x2f",
         b"*1\r\n$4\r\nPING\r\n",
@@ -159,6 +196,11 @@ fn other_protocols_pass_unchanged() {
         b"NICK me\r\nUSER me 0 * :me\r\n",
         b"CONNECT {\"verbose\":false}\r\nPING\r\n",
         b"0032git-upload-pack /x\0host=a.test\0",
+        b"003egit-upload-pack /x y/z.git\0host=a.test\0\0version=2\0",
+        b"\0\0\0\x19\0\x03\0\0user\0a\0database\0b\0\0",
+        b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$13\r\nGET / HTTP/1.1\r\n",
+        b"EHLO client.test\r\nMAIL FROM:<a@b.test>\r\nDATA\r\nGET / HTTP/1.1\r\n",
+        b"\x13BitTorrent protocol\0\0\0\0",
         b"AMQP\0\0\x09\x01",
         b"\x10\x0c\0\x04MQTT",
         b"{\"message\": \"a line of JSON\"}\n",
@@ -172,6 +214,30 @@ fn other_protocols_pass_unchanged() {
             assert_eq!(passed, bytes, "{text}");
         }
     }
+}
+
+#[test]
+fn a_client_that_waits_for_an_answer_is_not_held_back() {
+    for (bytes, protocol) in [
+        (&b"\0\0\0\x08\x04\xd2\x16\x2f"[..], SpokenProtocol::OtherSoFar),
+        (b"\x05\x01\0", SpokenProtocol::OtherSoFar),
+        (b"{\"id\": 1}\n", SpokenProtocol::OtherSoFar),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", SpokenProtocol::Other),
+    ] {
+        let mut observer = HttpObserver::default();
+        assert_eq!(observer.feed(bytes), Ok(Vec::new()));
+        assert_eq!(observer.protocol(), Some(protocol));
+        assert_eq!(observer.take_released(), bytes);
+    }
+}
+
+#[test]
+fn a_long_first_line_is_refused() {
+    let refused = |text: &[u8]| watch(text, 1_000).0;
+    let text = "x".repeat(8 << 10);
+    assert_eq!(refused(text.as_bytes()), Ok(Vec::new()));
+    let cause = RefusalCause::Request("a first line that is too long".into());
+    assert_eq!(refused(format!("{text}x").as_bytes()), Err(cause));
 }
 
 #[test]
@@ -220,6 +286,19 @@ proptest! {
     ) {
         let (_, passed) = watch(&bytes, part);
         prop_assert!(bytes.starts_with(&passed));
+    }
+
+    /// Whatever precedes a target and a version in the first line, and however it is split.
+    #[test]
+    fn no_server_gets_a_whole_request_line(
+        before in prop::collection::vec(any::<u8>(), 0..40), part in 1_usize..60,
+    ) {
+        let method: Vec<u8> =
+            before.into_iter().filter(|byte| !b"\r\n".contains(byte)).collect();
+        let bytes = [&method[..], b" evil HTTP/1.1\r\nHost: evil.test\r\n\r\n"].concat();
+        let (names, passed) = watch(&bytes, part);
+        let seen = matches!(&names, Ok(names) if names.iter().any(|name| name == "evil.test"));
+        prop_assert!(seen || !passed.windows(5).any(|part| part == b"HTTP/"));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use super::super::record::{SharedFlow, Subject, Via};
 use super::super::state::GateState;
 use super::super::verdict::{RefusalCause, Verdict};
 use super::body::{BodyDirection, CountedBody};
+use super::budget::{ByteBudget, ByteBudgets, TooManyBytes};
 use super::checked_stream::CheckedStream;
 use super::forward::{
     ExchangeError, Outgoing, ReplayableRequest, ReusableConnection, Route, replayable_copy,
@@ -65,6 +66,7 @@ struct ClientConnection<'a> {
     origin: AllowedOrigin,
     /// The connection to the destination of the last request, for reuse.
     reusable: Mutex<Option<ReusableConnection>>,
+    budgets: ByteBudgets,
     /// The tasks that drive the connections to destinations.
     drivers: Mutex<JoinSet<()>>,
 }
@@ -85,8 +87,13 @@ pub(super) async fn serve(
         }
         AllowedOrigin::Any => None,
     };
-    let connection =
-        ClientConnection { shared, origin, reusable: Mutex::default(), drivers: Mutex::default() };
+    let connection = ClientConnection {
+        shared,
+        origin,
+        reusable: Mutex::default(),
+        budgets: ByteBudgets::default(),
+        drivers: Mutex::default(),
+    };
     if let Some((target, route)) = route {
         // If it can't be used, the first request connects again.
         let reusable = connection.attach(target, route).await.ok();
@@ -198,9 +205,11 @@ impl ClientConnection<'_> {
             _ => (self.connect(target, plan).await?, false),
         };
         let flow = SharedFlow::new(plan.start_flow(self.shared));
+        let budget = self.budgets.under(plan);
+        let counted = (&flow, &budget);
         let replayable = used_before.then(|| replayable_copy(&request)).flatten();
-        let outgoing = rewrite(request, target, &reusable.route, &flow, plan);
-        let sent = match self.exchange(&mut reusable, outgoing, &flow, plan).await {
+        let outgoing = rewrite(request, target, &reusable.route, counted, plan);
+        let sent = match self.exchange(&mut reusable, outgoing, counted, plan).await {
             // A server may close a reused connection at any time, also while a request is in
             // transit (RFC 9112, section 9.3.1).
             Err(ExchangeError { cause, unsent }) if used_before => match unsent.or(replayable) {
@@ -210,7 +219,7 @@ impl ClientConnection<'_> {
                         Err(cause) => return Ok(fail(&flow, &cause, self.shared, target)),
                     };
                     let request = request.into_request(target, &reusable.route);
-                    self.exchange(&mut reusable, request, &flow, plan).await
+                    self.exchange(&mut reusable, request, counted, plan).await
                 }
                 None => Err(ExchangeError { cause, unsent: None }),
             },
@@ -223,10 +232,13 @@ impl ClientConnection<'_> {
                 let (mut parts, body) = response.into_parts();
                 let head = size_of(&parts.headers) + STATUS_LINE;
                 flow.lock().bytes().down.fetch_add(head as u64, Ordering::Relaxed);
+                if let Err(TooManyBytes) = budget.charge(head) {
+                    return Ok(fail(&flow, &RefusalCause::TooManyBytes, self.shared, target));
+                }
                 plan.wait_for_rate(head).await;
                 flow.lock().set_status(parts.status.as_u16());
                 strip_hop_by_hop(&mut parts.headers);
-                let body = CountedBody::new(body, BodyDirection::Down, flow, plan);
+                let body = CountedBody::new(body, BodyDirection::Down, flow, budget, plan);
                 Ok(Response::from_parts(parts, Either::Right(body)))
             }
         }
@@ -237,7 +249,7 @@ impl ClientConnection<'_> {
         &self,
         reusable: &mut ReusableConnection,
         request: Request<Outgoing>,
-        flow: &SharedFlow,
+        (flow, budget): (&SharedFlow, &ByteBudget),
         plan: &ConnectionPlan,
     ) -> Result<Response<Incoming>, ExchangeError> {
         let bytes = {
@@ -246,6 +258,9 @@ impl ClientConnection<'_> {
             flow.bytes()
         };
         let head = request_line(&request) + size_of(request.headers());
+        if let Err(TooManyBytes) = budget.charge(head) {
+            return Err(ExchangeError { cause: RefusalCause::TooManyBytes, unsent: None });
+        }
         plan.wait_for_rate(head).await;
         bytes.up.fetch_add(head as u64, Ordering::Relaxed);
         tokio::select! {
@@ -254,6 +269,7 @@ impl ClientConnection<'_> {
                 let unsent = unsent.map(|request| ReplayableRequest::Whole(Box::new(request)));
                 if unsent.is_some() {
                     bytes.up.fetch_sub(head as u64, Ordering::Relaxed);
+                    budget.refund(head);
                 }
                 let cause = RefusalCause::Connect(crate::failure::chain(error.error()));
                 ExchangeError { cause, unsent }

@@ -9,6 +9,7 @@ use super::host::{Host, HostName};
 use super::policy::ExpectedProtocol;
 use super::verdict::RefusalCause;
 use client_hello::ClientHello;
+use records::{ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, HEARTBEAT, MAJOR_VERSION};
 
 pub use retry::{RetryDetector, SecondHello};
 
@@ -27,7 +28,7 @@ pub enum ClientOpening {
     Other,
 }
 
-/// Reads the first bytes as they arrive. The first byte distinguishes TLS from other protocols.
+/// Reads the first bytes as they arrive. The first two distinguish TLS from other protocols.
 pub struct OpeningReader {
     seen: Vec<u8>,
     hello: ClientHello,
@@ -44,9 +45,13 @@ impl OpeningReader {
     /// Adds the next bytes. Returns `None` until the kind is known.
     pub fn feed(&mut self, bytes: &[u8]) -> Option<ClientOpening> {
         self.seen.extend_from_slice(bytes);
-        let found = match self.seen.first()? {
-            // The content type of handshake records.
-            22 => self.hello.feed(bytes).map(|opening| self.check_record_end(opening)),
+        let found = match self.seen[..] {
+            [HANDSHAKE, ..] => self.hello.feed(bytes).map(|opening| self.check_record_end(opening)),
+            // Some servers skip such a record and read the hello behind it.
+            [] | [CHANGE_CIPHER_SPEC | ALERT | APPLICATION_DATA | HEARTBEAT] => None,
+            [CHANGE_CIPHER_SPEC | ALERT | APPLICATION_DATA | HEARTBEAT, MAJOR_VERSION, ..] => {
+                Some(ClientOpening::BadTls("another record type before the ClientHello".into()))
+            }
             _ => Some(ClientOpening::Other),
         };
         let too_long = || ClientOpening::BadTls(format!("it is longer than {MAX_OPENING} bytes"));

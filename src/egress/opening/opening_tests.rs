@@ -129,12 +129,45 @@ fn an_endless_hello_is_cut_off() {
 
 #[test]
 fn other_protocols_are_recognized_at_once() {
-    for bytes in [&b"SSH-2.0-x"[..], b"\0\0\0\x08\x04\xd2\x16\x2f", b"*1\r\n", b"\x80\x2e\x01"] {
+    let rows: [&[u8]; 6] = [
+        b"SSH-2.0-x",
+        b"\0\0\0\x08\x04\xd2\x16\x2f",
+        b"*1\r\n",
+        b"\x80\x2e\x01",
+        b"\x13BitTorrent protocol",
+        b"\x15\x04",
+    ];
+    for bytes in rows {
         let opening = read(bytes).unwrap();
         assert_eq!(opening, ClientOpening::Other, "{bytes:?}");
         assert_eq!(opening.check(ExpectedProtocol::Tls, &name("a")), Err(RefusalCause::NotTls));
         assert_eq!(opening.check(ExpectedProtocol::TlsForNameOrOther, &name("a")), Ok(()));
         assert!(opening.check(ExpectedProtocol::Http, &name("a")).is_err());
+    }
+}
+
+/// Some servers skip such a record and read the hello behind it.
+#[test]
+fn no_other_record_may_precede_a_hello() {
+    let hello = plain("evil.example");
+    let rows: [&[u8]; 5] = [
+        &[21, 3, 1, 0, 2, 1, 90],
+        &[21, 3, 3, 0, 2, 1, 0],
+        &[20, 3, 3, 0, 1, 1],
+        &[23, 3, 3, 0, 0],
+        &[24, 3, 3, 0, 3, 1, 0, 0],
+    ];
+    for record in rows {
+        for first in [1, 2, 3, record.len()] {
+            let bytes = [record, &hello].concat();
+            let (first, rest) = bytes.split_at(first);
+            let mut reader = OpeningReader::new();
+            let opening = reader.feed(first).or_else(|| reader.feed(rest)).unwrap();
+            assert!(matches!(opening, ClientOpening::BadTls(_)), "{record:?}: {opening:?}");
+            let other = ExpectedProtocol::TlsForNameOrOther;
+            assert!(opening.check(other, &name("a.example")).is_err());
+        }
+        assert_eq!(read(&record[..1]), None);
     }
 }
 

@@ -5,6 +5,10 @@ pub(super) const CHANGE_CIPHER_SPEC: u8 = 20;
 pub(super) const ALERT: u8 = 21;
 pub(super) const HANDSHAKE: u8 = 22;
 pub(super) const APPLICATION_DATA: u8 = 23;
+pub(super) const HEARTBEAT: u8 = 24;
+
+/// The first byte of the version in each record, after the content type.
+pub(super) const MAJOR_VERSION: u8 = 3;
 
 /// Length of a record's header, and of a handshake message's: its type and length.
 const HEADER: usize = 5;

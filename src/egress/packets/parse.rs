@@ -16,6 +16,9 @@ const ICMPV6: u8 = 58;
 /// The header that precedes multicast listener reports.
 const HOP_BY_HOP: u8 = 0;
 
+/// Length of an IPv6 header, without those that may follow it.
+const V6_HEADER: usize = 40;
+
 /// The flags of a TCP segment, lowest bit first (RFC 9293, section 3.1). The two above them are for
 /// congestion control and do not affect the kind.
 const FLAGS: [&str; 6] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG"];
@@ -135,23 +138,50 @@ fn port(kind: PacketKind, after: &[u8], header: usize) -> u16 {
 }
 
 fn read_v6(bytes: &[u8]) -> Option<Packet> {
-    let (next, to) = (bytes.get(6)?, bytes.get(24..40)?);
-    let address = Ipv6Addr::from(<[u8; 16]>::try_from(to).ok()?);
-    // Any host with IPv6 sends solicitations and multicast reports at boot, but no router
-    // advertisements or redirects.
-    let is_routine = match (*next, bytes.get(40)) {
-        (ICMPV6, Some(133 | 135 | 136 | 143)) => true,
-        (HOP_BY_HOP, _) => address.is_multicast(),
+    let packet = |to| Packet { kind: PacketKind::Ipv6, from: None, to, is_fragment: false };
+    let Some((header, payload)) = bytes.split_first_chunk::<V6_HEADER>() else {
+        return Some(packet(None));
+    };
+    let mut address = [0; 16];
+    address.copy_from_slice(&header[24..]);
+    let (next, hops, address) = (header[6], header[7], Ipv6Addr::from(address));
+    let is_routine = match next {
+        ICMPV6 => is_discovery(payload, hops, address),
+        HOP_BY_HOP => is_listener_report(payload, hops, address),
         _ => false,
     };
-    let port = match *next {
-        TCP => port(PacketKind::Syn, &bytes[40..], 20),
-        UDP => port(PacketKind::Udp, &bytes[40..], 20),
+    let port = match next {
+        TCP => port(PacketKind::Syn, payload, 20),
+        UDP => port(PacketKind::Udp, payload, 20),
         _ => 0,
     };
-    let to = SocketAddr::new(address.into(), port);
-    let packet = Packet { kind: PacketKind::Ipv6, from: None, to: Some(to), is_fragment: false };
-    (!is_routine).then_some(packet)
+    (!is_routine).then(|| packet(Some(SocketAddr::new(address.into(), port))))
+}
+
+/// Returns whether an `ICMPv6` message is a part of neighbor discovery that any host with IPv6 sends
+/// by itself (RFC 4861, sections 4 and 7.1): solicitations and advertisements within the link, but
+/// no router advertisements or redirects.
+fn is_discovery(message: &[u8], hops: u8, to: Ipv6Addr) -> bool {
+    let is_for_link = match message.first() {
+        Some(133) => is_link_multicast(to),
+        Some(135 | 136) => is_link_multicast(to) || to.is_unicast_link_local(),
+        _ => false,
+    };
+    // No router passes it on, and no other host could have sent it.
+    is_for_link && hops == 255
+}
+
+/// Returns whether a packet with a hop-by-hop header is a report of multicast listeners (RFC 2710,
+/// section 3; RFC 3810, section 5).
+fn is_listener_report(payload: &[u8], hops: u8, to: Ipv6Addr) -> bool {
+    // The header of eight bytes has nothing but the router alert.
+    let is_report = matches!(payload, [ICMPV6, 0, 5, 2, 0, 0, _, _, 131 | 132 | 143, ..]);
+    is_report && hops == 1 && is_link_multicast(to)
+}
+
+/// Returns whether an address is of all listeners of a group on the link.
+fn is_link_multicast(address: Ipv6Addr) -> bool {
+    address.segments()[0] == 0xff02
 }
 
 #[cfg(test)]
@@ -209,15 +239,62 @@ mod tests {
         }
     }
 
+    fn with_hops(mut packet: Vec<u8>, hops: u8) -> Vec<u8> {
+        packet[7] = hops;
+        packet
+    }
+
+    /// A hop-by-hop header with the router alert for listener reports, and a message of a type.
+    fn report(kind: u8) -> [u8; 10] {
+        [ICMPV6, 0, 5, 2, 0, 0, 1, 0, kind, 0]
+    }
+
     #[test]
     fn routine_packets_are_ignored() {
-        for kind in [133, 135, 136, 143] {
-            assert_eq!(read(IPV6, &v6(ICMPV6, "ff02::2", &[kind])), None, "{kind}");
+        for (kind, to) in
+            [(133, "ff02::2"), (135, "ff02::1:ff00:1"), (135, "fe80::1"), (136, "ff02::1")]
+        {
+            assert_eq!(read(IPV6, &with_hops(v6(ICMPV6, to, &[kind]), 255)), None, "{kind} {to}");
         }
-        assert_eq!(read(IPV6, &v6(HOP_BY_HOP, "ff02::16", &[ICMPV6, 0])), None);
+        for (kind, to) in [(131, "ff02::fb"), (132, "ff02::2"), (143, "ff02::16")] {
+            let packet = with_hops(v6(HOP_BY_HOP, to, &report(kind)), 1);
+            assert_eq!(read(IPV6, &packet), None, "{kind} {to}");
+        }
+    }
+
+    #[test]
+    fn nothing_else_passes_for_a_routine_packet() {
+        for (next, to, payload, hops) in [
+            (ICMPV6, "2001:db8::1", &[135][..], 255),
+            (ICMPV6, "2001:db8::1", &[143], 255),
+            (ICMPV6, "ff02::16", &[143], 255),
+            (ICMPV6, "fe80::1", &[133], 255),
+            (ICMPV6, "ff02::1", &[135], 64),
+            (ICMPV6, "ff05::1", &[135], 255),
+            (ICMPV6, "ff02::1", &[134], 255),
+            (ICMPV6, "ff02::1", &[], 255),
+            (HOP_BY_HOP, "ff02::16", &[UDP, 0, 5, 2, 0, 0, 1, 0, 143, 0], 1),
+            (HOP_BY_HOP, "ff02::16", &[ICMPV6, 1, 5, 2, 0, 0, 1, 0, 143, 0], 1),
+            (HOP_BY_HOP, "ff02::16", &report(128), 1),
+            (HOP_BY_HOP, "ff02::16", &report(143), 64),
+            (HOP_BY_HOP, "ff05::16", &report(143), 1),
+            (HOP_BY_HOP, "ff02::16", &[ICMPV6, 0], 1),
+        ] {
+            let packet = read(IPV6, &with_hops(v6(next, to, payload), hops));
+            let kind = packet.map(|packet| packet.kind);
+            assert_eq!(kind, Some(PacketKind::Ipv6), "{next} {to} {payload:?} {hops}");
+        }
     }
 
     proptest! {
+        #[test]
+        fn a_packet_shorter_than_its_header_is_recorded(
+            bytes in prop::collection::vec(any::<u8>(), 0..V6_HEADER),
+        ) {
+            let packet = read(IPV6, &bytes);
+            prop_assert!(packet.is_some_and(|packet| packet.kind == PacketKind::Ipv6));
+        }
+
         #[test]
         fn no_bytes_break_the_reader(
             ether_type in prop::sample::select(vec![IPV4, IPV6, 0x0806]),

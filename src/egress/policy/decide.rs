@@ -60,14 +60,15 @@ impl Policy {
         if self.mode == Mode::None {
             return Verdict::Refused(RefusalCause::NoEgress);
         }
-        let denied = self.deny.iter().find(|rule| rule.ports.is_none() && rule.host.matches(name));
-        if let Some(rule) = denied {
-            return self.refusal_for_mode(RefusalCause::Denied(rule.to_string()));
-        }
         let is_resolved = self.has_override(name);
         let named =
             self.allow.iter().any(|rule| rule.host != Pattern::Any && rule.host.matches(name));
-        if let Some(cause) = self.check_special_use(name, named, is_resolved) {
+        let special = self.check_special_use(name, named, is_resolved);
+        let denied = self.deny.iter().find(|rule| rule.ports.is_none() && rule.host.matches(name));
+        if let Some(rule) = denied {
+            return self.refuse_denied(rule, special);
+        }
+        if let Some(cause) = special {
             return Verdict::Refused(cause);
         }
         if self.mode == Mode::Open || self.allow.iter().any(|rule| rule.host.matches(name)) {
@@ -85,16 +86,17 @@ impl Policy {
         if self.mode == Mode::None {
             return self.without_rule(Verdict::Refused(RefusalCause::NoEgress), port);
         }
-        if let Some(rule) = self.denied(name, port) {
-            let verdict = self.refusal_for_mode(RefusalCause::Denied(rule.to_string()));
-            return PolicyDecision { rule: Some(rule), ..self.without_rule(verdict, port) };
-        }
         let mut for_name = self.allow.iter().filter(|rule| rule.host.matches(name)).peekable();
         let named = for_name.peek().is_some();
         let is_resolved = self.resolve_override(name, port).is_some();
         let by_name =
             self.allow.iter().any(|rule| rule.host != Pattern::Any && rule.host.matches(name));
-        if let Some(cause) = self.check_special_use(name, by_name, is_resolved) {
+        let special = self.check_special_use(name, by_name, is_resolved);
+        if let Some(rule) = self.denied(name, port) {
+            let verdict = self.refuse_denied(rule, special);
+            return PolicyDecision { rule: Some(rule), ..self.without_rule(verdict, port) };
+        }
+        if let Some(cause) = special {
             return self.without_rule(Verdict::Refused(cause), port);
         }
         if let Some(rule) = for_name.find(|rule| rule.has_port(port)) {
@@ -145,6 +147,15 @@ impl Policy {
                 self.refusal_for_mode(RefusalCause::Literal)
             }
             _ => Verdict::Refused(RefusalCause::Address(class)),
+        }
+    }
+
+    /// Returns the verdict of a `deny` rule. A rule opens nothing: where it would only be audited, a
+    /// special-use name stays refused for what it is.
+    fn refuse_denied(&self, rule: &Rule, special: Option<RefusalCause>) -> Verdict {
+        match (self.mode, special) {
+            (Mode::Audit, Some(cause)) => Verdict::Refused(cause),
+            _ => self.refusal_for_mode(RefusalCause::Denied(rule.to_string())),
         }
     }
 

@@ -66,6 +66,21 @@ fn audit_allows_what_enforce_refuses_except_forbidden_addresses() {
 }
 
 #[test]
+fn a_deny_rule_opens_no_special_use_name() {
+    let policy = parse(
+        r#"
+        mode = "audit"
+        deny = [{ host = "localhost" }, { host = "*.google.internal" }, { host = "bad.test" }]
+        "#,
+    );
+    for name in ["localhost", "metadata.google.internal", "bad.test"] {
+        let refused = Verdict::Refused(RefusalCause::SpecialName);
+        assert_eq!(verdict(&policy, name, 80), refused, "{name}");
+        assert_eq!(policy.decide_lookup(&HostName::parse(name).unwrap()), refused, "{name}");
+    }
+}
+
+#[test]
 fn open_allows_any_public_destination_except_denied_names() {
     let policy = parse("mode = \"open\"\ndeny = [{ host = \"bad.example\" }]");
     for (host, expected) in [
@@ -187,6 +202,25 @@ proptest! {
             prop_assert!(matches!(
                 verdict(&policy, &name, port), Verdict::Refused(RefusalCause::Denied(_))));
         }
+    }
+
+    /// Whatever the mode, a `deny` rule for a name makes no more of it pass.
+    #[test]
+    fn a_deny_rule_lets_nothing_more_pass(
+        draft in draft(), port in port(),
+        name in prop::sample::select(vec!["localhost", "x.test", "metadata.google.internal", "db"]),
+        mode in prop::sample::select(vec![Mode::Enforce, Mode::Audit, Mode::Open]),
+    ) {
+        let deny = RuleDraft { host: name.into(), ..RuleDraft::default() };
+        let denied = PolicyDraft {
+            deny: draft.deny.iter().cloned().chain([deny]).collect(), ..draft.clone()
+        };
+        let (without, with) = (in_mode(&draft, mode), in_mode(&denied, mode));
+        let host = HostName::parse(name).unwrap();
+        prop_assert!(
+            verdict(&without, name, port).passes() || !verdict(&with, name, port).passes());
+        prop_assert!(
+            without.decide_lookup(&host).passes() || !with.decide_lookup(&host).passes());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The names that a runner needs to reach, for comparison with a policy.
 
-use super::Pattern;
+use super::{Pattern, sets};
 use crate::egress::host::HostName;
 use crate::egress::record::EgressReport;
 
@@ -99,7 +99,7 @@ pub fn explain_missing_for<'a>(
     refused: impl IntoIterator<Item = RefusedDestination<'a>>,
 ) -> Option<String> {
     let needs = required_hosts(server);
-    let (host, RequiredHost { purpose, set, .. }) = refused.into_iter().find_map(|one| {
+    let (one, name, need) = refused.into_iter().find_map(|one| {
         let name = HostName::parse(one.host).ok()?;
         let is_of = |need: &&RequiredHost| {
             Pattern::parse(&need.host).is_ok_and(|pattern| pattern.matches(&name))
@@ -107,16 +107,22 @@ pub fn explain_missing_for<'a>(
         // A network failure is not a refusal by the policy.
         let by_policy = matches!(one.cause, Some("no-rule" | "port" | "denied"));
         let need = needs.iter().find(is_of)?;
-        (by_policy && matches!(one.port, 0 | 443)).then_some((one.host, need))
+        (by_policy && matches!(one.port, 0 | 443)).then_some((one, name, need))
     })?;
-    let line = match set {
-        Some(set) => format!("include = [\"{set}\"]"),
-        None => format!("allow = [{{ host = \"{host}\", ports = [443] }}]"),
+    let (host, purpose, remedy) = (one.host, need.purpose, remedy(one, &name, need.set));
+    Some(format!("the egress policy refused {host}, which a runner needs ({purpose}); {remedy}"))
+}
+
+/// Returns what allows a refused name. GitHub uses names that the suggested set does not have.
+fn remedy(refused: RefusedDestination<'_>, name: &HostName, set: Option<&str>) -> String {
+    if refused.cause == Some("denied") {
+        return "remove the `deny` rule that matches it from the policy".to_owned();
+    }
+    let line = match set.and_then(sets::find).filter(|set| set.has(name)) {
+        Some(set) => format!("include = [\"{}\"]", set.name),
+        None => format!("allow = [{{ host = \"{}\", ports = [443] }}]", refused.host),
     };
-    Some(format!(
-        "the egress policy refused {host}, which a runner needs ({purpose}); `{line}` in the policy \
-         allows it"
-    ))
+    format!("`{line}` in the policy allows it")
 }
 
 fn need(host: &str, purpose: &'static str, set: &'static str) -> RequiredHost {
@@ -182,6 +188,27 @@ mod tests {
             vec![row("not a host", "refused", "no-rule")],
         ] {
             assert_eq!(explain(rows), None);
+        }
+    }
+
+    fn explain_one(server: &str, host: &str, cause: &str) -> Option<String> {
+        explain_missing_for(server, [RefusedDestination::new(host, 443, Some(cause))])
+    }
+
+    #[test]
+    fn a_name_beyond_the_sets_is_reported_with_a_rule() {
+        let new = "productionresultssa20.blob.core.windows.net";
+        let message = explain_one("https://github.com", new, "no-rule").unwrap();
+        let line = format!("`allow = [{{ host = \"{new}\", ports = [443] }}]`");
+        assert!(message.contains(&line) && !message.contains("include"), "{message}");
+    }
+
+    #[test]
+    fn a_hint_about_a_deny_rule_names_no_set() {
+        for host in ["github.com", "productionresultssa7.blob.core.windows.net"] {
+            let message = explain_one("https://github.com", host, "denied").unwrap();
+            assert!(message.contains("remove the `deny` rule"), "{message}");
+            assert!(!message.contains("include") && !message.contains("allow ="), "{message}");
         }
     }
 

@@ -1,6 +1,9 @@
 //! Built-in sets of hosts, which policies include by name. Operators define their own sets under
 //! `[egress.set.NAME]`.
 
+use super::Pattern;
+use crate::egress::host::HostName;
+
 /// A named list of host patterns, all on port 443.
 #[derive(Debug, Clone, Copy)]
 pub struct HostSet {
@@ -15,6 +18,11 @@ impl HostSet {
     /// Returns the patterns.
     pub fn hosts(&self) -> impl Iterator<Item = &'static str> + use<> {
         self.hosts.iter().flat_map(|hosts| hosts.iter().copied())
+    }
+
+    /// Returns whether a pattern of the set matches the name.
+    pub(super) fn has(&self, name: &HostName) -> bool {
+        self.hosts().any(|host| Pattern::parse(host).is_ok_and(|pattern| pattern.matches(name)))
     }
 }
 
@@ -103,7 +111,6 @@ mod tests {
     use super::*;
     use crate::egress::host::Host;
     use crate::egress::policy::Policies;
-    use crate::egress::policy::pattern::Pattern;
 
     #[test]
     fn squid_allows_the_hosts_of_the_github_set() {

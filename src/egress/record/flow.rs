@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::EgressRecorder;
 use super::line::{FlowEnd, Peer, Subject};
 use super::sums::RowKey;
+use super::{EgressRecorder, LineKind};
 use crate::egress::host::HostName;
 use crate::egress::verdict::Verdict;
 
@@ -129,6 +129,6 @@ impl Drop for Flow {
         let mut record = self.recorder.lock();
         let FlowEntry { subject, verdict, rule, key, id } = &self.passed;
         record.sums.close(key, end.up, end.down);
-        record.write(subject, Some(*id), verdict, rule.as_deref(), Some(&end));
+        record.write(subject, LineKind::End(*id, &end), verdict, rule.as_deref());
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// The limits on a microVM's record, for allowed and refused traffic separately, so that neither
-/// displaces the other.
+/// The limits on a microVM's record, for allowed traffic and for verdicts without traffic
+/// separately, so that neither displaces the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordLimits {
     /// Lines per second on average.

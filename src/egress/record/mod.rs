@@ -3,8 +3,9 @@
 //!
 //! An allowed connection has two lines in `egress.jsonl`: the verdict at once, so that it is
 //! recorded whatever happens next, and the end with its bytes. Lines are limited in length, rate
-//! and total size, separately for allowed and refused traffic, so that a flood of one does not hide
-//! the other; unrecorded lines are counted. This module makes no decisions.
+//! and total size, separately for the beginnings of allowed traffic, for its ends, and for verdicts
+//! without traffic (refusals and lookups), so that a flood of one does not hide the others;
+//! unrecorded lines are counted. This module makes no decisions.
 
 mod flow;
 mod learner;
@@ -33,7 +34,7 @@ use limits::LineBucket;
 use line::{FlowEnd, LineContext};
 use sums::EgressSums;
 
-/// Number of recent lines kept in memory, for allowed and for refused traffic each.
+/// Number of recent lines kept in memory, of each kind.
 const RECENT: usize = 32;
 
 /// Bytes reserved in `egress.jsonl` for reports of unrecorded lines.
@@ -81,8 +82,10 @@ struct RecordState {
     files: Option<Files>,
     /// Remaining bytes for reports of unrecorded lines.
     unrecorded_budget: u64,
-    passed: LineBudget,
-    refused: LineBudget,
+    begun: LineBudget,
+    ended: LineBudget,
+    /// For verdicts without traffic.
+    verdicts: LineBudget,
     sums: EgressSums,
     next_id: u64,
     /// Unrecorded lines in total, and since the last report of them.
@@ -99,10 +102,46 @@ struct LineBudget {
     recent: VecDeque<String>,
 }
 
+/// A kind of lines with its own budget.
+#[derive(Debug, Clone, Copy)]
+enum LineKind<'a> {
+    /// The beginning of allowed traffic.
+    Begin(FlowId),
+    /// Its end.
+    End(FlowId, &'a FlowEnd),
+    /// A verdict without traffic.
+    Verdict,
+}
+
+/// The id of allowed traffic in the record.
+type FlowId = u64;
+
+impl<'a> LineKind<'a> {
+    fn id(self) -> Option<FlowId> {
+        match self {
+            Self::Begin(id) | Self::End(id, _) => Some(id),
+            Self::Verdict => None,
+        }
+    }
+
+    fn end(self) -> Option<&'a FlowEnd> {
+        match self {
+            Self::End(_, end) => Some(end),
+            Self::Begin(_) | Self::Verdict => None,
+        }
+    }
+}
+
 impl LineBudget {
     fn new(limits: RecordLimits) -> Self {
         let bucket = LineBucket::new(limits, Instant::now());
         Self { bucket, json: limits.bytes, squid: limits.bytes, recent: VecDeque::new() }
+    }
+
+    /// Creates a budget for half of the lines of allowed traffic: its beginnings or its ends. Only
+    /// the ends are in the access log.
+    fn half(limits: RecordLimits) -> Self {
+        Self { json: limits.bytes / 2, ..Self::new(limits) }
     }
 
     /// Writes lines within the limits. Returns whether both were written.
@@ -174,8 +213,9 @@ impl EgressRecorder {
             client,
             files,
             unrecorded_budget: UNRECORDED_BYTES.min(limits.bytes),
-            passed: LineBudget::new(limits),
-            refused: LineBudget::new(limits),
+            begun: LineBudget::half(limits),
+            ended: LineBudget::half(limits),
+            verdicts: LineBudget::new(limits),
             sums: EgressSums::default(),
             next_id: 1,
             unrecorded: 0,
@@ -189,7 +229,7 @@ impl EgressRecorder {
         let subject = subject.truncated();
         let mut record = self.lock();
         record.sums.count(&subject, verdict);
-        record.write(&subject, None, verdict, rule, None);
+        record.write(&subject, LineKind::Verdict, verdict, rule);
     }
 
     /// Records allowed traffic. Dropping the returned flow records its end.
@@ -199,7 +239,7 @@ impl EgressRecorder {
         let id = record.next_id;
         record.next_id += 1;
         let key = record.sums.open(&subject, &verdict);
-        record.write(&subject, Some(id), &verdict, rule.as_deref(), None);
+        record.write(&subject, LineKind::Begin(id), &verdict, rule.as_deref());
         drop(record);
         Flow::new(self.clone(), FlowEntry { subject, verdict, rule, key, id })
     }
@@ -226,11 +266,12 @@ impl EgressRecorder {
         self.lock().identity.guest
     }
 
-    /// Returns the recent lines in JSON, recorded or not: those of allowed traffic, then the
-    /// refusals, each oldest first.
+    /// Returns the recent lines in JSON, recorded or not: the beginnings of allowed traffic, its
+    /// ends, then verdicts without traffic, each oldest first.
     pub fn recent(&self) -> Vec<String> {
         let record = self.lock();
-        record.passed.recent.iter().chain(&record.refused.recent).cloned().collect()
+        let budgets = [&record.begun, &record.ended, &record.verdicts];
+        budgets.into_iter().flat_map(|budget| &budget.recent).cloned().collect()
     }
 
     /// Counts lines that were lost before they could be recorded.
@@ -253,17 +294,17 @@ impl RecordState {
     fn write(
         &mut self,
         subject: &Subject,
-        id: Option<u64>,
+        kind: LineKind<'_>,
         verdict: &Verdict,
         rule: Option<&str>,
-        end: Option<&FlowEnd>,
     ) {
+        let end = kind.end();
         let context = LineContext {
             now: SystemTime::now(),
             microvm: &self.identity.microvm,
             policy: &self.identity.policy,
             client: &self.client,
-            id,
+            id: kind.id(),
             verdict,
             rule,
             end,
@@ -271,7 +312,11 @@ impl RecordState {
         let json = line::json(&context, subject);
         // An access log has one line per request, at its end.
         let squid = (end.is_some() || !verdict.passes()).then(|| line::squid(&context, subject));
-        let budget = if verdict.passes() { &mut self.passed } else { &mut self.refused };
+        let budget = match kind {
+            LineKind::Begin(_) => &mut self.begun,
+            LineKind::End(..) => &mut self.ended,
+            LineKind::Verdict => &mut self.verdicts,
+        };
         let written = budget.write(self.files.as_mut(), &json, squid.as_deref());
         budget.keep_recent(json);
         self.count_unrecorded(u64::from(!written));

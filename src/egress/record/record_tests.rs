@@ -120,6 +120,34 @@ fn a_flood_of_refusals_leaves_room_for_allowed_traffic() {
 }
 
 #[test]
+fn a_flood_of_audited_lookups_hides_no_end_of_traffic() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = RecordLimits { per_second: 0, burst: 50, bytes: 100_000 };
+    let recorder = EgressRecorder::create(directory.path(), identity(), limits).unwrap();
+    let flow = recorder.start_flow(subject("upload.example"), Verdict::Allowed, None);
+    for number in 0..6_000 {
+        let lookup = Subject { via: Via::Dns, port: 0, ..subject(&format!("{number}.example")) };
+        recorder.record_verdict(lookup, &Verdict::WouldRefuse(RefusalCause::NoRule), None);
+    }
+    // Nor does a flood of beginnings.
+    let open: Vec<_> = (0..200)
+        .map(|_| recorder.start_flow(subject("other.example"), Verdict::Allowed, None))
+        .collect();
+    flow.bytes().up.fetch_add(3_000_000, Ordering::Relaxed);
+    drop(flow);
+    let events = events(directory.path());
+    let closed: Vec<_> = events.iter().filter(|line| line["event"] == "closed").collect();
+    assert_eq!(closed.len(), 1);
+    assert_eq!(
+        (&closed[0]["host"], &closed[0]["up"]),
+        (&"upload.example".into(), &3_000_000.into())
+    );
+    let access = lines(directory.path(), "access.log");
+    assert!(access.iter().any(|line| line.contains("upload.example:443")));
+    drop(open);
+}
+
+#[test]
 fn recent_lines_are_kept_in_memory() {
     let recorder = EgressRecorder::without_files(identity());
     for number in 0..RECENT + 5 {

@@ -1,9 +1,9 @@
 //! The running sums of a microVM's egress: a bounded number of rows, one per destination.
 //!
 //! A guest chooses its destinations, so it must not be able to choose which ones are forgotten.
-//! Rows of allowed traffic have their own reserve, which refusals never use; when it is full, the
-//! rows with the fewest bytes are evicted. Refusals have a reserve per cause, and the first ones of
-//! each cause are kept. Evicted rows are summed by verdict and cause, and the totals count
+//! Rows of allowed traffic have their own reserve, which verdicts without traffic never use; when it
+//! is full, the rows with the fewest bytes are evicted. Those verdicts have a reserve per cause, and
+//! the first ones of each cause are kept. Evicted rows are summed by verdict and cause, and the totals count
 //! everything.
 
 use std::cmp::Reverse;
@@ -17,7 +17,7 @@ use crate::egress::verdict::{RefusalCause, Verdict};
 /// connection is kept.
 pub(super) const PASSED_ROWS: usize = 2048;
 
-/// Rows of refusals with the same cause.
+/// Rows of verdicts without traffic with the same cause.
 pub(super) const REFUSED_ROWS: usize = 128;
 
 /// The key of a row.
@@ -74,24 +74,26 @@ pub(super) struct EgressSums {
 }
 
 impl EgressSums {
-    /// Counts a verdict.
-    pub(super) fn count(&mut self, subject: &Subject, verdict: &Verdict) -> RowKey {
-        let kind =
-            VerdictKind { verdict: verdict.code(), cause: verdict.cause().map(RefusalCause::code) };
-        let key = RowKey { host: subject.host.clone(), port: subject.port, kind };
-        self.totals.of_mut(kind.verdict).connections += 1;
-        let sum = if verdict.passes() { self.passed_row(&key) } else { self.refused_row(&key) };
-        sum.connections += 1;
-        key
+    /// Counts a verdict without traffic: a refusal, or a lookup that `enforce` would refuse.
+    pub(super) fn count(&mut self, subject: &Subject, verdict: &Verdict) {
+        let key = self.count_total(subject, verdict);
+        self.refused_row(&key).connections += 1;
     }
 
     /// Counts allowed traffic, whose bytes are added at its end by [`Self::close`].
     pub(super) fn open(&mut self, subject: &Subject, verdict: &Verdict) -> RowKey {
-        let key = self.count(subject, verdict);
-        if let Some(sum) = self.passed.get_mut(&key) {
-            sum.open += 1;
-        }
+        let key = self.count_total(subject, verdict);
+        let sum = self.passed_row(&key);
+        sum.connections += 1;
+        sum.open += 1;
         key
+    }
+
+    fn count_total(&mut self, subject: &Subject, verdict: &Verdict) -> RowKey {
+        let kind =
+            VerdictKind { verdict: verdict.code(), cause: verdict.cause().map(RefusalCause::code) };
+        self.totals.of_mut(kind.verdict).connections += 1;
+        RowKey { host: subject.host.clone(), port: subject.port, kind }
     }
 
     /// Adds the bytes of traffic that was opened under the key.
@@ -100,7 +102,7 @@ impl EgressSums {
         let total = self.totals.of_mut(key.kind.verdict);
         total.up = total.up.saturating_add(up);
         total.down = total.down.saturating_add(down);
-        // The row of an open connection is kept; it has none only if the verdict was a refusal.
+        // The row of an open connection is kept.
         if let Some(sum) = self.passed.get_mut(key) {
             sum.open = sum.open.saturating_sub(1);
             sum.merge(&bytes);

@@ -51,7 +51,7 @@ fn rows_are_summed_and_shown_as_a_table() {
 /// One step of a flood, by its number.
 type Flood = fn(&mut EgressSums, u32);
 
-const FLOODS: [(&str, Flood); 9] = [
+const FLOODS: [(&str, Flood); 10] = [
     ("names that sort first", |sums, number| {
         let verdict = Verdict::Refused(RefusalCause::NoRule);
         sums.count(&subject(&format!("!{number:09}"), 0), &verdict);
@@ -93,6 +93,10 @@ const FLOODS: [(&str, Flood); 9] = [
     }),
     ("allowed names", |sums, number| {
         pass(sums, &format!("{number:09}.example"), &Verdict::Allowed, u64::from(number % 1000));
+    }),
+    ("audited lookups", |sums, number| {
+        let verdict = Verdict::WouldRefuse(RefusalCause::NoRule);
+        sums.count(&subject(&format!("{number:09}.example"), 0), &verdict);
     }),
     ("audited names", |sums, number| {
         pass(
@@ -140,6 +144,22 @@ fn a_flood_of_one_cause_keeps_the_first_of_every_other() {
     assert!(report.rows.iter().any(|row| row.host == "169.254.169.254"), "{report}");
     assert_eq!(report.totals.refused.connections, 5_001);
     assert_eq!(report.omitted + 64, 5_001);
+}
+
+#[test]
+fn lookups_take_no_rows_of_traffic() {
+    let mut sums = EgressSums::default();
+    pass(&mut sums, "small.example", &Verdict::Allowed, 1);
+    for number in 0..20_000 {
+        sums.count(
+            &subject(&format!("{number}.example"), 0),
+            &Verdict::WouldRefuse(RefusalCause::NoRule),
+        );
+    }
+    let report = sums.report(usize::MAX, 0);
+    assert_eq!((&*report.rows[0].host, report.rows[0].up), ("small.example", 1));
+    assert!(report.rows.len() <= REFUSED_ROWS + 2, "{}", report.rows.len());
+    assert!(adds_up(&report));
 }
 
 #[test]

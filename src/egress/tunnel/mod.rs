@@ -22,7 +22,7 @@ use super::record::ByteCounters;
 use super::verdict::RefusalCause;
 use pump::Direction;
 
-pub(super) use pump::write_all;
+pub(super) use pump::{count_bytes, write_all};
 
 /// Number of bytes that a direction copies before it splices.
 const SPLICE_AFTER: u64 = 64 << 10;

@@ -75,12 +75,7 @@ impl Direction<'_> {
         all: &ByteCounters,
         limits: &TunnelLimits,
     ) -> Result<u64, TunnelError> {
-        let moved = moved as u64;
-        self.count.fetch_add(moved, Ordering::Relaxed);
-        match limits.max_bytes {
-            Some(most) if all.total() > most => Err(TunnelError::TooManyBytes(most)),
-            _ => Ok(moved),
-        }
+        count_bytes(self.count, moved, all, limits.max_bytes)
     }
 
     pub(super) fn end(&self) -> Result<(), TunnelError> {
@@ -127,6 +122,21 @@ impl Direction<'_> {
 
     pub(super) fn write_error(&self, source: io::Error) -> TunnelError {
         TunnelError::Io { side: self.names[1], source }
+    }
+}
+
+/// Counts bytes of one direction. Fails if both directions together exceed the limit.
+pub(in crate::egress) fn count_bytes(
+    direction: &AtomicU64,
+    moved: usize,
+    all: &ByteCounters,
+    max_bytes: Option<u64>,
+) -> Result<u64, TunnelError> {
+    let moved = moved as u64;
+    direction.fetch_add(moved, Ordering::Relaxed);
+    match max_bytes {
+        Some(most) if all.total() > most => Err(TunnelError::TooManyBytes(most)),
+        _ => Ok(moved),
     }
 }
 
