@@ -20,6 +20,16 @@ const CHECK_ENTRIES: u64 = 256;
 const RESERVED_BYTES: u64 = 256 << 20;
 const RESERVED_INODES: u64 = 10_000;
 
+/// Returns the disk space that `length` bytes at `offset` of a file take: whole pages, however few
+/// bytes of each are written.
+pub(crate) fn disk_size(offset: u64, length: u64) -> u64 {
+    if length == 0 {
+        return 0;
+    }
+    let end = offset.saturating_add(length).div_ceil(PAGE);
+    (end - offset / PAGE).saturating_mul(PAGE)
+}
+
 /// The disk space that a tree may use.
 pub struct DiskQuota {
     disk: OwnedFd,
@@ -150,6 +160,20 @@ mod tests {
         assert_eq!(allowed(9 << 20, 4 << 20), Some(6 << 20));
         assert_eq!(allowed(9 << 20, 8 << 20), Some(8 << 20));
         assert_eq!(allowed(9 << 20, 9 << 20), None);
+    }
+
+    #[test]
+    fn a_byte_takes_the_page_that_it_is_in() {
+        for (offset, length, pages) in [
+            (0, 0, 0_u64),
+            (5, 1, 1),
+            (0, PAGE, 1),
+            (PAGE - 1, 2, 2),
+            (1, PAGE, 2),
+            (u64::MAX - 1, 1, 1),
+        ] {
+            assert_eq!(disk_size(offset, length), pages * PAGE, "{length} at {offset}");
+        }
     }
 
     #[test]

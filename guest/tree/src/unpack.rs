@@ -20,7 +20,7 @@ use crate::confined_dir::{ConfinedDir, Obstacle, SymlinkPolicy, remove_existing,
 use crate::destination::{Destination, create_missing};
 use crate::holes::Segment;
 use crate::origin::ArchiveOrigin;
-use crate::quota::DiskQuota;
+use crate::quota::{DiskQuota, disk_size};
 use crate::read::{ArchiveEntry, EntryKind, Reader};
 use crate::tree_path::TreePath;
 use crate::{BUFFER_SIZE, Notes, TreeError};
@@ -147,7 +147,9 @@ impl Unpacker {
     ) -> Result<(), TreeError> {
         let name = &entry.name;
         let data = match &entry.kind {
-            EntryKind::File { segments, .. } => segments.iter().map(|segment| segment.length).sum(),
+            EntryKind::File { segments, .. } => {
+                segments.iter().map(|segment| disk_size(segment.offset, segment.length)).sum()
+            }
             _ => 0,
         };
         self.quota.reserve_entry(data)?;
@@ -223,7 +225,7 @@ impl Unpacker {
             while at < end {
                 let most = usize::try_from(end - at).unwrap_or(BUFFER_SIZE).min(BUFFER_SIZE);
                 let count = reader.read_content(&mut buffer[..most])?;
-                self.quota.reserve_bytes(count as u64)?;
+                self.quota.reserve_bytes(disk_size(at, count as u64))?;
                 file.write_all_at(&buffer[..count], at).map_err(failed("write"))?;
                 at += count as u64;
             }

@@ -244,11 +244,13 @@ fn page(root: &[Vec<String>; 2], ordinary: &[Vec<String>; 2]) -> String {
 
 This table shows how `--copy-in` and `--copy-out` of `mayfly run` copy each kind of file. In the microVM, all files
 belong to the command's user; on the host, to the user who runs Mayfly. On the host, the umask restricts the
-permissions (022 in this table). The copy on the host has the requested name, whatever name the guest sends, and
-Mayfly neither writes nor links outside the destination. Extended attributes and access control lists are not
-copied. The command starts only after everything is copied in; an unreadable file fails the run before that. A
-copy out has at most 1,000,000 entries and 1,024 nested directories, is no larger than the microVM's disk, and
-leaves 2 % of the host's disk free (at most 256 MiB).
+permissions (022 in this table). The copy on the host has the requested name, whatever name the guest sends. If a
+directory comes, its contents go directly into a destination that is missing, is empty or has the same name; into
+any other directory it goes under the requested name. Mayfly neither writes nor links outside the destination.
+Extended attributes and access control lists are not copied. The command starts only after everything is copied
+in; an unreadable file fails the run before that. A copy out has at most 1,000,000 entries and 1,024 nested
+directories, takes no more space than the microVM's disk (holes take none), and leaves 2 % of the host's disk free
+(at most 256 MiB).
 
 | File | In the microVM | Back on the host |
 |---|---|---|

@@ -17,6 +17,18 @@ fn sparse(size: u64, map: &[(u64, u64)], held: u64, data: &[u8]) -> Vec<u8> {
     Tar::tree().with_header(header, data).end()
 }
 
+#[test]
+fn a_byte_between_holes_counts_as_a_page() {
+    let map = [(0, 1), (8192, 1), (16384, 1), (24576, 1)];
+    let archive = sparse(1 << 20, &map, 4, b"abcd");
+    // The entry, and four pages.
+    let unpack =
+        |pages: u64| TestDir::new().unpack(&archive, ArchiveOrigin::Guest { limit: pages * 4096 });
+    let error = unpack(4).unwrap_err();
+    assert!(matches!(error, TreeError::LimitExceeded { what: "bytes", .. }), "{error}");
+    unpack(5).unwrap();
+}
+
 fn endless_map() -> Vec<u8> {
     let mut header = header(EntryType::GNUSparse, b"sparse", b"", 0);
     let gnu = header.as_gnu_mut().unwrap();
