@@ -81,6 +81,54 @@ async fn abuse(endpoint: Endpoint, bytes: Vec<u8>) {
     std::future::pending::<()>().await;
 }
 
+/// Sends an incomplete request, a byte at a time, from two addresses, for as long as it is let.
+async fn drip(endpoint: Endpoint, from: u8, request: Vec<u8>) {
+    loop {
+        let mut stream = endpoint.connect(from).await;
+        for byte in &request[..request.len() - 4] {
+            if stream.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+}
+
+/// Sends complete requests one after the other, and reads each response.
+async fn repeat(endpoint: Endpoint, from: u8, request: Vec<u8>) {
+    loop {
+        let mut stream = endpoint.connect(from).await;
+        while stream.write_all(&request).await.is_ok() {
+            if !matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+}
+
+/// Holds all connections from two sources in ways that never stall for long.
+async fn others_are_served_beside_busy_clients(endpoint: Endpoint, honest: Vec<u8>, status: &str) {
+    for (what, is_drip) in [("drips", true), ("repeats", false)] {
+        let mut abusers = JoinSet::new();
+        for number in 0..ABUSIVE_CONNECTIONS {
+            let from = if number < ABUSIVE_CONNECTIONS * 3 / 4 { 1 } else { 3 };
+            let (endpoint, honest) = (endpoint.clone(), honest.clone());
+            if is_drip {
+                abusers.spawn(drip(endpoint, from, honest));
+            } else {
+                abusers.spawn(repeat(endpoint, from, honest));
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // Less than the timeout of a request, which would end the others in the end.
+        let limit = Duration::from_secs(15);
+        let found = tokio::time::timeout(limit, request_status(&endpoint, &honest)).await;
+        assert_eq!(found.as_ref().ok().and_then(Option::as_deref), Some(status), "{what}");
+        abusers.shutdown().await;
+    }
+}
+
 /// Sends a request and returns the status of the response.
 async fn request_status(endpoint: &Endpoint, request: &[u8]) -> Option<String> {
     let mut stream = endpoint.connect(2).await;
@@ -144,8 +192,12 @@ async fn the_api_over_tcp_serves_others_while_clients_stall() {
     let endpoint = Endpoint::Tcp(([127, 0, 0, 1], listener.local_addr().unwrap().port()).into());
     let (calls, received) = mpsc::channel(call::CAPACITY);
     let serving = server::serve_tcp(listener, "right".into(), calls, CancellationToken::new());
+    let others = async {
+        others_are_served(endpoint.clone(), pools("/v1/pools"), "200").await;
+        others_are_served_beside_busy_clients(endpoint, pools("/v1/pools"), "200").await;
+    };
     tokio::select! {
-        () = others_are_served(endpoint, pools("/v1/pools"), "200") => {}
+        () = others => {}
         () = serving => panic!("the server ended"),
         () = respond(received) => panic!("no more calls"),
     }

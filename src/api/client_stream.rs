@@ -62,9 +62,10 @@ pub(super) struct Activity {
     /// Whether the client owes nothing: its request is complete. The response may take long, and
     /// the client's silence meanwhile is no stall.
     is_idle: AtomicBool,
-    /// When it started to wait for the client, in milliseconds since `start`; [`Self::NOT_WAITING`]
-    /// if it doesn't.
-    reading: AtomicU64,
+    /// Whether it waits for more of the request.
+    is_reading: AtomicBool,
+    /// When it started to wait for the client to read, in milliseconds since `start`;
+    /// [`Self::NOT_WAITING`] if it doesn't.
     writing: AtomicU64,
 }
 
@@ -75,7 +76,7 @@ impl Activity {
         Arc::new(Self {
             start: Instant::now(),
             is_idle: AtomicBool::new(false),
-            reading: AtomicU64::new(Self::NOT_WAITING),
+            is_reading: AtomicBool::new(false),
             writing: AtomicU64::new(Self::NOT_WAITING),
         })
     }
@@ -85,27 +86,30 @@ impl Activity {
         self.is_idle.store(is_idle, Ordering::Relaxed);
     }
 
-    /// Returns how long it has been waiting for the client.
+    /// Returns how long it has been waiting for the client: for its request since the beginning, so
+    /// that a byte now and then does not help; or since the client read something.
     pub(super) fn blocked(&self) -> Duration {
         let now = self.now();
-        let since = |waits: &AtomicU64| match waits.load(Ordering::Relaxed) {
+        let is_incomplete =
+            self.is_reading.load(Ordering::Relaxed) && !self.is_idle.load(Ordering::Relaxed);
+        let reading = if is_incomplete { now } else { 0 };
+        let writing = match self.writing.load(Ordering::Relaxed) {
             Self::NOT_WAITING => 0,
             since => now.saturating_sub(since),
         };
-        let reading = if self.is_idle.load(Ordering::Relaxed) { 0 } else { since(&self.reading) };
-        Duration::from_millis(reading.max(since(&self.writing)))
+        Duration::from_millis(reading.max(writing))
     }
 
     fn now(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(Self::NOT_WAITING)
     }
 
-    /// Records whether an I/O attempt has to wait.
-    fn record(&self, waits: &AtomicU64, pending: bool) {
+    /// Records whether an attempt to write has to wait.
+    fn record_write(&self, pending: bool) {
         if !pending {
-            waits.store(Self::NOT_WAITING, Ordering::Relaxed);
-        } else if waits.load(Ordering::Relaxed) == Self::NOT_WAITING {
-            waits.store(self.now(), Ordering::Relaxed);
+            self.writing.store(Self::NOT_WAITING, Ordering::Relaxed);
+        } else if self.writing.load(Ordering::Relaxed) == Self::NOT_WAITING {
+            self.writing.store(self.now(), Ordering::Relaxed);
         }
     }
 }
@@ -142,8 +146,7 @@ impl<S> TimedStream<S> {
         attempt: Poll<io::Result<usize>>,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let activity = &self.activity;
-        activity.record(&activity.writing, attempt.is_pending());
+        self.activity.record_write(attempt.is_pending());
         if let Poll::Ready(result) = attempt {
             if let Some(waiting) = self.waiting.take() {
                 self.waited = self.waited.saturating_add(waiting.since.elapsed());
@@ -170,7 +173,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.activity.record(&self.activity.reading, result.is_pending());
+        self.activity.is_reading.store(result.is_pending(), Ordering::Relaxed);
         result
     }
 }
@@ -222,6 +225,28 @@ mod tests {
         let error = timed.write_all(&[0; 100]).await.unwrap_err();
         assert_eq!((error.kind(), begin.elapsed().as_secs()), (io::ErrorKind::TimedOut, 30));
         assert!(activity.blocked() >= STALL_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_comes_byte_by_byte_counts_from_its_beginning() {
+        let (near, mut far) = tokio::io::duplex(1);
+        let activity = Activity::new();
+        let mut timed = TimedStream::new(near, Arc::clone(&activity));
+        let send = async {
+            for _ in 0..20 {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                far.write_u8(0).await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        let mut request = [0; 100];
+        tokio::select! {
+            result = timed.read_exact(&mut request) => panic!("complete: {result:?}"),
+            () = send => {}
+        }
+        assert!(activity.blocked() >= Duration::from_secs(10), "{:?}", activity.blocked());
+        activity.set_idle(true);
+        assert_eq!(activity.blocked(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

@@ -35,8 +35,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_HEAD: usize = 16 << 10;
 /// How long the shutdown waits for requests in progress.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
-/// The maximum number of queued connections; at most half of them from one source. Another one of
-/// that source replaces its oldest. All further ones wait in the kernel's queue.
+/// The maximum number of queued connections. A further one replaces the oldest of the source that
+/// has the most.
 const MAX_QUEUED: usize = 128;
 /// How often the queue is checked, in addition to whenever a connection ends.
 const ADMIT_INTERVAL: Duration = Duration::from_millis(250);
@@ -70,7 +70,7 @@ pub(super) async fn serve<L: Listener>(
                 server.admit();
             }
             _ = admit_tick.tick(), if !server.queued.is_empty() => server.admit(),
-            (stream, _) = listener.accept(), if server.queued.len() < MAX_QUEUED => {
+            (stream, _) = listener.accept() => {
                 server.queue(stream);
                 server.admit();
             }
@@ -106,15 +106,18 @@ struct Connection {
 
 impl<S: ClientStream> Server<S> {
     fn queue(&mut self, stream: S) {
-        let source = stream.source();
-        let own = |(other, _): &(ClientSource, S)| *other == source;
-        if self.queued.iter().filter(|one| own(one)).count() >= MAX_QUEUED / 2
-            && let Some(oldest) = self.queued.iter().position(own)
-        {
-            self.queued.remove(oldest);
-        }
         stream.prepare();
-        self.queued.push_back((source, stream));
+        self.queued.push_back((stream.source(), stream));
+        if self.queued.len() > MAX_QUEUED {
+            let mut counts = HashMap::<ClientSource, usize>::new();
+            for (source, _) in &self.queued {
+                *counts.entry(*source).or_default() += 1;
+            }
+            // Of sources with equally many, the one whose connection is the oldest.
+            let most = counts.values().max();
+            let oldest = self.queued.iter().position(|(source, _)| counts.get(source) == most);
+            _ = oldest.and_then(|at| self.queued.remove(at));
+        }
     }
 
     /// Serves queued connections as far as the limits allow.
@@ -166,7 +169,9 @@ async fn run<S: ClientStream>(
         let (router, activity) = (router.clone(), Arc::clone(&activity));
         async move { Ok::<_, Infallible>(respond(router, request, &activity).await) }
     });
+    // One request per connection, so that cheap requests hold none of the limited connections.
     let connection = http1::Builder::new()
+        .keep_alive(false)
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
