@@ -39,7 +39,7 @@ impl Daemon {
                 self.backlog.cancel(JobKey(id), &why, &mut self.ledger)?;
                 self.fleet.with_job(JobKey(id)).map(Microvm::key)
             }
-            JobSource::Github => match self.runner_of(&job) {
+            JobSource::Github => match self.microvm_of(&job) {
                 None => {
                     let error = ApiError::new(
                         ApiErrorKind::Conflict,
@@ -59,8 +59,8 @@ impl Daemon {
         self.job_view(id)
     }
 
-    /// Returns the microVM whose runner has a given job of the forge.
-    fn runner_of(&self, job: &ledger::JobRecord) -> Option<MachineKey> {
+    /// Returns the microVM of a job, while it is in the fleet.
+    pub(super) fn microvm_of(&self, job: &ledger::JobRecord) -> Option<MachineKey> {
         let id = job.microvm.as_deref()?;
         let has = |microvm: &&Microvm| microvm.id().map(MicrovmId::as_str) == Some(id);
         self.fleet.iter().find(has).map(Microvm::key)

@@ -125,7 +125,9 @@ impl Daemon {
     fn job_log(&self, id: JobId) -> CallResult<JobLog> {
         Ok(self.job(id)?.map(|job| {
             let path = self.current_log_path(JobKey(id), job.microvm.as_deref());
-            JobLog { path, growing: !job.state.is_over() && job.source == ledger::JobSource::Local }
+            // GitHub may report a job's end before its runner has written its last lines.
+            let growing = !job.state.is_over() || self.microvm_of(&job).is_some();
+            JobLog { path, growing }
         }))
     }
 }

@@ -80,14 +80,62 @@ impl RunnerDomains {
             }
         };
         self.next_request_at = Some(now + INTERVAL);
-        // A forge without a list leaves the domains as they are.
-        let Some(names) = names else { return Ok(()) };
+        // A forge without a list, or with an empty one, leaves the domains as they are.
+        let Some(names) = names.as_ref().filter(|names| !names.is_empty()) else { return Ok(()) };
         let accepted = new_github_names(names.iter().map(String::as_str));
-        if ledger.record_github_names(&accepted)? {
-            let names = accepted.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        ledger.record_github_names(&accepted)?;
+        if let Some(names) = difference(&accepted, &self.accepted) {
             tracing::info!(names, "added domains that GitHub lists beyond the built-in sets");
+        }
+        if let Some(names) = difference(&self.accepted, &accepted) {
+            tracing::info!(names, "removed domains that GitHub no longer lists");
         }
         self.accepted = accepted;
         Ok(())
+    }
+}
+
+/// Returns the domains that only the first set has; `None` if it has none.
+fn difference(one: &BTreeSet<String>, other: &BTreeSet<String>) -> Option<String> {
+    let names: Vec<_> = one.difference(other).map(String::as_str).collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACCOUNTS: [&str; 2] = [
+        "productionresultssa20.blob.core.windows.net",
+        "productionresultssa21.blob.core.windows.net",
+    ];
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn only_the_difference_of_two_lists_is_logged() {
+        let [first, second] = ACCOUNTS;
+        let (before, now) = (set(&[first]), set(&[first, second]));
+        assert_eq!(difference(&now, &before).as_deref(), Some(second));
+        assert_eq!(difference(&before, &now), None, "none is removed");
+        assert_eq!(difference(&before, &before), None);
+    }
+
+    #[test]
+    fn an_empty_list_is_no_answer() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(&directory.path().join("ledger.db")).unwrap();
+        let mut domains = RunnerDomains::new(true, &mut ledger).unwrap();
+        let mut apply = |names: &[&str]| {
+            let names = names.iter().map(|&name| name.to_owned()).collect();
+            domains.apply(&Ok(Some(names)), &mut ledger, Millis(0)).unwrap();
+            (domains.accepted().clone(), ledger.github_names().unwrap())
+        };
+        let both = (set(&ACCOUNTS), set(&ACCOUNTS));
+        assert_eq!(apply(&ACCOUNTS), both);
+        assert_eq!(apply(&[]), both);
+        assert_eq!(apply(&ACCOUNTS[..1]), (set(&ACCOUNTS[..1]), set(&ACCOUNTS[..1])));
     }
 }

@@ -79,11 +79,14 @@ fn effects_of(
         RunnerOutcome::Interrupted => RunnerJobEnd::Interrupted,
         RunnerOutcome::Idle | RunnerOutcome::Refused(_) => RunnerJobEnd::None,
     };
-    // Also for a clean end without a job: an immediate restart could repeat without end.
-    let idle = conclusion == RunnerOutcome::Idle && unexpected.is_some();
-    let why = unexpected.filter(|why| !why.is_empty());
-    let back_off = (conclusion.needs_backoff() || idle)
-        .then(|| why.map_or_else(|| conclusion.to_string(), str::to_owned));
+    // Also for a clean end without a job: an immediate restart could repeat without end. Not for an
+    // end that the daemon wanted, whatever the status: a runner whose registration was just deleted
+    // may call that an error.
+    let is_failure = conclusion.needs_backoff() || conclusion == RunnerOutcome::Idle;
+    let back_off = unexpected.filter(|_| is_failure).map(|why| match why {
+        "" => conclusion.to_string(),
+        known => known.to_owned(),
+    });
     let regular = RunnerExit::from_status(status).is_regular() || observed.interrupted;
     let is_registration_removed = matches!(job, RunnerJobEnd::Reported(_)) && regular;
     RunnerEndEffects { is_registration_removed, job, back_off }

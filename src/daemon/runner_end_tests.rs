@@ -45,21 +45,27 @@ fn only_a_reported_result_removes_the_registration() {
                 let lost =
                     matches!(&one.job, RunnerJobEnd::Lost(why) if !why.starts_with(TAKEN_BACK));
                 assert_eq!(one.job == RunnerJobEnd::None, !observed.running && !said(one));
-                assert!(!lost || one.back_off.is_some(), "{status} {observed:?}: {one:?}");
+                assert!(!lost || itself.back_off.is_some(), "{status} {observed:?}: {one:?}");
             }
-            // Without a job the next registration waits, unless the daemon intended the end.
-            let wanted = [0, 130, 143].contains(&status);
-            let back_off = interrupted.back_off.is_some();
-            assert_eq!(
-                back_off,
-                !wanted && !said(&interrupted),
-                "{status} {observed:?}: {interrupted:?}"
-            );
+            // The next registration waits, unless the daemon intended the end.
+            assert_eq!(interrupted.back_off, None, "{status} {observed:?}");
             if !observed.running {
                 assert!(itself.back_off.is_some() || said(&itself), "{status}: {itself:?}");
             }
         }
     }
+}
+
+#[test]
+fn an_end_that_the_daemon_wanted_delays_no_registration_whatever_its_status() {
+    // Its registration was deleted. It may notice that before the interrupt.
+    for observed in [IDLE, RunnerObservations { interrupted: true, ..IDLE }] {
+        let effects = effects_of(&ended(1), observed, None);
+        assert_eq!((effects.job, effects.back_off), (RunnerJobEnd::None, None), "{observed:?}");
+    }
+    // But not if it ends because its runner failed.
+    let why = "retired: its runner got no job in time";
+    assert_eq!(effects_of(&ended(1), IDLE, Some(why)).back_off.as_deref(), Some(why));
 }
 
 #[test]

@@ -133,16 +133,7 @@ pub(super) fn explain(arguments: &JobArguments, state: Option<&Path>) -> Result<
         for line in explanation_lines(explanation, Time::now()) {
             out.line(line)?;
         }
-        let rows: Vec<_> = explanation
-            .phases
-            .iter()
-            .map(|phase| {
-                let lasted = phase.lasted_ms.map(std::time::Duration::from_millis);
-                let lasted = lasted.unwrap_or_else(|| Time::now().since(phase.at));
-                let detail = phase.detail.clone().unwrap_or_default();
-                [phase.phase.clone(), phase.at.to_string(), brief(lasted), detail]
-            })
-            .collect();
+        let rows: Vec<_> = steps(explanation, Time::now()).collect();
         if !rows.is_empty() {
             out.line("")?;
             table::print(out, ["STEP", "STARTED", "DURATION", ""], &rows)?;
@@ -153,6 +144,17 @@ pub(super) fn explain(arguments: &JobArguments, state: Option<&Path>) -> Result<
         }
         out.line("")?;
         table::print(out, ["DESTINATION", "VERDICT", "CONNECTIONS", "SENT", "RECEIVED"], &rows)
+    })
+}
+
+/// Returns the rows of a job's steps. The last step of an ended job has no duration.
+fn steps(explanation: &Explanation, now: Time) -> impl Iterator<Item = [String; 4]> {
+    let is_over = explanation.job.state.is_over();
+    explanation.phases.iter().map(move |phase| {
+        let lasted = phase.lasted_ms.map(std::time::Duration::from_millis);
+        let lasted = lasted.or_else(|| (!is_over).then(|| now.since(phase.at)));
+        let detail = phase.detail.clone().unwrap_or_default();
+        [phase.phase.clone(), phase.at.to_string(), optional(lasted.map(brief)), detail]
     })
 }
 
@@ -264,6 +266,27 @@ mod tests {
         let rows: Vec<_> = destinations(&explanation).collect();
         assert_eq!(rows.len(), DESTINATIONS);
         assert_eq!(rows[0].join(" "), "upload.example:443 allowed 1 3000000 7");
+    }
+
+    #[test]
+    fn the_last_step_of_an_ended_job_has_no_duration() {
+        let last = |state: &str| {
+            let explanation: Explanation = serde_json::from_value(serde_json::json!({
+                "job": {
+                    "id": 4, "source": "local", "pool": "ci", "state": state, "name": "build",
+                    "queued": "2026-01-01T00:00:00Z",
+                },
+                "phases": [
+                    { "phase": "queued", "at": "2026-01-01T00:00:00Z", "lasted_ms": 2000 },
+                    { "phase": "destroyed", "at": "2026-01-01T00:00:02Z" },
+                ],
+            }))
+            .unwrap();
+            let now = Time(explanation.job.queued.0 + 62_000);
+            steps(&explanation, now).map(|[_, _, lasted, _]| lasted).collect::<Vec<_>>()
+        };
+        assert_eq!(last("running"), ["2.0s", "1m"]);
+        assert_eq!(last("finished"), ["2.0s", "-"]);
     }
 
     #[test]

@@ -35,8 +35,9 @@ pub(in crate::daemon) struct Microvm {
     pub(super) job_deadline: Option<Millis>,
     /// The deadlines of its phases.
     pub(super) timeouts: PhaseTimeouts,
-    /// Whether its shepherd has interrupted its job.
-    pub(super) is_interrupted: bool,
+    /// Why its shepherd has interrupted its job, if it has. The daemon that commanded it may be
+    /// gone.
+    pub(super) interrupted: Option<String>,
     /// Since when its runner reports that it can't reach the forge.
     pub(super) retrying_since: Option<Millis>,
     /// Whether it is ended because its runner failed.
@@ -156,7 +157,7 @@ impl Microvm {
 
     /// Returns whether its shepherd has interrupted its job.
     pub(in crate::daemon) fn was_interrupted(&self) -> bool {
-        self.is_interrupted
+        self.interrupted.is_some()
     }
 
     /// Returns until when its runner may wait for a job, or may take to start listening.
@@ -165,6 +166,18 @@ impl Microvm {
             Stage::Registering => Some(self.since + REGISTERING),
             Stage::Registered => Some(self.since + claim),
             _ => None,
+        }
+    }
+
+    /// Returns whether it has a job. A runner that is being ended has its job until it ends.
+    pub(in crate::daemon) fn has_job(&self) -> bool {
+        match self.stage {
+            Stage::Assigned | Stage::Busy => true,
+            Stage::Ending => {
+                self.phase <= Phase::Running
+                    && self.runner().is_some_and(|runner| runner.job.is_some())
+            }
+            _ => false,
         }
     }
 
@@ -204,7 +217,7 @@ impl Microvm {
             phase: Phase::Planned,
             job_deadline: None,
             timeouts: PhaseTimeouts::default(),
-            is_interrupted: false,
+            interrupted: None,
             retrying_since: None,
             is_runner_failed: false,
             end_requested_at: None,
@@ -235,6 +248,13 @@ impl Microvm {
         }
     }
 
+    /// Records a reason to end it. The first reason stays. Returns it if there was one before.
+    pub(super) fn add_end_reason(&mut self, why: &str) -> Option<String> {
+        let first = self.end_reason.clone().or_else(|| self.interrupted.clone());
+        self.end_reason = Some(first.clone().unwrap_or_else(|| why.to_owned()));
+        first
+    }
+
     /// Applies an event.
     pub(super) fn apply_event(&mut self, event: &Event, now: Millis) -> MicrovmUpdate {
         self.events_applied += 1;
@@ -249,8 +269,8 @@ impl Microvm {
                 self.reached = Some(egress(report));
                 MicrovmUpdate::NoAction
             }
-            EventKind::Interrupted(_) => {
-                self.is_interrupted = true;
+            EventKind::Interrupted(request) => {
+                self.interrupted.get_or_insert_with(|| request.reason.clone());
                 MicrovmUpdate::NoAction
             }
             EventKind::Greeted { .. } | EventKind::Egress(_) | EventKind::Unknown(_) => {
@@ -314,6 +334,9 @@ impl Microvm {
             RunnerProgress::Running { job } if runner.job.is_none() => {
                 runner.job = Some(job.clone());
                 // If it was being retired, it keeps the job. The forge reports the same.
+                if self.end_requested_at.is_none() {
+                    self.end_reason = None;
+                }
                 self.enter(Stage::Busy, now);
                 MicrovmUpdate::TookJob(job.clone())
             }

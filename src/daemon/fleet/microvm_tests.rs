@@ -1,5 +1,7 @@
 //! Properties of a microVM under events in any order.
 
+use std::time::Duration;
+
 use mayfly_protocol::message::JobStatus;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -8,7 +10,7 @@ use super::microvm::{AssignedRunner, Assignment, Microvm, MicrovmUpdate};
 use crate::daemon::decide::{JobKey, MachineKey, PoolId, Resources, Stage};
 use crate::daemon::time::Millis;
 use crate::shepherd::event::{Event, EventKind, JobOutcome, Phase};
-use crate::shepherd::plan::MicrovmId;
+use crate::shepherd::plan::{InterruptRequest, MicrovmId};
 use crate::shepherd::runner::{JobResult, RunnerProgress};
 
 const PHASES: [Phase; 9] = [
@@ -220,4 +222,37 @@ fn a_runners_life_goes_through_its_stages() {
     assert_eq!(update, MicrovmUpdate::Ended(Box::new(outcome)));
     let Assignment::Runner(runner) = microvm.assignment else { panic!("it was a runner") };
     assert_eq!((runner.job.as_deref(), runner.result), (Some("build"), Some(JobResult::Failed)));
+}
+
+#[test]
+fn the_first_reason_to_end_a_microvm_stays() {
+    let mut microvm = microvm(Assignment::None);
+    assert_eq!(microvm.add_end_reason("one"), None);
+    assert_eq!(microvm.add_end_reason("two").as_deref(), Some("one"));
+    assert_eq!(microvm.end_reason(), Some("one"));
+}
+
+#[test]
+fn the_reason_of_an_interrupt_is_the_first_one() {
+    // An earlier daemon requested it, or the shepherd's own deadline came.
+    let mut microvm = microvm(Assignment::None);
+    let request = InterruptRequest { grace: Duration::ZERO, reason: "one".to_owned() };
+    microvm.apply_event(&event(EventKind::Interrupted(request)), Millis(1));
+    assert_eq!(microvm.end_reason(), None, "the daemon has not ended it");
+    assert_eq!(microvm.add_end_reason("two").as_deref(), Some("one"));
+    assert_eq!(microvm.end_reason(), Some("one"));
+}
+
+#[test]
+fn a_runner_that_takes_a_job_while_it_is_retired_has_no_reason_to_end() {
+    for is_commanded in [false, true] {
+        let runner = AssignedRunner { name: "r".to_owned(), id: Some(1), job: None, result: None };
+        let mut microvm = microvm(Assignment::Runner(runner));
+        microvm.add_end_reason("retired");
+        microvm.end_requested_at = is_commanded.then_some(Millis(1));
+        microvm.enter(Stage::Ending, Millis(1));
+        let running = RunnerProgress::Running { job: "build".to_owned() };
+        microvm.apply_event(&event(EventKind::Runner(running)), Millis(2));
+        assert_eq!(microvm.end_reason().is_some(), is_commanded);
+    }
 }

@@ -32,6 +32,7 @@ use crate::shepherd::cause::FailureCause;
 use crate::shepherd::event::{Event, EventKind, JobOutcome};
 use crate::shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand};
 use crate::shepherd::planner::MicrovmRequest;
+use crate::shepherd::record::RecordedDeadlines;
 use crate::telemetry::log;
 use follower::{FollowerChannels, SHEPHERD_TASKS_CAPACITY, ShepherdTask};
 pub(super) use microvm::{
@@ -106,9 +107,9 @@ impl Fleet {
         self.iter().map(Microvm::resources).fold(Resources::default(), Resources::plus)
     }
 
-    /// Returns the number of microVMs with a job.
+    /// Returns the number of microVMs with a job. That includes jobs that are being ended.
     pub(super) fn running(&self) -> usize {
-        self.iter().filter(|one| matches!(one.stage(), Stage::Assigned | Stage::Busy)).count()
+        self.iter().filter(|one| one.has_job()).count()
     }
 
     /// Returns the microVM of a runner.
@@ -197,12 +198,7 @@ impl Fleet {
         }
         ledger.record_planned(plan.id.as_str(), &entry.microvm.pool_name, &plan.image)?;
         entry.microvm.id = Some(plan.id.clone());
-        entry.microvm.timeouts = PhaseTimeouts {
-            boot: plan.deadlines.prepare + plan.deadlines.boot,
-            idle: plan.deadlines.idle,
-            job: plan.deadlines.job,
-            farewell: plan.deadlines.farewell,
-        };
+        entry.microvm.timeouts = RecordedDeadlines::from(&plan.deadlines).into();
         let (sender, shepherd_tasks) = mpsc::channel(SHEPHERD_TASKS_CAPACITY);
         entry.shepherd_tasks = Some(sender);
         let channels = FollowerChannels { key, shepherd_tasks, events: tasks.event_sender() };
@@ -240,6 +236,8 @@ impl Fleet {
         self.add(|key| {
             let mut microvm = Microvm::new(key, pool.0, pool.1, resources, now);
             (microvm.id, microvm.assignment) = (Some(found.id.clone()), assignment);
+            // A record of an older version has none.
+            microvm.timeouts = found.deadlines.map(PhaseTimeouts::from).unwrap_or_default();
             microvm
         })
     }
@@ -388,7 +386,9 @@ impl Fleet {
 
     /// Keeps a microVM that was being retired, because its runner has a job.
     pub(super) fn keep_busy(&mut self, key: MachineKey, now: Millis) {
-        if let Some(microvm) = self.get_mut(key) {
+        // Unless it was commanded to end, its job included.
+        let microvm = self.get_mut(key).filter(|microvm| microvm.end_requested_at.is_none());
+        if let Some(microvm) = microvm {
             microvm.end_reason = None;
             microvm.enter(Stage::Busy, now);
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::microvm::{Assignment, Microvm};
 use crate::daemon::decide::Stage;
 use crate::daemon::time::Millis;
+use crate::shepherd::record::RecordedDeadlines;
 
 /// How much later than the shepherd's own deadline the daemon acts.
 const SLACK: Duration = Duration::from_secs(5);
@@ -39,6 +40,19 @@ pub(super) struct PhaseTimeouts {
     pub(super) farewell: Duration,
 }
 
+impl From<RecordedDeadlines> for PhaseTimeouts {
+    /// A shepherd can change its record, so a deadline counts only up to the longest of the settings.
+    fn from(recorded: RecordedDeadlines) -> Self {
+        let limited = |ms, most: Duration| Duration::from_millis(ms).min(most);
+        Self {
+            boot: limited(recorded.boot, LONGEST.boot),
+            idle: limited(recorded.idle, LONGEST.idle),
+            job: limited(recorded.job, LONGEST.job),
+            farewell: limited(recorded.farewell, LONGEST.farewell),
+        }
+    }
+}
+
 impl Default for PhaseTimeouts {
     /// For a microVM whose plan is unknown: longer than any boot takes.
     fn default() -> Self {
@@ -50,6 +64,15 @@ impl Default for PhaseTimeouts {
         }
     }
 }
+
+/// The longest deadlines that the settings of a pool allow. A boot also has its preparation, and
+/// more time under emulation.
+const LONGEST: PhaseTimeouts = PhaseTimeouts {
+    boot: Duration::from_secs(2 * 3600),
+    idle: Duration::from_secs(7 * 86_400),
+    job: Duration::from_secs(5 * 86_400),
+    farewell: Duration::from_secs(10 * 60),
+};
 
 /// The action on an overdue microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +201,14 @@ mod tests {
             microvm.killed_at = Some(BEGAN);
             assert_eq!(seconds(&microvm), Some((10, true)), "killed, {stage:?}");
         }
+    }
+
+    #[test]
+    fn a_record_extends_no_deadline_beyond_the_settings() {
+        let recorded = RecordedDeadlines { boot: 40_000, idle: 9, job: u64::MAX, farewell: 7000 };
+        let timeouts = PhaseTimeouts::from(recorded);
+        assert_eq!((timeouts.boot.as_secs(), timeouts.idle.as_millis()), (40, 9));
+        assert_eq!((timeouts.job, timeouts.farewell.as_secs()), (LONGEST.job, 7));
     }
 
     #[test]

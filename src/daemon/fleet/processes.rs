@@ -103,9 +103,10 @@ impl Shepherds for ShepherdProcesses {
             };
             let ran = [Phase::Running, Phase::Claimed];
             let ran_for = ran.into_iter().find_map(|phase| record::time_since_phase(&found, phase));
+            let deadlines = summary.as_ref().and_then(|own| own.deadlines);
             let summary = summary.map(|own| (own.image.clone(), resources(&own)));
             let RecordedMicrovm { id, is_alive, events, .. } = found;
-            FoundMicrovm { id, is_alive, events, summary, ran_for }
+            FoundMicrovm { id, is_alive, events, summary, deadlines, ran_for }
         });
         Ok(found.collect())
     }

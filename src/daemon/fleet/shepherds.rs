@@ -15,6 +15,7 @@ use crate::shepherd::AttachError;
 use crate::shepherd::event::Event;
 use crate::shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand};
 use crate::shepherd::planner::MicrovmRequest;
+use crate::shepherd::record::RecordedDeadlines;
 
 /// Commands that a shepherd did not acknowledge, with their numbers.
 pub(in crate::daemon) type Unacknowledged = VecDeque<(u64, ShepherdCommand)>;
@@ -102,6 +103,8 @@ pub(in crate::daemon) struct FoundMicrovm {
     pub(in crate::daemon) events: Vec<Event>,
     /// Its image and resources, if its record has them.
     pub(in crate::daemon) summary: Option<(String, Resources)>,
+    /// Its deadlines, if its record has them.
+    pub(in crate::daemon) deadlines: Option<RecordedDeadlines>,
     /// How long ago its job began, or its claim; `None` if unknown.
     pub(in crate::daemon) ran_for: Option<Duration>,
 }

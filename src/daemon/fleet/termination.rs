@@ -14,7 +14,7 @@ impl Fleet {
     /// Marks a microVM as ending for a reason, without telling its shepherd yet.
     pub(in crate::daemon) fn retire(&mut self, key: MachineKey, why: &str, now: Millis) {
         if let Some(microvm) = self.get_mut(key) {
-            microvm.end_reason.get_or_insert_with(|| why.to_owned());
+            microvm.add_end_reason(why);
             microvm.enter(Stage::Ending, now);
         }
     }
@@ -44,7 +44,8 @@ impl Fleet {
         self.end_within(key, why, Duration::MAX, now);
     }
 
-    /// Ends a microVM for a reason, with a limited farewell time.
+    /// Ends a microVM for a reason, with a limited farewell time. The record keeps the first reason;
+    /// a later one is in the log.
     pub(in crate::daemon) fn end_within(
         &mut self,
         key: MachineKey,
@@ -53,7 +54,9 @@ impl Fleet {
         now: Millis,
     ) {
         if let Some(microvm) = self.get_mut(key) {
-            microvm.end_reason = Some(why.to_owned());
+            if let Some(first) = microvm.add_end_reason(why) {
+                tracing::info!(first, again = why, "the microVM was already being ended");
+            }
             microvm.enter(Stage::Ending, now);
         }
         self.command_end(key, most, now);
@@ -109,7 +112,7 @@ impl Fleet {
                 OverdueAction::End(why) | OverdueAction::Fail(why) => {
                     tracing::warn!("ending the microVM: {why}");
                     microvm.is_runner_failed = matches!(action, OverdueAction::Fail(_));
-                    microvm.end_reason = Some(why.to_owned());
+                    microvm.add_end_reason(why);
                     self.command_end(key, Duration::MAX, now);
                 }
                 OverdueAction::Kill(why) => {

@@ -14,7 +14,7 @@ use super::faults::{DriverCall, Fault, Faults};
 use super::forge::{FakeForge, START};
 use crate::shepherd::cause::FailureCause;
 use crate::shepherd::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
-use crate::shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand};
+use crate::shepherd::plan::{InterruptRequest, MicrovmId, MicrovmPlan, ShepherdCommand};
 use crate::shepherd::runner::{JobResult, RunnerProgress};
 
 /// How long a boot, a claim and the exit of a process take here.
@@ -113,6 +113,17 @@ impl FakeHost {
             })
         };
         running.filter_map(phase).collect()
+    }
+
+    /// Returns the requests to interrupt jobs that the shepherds received.
+    pub(in crate::daemon) fn interrupts(&self) -> Vec<InterruptRequest> {
+        let state = self.state();
+        let commands = state.machines.values().flat_map(|machine| &machine.commands);
+        let interrupt = |command: &ShepherdCommand| match command {
+            ShepherdCommand::Interrupt(request) => Some(request.clone()),
+            _ => None,
+        };
+        commands.filter_map(interrupt).collect()
     }
 
     /// Stops or continues all shepherds.

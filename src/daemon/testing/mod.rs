@@ -1,5 +1,6 @@
 //! The daemon under test: fake drivers, paused time, a host in memory.
 
+mod ends;
 mod fault_injection;
 mod faults;
 mod forge;

@@ -235,6 +235,7 @@ impl Shepherds for FakeShepherds {
                 is_alive: machine.alive,
                 events: machine.events.clone(),
                 summary: Some((image.clone(), resources)),
+                deadlines: Some((&machine.plan.deadlines).into()),
                 ran_for: None,
             }
         });

@@ -9,6 +9,7 @@ use crate::api::types::{Blocker, Budget, DaemonStatus, MicrovmView, PoolView, Re
 use crate::config::{GitHubConfig, PoolConfig};
 use crate::daemon::decide::{self, JobKey, Obstacle, PoolId, Stage, WaitingJobs};
 use crate::daemon::fleet::{Assignment, Microvm};
+use crate::daemon::time::Millis;
 use crate::ledger::EgressSummary;
 
 /// A copy of the daemon's state at one moment.
@@ -111,28 +112,56 @@ impl DaemonView<'_> {
         }
     }
 
-    /// Returns what jobs of a pool wait for. A registered runner that can't reach the forge is
-    /// reported as such.
+    /// Returns what jobs of a pool wait for. A runner that can't reach the forge, or has not reached
+    /// it yet, is reported as such.
     fn blocker(self, pool: PoolId, obstacle: &Obstacle) -> Blocker {
+        let runner = Some(pool).filter(|_| obstacle.why == decide::Blocker::Listening);
+        let runner = runner.and_then(|pool| self.cut_off(pool).or_else(|| self.starting(pool)));
+        runner.unwrap_or_else(|| blocker_view(obstacle, self.clock))
+    }
+
+    /// Returns the blocker of a runner that reports that it can't reach the forge.
+    fn cut_off(self, pool: PoolId) -> Option<Blocker> {
         let its = self.fleet.iter().filter(|microvm| microvm.pool() == pool);
         let cut_off = its.filter_map(|microvm| Some((microvm.retrying_since()?, microvm)));
-        match cut_off.min_by_key(|(since, _)| *since) {
-            Some((since, microvm)) if obstacle.why == decide::Blocker::Listening => {
-                let lasts = Duration::from_secs(self.clock.now().since(since).as_secs());
-                let lasts = humantime::format_duration(lasts);
-                let claim = self.pools.get(pool).map(|pool| pool.deadlines.claim);
-                let until = microvm.claim_ends(claim.unwrap_or_default());
-                Blocker {
-                    code: "runner_cut_off".to_owned(),
-                    message: format!(
-                        "its runner has not reached GitHub for {lasts} \
-                         (\"Retrying until reconnected\")"
-                    ),
-                    until: until.map(|until| self.clock.wall_time(until)),
-                }
-            }
-            _ => blocker_view(obstacle, self.clock),
+        let (since, microvm) = cut_off.min_by_key(|(since, _)| *since)?;
+        let lasts = self.lasts(since);
+        let message = format!(
+            "its runner has not reached GitHub for {lasts} (\"Retrying until reconnected\")"
+        );
+        Some(self.runner_blocker("runner_cut_off", message, microvm))
+    }
+
+    /// Returns the blocker of a runner that does not listen yet, unless another one of the pool
+    /// listens.
+    fn starting(self, pool: PoolId) -> Option<Blocker> {
+        let its = || self.fleet.iter().filter(|microvm| microvm.pool() == pool);
+        if its().any(|microvm| microvm.stage() == Stage::Registered) {
+            return None;
         }
+        let registering = its().filter(|microvm| microvm.stage() == Stage::Registering);
+        let microvm = registering.min_by_key(|microvm| microvm.since())?;
+        let lasts = self.lasts(microvm.since());
+        let message = if microvm.runner().is_some_and(|runner| runner.id.is_none()) {
+            format!("its runner is being registered at GitHub, for {lasts} so far")
+        } else {
+            format!("its runner is registered but has not reached GitHub for {lasts}")
+        };
+        Some(self.runner_blocker("registering", message, microvm))
+    }
+
+    /// Returns a blocker that ends when its runner is given up.
+    fn runner_blocker(self, code: &str, message: String, microvm: &Microvm) -> Blocker {
+        let claim = self.pools.get(microvm.pool()).map(|pool| pool.deadlines.claim);
+        let until = microvm.claim_ends(claim.unwrap_or_default());
+        let until = until.map(|until| self.clock.wall_time(until));
+        Blocker { code: code.to_owned(), message, until }
+    }
+
+    /// Returns the time since a moment, in words.
+    fn lasts(self, since: Millis) -> humantime::FormattedDuration {
+        let lasts = self.clock.now().since(since);
+        humantime::format_duration(Duration::from_secs(lasts.as_secs()))
     }
 
     fn microvm(self, microvm: &Microvm) -> MicrovmView {

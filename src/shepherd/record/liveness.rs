@@ -119,6 +119,7 @@ mod tests {
             since: "1999-01-01T00:00:00Z".to_owned(),
             process: Some(ProcessIdentity::read(&pid.to_string()).unwrap()),
             requested_at: None,
+            deadlines: None,
         };
         let text = serde_json::to_vec(&summary).unwrap();
         fs::write(directory.join("microvm.json"), text).unwrap();

@@ -28,14 +28,14 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::cause::FailureCause;
 use super::event::Event;
 use super::identity::ProcessIdentity;
-use super::plan::{MicrovmId, MicrovmPlan};
+use super::plan::{Deadlines, MicrovmId, MicrovmPlan};
 use crate::host::size::Size;
 pub use liveness::{Liveness, is_locked, kill, liveness};
 pub(super) use liveness::{lock_created, process};
@@ -72,6 +72,38 @@ pub struct MicrovmSummary {
     /// none.
     #[serde(rename = "asked", default, skip_serializing_if = "Option::is_none")]
     pub requested_at: Option<u64>,
+    /// Its deadlines, for a daemon that adopts it. Older versions wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadlines: Option<RecordedDeadlines>,
+}
+
+/// The deadlines of a microVM that its daemon needs, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedDeadlines {
+    /// From its plan until its guest is ready.
+    #[serde(rename = "boot_ms")]
+    pub boot: u64,
+    /// While ready without a job.
+    #[serde(rename = "idle_ms")]
+    pub idle: u64,
+    /// While its job runs.
+    #[serde(rename = "job_ms")]
+    pub job: u64,
+    /// From the interrupt of a runner to the end of its microVM.
+    #[serde(rename = "farewell_ms")]
+    pub farewell: u64,
+}
+
+impl From<&Deadlines> for RecordedDeadlines {
+    fn from(deadlines: &Deadlines) -> Self {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            boot: ms(deadlines.prepare.saturating_add(deadlines.boot)),
+            idle: ms(deadlines.idle),
+            job: ms(deadlines.job),
+            farewell: ms(deadlines.farewell),
+        }
+    }
 }
 
 /// The record of one running microVM.
@@ -102,6 +134,7 @@ impl Record {
             since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             process: Some(ProcessIdentity::read("self").map_err(refused)?),
             requested_at: Some(plan.requested_at),
+            deadlines: Some((&plan.deadlines).into()),
         };
         let text = serde_json::to_vec(&summary).map_err(|error| refused(error.into()))?;
         // Renamed into place, so that readers never see a part of it.
@@ -167,4 +200,36 @@ fn read_bounded(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
     let mut text = Vec::new();
     file.take(most).read_to_end(&mut text)?;
     Ok(Some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A command to a shepherd with a plan.
+    const COMMANDS: &str = include_str!("../recorded/version-1/to-shepherd.jsonl");
+
+    #[test]
+    fn a_record_has_its_deadlines_and_one_of_an_older_version_is_still_read() {
+        let commands = COMMANDS.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut plans = commands.map(|mut command| command["order"]["order"]["prepare"].take());
+        let plan = plans.find(|plan| !plan.is_null()).unwrap();
+        let mut plan: MicrovmPlan = serde_json::from_value(plan).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        plan.directory = directory.path().join("m-0123456789");
+        plan.deadlines.prepare = Duration::from_secs(20);
+        plan.deadlines.boot = Duration::from_secs(21);
+        plan.deadlines.farewell = Duration::from_secs(7);
+        let _record = Record::create(&plan, None).unwrap();
+        let summary = read_summary(&plan.directory).unwrap().unwrap();
+        let deadlines = summary.deadlines.unwrap();
+        assert_eq!((deadlines.boot, deadlines.farewell), (41_000, 7000));
+
+        let mut older = serde_json::to_value(summary).unwrap();
+        older.as_object_mut().unwrap().remove("deadlines").unwrap();
+        fs::write(plan.directory.join("microvm.json"), older.to_string()).unwrap();
+        assert_eq!(read_summary(&plan.directory).unwrap().unwrap().deadlines, None);
+    }
 }

@@ -52,6 +52,7 @@ fn the_time_since_a_phase_does_not_depend_on_the_hosts_clock() {
         since: "1999-01-01T00:00:00Z".to_owned(),
         process: Some(ProcessIdentity::read("self").unwrap()),
         requested_at: Some(requested_at),
+        deadlines: None,
     };
     let write = |summary: &MicrovmSummary| {
         let text = serde_json::to_vec(summary).unwrap();
