@@ -135,12 +135,11 @@ impl JobResult {
 /// Maximum length, in bytes, of a line with progress. Job names are shorter.
 const MAX_LINE: usize = 4096;
 
-/// Maximum number of progress lines of one runner, except [`RunnerProgress::Retrying`]. A runner
-/// usually prints four.
-const MAX_PROGRESS: usize = 32;
-
-/// Maximum number of [`RunnerProgress::Retrying`] lines of one runner.
-const MAX_RETRYING: usize = 32;
+/// Maximum number of progress lines of one runner of each of three kinds: those on its connection,
+/// those on lost connections, and those on its job. A runner usually prints two of the first and
+/// two of the last. Each kind has its own limit, so that a flapping network can't hide a job's
+/// result.
+const MAX_OF_A_KIND: usize = 32;
 
 /// Parses progress from a runner's output in chunks of any size. Buffers at most one line.
 #[derive(Debug, Default)]
@@ -148,8 +147,9 @@ pub struct ProgressParser {
     line: Vec<u8>,
     // The line is too long to be progress.
     long: bool,
-    found: usize,
+    connections: usize,
     retries: usize,
+    jobs: usize,
 }
 
 impl ProgressParser {
@@ -178,12 +178,13 @@ impl ProgressParser {
 
     /// Counts a line of progress and checks the limit of its kind.
     fn is_within_limit(&mut self, progress: &RunnerProgress) -> bool {
-        let (found, most) = match progress {
-            RunnerProgress::Retrying => (&mut self.retries, MAX_RETRYING),
-            _ => (&mut self.found, MAX_PROGRESS),
+        let found = match progress {
+            RunnerProgress::Connected | RunnerProgress::Listening => &mut self.connections,
+            RunnerProgress::Retrying => &mut self.retries,
+            RunnerProgress::Running { .. } | RunnerProgress::Completed { .. } => &mut self.jobs,
         };
         *found += 1;
-        *found <= most
+        *found <= MAX_OF_A_KIND
     }
 }
 

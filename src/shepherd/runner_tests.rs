@@ -41,9 +41,19 @@ fn lost_connections_are_reported_until_restored_and_have_their_own_limit() {
     let progress = all(format!("{lost}{found}").as_bytes());
     assert_eq!(progress, [RunnerProgress::Retrying, RunnerProgress::Listening]);
     let mut parser = ProgressParser::default();
-    assert_eq!(parser.read(lost.repeat(1000).as_bytes()).len(), MAX_RETRYING);
+    assert_eq!(parser.read(lost.repeat(1000).as_bytes()).len(), MAX_OF_A_KIND);
     let running = RunnerProgress::Running { job: "a".to_owned() };
     assert_eq!(parser.read(b"Running job: a\n"), [running]);
+}
+
+#[test]
+fn a_flapping_network_hides_no_result() {
+    let mut parser = ProgressParser::default();
+    parser.read("√ Connected to GitHub\nListening for Jobs\nRunning job: a\n".as_bytes());
+    parser.read("√ 2026-01-02 03:04:09Z: Runner reconnected.\n".repeat(40).as_bytes());
+    let result = JobResult::Succeeded;
+    let completed = RunnerProgress::Completed { job: "a".to_owned(), result };
+    assert_eq!(parser.read(b"Job a completed with result: Succeeded\n"), [completed]);
 }
 
 #[test]
@@ -82,7 +92,9 @@ fn endless_lines_and_progress_are_bounded() {
     }
     assert_eq!(parser.read(b"\nListening for Jobs\n"), [RunnerProgress::Listening]);
     let flood = "Listening for Jobs\n".repeat(1000);
-    assert_eq!(parser.read(flood.as_bytes()).len(), MAX_PROGRESS - 1);
+    assert_eq!(parser.read(flood.as_bytes()).len(), MAX_OF_A_KIND - 1);
+    let flood = "Running job: a\nJob a completed with result: Failed\n".repeat(1000);
+    assert_eq!(parser.read(flood.as_bytes()).len(), MAX_OF_A_KIND);
 }
 
 #[test]
