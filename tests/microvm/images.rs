@@ -144,7 +144,7 @@ fn a_runner_that_github_may_soon_reject_is_reported() {
     young.name = "young";
     young.change = |manifest| with_runner(manifest, 5);
     young.install(&host);
-    let warning = "the runner 2.335.1 in it is 25 days old";
+    let warning = "runner 2.335.1 in the image is 25 days old";
     image(&host, &["inspect", "old"]).assert_code(0).assert_stderr_has(warning);
     let inspected = image(&host, &["inspect", "young"]);
     assert_eq!(inspected.assert_code(0).stderr, "");

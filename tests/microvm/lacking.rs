@@ -230,7 +230,7 @@ fn invalid_arguments_are_rejected() {
         (&["--egress", "no-such", "--", "true"], "unknown egress policy \"no-such\""),
         (&["--timeout", "soon", "--", "true"], "--timeout"),
         (&["--accel", "magic", "--", "true"], "one of auto, kvm, tcg"),
-        (&["--copy-in", "nowhere", "--", "true"], "a colon between"),
+        (&["--copy-in", "nowhere", "--", "true"], "separated by a colon"),
         (&[], "CMD"),
     ] {
         let arguments = ["--image", "hollow"].iter().chain(arguments);
