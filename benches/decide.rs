@@ -20,11 +20,11 @@ mod world;
 
 use std::time::Duration;
 
-use mayfly::daemon::decide::{
+use mayfly_daemon::decide::{
     Action, Backoff, Blocker, Decision, DecisionInput, JobKey, Machine, MachineKey, Obstacle, Pool,
     PoolId, RegistrationPolicy, Resources, Stage, WaitingJobs,
 };
-use mayfly::daemon::time::Millis;
+use mayfly_daemon::time::Millis;
 
 thread_local! {
     static TIMES: std::cell::RefCell<Vec<(Duration, usize)>> =
@@ -34,7 +34,7 @@ thread_local! {
 /// Decides and records the time. The simulated world calls it.
 fn decide(input: &DecisionInput<'_>) -> Decision {
     let start = processor_time();
-    let decision = mayfly::daemon::decide::decide(input);
+    let decision = mayfly_daemon::decide::decide(input);
     let time = processor_time().saturating_sub(start);
     TIMES.with_borrow_mut(|times| times.push((time, input.machines.len())));
     decision

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 
-use mayfly::egress::address::AddressCheck;
-use mayfly::egress::policy::Policy;
-use mayfly::egress::record::{EgressRecorder, RecordIdentity, RecordLimits};
-use mayfly::egress::{Gate, GateLimits, GateSettings, listen};
+use mayfly_egress::address::AddressCheck;
+use mayfly_egress::policy::Policy;
+use mayfly_egress::record::{EgressRecorder, RecordIdentity, RecordLimits};
+use mayfly_egress::{Gate, GateLimits, GateSettings, listen};
 use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;

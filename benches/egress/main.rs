@@ -27,7 +27,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use load::{NAME, ORIGIN_PORT, Origin, Route};
-use mayfly::egress::{DNS_PORT, PROXY_PORT};
+use mayfly_egress::{DNS_PORT, PROXY_PORT};
 use nix::sched::{CloneFlags, setns};
 use support::{GATEWAY, Squid};
 

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mayfly::egress::opening::{ClientOpening, OpeningReader};
+use mayfly_egress::opening::{ClientOpening, OpeningReader};
 
 fn find<'a>(mut pieces: impl Iterator<Item = &'a [u8]>) -> Option<ClientOpening> {
     let mut reader = OpeningReader::new();

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use mayfly::egress::dns::message::respond;
-use mayfly::egress::names::NameTable;
-use mayfly::egress::policy::Policy;
-use mayfly::egress::verdict::Verdict;
+use mayfly_egress::dns::message::respond;
+use mayfly_egress::names::NameTable;
+use mayfly_egress::policy::Policy;
+use mayfly_egress::verdict::Verdict;
 
 static POLICY: LazyLock<Policy> = LazyLock::new(|| {
     let draft = toml::from_str("allow = [{ host = \"*.example\" }]").unwrap();

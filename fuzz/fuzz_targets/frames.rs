@@ -5,8 +5,8 @@
 use std::rc::Rc;
 
 use libfuzzer_sys::fuzz_target;
-use mayfly::egress::describe_packet;
-use mayfly::egress::pending::{PendingTable, Segment, SynState, replay_syn};
+use mayfly_egress::describe_packet;
+use mayfly_egress::pending::{PendingTable, Segment, SynState, replay_syn};
 
 const CAPACITY: usize = 8;
 

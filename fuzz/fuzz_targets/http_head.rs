@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mayfly::egress::http::StrictChecker;
+use mayfly_egress::http::StrictChecker;
 
 fuzz_target!(|bytes: &[u8]| {
     let whole = StrictChecker::default().feed(bytes);

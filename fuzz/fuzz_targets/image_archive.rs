@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mayfly::image::check_archive;
+use mayfly_image::check_archive;
 
 fuzz_target!(|bytes: &[u8]| {
     if check_archive(bytes).is_ok() {

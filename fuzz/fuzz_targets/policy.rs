@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mayfly::egress::host::Host;
-use mayfly::egress::policy::Pattern;
+use mayfly_egress::host::Host;
+use mayfly_egress::policy::Pattern;
 
 fuzz_target!(|text: (&str, &str)| {
     let (Ok(pattern), Ok(host)) = (Pattern::parse(text.0), Host::parse(text.1)) else { return };

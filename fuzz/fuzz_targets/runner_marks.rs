@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mayfly::shepherd::runner::ProgressParser;
+use mayfly_shepherd::runner::ProgressParser;
 
 fuzz_target!(|bytes: &[u8]| {
     let whole = ProgressParser::default().read(bytes);

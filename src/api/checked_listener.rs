@@ -8,7 +8,7 @@ use axum::serve::Listener;
 use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::isolation::peer::PeerPolicy;
+use mayfly_isolation::peer::PeerPolicy;
 
 /// The minimum time between two log lines about rejected clients.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);

@@ -19,7 +19,7 @@ use super::types::{
     ApiError, ApiErrorKind, DaemonStatus, DrainReport, DrainRequest, Explanation, JobFilter, JobId,
     JobView, MicrovmView, PoolView, ReloadReport, Submission,
 };
-use crate::failure::{Code, Failure};
+use mayfly_failure::{Code, Failure};
 
 /// How long the daemon may take to respond: a little longer than the server's own limit.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);

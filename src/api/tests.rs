@@ -14,7 +14,7 @@ use super::client::{ApiClient, ClientError};
 use super::types::*;
 use super::webhook::{self, WebhookDelivery};
 use super::{Call, JobLog, call, server};
-use crate::failure::{Code, Failure};
+use mayfly_failure::{Code, Failure};
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::serve;
-use crate::telemetry::metrics::DELIVERIES;
+use mayfly_telemetry::metrics::DELIVERIES;
 
 /// The path of the webhook.
 pub const PATH: &str = "/webhook";

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::common::text::is_deceptive;
+use mayfly_common::text::is_deceptive;
 use mayfly_protocol::flow::{FlowError, MAX_CHUNK, ReceiveWindow};
 use mayfly_protocol::frame::FrameError;
 use mayfly_protocol::message::{

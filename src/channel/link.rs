@@ -137,7 +137,7 @@ mod tests {
         drop(guest);
         loop {
             if let Err(error) = link.receive().await {
-                return crate::failure::chain(&error);
+                return mayfly_failure::chain(&error);
             }
         }
     }

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use super::output;
 use super::report::CliError;
-use crate::host::state::StateDirectory;
-use crate::ledger::audit::AuditHead;
-use crate::ledger::{LedgerError, Reader, segments};
+use mayfly_host::state::StateDirectory;
+use mayfly_ledger::audit::AuditHead;
+use mayfly_ledger::{LedgerError, Reader, segments};
 
 /// The subcommands of `mayfly audit`.
 #[derive(Debug, clap::Subcommand)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::examples;
 use super::output;
 use super::report::{self, CliError};
-use crate::config::{ConfigError, Environment, Settings};
+use mayfly_config::{ConfigError, Environment, Settings};
 
 /// The subcommands of `mayfly config`.
 #[derive(Debug, clap::Subcommand)]

@@ -6,17 +6,17 @@ use std::process::ExitCode;
 use super::output::{self, Output, OutputError};
 use super::report::{self, CliError};
 use super::trust::TrustArguments;
-use crate::failure::{self, Code, Failure};
-use crate::host::capacity::{Capacity, disk_available};
-use crate::host::check::{CheckOutcome, HostCheck};
-use crate::host::programs::{Program, QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK};
-use crate::host::size::Size;
-use crate::host::state::StateDirectory;
-use crate::image::{Store, Trust};
-use crate::ledger::{LedgerError, Reader};
-use crate::machine::accelerator::KvmStatus;
-use crate::shepherd::plan::MicrovmId;
-use crate::shepherd::{enclosure, record};
+use mayfly_failure::{Code, Failure};
+use mayfly_host::capacity::{Capacity, disk_available};
+use mayfly_host::check::{CheckOutcome, HostCheck};
+use mayfly_host::programs::{Program, QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK};
+use mayfly_host::size::Size;
+use mayfly_host::state::StateDirectory;
+use mayfly_image::{Store, Trust};
+use mayfly_ledger::{LedgerError, Reader};
+use mayfly_machine::accelerator::KvmStatus;
+use mayfly_shepherd::plan::MicrovmId;
+use mayfly_shepherd::{enclosure, record};
 
 /// Free memory below this size causes a warning.
 const LOW_MEMORY: Size = Size::gibibytes(2);
@@ -37,7 +37,7 @@ pub(super) fn run(
     arguments: &DoctorArguments,
     open_state: impl Fn() -> Result<StateDirectory, CliError>,
 ) -> Result<ExitCode, CliError> {
-    let mut checks = vec![accelerator(), crate::network::check_tun(), enclosure::check()];
+    let mut checks = vec![accelerator(), mayfly_network::check_tun(), enclosure::check()];
     checks.extend([QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK].iter().map(program));
     checks.push(memory());
     match open_state() {
@@ -92,7 +92,7 @@ fn program(program: &Program) -> HostCheck {
         Ok((path, version)) => {
             HostCheck::good(program.name, format!("{version} ({})", path.display()))
         }
-        Err(error) => HostCheck::bad(program.name, failure::chain(&error), program.remedy),
+        Err(error) => HostCheck::bad(program.name, mayfly_failure::chain(&error), program.remedy),
     }
 }
 
@@ -143,12 +143,14 @@ fn images(state: &StateDirectory, trust: &Trust) -> HostCheck {
             match refused {
                 Some(error) => {
                     let remedy = error.hint().unwrap_or_default();
-                    HostCheck::bad(subject, failure::chain(&error), &remedy)
+                    HostCheck::bad(subject, mayfly_failure::chain(&error), &remedy)
                 }
                 None => HostCheck::good(subject, format!("{} in the store", listing.images.len())),
             }
         }
-        Err(error) => HostCheck::bad(subject, failure::chain(&error), "run mayfly image list"),
+        Err(error) => {
+            HostCheck::bad(subject, mayfly_failure::chain(&error), "run mayfly image list")
+        }
     }
 }
 
@@ -180,7 +182,7 @@ fn microvms(state: &StateDirectory) -> HostCheck {
     match result {
         Err(error) => {
             let remedy = error.hint().unwrap_or_default();
-            HostCheck::bad(subject, failure::chain(&error), &remedy)
+            HostCheck::bad(subject, mayfly_failure::chain(&error), &remedy)
         }
         Ok(()) if unknown.is_empty() => {
             HostCheck::good(subject, format!("{} of the daemon, all in the ledger", found.len()))
@@ -196,7 +198,7 @@ fn microvms(state: &StateDirectory) -> HostCheck {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Ledger;
+    use mayfly_ledger::Ledger;
 
     #[test]
     fn microvms_that_are_not_in_the_ledger_are_named() {

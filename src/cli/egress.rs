@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::examples;
-use crate::egress::host::{Host, HostError};
-use crate::egress::policy::{BUILT_IN_SETS, Policies, PolicyFileError, explain, show};
-use crate::egress::record::{LearnError, PolicyLearner};
-use crate::failure::{Code, Failure};
+use mayfly_egress::host::{Host, HostError};
+use mayfly_egress::policy::{BUILT_IN_SETS, Policies, PolicyFileError, explain, show};
+use mayfly_egress::record::{LearnError, PolicyLearner};
+use mayfly_failure::{Code, Failure};
 
 /// The port of destinations without one.
 const DEFAULT_PORT: u16 = 443;

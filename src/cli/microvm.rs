@@ -10,13 +10,13 @@ use mayfly_protocol::message::Bytes;
 
 use super::report::{self, CliError};
 use super::trust::TrustArguments;
-use crate::egress::policy::Policies;
-use crate::failure::Code;
-use crate::host::size::Size;
-use crate::host::state::StateDirectory;
-use crate::machine::accelerator::AcceleratorPreference;
-use crate::shepherd::plan::{Deadlines, MicrovmPlan};
-use crate::shepherd::planner::{self, MicrovmRequest};
+use mayfly_egress::policy::Policies;
+use mayfly_failure::Code;
+use mayfly_host::size::Size;
+use mayfly_host::state::StateDirectory;
+use mayfly_machine::accelerator::AcceleratorPreference;
+use mayfly_shepherd::plan::{Deadlines, MicrovmPlan};
+use mayfly_shepherd::planner::{self, MicrovmRequest};
 
 /// The microVM of one command.
 #[derive(Debug, clap::Args)]
@@ -141,7 +141,7 @@ const MIN_MEMORY: Size = Size::mebibytes(192);
 
 fn memory(text: &str) -> Result<Size, String> {
     let size: Size =
-        text.parse().map_err(|error: crate::host::size::InvalidSize| error.to_string())?;
+        text.parse().map_err(|error: mayfly_host::size::InvalidSize| error.to_string())?;
     if size < MIN_MEMORY {
         return Err(format!("a microVM needs at least {MIN_MEMORY}"));
     }

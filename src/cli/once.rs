@@ -13,10 +13,10 @@ use secrecy::SecretString;
 use super::microvm::MicrovmArguments;
 use super::report::CliError;
 use super::run::{CopyOut, MicrovmTask, run_task};
-use crate::egress::policy::explain_missing;
-use crate::failure::Code;
-use crate::host::state::StateDirectory;
-use crate::shepherd::runner;
+use mayfly_egress::policy::explain_missing;
+use mayfly_failure::Code;
+use mayfly_host::state::StateDirectory;
+use mayfly_shepherd::runner;
 
 /// Run one GitHub Actions runner for one job in a throwaway microVM.
 ///

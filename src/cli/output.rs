@@ -6,7 +6,7 @@
 use std::fmt::Display;
 use std::io::{self, ErrorKind, StdoutLock, Write};
 
-use crate::failure::{Code, Failure};
+use mayfly_failure::{Code, Failure};
 
 /// A write to standard output failed for another reason than a closed pipe.
 #[derive(Debug, thiserror::Error)]

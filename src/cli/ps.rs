@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use super::report::CliError;
 use super::{daemon, table};
-use crate::api::client::ClientError;
-use crate::api::types::JobId;
-use crate::failure::Code;
-use crate::host::state::StateDirectory;
-use crate::shepherd::record::{self, MicrovmEntry};
+use mayfly_api::client::ClientError;
+use mayfly_api::types::JobId;
+use mayfly_failure::Code;
+use mayfly_host::state::StateDirectory;
+use mayfly_shepherd::record::{self, MicrovmEntry};
 
 /// How long to wait for the daemon's list of microVMs.
 const DAEMON_TIMEOUT: Duration = Duration::from_secs(2);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap::{Arg, Command, CommandFactory};
 
 use super::Arguments;
-use crate::reference::assert_generated;
+use mayfly_reference::assert_generated;
 
 const TOP: &str = "\
 # Commands

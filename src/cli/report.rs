@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::output::print_stderr;
-use crate::failure::{Code, Failure, chain};
-use crate::host::check::HostCheck;
-use crate::shepherd::event::FailureReport;
+use mayfly_failure::{Code, Failure, chain};
+use mayfly_host::check::HostCheck;
+use mayfly_shepherd::event::FailureReport;
 
 /// An error of any folder, with its hint and exit code.
 #[derive(Debug)]
@@ -96,8 +96,8 @@ fn show(message: &str, hint: Option<&str>) {
 }
 
 /// Returns a word in the color of an outcome, or without color if stdout is not a terminal.
-pub(super) fn colored(outcome: crate::host::check::CheckOutcome, word: &str) -> String {
-    use crate::host::check::CheckOutcome;
+pub(super) fn colored(outcome: mayfly_host::check::CheckOutcome, word: &str) -> String {
+    use mayfly_host::check::CheckOutcome;
     let color = match outcome {
         CheckOutcome::Good => GREEN,
         CheckOutcome::Warning => YELLOW,

@@ -6,12 +6,11 @@ use std::process::ExitCode;
 use super::report::CliError;
 use super::trust::TrustArguments;
 use super::{config, open_state, telemetry};
-use crate::api::types as api;
-use crate::config::{Environment, Settings};
-use crate::daemon;
-use crate::failure::{Code, chain};
-use crate::host::state::StateDirectory;
-use crate::telemetry::log;
+use mayfly_api::types as api;
+use mayfly_config::{Environment, Settings};
+use mayfly_failure::{Code, chain};
+use mayfly_host::state::StateDirectory;
+use mayfly_telemetry::log;
 
 /// Run the daemon: jobs of GitHub Actions and local jobs, each in its own microVM.
 ///
@@ -61,7 +60,7 @@ pub(super) fn run(
             .map(|settings| with_image_keys(settings, &arguments.trust))
             .map_err(|error| settings_error(&error))
     };
-    runtime.block_on(daemon::serve(settings, state, Box::new(reload)))?;
+    runtime.block_on(mayfly_daemon::serve(settings, state, Box::new(reload)))?;
     Ok(ExitCode::SUCCESS)
 }
 

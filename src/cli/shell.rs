@@ -12,7 +12,7 @@ use clap_mangen::Man;
 
 use super::output;
 use super::report::CliError;
-use crate::failure::Code;
+use mayfly_failure::Code;
 
 /// Print completions for a shell.
 #[derive(Debug, clap::Args)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use unicode_width::UnicodeWidthChar;
 
 use super::output::{Output, OutputError};
-use crate::common::text::is_deceptive;
+use mayfly_common::text::is_deceptive;
 
 /// The maximum width of a cell in columns. Names of jobs can have any length.
 const MAX_CELL_WIDTH: usize = 160;

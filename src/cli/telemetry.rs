@@ -4,10 +4,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
 use super::report::CliError;
-use crate::failure::{Code, chain};
-use crate::telemetry::log::{self, LogError, LogFormat};
+use mayfly_failure::{Code, chain};
+use mayfly_telemetry::log::{self, LogError, LogFormat};
 
-/// The variable of the log filter, for example `debug` or `mayfly::github=debug,info`.
+/// The variable of the log filter, for example `debug` or `mayfly_github=debug,info`.
 const VARIABLE: &str = "MAYFLY_LOG";
 
 /// Sets up the log of this process. Must be called once.
@@ -36,7 +36,7 @@ mod tests {
     #[test]
     fn an_invalid_filter_is_rejected() {
         assert!(filter(None).is_ok() && filter(Some("")).is_ok());
-        assert!(filter(Some("mayfly::github=debug,info")).is_ok());
+        assert!(filter(Some("mayfly_github=debug,info")).is_ok());
         assert!(filter(Some("mayfly=loud")).is_err());
     }
 }

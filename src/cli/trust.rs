@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::image::{PublicKey, Trust};
+use mayfly_image::{PublicKey, Trust};
 
 /// Keys that images must be signed with.
 #[derive(Debug, Clone, clap::Args)]

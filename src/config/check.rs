@@ -12,9 +12,9 @@ use super::error::{ConfigError, ValueError};
 use super::sources::{self, Sources};
 use super::types::{GitHubConfig, GitHubScope, PoolConfig, Settings, Trigger};
 use super::{check_github, check_status, labels};
-use crate::egress::host::Host;
-use crate::egress::policy::{Policies, RequiredHost, required_hosts};
-use crate::image::Reference;
+use mayfly_egress::host::Host;
+use mayfly_egress::policy::{Policies, RequiredHost, required_hosts};
+use mayfly_image::Reference;
 
 /// The port that runners connect to.
 const HTTPS: u16 = 443;

@@ -11,9 +11,9 @@ use super::error::{ConfigError, ValueError};
 use super::secrets::{SecretSources, absolute};
 use super::sources::Sources;
 use super::types::{ApiConfig, HostConfig, Secret};
-use crate::host::size::Size;
-use crate::image::Trust;
-use crate::machine::accelerator::{Accelerator, AcceleratorPreference};
+use mayfly_host::size::Size;
+use mayfly_image::Trust;
+use mayfly_machine::accelerator::{Accelerator, AcceleratorPreference};
 
 /// Memory that is left to the host by default: for the daemon, shepherds and the page cache.
 const RESERVE: Size = Size::mebibytes(512);

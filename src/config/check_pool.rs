@@ -12,9 +12,9 @@ use super::types::{
     GitHubConfig, GitHubScope, HostConfig, PoolConfig, PoolDeadlines, PoolName, RunnerHooks,
     Trigger,
 };
-use crate::egress::policy::{Policies, PolicyFileError};
-use crate::host::size::Size;
-use crate::image::{ImageName, Reference};
+use mayfly_egress::policy::{Policies, PolicyFileError};
+use mayfly_host::size::Size;
+use mayfly_image::{ImageName, Reference};
 
 /// The minimum memory: below it the kernel and the agent leave nothing for a job.
 const MIN_MEMORY: Size = Size::mebibytes(192);

@@ -5,7 +5,7 @@ use super::environment::Environment;
 use super::error::{ConfigError, ValueError};
 use super::sources::Sources;
 use super::types::{OtlpConfig, Secret, TelemetryConfig};
-use crate::telemetry::otlp::{Collector, CollectorError};
+use mayfly_telemetry::otlp::{Collector, CollectorError};
 
 /// The standard variables of OpenTelemetry.
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";

@@ -7,8 +7,8 @@ use std::path::Path;
 use super::draft::{DeadlinesDraft, EgressDraft, HooksDraft, PoolDraft};
 use super::environment::Environment;
 use super::error::{ConfigError, ValueError};
-use crate::egress::policy::{Policy, PolicyDraft};
-use crate::host::size::Size;
+use mayfly_egress::policy::{Policy, PolicyDraft};
+use mayfly_host::size::Size;
 
 /// The name of the pool, and of its egress policy if a proxy is set.
 const NAME: &str = "default";

@@ -11,10 +11,10 @@ use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 
 use super::types::Trigger;
-use crate::egress::policy::{PolicyDraft, SetDrafts};
-use crate::host::size::Size;
-use crate::image::Reference;
-use crate::machine::accelerator::AcceleratorPreference;
+use mayfly_egress::policy::{PolicyDraft, SetDrafts};
+use mayfly_host::size::Size;
+use mayfly_image::Reference;
+use mayfly_machine::accelerator::AcceleratorPreference;
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

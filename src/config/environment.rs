@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-use crate::host::size::Size;
+use mayfly_host::size::Size;
 
 /// The environment that settings are loaded in.
 #[derive(Debug, Clone)]

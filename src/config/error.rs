@@ -4,10 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::types::PoolName;
-use crate::egress::policy::PolicyError;
-use crate::failure::{Code, Failure};
-use crate::host::size::Size;
-use crate::telemetry::otlp::CollectorError;
+use mayfly_egress::policy::PolicyError;
+use mayfly_failure::{Code, Failure};
+use mayfly_host::size::Size;
+use mayfly_telemetry::otlp::CollectorError;
 
 /// An error in the settings: where it is, which key, which value and what is wrong with it.
 #[derive(Debug, thiserror::Error)]

@@ -12,7 +12,7 @@ use super::types::{
     GitHubConfig, GitHubCredentials, HostConfig, PoolConfig, Secret, Settings, StatusAccess,
     StatusConfig, TelemetryConfig,
 };
-use crate::machine::accelerator::AcceleratorPreference;
+use mayfly_machine::accelerator::AcceleratorPreference;
 
 /// Returns the replacement for a secret.
 type Hide = fn(&Secret) -> String;

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::egress::policy::{Policies, Policy};
-use crate::host::size::Size;
-use crate::image::{Reference, Trust};
-use crate::machine::accelerator::AcceleratorPreference;
-use crate::telemetry::otlp::Collector;
+use mayfly_egress::policy::{Policies, Policy};
+use mayfly_host::size::Size;
+use mayfly_image::{Reference, Trust};
+use mayfly_machine::accelerator::AcceleratorPreference;
+use mayfly_telemetry::otlp::Collector;
 
 /// The settings of `mayfly serve`.
 #[derive(Debug, Clone)]

@@ -8,10 +8,10 @@ use super::error::DaemonError;
 use super::event_loop::Daemon;
 use super::fleet::{AssignedRunner, Assignment};
 use super::pools::microvm_resources;
-use crate::ledger::JobCommand;
-use crate::shepherd::plan::{Deadlines, ShepherdCommand, monotonic};
-use crate::shepherd::planner::MicrovmRequest;
-use crate::shepherd::{DetachedLimits, runner};
+use mayfly_ledger::JobCommand;
+use mayfly_shepherd::plan::{Deadlines, ShepherdCommand, monotonic};
+use mayfly_shepherd::planner::MicrovmRequest;
+use mayfly_shepherd::{DetachedLimits, runner};
 
 impl Daemon {
     pub(super) fn execute(&mut self, action: Action) -> Result<(), DaemonError> {

@@ -22,17 +22,17 @@ use super::error::DaemonError;
 use super::event_loop::Daemon;
 use super::fleet::{AssignedRunner, Assignment, FoundMicrovm, Microvm};
 use super::pools::microvm_resources;
-use crate::ledger::{self, JobSource};
-use crate::shepherd::event::{EventKind, Phase};
-use crate::shepherd::plan::MicrovmId;
+use mayfly_ledger::JobSource;
+use mayfly_shepherd::event::{EventKind, Phase};
+use mayfly_shepherd::plan::MicrovmId;
 
 /// The pool name of a microVM whose pool is unknown.
 const UNKNOWN: &str = "unknown";
 
 /// The unfinished work in the ledger.
 struct Unfinished {
-    jobs: Vec<ledger::JobRecord>,
-    registrations: Vec<ledger::RegistrationRecord>,
+    jobs: Vec<mayfly_ledger::JobRecord>,
+    registrations: Vec<mayfly_ledger::RegistrationRecord>,
 }
 
 impl Daemon {
@@ -130,7 +130,7 @@ impl Daemon {
     fn end_unknown(
         &mut self,
         found: &FoundMicrovm,
-        row: Option<&ledger::MicrovmRecord>,
+        row: Option<&mayfly_ledger::MicrovmRecord>,
     ) -> Result<(), DaemonError> {
         let known = row.is_some();
         let pool = row.map_or(UNKNOWN, |row| row.pool.as_str());
@@ -212,10 +212,14 @@ impl Daemon {
     }
 
     /// Has a registration removed if its microVM is gone.
-    fn forget(&mut self, registration: &ledger::RegistrationRecord) -> Result<(), DaemonError> {
+    fn forget(
+        &mut self,
+        registration: &mayfly_ledger::RegistrationRecord,
+    ) -> Result<(), DaemonError> {
         let name = &registration.name;
         let known = self.reader().registration(name)?;
-        let open = known.is_some_and(|known| known.state != ledger::RegistrationState::Deleted);
+        let open =
+            known.is_some_and(|known| known.state != mayfly_ledger::RegistrationState::Deleted);
         if open && self.fleet.with_runner(name).is_none() {
             self.registry.remove(name, registration.runner_id, &self.ledger, self.clock.now())?;
         }

@@ -8,9 +8,9 @@ use super::error::DaemonError;
 use super::event_loop::Daemon;
 use super::fleet::{Assignment, Microvm};
 use super::requests::CallResult;
-use crate::api::types::{ApiError, ApiErrorKind, JobId, JobView};
-use crate::ledger::{self, JobSource};
-use crate::shepherd::plan::MicrovmId;
+use mayfly_api::types::{ApiError, ApiErrorKind, JobId, JobView};
+use mayfly_ledger::JobSource;
+use mayfly_shepherd::plan::MicrovmId;
 
 /// How long runners may take to end their jobs when the host shuts down, which does not wait for
 /// long.
@@ -60,7 +60,7 @@ impl Daemon {
     }
 
     /// Returns the microVM of a job, while it is in the fleet.
-    pub(super) fn microvm_of(&self, job: &ledger::JobRecord) -> Option<MachineKey> {
+    pub(super) fn microvm_of(&self, job: &mayfly_ledger::JobRecord) -> Option<MachineKey> {
         let id = job.microvm.as_deref()?;
         let has = |microvm: &&Microvm| microvm.id().map(MicrovmId::as_str) == Some(id);
         self.fleet.iter().find(has).map(Microvm::key)

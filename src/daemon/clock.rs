@@ -2,7 +2,7 @@
 //!
 //! While the process is stopped, paused or suspended it receives nothing, so its measured times
 //! (deadlines of phases, leases, back-offs, the age of waiting jobs) must stand still: see
-//! [`crate::host::clock`]. The loop updates the clock before each round; within one round the time
+//! [`mayfly_host::clock`]. The loop updates the clock before each round; within one round the time
 //! is the same everywhere.
 
 use std::time::{Duration, SystemTime};
@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::time::Millis;
-use crate::api::types::Time;
-use crate::host::clock::{ActiveClock, POLL_INTERVAL, boot_time};
+use mayfly_api::types::Time;
+use mayfly_host::clock::{ActiveClock, POLL_INTERVAL, boot_time};
 
 /// A clock that measures the time in which the daemon ran.
 #[derive(Debug, Clone, Copy)]

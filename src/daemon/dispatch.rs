@@ -11,8 +11,8 @@ use super::fleet::{Assignment, Microvm, MicrovmUpdate, PlanFailure, ReceivedUpda
 use super::registry::DeregistrationResult;
 use super::time::Millis;
 use super::views::Observer;
-use crate::forge::{ForgeError, ForgeEvent, NewRunner, RemoteRunner, RemovalOutcome};
-use crate::shepherd::event::Event;
+use mayfly_forge::{ForgeError, ForgeEvent, NewRunner, RemoteRunner, RemovalOutcome};
+use mayfly_shepherd::event::Event;
 
 impl Daemon {
     pub(super) fn handle_event(&mut self, event: DaemonEvent) -> Result<(), DaemonError> {

@@ -4,10 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::failure::{Code, Failure};
-use crate::github::forge::GitHubError;
-use crate::ledger::LedgerError;
-use crate::machine::accelerator::KvmUnavailable;
+use mayfly_failure::{Code, Failure};
+use mayfly_github::forge::GitHubError;
+use mayfly_ledger::LedgerError;
+use mayfly_machine::accelerator::KvmUnavailable;
 
 /// An error with which the daemon can't start or continue. Running jobs continue without it.
 #[derive(Debug, thiserror::Error)]

@@ -5,9 +5,9 @@ use super::decide::MachineKey;
 use super::fleet::PlanFailure;
 use super::retention::PruneResult;
 use super::time::Millis;
-use crate::forge::{ForgeError, NewRunner, RemoteRunner, RemovalOutcome};
-use crate::shepherd::event::Event;
-use crate::shepherd::plan::MicrovmPlan;
+use mayfly_forge::{ForgeError, NewRunner, RemoteRunner, RemovalOutcome};
+use mayfly_shepherd::event::Event;
+use mayfly_shepherd::plan::MicrovmPlan;
 
 /// An event of one of the daemon's tasks.
 #[derive(Debug)]

@@ -30,12 +30,12 @@ use super::runner_domains::RunnerDomains;
 use super::tasks::Tasks;
 use super::time::Millis;
 use super::views::{DaemonView, Views};
-use crate::config::{PoolConfig, Settings};
-use crate::failure::report_panic;
-use crate::forge::{Forge, ForgeEvent};
-use crate::host::state::StateDirectory;
-use crate::ledger::{self, Ledger, Reader};
-use crate::shepherd::plan::MicrovmId;
+use mayfly_config::{PoolConfig, Settings};
+use mayfly_forge::{Forge, ForgeEvent};
+use mayfly_host::state::StateDirectory;
+use mayfly_ledger::{Ledger, Reader};
+use mayfly_shepherd::plan::MicrovmId;
+use mayfly_telemetry::report_panic;
 
 /// Forge events that may wait for the loop. A forge that finds the channel full waits too.
 const FORGE_EVENTS_CAPACITY: usize = 256;
@@ -186,8 +186,11 @@ impl Daemon {
     }
 
     /// Reads a job from the ledger.
-    pub(super) fn find_job(&self, job: JobKey) -> Result<Option<ledger::JobRecord>, DaemonError> {
-        Ok(self.reader().job(ledger::JobId(job.0))?)
+    pub(super) fn find_job(
+        &self,
+        job: JobKey,
+    ) -> Result<Option<mayfly_ledger::JobRecord>, DaemonError> {
+        Ok(self.reader().job(mayfly_ledger::JobId(job.0))?)
     }
 
     /// Returns the pool of a microVM, if the settings have it.

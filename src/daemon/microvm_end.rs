@@ -15,9 +15,9 @@ use super::event_loop::Daemon;
 use super::fleet::{AssignedRunner, Assignment, Microvm};
 use super::registry::Registry;
 use super::runner_end::runner_end_effects;
-use crate::shepherd::event::{JobOutcome, Phase, out_of_memory_note};
-use crate::shepherd::output;
-use crate::shepherd::plan::MicrovmId;
+use mayfly_shepherd::event::{JobOutcome, Phase, out_of_memory_note};
+use mayfly_shepherd::output;
+use mayfly_shepherd::plan::MicrovmId;
 
 /// How long it may take to save a job's output, and to remove a directory.
 const FILE_TIMEOUT: Duration = Duration::from_secs(5 * 60);

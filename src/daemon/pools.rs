@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::decide::{Backoff, Blocker, Obstacle, PoolId, Resources};
 use super::time::Millis;
-use crate::config::{PoolConfig, PoolName};
+use mayfly_config::{PoolConfig, PoolName};
 
 /// The pools of the settings. Each has an id that stays the same for the daemon's life: through
 /// reloads, and for a pool that is removed and comes back.
@@ -103,7 +103,7 @@ impl PoolFailures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::testing::pool;
+    use crate::testing::pool;
 
     #[test]
     fn a_pool_keeps_its_id_when_others_come_and_go() {

@@ -4,9 +4,9 @@ use super::error::DaemonError;
 use super::event_loop::Daemon;
 use super::requests::settings_error;
 use super::service::ReloadSettings;
-use crate::api::types::{ApiError, ReloadReport};
-use crate::config::Settings;
-use crate::github::forge::github_client;
+use mayfly_api::types::{ApiError, ReloadReport};
+use mayfly_config::Settings;
+use mayfly_github::forge::github_client;
 
 impl Daemon {
     /// Reads the settings again and applies what a running daemon can change. Wrong settings change

@@ -8,12 +8,12 @@ use super::decide::JobKey;
 use super::error::DaemonError;
 use super::event_loop::Daemon;
 use super::views::{job_view, job_view_with_warning, unknown_job};
-use crate::api::types::{
+use mayfly_api::types::{
     ApiError, ApiErrorKind, DrainReport, JobFilter, JobId, JobState, JobView, Submission,
 };
-use crate::api::{Call, JobLog, Responder};
-use crate::failure::chain;
-use crate::ledger::{self, CommandBytes, JobCommand, JobQuery};
+use mayfly_api::{Call, JobLog, Responder};
+use mayfly_failure::chain;
+use mayfly_ledger::{CommandBytes, JobCommand, JobQuery};
 
 /// The result of a call: the response, or an error that ends the daemon.
 pub(super) type CallResult<T> = Result<Result<T, ApiError>, DaemonError>;
@@ -41,7 +41,7 @@ impl Daemon {
             Call::Job { job, responder } => {
                 let github = self.settings.github.clone();
                 self.views.respond_from_ledger(responder, &mut self.tasks, move |reader| {
-                    let found = reader.job(ledger::JobId(job))?;
+                    let found = reader.job(mayfly_ledger::JobId(job))?;
                     let view =
                         found.map(|found| job_view_with_warning(&found, github.as_ref(), reader));
                     Ok(view.transpose()?.ok_or_else(|| unknown_job(job)))
@@ -118,7 +118,7 @@ impl Daemon {
         Ok(self.job(id)?.map(|job| job_view(&job, github)))
     }
 
-    pub(super) fn job(&self, id: JobId) -> CallResult<ledger::JobRecord> {
+    pub(super) fn job(&self, id: JobId) -> CallResult<mayfly_ledger::JobRecord> {
         Ok(self.find_job(JobKey(id))?.ok_or_else(|| unknown_job(id)))
     }
 
@@ -161,13 +161,13 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn ledger_state(state: JobState) -> ledger::JobState {
+fn ledger_state(state: JobState) -> mayfly_ledger::JobState {
     match state {
-        JobState::Queued => ledger::JobState::Queued,
-        JobState::Claimed => ledger::JobState::Claimed,
-        JobState::Running => ledger::JobState::Running,
-        JobState::Finished => ledger::JobState::Finished,
-        JobState::Failed => ledger::JobState::Failed,
-        JobState::Cancelled => ledger::JobState::Cancelled,
+        JobState::Queued => mayfly_ledger::JobState::Queued,
+        JobState::Claimed => mayfly_ledger::JobState::Claimed,
+        JobState::Running => mayfly_ledger::JobState::Running,
+        JobState::Finished => mayfly_ledger::JobState::Finished,
+        JobState::Failed => mayfly_ledger::JobState::Failed,
+        JobState::Cancelled => mayfly_ledger::JobState::Cancelled,
     }
 }

@@ -9,9 +9,9 @@ use super::error::DaemonError;
 use super::event::DaemonEvent;
 use super::tasks::Tasks;
 use super::time::Millis;
-use crate::egress::policy::new_github_names;
-use crate::forge::{Forge, ForgeError};
-use crate::ledger::Ledger;
+use mayfly_egress::policy::new_github_names;
+use mayfly_forge::{Forge, ForgeError};
+use mayfly_ledger::Ledger;
 
 /// Time between two requests.
 const INTERVAL: Duration = Duration::from_secs(24 * 3600);

@@ -9,8 +9,8 @@ use mayfly_protocol::message::JobStatus;
 
 use super::backlog::TAKEN_BACK;
 use super::fleet::{JobVerdict, Microvm, job_verdict};
-use crate::shepherd::event::JobOutcome;
-use crate::shepherd::runner::{JobResult, RunnerExit, RunnerObservations, RunnerOutcome};
+use mayfly_shepherd::event::JobOutcome;
+use mayfly_shepherd::runner::{JobResult, RunnerExit, RunnerObservations, RunnerOutcome};
 
 /// The result of a runner's job, as far as the forge has not reported it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::*;
-use crate::reference::assert_generated_parts;
-use crate::shepherd::event::FailureReport;
+use mayfly_reference::assert_generated_parts;
+use mayfly_shepherd::event::FailureReport;
 
 const IDLE: RunnerObservations =
     RunnerObservations { running: false, completed: None, interrupted: false };

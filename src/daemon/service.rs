@@ -13,15 +13,14 @@ use super::event_loop::{Daemon, Inbox, prefix};
 use super::fleet::ShepherdProcesses;
 use super::requests::respond;
 use super::service_manager::ServiceManager;
-use crate::api::types::ApiError;
-use crate::api::{Call, call, server, status};
-use crate::config::{Settings, StatusAccess, StatusConfig};
-use crate::forge::Forge;
-use crate::github::forge::GitHubForge;
-use crate::host::state::StateDirectory;
-use crate::ledger::Ledger;
-use crate::machine::accelerator::{self, Accelerator, KvmStatus};
-use crate::telemetry;
+use mayfly_api::types::ApiError;
+use mayfly_api::{Call, call, server, status};
+use mayfly_config::{Settings, StatusAccess, StatusConfig};
+use mayfly_forge::Forge;
+use mayfly_github::forge::GitHubForge;
+use mayfly_host::state::StateDirectory;
+use mayfly_ledger::Ledger;
+use mayfly_machine::accelerator::{self, Accelerator, KvmStatus};
 
 /// A function that reads the settings again.
 pub type ReloadSettings = Box<dyn FnMut() -> Result<Settings, ApiError> + Send>;
@@ -130,7 +129,7 @@ impl Daemon {
         &mut self,
         calls: mpsc::Sender<Call>,
     ) -> Result<server::SocketFile, DaemonError> {
-        let metrics = telemetry::install();
+        let metrics = mayfly_telemetry::install();
         let metrics = Arc::new(move || metrics.render());
         let end = self.tasks.cancellation_token();
         let pages =

@@ -18,7 +18,7 @@ use sd_notify::NotifyState;
 
 use super::error::DaemonError;
 use super::event_loop::Daemon;
-use crate::api::types::{DaemonStatus, PoolView};
+use mayfly_api::types::{DaemonStatus, PoolView};
 
 /// The longest time between two notifications.
 const MAX_PULSE_PERIOD: Duration = Duration::from_secs(5);
@@ -266,7 +266,7 @@ mod tests {
         let daemon = DaemonStatus {
             version: String::new(),
             pid: 1,
-            started: crate::api::types::Time::now(),
+            started: mayfly_api::types::Time::now(),
             draining: true,
             settings: None,
             github: None,

@@ -7,7 +7,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::event::DaemonEvent;
-use crate::failure::report_panic;
+use mayfly_telemetry::report_panic;
 
 /// Events that may wait for the loop. A task that finds the channel full waits too.
 const EVENTS_CAPACITY: usize = 1024;

@@ -16,7 +16,7 @@ use super::packets::filter;
 use super::packets::{ListeningPorts, PacketWatch};
 use super::pending::PendingSockets;
 use super::policy::Policy;
-use crate::failure::{Code, Failure};
+use mayfly_failure::{Code, Failure};
 
 /// The port of the DNS stub on the gateway.
 pub const DNS_PORT: u16 = 53;

@@ -196,6 +196,6 @@ pub struct CauseChain<'a>(pub &'a RefusalCause);
 
 impl fmt::Display for CauseChain<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&crate::failure::chain(self.0))
+        formatter.write_str(&mayfly_failure::chain(self.0))
     }
 }

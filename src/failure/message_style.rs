@@ -56,7 +56,7 @@ const ALLOWED_PREFIXES: [&str; 17] = [
     "JobDelivery {{",
 ];
 fn is_in(path: &Path, folders: &[&str]) -> bool {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     folders.iter().any(|folder| path.starts_with(root.join(folder)))
 }
 

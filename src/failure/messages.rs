@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::sources::{Source, all};
-use crate::reference::assert_generated;
+use mayfly_reference::assert_generated;
 
 /// The most words of one message.
 const MAX_WORDS: usize = 25;
@@ -42,7 +42,7 @@ fn messages(source: &Source) -> impl Iterator<Item = String> {
 
 /// Returns the folder of `src/` that a file is in.
 fn folder(path: &Path) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let inside = path.strip_prefix(root).unwrap();
     inside.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned()
 }

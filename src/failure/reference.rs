@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Code;
-use crate::reference::assert_generated_parts;
+use mayfly_reference::assert_generated_parts;
 
 /// Returns the name and the meaning of a code. Add a new code to [`all`], too.
 fn describe(code: Code) -> (&'static str, &'static str) {

@@ -82,7 +82,7 @@ fn literal_length(text: &str) -> usize {
 /// Reads all files of `src/` that are not tests.
 pub(super) fn all() -> Vec<Source> {
     let mut all = Vec::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut all);
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), &mut all);
     assert!(all.len() > 100, "only {} files were found", all.len());
     all
 }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::ForgeError;
-use crate::config::PoolName;
+use mayfly_config::PoolName;
 
 /// An event that a forge reports.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use hyper::HeaderMap;
 use serde::Deserialize;
 
 use super::budget::RateLimit;
-use crate::common::text::is_deceptive;
+use mayfly_common::text::is_deceptive;
 
 /// The minimum wait that GitHub requests if a response has no exact time.
 const MIN_WAIT: Duration = Duration::from_secs(60);

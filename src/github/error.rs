@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::failure::{Code, Failure};
+use mayfly_failure::{Code, Failure};
 
 /// The source of a transport error; never contains a request's headers or body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -68,7 +68,7 @@ mod tests {
     use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 
     use super::*;
-    use crate::github::testing::private_key;
+    use crate::testing::private_key;
 
     #[test]
     fn each_token_is_valid_and_unique() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::failure::{Code, Failure};
+use mayfly_failure::{Code, Failure};
 
 /// Labels of GitHub's own runners that don't follow a pattern.
 const RESERVED: [&str; 3] = ["ubuntu-slim", "windows-11-arm", "github-hosted"];

@@ -7,7 +7,7 @@ use hyper::HeaderMap;
 use super::budget::RateLimit;
 use super::error::CallError;
 use super::transport::Response;
-use crate::telemetry::metrics::{OTHER, RATE_LIMIT, RATE_REMAINING, RATE_RESET};
+use mayfly_telemetry::metrics::{OTHER, RATE_LIMIT, RATE_REMAINING, RATE_RESET};
 
 /// Returns the purpose of a call, given its name in errors (`GET /orgs/octo/actions/runners`).
 pub(super) fn purpose(call: &str) -> &'static str {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::target::{ApiBase, Target};
-use crate::host::web::Proxies;
+use mayfly_host::web::Proxies;
 
 /// The settings of a [`GitHubClient`](super::GitHubClient).
 #[derive(Debug, Clone)]

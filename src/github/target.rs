@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use hyper::Uri;
 
-use crate::failure::{Code, Failure};
+use mayfly_failure::{Code, Failure};
 
 /// The scope that runners are registered in, parsed from its URL in a browser.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -7,8 +7,8 @@ use serde_json::json as value;
 
 use super::testing::{Reply, Server, empty, json};
 use super::*;
-use crate::failure::Failure;
-use crate::host::web::Proxies;
+use mayfly_failure::Failure;
+use mayfly_host::web::Proxies;
 
 const JIT: &str = "eyJzZWNyZXQiOiJqaXQifQ==";
 
@@ -103,7 +103,7 @@ async fn an_error_says_whether_a_runner_may_exist() {
     ] {
         let error = create_error(unclear.clone()).await;
         assert!(matches!(error, CallError::Ambiguous { .. }), "{unclear:?}: {error:?}");
-        let text = format!("{error:?} {}", crate::failure::chain(&error));
+        let text = format!("{error:?} {}", mayfly_failure::chain(&error));
         assert!(!text.contains(JIT) && !text.contains("verysecret"), "{text}");
     }
 }

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use octocrab::{AuthState, OctoBody, Octocrab, OctocrabBuilder};
 
 use super::error::{BoxError, SetupError};
-use crate::host::web::{self, Proxies};
+use mayfly_host::web::{self, Proxies};
 
 /// The deadline of a call. GitHub cuts a call off after about 10 s.
 pub(super) const DEADLINE: Duration = Duration::from_secs(15);

@@ -137,7 +137,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::github::JobStatus;
+    use crate::JobStatus;
 
     // The test vector that GitHub publishes.
     const SECRET: &str = "It's a Secret to Everybody";

@@ -14,7 +14,7 @@ use super::classify::{ResponseClass, classify, is_category_limit, is_core_limit,
 use super::error::CallError;
 use super::metrics::{outcome, purpose, record_rate};
 use super::transport::{DEADLINE, HttpRequest, NoResponse, Response, Transport, header};
-use crate::telemetry::metrics::GITHUB_CALLS;
+use mayfly_telemetry::metrics::GITHUB_CALLS;
 
 /// The clock difference in seconds below which no correction is made: the `Date` header has whole
 /// seconds, and a response takes a while.

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::size::Size;
-use crate::failure::{Code, Failure};
+use mayfly_failure::{Code, Failure};
 
 /// The host's capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

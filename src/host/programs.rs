@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::failure::{Code, Failure};
+use mayfly_failure::{Code, Failure};
 
 /// A required program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::failure::{Code, Failure};
+use mayfly_failure::{Code, Failure};
 
 /// The variable that names the state directory, unless an option does.
 pub const VARIABLE: &str = "MAYFLY_STATE_DIR";

@@ -24,8 +24,8 @@ use super::error::ImageError;
 use super::hash;
 use super::name::Digest;
 use super::store::Store;
-use crate::host::size::Size;
-use crate::host::web::{self, Connector, Proxies};
+use mayfly_host::size::Size;
+use mayfly_host::web::{self, Connector, Proxies};
 
 /// The download cache in a store.
 pub(super) const DIRECTORY: &str = ".downloads";

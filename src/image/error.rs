@@ -13,7 +13,7 @@ use super::kernel::KernelError;
 use super::modules::ModuleError;
 use super::name::{Digest, ImageName, InvalidName, Reference};
 use super::signature::{KeyError, SignatureError};
-use crate::failure::{Code, Failure};
+use mayfly_failure::{Code, Failure};
 
 /// The reason why an image can't be built, found or trusted.
 #[derive(Debug, thiserror::Error)]

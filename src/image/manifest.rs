@@ -300,7 +300,7 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::hash;
+    use crate::hash;
 
     #[test]
     fn a_runner_is_old_after_twenty_days() {

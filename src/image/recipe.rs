@@ -34,7 +34,7 @@ use super::error::ImageError;
 use super::hash;
 use super::manifest::Manifest;
 use super::name::{Digest, ImageName};
-use crate::host::size::Size;
+use mayfly_host::size::Size;
 
 /// The largest recipe, in bytes.
 const TEXT_LIMIT: u64 = 1 << 20;

@@ -26,17 +26,17 @@ use super::root::{self, Root};
 use super::syscalls::ExecutionKey;
 
 /// The confinement of a child.
-pub(crate) struct Confinement {
+pub struct Confinement {
     /// The child's root directory.
-    pub(crate) root: Root,
+    pub root: Root,
     /// The working directory, as a path in the root.
-    pub(crate) directory: CString,
+    pub directory: CString,
     /// Size limit of files that the child writes, in bytes.
-    pub(crate) largest_file: u64,
+    pub largest_file: u64,
     /// Descriptors of this process that the child inherits under the same numbers.
-    pub(crate) inherited: Vec<RawFd>,
+    pub inherited: Vec<RawFd>,
     /// Returns the system calls that the child may make.
-    pub(crate) syscalls: fn(ExecutionKey) -> Result<AllowedCalls, BackendError>,
+    pub syscalls: fn(ExecutionKey) -> Result<AllowedCalls, BackendError>,
 }
 
 /// Limit of open descriptors of a child.
@@ -49,7 +49,7 @@ impl Confinement {
     /// Confines the process that `command` will spawn. Its program and arguments are executed with
     /// an environment that only contains the path of its libraries. Its standard streams are those
     /// of the command.
-    pub(crate) fn apply(self, command: &mut Command) -> io::Result<()> {
+    pub fn apply(self, command: &mut Command) -> io::Result<()> {
         let ruleset = self.ruleset()?;
         let key = key()?;
         let mut filter =
@@ -104,7 +104,7 @@ impl Confinement {
 
 /// Generates a random key.
 fn key() -> io::Result<ExecutionKey> {
-    let random = crate::host::random::<24>()?;
+    let random = mayfly_host::random::<24>()?;
     let (words, _) = random.as_chunks::<8>();
     let mut key = ExecutionKey::default();
     for (part, word) in key.iter_mut().zip(words) {

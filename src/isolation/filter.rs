@@ -15,7 +15,7 @@ use seccompiler::{
 
 /// A condition on an argument of a system call. The first field is the argument's index.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum ArgumentRule {
+pub enum ArgumentRule {
     /// The lower 32 bits are equal to the value.
     Word(u8, u32),
     /// The lower 32 bits differ from the value.
@@ -36,20 +36,21 @@ const NOT_IMPLEMENTED: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigne
 
 /// A list of allowed calls.
 #[derive(Debug, Default)]
-pub(crate) struct AllowedCalls {
+pub struct AllowedCalls {
     allowed: BTreeMap<i64, Vec<SeccompRule>>,
     unknown: Vec<u32>,
 }
 
 impl AllowedCalls {
     /// Allows these calls with any arguments.
-    pub(crate) fn allow(mut self, calls: &[libc::c_long]) -> Self {
+    #[must_use]
+    pub fn allow(mut self, calls: &[libc::c_long]) -> Self {
         self.allowed.extend(calls.iter().map(|call| (*call, Vec::new())));
         self
     }
 
     /// Allows a call if all conditions hold. Several such rules for a call are alternatives.
-    pub(crate) fn allow_where(
+    pub fn allow_where(
         mut self,
         call: libc::c_long,
         arguments: &[ArgumentRule],
@@ -60,13 +61,14 @@ impl AllowedCalls {
     }
 
     /// Makes these calls fail as if the kernel did not implement them.
-    pub(crate) fn not_implemented(mut self, calls: &[libc::c_long]) -> Self {
+    #[must_use]
+    pub fn not_implemented(mut self, calls: &[libc::c_long]) -> Self {
         self.unknown.extend(calls.iter().filter_map(|call| u32::try_from(*call).ok()));
         self.allow(calls)
     }
 
     /// Compiles the list to a filter.
-    pub(crate) fn filter(self) -> Result<Filter, BackendError> {
+    pub fn filter(self) -> Result<Filter, BackendError> {
         let refused = SeccompAction::Errno(libc::EPERM.cast_unsigned());
         let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
         let filter = SeccompFilter::new(self.allowed, refused, SeccompAction::Allow, architecture)?;
@@ -119,7 +121,7 @@ fn condition(argument: &ArgumentRule) -> Result<SeccompCondition, BackendError> 
 
 /// A compiled filter. It consists of two programs; the kernel applies the stricter verdict. Only
 /// the second logs its refusals, because those of the first are expected.
-pub(crate) struct Filter {
+pub struct Filter {
     unknown: Vec<libc::sock_filter>,
     allowed: Vec<libc::sock_filter>,
 }
@@ -127,7 +129,7 @@ pub(crate) struct Filter {
 impl Filter {
     /// Installs the filter permanently on all threads of this process and sets `no_new_privs`. Safe
     /// between fork and exec: only makes system calls.
-    pub(crate) fn install(&mut self) -> io::Result<()> {
+    pub fn install(&mut self) -> io::Result<()> {
         let own = std::process::id();
         for line in &mut self.allowed {
             if line.k == OWN_PROCESS {

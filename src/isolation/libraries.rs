@@ -17,11 +17,11 @@ use super::root::{MountAccess, RootEntry};
 const DIRECTORY: &str = "/libraries";
 
 /// The environment of a program whose libraries are in [`DIRECTORY`].
-pub(crate) const ENVIRONMENT: &std::ffi::CStr = c"LD_LIBRARY_PATH=/libraries";
+pub const ENVIRONMENT: &std::ffi::CStr = c"LD_LIBRARY_PATH=/libraries";
 
 /// Lists the files that a program needs in its root to start: itself, its dynamic linker and its
 /// libraries. The linker only lists the libraries of `program` and runs none of its code.
-pub(crate) async fn entries_for(program: &Path) -> io::Result<Vec<RootEntry>> {
+pub async fn entries_for(program: &Path) -> io::Result<Vec<RootEntry>> {
     let mut entries = vec![RootEntry::new(program, MountAccess::Execute)];
     let Some(linker) = linker(program)? else { return Ok(entries) };
     let output = Command::new(&linker)

@@ -26,7 +26,7 @@ const USER_NAMESPACE: libc::Ioctl = 0xff09;
 
 /// The reason why a peer is refused.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PeerError {
+pub enum PeerError {
     /// It is in other namespaces, like every process in a microVM's sandbox.
     #[error("process {0} is not in the namespaces that this socket serves")]
     Foreign(i32),
@@ -65,7 +65,7 @@ impl Namespaces {
 
 /// The policy of which peers are served.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PeerPolicy {
+pub struct PeerPolicy {
     // `None` if this process may not inspect the peers that it serves.
     namespaces: Option<Namespaces>,
     network: Option<u64>,
@@ -73,7 +73,7 @@ pub(crate) struct PeerPolicy {
 
 impl PeerPolicy {
     /// Serves processes in this process's own namespaces.
-    pub(crate) fn same_namespaces() -> io::Result<Self> {
+    pub fn same_namespaces() -> io::Result<Self> {
         let (socket, _other) = UnixStream::pair()?;
         let namespaces = Some(Namespaces::of("self")?);
         Ok(Self { namespaces, network: network(socket.as_fd())? })
@@ -81,12 +81,12 @@ impl PeerPolicy {
 
     /// Serves processes of the same user in the namespaces of the process that created `peer`,
     /// which are parents of this process's. Such a process has no id here and can't be inspected.
-    pub(crate) fn parent_namespaces(peer: BorrowedFd<'_>) -> io::Result<Self> {
+    pub fn parent_namespaces(peer: BorrowedFd<'_>) -> io::Result<Self> {
         Ok(Self { namespaces: None, network: network(peer)? })
     }
 
     /// Checks the process that connected `socket`.
-    pub(crate) fn check(self, socket: BorrowedFd<'_>) -> Result<(), PeerError> {
+    pub fn check(self, socket: BorrowedFd<'_>) -> Result<(), PeerError> {
         let unknown = |error: nix::Error| PeerError::Unknown(error.into());
         let credentials = getsockopt(&socket, PeerCredentials).map_err(unknown)?;
         let number = credentials.pid();

@@ -17,7 +17,7 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 /// An error of creating a root directory.
 #[derive(Debug, thiserror::Error)]
 #[error("can't mount {} for an isolated process", path.display())]
-pub(crate) struct RootError {
+pub struct RootError {
     path: PathBuf,
     #[source]
     error: io::Error,
@@ -25,7 +25,7 @@ pub(crate) struct RootError {
 
 /// The access that a mount permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MountAccess {
+pub enum MountAccess {
     /// Read files.
     Read,
     /// Read and execute files, which is what programs and libraries need.
@@ -58,7 +58,7 @@ const SIZE: &str = "size=256k,mode=0755";
 
 /// A file or directory of the host, and its place in the root.
 #[derive(Debug, Clone)]
-pub(crate) struct RootEntry {
+pub struct RootEntry {
     source: PathBuf,
     target: PathBuf,
     access: MountAccess,
@@ -66,24 +66,24 @@ pub(crate) struct RootEntry {
 
 impl RootEntry {
     /// Mounts `source` as `target`.
-    pub(crate) fn at(source: &Path, target: &Path, access: MountAccess) -> Self {
+    pub fn at(source: &Path, target: &Path, access: MountAccess) -> Self {
         Self { source: source.to_owned(), target: target.to_owned(), access }
     }
 
     /// Mounts `path` under its own name.
-    pub(crate) fn new(path: &Path, access: MountAccess) -> Self {
+    pub fn new(path: &Path, access: MountAccess) -> Self {
         Self::at(path, path, access)
     }
 
     /// Returns its path on the host.
-    pub(crate) fn source(&self) -> &Path {
+    pub fn source(&self) -> &Path {
         &self.source
     }
 }
 
 /// A created root, mounted in the creator's mount namespace.
 #[derive(Debug)]
-pub(crate) struct Root {
+pub struct Root {
     path: PathBuf,
     name: CString,
 }
@@ -91,7 +91,7 @@ pub(crate) struct Root {
 impl Root {
     /// Creates the root at `path`, and that directory if needed. The mount namespace must be
     /// private, and the process must be permitted to mount.
-    pub(crate) fn create(path: &Path, entries: &[RootEntry]) -> Result<Self, RootError> {
+    pub fn create(path: &Path, entries: &[RootEntry]) -> Result<Self, RootError> {
         let refused = |path: &Path| {
             let path = path.to_owned();
             move |error: io::Error| RootError { path, error }
@@ -110,12 +110,12 @@ impl Root {
     }
 
     /// Returns the path at which it is mounted.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Returns the same path, for [`enter`].
-    pub(crate) fn name(&self) -> &CStr {
+    pub fn name(&self) -> &CStr {
         &self.name
     }
 }
@@ -169,7 +169,7 @@ fn set_attributes(path: &Path, set: u64, recursive: bool) -> io::Result<()> {
 
 /// Makes the directory at `path` this process's root and detaches the old one. Safe between fork
 /// and exec: only makes system calls.
-pub(crate) fn enter(path: &CStr) -> nix::Result<()> {
+pub fn enter(path: &CStr) -> nix::Result<()> {
     nix::unistd::chdir(path)?;
     // With the same path twice, the old root is stacked on the new one and then detached.
     nix::unistd::pivot_root(c".", c".")?;

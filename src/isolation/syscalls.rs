@@ -200,7 +200,7 @@ const NOT_IMPLEMENTED: [c_long; 2] = [libc::SYS_clone3, libc::SYS_io_uring_setup
 
 /// The key that permits the initial `execve`: three random numbers in registers that the call does
 /// not use. The executed program does not know them.
-pub(crate) type ExecutionKey = [u64; 3];
+pub type ExecutionKey = [u64; 3];
 
 fn common() -> Result<AllowedCalls, BackendError> {
     let mut calls = AllowedCalls::default()
@@ -234,7 +234,7 @@ fn with_execve(calls: AllowedCalls, key: ExecutionKey) -> Result<AllowedCalls, B
 }
 
 /// Returns the calls of QEMU, which apply before its first instruction.
-pub(crate) fn qemu(key: ExecutionKey) -> Result<AllowedCalls, BackendError> {
+pub fn qemu(key: ExecutionKey) -> Result<AllowedCalls, BackendError> {
     let unix = ArgumentRule::Word(0, libc::AF_UNIX.cast_unsigned());
     with_execve(common()?.allow(QEMU), key)?
         .allow_where(libc::SYS_socketpair, &[unix])?
@@ -243,7 +243,7 @@ pub(crate) fn qemu(key: ExecutionKey) -> Result<AllowedCalls, BackendError> {
 }
 
 /// Returns the calls of `vhost-device-vsock`, which apply before its first instruction.
-pub(crate) fn vsock(key: ExecutionKey) -> Result<AllowedCalls, BackendError> {
+pub fn vsock(key: ExecutionKey) -> Result<AllowedCalls, BackendError> {
     let unix = ArgumentRule::Word(0, libc::AF_UNIX.cast_unsigned());
     let calls = with_execve(common()?.allow(VSOCK), key)?
         .allow_where(libc::SYS_unlinkat, &[no_directory(0)])?;
@@ -253,7 +253,7 @@ pub(crate) fn vsock(key: ExecutionKey) -> Result<AllowedCalls, BackendError> {
 }
 
 /// Returns the calls of a shepherd, which apply once QEMU runs.
-pub(crate) fn shepherd() -> Result<AllowedCalls, BackendError> {
+pub fn shepherd() -> Result<AllowedCalls, BackendError> {
     let mut calls = common()?
         .allow(SHEPHERD)
         .allow_where(libc::SYS_unlinkat, &[no_directory(0)])?

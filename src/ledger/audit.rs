@@ -178,11 +178,11 @@ pub enum VerifyError {
     Ledger(#[from] LedgerError),
 }
 
-impl crate::failure::Failure for VerifyError {
-    fn code(&self) -> crate::failure::Code {
+impl mayfly_failure::Failure for VerifyError {
+    fn code(&self) -> mayfly_failure::Code {
         match self {
-            Self::Chain(_) => crate::failure::Code::BadData,
-            Self::Pruned(..) => crate::failure::Code::NotFound,
+            Self::Chain(_) => mayfly_failure::Code::BadData,
+            Self::Pruned(..) => mayfly_failure::Code::NotFound,
             Self::Ledger(error) => error.code(),
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rusqlite::ErrorCode;
 
-use crate::failure::{Code, Failure};
+use mayfly_failure::{Code, Failure};
 
 /// A failed ledger operation.
 #[derive(Debug, thiserror::Error)]

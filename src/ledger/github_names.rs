@@ -51,7 +51,7 @@ mod tests {
         let mut ledger = Ledger::open(&path).unwrap();
         assert_eq!(ledger.github_names().unwrap(), of(&["b", "c"]));
         let mut details = Vec::new();
-        let take = |line: &crate::ledger::audit::AuditEntry| {
+        let take = |line: &crate::audit::AuditEntry| {
             if line.action == "egress.names" {
                 details.push(line.detail.clone());
             }

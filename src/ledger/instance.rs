@@ -10,7 +10,7 @@ impl Ledger {
     /// Returns six random characters, generated once. Runners registered under them belong to this
     /// daemon, even if others register in the same scope.
     pub fn instance(&mut self) -> Result<String, LedgerError> {
-        let random = crate::host::random::<4>().map_err(LedgerError::Random)?;
+        let random = mayfly_host::random::<4>().map_err(LedgerError::Random)?;
         let new = data_encoding::BASE32_DNSSEC.encode(&random)[..6].to_owned();
         self.change("name this daemon", |change| {
             if let Some(known) = change.meta(INSTANCE)? {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Code, Failure};
+use mayfly_failure::{Code, Failure};
 
 /// The user's choice of accelerator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

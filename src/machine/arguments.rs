@@ -11,8 +11,8 @@ use std::path::PathBuf;
 
 use super::accelerator::{Accelerator, AcceleratorProfile};
 use super::overlay;
-use crate::host::size::Size;
-use crate::network::GUEST_MAC;
+use mayfly_host::size::Size;
+use mayfly_network::GUEST_MAC;
 
 /// The specification of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]

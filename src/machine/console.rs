@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use crate::common::text::printable;
+use mayfly_common::text::printable;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Size of a log file, in bytes, before it is rotated.

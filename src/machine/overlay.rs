@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
-use crate::host::size::Size;
+use mayfly_host::size::Size;
 
 /// Format options: clusters of 64 KiB with subclusters of 2 KiB, so that a small write copies
 /// nothing from the image.

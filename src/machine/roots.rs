@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use super::MachineError;
 use super::accelerator::Accelerator;
 use super::arguments::{INITRAMFS, KERNEL_FILE, MachineSpec};
-use crate::isolation::libraries;
-use crate::isolation::root::{MountAccess, Root, RootEntry};
+use mayfly_isolation::libraries;
+use mayfly_isolation::root::{MountAccess, Root, RootEntry};
 
 /// Path of the directory of sockets in the vsock program's root.
 pub(super) const SOCKETS_IN_ROOT: &str = "/sockets";

@@ -16,8 +16,8 @@ use tokio::process::{Child, Command};
 
 use super::MachineError;
 use super::roots::{self, RootedProgram, SOCKETS_IN_ROOT};
-use crate::isolation::confinement::Confinement;
-use crate::isolation::syscalls;
+use mayfly_isolation::confinement::Confinement;
+use mayfly_isolation::syscalls;
 
 /// The guest's context id. No other process sees it, so it is the same in every microVM.
 const GUEST_CID: u32 = 3;

@@ -12,7 +12,7 @@ use super::detached;
 use super::handle::asynchronous;
 use super::record::{self, Liveness};
 use super::wire::{self, Lines, Message, ShepherdReport, VersionError, WireHello};
-use crate::host::descriptors;
+use mayfly_host::descriptors;
 
 /// Time limit for a shepherd's hello. A stopped shepherd sends none.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -112,7 +112,7 @@ mod tests {
 
     use super::super::detached::MicrovmDirectory;
     use super::*;
-    use crate::shepherd::ShepherdHandle;
+    use crate::ShepherdHandle;
 
     /// Returns a name for each result, for the table below.
     async fn attached(directory: &Path) -> &'static str {
@@ -227,7 +227,7 @@ mod tests {
 
     #[tokio::test]
     async fn unacknowledged_commands_are_sent_again_under_their_numbers() {
-        use crate::shepherd::plan::ShepherdCommand;
+        use crate::plan::ShepherdCommand;
         let root = tempfile::tempdir().unwrap();
         let answer = "{\"hello\":{\"version\":1,\"min_version\":1,\"acknowledged\":3}}\n\
                       {\"acknowledged\":{\"number\":4}}\n";

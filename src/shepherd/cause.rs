@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::egress::EgressError;
 use super::enclosure::EnclosureError;
 use super::event::Phase;
-use crate::channel::{ChannelError, Violation};
-use crate::failure::{Code, Failure};
-use crate::machine::{MachineError, StopReason};
-use crate::network::NetworkError;
+use mayfly_channel::{ChannelError, Violation};
+use mayfly_failure::{Code, Failure};
+use mayfly_machine::{MachineError, StopReason};
+use mayfly_network::NetworkError;
 
 /// The cause of a microVM's failure.
 #[derive(Debug, thiserror::Error)]

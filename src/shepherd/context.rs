@@ -12,8 +12,8 @@ use super::front_end::FrontEnd;
 use super::plan::MicrovmPlan;
 use super::program_log::ProgramLog;
 use super::record::Record;
-use crate::host::clock::{self, ActiveClock, Deadline};
-use crate::image::Hold;
+use mayfly_host::clock::{self, ActiveClock, Deadline};
+use mayfly_image::Hold;
 
 /// The state that all phases share.
 pub(super) struct Context {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::process::FRONT_END_FD;
 use super::record;
-use crate::host::size::Size;
+use mayfly_host::size::Size;
 
 /// Descriptor of the listener.
 const LISTENER_FD: RawFd = FRONT_END_FD + 1;
@@ -65,7 +65,7 @@ impl MicrovmDirectory {
 
     fn populate(directory: &Path) -> io::Result<Self> {
         let lock = record::lock_created(directory)?;
-        let random = data_encoding::HEXLOWER.encode(&crate::host::random::<16>()?);
+        let random = data_encoding::HEXLOWER.encode(&mayfly_host::random::<16>()?);
         let listener = UnixListener::bind(socket_path(&lock, &format!("{SOCKET_PREFIX}{random}")))?;
         Ok(Self { directory: directory.to_owned(), lock, listener })
     }

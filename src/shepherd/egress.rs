@@ -9,16 +9,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::MicrovmPlan;
-use crate::egress::address::{AddressCheck, host_addresses};
-use crate::egress::dial::{CredentialsError, Lookup, Resolve, ResolveError, SystemResolver};
-use crate::egress::host::HostName;
-use crate::egress::policy::{Mode, Policy};
-use crate::egress::record::{
+use mayfly_egress::address::{AddressCheck, host_addresses};
+use mayfly_egress::dial::{CredentialsError, Lookup, Resolve, ResolveError, SystemResolver};
+use mayfly_egress::host::HostName;
+use mayfly_egress::policy::{Mode, Policy};
+use mayfly_egress::record::{
     EgressRecorder, EgressReport, RecordError, RecordIdentity, RecordLimits,
 };
-use crate::egress::{Gate, GateLimits, GateSettings, ListenError, Listeners, PROXY_PORT};
-use crate::failure::{Code, Failure, chain};
-use crate::network;
+use mayfly_egress::{Gate, GateLimits, GateSettings, ListenError, Listeners, PROXY_PORT};
+use mayfly_failure::{Code, Failure, chain};
 
 /// Maximum number of rows of the final report. The egress record has all of them.
 const FINAL_ROWS: usize = 512;
@@ -84,7 +83,7 @@ impl Egress {
         let identity = RecordIdentity {
             microvm: plan.id.to_string(),
             policy: plan.egress.name.clone(),
-            guest: network::GUEST,
+            guest: mayfly_network::GUEST,
         };
         let recorder =
             EgressRecorder::create(&plan.egress_record, identity, RecordLimits::default())?;
@@ -93,7 +92,7 @@ impl Egress {
             resolver: resolver(),
             addresses: AddressCheck::new(own),
             limits: GateLimits::default(),
-            gateway: network::GATEWAY,
+            gateway: mayfly_network::GATEWAY,
         };
         let gate = Gate::new(settings, recorder.clone())?;
         let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
@@ -128,7 +127,7 @@ impl Egress {
 
 /// Opens the gate's listeners. Must be called inside the microVM's namespace.
 pub(super) fn listen(policy: &Policy, gateway: Ipv4Addr) -> Result<Listeners, EgressError> {
-    Ok(crate::egress::listen(policy, gateway)?)
+    Ok(mayfly_egress::listen(policy, gateway)?)
 }
 
 /// Waits until the gate, if there is one, fails. Cancel-safe.
@@ -148,7 +147,7 @@ pub(super) fn proxy_variables(plan: &MicrovmPlan) -> Vec<(Bytes, Bytes)> {
     if plan.egress.mode == Mode::None {
         return Vec::new();
     }
-    let proxy = format!("http://{}:{PROXY_PORT}", network::GATEWAY);
+    let proxy = format!("http://{}:{PROXY_PORT}", mayfly_network::GATEWAY);
     let direct = proxy_exceptions(&plan.id.to_string());
     let values = [("http_proxy", &proxy), ("https_proxy", &proxy), ("no_proxy", &direct)];
     // Some programs read lower case, some upper case.
@@ -171,7 +170,11 @@ fn proxy_exceptions(hostname: &str) -> String {
     // maps the guest's own name to the last address, for clients that do not support ranges.
     let own = ["[::1]", ".localhost", "ip6-localhost", "0.0.0.0", "127.0.1.1"];
     direct.extend(own.map(str::to_owned));
-    direct.extend([hostname.to_owned(), format!("{hostname}.local"), network::GUEST.to_string()]);
+    direct.extend([
+        hostname.to_owned(),
+        format!("{hostname}.local"),
+        mayfly_network::GUEST.to_string(),
+    ]);
     direct.extend(RANGES.map(str::to_owned));
     for network in DOCKER {
         direct.extend((1..=9).map(|host| format!("{network}.{host}")));

@@ -21,9 +21,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 
-use crate::failure::{Code, Failure};
-use crate::host::check::HostCheck;
-use crate::host::descriptors;
+use mayfly_failure::{Code, Failure};
+use mayfly_host::check::HostCheck;
+use mayfly_host::descriptors;
 
 /// Mount options of the private tmpfs, which only holds sockets.
 const PRIVATE_SIZE: &str = "size=1m,mode=0700";

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{InterruptRequest, MicrovmId, monotonic};
 use super::runner::RunnerProgress;
-use crate::egress::record::EgressReport;
-use crate::failure::Code;
+use mayfly_egress::record::EgressReport;
+use mayfly_failure::Code;
 
 /// Maximum length, in characters, of an unreadable end event that is quoted in a report.
 const MAX_UNKNOWN_TEXT: usize = 256;

@@ -23,7 +23,7 @@ use super::cause::FailureCause;
 use super::event::Event;
 use super::plan::ShepherdCommand;
 use super::wire::{self, Acknowledgement, Lines, Message, ShepherdRequest, WireHello};
-use crate::isolation::peer::PeerPolicy;
+use mayfly_isolation::peer::PeerPolicy;
 
 /// Capacity of the queue of received commands.
 const COMMAND_QUEUE: usize = 16;

@@ -2,8 +2,8 @@
 
 use super::wire::ShepherdReport;
 use super::*;
-use crate::shepherd::event::{EventKind, Phase};
-use crate::shepherd::plan::MicrovmId;
+use crate::event::{EventKind, Phase};
+use crate::plan::MicrovmId;
 
 fn event(phase: Phase) -> Event {
     Event::now(&MicrovmId::new().unwrap(), 0, EventKind::Phase(phase))

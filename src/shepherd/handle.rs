@@ -31,8 +31,8 @@ use super::streams::FIRST_COPY_FD;
 use super::wire::{
     self, Acknowledgement, Lines, Message, ShepherdReport, VersionError, WireError, WireHello,
 };
-use crate::failure::{Code, Failure};
-use crate::host::descriptors;
+use mayfly_failure::{Code, Failure};
+use mayfly_host::descriptors;
 
 /// An error of starting or controlling a shepherd.
 #[derive(Debug, thiserror::Error)]

@@ -8,9 +8,8 @@ use tokio::net::UnixListener;
 use super::cause::FailureCause;
 use super::event::EventKind;
 use super::front_end::FrontEnd;
-use crate::channel::{ChannelError, Link, Received};
-use crate::machine::{Machine, StopReason};
-use crate::network;
+use mayfly_channel::{ChannelError, Link, Received};
+use mayfly_machine::{Machine, StopReason};
 
 /// Bytes of entropy for a guest: the size of the kernel's pool.
 const ENTROPY_BYTES: usize = 64;
@@ -35,16 +34,16 @@ pub(super) async fn shake_hands(
     let Received::Hello(hello) = receive(&mut link).await? else {
         return Err(ChannelError::Closed.into());
     };
-    let entropy = crate::host::random::<ENTROPY_BYTES>().map_err(failed("read random bytes"))?;
+    let entropy = mayfly_host::random::<ENTROPY_BYTES>().map_err(failed("read random bytes"))?;
     link.send(&HostMessage::Prepare(Prepare {
         entropy: entropy.to_vec().into(),
         wall_clock: wall_clock(),
         hostname,
         network: Some(Network {
-            address: network::GUEST.octets(),
-            prefix: network::PREFIX,
-            gateway: network::GATEWAY.octets(),
-            mtu: network::MTU,
+            address: mayfly_network::GUEST.octets(),
+            prefix: mayfly_network::PREFIX,
+            gateway: mayfly_network::GATEWAY.octets(),
+            mtu: mayfly_network::MTU,
         }),
         heartbeat_interval: HEARTBEAT_MS,
     }))?;

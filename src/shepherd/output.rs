@@ -189,7 +189,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::host::size::Size;
+    use mayfly_host::size::Size;
 
     fn written(limit: u64, pieces: &[&[u8]]) -> Vec<u8> {
         let directory = tempfile::tempdir().unwrap();

@@ -21,13 +21,13 @@ use super::program_log::ProgramLog;
 use super::record::Record;
 use super::streams::JobStreams;
 use super::timeouts::HeartbeatTimeout;
-use crate::channel::{Link, Received};
-use crate::failure::{self, Failure};
-use crate::host::clock::{self, ActiveClock};
-use crate::image::Hold;
-use crate::machine::arguments::MachineSpec;
-use crate::machine::{self, Machine, MachineParts, MachinePaths};
-use crate::network::{GATEWAY, Namespace};
+use mayfly_channel::{Link, Received};
+use mayfly_failure::Failure;
+use mayfly_host::clock::{self, ActiveClock};
+use mayfly_image::Hold;
+use mayfly_machine::arguments::MachineSpec;
+use mayfly_machine::{Machine, MachineParts, MachinePaths};
+use mayfly_network::{GATEWAY, Namespace};
 
 /// A failed microVM with everything that exists of it.
 pub(super) struct Failed {
@@ -133,7 +133,7 @@ impl Planned {
         let spec = machine_spec(&plan);
         let paths = machine_paths(&plan);
         let created = context.with_deadline(plan.deadlines.prepare, async {
-            let listener = machine::listen(CONTROL_PORT).map_err(|error| {
+            let listener = mayfly_machine::listen(CONTROL_PORT).map_err(|error| {
                 FailureCause::Shepherd("listen for the guest's connection", error)
             })?;
             let parts = MachineParts::create(&plan.programs, paths, &spec);
@@ -350,7 +350,7 @@ impl Failed {
         let report = FailureReport {
             phase: context.phase,
             cause: cause.name().to_owned(),
-            message: failure::chain(&cause),
+            message: mayfly_failure::chain(&cause),
             hint: cause.hint(),
             code: cause.code() as u8,
             statistics: context.statistics,

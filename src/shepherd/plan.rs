@@ -7,10 +7,10 @@ use mayfly_protocol::message::{Job, TerminalSize};
 use serde::{Deserialize, Serialize};
 
 use super::detached::DetachedLimits;
-use crate::egress::policy::Policy;
-use crate::host::size::Size;
-use crate::machine::MachinePrograms;
-use crate::machine::accelerator::Accelerator;
+use mayfly_egress::policy::Policy;
+use mayfly_host::size::Size;
+use mayfly_machine::MachinePrograms;
+use mayfly_machine::accelerator::Accelerator;
 
 /// The complete plan of one microVM.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -111,7 +111,7 @@ impl MicrovmId {
     /// collision is 1 in 2,000; the second microVM is then refused because its directory exists.
     pub fn new() -> std::io::Result<Self> {
         const LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-        let random = crate::host::random::<10>()?;
+        let random = mayfly_host::random::<10>()?;
         let letters = random.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)]));
         Ok(Self(format!("m-{}", letters.collect::<String>())))
     }

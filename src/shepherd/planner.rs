@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use super::detached::DetachedLimits;
 use super::plan::{BootFiles, Deadlines, MicrovmId, MicrovmPlan};
-use crate::egress::policy::Policy;
-use crate::failure::{Code, Failure};
-use crate::host::capacity::{Capacity, CapacityError};
-use crate::host::programs::{ProgramError, QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK};
-use crate::host::size::Size;
-use crate::host::state::StateDirectory;
-use crate::image::{Image, ImageError, Reference, Store, Trust};
-use crate::machine::MachinePrograms;
-use crate::machine::accelerator::{self, AcceleratorPreference, KvmStatus, KvmUnavailable};
-use crate::network::NetworkError;
+use mayfly_egress::policy::Policy;
+use mayfly_failure::{Code, Failure};
+use mayfly_host::capacity::{Capacity, CapacityError};
+use mayfly_host::programs::{ProgramError, QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK};
+use mayfly_host::size::Size;
+use mayfly_host::state::StateDirectory;
+use mayfly_image::{Image, ImageError, Reference, Store, Trust};
+use mayfly_machine::MachinePrograms;
+use mayfly_machine::accelerator::{self, AcceleratorPreference, KvmStatus, KvmUnavailable};
+use mayfly_network::NetworkError;
 
 /// A request for a microVM.
 #[derive(Debug, Clone)]
@@ -133,7 +133,7 @@ pub fn plan_from(
         qemu_img: QEMU_IMG.find()?,
         vsock: VHOST_DEVICE_VSOCK.find()?,
     };
-    crate::network::require_tun()?;
+    mayfly_network::require_tun()?;
     let capacity = Capacity::read().map_err(PlanError::Memory)?;
     capacity.admit(request.processors, request.memory)?;
     // Last, because it reads all of an image that is not verified yet.

@@ -8,9 +8,9 @@ use std::io;
 use std::path::Path;
 
 use super::plan::MicrovmPlan;
-use crate::isolation::filter::AllowedCalls;
-use crate::isolation::root::{self, MountAccess, Root, RootEntry};
-use crate::isolation::syscalls;
+use mayfly_isolation::filter::AllowedCalls;
+use mayfly_isolation::root::{self, MountAccess, Root, RootEntry};
+use mayfly_isolation::syscalls;
 
 /// The files of the resolver's configuration (`resolver(5)`, `hosts(5)`, `nsswitch.conf(5)`).
 const RESOLVER: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"];

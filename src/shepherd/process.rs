@@ -14,8 +14,8 @@ use super::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
 use super::front_end::{FrontEnd, FrontListener, GreetedConnection};
 use super::phases::{Failed, Planned};
 use super::plan::{MicrovmPlan, ShepherdCommand};
-use crate::failure::{self, Failure};
-use crate::isolation::peer::PeerPolicy;
+use mayfly_failure::Failure;
+use mayfly_isolation::peer::PeerPolicy;
 
 /// The descriptor of the connection to the front end.
 pub(super) const FRONT_END_FD: i32 = 3;
@@ -25,7 +25,7 @@ pub fn run() -> ExitCode {
     match run_shepherd() {
         Ok(()) => ExitCode::SUCCESS,
         // The connection itself failed, so there is no front end to report to.
-        Err(_) => ExitCode::from(failure::Code::Internal as u8),
+        Err(_) => ExitCode::from(mayfly_failure::Code::Internal as u8),
     }
 }
 
@@ -111,7 +111,7 @@ fn failure_without_record(plan: &MicrovmPlan, cause: &FailureCause) -> EventKind
     EventKind::Ended(JobOutcome::Failed(FailureReport {
         phase: Phase::Planned,
         cause: cause.name().to_owned(),
-        message: failure::chain(cause),
+        message: mayfly_failure::chain(cause),
         hint: cause.hint(),
         code: cause.code() as u8,
         statistics: None,

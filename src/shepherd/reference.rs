@@ -13,12 +13,12 @@ use super::enclosure::EnclosureError;
 use super::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
 use super::plan::{InterruptRequest, MicrovmId};
 use super::runner::{JobResult, RunnerProgress};
-use crate::channel::{ChannelError, Violation};
-use crate::egress::record::{EgressReport, EgressRow, EgressTotal, EgressTotals};
-use crate::failure::Failure;
-use crate::machine::{MachineError, StopReason};
-use crate::network::NetworkError;
-use crate::reference::assert_generated_parts;
+use mayfly_channel::{ChannelError, Violation};
+use mayfly_egress::record::{EgressReport, EgressRow, EgressTotal, EgressTotals};
+use mayfly_failure::Failure;
+use mayfly_machine::{MachineError, StopReason};
+use mayfly_network::NetworkError;
+use mayfly_reference::assert_generated_parts;
 
 pub(super) const NAME: &str = "m-0123456789";
 

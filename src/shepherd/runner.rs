@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::event::EventKind;
-use crate::common::text::is_deceptive;
+use mayfly_common::text::is_deceptive;
 
 /// The variable with the runner's just-in-time configuration.
 pub const JIT_CONFIG: &str = "ACTIONS_RUNNER_INPUT_JITCONFIG";

@@ -20,10 +20,10 @@ use super::output::{self, BoundedFile, OutputLog};
 use super::plan::{InterruptRequest, MicrovmPlan, ShepherdCommand};
 use super::runner::{self, ProgressParser, RunnerProgress};
 use super::timeouts::JobTimeouts;
-use crate::channel::conversation::{input_name, inputs, outputs};
-use crate::channel::pump::{InputPump, OutputProgress, OutputPump};
-use crate::channel::{ChannelError, Link, Received, Violation};
-use crate::machine::Machine;
+use mayfly_channel::conversation::{input_name, inputs, outputs};
+use mayfly_channel::pump::{InputPump, OutputProgress, OutputPump};
+use mayfly_channel::{ChannelError, Link, Received, Violation};
+use mayfly_machine::Machine;
 
 /// The first descriptor of a copied tree, after the standard streams and the front end's
 /// connection. Trees to copy in come first, then trees to copy out.

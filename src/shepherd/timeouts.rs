@@ -9,8 +9,8 @@ use super::context::Context;
 use super::event::{EventKind, Phase};
 use super::handshake::wall_clock;
 use super::plan::InterruptRequest;
-use crate::channel::Link;
-use crate::host::clock::Deadline;
+use mayfly_channel::Link;
+use mayfly_host::clock::Deadline;
 
 /// The time since the last message from the guest.
 ///

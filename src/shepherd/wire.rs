@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use super::event::Event;
 use super::plan::ShepherdCommand;
-use crate::common::text::is_deceptive;
+use mayfly_common::text::is_deceptive;
 
 /// Protocol version of this program. Raised by a change that an older peer can't skip.
 pub const VERSION: u32 = 1;

@@ -10,17 +10,17 @@ use mayfly_protocol::message::{Job, TerminalSize};
 use proptest::prelude::*;
 
 use super::*;
-use crate::egress::policy::Policies;
-use crate::host::size::Size;
-use crate::machine::MachinePrograms;
-use crate::machine::accelerator::Accelerator;
-use crate::shepherd::DetachedLimits;
-use crate::shepherd::event::{EventKind, JobOutcome, Phase};
-use crate::shepherd::plan::{BootFiles, Deadlines, InterruptRequest, MicrovmId, MicrovmPlan};
-use crate::shepherd::reference::{NAME, samples};
+use crate::DetachedLimits;
+use crate::event::{EventKind, JobOutcome, Phase};
+use crate::plan::{BootFiles, Deadlines, InterruptRequest, MicrovmId, MicrovmPlan};
+use crate::reference::{NAME, samples};
+use mayfly_egress::policy::Policies;
+use mayfly_host::size::Size;
+use mayfly_machine::MachinePrograms;
+use mayfly_machine::accelerator::Accelerator;
 
 fn recorded_path(version: &str, name: &str) -> PathBuf {
-    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src/shepherd/recorded");
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/recorded");
     [directory, version, name].iter().collect()
 }
 
@@ -239,7 +239,7 @@ fn a_record_of_another_version_is_read_and_unknown_events_are_kept() {
         let lines = recorded(version, "events.jsonl");
         std::fs::write(directory.path().join("events.jsonl"), lines.join("\n") + "\n{\"cut")
             .unwrap();
-        let events = crate::shepherd::record::read_events(directory.path()).unwrap();
+        let events = crate::record::read_events(directory.path()).unwrap();
         assert_eq!(events.len(), lines.len(), "{version}");
         assert!(matches!(events.last().unwrap().kind, EventKind::Ended(_)), "{version}");
         let phases = events.iter().filter(|event| matches!(event.kind, EventKind::Phase(_)));
@@ -291,7 +291,7 @@ async fn a_line_is_bounded_and_must_be_complete() {
 fn the_longest_job_for_a_guest_fits_into_a_line() {
     let arguments = vec![vec![255; mayfly_protocol::frame::MAX_FRAME - 1000].into()];
     let job = Job { arguments, ..job() };
-    crate::shepherd::check_job(&job).unwrap();
+    crate::check_job(&job).unwrap();
     let command = ShepherdCommand::Start(Box::new(job));
     encode(&Message::Command { number: u64::MAX, command: &command }).unwrap();
 }

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::metrics::TRACES;
 use super::trace::{self, Trace, Value};
-use crate::common::backoff::delay;
+use mayfly_common::backoff::delay;
 
 /// The maximum number of queued traces.
 const QUEUE_CAPACITY: usize = 512;
@@ -216,7 +216,7 @@ impl TraceExporter {
 
     async fn post(&self, body: Vec<u8>) -> Result<(), ExportError> {
         let unreachable = |error: &(dyn std::error::Error + 'static)| {
-            ExportError::Unreachable(crate::failure::chain(error))
+            ExportError::Unreachable(mayfly_failure::chain(error))
         };
         let mut request = Request::new(Full::from(body));
         *request.method_mut() = Method::POST;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::metrics::{Metric, MetricKind, TABLE};
-use crate::reference::{assert_generated, read};
+use mayfly_reference::{assert_generated, read};
 
 fn page() -> String {
     let mut page = String::from(

@@ -1,8 +1,8 @@
 //! Checks each hardening control of an image from inside.
 
 use super::{TrialEnvironment, TrialError};
-use crate::image::hardening::audit::{self, AuditReport};
-use crate::image::{Image, Reference};
+use mayfly_image::hardening::audit::{self, AuditReport};
+use mayfly_image::{Image, Reference};
 
 /// Boots the image and audits it.
 pub fn run(environment: &TrialEnvironment<'_>, image: &Image) -> Result<AuditReport, TrialError> {

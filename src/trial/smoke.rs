@@ -4,7 +4,7 @@
 use mayfly_protocol::message::JobStatus;
 
 use super::{JobResult, TrialEnvironment, TrialError};
-use crate::image::{Image, Reference};
+use mayfly_image::{Image, Reference};
 
 /// The result of the smoke test.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

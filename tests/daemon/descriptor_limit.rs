@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use mayfly::ledger::{CommandBytes, JobCommand, JobId, JobState, Ledger};
-use mayfly::shepherd::event::{Event, EventKind, JobOutcome, Phase};
-use mayfly::shepherd::plan::{MicrovmId, monotonic};
+use mayfly_ledger::{CommandBytes, JobCommand, JobId, JobState, Ledger};
 use mayfly_protocol::message::JobStatus;
+use mayfly_shepherd::event::{Event, EventKind, JobOutcome, Phase};
+use mayfly_shepherd::plan::{MicrovmId, monotonic};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::daemon::{Daemon, local};

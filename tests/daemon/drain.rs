@@ -35,7 +35,7 @@ fn a_draining_daemon_ends_with_its_running_jobs_and_takes_no_more() {
         assert!(status.success(), "{status}: {}", daemon.log());
         daemon.host.assert_clean();
         let ended =
-            daemon.ledger().job(mayfly::ledger::JobId(first.parse().unwrap())).unwrap().unwrap();
+            daemon.ledger().job(mayfly_ledger::JobId(first.parse().unwrap())).unwrap().unwrap();
         assert_eq!(ended.exit_code, Some(0), "{ended:?}");
 
         daemon.serve();

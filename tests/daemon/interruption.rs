@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use mayfly::ledger;
 use mayfly_github_sim::state::runners::{NewRunner, Scope};
 use mayfly_github_sim::{Conclusion, NewJob, RunnerKind, Settings};
 use nix::sys::signal::Signal;
@@ -66,8 +65,8 @@ fn number(service: &Service, job: u64) -> String {
 #[track_caller]
 fn assert_cancelled(service: &Service, job: &str, cause: &str) {
     let ledger = service.daemon.ledger();
-    let found = ledger.job(ledger::JobId(job.parse().unwrap())).unwrap().unwrap();
-    assert_eq!(found.state, ledger::JobState::Cancelled, "{found:?}");
+    let found = ledger.job(mayfly_ledger::JobId(job.parse().unwrap())).unwrap().unwrap();
+    assert_eq!(found.state, mayfly_ledger::JobState::Cancelled, "{found:?}");
     assert_eq!(found.cause.as_deref(), Some(cause), "{found:?}");
     let phases = ledger.phases(&found.microvm.unwrap()).unwrap();
     let phases: Vec<_> = phases.iter().map(|phase| phase.phase.as_str()).collect();

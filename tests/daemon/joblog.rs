@@ -1,6 +1,5 @@
 //! The output of a job's steps in Mayfly's log of the job.
 
-use mayfly::ledger;
 use mayfly_github_sim::{Class, Conclusion, Fault, Rule, Settings};
 
 use super::service::{DaemonSettings, JOB_TIMEOUT, Pool, Service};
@@ -60,8 +59,8 @@ fn a_steps_lines_are_in_the_log_while_it_runs_where_the_pool_has_them() {
     assert!(log.contains("by file") && log.contains("Running job: build"), "{log}");
     assert!(!log.contains("root:"), "a link was followed: {log}");
     let ledger = service.daemon.ledger();
-    let job = ledger.job(ledger::JobId(number.parse().unwrap())).unwrap().unwrap();
-    assert_eq!(job.state, ledger::JobState::Finished, "{job:?}");
+    let job = ledger.job(mayfly_ledger::JobId(number.parse().unwrap())).unwrap().unwrap();
+    assert_eq!(job.state, mayfly_ledger::JobState::Finished, "{job:?}");
     let page = service.daemon.run(&["explain", &number]).assert_code(0).text();
     assert!(!page.contains("forged") && !page.contains("by file"), "{page}");
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use mayfly::ledger::{JobId, JobResult, Ledger};
 use mayfly_github_sim::{Conclusion, Settings};
+use mayfly_ledger::{JobId, JobResult, Ledger};
 use nix::sys::signal::{Signal, kill};
 
 use super::daemon::{Daemon, JOB_TIMEOUT, is_over, local};
@@ -182,7 +182,7 @@ fn a_daemon_killed_at_any_moment_loses_no_job_and_runs_none_twice() {
 }
 
 fn random() -> u64 {
-    u64::from_ne_bytes(mayfly::host::random::<8>().unwrap())
+    u64::from_ne_bytes(mayfly_host::random::<8>().unwrap())
 }
 
 #[test]

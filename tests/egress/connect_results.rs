@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mayfly::egress::GateLimits;
+use mayfly_egress::GateLimits;
 use socket2::{Domain, SockFilter, Socket, Type};
 
 use crate::support::{Echo, Guest, Options, WebServer};

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use mayfly::egress::describe_packet;
-use mayfly::egress::dns::message::respond;
-use mayfly::egress::http::StrictChecker;
-use mayfly::egress::names::NameTable;
-use mayfly::egress::opening::{ClientOpening, OpeningReader};
-use mayfly::egress::pending::Segment;
-use mayfly::egress::policy::Policy;
+use mayfly_egress::describe_packet;
+use mayfly_egress::dns::message::respond;
+use mayfly_egress::http::StrictChecker;
+use mayfly_egress::names::NameTable;
+use mayfly_egress::opening::{ClientOpening, OpeningReader};
+use mayfly_egress::pending::Segment;
+use mayfly_egress::policy::Policy;
 
 /// Returns the result of each seed of a target, by file name.
 fn outcomes(target: &str, run: impl Fn(&[u8]) -> String) -> Vec<String> {

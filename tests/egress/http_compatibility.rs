@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mayfly::egress::GateLimits;
+use mayfly_egress::GateLimits;
 
 use crate::support::{Echo, FakeResolver, Guest, Options, WebServer};
 

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use mayfly::egress::GateLimits;
+use mayfly_egress::GateLimits;
 
 use crate::support::{Guest, Options, WebServer};
 

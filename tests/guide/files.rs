@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use mayfly::image::recipe::Recipe;
+use mayfly_image::recipe::Recipe;
 
 use crate::blocks::{page_blocks, pages};
 use crate::page_host::{PageHost, settings};

@@ -12,6 +12,7 @@
 )]
 
 mod blocks;
+mod crates;
 mod files;
 #[allow(dead_code, reason = "tests/install uses the rest of it")]
 #[path = "../install/machine.rs"]

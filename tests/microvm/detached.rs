@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use mayfly::egress::policy::Policies;
-use mayfly::host::size::Size;
-use mayfly::host::state::StateDirectory;
-use mayfly::machine::accelerator::AcceleratorPreference;
-use mayfly::shepherd::event::{Event, EventKind, JobOutcome, Phase};
-use mayfly::shepherd::plan::{Deadlines, ShepherdCommand, monotonic};
-use mayfly::shepherd::planner::{self, MicrovmRequest};
-use mayfly::shepherd::record::{self, RecordedMicrovm};
-use mayfly::shepherd::runner::{self, JobResult, RunnerProgress};
-use mayfly::shepherd::{DetachedLimits, ShepherdHandle, output};
+use mayfly_egress::policy::Policies;
+use mayfly_host::size::Size;
+use mayfly_host::state::StateDirectory;
+use mayfly_machine::accelerator::AcceleratorPreference;
 use mayfly_protocol::message::{Job, JobStatus};
+use mayfly_shepherd::event::{Event, EventKind, JobOutcome, Phase};
+use mayfly_shepherd::plan::{Deadlines, ShepherdCommand, monotonic};
+use mayfly_shepherd::planner::{self, MicrovmRequest};
+use mayfly_shepherd::record::{self, RecordedMicrovm};
+use mayfly_shepherd::runner::{self, JobResult, RunnerProgress};
+use mayfly_shepherd::{DetachedLimits, ShepherdHandle, output};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{Host, TIMEOUT, is_long_run, processes, until};
@@ -98,7 +98,7 @@ fn front_end() {
     let task = std::env::var(FRONT_END).expect("only other tests run this one");
     let task: Task = serde_json::from_str(&task).unwrap();
     let request = MicrovmRequest {
-        trust: mayfly::image::Trust::default(),
+        trust: mayfly_image::Trust::default(),
         requested_at: monotonic(),
         image: task.image.parse().unwrap(),
         accelerator: AcceleratorPreference::Auto,
@@ -341,7 +341,7 @@ fn a_front_end_killed_at_any_moment_loses_no_job_and_runs_none_twice() {
     let mut finished = 0;
     for round in 0..rounds {
         let front_end = FrontEnd::start(&host, &Task::new(&host).with_job("echo once"));
-        let random = u64::from_ne_bytes(mayfly::host::random::<8>().unwrap());
+        let random = u64::from_ne_bytes(mayfly_host::random::<8>().unwrap());
         let moment = Duration::from_micros(random % 2_500_000);
         std::thread::sleep(moment);
         front_end.kill();

@@ -136,5 +136,5 @@ fn a_front_end_killed_at_any_moment_leaves_nothing() {
 }
 
 fn random() -> u64 {
-    u64::from_ne_bytes(mayfly::host::random::<8>().unwrap())
+    u64::from_ne_bytes(mayfly_host::random::<8>().unwrap())
 }

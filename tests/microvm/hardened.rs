@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use mayfly::image::Store;
-use mayfly::image::hardening::audit;
+use mayfly_image::Store;
+use mayfly_image::hardening::audit;
 use serde_json::Value;
 
 use crate::support::{Host, TIMEOUT, images, until};

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mayfly::image::hardening::CONTROLS;
+use mayfly_image::hardening::CONTROLS;
 use serde_json::{Value, json};
 
 use crate::support::image::{TestImage, base, sha256};

@@ -7,8 +7,8 @@ use axum::response::{IntoResponse, Response};
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::api::token::Token;
-use crate::api::types::{ApiError, ApiErrorKind};
+use crate::token::Token;
+use crate::types::{ApiError, ApiErrorKind};
 
 /// The cookie of a browser that has presented the token.
 const COOKIE: &str = "mayfly_status";

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::format;
-use crate::api::types::{Explanation, JobState, Time};
+use crate::types::{Explanation, JobState, Time};
 
 /// The length of a bar, in units of its drawing.
 const LENGTH: u64 = 1000;
@@ -178,7 +178,7 @@ pub(super) fn legend() -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::{JobView, PhaseView};
+    use crate::types::{JobView, PhaseView};
     use proptest::prelude::*;
 
     fn segment(millis: u64) -> Segment {

@@ -18,8 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::{PageSubject, Pages};
-use crate::api::server::valid;
-use crate::api::types::{ApiError, ApiErrorKind, JobId, Time};
+use crate::server::valid;
+use crate::types::{ApiError, ApiErrorKind, JobId, Time};
 
 /// The maximum number of streams.
 pub(super) const STREAMS: usize = 32;

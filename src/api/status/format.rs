@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use maud::{Markup, html};
 
-use crate::api::types::Time;
-use crate::common::text::is_deceptive;
+use crate::types::Time;
+use mayfly_common::text::is_deceptive;
 
 /// The maximum number of characters of a text on one line.
 pub(super) const LINE: usize = 160;

@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::Pages;
-use crate::api::call::Call;
-use crate::api::types::{ApiError, ApiErrorKind, Readiness};
+use crate::call::Call;
+use crate::types::{ApiError, ApiErrorKind, Readiness};
 
 /// How long the event loop may take: a decision takes microseconds, a probe waits for about a
 /// second.

@@ -6,7 +6,7 @@ use super::Part;
 use super::bar::legend;
 use super::format::{self, LINE, PARAGRAPH, ago, text};
 use super::page::{frame, name, origin, outcome, reason, times};
-use crate::api::types::{
+use crate::types::{
     DestinationView, EgressView, Explanation, JobSource, JobState, JobView, PhaseView, Time,
 };
 

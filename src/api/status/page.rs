@@ -5,7 +5,7 @@ use maud::{DOCTYPE, Markup, html};
 use super::Part;
 use super::bar::{bar, legend, segments, sums};
 use super::format::{self, LINE, PARAGRAPH, ago, since, text};
-use crate::api::types::{
+use crate::types::{
     ApiError, Blocker, Budget, DaemonStatus, Explanation, JobSource, JobState, JobView,
     MicrovmView, Overview, PoolView, Time,
 };

@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::api::call;
-use crate::api::types::*;
+use crate::call;
+use crate::types::*;
 
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 

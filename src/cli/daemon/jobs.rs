@@ -7,8 +7,8 @@ use super::super::output::is_broken_pipe;
 use super::super::report::CliError;
 use super::super::table::{self, brief, optional, sanitize};
 use super::{Connection, wait};
-use crate::api::client::ClientError;
-use crate::api::types::{
+use mayfly_api::client::ClientError;
+use mayfly_api::types::{
     Blocker, EgressView, Explanation, JobFilter, JobId, JobState, JobView, Time,
 };
 
@@ -18,7 +18,7 @@ use crate::api::types::{
 Examples:
   mayfly jobs --state queued
   mayfly jobs --pool ci --limit 5 --json")]
-pub(in crate::cli) struct JobsArguments {
+pub(crate) struct JobsArguments {
     /// Show only jobs in this state: queued, claimed, running, finished, failed, cancelled
     #[arg(long, value_name = "STATE", value_parser = state)]
     state: Option<JobState>,
@@ -35,7 +35,7 @@ pub(in crate::cli) struct JobsArguments {
 
 /// One job.
 #[derive(Debug, clap::Args)]
-pub(in crate::cli) struct JobArguments {
+pub(crate) struct JobArguments {
     /// Number of the job
     job: JobId,
     #[command(flatten)]
@@ -47,7 +47,7 @@ const DESTINATIONS: usize = 20;
 
 /// Print the output of a job.
 #[derive(Debug, clap::Args)]
-pub(in crate::cli) struct LogsArguments {
+pub(crate) struct LogsArguments {
     /// Number of the job
     job: JobId,
     /// Continue until the job ends

@@ -14,10 +14,10 @@ use serde::Serialize;
 use super::examples;
 use super::output::{self, Output, OutputError};
 use super::report::CliError;
-use crate::api::client::{ApiClient, ClientError};
-use crate::config::ApiConfig;
-use crate::failure::Code;
-use crate::host::state::StateDirectory;
+use mayfly_api::client::{ApiClient, ClientError};
+use mayfly_config::ApiConfig;
+use mayfly_failure::Code;
+use mayfly_host::state::StateDirectory;
 
 /// The commands that call the daemon. The other help texts are in the files of the commands.
 #[derive(Debug, Subcommand)]

@@ -7,7 +7,7 @@ use super::super::report::{self, CliError};
 use super::super::table::{self, brief, optional};
 use super::jobs::describe_blocker;
 use super::{Connection, wait};
-use crate::api::types::{DaemonStatus, DrainRequest, Time};
+use mayfly_api::types::{DaemonStatus, DrainRequest, Time};
 
 pub(super) fn pools(connection: &Connection, state: Option<&Path>) -> Result<(), CliError> {
     let pools = wait(connection.client(state)?.pools())?;
@@ -68,7 +68,7 @@ fn facts(status: &DaemonStatus) -> Vec<(&'static str, String)> {
 
 /// The arguments of `mayfly drain`.
 #[derive(Debug, clap::Args)]
-pub(in crate::cli) struct DrainArguments {
+pub(crate) struct DrainArguments {
     /// End the running jobs
     #[arg(long)]
     end_jobs: bool,

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::super::output;
 use super::super::report::{self, CliError};
 use super::{Connection, wait};
-use crate::api::types::{JobState, JobView, Submission};
-use crate::failure::Code;
+use mayfly_api::types::{JobState, JobView, Submission};
+use mayfly_failure::Code;
 
 /// Queue a command for a pool of the daemon.
 ///
@@ -17,7 +17,7 @@ use crate::failure::Code;
 /// job continues if the wait is interrupted.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub(in crate::cli) struct SubmitArguments {
+pub(crate) struct SubmitArguments {
     /// Name of the pool
     #[arg(long, value_name = "NAME", default_value = "default")]
     pool: String,

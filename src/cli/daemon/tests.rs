@@ -9,10 +9,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{DaemonCommand, run};
-use crate::api::status::Pages;
-use crate::api::types::{ApiError, ApiErrorKind, DrainRequest, JobState, JobView, Submission};
-use crate::api::{Call, JobLog, call, server};
-use crate::config::ApiConfig;
+use mayfly_api::status::Pages;
+use mayfly_api::types::{ApiError, ApiErrorKind, DrainRequest, JobState, JobView, Submission};
+use mayfly_api::{Call, JobLog, call, server};
+use mayfly_config::ApiConfig;
 
 #[derive(Debug, Parser)]
 struct Line {

@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::print_line;
-use crate::cli::report::CliError;
-use crate::cli::table;
-use crate::egress::policy::Policies;
-use crate::host::state::StateDirectory;
-use crate::image::hardening::audit::{AuditOutcome, AuditReport};
-use crate::image::{Image, ImageError, Reference, Store};
-use crate::machine::accelerator::AcceleratorPreference;
-use crate::trial::{self, TrialEnvironment};
+use crate::report::CliError;
+use crate::table;
+use mayfly_egress::policy::Policies;
+use mayfly_host::state::StateDirectory;
+use mayfly_image::hardening::audit::{AuditOutcome, AuditReport};
+use mayfly_image::{Image, ImageError, Reference, Store};
+use mayfly_machine::accelerator::AcceleratorPreference;
+use mayfly_trial::TrialEnvironment;
 
 /// Boot an image once and check each of its hardening controls from inside.
 ///
@@ -26,7 +26,7 @@ Examples:
   mayfly image audit runner --json | jq '.rows[] | select(.result == \"fail\")'
 
 Purpose of each control: docs/reference/hardening.md.")]
-pub(in crate::cli) struct AuditArguments {
+pub(crate) struct AuditArguments {
     /// NAME (its current build) or NAME@DIGEST-PREFIX
     #[arg(value_parser = super::reference)]
     image: Reference,
@@ -55,7 +55,7 @@ pub(super) fn run(
     output: &mut dyn Write,
 ) -> Result<ExitCode, CliError> {
     let image = store.find(&arguments.image)?;
-    let report = trial::audit::run(&bench(store, state, arguments.accel)?, &image)?;
+    let report = mayfly_trial::audit::run(&bench(store, state, arguments.accel)?, &image)?;
     if arguments.json {
         print_line(
             output,

@@ -8,14 +8,14 @@ use clap::Args;
 use super::build_inputs::InputArguments;
 use super::print_line;
 use super::steps::Steps;
-use crate::cli::report::CliError;
-use crate::image::Store;
-use crate::image::build::Builder;
-use crate::image::recipe::{Recipe, Setting};
+use crate::report::CliError;
+use mayfly_image::Store;
+use mayfly_image::build::Builder;
+use mayfly_image::recipe::{Recipe, Setting};
 
 /// The arguments of `mayfly image build`.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct BuildArguments {
+pub(crate) struct BuildArguments {
     /// Recipe, a TOML file
     recipe: PathBuf,
     /// Set a key of the recipe, or append to a list with `+=`; a value is TOML or plain text
@@ -31,7 +31,7 @@ pub(in crate::cli) struct BuildArguments {
 }
 
 fn setting(text: &str) -> Result<Setting, String> {
-    text.parse().map_err(|error: crate::image::InvalidName| error.to_string())
+    text.parse().map_err(|error: mayfly_image::InvalidName| error.to_string())
 }
 
 pub(super) fn build(

@@ -6,14 +6,14 @@ use std::time::Duration;
 use clap::Args;
 
 use super::newest_runner;
-use crate::cli::report::CliError;
-use crate::image::build::{RunnerSource, find_agent};
-use crate::image::recipe::{Recipe, RunnerVersion, Setting};
-use crate::image::{Image, ImageError, InvalidName};
+use crate::report::CliError;
+use mayfly_image::build::{RunnerSource, find_agent};
+use mayfly_image::recipe::{Recipe, RunnerVersion, Setting};
+use mayfly_image::{Image, ImageError, InvalidName};
 
 /// The inputs of a build besides its recipe.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct InputArguments {
+pub(crate) struct InputArguments {
     /// Archive of GitHub's runner to install, for a recipe with a runner
     #[arg(long, value_name = "FILE")]
     runner_archive: Option<PathBuf>,

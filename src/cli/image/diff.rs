@@ -6,11 +6,11 @@ use clap::Args;
 use serde_json::Value;
 
 use super::{print_line, reference};
-use crate::cli::output::print_stderr;
-use crate::cli::table::sanitize;
-use crate::host::size::Size;
-use crate::image::diff::{self, ManifestChange};
-use crate::image::{ImageError, Reference, Store};
+use crate::output::print_stderr;
+use crate::table::sanitize;
+use mayfly_host::size::Size;
+use mayfly_image::diff::{self, ManifestChange};
+use mayfly_image::{ImageError, Reference, Store};
 
 /// The arguments of `mayfly image diff`.
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::transfer_bar::TransferBar;
 use super::{CliError, output, reference};
-use crate::image::{ImageError, Reference, Store};
+use mayfly_image::{ImageError, Reference, Store};
 
 /// Write an image to an archive, to copy it to another host
 ///

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{CliError, print_line};
-use crate::config::{ConfigError, Environment, Settings};
-use crate::failure::Code;
-use crate::host::size::Size;
-use crate::image::{CollectionReport, Retention, RetentionReason, Store};
+use mayfly_config::{ConfigError, Environment, Settings};
+use mayfly_failure::Code;
+use mayfly_host::size::Size;
+use mayfly_image::{CollectionReport, Retention, RetentionReason, Store};
 
 /// Remove builds that are no longer used
 ///

@@ -8,8 +8,8 @@ use clap::Args;
 
 use super::print_line;
 use super::transfer_bar::TransferBar;
-use crate::cli::trust::TrustArguments;
-use crate::image::{ImageError, Store};
+use crate::trust::TrustArguments;
+use mayfly_image::{ImageError, Store};
 
 /// Import an image from an archive and point its name to it
 ///

@@ -26,8 +26,8 @@ use super::examples;
 use super::output;
 use super::report::CliError;
 use super::trust::public_key;
-use crate::host::state::StateDirectory;
-use crate::image::{ImageError, ImageName, PublicKey, Reference, Store, Trust};
+use mayfly_host::state::StateDirectory;
+use mayfly_image::{ImageError, ImageName, PublicKey, Reference, Store, Trust};
 
 /// The arguments of `mayfly image`.
 #[derive(Debug, Args)]
@@ -106,11 +106,11 @@ enum ImageCommand {
 }
 
 fn name(text: &str) -> Result<ImageName, String> {
-    text.parse().map_err(|error: crate::image::InvalidName| error.to_string())
+    text.parse().map_err(|error: mayfly_image::InvalidName| error.to_string())
 }
 
 fn reference(text: &str) -> Result<Reference, String> {
-    text.parse().map_err(|error: crate::image::InvalidName| error.to_string())
+    text.parse().map_err(|error: mayfly_image::InvalidName| error.to_string())
 }
 
 /// Runs a subcommand on the store that the arguments name, or on the store of the state directory.

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use crate::cli::config;
-use crate::cli::report::CliError;
-use crate::daemon::{self, DaemonError};
-use crate::failure::Code;
-use crate::github::RunnerDownload;
-use crate::image::Digest;
-use crate::image::build::{RunnerRelease, RunnerSource};
+use crate::config;
+use crate::report::CliError;
+use mayfly_daemon::DaemonError;
+use mayfly_failure::Code;
+use mayfly_github::RunnerDownload;
+use mayfly_image::Digest;
+use mayfly_image::build::{RunnerRelease, RunnerSource};
 
 /// Finds the newest runner for the account of the settings in `file`.
 pub(super) fn find(file: &Path) -> Result<RunnerSource, CliError> {
@@ -22,7 +22,7 @@ pub(super) fn find(file: &Path) -> Result<RunnerSource, CliError> {
         CliError::file(format!("can't start the async runtime: {error}"), Code::Unavailable)
     })?;
     let download = runtime.block_on(async {
-        let client = daemon::github_client(github).map_err(DaemonError::from)?;
+        let client = mayfly_daemon::github_client(github).map_err(DaemonError::from)?;
         Ok::<_, CliError>(client.runner_download().await?)
     })?;
     release(download).map(RunnerSource::Release).map_err(|reason| {

@@ -8,10 +8,10 @@ use clap::Args;
 use super::build_inputs::{InputArguments, recipe_of};
 use super::steps::Steps;
 use super::{diff, print_line, reference};
-use crate::cli::report::CliError;
-use crate::cli::table::sanitize;
-use crate::image::build::{Builder, Rebuilt};
-use crate::image::{Image, ImageError, Reference, Store};
+use crate::report::CliError;
+use crate::table::sanitize;
+use mayfly_image::build::{Builder, Rebuilt};
+use mayfly_image::{Image, ImageError, Reference, Store};
 
 /// The maximum number of files that differ in the text output.
 const SHOWN: usize = 40;

@@ -11,16 +11,16 @@ use super::audit::bench;
 use super::build_inputs::{InputArguments, recipe_of};
 use super::print_line;
 use super::steps::Steps;
-use crate::cli::report::CliError;
-use crate::host::state::StateDirectory;
-use crate::image::build::updates::{self, PackageOrigin};
-use crate::image::build::{Builder, Progress, RunnerSource, agent_digest};
-use crate::image::hardening::audit::{AuditOutcome, AuditReport};
-use crate::image::{Digest, Image, ImageName, Reference, Store};
-use crate::machine::accelerator::AcceleratorPreference;
-use crate::trial::refresh::{AvailableInputs, RefreshReason, reasons};
-use crate::trial::smoke::SmokeResult;
-use crate::trial::{self, TrialEnvironment};
+use crate::report::CliError;
+use mayfly_host::state::StateDirectory;
+use mayfly_image::build::updates::{self, PackageOrigin};
+use mayfly_image::build::{Builder, Progress, RunnerSource, agent_digest};
+use mayfly_image::hardening::audit::{AuditOutcome, AuditReport};
+use mayfly_image::refresh::{AvailableInputs, RefreshReason, reasons};
+use mayfly_image::{Digest, Image, ImageName, Reference, Store};
+use mayfly_machine::accelerator::AcceleratorPreference;
+use mayfly_trial::TrialEnvironment;
+use mayfly_trial::smoke::SmokeResult;
 
 /// Rebuild an image if its packages, its runner, the agent or the recipe have changed.
 ///
@@ -34,7 +34,7 @@ Examples:
   mayfly image refresh base --check
 
 A timer that runs it every night: docs/guide/bare-metal.md.")]
-pub(in crate::cli) struct RefreshArguments {
+pub(crate) struct RefreshArguments {
     /// Name of the image
     #[arg(value_parser = name)]
     image: ImageName,
@@ -55,7 +55,7 @@ pub(in crate::cli) struct RefreshArguments {
 }
 
 fn name(text: &str) -> Result<ImageName, String> {
-    text.parse().map_err(|error: crate::image::InvalidName| error.to_string())
+    text.parse().map_err(|error: mayfly_image::InvalidName| error.to_string())
 }
 
 /// The result of a refresh.
@@ -170,14 +170,14 @@ fn try_out(
     refreshed: &mut Refreshed,
 ) -> Result<bool, CliError> {
     progress.step("auditing the new build");
-    let report = trial::audit::run(bench, candidate)?;
+    let report = mayfly_trial::audit::run(bench, candidate)?;
     let audited = report.passed();
     refreshed.audit = Some(report);
     if !audited {
         return Ok(false);
     }
     progress.step("running a test job");
-    let smoke = trial::smoke::run(bench, candidate)?;
+    let smoke = mayfly_trial::smoke::run(bench, candidate)?;
     let passed = smoke.passed;
     refreshed.smoke = Some(smoke);
     Ok(passed)

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 
 use super::reference;
-use crate::image::{ImageError, Reference, Store};
+use mayfly_image::{ImageError, Reference, Store};
 
 /// The arguments of `mayfly image sbom`.
 #[derive(Debug, Args)]

@@ -4,15 +4,15 @@ use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::print_line;
-use crate::cli::output::print_stderr;
-use crate::cli::report;
-use crate::host::size::Size;
-use crate::image::{Image, ImageError, InstalledRunner, Manifest, Store};
+use crate::output::print_stderr;
+use crate::report;
+use mayfly_host::size::Size;
+use mayfly_image::{Image, ImageError, InstalledRunner, Manifest, Store};
 
 pub(super) fn list(store: &Store, json: bool, output: &mut dyn Write) -> Result<(), ImageError> {
     let listing = store.list()?;
     for error in &listing.broken {
-        print_stderr(format_args!("warning: {}", crate::failure::chain(error)));
+        print_stderr(format_args!("warning: {}", mayfly_failure::chain(error)));
     }
     let is_previous = |image: &Image| {
         store.previous(&image.name).is_ok_and(|previous| previous.as_ref() == Some(&image.digest))

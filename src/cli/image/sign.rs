@@ -8,8 +8,8 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{CliError, print_line, reference};
-use crate::failure::Code;
-use crate::image::{ImageError, KeyError, Reference, SecretKey, Store};
+use mayfly_failure::Code;
+use mayfly_image::{ImageError, KeyError, Reference, SecretKey, Store};
 
 /// Sign an image, so that hosts that trust the key boot it
 ///

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::output::print_stderr;
-use crate::image::build::Progress;
+use crate::output::print_stderr;
+use mayfly_image::build::Progress;
 
 /// Shows the steps of a build. On a terminal, a running step has a clock and a finished one its
 /// duration. Otherwise each step is one line with the time since the start.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
-use crate::cli::microvm::{MicrovmArguments, absolute, split_paths};
+use crate::microvm::{MicrovmArguments, absolute, split_paths};
 
 /// Run a command in a throwaway microVM.
 ///

@@ -15,10 +15,10 @@ use landlock::{
 use mayfly_tree::{ArchiveOrigin, Destination, Notes, Packer, TreeError};
 
 use super::arguments::CopyOut;
-use crate::cli::microvm::CopyIn;
-use crate::cli::report;
-use crate::failure::{Code, Failure, chain};
-use crate::host::{descriptors, memory};
+use crate::microvm::CopyIn;
+use crate::report;
+use mayfly_failure::{Code, Failure, chain};
+use mayfly_host::{descriptors, memory};
 
 /// The newest Landlock version whose rights are restricted. Older kernels restrict what they
 /// support.

@@ -13,17 +13,17 @@ use super::copy::{Copied, Copies};
 use super::progress::Progress;
 use super::terminal::{self, RawMode};
 use super::timings::Timings;
-use crate::cli::microvm::MicrovmArguments;
-use crate::cli::output::print_stderr;
-use crate::cli::report::{self, CliError};
-use crate::egress::record::EgressReport;
-use crate::failure::Code;
-use crate::host::state::StateDirectory;
-use crate::machine::console;
-use crate::shepherd::event::{Event, EventKind, JobOutcome, Phase, out_of_memory_note};
-use crate::shepherd::plan::{InterruptRequest, MicrovmPlan, ShepherdCommand};
-use crate::shepherd::runner::{RunnerObservations, RunnerOutcome};
-use crate::shepherd::{HandleError, JobDescriptors, ShepherdHandle, check_job, record};
+use crate::microvm::MicrovmArguments;
+use crate::output::print_stderr;
+use crate::report::{self, CliError};
+use mayfly_egress::record::EgressReport;
+use mayfly_failure::Code;
+use mayfly_host::state::StateDirectory;
+use mayfly_machine::console;
+use mayfly_shepherd::event::{Event, EventKind, JobOutcome, Phase, out_of_memory_note};
+use mayfly_shepherd::plan::{InterruptRequest, MicrovmPlan, ShepherdCommand};
+use mayfly_shepherd::runner::{RunnerObservations, RunnerOutcome};
+use mayfly_shepherd::{HandleError, JobDescriptors, ShepherdHandle, check_job, record};
 
 /// The number of console lines that are shown after a failure.
 const CONSOLE_LINES: usize = 8;

@@ -4,7 +4,7 @@ use mayfly_protocol::message::Job;
 
 use super::arguments::RunArguments;
 use super::terminal;
-use crate::cli::microvm::bytes;
+use crate::microvm::bytes;
 
 /// Returns the job that the arguments describe.
 pub(super) fn job(arguments: &RunArguments) -> Job {

@@ -12,9 +12,9 @@ mod timings;
 use std::process::ExitCode;
 
 use super::report::CliError;
-use crate::host::state::StateDirectory;
 pub(super) use arguments::{CopyOut, RunArguments};
 pub(super) use frontend::{MicrovmTask, run_task};
+use mayfly_host::state::StateDirectory;
 
 /// Runs one command in one microVM.
 pub(super) fn run(

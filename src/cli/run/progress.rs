@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::shepherd::event::{Event, EventKind, Phase};
+use mayfly_shepherd::event::{Event, EventKind, Phase};
 
 /// Shows the phase of a microVM until its job runs. Shows nothing if stderr is not a terminal.
 pub(super) struct Progress(ProgressBar);

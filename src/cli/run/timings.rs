@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::shepherd::event::{Event, EventKind, Phase};
+use mayfly_shepherd::event::{Event, EventKind, Phase};
 
 /// The start of each phase, in milliseconds since the microVM was requested.
 #[derive(Debug, Default)]

@@ -173,7 +173,7 @@ fn a_policy_with_resolve_entries_is_reloaded() {
     // A microVM gets the policy as written.
     let policy = &new.pools[0].egress;
     let text = serde_json::to_string(policy).unwrap();
-    let back: crate::egress::policy::Policy = serde_json::from_str(&text).unwrap();
+    let back: mayfly_egress::policy::Policy = serde_json::from_str(&text).unwrap();
     assert_eq!(&back, policy);
     assert!(text.contains("10.0.0.2"), "{text}");
 }

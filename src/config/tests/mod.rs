@@ -8,8 +8,8 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::*;
-use crate::failure::{Code, Failure, chain};
-use crate::host::size::Size;
+use mayfly_failure::{Code, Failure, chain};
+use mayfly_host::size::Size;
 
 mod bounds;
 mod credentials;

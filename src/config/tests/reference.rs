@@ -1,7 +1,7 @@
 //! Compares the pages of docs/ with the code.
 
 use super::*;
-use crate::reference::{read, rows};
+use mayfly_reference::{read, rows};
 
 /// Returns the keys of a table, taken from the error about an unknown key.
 fn keys_of(table: &str) -> Vec<String> {
@@ -159,7 +159,7 @@ fn the_example_is_valid() {
     let fixture = Fixture::new();
     let key = fixture.file("key.pem", "-----BEGIN RSA PRIVATE KEY-----", 0o600);
     let secret = fixture.file("secret", "0123456789abcdef", 0o600);
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/examples/mayfly.toml");
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples/mayfly.toml");
     let text = fs::read_to_string(example).unwrap();
     // The test replaces the example's paths of secrets by its own.
     for name in ["webhook-secret", "api-token"] {

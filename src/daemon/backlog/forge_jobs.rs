@@ -1,24 +1,23 @@
 //! The forge's reports about its jobs: how they change the demand and the ledger.
 
 use super::{Backlog, BacklogContext, forge_job};
-use crate::daemon::decide::PoolId;
-use crate::daemon::demand::{DemandEvent, ForgeJob};
-use crate::daemon::error::DaemonError;
-use crate::daemon::runner_end::RunnerJobEnd;
-use crate::daemon::time::Millis;
-use crate::forge::{JobChange, JobDelivery, RemoteJob};
-use crate::ledger::{
-    self, DeliveryEffect, ForgeJobUpdate, ForgeState, JobId, JobState, Ledger, RecordedJob,
-    RunnerMatch,
+use crate::decide::PoolId;
+use crate::demand::{DemandEvent, ForgeJob};
+use crate::error::DaemonError;
+use crate::runner_end::RunnerJobEnd;
+use crate::time::Millis;
+use mayfly_forge::{JobChange, JobDelivery, RemoteJob};
+use mayfly_ledger::{
+    DeliveryEffect, ForgeJobUpdate, ForgeState, JobId, JobState, Ledger, RecordedJob, RunnerMatch,
 };
-use crate::shepherd::runner::JobResult;
+use mayfly_shepherd::runner::JobResult;
 
 /// How far a forge's lists may lag behind its deliveries, in milliseconds.
 const LAG_MS: u64 = 10_000;
 
 /// What a report of the forge says about a runner.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::daemon) enum RunnerUpdate {
+pub(crate) enum RunnerUpdate {
     /// The runner has a job.
     HasJob {
         /// Its name.
@@ -35,7 +34,7 @@ pub(in crate::daemon) enum RunnerUpdate {
 
 impl Backlog {
     /// Records a delivery's effect, then updates the demand and acknowledges the delivery.
-    pub(in crate::daemon) fn record_delivery(
+    pub(crate) fn record_delivery(
         &mut self,
         delivery: JobDelivery,
         context: &mut BacklogContext<'_>,
@@ -122,7 +121,7 @@ impl Backlog {
     }
 
     /// Applies a list of one repository's jobs.
-    pub(in crate::daemon) fn reconcile_list(
+    pub(crate) fn reconcile_list(
         &mut self,
         repository: String,
         started: Millis,
@@ -166,19 +165,14 @@ impl Backlog {
     }
 
     /// Records that a runner of a pool has a job, if the forge does not report which.
-    pub(in crate::daemon) fn record_busy_runner(
-        &mut self,
-        pool: PoolId,
-        runner: String,
-        now: Millis,
-    ) {
+    pub(crate) fn record_busy_runner(&mut self, pool: PoolId, runner: String, now: Millis) {
         self.demand.apply(DemandEvent::Taken { runner, pool }, now);
     }
 
     /// Records that one of the daemon's runners took a job with a given name. If the forge has not
     /// reported which job, the oldest waiting one with that name is assumed, until the forge
     /// reports otherwise.
-    pub(in crate::daemon) fn record_taken_job(
+    pub(crate) fn record_taken_job(
         &mut self,
         pool: PoolId,
         microvm: &str,
@@ -218,7 +212,7 @@ impl Backlog {
 
     /// Settles the forge's job of an ended microVM with the runner's report, if the forge has not
     /// reported the job's end.
-    pub(in crate::daemon) fn settle_runner_job(
+    pub(crate) fn settle_runner_job(
         microvm: &str,
         end: &RunnerJobEnd,
         ledger: &mut Ledger,
@@ -288,7 +282,7 @@ fn close_vanished(
     (queued, running): (&[RemoteJob], &[RemoteJob]),
     context: &mut BacklogContext<'_>,
 ) -> Result<(), DaemonError> {
-    let listed = |job: &ledger::JobRecord| {
+    let listed = |job: &mayfly_ledger::JobRecord| {
         let is = |other: &&RemoteJob| Some(other.id) == job.forge_id;
         queued.iter().find(is).or(running.iter().find(is)).is_some()
     };
@@ -310,7 +304,7 @@ fn close_vanished(
 
 /// Records a runner's report about its job like one of the forge.
 fn record_runner_report(
-    job: &ledger::JobRecord,
+    job: &mayfly_ledger::JobRecord,
     state: ForgeState,
     microvm: &str,
     conclusion: Option<&str>,

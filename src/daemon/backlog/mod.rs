@@ -14,11 +14,11 @@ use super::demand::{Demand, DemandEvent, DemandSettings, ForgeJob};
 use super::error::DaemonError;
 use super::pools::Pools;
 use super::time::Millis;
-use crate::config::Trigger;
-use crate::failure::Code;
-use crate::forge::Forge;
-use crate::ledger::{self, JobCommand, JobId, JobSource, JobState, Ledger};
 pub(super) use forge_jobs::RunnerUpdate;
+use mayfly_config::Trigger;
+use mayfly_failure::Code;
+use mayfly_forge::Forge;
+use mayfly_ledger::{JobCommand, JobId, JobSource, JobState, Ledger};
 
 /// The start of the cause of a job that the forge took back from its runner.
 pub(super) const TAKEN_BACK: &str = "GitHub took the job back";
@@ -57,13 +57,13 @@ impl BacklogContext<'_> {
     /// receive jobs this way.
     fn pool_for(&self, labels: &[String]) -> Option<PoolId> {
         let forge = self.forge?;
-        let serves = |pool: &crate::config::PoolConfig| {
+        let serves = |pool: &mayfly_config::PoolConfig| {
             pool.trigger != Trigger::None && forge.serves(labels, &pool.labels)
         };
         self.pools.iter().find(|(_, pool)| serves(pool)).map(|(id, _)| id)
     }
 
-    fn job(&self, job: JobKey) -> Result<Option<ledger::JobRecord>, DaemonError> {
+    fn job(&self, job: JobKey) -> Result<Option<mayfly_ledger::JobRecord>, DaemonError> {
         Ok(self.ledger.reader().job(JobId(job.0))?)
     }
 }
@@ -180,7 +180,7 @@ impl Backlog {
         Ok(())
     }
 
-    fn seed(&mut self, job: &ledger::JobRecord, context: &BacklogContext<'_>, now: Millis) {
+    fn seed(&mut self, job: &mayfly_ledger::JobRecord, context: &BacklogContext<'_>, now: Millis) {
         let since = context.clock.at_wall_time(job.queued_at.into());
         let (Some(known), Some(pool)) = (forge_job(job), context.pool_for(&job.labels)) else {
             return;
@@ -217,6 +217,6 @@ impl Backlog {
 }
 
 /// Returns the forge's id and attempt of a job.
-fn forge_job(job: &ledger::JobRecord) -> Option<ForgeJob> {
+fn forge_job(job: &mayfly_ledger::JobRecord) -> Option<ForgeJob> {
     Some(ForgeJob { id: job.forge_id?, attempt: job.attempt.unwrap_or(1) })
 }

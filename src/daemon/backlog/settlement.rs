@@ -1,22 +1,19 @@
 //! The settlement of a local job after its microVM ended.
 
 use super::{Backlog, BacklogContext};
-use crate::daemon::decide::JobKey;
-use crate::daemon::error::DaemonError;
-use crate::daemon::fleet::{JobVerdict, job_verdict};
-use crate::failure::Code;
-use crate::ledger::{JobId, JobResult, JobState, Ledger};
-use crate::shepherd::event::JobOutcome;
+use crate::decide::JobKey;
+use crate::error::DaemonError;
+use crate::fleet::{JobVerdict, job_verdict};
+use mayfly_failure::Code;
+use mayfly_ledger::{JobId, JobResult, JobState, Ledger};
+use mayfly_shepherd::event::JobOutcome;
 
 /// How often a job is assigned to another microVM after one failed before the job started.
 const MAX_REQUEUES: u32 = 3;
 
 impl Backlog {
     /// Records that a local job started. An adopted microVM reports it again.
-    pub(in crate::daemon) fn record_start(
-        job: JobKey,
-        ledger: &mut Ledger,
-    ) -> Result<(), DaemonError> {
+    pub(crate) fn record_start(job: JobKey, ledger: &mut Ledger) -> Result<(), DaemonError> {
         if let Some(job) = ledger.reader().job(JobId(job.0))?
             && job.state == JobState::Claimed
         {
@@ -27,7 +24,7 @@ impl Backlog {
 
     /// Settles a local job after its microVM ended: the job has ended, or is requeued. `end_reason`
     /// is why the daemon ended the microVM, if it did.
-    pub(in crate::daemon) fn settle(
+    pub(crate) fn settle(
         &mut self,
         key: JobKey,
         outcome: &JobOutcome,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Millis;
-use crate::common::backoff::delay;
+use mayfly_common::backoff::delay;
 
 /// The wait after the first failure.
 const FIRST_WAIT: Duration = Duration::from_secs(1);

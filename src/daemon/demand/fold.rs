@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{DemandEvent, DemandSettings, ForgeJob};
-use crate::daemon::decide::{PoolId, WaitingJobs};
-use crate::daemon::time::Millis;
+use crate::decide::{PoolId, WaitingJobs};
+use crate::time::Millis;
 
 /// The known waiting jobs.
 #[derive(Debug, Clone)]
@@ -204,7 +204,7 @@ impl Demand {
         self.matched_runners.retain(|_, at| *at + memory > now);
     }
 
-    /// Returns the waiting jobs for [`decide`](crate::daemon::decide::decide), the oldest first:
+    /// Returns the waiting jobs for [`decide`](crate::decide::decide), the oldest first:
     /// one entry per known job, one per pool with statistics.
     pub fn waiting(&self) -> Vec<WaitingJobs> {
         let mut taken: HashMap<PoolId, u32> = HashMap::new();

@@ -6,8 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{Demand, DemandEvent, DemandSettings, ForgeJob};
-use crate::daemon::decide::{PoolId, WaitingJobs};
-use crate::daemon::time::Millis;
+use crate::decide::{PoolId, WaitingJobs};
+use crate::time::Millis;
 
 const POOLS: u32 = 3;
 

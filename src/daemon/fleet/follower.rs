@@ -11,13 +11,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::shepherds::{Shepherd, Shepherds, Unacknowledged};
-use crate::common::backoff::delay;
-use crate::daemon::decide::MachineKey;
-use crate::daemon::event::DaemonEvent;
-use crate::failure::chain;
-use crate::shepherd::AttachError;
-use crate::shepherd::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
-use crate::shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand, monotonic};
+use crate::decide::MachineKey;
+use crate::event::DaemonEvent;
+use mayfly_common::backoff::delay;
+use mayfly_failure::chain;
+use mayfly_shepherd::AttachError;
+use mayfly_shepherd::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
+use mayfly_shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand, monotonic};
 
 /// Tasks that may wait for a shepherd.
 pub(super) const SHEPHERD_TASKS_CAPACITY: usize = 8;
@@ -289,7 +289,7 @@ impl Follower<'_> {
             cause: "vanished".to_owned(),
             message: format!("the shepherd ended without reporting a result: {how}"),
             hint: None,
-            code: crate::failure::Code::MachineFailed as u8,
+            code: mayfly_failure::Code::MachineFailed as u8,
             statistics: None,
             black_box: std::path::PathBuf::new(),
         };

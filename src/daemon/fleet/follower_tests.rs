@@ -8,9 +8,9 @@ use mayfly_protocol::message::JobStatus;
 use super::super::processes::ShepherdProcesses;
 use super::super::shepherds::{FoundMicrovm, PlanFailure};
 use super::*;
-use crate::forge::BoxFuture;
-use crate::host::state::StateDirectory;
-use crate::shepherd::planner::MicrovmRequest;
+use mayfly_forge::BoxFuture;
+use mayfly_host::state::StateDirectory;
+use mayfly_shepherd::planner::MicrovmRequest;
 
 /// Creates a microVM's directory and locks it, as a running shepherd does. Connecting fails.
 fn lock_directory(root: &Path) -> fs::File {

@@ -5,18 +5,18 @@ use std::time::Duration;
 use mayfly_protocol::message::{JobStatus, StartFailure};
 
 use super::overdue::{PhaseTimeouts, REGISTERING};
-use crate::daemon::decide::{JobKey, Machine, MachineKey, PoolId, Resources, Stage};
-use crate::daemon::time::Millis;
-use crate::egress::record::{EgressReport, EgressRow, EgressTotal, EgressTotals};
-use crate::failure::Code;
-use crate::ledger::{DestinationRecord, EgressSummary, VerdictTotals};
-use crate::shepherd::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
-use crate::shepherd::plan::MicrovmId;
-use crate::shepherd::runner::{JobResult, RunnerProgress};
+use crate::decide::{JobKey, Machine, MachineKey, PoolId, Resources, Stage};
+use crate::time::Millis;
+use mayfly_egress::record::{EgressReport, EgressRow, EgressTotal, EgressTotals};
+use mayfly_failure::Code;
+use mayfly_ledger::{DestinationRecord, EgressSummary, VerdictTotals};
+use mayfly_shepherd::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
+use mayfly_shepherd::plan::MicrovmId;
+use mayfly_shepherd::runner::{JobResult, RunnerProgress};
 
 /// A microVM of the fleet.
 #[derive(Debug)]
-pub(in crate::daemon) struct Microvm {
+pub(crate) struct Microvm {
     pub(super) key: MachineKey,
     /// Its id; `None` until it is planned.
     pub(super) id: Option<MicrovmId>,
@@ -60,7 +60,7 @@ pub(in crate::daemon) struct Microvm {
 
 /// The work that a microVM is assigned to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::daemon) enum Assignment {
+pub(crate) enum Assignment {
     /// Nothing yet.
     None,
     /// A job of the daemon's own queue.
@@ -71,20 +71,20 @@ pub(in crate::daemon) enum Assignment {
 
 /// A runner in a microVM.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::daemon) struct AssignedRunner {
+pub(crate) struct AssignedRunner {
     /// Its name at the forge.
-    pub(in crate::daemon) name: String,
+    pub(crate) name: String,
     /// Its number at the forge, once it has one.
-    pub(in crate::daemon) id: Option<u64>,
+    pub(crate) id: Option<u64>,
     /// The name of the job that it took.
-    pub(in crate::daemon) job: Option<String>,
+    pub(crate) job: Option<String>,
     /// The result of that job, as the runner reported it.
-    pub(in crate::daemon) result: Option<JobResult>,
+    pub(crate) result: Option<JobResult>,
 }
 
 /// What the daemon has to do about an event.
 #[derive(Debug, PartialEq)]
-pub(in crate::daemon) enum MicrovmUpdate {
+pub(crate) enum MicrovmUpdate {
     /// Nothing.
     NoAction,
     /// The microVM is ready for work.
@@ -100,40 +100,40 @@ pub(in crate::daemon) enum MicrovmUpdate {
 }
 
 impl Microvm {
-    pub(in crate::daemon) fn key(&self) -> MachineKey {
+    pub(crate) fn key(&self) -> MachineKey {
         self.key
     }
 
-    pub(in crate::daemon) fn id(&self) -> Option<&MicrovmId> {
+    pub(crate) fn id(&self) -> Option<&MicrovmId> {
         self.id.as_ref()
     }
 
-    pub(in crate::daemon) fn pool(&self) -> PoolId {
+    pub(crate) fn pool(&self) -> PoolId {
         self.pool
     }
 
-    pub(in crate::daemon) fn pool_name(&self) -> &str {
+    pub(crate) fn pool_name(&self) -> &str {
         &self.pool_name
     }
 
-    pub(in crate::daemon) fn resources(&self) -> Resources {
+    pub(crate) fn resources(&self) -> Resources {
         self.resources
     }
 
-    pub(in crate::daemon) fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         self.stage
     }
 
-    pub(in crate::daemon) fn since(&self) -> Millis {
+    pub(crate) fn since(&self) -> Millis {
         self.since
     }
 
-    pub(in crate::daemon) fn assignment(&self) -> &Assignment {
+    pub(crate) fn assignment(&self) -> &Assignment {
         &self.assignment
     }
 
     /// Returns its runner, if any.
-    pub(in crate::daemon) fn runner(&self) -> Option<&AssignedRunner> {
+    pub(crate) fn runner(&self) -> Option<&AssignedRunner> {
         match &self.assignment {
             Assignment::Runner(runner) => Some(runner),
             Assignment::None | Assignment::Local(_) => None,
@@ -141,27 +141,27 @@ impl Microvm {
     }
 
     /// Returns the last phase that its shepherd reported.
-    pub(in crate::daemon) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         self.phase
     }
 
     /// Returns why the daemon ends it, if it does.
-    pub(in crate::daemon) fn end_reason(&self) -> Option<&str> {
+    pub(crate) fn end_reason(&self) -> Option<&str> {
         self.end_reason.as_deref()
     }
 
     /// Returns since when its runner reports that it can't reach the forge.
-    pub(in crate::daemon) fn retrying_since(&self) -> Option<Millis> {
+    pub(crate) fn retrying_since(&self) -> Option<Millis> {
         self.retrying_since
     }
 
     /// Returns whether its shepherd has interrupted its job.
-    pub(in crate::daemon) fn was_interrupted(&self) -> bool {
+    pub(crate) fn was_interrupted(&self) -> bool {
         self.interrupted.is_some()
     }
 
     /// Returns until when its runner may wait for a job, or may take to start listening.
-    pub(in crate::daemon) fn claim_ends(&self, claim: Duration) -> Option<Millis> {
+    pub(crate) fn claim_ends(&self, claim: Duration) -> Option<Millis> {
         match self.stage {
             Stage::Registering => Some(self.since + REGISTERING),
             Stage::Registered => Some(self.since + claim),
@@ -170,7 +170,7 @@ impl Microvm {
     }
 
     /// Returns whether it has a job. A runner that is being ended has its job until it ends.
-    pub(in crate::daemon) fn has_job(&self) -> bool {
+    pub(crate) fn has_job(&self) -> bool {
         match self.stage {
             Stage::Assigned | Stage::Busy => true,
             Stage::Ending => {
@@ -182,13 +182,13 @@ impl Microvm {
     }
 
     /// Returns the egress of its job so far.
-    pub(in crate::daemon) fn reached(&self) -> Option<&EgressSummary> {
+    pub(crate) fn reached(&self) -> Option<&EgressSummary> {
         self.reached.as_ref()
     }
 
     /// Returns whether it ended otherwise than this or an earlier daemon intended. That includes a
     /// kill, and an end because its runner failed.
-    pub(in crate::daemon) fn was_unexpected(&self) -> bool {
+    pub(crate) fn was_unexpected(&self) -> bool {
         (self.end_reason.is_none() && !self.ended_as_requested)
             || self.killed_at.is_some()
             || self.is_runner_failed
@@ -351,7 +351,7 @@ impl Microvm {
 
 /// The result of a local job after its microVM ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::daemon) enum JobVerdict {
+pub(crate) enum JobVerdict {
     /// It ended by itself.
     Finished { exit_code: u8, result: String },
     /// It never started, and can be assigned to another microVM.
@@ -361,7 +361,7 @@ pub(in crate::daemon) enum JobVerdict {
 }
 
 /// Determines the result of a local job from the end of its microVM.
-pub(in crate::daemon) fn job_verdict(outcome: &JobOutcome, started: bool) -> JobVerdict {
+pub(crate) fn job_verdict(outcome: &JobOutcome, started: bool) -> JobVerdict {
     match outcome {
         JobOutcome::Job { status: JobStatus::Code(code), .. } => {
             JobVerdict::Finished { exit_code: *code, result: format!("exit {code}") }

@@ -7,11 +7,11 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::microvm::{AssignedRunner, Assignment, Microvm, MicrovmUpdate};
-use crate::daemon::decide::{JobKey, MachineKey, PoolId, Resources, Stage};
-use crate::daemon::time::Millis;
-use crate::shepherd::event::{Event, EventKind, JobOutcome, Phase};
-use crate::shepherd::plan::{InterruptRequest, MicrovmId};
-use crate::shepherd::runner::{JobResult, RunnerProgress};
+use crate::decide::{JobKey, MachineKey, PoolId, Resources, Stage};
+use crate::time::Millis;
+use mayfly_shepherd::event::{Event, EventKind, JobOutcome, Phase};
+use mayfly_shepherd::plan::{InterruptRequest, MicrovmId};
+use mayfly_shepherd::runner::{JobResult, RunnerProgress};
 
 const PHASES: [Phase; 9] = [
     Phase::Planned,

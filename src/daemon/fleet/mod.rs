@@ -26,15 +26,15 @@ use super::event::DaemonEvent;
 use super::pools::PoolFailures;
 use super::tasks::Tasks;
 use super::time::Millis;
-use crate::forge::NewRunner;
-use crate::ledger::{self, Ledger, Reader};
-use crate::shepherd::cause::FailureCause;
-use crate::shepherd::event::{Event, EventKind, JobOutcome};
-use crate::shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand};
-use crate::shepherd::planner::MicrovmRequest;
-use crate::shepherd::record::RecordedDeadlines;
-use crate::telemetry::log;
 use follower::{FollowerChannels, SHEPHERD_TASKS_CAPACITY, ShepherdTask};
+use mayfly_forge::NewRunner;
+use mayfly_ledger::{Ledger, Reader};
+use mayfly_shepherd::cause::FailureCause;
+use mayfly_shepherd::event::{Event, EventKind, JobOutcome};
+use mayfly_shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand};
+use mayfly_shepherd::planner::MicrovmRequest;
+use mayfly_shepherd::record::RecordedDeadlines;
+use mayfly_telemetry::log;
 pub(super) use microvm::{
     AssignedRunner, Assignment, JobVerdict, Microvm, MicrovmUpdate, job_verdict,
 };
@@ -421,9 +421,9 @@ impl Fleet {
 }
 
 /// Returns the ledger's record of an event that began a phase.
-fn phase_of(number: usize, event: &Event, phase: &str) -> ledger::PhaseRecord {
+fn phase_of(number: usize, event: &Event, phase: &str) -> mayfly_ledger::PhaseRecord {
     let at = humantime::parse_rfc3339(&event.time);
-    ledger::PhaseRecord {
+    mayfly_ledger::PhaseRecord {
         event: number as u64,
         phase: phase.to_owned(),
         elapsed_ms: event.elapsed_ms,

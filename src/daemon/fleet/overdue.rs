@@ -7,9 +7,9 @@
 use std::time::Duration;
 
 use super::microvm::{Assignment, Microvm};
-use crate::daemon::decide::Stage;
-use crate::daemon::time::Millis;
-use crate::shepherd::record::RecordedDeadlines;
+use crate::decide::Stage;
+use crate::time::Millis;
+use mayfly_shepherd::record::RecordedDeadlines;
 
 /// How much later than the shepherd's own deadline the daemon acts.
 const SLACK: Duration = Duration::from_secs(5);
@@ -145,8 +145,8 @@ pub(super) fn next_action(microvm: &Microvm) -> Option<(Millis, OverdueAction)> 
 mod tests {
     use super::super::microvm::AssignedRunner;
     use super::*;
-    use crate::daemon::decide::{JobKey, MachineKey, PoolId, Resources};
-    use crate::shepherd::plan::MicrovmId;
+    use crate::decide::{JobKey, MachineKey, PoolId, Resources};
+    use mayfly_shepherd::plan::MicrovmId;
 
     const BEGAN: Millis = Millis(1000);
 

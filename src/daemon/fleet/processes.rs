@@ -5,31 +5,31 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::shepherds::{FoundMicrovm, PlanFailure, Shepherd, Shepherds, Unacknowledged};
-use crate::daemon::decide::Resources;
-use crate::egress::record as egress;
-use crate::failure::{Failure, chain};
-use crate::forge::BoxFuture;
-use crate::host::descriptors;
-use crate::host::state::StateDirectory;
-use crate::shepherd::event::{Event, Phase};
-use crate::shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand};
-use crate::shepherd::planner::{self, MicrovmRequest, PlanError};
-use crate::shepherd::record::{self, Liveness, RecordedMicrovm};
-use crate::shepherd::{AttachError, ShepherdHandle, output};
+use crate::decide::Resources;
+use mayfly_egress::record as egress;
+use mayfly_failure::{Failure, chain};
+use mayfly_forge::BoxFuture;
+use mayfly_host::descriptors;
+use mayfly_host::state::StateDirectory;
+use mayfly_shepherd::event::{Event, Phase};
+use mayfly_shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand};
+use mayfly_shepherd::planner::{self, MicrovmRequest, PlanError};
+use mayfly_shepherd::record::{self, Liveness, RecordedMicrovm};
+use mayfly_shepherd::{AttachError, ShepherdHandle, output};
 
 /// Wait before the next try to save a log when the process is out of descriptors.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The shepherds of a state directory.
 #[derive(Debug)]
-pub(in crate::daemon) struct ShepherdProcesses {
+pub(crate) struct ShepherdProcesses {
     /// Mayfly's executable, which starts shepherds.
     program: PathBuf,
     state: StateDirectory,
 }
 
 impl ShepherdProcesses {
-    pub(in crate::daemon) fn new(program: PathBuf, state: StateDirectory) -> Self {
+    pub(crate) fn new(program: PathBuf, state: StateDirectory) -> Self {
         Self { program, state }
     }
 

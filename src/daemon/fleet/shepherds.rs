@@ -9,19 +9,19 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::daemon::decide::Resources;
-use crate::forge::BoxFuture;
-use crate::shepherd::AttachError;
-use crate::shepherd::event::Event;
-use crate::shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand};
-use crate::shepherd::planner::MicrovmRequest;
-use crate::shepherd::record::RecordedDeadlines;
+use crate::decide::Resources;
+use mayfly_forge::BoxFuture;
+use mayfly_shepherd::AttachError;
+use mayfly_shepherd::event::Event;
+use mayfly_shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand};
+use mayfly_shepherd::planner::MicrovmRequest;
+use mayfly_shepherd::record::RecordedDeadlines;
 
 /// Commands that a shepherd did not acknowledge, with their numbers.
-pub(in crate::daemon) type Unacknowledged = VecDeque<(u64, ShepherdCommand)>;
+pub(crate) type Unacknowledged = VecDeque<(u64, ShepherdCommand)>;
 
 /// The shepherds of this host's daemon.
-pub(in crate::daemon) trait Shepherds: Send + Sync {
+pub(crate) trait Shepherds: Send + Sync {
     /// Plans a microVM. Creates nothing yet.
     fn plan(
         &self,
@@ -60,7 +60,7 @@ pub(in crate::daemon) trait Shepherds: Send + Sync {
 }
 
 /// A connection to a shepherd. The shepherd continues when it is dropped.
-pub(in crate::daemon) trait Shepherd: Send {
+pub(crate) trait Shepherd: Send {
     /// Returns the next event. Every connection receives all events from the first on. `None` means
     /// that no more come. Cancel-safe.
     fn event(&mut self) -> BoxFuture<'_, Option<Event>>;
@@ -85,26 +85,26 @@ pub(in crate::daemon) trait Shepherd: Send {
 
 /// The reason why a microVM can't be planned.
 #[derive(Debug)]
-pub(in crate::daemon) struct PlanFailure {
+pub(crate) struct PlanFailure {
     /// Whether the image is the cause.
-    pub(in crate::daemon) is_image_error: bool,
+    pub(crate) is_image_error: bool,
     /// The error message.
-    pub(in crate::daemon) message: String,
+    pub(crate) message: String,
 }
 
 /// A microVM that a starting daemon finds.
 #[derive(Debug, Clone)]
-pub(in crate::daemon) struct FoundMicrovm {
+pub(crate) struct FoundMicrovm {
     /// Its id.
-    pub(in crate::daemon) id: MicrovmId,
+    pub(crate) id: MicrovmId,
     /// Whether its shepherd is running.
-    pub(in crate::daemon) is_alive: bool,
+    pub(crate) is_alive: bool,
     /// Its recorded events. Complete if the shepherd is not running.
-    pub(in crate::daemon) events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
     /// Its image and resources, if its record has them.
-    pub(in crate::daemon) summary: Option<(String, Resources)>,
+    pub(crate) summary: Option<(String, Resources)>,
     /// Its deadlines, if its record has them.
-    pub(in crate::daemon) deadlines: Option<RecordedDeadlines>,
+    pub(crate) deadlines: Option<RecordedDeadlines>,
     /// How long ago its job began, or its claim; `None` if unknown.
-    pub(in crate::daemon) ran_for: Option<Duration>,
+    pub(crate) ran_for: Option<Duration>,
 }

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use super::overdue::{self, OverdueAction};
 use super::{Assignment, Fleet, ShepherdTask};
-use crate::daemon::clock::Clock;
-use crate::daemon::decide::{MachineKey, RetireReason, Stage};
-use crate::daemon::time::Millis;
-use crate::ledger::Reader;
-use crate::shepherd::plan::{InterruptRequest, ShepherdCommand};
+use crate::clock::Clock;
+use crate::decide::{MachineKey, RetireReason, Stage};
+use crate::time::Millis;
+use mayfly_ledger::Reader;
+use mayfly_shepherd::plan::{InterruptRequest, ShepherdCommand};
 
 impl Fleet {
     /// Marks a microVM as ending for a reason, without telling its shepherd yet.
-    pub(in crate::daemon) fn retire(&mut self, key: MachineKey, why: &str, now: Millis) {
+    pub(crate) fn retire(&mut self, key: MachineKey, why: &str, now: Millis) {
         if let Some(microvm) = self.get_mut(key) {
             microvm.add_end_reason(why);
             microvm.enter(Stage::Ending, now);
@@ -20,12 +20,7 @@ impl Fleet {
     }
 
     /// Ends a microVM without a job. If it has a runner, that is deleted first.
-    pub(in crate::daemon) fn retire_idle(
-        &mut self,
-        key: MachineKey,
-        why: RetireReason,
-        now: Millis,
-    ) {
+    pub(crate) fn retire_idle(&mut self, key: MachineKey, why: RetireReason, now: Millis) {
         let Some(microvm) = self.get(key) else { return };
         tracing::debug!(%why, "retiring");
         let is_runner = microvm.runner().is_some();
@@ -40,19 +35,13 @@ impl Fleet {
     }
 
     /// Ends a microVM for a reason.
-    pub(in crate::daemon) fn end(&mut self, key: MachineKey, why: &str, now: Millis) {
+    pub(crate) fn end(&mut self, key: MachineKey, why: &str, now: Millis) {
         self.end_within(key, why, Duration::MAX, now);
     }
 
     /// Ends a microVM for a reason, with a limited farewell time. The record keeps the first reason;
     /// a later one is in the log.
-    pub(in crate::daemon) fn end_within(
-        &mut self,
-        key: MachineKey,
-        why: &str,
-        most: Duration,
-        now: Millis,
-    ) {
+    pub(crate) fn end_within(&mut self, key: MachineKey, why: &str, most: Duration, now: Millis) {
         if let Some(microvm) = self.get_mut(key) {
             if let Some(first) = microvm.add_end_reason(why) {
                 tracing::info!(first, again = why, "the microVM was already being ended");
@@ -63,7 +52,7 @@ impl Fleet {
     }
 
     /// Ends a microVM that is being retired, after its runner was deleted.
-    pub(in crate::daemon) fn end_retired(&mut self, key: MachineKey, now: Millis) {
+    pub(crate) fn end_retired(&mut self, key: MachineKey, now: Millis) {
         // If it took a job in between, it is busy and continues.
         if self.get(key).is_some_and(|microvm| microvm.stage() == Stage::Ending) {
             self.command_end(key, Duration::MAX, now);
@@ -71,7 +60,7 @@ impl Fleet {
     }
 
     /// Returns how long a runner may take to end.
-    pub(in crate::daemon) fn farewell(&self, key: MachineKey) -> Duration {
+    pub(crate) fn farewell(&self, key: MachineKey) -> Duration {
         self.get(key).map(|microvm| microvm.timeouts.farewell).unwrap_or_default()
     }
 
@@ -94,7 +83,7 @@ impl Fleet {
     }
 
     /// Ends or kills overdue microVMs.
-    pub(in crate::daemon) fn end_overdue(&mut self, clock: &Clock, reader: &Reader) {
+    pub(crate) fn end_overdue(&mut self, clock: &Clock, reader: &Reader) {
         let now = clock.now();
         if clock.deadlines_resume_at() > now {
             return;
@@ -129,7 +118,7 @@ impl Fleet {
     }
 
     /// Returns when the next microVM is overdue.
-    pub(in crate::daemon) fn next_wake(&self, clock: &Clock) -> Option<Millis> {
+    pub(crate) fn next_wake(&self, clock: &Clock) -> Option<Millis> {
         let running = self.microvms.values().filter(|entry| entry.outcome.is_none());
         let actions = running.filter_map(|entry| overdue::next_action(&entry.microvm));
         actions.map(|(at, _)| at.max(clock.deadlines_resume_at())).min()

@@ -21,12 +21,12 @@ use super::event::DaemonEvent;
 use super::pools::{PoolFailures, Pools};
 use super::tasks::Tasks;
 use super::time::Millis;
-use crate::api::types::ReadinessCheck;
-use crate::config::{self, PoolConfig, Trigger};
-use crate::forge::{
+use mayfly_api::types::ReadinessCheck;
+use mayfly_config::{PoolConfig, Trigger};
+use mayfly_forge::{
     Forge, ForgeError, ForgeEvent, ListenRequest, RemoteRunner, RemovalOutcome, ScaleSetLocations,
 };
-use crate::ledger::{Ledger, RegistrationState};
+use mayfly_ledger::{Ledger, RegistrationState};
 use reachability::Reachability;
 use removals::{Removals, orphans};
 
@@ -118,7 +118,7 @@ impl Registry {
     }
 
     /// Applies the settings: how often runners are listed.
-    pub(super) fn apply_settings(&mut self, settings: Option<&config::GitHubConfig>) {
+    pub(super) fn apply_settings(&mut self, settings: Option<&mayfly_config::GitHubConfig>) {
         self.reconcile = settings.map_or(LIST_SOON, |settings| settings.reconcile);
     }
 
@@ -207,7 +207,7 @@ impl Registry {
         tasks: &mut Tasks,
     ) -> Result<Option<String>, DaemonError> {
         let Some(forge) = self.forge.clone() else { return Ok(None) };
-        let random = crate::host::random::<8>().map_err(DaemonError::Random)?;
+        let random = mayfly_host::random::<8>().map_err(DaemonError::Random)?;
         let random = data_encoding::BASE32_DNSSEC.encode(&random);
         let name = format!("{}{}-{}", self.prefix, pool.name, &random[..10]);
         ledger.intend_registration(&name, pool.name.as_str(), microvm)?;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::api::types::ReadinessCheck;
-use crate::daemon::time::Millis;
-use crate::forge::ForgeError;
+use crate::time::Millis;
+use mayfly_api::types::ReadinessCheck;
+use mayfly_forge::ForgeError;
 
 /// How long the forge may fail before it counts as unreachable: one lost call is not enough.
 const FAILING: Duration = Duration::from_secs(60);

@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::common::backoff::delay;
-use crate::daemon::time::Millis;
-use crate::forge::RemoteRunner;
+use crate::time::Millis;
+use mayfly_common::backoff::delay;
+use mayfly_forge::RemoteRunner;
 
 /// The wait after the first failure, and the limit up to which it doubles.
 const FIRST_RETRY: Duration = Duration::from_secs(2);

@@ -12,13 +12,13 @@ use super::error::DaemonError;
 use super::event::DaemonEvent;
 use super::tasks::Tasks;
 use super::time::Millis;
-use crate::config::Settings;
-use crate::failure::chain;
-use crate::host::state::StateDirectory;
-use crate::ledger::segment_lifecycle::{self, WrittenSegment};
-use crate::ledger::{JobId, Ledger, OldRows, Reader, Retention, segments};
-use crate::shepherd::record;
 use logs::Bounds;
+use mayfly_config::Settings;
+use mayfly_failure::chain;
+use mayfly_host::state::StateDirectory;
+use mayfly_ledger::segment_lifecycle::{self, WrittenSegment};
+use mayfly_ledger::{JobId, Ledger, OldRows, Reader, Retention, segments};
+use mayfly_shepherd::record;
 
 /// Time between two runs.
 const INTERVAL: Duration = Duration::from_secs(3600);

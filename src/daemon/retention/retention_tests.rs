@@ -1,7 +1,7 @@
 //! Tests of what is pruned.
 
 use super::*;
-use crate::daemon::testing::settings;
+use crate::testing::settings;
 
 /// A pruner with a ledger and settings.
 struct Bench {

@@ -6,12 +6,12 @@ use tokio::sync::oneshot;
 
 use super::faults::{DriverCall, Fault};
 use super::harness::{FORGE, Harness};
-use crate::api::types::{Blocker, DrainRequest};
-use crate::api::{Call, JobLog, Responder};
-use crate::daemon::decide::Stage;
-use crate::daemon::event_loop::Daemon;
-use crate::ledger::JobState;
-use crate::shepherd::event::Phase;
+use crate::decide::Stage;
+use crate::event_loop::Daemon;
+use mayfly_api::types::{Blocker, DrainRequest};
+use mayfly_api::{Call, JobLog, Responder};
+use mayfly_ledger::JobState;
+use mayfly_shepherd::event::Phase;
 
 const TIME_LIMIT: Duration = Duration::from_secs(3600);
 

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 /// A driver call that can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::daemon) enum DriverCall {
+pub(crate) enum DriverCall {
     Plan,
     Start,
     Attach,
@@ -26,7 +26,7 @@ pub(in crate::daemon) enum DriverCall {
 
 impl DriverCall {
     /// The calls of `Shepherds` and `Shepherd`.
-    pub(in crate::daemon) const SHEPHERDS: [Self; 9] = [
+    pub(crate) const SHEPHERDS: [Self; 9] = [
         Self::Plan,
         Self::Start,
         Self::Attach,
@@ -38,13 +38,13 @@ impl DriverCall {
         Self::Dispose,
     ];
     /// The calls of `Forge`.
-    pub(in crate::daemon) const FORGE: [Self; 4] =
+    pub(crate) const FORGE: [Self; 4] =
         [Self::Register, Self::Deregister, Self::Runners, Self::ForgeEvent];
 }
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::daemon) enum Fault {
+pub(crate) enum Fault {
     /// The call fails without effect.
     Error,
     /// The call has its effect and never returns.
@@ -60,7 +60,7 @@ pub(in crate::daemon) enum Fault {
 }
 
 impl Fault {
-    pub(in crate::daemon) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Error,
         Self::Never,
         Self::Late(Duration::from_secs(90)),
@@ -70,14 +70,14 @@ impl Fault {
     ];
 
     /// Returns whether the call has its effect.
-    pub(in crate::daemon) fn has_effect(self) -> bool {
+    pub(crate) fn has_effect(self) -> bool {
         !matches!(self, Self::Error | Self::KilledBefore)
     }
 }
 
 /// The planned faults.
 #[derive(Debug, Default)]
-pub(in crate::daemon) struct Faults {
+pub(crate) struct Faults {
     plan: Mutex<FaultPlan>,
     kills: watch::Sender<u64>,
 }
@@ -92,19 +92,19 @@ struct FaultPlan {
 
 impl Faults {
     /// Makes `count` calls fail, starting with the `first` from now (the next one is 1).
-    pub(in crate::daemon) fn add(&self, call: DriverCall, first: u64, count: u64, fault: Fault) {
+    pub(crate) fn add(&self, call: DriverCall, first: u64, count: u64, fault: Fault) {
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         let so_far = plan.calls.get(&call).copied().unwrap_or_default();
         plan.faults.push((call, so_far + first, count, fault));
     }
 
     /// Returns how many faults were injected.
-    pub(in crate::daemon) fn injected(&self) -> u64 {
+    pub(crate) fn injected(&self) -> u64 {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner).injected
     }
 
     /// Counts a call. Returns its fault, if any.
-    pub(in crate::daemon) fn at(&self, call: DriverCall) -> Option<Fault> {
+    pub(crate) fn at(&self, call: DriverCall) -> Option<Fault> {
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         let number = plan.calls.entry(call).or_default();
         *number += 1;
@@ -118,17 +118,17 @@ impl Faults {
     }
 
     /// Requests that the daemon is killed.
-    pub(in crate::daemon) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.kills.send_modify(|count| *count += 1);
     }
 
     /// Returns a receiver of kill requests.
-    pub(in crate::daemon) fn kills(&self) -> watch::Receiver<u64> {
+    pub(crate) fn kills(&self) -> watch::Receiver<u64> {
         self.kills.subscribe()
     }
 
     /// Makes a call that may get a fault. `effect` performs it, `error` returns its error.
-    pub(in crate::daemon) async fn call<T>(
+    pub(crate) async fn call<T>(
         &self,
         call: DriverCall,
         mut effect: impl FnMut() -> T,

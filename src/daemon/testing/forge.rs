@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::faults::{DriverCall, Fault, Faults};
-use crate::config::PoolConfig;
-use crate::forge::{
+use mayfly_config::PoolConfig;
+use mayfly_forge::{
     BoxFuture, Forge, ForgeError, ForgeEvent, JobChange, JobDelivery, ListenRequest, NewRunner,
     RemoteJob, RemoteRunner, RemovalOutcome,
 };
@@ -21,7 +21,7 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 /// The forge.
 #[derive(Debug)]
-pub(in crate::daemon) struct FakeForge {
+pub(crate) struct FakeForge {
     state: Mutex<State>,
     changes: watch::Sender<u64>,
     faults: Arc<Faults>,
@@ -49,11 +49,11 @@ struct Registration {
 
 /// A job of the forge.
 #[derive(Debug, Clone)]
-pub(in crate::daemon) struct FakeJob {
-    pub(in crate::daemon) job: RemoteJob,
+pub(crate) struct FakeJob {
+    pub(crate) job: RemoteJob,
     /// How many runners got it.
-    pub(in crate::daemon) runs: u32,
-    pub(in crate::daemon) over: bool,
+    pub(crate) runs: u32,
+    pub(crate) over: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -66,7 +66,7 @@ struct PendingDelivery {
 }
 
 impl FakeForge {
-    pub(in crate::daemon) fn new(faults: Arc<Faults>) -> Self {
+    pub(crate) fn new(faults: Arc<Faults>) -> Self {
         Self { state: Mutex::default(), changes: watch::Sender::new(0), faults }
     }
 
@@ -79,7 +79,7 @@ impl FakeForge {
     }
 
     /// Queues a job for runners with a label.
-    pub(in crate::daemon) fn queue(&self, label: &str) -> u64 {
+    pub(crate) fn queue(&self, label: &str) -> u64 {
         let mut state = self.state();
         state.numbers += 1;
         let id = state.numbers;
@@ -99,34 +99,34 @@ impl FakeForge {
         id
     }
 
-    pub(in crate::daemon) fn jobs(&self) -> Vec<FakeJob> {
+    pub(crate) fn jobs(&self) -> Vec<FakeJob> {
         self.state().jobs.values().cloned().collect()
     }
 
     /// Returns the maximum number of runners that is requested for each pool.
-    pub(in crate::daemon) fn max_runners(&self) -> Vec<u32> {
+    pub(crate) fn max_runners(&self) -> Vec<u32> {
         self.state().listen_request.pools.values().map(|(_, most)| *most).collect()
     }
 
     /// Returns how often the daemon reported a suspension.
-    pub(in crate::daemon) fn absences(&self) -> u64 {
+    pub(crate) fn absences(&self) -> u64 {
         self.state().listen_request.absences
     }
 
     /// Returns the names of the registered runners.
-    pub(in crate::daemon) fn registered(&self) -> Vec<String> {
+    pub(crate) fn registered(&self) -> Vec<String> {
         self.state().runners.keys().cloned().collect()
     }
 
     /// Sets the domains that it lists from now on; with `None` the request fails.
-    pub(in crate::daemon) fn set_domains(&self, names: Option<&[&str]>) {
+    pub(crate) fn set_domains(&self, names: Option<&[&str]>) {
         let mut state = self.state();
         state.fails_domain_requests = names.is_none();
         state.domains = names.unwrap_or_default().iter().map(|&name| name.into()).collect();
     }
 
     /// Returns the number of registrations so far.
-    pub(in crate::daemon) fn registrations(&self) -> usize {
+    pub(crate) fn registrations(&self) -> usize {
         self.state().registrations
     }
 

@@ -12,20 +12,20 @@ use super::forge::FakeForge;
 use super::host::FakeHost;
 use super::shepherds::FakeShepherds;
 use super::{pool, settings};
-use crate::config::{Settings, Trigger};
-use crate::daemon::clock::Clock;
-use crate::daemon::error::DaemonError;
-use crate::daemon::event_loop::{Daemon, Inbox, WakeReason};
-use crate::forge::Forge;
-use crate::host::state::StateDirectory;
-use crate::ledger::{
+use crate::clock::Clock;
+use crate::error::DaemonError;
+use crate::event_loop::{Daemon, Inbox, WakeReason};
+use mayfly_config::{Settings, Trigger};
+use mayfly_forge::Forge;
+use mayfly_host::state::StateDirectory;
+use mayfly_ledger::{
     CommandBytes, JobCommand, JobQuery, JobRecord, JobSource, JobState, Ledger, Reader,
 };
 
 /// The pools of the harness: one for local jobs, and one for the forge's jobs with a label of the
 /// same name.
-pub(in crate::daemon) const LOCAL: &str = "local";
-pub(in crate::daemon) const FORGE: &str = "forge";
+pub(crate) const LOCAL: &str = "local";
+pub(crate) const FORGE: &str = "forge";
 
 /// Returns the runtime's time, which tests pause and advance.
 fn time() -> Duration {
@@ -35,12 +35,12 @@ fn time() -> Duration {
 }
 
 /// The test harness.
-pub(in crate::daemon) struct Harness {
-    pub(in crate::daemon) faults: Arc<Faults>,
-    pub(in crate::daemon) forge: Arc<FakeForge>,
-    pub(in crate::daemon) host: Arc<FakeHost>,
-    pub(in crate::daemon) settings: Settings,
-    pub(in crate::daemon) restarts: u32,
+pub(crate) struct Harness {
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) forge: Arc<FakeForge>,
+    pub(crate) host: Arc<FakeHost>,
+    pub(crate) settings: Settings,
+    pub(crate) restarts: u32,
     kills: watch::Receiver<u64>,
     daemon: Option<(Daemon, Inbox)>,
     state: StateDirectory,
@@ -50,7 +50,7 @@ pub(in crate::daemon) struct Harness {
 
 impl Harness {
     /// Creates a harness in which each job takes `job`.
-    pub(in crate::daemon) fn new(job: Duration) -> Self {
+    pub(crate) fn new(job: Duration) -> Self {
         let memory = PathBuf::from("/dev/shm");
         let memory = if memory.is_dir() { memory } else { std::env::temp_dir() };
         let directory = tempfile::tempdir_in(memory).unwrap();
@@ -67,10 +67,10 @@ impl Harness {
             pool.labels = vec![pool.name.to_string()];
             (pool.min_idle, pool.max, pool.cpus) = (0, 4, 1);
             pool.deadlines.job = Duration::from_secs(20 * 60);
-            pool.memory = crate::host::size::Size::gibibytes(1);
+            pool.memory = mayfly_host::size::Size::gibibytes(1);
         }
         settings.pools = vec![local, remote];
-        (settings.host.cpus, settings.host.memory) = (8, crate::host::size::Size::gibibytes(32));
+        (settings.host.cpus, settings.host.memory) = (8, mayfly_host::size::Size::gibibytes(32));
         Self {
             kills: faults.kills(),
             faults,
@@ -86,7 +86,7 @@ impl Harness {
     }
 
     /// Starts a daemon, also after one was killed.
-    pub(in crate::daemon) fn start_daemon(&mut self) -> Result<(), DaemonError> {
+    pub(crate) fn start_daemon(&mut self) -> Result<(), DaemonError> {
         // Drop the old daemon first, because it has the ledger open.
         self.daemon = None;
         let ledger = Ledger::open(&self.state.ledger())?;
@@ -101,12 +101,12 @@ impl Harness {
         Ok(())
     }
 
-    pub(in crate::daemon) fn daemon(&mut self) -> &mut Daemon {
+    pub(crate) fn daemon(&mut self) -> &mut Daemon {
         &mut self.daemon.as_mut().unwrap().0
     }
 
     /// Kills the daemon and starts another, with retries.
-    pub(in crate::daemon) async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.daemon = None;
         self.restarts += 1;
         while self.start_daemon().is_err() {
@@ -115,12 +115,12 @@ impl Harness {
     }
 
     /// Kills the daemon.
-    pub(in crate::daemon) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.daemon = None;
     }
 
     /// Kills the daemon, deletes its ledger and starts another.
-    pub(in crate::daemon) fn restart_without_ledger(&mut self) {
+    pub(crate) fn restart_without_ledger(&mut self) {
         self.daemon = None;
         let ledger = self.state.ledger();
         for ending in ["", "-wal", "-shm"] {
@@ -130,7 +130,7 @@ impl Harness {
     }
 
     /// Queues a local job.
-    pub(in crate::daemon) fn submit(&mut self) -> String {
+    pub(crate) fn submit(&mut self) -> String {
         self.marks += 1;
         let mark = format!("mark {}", self.marks);
         let command = JobCommand {
@@ -148,7 +148,7 @@ impl Harness {
     }
 
     /// Runs the daemon until a condition holds, for `limit` at most. Returns whether it held.
-    pub(in crate::daemon) async fn run(
+    pub(crate) async fn run(
         &mut self,
         limit: Duration,
         mut until: impl FnMut(&mut Self) -> bool,
@@ -180,12 +180,12 @@ impl Harness {
         }
     }
 
-    pub(in crate::daemon) fn reader(&self) -> Reader {
+    pub(crate) fn reader(&self) -> Reader {
         Reader::open(&self.state.ledger()).unwrap()
     }
 
     /// Returns all jobs of the ledger.
-    pub(in crate::daemon) fn jobs(&self) -> Vec<JobRecord> {
+    pub(crate) fn jobs(&self) -> Vec<JobRecord> {
         match &self.daemon {
             Some((daemon, _)) => daemon.reader().jobs(&JobQuery::default(), 10_000).unwrap(),
             None => self.reader().jobs(&JobQuery::default(), 10_000).unwrap(),
@@ -193,7 +193,7 @@ impl Harness {
     }
 
     /// Returns whether every job has ended here and at the forge, and nothing is left.
-    pub(in crate::daemon) fn is_done(&mut self) -> bool {
+    pub(crate) fn is_done(&mut self) -> bool {
         let jobs = self.jobs();
         let told = jobs.iter().filter(|job| job.source == JobSource::Github).count();
         jobs.iter().all(|job| job.state.is_over())
@@ -205,7 +205,7 @@ impl Harness {
     }
 
     /// Panics unless each job ended once or is reported with a cause.
-    pub(in crate::daemon) fn assert_exactly_once(&mut self, what: &str) {
+    pub(crate) fn assert_exactly_once(&mut self, what: &str) {
         let ran = self.host.runs();
         let jobs = self.jobs();
         let about = format!("{what}\n{jobs:#?}\n{:?}\n{:?}", ran, self.host.remaining());

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::faults::{DriverCall, Fault, Faults};
 use super::forge::{FakeForge, START};
-use crate::shepherd::cause::FailureCause;
-use crate::shepherd::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
-use crate::shepherd::plan::{InterruptRequest, MicrovmId, MicrovmPlan, ShepherdCommand};
-use crate::shepherd::runner::{JobResult, RunnerProgress};
+use mayfly_shepherd::cause::FailureCause;
+use mayfly_shepherd::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
+use mayfly_shepherd::plan::{InterruptRequest, MicrovmId, MicrovmPlan, ShepherdCommand};
+use mayfly_shepherd::runner::{JobResult, RunnerProgress};
 
 /// How long a boot, a claim and the exit of a process take here.
 const BOOT: Duration = Duration::from_secs(3);
@@ -24,7 +24,7 @@ const EXIT: Duration = Duration::from_millis(50);
 
 /// The host.
 #[derive(Debug)]
-pub(in crate::daemon) struct FakeHost {
+pub(crate) struct FakeHost {
     state: Mutex<State>,
     pub(super) changes: watch::Sender<u64>,
     pub(super) faults: Arc<Faults>,
@@ -68,18 +68,14 @@ enum EarlyEnd {
 }
 
 impl FakeHost {
-    pub(in crate::daemon) fn new(
-        faults: Arc<Faults>,
-        forge: Arc<FakeForge>,
-        job: Duration,
-    ) -> Arc<Self> {
+    pub(crate) fn new(faults: Arc<Faults>, forge: Arc<FakeForge>, job: Duration) -> Arc<Self> {
         let changes = watch::Sender::new(0);
         let (state, outage) = (Mutex::default(), Mutex::default());
         Arc::new(Self { state, changes, faults, forge, job, outage })
     }
 
     /// Starts or ends an outage of the forge for runners that start from now on.
-    pub(in crate::daemon) fn set_outage(&self, outage: Option<Outage>) {
+    pub(crate) fn set_outage(&self, outage: Option<Outage>) {
         *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = outage;
     }
 
@@ -92,17 +88,17 @@ impl FakeHost {
     }
 
     /// Returns the ids of shepherds that run or whose directories exist.
-    pub(in crate::daemon) fn remaining(&self) -> Vec<String> {
+    pub(crate) fn remaining(&self) -> Vec<String> {
         self.state().machines.keys().map(ToString::to_string).collect()
     }
 
     /// Returns the marks of local jobs, one for each run.
-    pub(in crate::daemon) fn runs(&self) -> Vec<String> {
+    pub(crate) fn runs(&self) -> Vec<String> {
         self.state().ran.clone()
     }
 
     /// Returns the phases of the running shepherds.
-    pub(in crate::daemon) fn phases(&self) -> Vec<Phase> {
+    pub(crate) fn phases(&self) -> Vec<Phase> {
         let state = self.state();
         let running = state.machines.values().filter(|machine| machine.alive);
         let phase = |machine: &Machine| {
@@ -116,7 +112,7 @@ impl FakeHost {
     }
 
     /// Returns the requests to interrupt jobs that the shepherds received.
-    pub(in crate::daemon) fn interrupts(&self) -> Vec<InterruptRequest> {
+    pub(crate) fn interrupts(&self) -> Vec<InterruptRequest> {
         let state = self.state();
         let commands = state.machines.values().flat_map(|machine| &machine.commands);
         let interrupt = |command: &ShepherdCommand| match command {
@@ -127,26 +123,26 @@ impl FakeHost {
     }
 
     /// Stops or continues all shepherds.
-    pub(in crate::daemon) fn set_stopped(&self, stopped: bool) {
+    pub(crate) fn set_stopped(&self, stopped: bool) {
         self.state().machines.values_mut().for_each(|machine| machine.stopped = stopped);
         self.changed();
     }
 
     /// Breaks all connections.
-    pub(in crate::daemon) fn disconnect(&self) {
+    pub(crate) fn disconnect(&self) {
         self.state().machines.values_mut().for_each(|machine| machine.connection += 1);
         self.changed();
     }
 
     /// Returns for each microVM whether its policy allows a name on port 443.
-    pub(in crate::daemon) fn policy_allows(&self, name: &str) -> Vec<bool> {
-        let host = crate::egress::host::Host::parse(name).unwrap();
+    pub(crate) fn policy_allows(&self, name: &str) -> Vec<bool> {
+        let host = mayfly_egress::host::Host::parse(name).unwrap();
         let passes = |machine: &Machine| machine.plan.egress.decide(&host, 443).verdict.passes();
         self.state().machines.values().map(passes).collect()
     }
 
     /// Returns the number of stopped shepherds.
-    pub(in crate::daemon) fn stopped_count(&self) -> usize {
+    pub(crate) fn stopped_count(&self) -> usize {
         self.state().machines.values().filter(|machine| machine.alive && machine.stopped).count()
     }
 
@@ -173,7 +169,7 @@ impl FakeHost {
     }
 
     /// Returns whether any shepherd runs.
-    pub(in crate::daemon) fn has_running(&self) -> bool {
+    pub(crate) fn has_running(&self) -> bool {
         self.state().machines.values().any(|machine| machine.alive)
     }
 

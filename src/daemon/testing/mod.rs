@@ -12,8 +12,8 @@ mod shepherds;
 
 use std::collections::BTreeMap;
 
-use crate::config::{Environment, PoolConfig, PoolName, Settings};
-use crate::host::size::Size;
+use mayfly_config::{Environment, PoolConfig, PoolName, Settings};
+use mayfly_host::size::Size;
 
 /// Returns default settings.
 pub(super) fn settings() -> Settings {

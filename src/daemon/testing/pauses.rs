@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::harness::{FORGE, Harness};
-use crate::ledger::{JobRecord, JobState};
+use mayfly_ledger::{JobRecord, JobState};
 
 /// How long each job takes.
 const JOB: Duration = Duration::from_secs(5);
@@ -115,5 +115,5 @@ async fn no_pause_ends_a_healthy_job_or_keeps_a_dead_one() {
 #[tokio::test(start_paused = true)]
 #[ignore = "takes minutes"]
 async fn ten_thousand_pauses_end_no_healthy_job() {
-    pause_often(10_000, u64::from_ne_bytes(crate::host::random::<8>().unwrap()) | 1).await;
+    pause_often(10_000, u64::from_ne_bytes(mayfly_host::random::<8>().unwrap()) | 1).await;
 }

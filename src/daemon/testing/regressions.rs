@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::faults::{DriverCall, Fault};
 use super::harness::{FORGE, Harness};
-use crate::ledger::JobState;
-use crate::shepherd::event::Phase;
+use mayfly_ledger::JobState;
+use mayfly_shepherd::event::Phase;
 
 const TIME_LIMIT: Duration = Duration::from_secs(3600);
 

@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use super::faults::{DriverCall, Fault};
 use super::host::FakeHost;
-use crate::daemon::decide::Resources;
-use crate::daemon::fleet::{FoundMicrovm, PlanFailure, Shepherd, Shepherds, Unacknowledged};
-use crate::forge::BoxFuture;
-use crate::machine::MachinePrograms;
-use crate::machine::accelerator::Accelerator;
-use crate::shepherd::AttachError;
-use crate::shepherd::event::Event;
-use crate::shepherd::plan::{BootFiles, MicrovmId, MicrovmPlan, ShepherdCommand, monotonic};
-use crate::shepherd::planner::MicrovmRequest;
+use crate::decide::Resources;
+use crate::fleet::{FoundMicrovm, PlanFailure, Shepherd, Shepherds, Unacknowledged};
+use mayfly_forge::BoxFuture;
+use mayfly_machine::MachinePrograms;
+use mayfly_machine::accelerator::Accelerator;
+use mayfly_shepherd::AttachError;
+use mayfly_shepherd::event::Event;
+use mayfly_shepherd::plan::{BootFiles, MicrovmId, MicrovmPlan, ShepherdCommand, monotonic};
+use mayfly_shepherd::planner::MicrovmRequest;
 
 /// A connection to a shepherd.
 struct Connection {
@@ -169,7 +169,7 @@ impl Shepherd for Connection {
 
 /// The fake driver, which several daemons use one after another.
 #[derive(Debug, Clone)]
-pub(in crate::daemon) struct FakeShepherds(pub(in crate::daemon) Arc<FakeHost>);
+pub(crate) struct FakeShepherds(pub(crate) Arc<FakeHost>);
 
 impl Shepherds for FakeShepherds {
     fn plan(

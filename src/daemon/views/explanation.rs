@@ -1,21 +1,23 @@
 //! Answers "Why is my job waiting?": the history of a job, and what it waits for.
 
 use super::{ReadResult, Snapshot};
-use crate::api::types::{
+use crate::clock::Clock;
+use crate::decide::{JobKey, Obstacle};
+use mayfly_api::types::{
     ApiError, ApiErrorKind, Blocker, DestinationView, EgressView, Explanation, JobId, JobSource,
     JobState, JobView, PhaseView, Time,
 };
-use crate::config::GitHubConfig;
-use crate::daemon::clock::Clock;
-use crate::daemon::decide::{JobKey, Obstacle};
-use crate::egress::policy::{RefusedDestination, explain_missing_for};
-use crate::ledger::{
-    self, DestinationRecord, EgressSummary, JobResult, LedgerError, Reader, VerdictTotals,
+use mayfly_config::GitHubConfig;
+use mayfly_egress::policy::{RefusedDestination, explain_missing_for};
+use mayfly_ledger::{
+    DestinationRecord, EgressSummary, JobResult, LedgerError, Reader, VerdictTotals,
 };
 
 impl Snapshot {
-    pub(in crate::daemon) fn explain(self, id: JobId, reader: &Reader) -> ReadResult<Explanation> {
-        let Some(job) = reader.job(ledger::JobId(id))? else { return Ok(Err(unknown_job(id))) };
+    pub(crate) fn explain(self, id: JobId, reader: &Reader) -> ReadResult<Explanation> {
+        let Some(job) = reader.job(mayfly_ledger::JobId(id))? else {
+            return Ok(Err(unknown_job(id)));
+        };
         let recorded = match &job.microvm {
             Some(microvm) => reader.egress(microvm)?,
             None => None,
@@ -26,7 +28,7 @@ impl Snapshot {
                 ..egress_view(egress.verdicts)
             });
         let mut explanation = Explanation { egress, ..self.history(&job, reader)? };
-        if let (None, ledger::JobSource::Github) = (&recorded, job.source) {
+        if let (None, mayfly_ledger::JobSource::Github) = (&recorded, job.source) {
             explanation.job.warning =
                 self.current_egress(&job).and_then(|egress| self.refused_needs(egress));
         }
@@ -34,7 +36,7 @@ impl Snapshot {
     }
 
     /// Returns what a running job's microVM has reached so far.
-    fn current_egress(&self, job: &ledger::JobRecord) -> Option<&EgressSummary> {
+    fn current_egress(&self, job: &mayfly_ledger::JobRecord) -> Option<&EgressSummary> {
         self.egress_so_far.get(job.microvm.as_deref()?)
     }
 
@@ -49,7 +51,7 @@ impl Snapshot {
     /// Builds the explanation without the microVM's egress.
     fn history(
         &self,
-        job: &ledger::JobRecord,
+        job: &mayfly_ledger::JobRecord,
         reader: &Reader,
     ) -> Result<Explanation, LedgerError> {
         let mut phases = vec![began("queued", job.queued_at)];
@@ -62,7 +64,7 @@ impl Snapshot {
             }
             black_box = reader.microvm(id)?.and_then(|microvm| microvm.black_box);
         }
-        if job.source == ledger::JobSource::Github {
+        if job.source == mayfly_ledger::JobSource::Github {
             // The microVM's phases are its runner's, which started before the job.
             phases.extend(job.started_at.map(|at| began("started", at)));
         }
@@ -83,7 +85,7 @@ impl Snapshot {
     /// Builds the explanation with counts of the microVM's egress only.
     pub(super) fn brief(
         &self,
-        job: &ledger::JobRecord,
+        job: &mayfly_ledger::JobRecord,
         reader: &Reader,
     ) -> Result<Explanation, LedgerError> {
         let verdicts = match &job.microvm {
@@ -95,8 +97,8 @@ impl Snapshot {
     }
 
     /// Returns what a job waits for; `None` if it does not wait.
-    fn blocker(&self, job: &ledger::JobRecord) -> Option<Blocker> {
-        if job.state != ledger::JobState::Queued {
+    fn blocker(&self, job: &mayfly_ledger::JobRecord) -> Option<Blocker> {
+        if job.state != mayfly_ledger::JobState::Queued {
             return None;
         }
         let say = |code: &str, message: String| {
@@ -144,11 +146,11 @@ fn destination_view(destination: &DestinationRecord) -> DestinationView {
     }
 }
 
-fn began(phase: &str, at: ledger::Time) -> PhaseView {
+fn began(phase: &str, at: mayfly_ledger::Time) -> PhaseView {
     PhaseView { phase: phase.to_owned(), at: time(at), lasted_ms: None, detail: None }
 }
 
-fn time(time: ledger::Time) -> Time {
+fn time(time: mayfly_ledger::Time) -> Time {
     Time(u64::try_from(time.0).unwrap_or_default())
 }
 
@@ -163,15 +165,12 @@ pub(super) fn blocker_view(obstacle: &Obstacle, clock: Clock) -> Blocker {
     }
 }
 
-pub(in crate::daemon) fn unknown_job(job: JobId) -> ApiError {
+pub(crate) fn unknown_job(job: JobId) -> ApiError {
     ApiError::new(ApiErrorKind::NotFound, format!("unknown job {job}"))
 }
 
 /// Converts a job for the API.
-pub(in crate::daemon) fn job_view(
-    job: &ledger::JobRecord,
-    github: Option<&GitHubConfig>,
-) -> JobView {
+pub(crate) fn job_view(job: &mayfly_ledger::JobRecord, github: Option<&GitHubConfig>) -> JobView {
     let page = || github?.job_page(job.repository.as_deref()?, job.run_id?, job.forge_id?);
     let name = job.name.clone().or_else(|| {
         let command = job.command.as_ref()?;
@@ -182,20 +181,20 @@ pub(in crate::daemon) fn job_view(
     JobView {
         id: job.id.0,
         source: match job.source {
-            ledger::JobSource::Local => JobSource::Local,
-            ledger::JobSource::Github => JobSource::Github,
+            mayfly_ledger::JobSource::Local => JobSource::Local,
+            mayfly_ledger::JobSource::Github => JobSource::Github,
         },
         pool: job.pool.clone(),
         state: match job.state {
-            ledger::JobState::Queued => JobState::Queued,
-            ledger::JobState::Claimed => JobState::Claimed,
-            ledger::JobState::Running => JobState::Running,
-            ledger::JobState::Finished => JobState::Finished,
-            ledger::JobState::Failed => JobState::Failed,
-            ledger::JobState::Cancelled => JobState::Cancelled,
+            mayfly_ledger::JobState::Queued => JobState::Queued,
+            mayfly_ledger::JobState::Claimed => JobState::Claimed,
+            mayfly_ledger::JobState::Running => JobState::Running,
+            mayfly_ledger::JobState::Finished => JobState::Finished,
+            mayfly_ledger::JobState::Failed => JobState::Failed,
+            mayfly_ledger::JobState::Cancelled => JobState::Cancelled,
         },
         // The command of a local job may be much longer than what is shown.
-        name: ledger::truncate(&name.unwrap_or_default()),
+        name: mayfly_ledger::truncate(&name.unwrap_or_default()),
         repository: job.repository.clone(),
         github_id: job.forge_id,
         url: page(),
@@ -216,13 +215,15 @@ pub(in crate::daemon) fn job_view(
 
 /// Converts a job for the API, with a warning if its runner was refused something it needs. The
 /// warning is known once its microVM has ended.
-pub(in crate::daemon) fn job_view_with_warning(
-    job: &ledger::JobRecord,
+pub(crate) fn job_view_with_warning(
+    job: &mayfly_ledger::JobRecord,
     github: Option<&GitHubConfig>,
     reader: &Reader,
 ) -> Result<JobView, LedgerError> {
     let refused = match (&job.microvm, job.source) {
-        (Some(microvm), ledger::JobSource::Github) => reader.refused_destinations(microvm)?,
+        (Some(microvm), mayfly_ledger::JobSource::Github) => {
+            reader.refused_destinations(microvm)?
+        }
         _ => Vec::new(),
     };
     let refused =
@@ -236,8 +237,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{GitHubCredentials, GitHubScope, Secret};
-    use crate::ledger::{ForgeJobUpdate, ForgeState, Ledger, RunnerMatch};
+    use mayfly_config::{GitHubCredentials, GitHubScope, Secret};
+    use mayfly_ledger::{ForgeJobUpdate, ForgeState, Ledger, RunnerMatch};
 
     fn github(server: &str) -> GitHubConfig {
         GitHubConfig {

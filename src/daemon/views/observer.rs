@@ -12,17 +12,17 @@ use serde_json::Value;
 use super::explanation::blocker_view;
 use super::snapshot::stage;
 use super::{DaemonView, spans};
-use crate::config::Settings;
-use crate::daemon::backlog::TAKEN_BACK;
-use crate::daemon::decide::{Blocker, PoolId, Stage};
-use crate::daemon::error::DaemonError;
-use crate::daemon::fleet::Microvm;
-use crate::daemon::time::Millis;
-use crate::egress::policy::{RefusedDestination, explain_missing_for};
-use crate::ledger::{JobId, JobRecord, JobResult, JobState, Ledger, LedgerError, Reader, Time};
-use crate::shepherd::event::{Event, EventKind, JobOutcome};
-use crate::telemetry::metrics::{self, NO_POOL, OTHER};
-use crate::telemetry::{MetricsHandle, otlp};
+use crate::backlog::TAKEN_BACK;
+use crate::decide::{Blocker, PoolId, Stage};
+use crate::error::DaemonError;
+use crate::fleet::Microvm;
+use crate::time::Millis;
+use mayfly_config::Settings;
+use mayfly_egress::policy::{RefusedDestination, explain_missing_for};
+use mayfly_ledger::{JobId, JobRecord, JobResult, JobState, Ledger, LedgerError, Reader, Time};
+use mayfly_shepherd::event::{Event, EventKind, JobOutcome};
+use mayfly_telemetry::metrics::{self, NO_POOL, OTHER};
+use mayfly_telemetry::{MetricsHandle, otlp};
 
 /// Time between two updates of the gauges.
 const GAUGE_INTERVAL: Duration = Duration::from_millis(250);
@@ -40,7 +40,7 @@ const STAGES: [Stage; 7] = [
 ];
 
 /// The state of the metrics and traces.
-pub(in crate::daemon) struct Observer {
+pub(crate) struct Observer {
     metrics: MetricsHandle,
     traces: Option<otlp::TraceSender>,
     /// The ledger's name. With a job's number it is globally unique.
@@ -69,7 +69,7 @@ impl Observer {
         let exporting = collector.map(|collector| otlp::exporter(collector, instance)).transpose();
         let (traces, exporter) = exporting.map_err(DaemonError::Collector)?.unzip();
         let observer = Self {
-            metrics: crate::telemetry::install(),
+            metrics: mayfly_telemetry::install(),
             traces,
             instance: instance.to_owned(),
             last_counted: ledger.reader().audit_end()?,
@@ -225,7 +225,7 @@ impl Observer {
     }
 
     /// Counts a microVM's failure and egress.
-    pub(in crate::daemon) fn record_event(&mut self, microvm: &Microvm, event: &Event) {
+    pub(crate) fn record_event(&mut self, microvm: &Microvm, event: &Event) {
         match &event.kind {
             // If the daemon ended it, it is not a failure.
             EventKind::Ended(JobOutcome::Failed(report)) if microvm.end_reason().is_none() => {
@@ -258,7 +258,7 @@ impl Observer {
     }
 
     /// Counts a failure of a microVM without a shepherd.
-    pub(in crate::daemon) fn record_start_failure(pool: &str, why: &Blocker) {
+    pub(crate) fn record_start_failure(pool: &str, why: &Blocker) {
         let cause = if matches!(why, Blocker::Image(_)) { "image" } else { "not_started" };
         metrics::FAILURES.add([pool, "planned", cause], 1);
     }
@@ -305,7 +305,7 @@ fn count_microvm(
         "phase" => {
             let phases = reader.phases(&microvm.id)?;
             let began =
-                |phase: &&[crate::ledger::PhaseRecord]| entry.detail["phase"] == phase[1].phase;
+                |phase: &&[mayfly_ledger::PhaseRecord]| entry.detail["phase"] == phase[1].phase;
             if let Some([before, next]) = phases.windows(2).find(began) {
                 let lasted = (next.elapsed_ms - before.elapsed_ms).max(0.0) / 1e3;
                 let lasted = Duration::try_from_secs_f64(lasted).unwrap_or_default();

@@ -1,11 +1,11 @@
 //! The data of the status page, as of one moment.
 
 use super::Snapshot;
-use crate::api::types::{Explanation, Overview, Time};
-use crate::ledger::{JobRecord, JobState, LedgerError, Reader};
+use mayfly_api::types::{Explanation, Overview, Time};
+use mayfly_ledger::{JobRecord, JobState, LedgerError, Reader};
 
 impl Snapshot {
-    pub(in crate::daemon) fn overview(self, reader: &Reader) -> Result<Overview, LedgerError> {
+    pub(crate) fn overview(self, reader: &Reader) -> Result<Overview, LedgerError> {
         let mut active = reader.unfinished_jobs()?;
         // Only those of the forge's jobs that run here: runners of others have the rest.
         active.retain(|job| job.state == JobState::Claimed || job.microvm.is_some());

@@ -1,13 +1,13 @@
 //! Readiness: the daemon takes jobs, the forge responds, and a pool can boot microVMs.
 
 use super::DaemonView;
-use crate::api::types::{Readiness, ReadinessCheck};
-use crate::config::PoolConfig;
-use crate::daemon::decide::{Blocker, PoolId, Resources};
-use crate::daemon::pools::microvm_resources;
+use crate::decide::{Blocker, PoolId, Resources};
+use crate::pools::microvm_resources;
+use mayfly_api::types::{Readiness, ReadinessCheck};
+use mayfly_config::PoolConfig;
 
 impl DaemonView<'_> {
-    pub(in crate::daemon) fn readiness(self) -> Readiness {
+    pub(crate) fn readiness(self) -> Readiness {
         let check =
             |name: &str, ok, message: String| ReadinessCheck { name: name.to_owned(), ok, message };
         let file = self.settings.file.as_ref();

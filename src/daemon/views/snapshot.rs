@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use super::DaemonView;
 use super::explanation::blocker_view;
-use crate::api::types::{Blocker, Budget, DaemonStatus, MicrovmView, PoolView, Readiness};
-use crate::config::{GitHubConfig, PoolConfig};
-use crate::daemon::decide::{self, JobKey, Obstacle, PoolId, Stage, WaitingJobs};
-use crate::daemon::fleet::{Assignment, Microvm};
-use crate::daemon::time::Millis;
-use crate::ledger::EgressSummary;
+use crate::decide::{self, JobKey, Obstacle, PoolId, Stage, WaitingJobs};
+use crate::fleet::{Assignment, Microvm};
+use crate::time::Millis;
+use mayfly_api::types::{Blocker, Budget, DaemonStatus, MicrovmView, PoolView, Readiness};
+use mayfly_config::{GitHubConfig, PoolConfig};
+use mayfly_ledger::EgressSummary;
 
 /// A copy of the daemon's state at one moment.
-pub(in crate::daemon) struct Snapshot {
-    pub(in crate::daemon) status: DaemonStatus,
-    pub(in crate::daemon) readiness: Readiness,
-    pub(in crate::daemon) pools: Vec<PoolView>,
-    pub(in crate::daemon) microvms: Vec<MicrovmView>,
+pub(crate) struct Snapshot {
+    pub(crate) status: DaemonStatus,
+    pub(crate) readiness: Readiness,
+    pub(crate) pools: Vec<PoolView>,
+    pub(crate) microvms: Vec<MicrovmView>,
     pub(super) budget: Budget,
     pub(super) github: Option<GitHubConfig>,
     /// What jobs wait for, by pool name.
@@ -30,7 +30,7 @@ pub(in crate::daemon) struct Snapshot {
 
 impl DaemonView<'_> {
     /// Copies the state.
-    pub(in crate::daemon) fn snapshot(self) -> Snapshot {
+    pub(crate) fn snapshot(self) -> Snapshot {
         let blockers = self.pools.iter().filter_map(|(id, pool)| {
             let blocker = self.blocker(id, self.blockers.get(&id)?);
             Some((pool.name.to_string(), blocker))
@@ -63,7 +63,7 @@ impl DaemonView<'_> {
         before
     }
 
-    pub(in crate::daemon) fn status(self) -> DaemonStatus {
+    pub(crate) fn status(self) -> DaemonStatus {
         let waiting: u32 = self.backlog.waiting().iter().map(WaitingJobs::count).sum();
         DaemonStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -78,7 +78,7 @@ impl DaemonView<'_> {
         }
     }
 
-    pub(in crate::daemon) fn pools(self) -> Vec<PoolView> {
+    pub(crate) fn pools(self) -> Vec<PoolView> {
         let waiting = self.backlog.waiting();
         self.pools.iter().map(|(id, pool)| self.pool(id, pool, &waiting)).collect()
     }

@@ -9,9 +9,9 @@
 
 use std::time::SystemTime;
 
-use crate::ledger::{JobRecord, MicrovmRecord, PhaseRecord, Time};
-use crate::telemetry::metrics::NO_POOL;
-use crate::telemetry::trace::Trace;
+use mayfly_ledger::{JobRecord, MicrovmRecord, PhaseRecord, Time};
+use mayfly_telemetry::metrics::NO_POOL;
+use mayfly_telemetry::trace::Trace;
 
 /// Builds the trace of a job that has ended. `instance` is the ledger's name. With the job's number
 /// it determines the trace id, so every daemon reports the same trace.
@@ -84,7 +84,7 @@ fn add_microvm(trace: &mut Trace, root: [u8; 8], microvm: &MicrovmRecord, phases
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{JobId, JobSource, JobState};
+    use mayfly_ledger::{JobId, JobSource, JobState};
 
     fn job() -> JobRecord {
         JobRecord {

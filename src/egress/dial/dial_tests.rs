@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::egress::address::AddressClass;
+use crate::address::AddressClass;
 
 /// Answers each lookup with the next of its answers, and repeats the last one.
 struct ScriptedResolver(Mutex<Vec<Vec<IpAddr>>>);

@@ -6,10 +6,10 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::common::text::is_deceptive;
-use crate::egress::host::Host;
-use crate::egress::verdict::RefusalCause;
-use crate::failure::{Code, Failure};
+use crate::host::Host;
+use crate::verdict::RefusalCause;
+use mayfly_common::text::is_deceptive;
+use mayfly_failure::{Code, Failure};
 
 /// Maximum length of a response head, in bytes.
 const MAX_HEAD: usize = 16 << 10;

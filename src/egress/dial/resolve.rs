@@ -7,7 +7,7 @@ use std::pin::Pin;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
 
-use crate::egress::host::HostName;
+use crate::host::HostName;
 
 /// The future of a lookup: addresses, or an error.
 pub type Lookup<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, ResolveError>> + Send + 'a>>;

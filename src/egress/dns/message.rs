@@ -6,10 +6,10 @@ use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-use crate::egress::host::{HostError, HostName};
-use crate::egress::names::NameTable;
-use crate::egress::policy::Policy;
-use crate::egress::verdict::{RefusalCause, Verdict};
+use crate::host::{HostError, HostName};
+use crate::names::NameTable;
+use crate::policy::Policy;
+use crate::verdict::{RefusalCause, Verdict};
 
 /// TTL of a response. Short, so that names in use are looked up again and keep their address.
 const TTL_SECONDS: u32 = 60;
@@ -180,7 +180,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::egress::address::AddressClass;
+    use crate::address::AddressClass;
 
     fn policy() -> Policy {
         let draft = toml::from_str(r#"allow = [{ host = "*.example.com" }]"#).unwrap();

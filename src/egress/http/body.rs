@@ -10,9 +10,9 @@ use bytes::Bytes as Data;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use crate::egress::connection::ConnectionPlan;
-use crate::egress::rate_limiter::RateLimiter;
-use crate::egress::record::{ByteCounters, SharedFlow};
+use crate::connection::ConnectionPlan;
+use crate::rate_limiter::RateLimiter;
+use crate::record::{ByteCounters, SharedFlow};
 
 use super::budget::{ByteBudget, TooManyBytes};
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::egress::connection::ConnectionPlan;
+use crate::connection::ConnectionPlan;
 
 /// The byte limit of the rule is exceeded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

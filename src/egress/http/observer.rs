@@ -5,8 +5,8 @@
 
 use super::detect::{FirstLine, LineDetector};
 use super::strict::{RequestNames, StrictChecker};
-use crate::egress::host::{Host, HostName};
-use crate::egress::verdict::RefusalCause;
+use crate::host::{Host, HostName};
+use crate::verdict::RefusalCause;
 
 /// The protocol of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::PathAndQuery;
 use hyper::{Method, StatusCode, Uri};
 
-use crate::egress::host::Host;
-use crate::egress::verdict::RefusalCause;
+use crate::host::Host;
+use crate::verdict::RefusalCause;
 
 /// The port of `http://` URLs.
 pub(super) const HTTP_PORT: u16 = 80;

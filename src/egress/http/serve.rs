@@ -271,7 +271,7 @@ impl ClientConnection<'_> {
                     bytes.up.fetch_sub(head as u64, Ordering::Relaxed);
                     budget.refund(head);
                 }
-                let cause = RefusalCause::Connect(crate::failure::chain(error.error()));
+                let cause = RefusalCause::Connect(mayfly_failure::chain(error.error()));
                 ExchangeError { cause, unsent }
             }),
             () = wait_until_idle(|| bytes.total(), self.shared.limits.idle) => {

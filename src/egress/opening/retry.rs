@@ -141,7 +141,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::egress::opening::tests::{hello, plain, records, signature_algorithms, sni};
+    use crate::opening::tests::{hello, plain, records, signature_algorithms, sni};
 
     fn server_hello(random: [u8; 32]) -> Vec<u8> {
         [&[22, 3, 3, 0, 90, 2, 0, 0, 86, 3, 3][..], &random, &[0; 54]].concat()

@@ -92,7 +92,7 @@ mod tests {
 
     use super::super::segment::Segment;
     use super::*;
-    use crate::egress::packets::filter::tests;
+    use crate::packets::filter::tests;
 
     fn syn(options: usize, sequence: u32) -> Syn {
         let mut bytes = tests::segment(0x02, options, [0x40, 0]);

@@ -100,7 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::egress::packets::filter::tests::segment;
+    use crate::packets::filter::tests::segment;
 
     #[test]
     fn connection_attempts_are_parsed_with_their_endpoints() {

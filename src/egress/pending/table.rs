@@ -160,7 +160,7 @@ mod tests {
 
     use super::super::segment::Segment;
     use super::*;
-    use crate::egress::packets::filter::tests::segment;
+    use crate::packets::filter::tests::segment;
 
     const CAPACITY: usize = 16;
 

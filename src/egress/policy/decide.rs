@@ -1,9 +1,9 @@
 //! Policy decisions: pure functions of policy, host and port.
 
 use super::{Mode, Pattern, Policy, Rule, SpecialUse, Tls, special_use};
-use crate::egress::address::{self, AddressClass};
-use crate::egress::host::{Host, HostName};
-use crate::egress::verdict::{RefusalCause, Verdict};
+use crate::address::{self, AddressClass};
+use crate::host::{Host, HostName};
+use crate::verdict::{RefusalCause, Verdict};
 
 /// The protocol expected in a client's first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::egress::policy::{PolicyDraft, RuleDraft};
+use crate::policy::{PolicyDraft, RuleDraft};
 
 fn parse(text: &str) -> Policy {
     Policy::check(Path::new("f"), "ci", &toml::from_str(text).unwrap()).unwrap()

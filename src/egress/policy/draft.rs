@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::error::{PolicyError, PolicyValueError};
 use super::pattern::{Pattern, PatternError};
 use super::{AddressOverride, ByteRate, Mode, ParentProxy, Policy, Rule, RuleOrigin, Tls, sets};
-use crate::egress::host::{Host, HostName};
+use crate::host::{Host, HostName};
 
 /// Default ports of an `allow` rule.
 const WEB_PORTS: [u16; 2] = [80, 443];

@@ -1,7 +1,7 @@
 //! Tests of `draft`, in a separate file for length.
 
 use super::*;
-use crate::failure::chain;
+use mayfly_failure::chain;
 
 fn check(text: &str) -> Result<Policy, PolicyError> {
     Policy::check(Path::new("/etc/mayfly.toml"), "ci", &toml::from_str(text).unwrap())

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::draft::MAX_PORTS;
 use super::pattern::PatternError;
 use super::rate::RateError;
-use crate::egress::host::HostError;
-use crate::failure::{Code, Failure};
+use crate::host::HostError;
+use mayfly_failure::{Code, Failure};
 
 /// An invalid policy: the file, the key, its value, and the reason.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::draft::check_sets;
 use super::{Mode, Policy, PolicyDraft, PolicyError, PolicyValueError, SetDrafts};
-use crate::failure::{Code, Failure};
+use mayfly_failure::{Code, Failure};
 
 /// The built-in policies: name, mode and included sets.
 const BUILT_IN: [(&str, Mode, &[&str]); 3] =
@@ -137,7 +137,7 @@ impl Policies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::chain;
+    use mayfly_failure::chain;
 
     fn read(text: &str) -> Result<Policies, PolicyFileError> {
         let directory = tempfile::tempdir().unwrap();
@@ -191,7 +191,7 @@ mod tests {
              [egress.policy.ci]\ninclude = [\"github-core\", \"packages\"]\n",
         );
         let policies = policies.unwrap();
-        let shown = crate::egress::policy::show(policies.get("ci").unwrap());
+        let shown = crate::policy::show(policies.get("ci").unwrap());
         assert!(shown.contains("include packages *.packages.example.com ports 80,443"), "{shown}");
         for (text, says) in [
             ("[egress.set.github]\nallow = []", "egress.set.github = \"github\""),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::sets::{CORE, RESULTS};
 use super::{Pattern, Policy, RuleOrigin};
-use crate::egress::host::HostName;
+use crate::host::HostName;
 
 /// The zones that GitHub alone controls.
 const ZONES: [&str; 3] = ["*.github.com", "*.githubusercontent.com", "*.githubapp.com"];
@@ -61,8 +61,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::egress::host::Host;
-    use crate::egress::policy::PolicyDraft;
+    use crate::host::Host;
+    use crate::policy::PolicyDraft;
 
     const NEW: [&str; 2] =
         ["productionresultssa20.blob.core.windows.net", "new-thing.githubusercontent.com"];

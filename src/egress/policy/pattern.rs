@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::egress::host::{HostError, HostName};
+use crate::host::{HostError, HostName};
 
 /// A pattern for host names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize)]

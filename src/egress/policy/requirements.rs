@@ -1,8 +1,8 @@
 //! The names that a runner needs to reach, for comparison with a policy.
 
 use super::{Pattern, sets};
-use crate::egress::host::HostName;
-use crate::egress::record::EgressReport;
+use crate::host::HostName;
+use crate::record::EgressReport;
 
 /// One name that a runner contacts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,10 +136,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::egress::host::Host;
-    use crate::egress::policy::{BUILT_IN_SETS, Policy, PolicyDraft};
-    use crate::egress::record::{EgressRow, EgressTotals};
-    use crate::reference::assert_generated;
+    use crate::host::Host;
+    use crate::policy::{BUILT_IN_SETS, Policy, PolicyDraft};
+    use crate::record::{EgressRow, EgressTotals};
+    use mayfly_reference::assert_generated;
 
     fn of_set(set: &str) -> Policy {
         let draft = PolicyDraft { include: vec![set.into()], ..PolicyDraft::default() };

@@ -2,7 +2,7 @@
 //! `[egress.set.NAME]`.
 
 use super::Pattern;
-use crate::egress::host::HostName;
+use crate::host::HostName;
 
 /// A named list of host patterns, all on port 443.
 #[derive(Debug, Clone, Copy)]
@@ -109,8 +109,8 @@ pub(super) fn find(name: &str) -> Option<&'static HostSet> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::egress::host::Host;
-    use crate::egress::policy::Policies;
+    use crate::host::Host;
+    use crate::policy::Policies;
 
     #[test]
     fn squid_allows_the_hosts_of_the_github_set() {

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::decide::{ExpectedProtocol, Inspection};
 use super::{Policy, Rule, Tls};
-use crate::egress::host::Host;
-use crate::egress::verdict::{CauseChain, Verdict};
+use crate::host::Host;
+use crate::verdict::{CauseChain, Verdict};
 
 /// Returns one line: the verdict on a destination, the rule that decides, and further checks.
 pub fn explain(policy: &Policy, host: &Host, port: u16) -> String {

@@ -4,7 +4,7 @@
 //! of its network, as a cloud's metadata service. So a mode that allows any public name does not
 //! allow these.
 
-use crate::egress::host::HostName;
+use crate::host::HostName;
 
 /// The kind of a special-use name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

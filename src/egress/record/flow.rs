@@ -7,8 +7,8 @@ use std::time::Instant;
 use super::line::{FlowEnd, Peer, Subject};
 use super::sums::RowKey;
 use super::{EgressRecorder, LineKind};
-use crate::egress::host::HostName;
-use crate::egress::verdict::Verdict;
+use crate::host::HostName;
+use crate::verdict::Verdict;
 
 /// Byte counters of a flow, updated by the code that moves the bytes.
 #[derive(Debug, Default)]

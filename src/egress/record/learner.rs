@@ -99,10 +99,10 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::egress::host::Host;
-    use crate::egress::policy::{Policy, PolicyDraft};
-    use crate::egress::record::{EgressRecorder, RecordIdentity, RecordLimits, Subject, Via};
-    use crate::egress::verdict::{RefusalCause, Verdict};
+    use crate::host::Host;
+    use crate::policy::{Policy, PolicyDraft};
+    use crate::record::{EgressRecorder, RecordIdentity, RecordLimits, Subject, Via};
+    use crate::verdict::{RefusalCause, Verdict};
 
     fn record(seen: &[(&str, u16, Verdict)]) -> String {
         let directory = tempfile::tempdir().unwrap();

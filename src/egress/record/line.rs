@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::egress::verdict::{CauseChain, RefusalCause, Verdict};
+use crate::verdict::{CauseChain, RefusalCause, Verdict};
 
 /// Maximum bytes of a guest-controlled text in a line: enough for a DNS name. Longer text is cut.
 const MAX_TEXT: usize = 256;

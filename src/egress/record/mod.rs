@@ -54,9 +54,9 @@ pub struct RecordError {
     source: std::io::Error,
 }
 
-impl crate::failure::Failure for RecordError {
-    fn code(&self) -> crate::failure::Code {
-        crate::failure::Code::CannotWrite
+impl mayfly_failure::Failure for RecordError {
+    fn code(&self) -> mayfly_failure::Code {
+        mayfly_failure::Code::CannotWrite
     }
 }
 

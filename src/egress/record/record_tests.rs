@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::egress::verdict::RefusalCause;
+use crate::verdict::RefusalCause;
 
 fn identity() -> RecordIdentity {
     RecordIdentity {

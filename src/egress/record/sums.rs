@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::line::Subject;
 use super::report::{EgressReport, EgressRow, EgressTotals, OTHERS};
-use crate::egress::verdict::{RefusalCause, Verdict};
+use crate::verdict::{RefusalCause, Verdict};
 
 /// Rows of allowed traffic. More than the maximum number of open connections: the row of an open
 /// connection is kept.

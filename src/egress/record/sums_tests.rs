@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::egress::record::Via;
-use crate::egress::record::report::EgressTotal;
+use crate::record::Via;
+use crate::record::report::EgressTotal;
 
 /// Rows of the report that the ledger keeps.
 const LEDGER: usize = 512;

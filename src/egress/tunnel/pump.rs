@@ -126,7 +126,7 @@ impl Direction<'_> {
 }
 
 /// Counts bytes of one direction. Fails if both directions together exceed the limit.
-pub(in crate::egress) fn count_bytes(
+pub(crate) fn count_bytes(
     direction: &AtomicU64,
     moved: usize,
     all: &ByteCounters,
@@ -141,7 +141,7 @@ pub(in crate::egress) fn count_bytes(
 }
 
 /// Writes all bytes.
-pub(in crate::egress) async fn write_all(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+pub(crate) async fn write_all(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         to.writable().await?;
         match to.try_write(bytes) {

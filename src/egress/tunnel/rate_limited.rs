@@ -4,7 +4,7 @@ use std::io;
 
 use super::pump::{Direction, write_all};
 use super::{ByteCounters, TunnelError, TunnelLimits};
-use crate::egress::rate_limiter::RateLimiter;
+use crate::rate_limiter::RateLimiter;
 
 /// Maximum bytes that are buffered while they wait.
 const MAX_CHUNK: usize = 16 << 10;

@@ -10,12 +10,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::GitHubError;
-use crate::api::webhook::{self, DeliveryOutcome, WebhookDelivery};
-use crate::config;
-use crate::failure::chain;
-use crate::forge::{self, ForgeEvent, JobChange, ListenRequest};
-use crate::github::webhook::{JobAction, WebhookEvent, WorkflowJobEvent, parse, verify};
-use crate::github::{CallError, GitHubClient};
+use crate::webhook::{JobAction, WebhookEvent, WorkflowJobEvent, parse, verify};
+use crate::{CallError, GitHubClient};
+use mayfly_api::webhook::{self, DeliveryOutcome, WebhookDelivery};
+use mayfly_failure::chain;
+use mayfly_forge::{ForgeEvent, JobChange, ListenRequest};
 
 /// How far back missed deliveries are requested.
 const REDELIVERY_WINDOW: Duration = Duration::from_secs(24 * 3600);
@@ -25,7 +24,7 @@ const FAILURE_RECORD_WAIT: Duration = Duration::from_secs(15);
 
 /// Binds the webhook's address; also returns the check of a delivery's signature.
 pub(super) async fn bind(
-    hook: &config::WebhookConfig,
+    hook: &mayfly_config::WebhookConfig,
 ) -> Result<(TcpListener, webhook::Verify), GitHubError> {
     let listener = super::bind(hook.listen).await?;
     let secret: SecretString = hook.secret.value.clone();
@@ -70,8 +69,8 @@ fn job_delivery(
     guid: String,
     change: WorkflowJobEvent,
     responder: tokio::sync::oneshot::Sender<DeliveryOutcome>,
-) -> forge::JobDelivery {
-    forge::JobDelivery {
+) -> mayfly_forge::JobDelivery {
+    mayfly_forge::JobDelivery {
         guid,
         change: match change.action {
             JobAction::Queued => Some(JobChange::Queued),

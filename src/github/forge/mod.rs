@@ -24,13 +24,14 @@ use super::scale_set::ScaleSetClient;
 use super::{
     CallError, Credentials, GitHubClient, GitHubSettings, Hook, Repository, SetupError, TargetError,
 };
-use crate::api::{server, webhook};
-use crate::config::{self, PoolConfig, PoolName, Trigger};
-use crate::failure::{Code, Failure, chain, report_panic};
-use crate::forge::{
+use mayfly_api::{server, webhook};
+use mayfly_config::{PoolConfig, PoolName, Trigger};
+use mayfly_failure::{Code, Failure, chain};
+use mayfly_forge::{
     BoxFuture, Forge, ForgeError, ForgeEvent, ListenRequest, NewRunner, RemoteJob, RemoteRunner,
     RemovalOutcome,
 };
+use mayfly_telemetry::report_panic;
 use registrar::Registrar;
 use scale_sets::ScaleSetTasks;
 
@@ -88,7 +89,7 @@ impl GitHubForge {
     ///
     /// A URL or the credentials are invalid, or the webhook's address can't be bound.
     pub async fn open(
-        settings: &config::GitHubConfig,
+        settings: &mayfly_config::GitHubConfig,
         pools: &[PoolConfig],
         session_owner: &str,
     ) -> Result<Self, GitHubError> {
@@ -276,7 +277,7 @@ impl From<super::WorkflowJob> for RemoteJob {
 /// # Errors
 ///
 /// A URL or the credentials are invalid.
-pub fn github_client(settings: &config::GitHubConfig) -> Result<GitHubClient, GitHubError> {
+pub fn github_client(settings: &mayfly_config::GitHubConfig) -> Result<GitHubClient, GitHubError> {
     let mut client = GitHubSettings::new(settings.url().parse()?, credentials(settings));
     if !client.target.is_hosted() {
         // The recommendation is for GitHub's own service; other servers set their own limits.
@@ -294,10 +295,10 @@ pub fn github_client(settings: &config::GitHubConfig) -> Result<GitHubClient, Gi
     Ok(GitHubClient::new(&client)?)
 }
 
-fn credentials(settings: &config::GitHubConfig) -> Credentials {
+fn credentials(settings: &mayfly_config::GitHubConfig) -> Credentials {
     match &settings.credentials {
-        config::GitHubCredentials::Token(token) => Credentials::Token(token.value.clone()),
-        config::GitHubCredentials::App(app) => Credentials::App {
+        mayfly_config::GitHubCredentials::Token(token) => Credentials::Token(token.value.clone()),
+        mayfly_config::GitHubCredentials::App(app) => Credentials::App {
             id: app.issuer.clone(),
             private_key: app.private_key.value.clone(),
             installation: app.installation,

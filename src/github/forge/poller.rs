@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::GitHubForge;
-use crate::forge::{ForgeEvent, RemoteJob};
-use crate::github::JobSnapshot;
+use crate::JobSnapshot;
+use mayfly_forge::{ForgeEvent, RemoteJob};
 
 /// The default time between two polls, while the rate limit allows it.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(15);
@@ -48,7 +48,7 @@ async fn send(
             continue;
         }
         let name = repository.to_string();
-        let jobs_of = |jobs: &[crate::github::WorkflowJob]| {
+        let jobs_of = |jobs: &[crate::WorkflowJob]| {
             let own = jobs.iter().filter(|job| job.repository.eq_ignore_ascii_case(&name));
             own.cloned().map(RemoteJob::from).collect()
         };

@@ -1,8 +1,7 @@
 //! Registrars: create and delete a pool's runners, through the REST API or the pool's scale set.
 
-use crate::config;
-use crate::github::scale_set::ScaleSetClient;
-use crate::github::{CallError, DeletionOutcome, GitHubClient, JitRunner};
+use crate::scale_set::ScaleSetClient;
+use crate::{CallError, DeletionOutcome, GitHubClient, JitRunner};
 
 /// The runner's work folder, relative to its directory.
 const WORK_FOLDER: &str = "_work";
@@ -20,7 +19,7 @@ impl Registrar {
     pub(super) async fn create_jit_runner(
         &self,
         name: &str,
-        pool: &config::PoolConfig,
+        pool: &mayfly_config::PoolConfig,
     ) -> Result<JitRunner, CallError> {
         let group = pool.runner_group.as_deref();
         match self {

@@ -13,14 +13,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::GitHubForge;
 use super::registrar::Registrar;
-use crate::config::{PoolConfig, PoolName, Trigger};
-use crate::failure::chain;
-use crate::forge::{ForgeEvent, ListenRequest, ScaleSetLocations};
-use crate::github::scale_set::{
+use crate::scale_set::{
     JobMessage, JobMessageKind, MessageSession, PollResult, ScaleSetClient, ScaleSetStatistics,
     SessionMessage, is_session_conflict,
 };
-use crate::github::{CallError, Target};
+use crate::{CallError, Target};
+use mayfly_config::{PoolConfig, PoolName, Trigger};
+use mayfly_failure::chain;
+use mayfly_forge::{ForgeEvent, ListenRequest, ScaleSetLocations};
 
 /// The wait before a lost session is replaced.
 const SESSION_RETRY: Duration = Duration::from_secs(5);

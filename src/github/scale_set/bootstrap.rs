@@ -9,11 +9,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::github::client::GitHubClient;
-use crate::github::error::CallError;
-use crate::github::target::ApiBase;
-use crate::github::transport::secret_header;
-use crate::github::wire::{ApiCall, read};
+use crate::client::GitHubClient;
+use crate::error::CallError;
+use crate::target::ApiBase;
+use crate::transport::secret_header;
+use crate::wire::{ApiCall, read};
 
 /// How long before its expiry an admin token (about 20 min) is renewed.
 const RENEWED_BEFORE: Duration = Duration::from_secs(60);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::common::backoff::delay;
-use crate::github::error::CallError;
+use crate::error::CallError;
+use mayfly_common::backoff::delay;
 
 /// The wait after a conflict. Another owner's session lingers for about 50 s; retrying more often
 /// does not help.

@@ -13,12 +13,12 @@ use tokio::sync::Mutex;
 use super::bootstrap::{Connection, connect};
 use super::session::{MessageSession, RawSession};
 use super::types::{ListResponse, RawSet, ScaleSet, ScaleSetRunner};
-use crate::github::client::GitHubClient;
-use crate::github::error::CallError;
-use crate::github::job::lenient;
-use crate::github::runners::{DeletionOutcome, JitRunner, escaped};
-use crate::github::transport::{DEADLINE, HttpRequest, Response};
-use crate::github::wire::{Wire, read};
+use crate::client::GitHubClient;
+use crate::error::CallError;
+use crate::job::lenient;
+use crate::runners::{DeletionOutcome, JitRunner, escaped};
+use crate::transport::{DEADLINE, HttpRequest, Response};
+use crate::wire::{Wire, read};
 
 /// The default runner group's ID in this service, as in its own clients.
 const DEFAULT_GROUP: u64 = 1;

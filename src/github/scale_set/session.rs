@@ -11,11 +11,11 @@ use serde_json::json;
 use super::recovery::{RecoveryStep, SessionFault, classify_fault, next_step, poll_pause};
 use super::service::{ScaleSetClient, ServiceCall, headers};
 use super::types::{ListResponse, RawMessage, ScaleSetStatistics, SessionMessage};
-use crate::github::error::CallError;
-use crate::github::job::lenient;
-use crate::github::target::ApiBase;
-use crate::github::transport::{DEADLINE, HttpRequest, Response, header, secret_header};
-use crate::github::wire::read;
+use crate::error::CallError;
+use crate::job::lenient;
+use crate::target::ApiBase;
+use crate::transport::{DEADLINE, HttpRequest, Response, header, secret_header};
+use crate::wire::read;
 
 /// The deadline of a poll. The service holds one for about 50 s.
 const POLL_DEADLINE: Duration = Duration::from_secs(70);

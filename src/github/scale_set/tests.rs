@@ -5,8 +5,8 @@ use secrecy::ExposeSecret;
 use serde_json::json as value;
 
 use super::*;
-use crate::github::testing::{Reply, Server, empty, json};
-use crate::github::{CallError, DeletionOutcome};
+use crate::testing::{Reply, Server, empty, json};
+use crate::{CallError, DeletionOutcome};
 
 fn admin(expires: u64) -> String {
     format!("e30.{}.x", BASE64URL_NOPAD.encode(format!("{{\"exp\":{expires}}}").as_bytes()))

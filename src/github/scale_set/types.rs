@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::github::job::{lenient, limit_labels, parse_time};
+use crate::job::{lenient, limit_labels, parse_time};
 
 /// A scale set.
 #[derive(Debug, Clone, PartialEq, Eq)]

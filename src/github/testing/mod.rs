@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::{Credentials, GitHubClient, GitHubSettings};
-use crate::host::web::Proxies;
+use mayfly_host::web::Proxies;
 
 /// Returns a key created for these tests; it belongs to no App.
 pub(super) fn private_key() -> SecretString {

@@ -16,13 +16,13 @@ use nix::unistd::linkat;
 
 use super::read::{ArchiveHeader, ArchiveReader, PartReader, at_end, decompress};
 use super::{CHUNK, TransferProgress, total_size};
-use crate::host::memory;
-use crate::image::build::Workspace;
-use crate::image::error::ImageError;
-use crate::image::hash;
-use crate::image::manifest::Part;
-use crate::image::signature::{SIGNATURE, Trust};
-use crate::image::store::{Candidate, Image, MANIFEST, Store, write_read_only};
+use crate::build::Workspace;
+use crate::error::ImageError;
+use crate::hash;
+use crate::manifest::Part;
+use crate::signature::{SIGNATURE, Trust};
+use crate::store::{Candidate, Image, MANIFEST, Store, write_read_only};
+use mayfly_host::memory;
 
 /// The unit of holes in the files: a block of common file systems.
 const HOLE_SIZE: usize = 4096;
@@ -120,7 +120,7 @@ impl Store {
     fn publish_parts(
         &self,
         header: &ArchiveHeader,
-        digest: crate::image::Digest,
+        digest: crate::Digest,
         parts: &[(&Part, File)],
     ) -> Result<Candidate, ImageError> {
         let workspace = Workspace::claim(self)?;

@@ -5,11 +5,11 @@ use std::io::{BufRead, BufReader, Read};
 use sha2::{Digest as _, Sha256};
 
 use super::{ArchiveError, BLOCK, END, MAX_MANIFEST, MAX_WINDOW_LOG, check_parts, header, padding};
-use crate::image::hash;
-use crate::image::manifest::{Manifest, Part};
-use crate::image::name::Digest;
-use crate::image::signature::{MAX_FILE_SIZE, SIGNATURE};
-use crate::image::store::MANIFEST;
+use crate::hash;
+use crate::manifest::{Manifest, Part};
+use crate::name::Digest;
+use crate::signature::{MAX_FILE_SIZE, SIGNATURE};
+use crate::store::MANIFEST;
 
 /// A reader of an uncompressed archive, positioned at its parts.
 pub(super) struct ArchiveReader<R> {

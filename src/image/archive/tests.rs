@@ -11,10 +11,10 @@ use nix::sys::statvfs::statvfs;
 use proptest::prelude::*;
 
 use super::*;
-use crate::image::error::ImageError;
-use crate::image::signature::{SIGNATURE, SecretKey, SignatureError, Trust};
-use crate::image::store::tests::Fixture;
-use crate::image::store::{Image, MANIFEST, Store};
+use crate::error::ImageError;
+use crate::signature::{SIGNATURE, SecretKey, SignatureError, Trust};
+use crate::store::tests::Fixture;
+use crate::store::{Image, MANIFEST, Store};
 
 const SPDX: &str = "sbom.spdx.json";
 const CYCLONEDX: &str = "sbom.cdx.json";
@@ -154,7 +154,7 @@ fn an_import_on_a_small_disk_is_refused_before_it_fills_it() {
         scope.spawn(import).join().unwrap()
     });
     assert!(least >= DISK / 50, "{least} bytes were left");
-    assert!(crate::failure::chain(&error).contains("free"), "{error:?}");
+    assert!(mayfly_failure::chain(&error).contains("free"), "{error:?}");
 }
 
 #[test]

@@ -7,11 +7,11 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 
 use super::{CHUNK, END, TransferProgress, header, padding, total_size};
-use crate::image::error::ImageError;
-use crate::image::manifest::Part;
-use crate::image::name::Digest;
-use crate::image::signature::SIGNATURE;
-use crate::image::store::{Image, MANIFEST, Store};
+use crate::error::ImageError;
+use crate::manifest::Part;
+use crate::name::Digest;
+use crate::signature::SIGNATURE;
+use crate::store::{Image, MANIFEST, Store};
 
 /// The compression level. Two levels higher, the window grows, and with it the memory that a reader
 /// needs.

@@ -7,9 +7,9 @@ use object::Endianness;
 use object::elf;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 
-use crate::image::error::ImageError;
-use crate::image::hash;
-use crate::image::name::Digest;
+use crate::error::ImageError;
+use crate::hash;
+use crate::name::Digest;
 
 /// The agent's file name.
 const NAME: &str = "mayfly-guest";
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_a_program_is_rejected() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
         let error = read_agent(&path).unwrap_err();
         assert!(error.to_string().contains("not a 64-bit ELF program"), "{error}");
     }

@@ -10,7 +10,7 @@ use std::path::{Component, Path};
 use flate2::read::MultiGzDecoder;
 use tar::{EntryType, PaxExtensions};
 
-use crate::host::memory;
+use mayfly_host::memory;
 
 /// Limits. GitHub's runner has 12,000 files and 0.2 GB, unpacked 0.7 GB.
 const MAX_ENTRIES: usize = 100_000;

@@ -9,12 +9,12 @@ use mayfly_protocol::settings::GuestSettings;
 use super::enclosure::host_command;
 use super::layer::Layer;
 use super::process::ProcessRunner;
-use crate::image::error::ImageError;
-use crate::image::initramfs::{self, Module};
-use crate::image::kernel::{self, KernelError};
-use crate::image::modules::{Catalog, name_of};
-use crate::image::recipe::ModuleName;
-use crate::image::sbom::{DebianPackage, PACKAGE_FORMAT, SystemFacts};
+use crate::error::ImageError;
+use crate::initramfs::{self, Module};
+use crate::kernel::{self, KernelError};
+use crate::modules::{Catalog, name_of};
+use crate::recipe::ModuleName;
+use crate::sbom::{DebianPackage, PACKAGE_FORMAT, SystemFacts};
 
 /// The largest decompressed module, in bytes.
 const MAX_MODULE: u64 = 64 << 20;

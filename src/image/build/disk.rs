@@ -7,8 +7,8 @@ use std::process::Command;
 
 use super::enclosure::{Enclosure, host_command};
 use super::process::ProcessRunner;
-use crate::host::size::Size;
-use crate::image::error::ImageError;
+use crate::error::ImageError;
+use mayfly_host::size::Size;
 
 /// The file system's UUID and the seed of its directory hashes: fixed, so that the same files give
 /// the same image. No guest has two of these file systems.

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::process::ProcessRunner;
-use crate::image::error::ImageError;
+use crate::error::ImageError;
 
 /// The search path; that of an ordinary user may lack some of these.
 const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -110,7 +110,7 @@ fn check_each(programs: &[(&'static str, &'static str)]) -> Result<(), ImageErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Failure;
+    use mayfly_failure::Failure;
 
     #[test]
     fn a_missing_program_is_named_with_its_package() {

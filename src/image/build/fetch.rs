@@ -7,10 +7,10 @@ use super::Build;
 use super::archive::{self, Member, TarballError};
 use super::layer::{Access, Layer};
 use super::runner::{ActionsRunner, RunnerRequest, RunnerSource};
-use crate::image::download::{self, Downloader};
-use crate::image::error::ImageError;
-use crate::image::manifest;
-use crate::image::recipe::{DownloadSpec, RecipeContent};
+use crate::download::{self, Downloader};
+use crate::error::ImageError;
+use crate::manifest;
+use crate::recipe::{DownloadSpec, RecipeContent};
 
 /// The fetched content.
 pub(super) struct Fetched<'c> {

@@ -12,8 +12,8 @@ use tar::{EntryType, Header};
 
 use mayfly_tree::DiskQuota;
 
-use crate::image::error::ImageError;
-use crate::image::recipe::AbsolutePath;
+use crate::error::ImageError;
+use crate::recipe::AbsolutePath;
 
 /// A layer archive being written.
 pub(super) struct Layer {

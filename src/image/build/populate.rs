@@ -8,10 +8,10 @@ use super::fetch::{self, Fetched};
 use super::layer::{Access, Layer};
 use super::runner::ActionsRunner;
 use super::system::{RecipeFiles, System, write_files};
-use crate::image::error::ImageError;
-use crate::image::manifest;
-use crate::image::name::Digest;
-use crate::image::recipe::RecipeContent;
+use crate::error::ImageError;
+use crate::manifest;
+use crate::name::Digest;
+use crate::recipe::RecipeContent;
 
 /// The content that was added, for the manifest.
 pub(super) struct AddedContent {

@@ -13,8 +13,8 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 use super::Progress;
-use crate::common::text::printable;
-use crate::image::error::ImageError;
+use crate::error::ImageError;
+use mayfly_common::text::printable;
 
 /// The number of last lines that are kept.
 const TAIL_LINES: usize = 25;

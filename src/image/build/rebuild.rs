@@ -1,12 +1,12 @@
 //! Rebuilds an image, to check whether the same inputs give the same bytes.
 
 use super::{Builder, agent};
-use crate::image::diff::{self, ManifestChange};
-use crate::image::error::ImageError;
-use crate::image::files::{self, FileChange};
-use crate::image::hash;
-use crate::image::name::Digest;
-use crate::image::store::{Image, Store};
+use crate::diff::{self, ManifestChange};
+use crate::error::ImageError;
+use crate::files::{self, FileChange};
+use crate::hash;
+use crate::name::Digest;
+use crate::store::{Image, Store};
 
 /// The result of a rebuild.
 #[derive(Debug)]

@@ -8,11 +8,11 @@ use secrecy::SecretString;
 
 use super::archive::{self, Member, TarballError};
 use super::layer::{Access, Layer, directories_between};
-use crate::image::error::ImageError;
-use crate::image::hash;
-use crate::image::manifest;
-use crate::image::name::Digest;
-use crate::image::recipe::{self, Recipe, RecipeContent, Release, RunnerVersion, UserSpec};
+use crate::error::ImageError;
+use crate::hash;
+use crate::manifest;
+use crate::name::Digest;
+use crate::recipe::{self, Recipe, RecipeContent, Release, RunnerVersion, UserSpec};
 
 /// The program that takes jobs, relative to the runner's directory.
 const LISTENER: &str = "bin/Runner.Listener";
@@ -287,7 +287,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::image::recipe::Setting;
+    use crate::recipe::Setting;
 
     const RECIPE: &str = r#"
         name = "x"

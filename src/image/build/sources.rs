@@ -9,7 +9,7 @@ use std::fs;
 
 use super::enclosure::host_command;
 use super::process::ProcessRunner;
-use crate::image::recipe::{Suite, Uri};
+use crate::recipe::{Suite, Uri};
 
 /// The suffixes of a release's own, its updates' and its security suite.
 const POCKETS: [&str; 3] = ["", "-updates", "-security"];

@@ -10,11 +10,11 @@ use super::enclosure::Enclosure;
 use super::layer::{Access, Layer, directories_between};
 use super::process::ProcessRunner;
 use super::sources;
-use crate::image::error::ImageError;
-use crate::image::hash;
-use crate::image::name::Digest;
-use crate::image::recipe::{PackageName, Recipe, RecipeContent, UserName, UserSpec};
-use crate::image::sbom::{DebianPackage, PACKAGE_FORMAT, SystemFacts};
+use crate::error::ImageError;
+use crate::hash;
+use crate::name::Digest;
+use crate::recipe::{PackageName, Recipe, RecipeContent, UserName, UserSpec};
+use crate::sbom::{DebianPackage, PACKAGE_FORMAT, SystemFacts};
 
 const CUSTOMIZE: &str = include_str!("customize.sh");
 const CLEAN: &str = include_str!("clean.sh");

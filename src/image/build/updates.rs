@@ -11,10 +11,10 @@ use super::process::{Deadline, ProcessRunner};
 use super::system::{make_executable, read, write};
 use super::workspace::Workspace;
 use super::{CLEANUP_TIMEOUT, Progress, sources};
-use crate::image::error::ImageError;
-use crate::image::manifest::Manifest;
-use crate::image::recipe::{PackageName, Suite, Uri};
-use crate::image::store::Store;
+use crate::error::ImageError;
+use crate::manifest::Manifest;
+use crate::recipe::{PackageName, Suite, Uri};
+use crate::store::Store;
 
 const HOOK: &str = include_str!("updates.sh");
 
@@ -131,7 +131,7 @@ fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::InstalledPackage;
+    use crate::InstalledPackage;
 
     fn package(name: &str, version: &str) -> InstalledPackage {
         InstalledPackage {

@@ -12,13 +12,13 @@ use nix::fcntl::{Flock, FlockArg};
 use super::enclosure::Enclosure;
 use super::process::{Deadline, ProcessRunner};
 use super::{CLEANUP_TIMEOUT, Progress};
-use crate::image::error::ImageError;
-use crate::image::store::Store;
+use crate::error::ImageError;
+use crate::store::Store;
 
 const PREFIX: &str = ".building-";
 
 /// A build's directory, locked for as long as the value lives.
-pub(in crate::image) struct Workspace {
+pub(crate) struct Workspace {
     path: PathBuf,
     _lock: Flock<File>,
 }
@@ -42,7 +42,7 @@ impl Workspace {
     }
 
     /// Creates a directory in the store that contains only `image/`.
-    pub(in crate::image) fn claim(store: &Store) -> Result<Self, ImageError> {
+    pub(crate) fn claim(store: &Store) -> Result<Self, ImageError> {
         // Takes the store's lock, so that no other process mistakes the new directory for a dead
         // build.
         let store_lock = store.lock()?;
@@ -57,7 +57,7 @@ impl Workspace {
     }
 
     /// Returns the directory of the image's files.
-    pub(in crate::image) fn image(&self) -> PathBuf {
+    pub(crate) fn image(&self) -> PathBuf {
         self.path.join("image")
     }
 
@@ -67,7 +67,7 @@ impl Workspace {
     }
 
     /// Removes it; all files in it must belong to this user.
-    pub(in crate::image) fn discard(self) -> Result<(), ImageError> {
+    pub(crate) fn discard(self) -> Result<(), ImageError> {
         fs::remove_dir_all(&self.path).map_err(ImageError::write(&self.path))
     }
 
@@ -83,26 +83,26 @@ impl Workspace {
 
 /// Creates a directory in a store that the next build removes unless its creator locks it while
 /// holding the store's lock.
-pub(in crate::image) fn disposable_directory(store: &Path) -> Result<PathBuf, ImageError> {
+pub(crate) fn disposable_directory(store: &Path) -> Result<PathBuf, ImageError> {
     let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(store);
     let directory = directory.map_err(ImageError::write(store))?.keep();
     Ok(directory)
 }
 
 /// The remains of an interrupted build, locked so that no other process removes them.
-pub(in crate::image) struct DeadBuild {
+pub(crate) struct DeadBuild {
     path: PathBuf,
     _lock: Flock<File>,
 }
 
 impl DeadBuild {
     /// Returns its path.
-    pub(in crate::image) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Removes it, including files that belong to other ids of the user's range.
-    pub(in crate::image) fn remove(self) -> Result<(), ImageError> {
+    pub(crate) fn remove(self) -> Result<(), ImageError> {
         // Most need no enclosure, which not every host allows.
         if fs::remove_dir_all(&self.path).is_ok() {
             return Ok(());
@@ -123,7 +123,7 @@ impl Progress for NoProgress {
 }
 
 /// Returns the remains of dead builds in a store.
-pub(in crate::image) fn dead_builds(store: &Store) -> Result<Vec<DeadBuild>, ImageError> {
+pub(crate) fn dead_builds(store: &Store) -> Result<Vec<DeadBuild>, ImageError> {
     let _lock = store.lock()?;
     let path = store.path();
     let mut dead = Vec::new();

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::thread::JoinHandle;
 
 use super::*;
-use crate::failure::{Failure, chain};
+use mayfly_failure::{Failure, chain};
 
 /// Serves one response per connection; returns the requests.
 struct Server {
@@ -127,7 +127,7 @@ fn a_missing_file_is_not_requested_again() {
     let server = Server::start(&["HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"]);
     let error = fixture.fetch(&server.address, b"hello", None).unwrap_err();
     assert!(chain(&error).contains("status 404"), "{}", chain(&error));
-    assert_eq!(error.code(), crate::failure::Code::Unavailable);
+    assert_eq!(error.code(), mayfly_failure::Code::Unavailable);
     assert_eq!(fixture.cached(), 0);
 }
 

@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use super::expect::{self, Verdict};
 use super::{CONTROLS, Control, Measure, ProbeUser};
-use crate::image::hash;
-use crate::image::manifest::Manifest;
+use crate::hash;
+use crate::manifest::Manifest;
 
 /// Runs a probe and prints its output as a block of limited length. Each probe runs in a subshell,
 /// so that it can't affect the next; few programs are started, because each takes time.

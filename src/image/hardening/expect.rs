@@ -1,6 +1,6 @@
 //! The expected output of a probe, and its evaluation.
 
-use crate::common::text::is_deceptive;
+use mayfly_common::text::is_deceptive;
 use mayfly_protocol::settings::GuestSettings;
 
 /// The most characters of evidence.

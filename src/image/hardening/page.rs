@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{CONTROLS, Conflict, Control, Measure};
-use crate::reference::assert_generated;
+use mayfly_reference::assert_generated;
 
 const TOP: &str = "\
 # Hardening

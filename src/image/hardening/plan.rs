@@ -7,7 +7,7 @@ use mayfly_protocol::settings::GuestSettings;
 
 use super::operation::{self, Operation};
 use super::{CONTROLS, Conflict, Control, Measure};
-use crate::image::recipe::RecipeContent;
+use crate::recipe::RecipeContent;
 
 /// The measures that harden an image.
 #[derive(Debug, Default)]
@@ -90,12 +90,12 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
-    use crate::image::recipe::Recipe;
+    use crate::recipe::Recipe;
 
     fn plan_of(hardening: &str) -> HardeningPlan {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("recipe.toml");
-        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("images/base/image.toml");
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images/base/image.toml");
         let text = std::fs::read_to_string(&base).unwrap();
         // Its profiles stay at their original path.
         let profiles = base.parent().unwrap().join("../profiles");

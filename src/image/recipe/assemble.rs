@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use toml::{Table, Value};
 
-use crate::image::name::InvalidName;
+use crate::name::InvalidName;
 
 /// The lists whose entries name a file relative to the file that contains them.
 const LISTS_WITH_SOURCES: [&str; 2] = ["files", "hooks"];

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use super::{Recipe, RecipeContent, Release, RunnerVersion, UserName};
-use crate::host::size::Size;
-use crate::image::hardening;
+use crate::hardening;
+use mayfly_host::size::Size;
 
 /// The smallest root file system. Even an empty Debian needs more than half of it.
 const SMALLEST: Size = Size(256 << 20);

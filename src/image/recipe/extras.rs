@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 use super::values::{AbsolutePath, Mode, NameOrVersion, Url, UserName};
-use crate::image::name::{Digest, InvalidName};
+use crate::name::{Digest, InvalidName};
 
 /// GitHub's runner, from a local `archive` or downloaded.
 #[derive(Debug, Clone, Deserialize)]

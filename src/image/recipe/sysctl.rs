@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::image::name::InvalidName;
+use crate::name::InvalidName;
 
 /// The longest value, in bytes. The kernel accepts at most a page; no parameter needs more than a
 /// few numbers.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::failure::chain;
+use mayfly_failure::chain;
 
 const SMALL: &str = r#"
     name = "small"
@@ -47,7 +47,7 @@ fn missing_keys_have_empty_defaults() {
 
 #[test]
 fn the_recipes_of_the_project_are_valid() {
-    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("images");
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images");
     let recipe = Recipe::load(&images.join("base/image.toml"), &[]).unwrap();
     assert_eq!(recipe.name.as_str(), "base");
     let without = ["docker=false".parse().unwrap()];
@@ -140,7 +140,7 @@ fn contradictions_name_key_and_value() {
 #[test]
 fn a_recipe_sets_kernel_parameters_beside_those_of_the_hardening() {
     let recipe = parse(&format!("{SMALL}\n[sysctl]\nvm.max_map_count = 262144")).unwrap();
-    let parameters = crate::image::hardening::plan(&recipe.content).settings.parameters;
+    let parameters = crate::hardening::plan(&recipe.content).settings.parameters;
     assert!(parameters.contains(&("vm/max_map_count".into(), "262144".into())));
 
     let ptrace = "[sysctl]\nkernel.yama.ptrace_scope = 0";

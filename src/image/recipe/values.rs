@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::image::name::InvalidName;
+use crate::name::InvalidName;
 
 /// Defines a string type whose values pass a check.
 macro_rules! checked_text {

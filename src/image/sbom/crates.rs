@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
-use crate::image::name::Digest;
+use crate::name::Digest;
 
 const LOCK: &str = include_str!("../../../Cargo.lock");
 

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use serde::Deserialize;
 
 use super::license;
-use crate::image::manifest::InstalledPackage;
+use crate::manifest::InstalledPackage;
 
 /// The largest file that is read, in bytes; the longest copyright files have a tenth of it.
 const MAX_FILE: u64 = 4 << 20;
@@ -15,13 +15,13 @@ const MAX_FILE: u64 = 4 << 20;
 const MAX_FILES: usize = 20_000;
 
 /// The output format for `dpkg-query`, with the fields in the order of [`DebianPackage::parse`].
-pub(in crate::image) const PACKAGE_FORMAT: &str = "${Package}\\t${Version}\\t${Architecture}\\t\
+pub(crate) const PACKAGE_FORMAT: &str = "${Package}\\t${Version}\\t${Architecture}\\t\
      ${source:Package}\\t${source:Version}\\t${Maintainer}\\t${Homepage}\\n";
 
 /// The metadata of a Debian package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::image) struct DebianPackage {
-    pub(in crate::image) package: InstalledPackage,
+pub(crate) struct DebianPackage {
+    pub(crate) package: InstalledPackage,
     /// The source package that it was built from.
     pub(super) source: String,
     pub(super) source_version: String,
@@ -33,7 +33,7 @@ pub(in crate::image) struct DebianPackage {
 
 impl DebianPackage {
     /// Parses a line of [`PACKAGE_FORMAT`].
-    pub(in crate::image) fn parse(line: &str) -> Option<Self> {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         let mut fields = line.split('\t').map(str::to_owned);
         let mut next = || fields.next();
         Some(Self {
@@ -48,9 +48,9 @@ impl DebianPackage {
 
 /// `SystemFacts` about a system's content that its manifest does not have.
 #[derive(Debug)]
-pub(in crate::image) struct SystemFacts {
+pub(crate) struct SystemFacts {
     /// The packages in its root file system, sorted.
-    pub(in crate::image) packages: Vec<DebianPackage>,
+    pub(crate) packages: Vec<DebianPackage>,
     /// The package of its kernel.
     pub(super) kernel: DebianPackage,
     /// `ID` and `VERSION_ID` of `os-release(5)`.
@@ -65,7 +65,7 @@ pub(in crate::image) struct SystemFacts {
 
 impl SystemFacts {
     /// Creates the facts known before any file is read.
-    pub(in crate::image) fn new(packages: Vec<DebianPackage>, kernel: DebianPackage) -> Self {
+    pub(crate) fn new(packages: Vec<DebianPackage>, kernel: DebianPackage) -> Self {
         Self {
             packages,
             kernel,
@@ -77,7 +77,7 @@ impl SystemFacts {
     }
 
     /// Reads the files that `describe.sh` has collected.
-    pub(in crate::image) fn read(&mut self, archive: impl Read) -> io::Result<()> {
+    pub(crate) fn read(&mut self, archive: impl Read) -> io::Result<()> {
         for entry in tar::Archive::new(archive).entries()?.take(MAX_FILES) {
             let mut entry = entry?;
             // Longer files contain no metadata.
@@ -94,7 +94,7 @@ impl SystemFacts {
 
     /// Reads one file, given its path in the system without the leading slash. Unknown files are
     /// ignored.
-    pub(in crate::image) fn add_file(&mut self, path: &str, text: &str) {
+    pub(crate) fn add_file(&mut self, path: &str, text: &str) {
         let parts: Vec<&str> = path.split('/').collect();
         match parts[..] {
             ["usr", "lib", "os-release"] => {

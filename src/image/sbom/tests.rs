@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::*;
-use crate::image::manifest::{InstalledPackage, PartName};
+use crate::manifest::{InstalledPackage, PartName};
 
 const COPYRIGHT: &str = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 License: GPL-2+ and public-domain

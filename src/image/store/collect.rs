@@ -14,9 +14,9 @@ use serde::Serialize;
 
 use super::hold::lock_if_unused;
 use super::{Image, Store, ignore_not_found, names_in};
-use crate::image::build::{DeadBuild, dead_builds, disposable_directory};
-use crate::image::error::ImageError;
-use crate::image::name::{Digest, ImageName, Reference};
+use crate::build::{DeadBuild, dead_builds, disposable_directory};
+use crate::error::ImageError;
+use crate::name::{Digest, ImageName, Reference};
 
 /// The download cache of builds. Files are named by their digests.
 const DOWNLOADS: &str = ".downloads";
@@ -245,7 +245,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::image::hash;
+    use crate::hash;
 
     prop_compose! {
         fn builds()(

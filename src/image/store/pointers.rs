@@ -10,8 +10,8 @@ use std::os::unix::fs::symlink;
 use std::time::SystemTime;
 
 use super::{Candidate, Image, MANIFEST, Store, ignore_not_found};
-use crate::image::error::ImageError;
-use crate::image::name::{Digest, ImageName, LATEST, PREVIOUS, Reference};
+use crate::error::ImageError;
+use crate::name::{Digest, ImageName, LATEST, PREVIOUS, Reference};
 
 impl Store {
     /// Makes a build the current one of its name.

@@ -7,11 +7,9 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Image, MANIFEST, Store, ignore_not_found};
-use crate::image::error::ImageError;
-use crate::image::hash;
-use crate::image::signature::{
-    KeyId, MAX_FILE_SIZE, SIGNATURE, SecretKey, SignatureInfo, Trust, key_id,
-};
+use crate::error::ImageError;
+use crate::hash;
+use crate::signature::{KeyId, MAX_FILE_SIZE, SIGNATURE, SecretKey, SignatureInfo, Trust, key_id};
 
 impl Store {
     /// Checks the signature of an image, if `trust` requires one.
@@ -50,11 +48,7 @@ impl Store {
     }
 
     /// Puts a signature beside the manifest, atomically.
-    pub(in crate::image) fn put_signature(
-        &self,
-        image: &Image,
-        signature: &[u8],
-    ) -> Result<(), ImageError> {
+    pub(crate) fn put_signature(&self, image: &Image, signature: &[u8]) -> Result<(), ImageError> {
         let _lock = self.lock()?;
         let path = image.directory.join(SIGNATURE);
         // Removes the remains of an interrupted change; the store's lock excludes others.
@@ -74,7 +68,7 @@ impl Image {
     }
 
     /// Returns the manifest's bytes, as they are signed.
-    pub(in crate::image) fn manifest_bytes(&self) -> Result<Vec<u8>, ImageError> {
+    pub(crate) fn manifest_bytes(&self) -> Result<Vec<u8>, ImageError> {
         let path = self.directory.join(MANIFEST);
         let bytes = fs::read(&path).map_err(ImageError::read(&path))?;
         let found = hash::of_bytes(&bytes);
@@ -85,7 +79,7 @@ impl Image {
     }
 
     /// Reads the signature, if any, without checking it.
-    pub(in crate::image) fn signature(&self) -> Result<Option<Vec<u8>>, ImageError> {
+    pub(crate) fn signature(&self) -> Result<Option<Vec<u8>>, ImageError> {
         let path = self.directory.join(SIGNATURE);
         let mut bytes = Vec::new();
         // One byte more than the limit shows that it is too long.
@@ -100,7 +94,7 @@ impl Image {
 }
 
 /// Writes a new file, makes it read-only and syncs it to disk.
-pub(in crate::image) fn write_read_only(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_read_only(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create_new(path)?;
     file.write_all(bytes)?;
     file.set_permissions(fs::Permissions::from_mode(0o444))?;

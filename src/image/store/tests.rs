@@ -1,22 +1,22 @@
 //! Stores of images whose parts are a few bytes.
 
 use super::*;
-use crate::image::manifest::{Part, Parts};
-use crate::image::signature::Trust;
+use crate::manifest::{Part, Parts};
+use crate::signature::Trust;
 
-pub(in crate::image) struct Fixture {
-    pub(in crate::image) store: Store,
-    pub(in crate::image) directory: tempfile::TempDir,
+pub(crate) struct Fixture {
+    pub(crate) store: Store,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 impl Fixture {
-    pub(in crate::image) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         Self { store: Store::open(directory.path().join("images")), directory }
     }
 
     /// Publishes an image `name` whose parts are `text`.
-    pub(in crate::image) fn candidate(&self, name: &str, text: &str, protocol: u16) -> Candidate {
+    pub(crate) fn candidate(&self, name: &str, text: &str, protocol: u16) -> Candidate {
         let finished = self.directory.path().join("finished");
         fs::create_dir(&finished).unwrap();
         let part = |file: PartName| {
@@ -39,12 +39,12 @@ impl Fixture {
     }
 
     /// Publishes an image and makes it the current build of its name.
-    pub(in crate::image) fn publish(&self, name: &str, text: &str, protocol: u16) -> Image {
+    pub(crate) fn publish(&self, name: &str, text: &str, protocol: u16) -> Image {
         let image = self.candidate(name, text, protocol);
         self.store.promote(&image).unwrap()
     }
 
-    pub(in crate::image) fn find(&self, reference: &str) -> Result<Image, ImageError> {
+    pub(crate) fn find(&self, reference: &str) -> Result<Image, ImageError> {
         self.store.find(&reference.parse().unwrap())
     }
 }
@@ -211,7 +211,7 @@ fn an_image_of_another_protocol_is_not_booted() {
     let stamps = fixture.directory.path().join("stamps");
     let error = fixture.store.ensure_verified(&image, &stamps, &Trust::default()).unwrap_err();
     assert!(matches!(error, ImageError::Protocol { .. }));
-    assert!(crate::failure::Failure::hint(&error).unwrap().contains("image build"));
+    assert!(mayfly_failure::Failure::hint(&error).unwrap().contains("image build"));
 }
 
 #[test]
@@ -348,10 +348,10 @@ fn a_collection_retains_the_requested_number_of_recent_builds() {
 fn a_collection_removes_the_remains_of_dead_builds_but_not_live_ones() {
     let fixture = Fixture::new();
     let image = fixture.publish("base", "one", 1);
-    let dead = crate::image::build::disposable_directory(fixture.store.path()).unwrap();
+    let dead = crate::build::disposable_directory(fixture.store.path()).unwrap();
     fs::create_dir(dead.join("work")).unwrap();
     fs::write(dead.join("work/file"), "something").unwrap();
-    let live = crate::image::build::Workspace::claim(&fixture.store).unwrap();
+    let live = crate::build::Workspace::claim(&fixture.store).unwrap();
     assert_eq!(fixture.store.collect(&Retention::default(), true).unwrap().dead_builds, 1);
     assert!(dead.is_dir());
     let collection = fixture.store.collect(&Retention::default(), false).unwrap();

@@ -2,10 +2,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{TestLedger, no_segments};
-use crate::ledger::audit::{AuditHead, ChainError, VerifyError};
-use crate::ledger::segment_lifecycle::{self, SegmentRetention};
-use crate::ledger::segments::{self, SEGMENT};
-use crate::ledger::{LedgerError, Reader};
+use crate::audit::{AuditHead, ChainError, VerifyError};
+use crate::segment_lifecycle::{self, SegmentRetention};
+use crate::segments::{self, SEGMENT};
+use crate::{LedgerError, Reader};
 
 /// Verifies a ledger of ten entries after `sql` tampered with it, as someone with write access can.
 fn verify_tampered(sql: &str) -> Result<AuditHead, VerifyError> {

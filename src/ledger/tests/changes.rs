@@ -1,12 +1,12 @@
 use std::time::Duration;
 
 use super::{TestLedger, command};
-use crate::failure::{Code, Failure};
-use crate::ledger::{
+use crate::{
     DestinationRecord, EgressSummary, ForgeJobUpdate, ForgeState, JobId, JobQuery, JobResult,
     JobSource, JobState, Ledger, LedgerError, PhaseRecord, PruneCounts, Reader, RegistrationState,
     Retention, RunnerMatch, Time, VerdictTotals,
 };
+use mayfly_failure::{Code, Failure};
 
 fn state(test: &TestLedger, job: JobId) -> JobState {
     test.ledger.reader().job(job).unwrap().unwrap().state

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::TestLedger;
-use crate::failure::{Code, Failure};
-use crate::ledger::{Ledger, LedgerError, Reader};
+use crate::{Ledger, LedgerError, Reader};
+use mayfly_failure::{Code, Failure};
 
 /// Returns a ledger with some jobs, all checkpointed into one file.
 fn ledger() -> (tempfile::TempDir, PathBuf) {
@@ -91,7 +91,7 @@ fn a_ledger_in_a_read_only_directory_can_be_read() {
     if nix::unistd::geteuid().is_root() {
         // Root can write everywhere except on read-only mounts: test the function directly.
         let (_directory, path) = ledger();
-        let connection = crate::ledger::open::immutable(&path).unwrap();
+        let connection = crate::open::immutable(&path).unwrap();
         let jobs: u64 =
             connection.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0)).unwrap();
         assert_eq!(jobs, 200);

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::TestLedger;
-use crate::ledger::{
+use crate::{
     DeliveryEffect, ForgeJobUpdate, ForgeState, JobId, JobState, Ledger, RecordedJob, RunnerMatch,
 };
 

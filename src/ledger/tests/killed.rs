@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{TestLedger, command};
-use crate::ledger::{JobQuery, JobRecord, JobResult, JobState, Ledger, PhaseRecord, Reader, Time};
+use crate::{JobQuery, JobRecord, JobResult, JobState, Ledger, PhaseRecord, Reader, Time};
 
 /// The variable that names the ledger for the child to write until it is killed.
 const VARIABLE: &str = "MAYFLY_TEST_WRITES_LEDGER";
-const CHILD: &str = "ledger::tests::killed::a_writer_leaves_a_whole_ledger";
+const CHILD: &str = "tests::killed::a_writer_leaves_a_whole_ledger";
 const KILLS: u32 = 20;
 
 /// Takes one job through all tables, with changes of every kind.
@@ -39,7 +39,7 @@ fn check(reader: &Reader) -> usize {
     let mut last = BTreeMap::new();
     let mut open = BTreeSet::new();
     reader
-        .audit_entries::<crate::ledger::LedgerError>(0, |line| {
+        .audit_entries::<crate::LedgerError>(0, |line| {
             if line.action.starts_with("job.") {
                 last.insert(line.subject.clone(), line.action.clone());
             }

@@ -31,7 +31,7 @@ pub(super) fn lock(directory: &Path) -> io::Result<Option<File>> {
 
 /// Locks a new directory. Another process can only hold the lock for a brief check; fails if that
 /// takes long, as the other process may have been stopped.
-pub(in crate::shepherd) fn lock_created(directory: &Path) -> io::Result<File> {
+pub(crate) fn lock_created(directory: &Path) -> io::Result<File> {
     let file = File::open(directory)?;
     for _ in 0..LOCK_ATTEMPTS {
         if flock(&file, libc::LOCK_EX | libc::LOCK_NB)? {
@@ -88,7 +88,7 @@ pub fn liveness(directory: &Path) -> io::Result<Liveness> {
 
 /// Finds the process of a directory's shepherd. `None` if it has ended. Does not trust the process
 /// id in the record: a compromised shepherd can write any id.
-pub(in crate::shepherd) fn process(directory: &Path) -> io::Result<Option<OwnedFd>> {
+pub(crate) fn process(directory: &Path) -> io::Result<Option<OwnedFd>> {
     identity::find_holder(directory)
 }
 
@@ -106,7 +106,7 @@ mod tests {
     use super::super::super::identity::ProcessIdentity;
     use super::super::super::plan::MicrovmId;
     use super::*;
-    use crate::host::size::Size;
+    use mayfly_host::size::Size;
 
     /// Records a process id as that of the directory's shepherd.
     fn record_pid(directory: &Path, pid: u32) {

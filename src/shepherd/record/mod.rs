@@ -36,9 +36,9 @@ use super::cause::FailureCause;
 use super::event::Event;
 use super::identity::ProcessIdentity;
 use super::plan::{Deadlines, MicrovmId, MicrovmPlan};
-use crate::host::size::Size;
 pub use liveness::{Liveness, is_locked, kill, liveness};
 pub(super) use liveness::{lock_created, process};
+use mayfly_host::size::Size;
 pub use retention::{
     MicrovmEntry, RecordedMicrovm, collect, keep_black_box, list_running, prune, time_since_phase,
     uncollected,

@@ -41,7 +41,7 @@ pub struct RecordedMicrovm {
     pub id: MicrovmId,
     /// Its directory.
     pub directory: PathBuf,
-    /// Whether it is alive; [`crate::shepherd::ShepherdHandle::attach`] attaches to it.
+    /// Whether it is alive; [`crate::ShepherdHandle::attach`] attaches to it.
     pub is_alive: bool,
     /// Its events so far. Complete if it is not alive.
     pub events: Vec<Event>,

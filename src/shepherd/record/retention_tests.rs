@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::super::super::identity::ProcessIdentity;
 use super::super::liveness::{flock, lock_created};
 use super::*;
-use crate::host::size::Size;
+use mayfly_host::size::Size;
 
 const POOLS: [&[u8]; 4] = [b"", b"a", b"b", b"c"];
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use mayfly::egress::GateLimits;
+use mayfly_egress::GateLimits;
 
 use crate::support::{FakeResolver, Guest, Options, WebServer};
 

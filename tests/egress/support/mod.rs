@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mayfly::egress::address::AddressCheck;
-use mayfly::egress::dial::{Lookup, Resolve, ResolveError};
-use mayfly::egress::host::HostName;
-use mayfly::egress::policy::Policy;
-use mayfly::egress::record::{EgressRecorder, EgressReport, RecordIdentity, RecordLimits};
-use mayfly::egress::{Gate, GateLimits, GateSettings, Listeners, listen};
+use mayfly_egress::address::AddressCheck;
+use mayfly_egress::dial::{Lookup, Resolve, ResolveError};
+use mayfly_egress::host::HostName;
+use mayfly_egress::policy::Policy;
+use mayfly_egress::record::{EgressRecorder, EgressReport, RecordIdentity, RecordLimits};
+use mayfly_egress::{Gate, GateLimits, GateSettings, Listeners, listen};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use tempfile::TempDir;

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use mayfly::shepherd::event::{JobOutcome, Phase};
-use mayfly::shepherd::plan::ShepherdCommand;
-use mayfly::shepherd::{ShepherdHandle, record};
 use mayfly_protocol::message::JobStatus;
+use mayfly_shepherd::event::{JobOutcome, Phase};
+use mayfly_shepherd::plan::ShepherdCommand;
+use mayfly_shepherd::{ShepherdHandle, record};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -53,7 +53,7 @@ fn a_long_stopped_shepherd_does_not_end_its_healthy_job() {
     // Its front end may keep running; a stopped shepherd has not ended.
     runtime().block_on(async {
         let error = ShepherdHandle::attach(&directory).await.err().unwrap();
-        assert!(matches!(error, mayfly::shepherd::AttachError::Silent), "{error}");
+        assert!(matches!(error, mayfly_shepherd::AttachError::Silent), "{error}");
     });
     assert_eq!(record::liveness(&directory).unwrap(), record::Liveness::Alive);
     std::thread::sleep(SILENCE);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use mayfly::egress::address::{AddressClass, classify};
+use mayfly_egress::address::{AddressClass, classify};
 
 use super::servers::WebServer;
 use super::{Guest, Outcome};

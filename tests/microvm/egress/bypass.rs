@@ -20,7 +20,7 @@ const MOST_PORTS: usize = 24;
 
 /// Returns the IPv4 addresses of this host, without loopback.
 fn own_addresses() -> Vec<Ipv4Addr> {
-    let addresses = mayfly::egress::address::host_addresses().unwrap();
+    let addresses = mayfly_egress::address::host_addresses().unwrap();
     let v4 = addresses.into_iter().filter_map(|address| match address {
         IpAddr::V4(address) if !address.is_loopback() => Some(address),
         _ => None,

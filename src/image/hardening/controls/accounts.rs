@@ -1,8 +1,6 @@
 //! Controls of the accounts in a guest.
 
-use crate::image::hardening::{
-    Conflict, Control, Expectation, Measure, Operation, Probe, ProbeUser,
-};
+use crate::hardening::{Conflict, Control, Expectation, Measure, Operation, Probe, ProbeUser};
 
 pub(super) const CONTROLS: &[Control] = &[
     Control {

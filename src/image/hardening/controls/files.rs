@@ -1,8 +1,6 @@
 //! Controls of the files in the root file system.
 
-use crate::image::hardening::{
-    Conflict, Control, Expectation, Measure, Operation, Probe, ProbeUser,
-};
+use crate::hardening::{Conflict, Control, Expectation, Measure, Operation, Probe, ProbeUser};
 
 /// The set-user-id programs where a recipe says `sudo = true`.
 const SUDO: &[&str] = &["/usr/bin/sudo"];

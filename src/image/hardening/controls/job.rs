@@ -1,6 +1,6 @@
 //! Controls of a job's processes: their rights and their visibility.
 
-use crate::image::hardening::{Conflict, Control, Expectation, Measure, Probe, ProbeUser};
+use crate::hardening::{Conflict, Control, Expectation, Measure, Probe, ProbeUser};
 
 pub(super) const CONTROLS: &[Control] = &[
     Control {

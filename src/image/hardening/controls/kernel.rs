@@ -1,7 +1,7 @@
 //! Controls of the kernel: disclosure, loading of code, self-protection.
 
-use crate::image::hardening::expect::Verdict;
-use crate::image::hardening::{Conflict, Control, Expectation, Measure, Probe, ProbeUser};
+use crate::hardening::expect::Verdict;
+use crate::hardening::{Conflict, Control, Expectation, Measure, Probe, ProbeUser};
 
 /// Returns a control that consists of kernel parameters only.
 const fn parameters(

@@ -2,8 +2,8 @@
 
 use mayfly_protocol::settings::GuestSettings;
 
-use crate::image::hardening::expect::Verdict;
-use crate::image::hardening::{Conflict, Control, Expectation, Measure, Probe, ProbeUser};
+use crate::hardening::expect::Verdict;
+use crate::hardening::{Conflict, Control, Expectation, Measure, Probe, ProbeUser};
 
 pub(super) const CONTROLS: &[Control] = &[
     Control {
@@ -111,7 +111,7 @@ pub(super) const CONTROLS: &[Control] = &[
 const FLAGS_OF_ROOT: &str = "awk '$2 == \"/\" {print $4}' /proc/mounts | tr , '\\n'";
 
 /// Type and mount point of every mount that an agent makes.
-pub(in crate::image::hardening) const DOCUMENTED: [&str; 13] = [
+pub(in crate::hardening) const DOCUMENTED: [&str; 13] = [
     "devtmpfs /dev",
     "ext4 /",
     "proc /proc",

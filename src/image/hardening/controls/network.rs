@@ -1,6 +1,6 @@
 //! Controls of the guest's network.
 
-use crate::image::hardening::{Conflict, Control, Measure};
+use crate::hardening::{Conflict, Control, Measure};
 
 /// Returns a control that consists of kernel parameters only.
 const fn parameters(

@@ -2,8 +2,8 @@
 
 use mayfly_protocol::settings::GuestSettings;
 
-use crate::image::hardening::expect::Verdict;
-use crate::image::hardening::{Conflict, Control, Expectation, Probe, ProbeUser};
+use crate::hardening::expect::Verdict;
+use crate::hardening::{Conflict, Control, Expectation, Probe, ProbeUser};
 
 pub(super) const CONTROLS: &[Control] = &[
     Control {

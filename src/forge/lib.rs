@@ -18,9 +18,9 @@ use std::sync::Arc;
 use secrecy::SecretString;
 use tokio::sync::{mpsc, watch};
 
-use crate::config::{PoolConfig, PoolName};
 pub use error::ForgeError;
 pub use event::{ForgeEvent, JobChange, JobDelivery, RemoteJob};
+use mayfly_config::{PoolConfig, PoolName};
 
 /// A boxed future. The methods of a trait object can't be `async`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

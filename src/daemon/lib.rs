@@ -13,7 +13,7 @@
 //! outlive it, and the next daemon adopts them.
 //!
 //! Two driver traits lead out of here, each with a real implementation and a fake one for tests:
-//! [`crate::forge::Forge`], and `Shepherds` in [`fleet`].
+//! [`mayfly_forge::Forge`], and `Shepherds` in [`fleet`].
 //!
 //! Owns the pools and the policy. Knows nothing of people, of QEMU, or of a guest's bytes.
 
@@ -45,6 +45,6 @@ mod testing;
 pub mod time;
 mod views;
 
-pub use crate::github::forge::{GitHubError, github_client};
 pub use error::DaemonError;
+pub use mayfly_github::forge::{GitHubError, github_client};
 pub use service::{ReloadSettings, serve};

@@ -22,8 +22,8 @@ use nix::sched::{CloneFlags, unshare};
 use rtnetlink::packet_route::route::{RouteScope, RouteType};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
-use crate::failure::{Code, Failure};
-use crate::host::check::HostCheck;
+use mayfly_failure::{Code, Failure};
+use mayfly_host::check::HostCheck;
 
 /// The gateway's address: the host's end of the tap.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 31, 0, 1);

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    mayfly::cli::main()
+    mayfly_cli::main()
 }

@@ -5,7 +5,7 @@
 //! message sessions of runner scale sets. It must not know microVMs, pools, the ledger or its
 //! caller: it returns what GitHub responds or, without a response, whether the call may have taken
 //! effect ([`CallError`]). Only [`forge`] knows the settings; the daemon uses this folder through
-//! it ([`crate::forge`]).
+//! it ([`mayfly_forge`]).
 //!
 //! ```text
 //! forge ─▶ everything below

@@ -8,9 +8,9 @@
 //!
 //! Does not depend on QEMU, microVMs or the sockets' protocols.
 
-pub(crate) mod confinement;
-pub(crate) mod filter;
-pub(crate) mod libraries;
-pub(crate) mod peer;
-pub(crate) mod root;
-pub(crate) mod syscalls;
+pub mod confinement;
+pub mod filter;
+pub mod libraries;
+pub mod peer;
+pub mod root;
+pub mod syscalls;

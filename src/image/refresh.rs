@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::image::build::updates::PackageUpdate;
-use crate::image::{Digest, Manifest};
+use crate::build::updates::PackageUpdate;
+use crate::{Digest, Manifest};
 
 /// The currently available inputs, to compare with those of an image.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl fmt::Display for RefreshReason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::InstalledRunner;
+    use crate::InstalledRunner;
 
     fn digest(digit: char) -> Digest {
         Digest::try_from(digit.to_string().repeat(64)).unwrap()

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::host::state::{self, StateDirectory};
+use mayfly_host::state::{self, StateDirectory};
 use report::CliError;
 
 /// A fresh microVM for every job, destroyed afterwards.
@@ -96,7 +96,7 @@ enum RootCommand {
 
 /// Parses the command line and runs the subcommand.
 pub fn main() -> ExitCode {
-    let requested_at = crate::shepherd::plan::monotonic();
+    let requested_at = mayfly_shepherd::plan::monotonic();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return report::usage(&error),
@@ -106,10 +106,10 @@ pub fn main() -> ExitCode {
     let open_read_only = || open_state_read_only(state_dir.clone());
     if !matches!(command, RootCommand::Shepherd) {
         // A shepherd inherits the limit from the process that starts it.
-        crate::host::descriptors::raise_limit();
+        mayfly_host::descriptors::raise_limit();
     }
     let result = match command {
-        RootCommand::Shepherd => return crate::shepherd::process::run(),
+        RootCommand::Shepherd => return mayfly_shepherd::process::run(),
         RootCommand::Run(arguments) => {
             open().and_then(|state| run::run(&arguments, &state, requested_at))
         }

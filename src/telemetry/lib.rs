@@ -6,6 +6,7 @@
 //! trace       a trace: spans that are added after the fact
 //! otlp        the exporter of traces to a collector
 //! log         lines for a person, JSON, the journal; context is in fields
+//! panics      logs and counts a panic of a task
 //! ```
 //!
 //! Nothing here blocks the caller: recording a metric takes a few atomic operations, a trace goes
@@ -17,9 +18,11 @@
 pub mod log;
 pub mod metrics;
 pub mod otlp;
+mod panics;
 #[cfg(test)]
 mod reference;
 mod registry;
 pub mod trace;
 
+pub use panics::report_panic;
 pub use registry::{MetricsHandle, install};

@@ -1,30 +1,36 @@
 //! Generates pages of `docs/`, or parts of them, from the code, so that both always agree.
-//! `MAYFLY_WRITE_REFERENCE=1 cargo test --lib reference` regenerates them.
+//! `MAYFLY_WRITE_REFERENCE=1 cargo test --workspace --lib reference` regenerates them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "only tests call this crate"
+)]
 
 use std::path::{Path, PathBuf};
 
 /// The first line of a page that is generated as a whole.
-pub(crate) const NOTE: &str =
-    "<!-- Generated from the code: MAYFLY_WRITE_REFERENCE=1 cargo test --lib reference -->\n\n";
+pub const NOTE: &str = "<!-- Generated from the code: MAYFLY_WRITE_REFERENCE=1 cargo test --workspace --lib reference -->\n\n";
 
 /// Returns the path of a file in `docs/`.
-pub(crate) fn document(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)
+pub fn document(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name)
 }
 
 /// Returns the content of a file in `docs/`.
-pub(crate) fn read(name: &str) -> String {
+pub fn read(name: &str) -> String {
     std::fs::read_to_string(document(name)).unwrap_or_default()
 }
 
 /// Panics unless a page has this content below the note. Each page has one such test.
-pub(crate) fn assert_generated(name: &str, page: &str) {
+pub fn assert_generated(name: &str, page: &str) {
     assert_is(name, &format!("{NOTE}{page}"));
 }
 
 /// Panics unless the named parts of a page have this content. A part is between `<!-- made: NAME
 /// -->` and `<!-- end -->`; the rest of the page is written by hand. Each page has one such test.
-pub(crate) fn assert_generated_parts(name: &str, parts: &[(&str, String)]) {
+pub fn assert_generated_parts(name: &str, parts: &[(&str, String)]) {
     let written = read(name);
     let mut page = written.clone();
     for (part, text) in parts {
@@ -46,7 +52,7 @@ fn assert_is(name: &str, page: &str) {
     let same = read(name) == page;
     assert!(
         same,
-        "docs/{name} is outdated: MAYFLY_WRITE_REFERENCE=1 cargo test --lib reference regenerates it"
+        "docs/{name} is outdated: MAYFLY_WRITE_REFERENCE=1 cargo test --workspace --lib reference regenerates it"
     );
 }
 
@@ -57,7 +63,7 @@ fn replace_part(page: &str, part: &str, text: &str) -> Option<String> {
 }
 
 /// Returns the cells of the rows of all tables in a text, without headings.
-pub(crate) fn rows(text: &str) -> Vec<Vec<&str>> {
+pub fn rows(text: &str) -> Vec<Vec<&str>> {
     let lines: Vec<_> = text.lines().collect();
     let is_rule = |line: &str| line.starts_with("|--");
     let is_heading = |at: usize| lines.get(at + 1).is_some_and(|next| is_rule(next));

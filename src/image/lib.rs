@@ -36,6 +36,7 @@ mod manifest;
 mod modules;
 mod name;
 pub mod recipe;
+pub mod refresh;
 mod sbom;
 mod signature;
 mod store;

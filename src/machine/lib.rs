@@ -29,12 +29,12 @@ use tokio::process::{Child, Command};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::failure::{Code, Failure};
-use crate::isolation::confinement::Confinement;
-use crate::isolation::root::RootError;
-use crate::isolation::syscalls;
 use arguments::{MachineSpec, QemuDescriptors};
 use console::BoundedLog;
+use mayfly_failure::{Code, Failure};
+use mayfly_isolation::confinement::Confinement;
+use mayfly_isolation::root::RootError;
+use mayfly_isolation::syscalls;
 use qmp::Control;
 pub use qmp::QmpError;
 use roots::RootedProgram;

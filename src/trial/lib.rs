@@ -1,16 +1,14 @@
 //! Trials of an image: it is booted once with one job, to check it before any real job uses it.
 //!
 //! ```text
-//! audit    checks each hardening control from inside
-//! smoke    runs a job like those that the image is for
-//! refresh  the reasons to rebuild an image
+//! audit  checks each hardening control from inside
+//! smoke  runs a job like those that the image is for
 //! ```
 //!
 //! The image was built on this host and is not hostile; its output is limited nevertheless. This
 //! folder owns the trials and knows nothing of user interfaces, pools or GitHub.
 
 pub mod audit;
-pub mod refresh;
 pub mod smoke;
 
 use std::io::{self, PipeReader, Read, Seek, Write};
@@ -19,16 +17,16 @@ use std::time::Duration;
 
 use mayfly_protocol::message::{Bytes, Job, JobStatus};
 
-use crate::egress::policy::Policy;
-use crate::failure::{Code, Failure};
-use crate::host::size::Size;
-use crate::host::state::StateDirectory;
-use crate::image::{Reference, Store, Trust};
-use crate::machine::accelerator::AcceleratorPreference;
-use crate::shepherd::event::{EventKind, FailureReport, JobOutcome};
-use crate::shepherd::plan::{Deadlines, MicrovmPlan, ShepherdCommand, monotonic};
-use crate::shepherd::planner::{self, MicrovmRequest, PlanError};
-use crate::shepherd::{HandleError, JobDescriptors, ShepherdHandle};
+use mayfly_egress::policy::Policy;
+use mayfly_failure::{Code, Failure};
+use mayfly_host::size::Size;
+use mayfly_host::state::StateDirectory;
+use mayfly_image::{Reference, Store, Trust};
+use mayfly_machine::accelerator::AcceleratorPreference;
+use mayfly_shepherd::event::{EventKind, FailureReport, JobOutcome};
+use mayfly_shepherd::plan::{Deadlines, MicrovmPlan, ShepherdCommand, monotonic};
+use mayfly_shepherd::planner::{self, MicrovmRequest, PlanError};
+use mayfly_shepherd::{HandleError, JobDescriptors, ShepherdHandle};
 
 /// The most bytes of each output stream that are kept.
 const MAX_OUTPUT: u64 = 4 << 20;

@@ -49,17 +49,6 @@ pub trait Failure: std::error::Error {
     }
 }
 
-/// Logs and counts a panic of a task if it panicked. A panic is a bug in Mayfly and ends that task
-/// only.
-pub fn report_panic(ended: Result<(), tokio::task::JoinError>) {
-    let Err(error) = ended else { return };
-    if error.is_panic() {
-        let cause = panic_message(&*error.into_panic());
-        crate::telemetry::metrics::PANICS.add([], 1);
-        tracing::error!(cause, "a task of the daemon panicked: this is a bug in Mayfly");
-    }
-}
-
 /// Returns the full chain of causes in one line: `error: cause: cause of the cause`.
 pub fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source())
