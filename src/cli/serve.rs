@@ -9,6 +9,7 @@ use super::{config, open_state, telemetry};
 use mayfly_api::types as api;
 use mayfly_config::{Environment, Settings};
 use mayfly_failure::{Code, chain};
+use mayfly_github::forge::GitHubDriver;
 use mayfly_host::state::StateDirectory;
 use mayfly_telemetry::log;
 
@@ -60,7 +61,7 @@ pub(super) fn run(
             .map(|settings| with_image_keys(settings, &arguments.trust))
             .map_err(|error| settings_error(&error))
     };
-    runtime.block_on(mayfly_daemon::serve(settings, state, Box::new(reload)))?;
+    runtime.block_on(mayfly_daemon::serve(settings, state, Box::new(reload), &GitHubDriver))?;
     Ok(ExitCode::SUCCESS)
 }
 

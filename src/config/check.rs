@@ -9,8 +9,9 @@ use super::container;
 use super::draft::Draft;
 use super::environment::Environment;
 use super::error::{ConfigError, ValueError};
+use super::github::Scope;
 use super::sources::{self, Sources};
-use super::types::{GitHubConfig, GitHubScope, PoolConfig, Settings, Trigger};
+use super::types::{GitHubConfig, PoolConfig, Settings, Trigger};
 use super::{check_github, check_status, labels};
 use mayfly_egress::host::Host;
 use mayfly_egress::policy::{Policies, RequiredHost, required_hosts};
@@ -121,7 +122,7 @@ fn advice(github: Option<&GitHubConfig>, pools: &[PoolConfig]) -> Vec<String> {
     let polled = |pool: &&PoolConfig| pool.trigger == Trigger::Auto;
     if let Some(pool) = pools.iter().find(polled)
         && github.repositories.is_empty()
-        && matches!(github.scope, GitHubScope::Organization(_) | GitHubScope::Enterprise(_))
+        && matches!(github.target.scope, Scope::Organization(_) | Scope::Enterprise(_))
     {
         advice.push(format!(
             "pool {} has trigger auto, but github.repositories is empty: without a scale set, \
@@ -139,7 +140,7 @@ fn refused_needs(github: &GitHubConfig, pool: &PoolConfig) -> Option<String> {
         let host = Host::parse(host).ok()?;
         (!policy.decide(&host, HTTPS).verdict.passes()).then_some(())
     };
-    let needs = required_hosts(&github.server);
+    let needs = required_hosts(&github.target.origin);
     let refused: Vec<_> = needs.iter().filter(|need| refused(&need.probe).is_some()).collect();
     let (first, more) = refused.split_first()?;
     let more = match more.len() {

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::draft::{DeadlinesDraft, HooksDraft, PoolDraft};
 use super::error::{ConfigError, ValueError};
+use super::github::Scope;
 use super::labels;
 use super::sources::Sources;
 use super::types::{
-    GitHubConfig, GitHubScope, HostConfig, PoolConfig, PoolDeadlines, PoolName, RunnerHooks,
-    Trigger,
+    GitHubConfig, HostConfig, PoolConfig, PoolDeadlines, PoolName, RunnerHooks, Trigger,
 };
 use mayfly_egress::policy::{Policies, PolicyFileError};
 use mayfly_host::size::Size;
@@ -182,7 +182,7 @@ fn trigger(
     if !missing.is_empty() {
         return Err(location.error("trigger", trigger, ValueError::NoEffect(missing)));
     }
-    if let (Some(group), GitHubScope::Repository(_)) = (&draft.runner_group, &github.scope) {
+    if let (Some(group), Scope::Repository(_)) = (&draft.runner_group, &github.target.scope) {
         let reason = ValueError::NoEffect("a repository has no runner groups");
         return Err(location.error("runner_group", group, reason));
     }

@@ -1,5 +1,6 @@
 //! The errors of settings.
 
+use super::github::TargetError;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -141,15 +142,9 @@ pub enum ValueError {
     /// The key has no effect.
     #[error("has no effect because {0}")]
     NoEffect(&'static str),
-    /// Not the URL of a scope.
-    #[error("not the URL of an organization, a repository or an enterprise on a GitHub server")]
-    Url,
-    /// Not an HTTPS URL.
-    #[error("not an https URL")]
-    Address,
-    /// Not a repository.
-    #[error("not of the form OWNER/NAME")]
-    Repository,
+    /// Not the URL of a scope or of an API, or not a repository.
+    #[error(transparent)]
+    GitHub(#[from] TargetError),
     /// A repository is outside the scope.
     #[error("not in the scope of github.url ({0})")]
     OutsideScope(String),
@@ -222,10 +217,12 @@ impl ValueError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Exposed { .. } => "Run chmod o=,g-w on the file.".into(),
-            Self::Url => {
+            Self::GitHub(TargetError::InvalidUrl | TargetError::UnknownScope) => {
                 "Use https://github.com/OWNER or https://github.com/OWNER/REPOSITORY.".into()
             }
-            Self::Address => "Use https; http is allowed for 127.0.0.1 only.".into(),
+            Self::GitHub(TargetError::Insecure) => {
+                "Use https; http is allowed for 127.0.0.1 only.".into()
+            }
             Self::UnknownPolicy(known) => format!("Use one of {}.", known.join(", ")),
             Self::HostedLabel => "Use another label, for example the name of the pool.".into(),
             Self::Unauthenticated => "Listen on 127.0.0.1, set status.token_file, or set \

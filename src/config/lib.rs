@@ -18,6 +18,7 @@ mod container;
 mod draft;
 mod environment;
 mod error;
+pub mod github;
 mod labels;
 mod reload;
 mod secrets;
@@ -29,9 +30,9 @@ pub use environment::Environment;
 pub use error::{ConfigError, ValueError};
 pub use reload::{SettingsChanges, diff};
 pub use types::{
-    ApiConfig, AppCredentials, GitHubConfig, GitHubCredentials, GitHubScope, HostConfig,
-    OtlpConfig, PoolConfig, PoolDeadlines, PoolName, RepositoryName, RunnerHooks, Secret, Settings,
-    StatusAccess, StatusConfig, TelemetryConfig, Trigger, WebhookConfig,
+    ApiConfig, AppCredentials, GitHubConfig, GitHubCredentials, HostConfig, OtlpConfig, PoolConfig,
+    PoolDeadlines, PoolName, RunnerHooks, Secret, Settings, StatusAccess, StatusConfig,
+    TelemetryConfig, Trigger, WebhookConfig,
 };
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ fn duration(duration: std::time::Duration) -> Value {
 fn show_github(github: &GitHubConfig, hide: Hide) -> Value {
     let mut shown = json!({
         "url": github.url(),
-        "api": github.api,
+        "api": github.api.as_str(),
         "repositories": github.repositories.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "poll": github.poll.map(duration),
         "reconcile": duration(github.reconcile),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::github::{ApiBase, Repository, Target};
 use mayfly_egress::policy::{Policies, Policy};
 use mayfly_host::size::Size;
 use mayfly_image::{Reference, Trust};
@@ -54,19 +55,16 @@ pub struct Secret {
 /// `[github]`.
 #[derive(Debug, Clone)]
 pub struct GitHubConfig {
-    /// The URL of the server, without a path or a slash at the end: `https://github.com`, or the
-    /// URL of an Enterprise Server.
-    pub server: String,
-    /// The scope that runners are registered with.
-    pub scope: GitHubScope,
-    /// The URL of the REST API without a slash at the end, as written or derived from the server.
-    pub api: String,
+    /// The scope that runners are registered with, and its server.
+    pub target: Target,
+    /// The URL of the REST API, as written or derived from the server.
+    pub api: ApiBase,
     /// The credentials that Mayfly authenticates with.
     pub credentials: GitHubCredentials,
     /// The listener for webhook deliveries.
     pub webhook: Option<WebhookConfig>,
     /// The repositories to poll: those in the settings, else the one of the scope.
-    pub repositories: Vec<RepositoryName>,
+    pub repositories: Vec<Repository>,
     /// The interval between two polls. With `None` it depends on whether deliveries come.
     pub poll: Option<Duration>,
     /// The interval between two lists of the scope's runners, which find orphans.
@@ -76,55 +74,14 @@ pub struct GitHubConfig {
 impl GitHubConfig {
     /// Returns the URL of the scope, as required to register a scale set.
     pub fn url(&self) -> String {
-        format!("{}/{}", self.server, self.scope)
+        self.target.to_string()
     }
 
     /// Returns the URL of a job's page, or `None` if the repository's name is not valid at GitHub.
     pub fn job_page(&self, repository: &str, run: u64, job: u64) -> Option<String> {
-        let is_name = |part: &str| {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-            !part.is_empty() && part.bytes().all(plain)
-        };
-        let (owner, name) = repository.split_once('/')?;
-        let server = &self.server;
-        (is_name(owner) && is_name(name))
-            .then(|| format!("{server}/{owner}/{name}/actions/runs/{run}/job/{job}"))
-    }
-}
-
-/// The scope that runners are registered with. Displays as the path in a URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GitHubScope {
-    /// One repository.
-    Repository(RepositoryName),
-    /// An organization.
-    Organization(String),
-    /// An enterprise, by its slug.
-    Enterprise(String),
-}
-
-impl fmt::Display for GitHubScope {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Repository(repository) => repository.fmt(formatter),
-            Self::Organization(name) => formatter.write_str(name),
-            Self::Enterprise(slug) => write!(formatter, "enterprises/{slug}"),
-        }
-    }
-}
-
-/// The full name of a repository. Displays as `OWNER/NAME`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RepositoryName {
-    /// The user or organization.
-    pub owner: String,
-    /// The name of the repository.
-    pub name: String,
-}
-
-impl fmt::Display for RepositoryName {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}", self.owner, self.name)
+        let repository: Repository = repository.parse().ok()?;
+        let server = &self.target.origin;
+        Some(format!("{server}/{repository}/actions/runs/{run}/job/{job}"))
     }
 }
 

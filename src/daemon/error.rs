@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use mayfly_failure::{Code, Failure};
-use mayfly_github::forge::GitHubError;
+use mayfly_forge::ForgeSetupError;
 use mayfly_ledger::LedgerError;
 use mayfly_machine::accelerator::KvmUnavailable;
 
@@ -15,9 +15,9 @@ pub enum DaemonError {
     /// The ledger can't be used. The daemon does nothing that it can't record.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// GitHub's settings can't be used.
+    /// The forge can't be opened with these settings.
     #[error(transparent)]
-    GitHub(#[from] GitHubError),
+    Forge(#[from] ForgeSetupError),
     /// No accelerator can be used.
     #[error(transparent)]
     Accelerator(#[from] KvmUnavailable),
@@ -54,7 +54,7 @@ impl Failure for DaemonError {
     fn code(&self) -> Code {
         match self {
             Self::Ledger(error) => error.code(),
-            Self::GitHub(error) => error.code(),
+            Self::Forge(error) => error.code(),
             Self::Accelerator(error) => error.code(),
             Self::Socket(_, error) if error.kind() == io::ErrorKind::AddrInUse => Code::Unavailable,
             Self::Microvms(..) | Self::Directory(..) | Self::Socket(..) => Code::CannotWrite,
@@ -70,7 +70,7 @@ impl Failure for DaemonError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Ledger(error) => error.hint(),
-            Self::GitHub(error) => error.hint(),
+            Self::Forge(error) => error.hint(),
             Self::Accelerator(error) => error.hint(),
             Self::Emulation(_) => Some(
                 "use a host with KVM; to try Mayfly without isolation, set allow_emulation = true in [host]"

@@ -46,5 +46,4 @@ pub mod time;
 mod views;
 
 pub use error::DaemonError;
-pub use mayfly_github::forge::{GitHubError, github_client};
 pub use service::{ReloadSettings, serve};

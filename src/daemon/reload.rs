@@ -6,7 +6,7 @@ use super::requests::settings_error;
 use super::service::ReloadSettings;
 use mayfly_api::types::{ApiError, ReloadReport};
 use mayfly_config::Settings;
-use mayfly_github::forge::github_client;
+use mayfly_forge::ForgeDriver;
 
 impl Daemon {
     /// Reads the settings again and applies what a running daemon can change. Wrong settings change
@@ -14,13 +14,14 @@ impl Daemon {
     pub(super) fn reload(
         &mut self,
         reload_settings: &mut ReloadSettings,
+        driver: &dyn ForgeDriver,
     ) -> Result<Result<ReloadReport, ApiError>, DaemonError> {
         let new = match reload_settings() {
             Ok(new) => new,
             Err(error) => return Ok(Err(error)),
         };
-        // Fail now, not at the next start, if the GitHub key can't be used.
-        if let Err(error) = new.github.as_ref().map(github_client).transpose() {
+        // Fail now, not at the next start, if the credentials can't be used.
+        if let Err(error) = driver.check(&new) {
             return Ok(Err(settings_error(&error)));
         }
         let warnings = new.warnings.clone();

@@ -16,8 +16,7 @@ use super::service_manager::ServiceManager;
 use mayfly_api::types::ApiError;
 use mayfly_api::{Call, call, server, status};
 use mayfly_config::{Settings, StatusAccess, StatusConfig};
-use mayfly_forge::Forge;
-use mayfly_github::forge::GitHubForge;
+use mayfly_forge::ForgeDriver;
 use mayfly_host::state::StateDirectory;
 use mayfly_ledger::Ledger;
 use mayfly_machine::accelerator::{self, Accelerator, KvmStatus};
@@ -31,11 +30,12 @@ pub async fn serve(
     settings: Settings,
     state: StateDirectory,
     mut reload_settings: ReloadSettings,
+    driver: &dyn ForgeDriver,
 ) -> Result<(), DaemonError> {
     check_accelerator(&settings)?;
     let mut signals = Signals::install()?;
     let (calls, mut requests) = mpsc::channel(call::CAPACITY);
-    let (mut daemon, mut inbox) = open_daemon(settings, state).await?;
+    let (mut daemon, mut inbox) = open_daemon(settings, state, driver).await?;
     // Before attaching to shepherds, which could use up all descriptors. Clients wait for the loop.
     let socket_file = daemon.open_listeners(calls).await?;
     daemon.adopt()?;
@@ -54,7 +54,7 @@ pub async fn serve(
             reason = daemon.next_wake(&mut inbox, wake) => daemon.handle(reason, &mut inbox)?,
             Some(call) = requests.recv() => match call {
                 Call::Reload { responder } => {
-                    let read = |daemon: &mut Daemon| daemon.reload(&mut reload_settings);
+                    let read = |daemon: &mut Daemon| daemon.reload(&mut reload_settings, driver);
                     respond(responder, manager.reload_with(&mut daemon, read)?);
                 }
                 call => daemon.handle_call(call)?,
@@ -68,7 +68,7 @@ pub async fn serve(
                 // A second drain request, or a handover, does not wait.
                 SignalRequest::Drain | SignalRequest::HandOver => break,
                 SignalRequest::Reload => match manager
-                    .reload_with(&mut daemon, |daemon| daemon.reload(&mut reload_settings))?
+                    .reload_with(&mut daemon, |daemon| daemon.reload(&mut reload_settings, driver))?
                 {
                     Ok(report) => tracing::info!(applied = report.applied.join(", "),
                         needs_restart = report.needs_restart.join(", "), "settings reloaded"),
@@ -85,24 +85,18 @@ pub async fn serve(
     Ok(())
 }
 
-/// Opens a daemon with its real drivers: this host's processes, and GitHub.
+/// Opens a daemon with its real drivers: this host's processes, and the forge.
 async fn open_daemon(
     settings: Settings,
     state: StateDirectory,
+    driver: &dyn ForgeDriver,
 ) -> Result<(Daemon, Inbox), DaemonError> {
     let mut ledger = Ledger::open(&state.ledger())?;
     let logs = state.logs();
     let created = DirBuilder::new().recursive(true).mode(0o700).create(&logs);
     created.map_err(|error| DaemonError::Directory(logs, error))?;
-    let forge = match &settings.github {
-        Some(github) => {
-            let prefix = prefix(&ledger.instance()?);
-            let owner = prefix.trim_end_matches('-');
-            let github = GitHubForge::open(github, &settings.pools, owner).await?;
-            Some(Arc::new(github) as Arc<dyn Forge>)
-        }
-        None => None,
-    };
+    let prefix = prefix(&ledger.instance()?);
+    let forge = driver.open(&settings, prefix.trim_end_matches('-')).await?;
     let program = std::env::current_exe().map_err(DaemonError::Executable)?;
     let shepherds = Arc::new(ShepherdProcesses::new(program, state.clone()));
     Daemon::compose(settings, state, ledger, Clock::start(), forge, shepherds)

@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use mayfly_failure::{Code, Failure, chain};
+
 /// A failed call to a forge. The text is for people and includes every cause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ForgeError {
@@ -34,5 +36,31 @@ impl ForgeError {
     /// Whether the forge responded and accepted the credentials.
     pub fn is_response(&self) -> bool {
         !matches!(self, Self::Unreachable(_) | Self::Ambiguous(_) | Self::Unauthorized(_))
+    }
+}
+
+/// A forge can't be opened with these settings. The text is for people and includes every cause.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ForgeSetupError {
+    message: String,
+    code: Code,
+    hint: Option<String>,
+}
+
+impl ForgeSetupError {
+    /// Creates an error from the driver's own.
+    pub fn new(error: &impl Failure) -> Self {
+        Self { message: chain(error), code: error.code(), hint: error.hint() }
+    }
+}
+
+impl Failure for ForgeSetupError {
+    fn code(&self) -> Code {
+        self.code
+    }
+
+    fn hint(&self) -> Option<String> {
+        self.hint.clone()
     }
 }

@@ -18,12 +18,31 @@ use std::sync::Arc;
 use secrecy::SecretString;
 use tokio::sync::{mpsc, watch};
 
-pub use error::ForgeError;
+pub use error::{ForgeError, ForgeSetupError};
 pub use event::{ForgeEvent, JobChange, JobDelivery, RemoteJob};
-use mayfly_config::{PoolConfig, PoolName};
+use mayfly_config::{PoolConfig, PoolName, Settings};
 
 /// A boxed future. The methods of a trait object can't be `async`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Opens the forge of the settings. The command line passes a driver to the daemon, which knows none
+/// itself.
+pub trait ForgeDriver: Send + Sync {
+    /// Checks the settings as far as that needs no call to the forge.
+    ///
+    /// # Errors
+    ///
+    /// [`Self::open`] would fail with these settings.
+    fn check(&self, settings: &Settings) -> Result<(), ForgeSetupError>;
+
+    /// Opens the forge, if the settings name one. `daemon` identifies this daemon to people at the
+    /// forge.
+    fn open<'a>(
+        &'a self,
+        settings: &'a Settings,
+        daemon: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn Forge>>, ForgeSetupError>>;
+}
 
 /// A forge, as configured in the settings.
 pub trait Forge: Send + Sync {

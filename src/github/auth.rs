@@ -12,9 +12,9 @@ use super::error::{CallError, SetupError};
 use super::job::parse_time;
 use super::jwt::Signer;
 use super::settings::{Credentials, GitHubSettings, Hook};
-use super::target::{Scope, Target};
 use super::transport::secret_header;
 use super::wire::{ApiCall, Wire, read};
+use mayfly_config::github::{Scope, Target};
 
 /// How long before its expiry a token is renewed: longer than any call takes, and longer than a
 /// job needs from its JIT configuration to its first request.

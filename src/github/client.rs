@@ -13,9 +13,9 @@ use super::budget::RateLimit;
 use super::error::{CallError, SetupError};
 use super::poll::Cache;
 use super::settings::{GitHubSettings, Hook};
-use super::target::{Scope, Target};
 use super::transport::{Response, Transport};
 use super::wire::{ApiCall, Wire, read};
+use mayfly_config::github::{Scope, Target};
 
 /// The maximum number of pages to read of one list: a runner group has at most 10,000 runners.
 pub(super) const MAX_PAGES: usize = 100;

@@ -10,9 +10,9 @@ use super::client::GitHubClient;
 use super::error::CallError;
 use super::job::{lenient, parse_time};
 use super::settings::Hook;
-use super::target::Scope;
 use super::transport::Response;
 use super::wire::{ApiCall, read};
+use mayfly_config::github::Scope;
 
 /// The maximum number of pages of 100 deliveries to read.
 const MAX_PAGES: usize = 10;

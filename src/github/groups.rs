@@ -5,8 +5,8 @@ use serde::Deserialize;
 use super::classify::next_page;
 use super::client::{GitHubClient, MAX_PAGES};
 use super::error::CallError;
-use super::target::Scope;
 use super::wire::{ApiCall, read};
+use mayfly_config::github::Scope;
 
 /// The ID of a repository's only group.
 const REPOSITORY_GROUP: u64 = 1;

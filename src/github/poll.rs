@@ -10,8 +10,8 @@ use super::classify::next_page;
 use super::client::GitHubClient;
 use super::error::CallError;
 use super::job::{JobStatus, RawJob, WorkflowJob};
-use super::target::Repository;
 use super::wire::{ApiCall, read};
+use mayfly_config::github::Repository;
 
 /// The maximum number of pages of one list: GitHub's filtered searches end at 1,000 results.
 const MAX_PAGES: usize = 10;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::target::{ApiBase, Target};
+use mayfly_config::github::{ApiBase, Target};
 use mayfly_host::web::Proxies;
 
 /// The settings of a [`GitHubClient`](super::GitHubClient).

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use crate::config;
 use crate::report::CliError;
-use mayfly_daemon::DaemonError;
 use mayfly_failure::Code;
 use mayfly_github::RunnerDownload;
+use mayfly_github::forge::github_client;
 use mayfly_image::Digest;
 use mayfly_image::build::{RunnerRelease, RunnerSource};
 
@@ -22,7 +22,7 @@ pub(super) fn find(file: &Path) -> Result<RunnerSource, CliError> {
         CliError::file(format!("can't start the async runtime: {error}"), Code::Unavailable)
     })?;
     let download = runtime.block_on(async {
-        let client = mayfly_daemon::github_client(github).map_err(DaemonError::from)?;
+        let client = github_client(github)?;
         Ok::<_, CliError>(client.runner_download().await?)
     })?;
     release(download).map(RunnerSource::Release).map_err(|reason| {

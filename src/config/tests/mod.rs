@@ -138,7 +138,7 @@ fn a_repository_may_be_a_url_and_an_invalid_variable_is_named() {
         ("GITHUB_TOKEN", "x"),
     ]);
     let settings = Settings::load(None, &fixture.environment).unwrap();
-    assert_eq!(settings.github.unwrap().api, "https://git.example.com/api/v3");
+    assert_eq!(settings.github.unwrap().api.as_str(), "https://git.example.com/api/v3");
     for (name, value) in [("NUM_CPUS", "many"), ("GITHUB_REPOSITORY", "a b"), ("https_proxy", "x")]
     {
         fixture.set(&[("NUM_CPUS", "1"), (name, value)]);

@@ -45,7 +45,7 @@ impl Snapshot {
         let refused = egress.destinations.iter().filter(|one| one.verdict == "refused");
         let refused =
             refused.map(|one| RefusedDestination::new(&one.host, one.port, one.cause.as_deref()));
-        explain_missing_for(&self.github.as_ref()?.server, refused)
+        explain_missing_for(&self.github.as_ref()?.target.origin, refused)
     }
 
     /// Builds the explanation without the microVM's egress.
@@ -228,7 +228,7 @@ pub(crate) fn job_view_with_warning(
     };
     let refused =
         refused.iter().map(|(host, port, cause)| RefusedDestination::new(host, *port, Some(cause)));
-    let warning = github.and_then(|github| explain_missing_for(&github.server, refused));
+    let warning = github.and_then(|github| explain_missing_for(&github.target.origin, refused));
     Ok(JobView { warning, ..job_view(job, github) })
 }
 
@@ -237,14 +237,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use mayfly_config::{GitHubCredentials, GitHubScope, Secret};
+    use mayfly_config::{GitHubCredentials, Secret};
     use mayfly_ledger::{ForgeJobUpdate, ForgeState, Ledger, RunnerMatch};
 
     fn github(server: &str) -> GitHubConfig {
         GitHubConfig {
-            server: server.to_owned(),
-            scope: GitHubScope::Organization("octo".to_owned()),
-            api: server.to_owned(),
+            target: format!("{server}/octo").parse().unwrap(),
+            api: server.parse().unwrap(),
             credentials: GitHubCredentials::Token(Secret {
                 value: "token".into(),
                 source: "a test".to_owned(),

@@ -77,7 +77,7 @@ impl Observer {
             pools: BTreeSet::new(),
             waits: BTreeMap::new(),
             causes: BTreeSet::new(),
-            server: settings.github.as_ref().map(|github| github.server.clone()),
+            server: settings.github.as_ref().map(|github| github.target.origin.clone()),
         };
         Ok((observer, exporter))
     }

@@ -21,15 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::labels::{LabelMatch, compare};
 use super::scale_set::ScaleSetClient;
-use super::{
-    CallError, Credentials, GitHubClient, GitHubSettings, Hook, Repository, SetupError, TargetError,
-};
+use super::{CallError, Credentials, GitHubClient, GitHubSettings, Hook, Repository, SetupError};
 use mayfly_api::{server, webhook};
-use mayfly_config::{PoolConfig, PoolName, Trigger};
+use mayfly_config::{PoolConfig, PoolName, Settings, Trigger};
 use mayfly_failure::{Code, Failure, chain};
 use mayfly_forge::{
-    BoxFuture, Forge, ForgeError, ForgeEvent, ListenRequest, NewRunner, RemoteJob, RemoteRunner,
-    RemovalOutcome,
+    BoxFuture, Forge, ForgeDriver, ForgeError, ForgeEvent, ForgeSetupError, ListenRequest,
+    NewRunner, RemoteJob, RemoteRunner, RemovalOutcome,
 };
 use mayfly_telemetry::report_panic;
 use registrar::Registrar;
@@ -53,9 +51,6 @@ pub struct GitHubForge {
 /// An error in GitHub's settings.
 #[derive(Debug, thiserror::Error)]
 pub enum GitHubError {
-    /// A URL is invalid.
-    #[error("invalid github.url or github.api")]
-    Address(#[from] TargetError),
     /// The credentials are invalid.
     #[error(transparent)]
     Setup(#[from] SetupError),
@@ -67,7 +62,6 @@ pub enum GitHubError {
 impl Failure for GitHubError {
     fn code(&self) -> Code {
         match self {
-            Self::Address(_) => Code::BadConfiguration,
             Self::Setup(error) => error.code(),
             Self::Listen(..) => Code::Unavailable,
         }
@@ -76,8 +70,32 @@ impl Failure for GitHubError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Setup(error) => error.hint(),
-            Self::Address(_) | Self::Listen(..) => None,
+            Self::Listen(..) => None,
         }
+    }
+}
+
+/// Opens GitHub as the forge of the settings.
+#[derive(Debug, Clone, Copy)]
+pub struct GitHubDriver;
+
+impl ForgeDriver for GitHubDriver {
+    fn check(&self, settings: &Settings) -> Result<(), ForgeSetupError> {
+        let client = settings.github.as_ref().map(github_client).transpose();
+        client.map(drop).map_err(|error| ForgeSetupError::new(&error))
+    }
+
+    fn open<'a>(
+        &'a self,
+        settings: &'a Settings,
+        daemon: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn Forge>>, ForgeSetupError>> {
+        Box::pin(async move {
+            let Some(github) = &settings.github else { return Ok(None) };
+            let forge = GitHubForge::open(github, &settings.pools, daemon).await;
+            let forge = forge.map_err(|error| ForgeSetupError::new(&error))?;
+            Ok(Some(Arc::new(forge) as Arc<dyn Forge>))
+        })
     }
 }
 
@@ -87,8 +105,8 @@ impl GitHubForge {
     ///
     /// # Errors
     ///
-    /// A URL or the credentials are invalid, or the webhook's address can't be bound.
-    pub async fn open(
+    /// The credentials are invalid, or the webhook's address can't be bound.
+    async fn open(
         settings: &mayfly_config::GitHubConfig,
         pools: &[PoolConfig],
         session_owner: &str,
@@ -102,11 +120,7 @@ impl GitHubForge {
         let polls = has(Trigger::Poll) || has(Trigger::Webhook) || has(Trigger::Auto);
         let default =
             if hook.is_some() { poller::RECONCILE_INTERVAL } else { poller::POLL_INTERVAL };
-        let repositories = settings.repositories.iter().filter(|_| polls);
-        let repositories = repositories.map(|repository| Repository {
-            owner: repository.owner.clone(),
-            name: repository.name.clone(),
-        });
+        let repositories = settings.repositories.iter().filter(|_| polls).cloned();
         let client = github_client(settings)?;
         Ok(Self {
             repositories: repositories.collect(),
@@ -276,14 +290,14 @@ impl From<super::WorkflowJob> for RemoteJob {
 ///
 /// # Errors
 ///
-/// A URL or the credentials are invalid.
+/// The credentials are invalid.
 pub fn github_client(settings: &mayfly_config::GitHubConfig) -> Result<GitHubClient, GitHubError> {
-    let mut client = GitHubSettings::new(settings.url().parse()?, credentials(settings));
+    let mut client = GitHubSettings::new(settings.target.clone(), credentials(settings));
     if !client.target.is_hosted() {
         // The recommendation is for GitHub's own service; other servers set their own limits.
         client.mutation_gap = Duration::ZERO;
     }
-    client.api = Some(settings.api.parse()?);
+    client.api = Some(settings.api.clone());
     client.hook = settings.webhook.as_ref().map(|webhook| match webhook.hook {
         Some(number) => Hook::Id(number),
         None => Hook::App,

@@ -11,9 +11,9 @@ use serde_json::json;
 
 use crate::client::GitHubClient;
 use crate::error::CallError;
-use crate::target::ApiBase;
 use crate::transport::secret_header;
 use crate::wire::{ApiCall, read};
+use mayfly_config::github::ApiBase;
 
 /// How long before its expiry an admin token (about 20 min) is renewed.
 const RENEWED_BEFORE: Duration = Duration::from_secs(60);

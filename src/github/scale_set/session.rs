@@ -13,9 +13,9 @@ use super::service::{ScaleSetClient, ServiceCall, headers};
 use super::types::{ListResponse, RawMessage, ScaleSetStatistics, SessionMessage};
 use crate::error::CallError;
 use crate::job::lenient;
-use crate::target::ApiBase;
 use crate::transport::{DEADLINE, HttpRequest, Response, header, secret_header};
 use crate::wire::read;
+use mayfly_config::github::ApiBase;
 
 /// The deadline of a poll. The service holds one for about 50 s.
 const POLL_DEADLINE: Duration = Duration::from_secs(70);

@@ -1,22 +1,21 @@
-//! The organization, repository or enterprise that runners are registered with, and its API's URL.
+//! The organization, repository or enterprise at GitHub that runners are registered with, and its
+//! API's URL.
 
 use std::fmt;
 use std::str::FromStr;
 
 use hyper::Uri;
 
-use mayfly_failure::{Code, Failure};
-
 /// The scope that runners are registered in, parsed from its URL in a browser.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     /// `https://github.com`, `https://TENANT.ghe.com` or a private server; no trailing slash.
-    origin: String,
+    pub origin: String,
     /// The scope at this origin.
     pub scope: Scope,
 }
 
-/// The owner of registered runners.
+/// The owner of registered runners. Displays as the path in a URL.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// An organization: the repositories that its runner groups admit.
@@ -27,7 +26,7 @@ pub enum Scope {
     Enterprise(String),
 }
 
-/// A repository's full name.
+/// A repository's full name. Displays as `OWNER/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Repository {
     /// The user or organization.
@@ -40,42 +39,21 @@ pub struct Repository {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ApiBase(String);
 
-/// An invalid URL or repository name.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+/// An invalid URL or repository name. The text follows the value.
+#[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum TargetError {
-    /// The text is not a URL.
-    #[error("{0:?} is not a URL such as https://github.com/ORGANIZATION")]
-    InvalidUrl(String),
+    /// The text is not a URL without credentials, query and fragment.
+    #[error("not a URL such as https://github.com/ORGANIZATION")]
+    InvalidUrl,
     /// Credentials would be sent unencrypted.
-    #[error("{0:?} is not https, and its host is not a loopback address")]
-    Insecure(String),
+    #[error("not https, and its host is not a loopback address")]
+    Insecure,
     /// The path does not name a scope.
-    #[error(
-        "{0:?} does not name an organization, repository (OWNER/NAME) or enterprise \
-         (enterprises/NAME)"
-    )]
-    UnknownScope(String),
+    #[error("not the URL of an organization, a repository or an enterprise on a GitHub server")]
+    UnknownScope,
     /// The text is not `OWNER/NAME`, or a name has characters that GitHub does not allow.
-    #[error("{0:?} is not a repository such as OWNER/NAME")]
-    InvalidRepository(String),
-}
-
-impl Failure for TargetError {
-    fn code(&self) -> Code {
-        Code::BadConfiguration
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::InvalidRepository(_) => None,
-            _ => Some(
-                "Copy the URL from a browser: https://github.com/ORGANIZATION, \
-                 https://github.com/OWNER/REPOSITORY or https://github.com/enterprises/ENTERPRISE; \
-                 the same under your own server's URL."
-                    .to_owned(),
-            ),
-        }
-    }
+    #[error("not of the form OWNER/NAME")]
+    InvalidRepository,
 }
 
 impl Target {
@@ -91,7 +69,7 @@ impl Target {
     }
 
     /// Returns the path that this scope's calls start with, e.g. `/orgs/octo`.
-    pub(super) fn path(&self) -> String {
+    pub fn path(&self) -> String {
         match &self.scope {
             Scope::Organization(name) => format!("/orgs/{name}"),
             Scope::Repository(repository) => format!("/repos/{repository}"),
@@ -111,17 +89,17 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, TargetError> {
         let (origin, path) = origin(text)?;
         let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
-        let unknown_scope = || TargetError::UnknownScope(text.to_owned());
         let scope = match segments[..] {
             ["enterprises", name] if is_name(name) => Scope::Enterprise(name.to_owned()),
-            ["enterprises"] => return Err(unknown_scope()),
+            ["enterprises"] => return Err(TargetError::UnknownScope),
             [name] if is_name(name) => Scope::Organization(name.to_owned()),
             [owner, name] => {
                 let name = name.strip_suffix(".git").unwrap_or(name);
-                let repository = format!("{owner}/{name}").parse().map_err(|_| unknown_scope())?;
+                let repository =
+                    format!("{owner}/{name}").parse().map_err(|_| TargetError::UnknownScope)?;
                 Scope::Repository(repository)
             }
-            _ => return Err(unknown_scope()),
+            _ => return Err(TargetError::UnknownScope),
         };
         Ok(Self { origin, scope })
     }
@@ -129,10 +107,16 @@ impl FromStr for Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.scope {
-            Scope::Organization(name) => write!(formatter, "{}/{name}", self.origin),
-            Scope::Repository(repository) => write!(formatter, "{}/{repository}", self.origin),
-            Scope::Enterprise(name) => write!(formatter, "{}/enterprises/{name}", self.origin),
+        write!(formatter, "{}/{}", self.origin, self.scope)
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Organization(name) => formatter.write_str(name),
+            Self::Repository(repository) => repository.fmt(formatter),
+            Self::Enterprise(name) => write!(formatter, "enterprises/{name}"),
         }
     }
 }
@@ -145,7 +129,7 @@ impl FromStr for Repository {
             Some((owner, name)) if is_name(owner) && is_name(name) => {
                 Ok(Self { owner: owner.to_owned(), name: name.to_owned() })
             }
-            _ => Err(TargetError::InvalidRepository(text.to_owned())),
+            _ => Err(TargetError::InvalidRepository),
         }
     }
 }
@@ -174,21 +158,24 @@ impl ApiBase {
 
 /// Splits a URL into its origin (scheme and lowercase host) and its path.
 fn origin(text: &str) -> Result<(String, String), TargetError> {
-    let invalid_url = || TargetError::InvalidUrl(text.to_owned());
-    let uri: Uri = text.parse().map_err(|_| invalid_url())?;
+    let uri: Uri = text.parse().map_err(|_| TargetError::InvalidUrl)?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(invalid_url());
+        return Err(TargetError::InvalidUrl);
     };
-    if authority.as_str().contains('@') || uri.query().is_some() {
-        return Err(invalid_url());
+    // `Uri` drops a fragment.
+    if authority.as_str().contains('@') || uri.query().is_some() || text.contains('#') {
+        return Err(TargetError::InvalidUrl);
     }
     match scheme {
         "https" => {}
         "http" if is_loopback(authority.host()) => {}
-        _ => return Err(TargetError::Insecure(text.to_owned())),
+        _ => return Err(TargetError::Insecure),
     }
-    let origin = format!("{scheme}://{}", authority.as_str().to_ascii_lowercase());
-    Ok((origin, uri.path().to_owned()))
+    let server = match authority.as_str().to_ascii_lowercase() {
+        server if server == "www.github.com" => "github.com".to_owned(),
+        server => server,
+    };
+    Ok((format!("{scheme}://{server}"), uri.path().to_owned()))
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -213,6 +200,8 @@ mod tests {
         let table = [
             ("https://github.com/octo", "/orgs/octo", "https://api.github.com"),
             ("https://GitHub.com/octo/", "/orgs/octo", "https://api.github.com"),
+            ("https://www.github.com/octo", "/orgs/octo", "https://api.github.com"),
+            ("https://git.example.com:8443/o", "/orgs/o", "https://git.example.com:8443/api/v3"),
             ("https://github.com/octo/hello.git", "/repos/octo/hello", "https://api.github.com"),
             ("https://github.com/enterprises/big", "/enterprises/big", "https://api.github.com"),
             ("https://octo.ghe.com/octo", "/orgs/octo", "https://api.octo.ghe.com"),
@@ -240,6 +229,9 @@ mod tests {
             "https://github.com/a/..",
             "https://github.com/a%2fb",
             "https://github.com/octo?x=y",
+            "https://github.com/octo#x",
+            "https://github.com/octo hello",
+            "",
         ] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
