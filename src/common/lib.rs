@@ -1,4 +1,5 @@
-//! Small pure functions that several folders use.
+//! Small pure functions and types that several crates use.
 
 pub mod backoff;
 pub mod text;
+pub mod token_bucket;

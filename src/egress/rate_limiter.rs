@@ -10,49 +10,24 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::policy::ByteRate;
-
-/// How long an unused rate accumulates.
-const BURST: Duration = Duration::from_millis(250);
-
-/// A token bucket, as a pure function of time: instead of tokens it stores the moment up to which
-/// all forwarded bytes are paid for.
-#[derive(Debug)]
-struct TokenBucket {
-    rate: ByteRate,
-    /// Time since the bucket was created.
-    paid_until: Duration,
-}
-
-impl TokenBucket {
-    /// Creates a full bucket.
-    fn new(rate: ByteRate) -> Self {
-        Self { rate, paid_until: Duration::ZERO }
-    }
-
-    /// Charges bytes at a moment. Returns how long they must wait before they may be forwarded.
-    fn take(&mut self, now: Duration, bytes: u64) -> Duration {
-        // Time counts from one burst before the bucket's creation, so that it starts full.
-        let now = now.saturating_add(BURST);
-        let nanoseconds =
-            u128::from(bytes) * 1_000_000_000 / u128::from(self.rate.per_second()) + 1;
-        let cost = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
-        let begin = self.paid_until.max(now.saturating_sub(BURST));
-        self.paid_until = begin.saturating_add(cost);
-        self.paid_until.saturating_sub(now)
-    }
-}
+use mayfly_common::token_bucket::TokenBucket;
 
 /// The rate limiter of one rule in one microVM.
 #[derive(Debug)]
 pub struct RateLimiter {
+    /// Each token pays for one byte.
     bucket: Mutex<TokenBucket>,
+    per_second: u64,
     begin: Instant,
 }
 
 impl RateLimiter {
     /// Creates an unused rate limiter.
     pub fn new(rate: ByteRate) -> Self {
-        Self { bucket: Mutex::new(TokenBucket::new(rate)), begin: Instant::now() }
+        let per_second = rate.per_second();
+        // An unused rate accumulates for a quarter of a second.
+        let bucket = TokenBucket::new(per_second, per_second / 4);
+        Self { bucket: Mutex::new(bucket), per_second, begin: Instant::now() }
     }
 
     /// Charges bytes. Returns how long they must wait before they may be forwarded.
@@ -73,79 +48,24 @@ impl RateLimiter {
     /// Returns how many bytes one connection should read at once, so that others get their turn: a
     /// quarter of a burst, at most `most`.
     pub fn chunk_size(&self, most: usize) -> usize {
-        let bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = usize::try_from(bucket.rate.per_second() / 16).unwrap_or(usize::MAX);
+        let share = usize::try_from(self.per_second / 16).unwrap_or(usize::MAX);
         share.clamp(1, most)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    fn rate(per_second: u64) -> ByteRate {
-        format!("{per_second}B/s").parse().unwrap()
-    }
-
-    fn nanoseconds(duration: Duration) -> u128 {
-        duration.as_nanos()
-    }
-
-    proptest! {
-        /// Each take is from another connection: they do not wait for each other.
-        #[test]
-        fn no_window_exceeds_rate_and_burst(
-            per_second in 1_000_u64..1_000_000_000,
-            takes in prop::collection::vec((0_u64..400_000_000, 1_u64..1_000_000), 1..100),
-        ) {
-            let mut bucket = TokenBucket::new(rate(per_second));
-            let mut now = Duration::ZERO;
-            let mut passes = Vec::new();
-            for (wait, bytes) in takes {
-                now += Duration::from_nanos(wait);
-                passes.push((now + bucket.take(now, bytes), bytes));
-            }
-            // A later take never passes before an earlier one, so a window is a run of takes.
-            prop_assert!(passes.windows(2).all(|pair| pair[0].0 <= pair[1].0));
-            for first in 0..passes.len() {
-                let mut sum = 0;
-                for (at, bytes) in &passes[first..] {
-                    sum += u128::from(*bytes);
-                    let window = at.saturating_sub(passes[first].0) + BURST;
-                    // The first take of a window may have waited since before it.
-                    let allowed = nanoseconds(window) * u128::from(per_second) / 1_000_000_000
-                        + u128::from(passes[first].1);
-                    prop_assert!(sum <= allowed, "{sum} of {allowed} in {window:?}");
-                }
-            }
-        }
-
-        #[test]
-        fn traffic_below_the_rate_never_waits(
-            per_second in 1_000_u64..1_000_000,
-            sizes in prop::collection::vec(1_u64..1_000, 1..50),
-        ) {
-            let mut bucket = TokenBucket::new(rate(per_second));
-            let mut now = Duration::ZERO;
-            for bytes in sizes {
-                let bytes = bytes.min(per_second / 8);
-                prop_assert_eq!(bucket.take(now, bytes), Duration::ZERO);
-                now += Duration::from_nanos(bytes * 1_000_000_000 / per_second + 2);
-            }
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn waiting_enforces_the_rate() {
-        let limiter = RateLimiter::new(rate(1_000));
+        let limiter = RateLimiter::new("1000B/s".parse().unwrap());
         let begin = Instant::now();
         for _ in 0..40 {
             limiter.wait(100).await;
         }
         let elapsed = begin.elapsed();
-        assert!(elapsed + BURST >= Duration::from_secs(4), "{elapsed:?}");
+        assert!(elapsed + Duration::from_millis(250) >= Duration::from_secs(4), "{elapsed:?}");
         assert!(elapsed <= Duration::from_secs(4), "{elapsed:?}");
         assert_eq!([limiter.chunk_size(1 << 14), limiter.chunk_size(10)], [62, 10]);
     }

@@ -17,6 +17,8 @@ use landlock::{
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 use seccompiler::BackendError;
 use tokio::process::Command;
 
@@ -180,13 +182,13 @@ fn keep_only(inherited: &[RawFd]) -> io::Result<()> {
 
 /// Empties the capability bounding set, so that exec grants no capabilities even to uid 0.
 fn drop_capabilities() -> io::Result<()> {
-    for capability in 0.. {
-        // SAFETY: takes plain numbers.
-        match unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } {
-            0 => {}
+    for number in 0..u64::BITS {
+        // Including those that are newer than the library.
+        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
+            Ok(()) => {}
             // The first number that is not a capability.
-            _ if io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) => break,
-            _ => return Err(io::Error::last_os_error()),
+            Err(Errno::INVAL) => break,
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(nix::sys::prctl::set_no_new_privs()?)

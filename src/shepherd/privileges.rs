@@ -7,6 +7,8 @@
 use std::io;
 use std::path::Path;
 
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
 use super::plan::MicrovmPlan;
 use mayfly_isolation::filter::AllowedCalls;
 use mayfly_isolation::root::{self, MountAccess, Root, RootEntry};
@@ -43,23 +45,8 @@ pub(super) fn drop_privileges(plan: &MicrovmPlan) -> io::Result<()> {
     filter?.install()
 }
 
-/// `_LINUX_CAPABILITY_VERSION_3` of `capget(2)`.
-const CAPABILITY_VERSION: u32 = 0x2008_0522;
-
-/// `struct __user_cap_header_struct` of `capget(2)`.
-#[repr(C)]
-struct Header {
-    version: u32,
-    pid: i32,
-}
-
 fn drop_capabilities() -> io::Result<()> {
-    let header = Header { version: CAPABILITY_VERSION, pid: 0 };
-    // Effective, permitted and inheritable sets, for both halves of the capabilities.
-    let none = [[0_u32; 3]; 2];
-    // SAFETY: header and data have the layout that this version asks for, and outlive the call.
-    match unsafe { libc::syscall(libc::SYS_capset, &raw const header, &raw const none) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    Ok(set_capabilities(None, sets)?)
 }

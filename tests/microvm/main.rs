@@ -21,19 +21,19 @@
 )]
 
 mod clock;
+mod compromised_processes;
 mod copies;
 mod detached;
 mod docker;
 mod egress;
-mod escaped;
 mod failures;
-mod found;
-mod gone;
 mod hardened;
 mod hostile;
 mod images;
 mod isolation;
-mod lacking;
+mod job_environment;
+mod kernel_cleanup;
+mod missing_requirements;
 mod odd_hosts;
 mod once;
 mod programs;

@@ -30,8 +30,8 @@ pub use report::{EgressReport, EgressRow, EgressTotal, EgressTotals};
 
 use super::verdict::Verdict;
 use flow::FlowEntry;
-use limits::LineBucket;
 use line::{FlowEnd, LineContext};
+use mayfly_common::token_bucket::TokenBucket;
 use sums::EgressSums;
 
 /// Number of recent lines kept in memory, of each kind.
@@ -96,7 +96,9 @@ struct RecordState {
 /// The remaining capacity for one kind of lines.
 #[derive(Debug)]
 struct LineBudget {
-    bucket: LineBucket,
+    /// Each token pays for one line.
+    bucket: TokenBucket,
+    begin: Instant,
     json: u64,
     squid: u64,
     recent: VecDeque<String>,
@@ -134,8 +136,13 @@ impl<'a> LineKind<'a> {
 
 impl LineBudget {
     fn new(limits: RecordLimits) -> Self {
-        let bucket = LineBucket::new(limits, Instant::now());
-        Self { bucket, json: limits.bytes, squid: limits.bytes, recent: VecDeque::new() }
+        Self {
+            bucket: TokenBucket::new(limits.per_second, limits.burst),
+            begin: Instant::now(),
+            json: limits.bytes,
+            squid: limits.bytes,
+            recent: VecDeque::new(),
+        }
     }
 
     /// Creates a budget for half of the lines of allowed traffic: its beginnings or its ends. Only
@@ -146,7 +153,7 @@ impl LineBudget {
 
     /// Writes lines within the limits. Returns whether both were written.
     fn write(&mut self, files: Option<&mut Files>, json: &str, squid: Option<&str>) -> bool {
-        if !self.bucket.try_take(Instant::now()) {
+        if !self.bucket.try_take(self.begin.elapsed(), 1) {
             return false;
         }
         let Some(files) = files else { return true };

@@ -20,8 +20,6 @@ pub enum Operation {
     Remove(&'static [&'static str]),
     /// Sets the octal permissions of files that exist.
     Mode(&'static str, &'static [&'static str]),
-    /// Sets keys in a file of `KEY VALUE` lines.
-    Keys(&'static str, &'static [(&'static str, &'static str)]),
     /// Adds lines to a file, unless it has them.
     Lines(&'static str, &'static [&'static str]),
     /// Appends a text to a file, unless it has the text's first line.
@@ -64,9 +62,6 @@ impl Operation {
                     quoted(paths)
                 )
             }
-            Self::Keys(file, keys) => {
-                keys.iter().map(|(key, value)| set_key(file, key, value)).collect()
-            }
             Self::Lines(file, lines) => {
                 let add =
                     |line| format!("grep -qsxF '{line}' '{file}' || echo '{line}' >>'{file}'\n");
@@ -101,11 +96,6 @@ impl Operation {
             Self::RemoveHostKeys => "host keys in `/etc/ssh` are removed".to_owned(),
             Self::Remove(paths) => format!("removed: {}", list(paths)),
             Self::Mode(mode, paths) => format!("mode {mode}: {}", list(paths)),
-            Self::Keys(file, keys) => {
-                let keys: Vec<_> =
-                    keys.iter().map(|(key, value)| format!("{key} {value}")).collect();
-                format!("in `{file}`: `{}`", keys.join("`, `"))
-            }
             Self::Lines(file, lines) => format!("in `{file}`: {}", list(lines)),
             Self::Append(file, text) => {
                 format!(
@@ -119,13 +109,6 @@ impl Operation {
 
 fn quoted(paths: &[&str]) -> String {
     paths.iter().map(|path| format!(" '{path}'")).collect::<Vec<_>>().concat()
-}
-
-fn set_key(file: &str, key: &str, value: &str) -> String {
-    format!(
-        "[ ! -e '{file}' ] || {{ sed -i -E '/^[#[:space:]]*{key}[[:space:]]/d' '{file}'; \
-         echo '{key} {value}' >>'{file}'; }}\n"
-    )
 }
 
 /// Returns a script that writes a file with this content, readable by all.
@@ -180,10 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_replaced_and_lines_are_added_once() {
-        let keys = Operation::Keys("/etc/login.defs", &[("UMASK", "027"), ("NEW", "1")]);
-        let before = "#UMASK 022\nUMASK\t\t022\nUMASKED 1\n";
-        assert_eq!(after(&keys, "/etc/login.defs", before), "UMASKED 1\nUMASK 027\nNEW 1\n");
+    fn lines_are_added_once() {
         let lines = Operation::Lines("/etc/x", &["a", "b"]);
         assert_eq!(after(&lines, "/etc/x", "b\n"), "b\na\n");
     }

@@ -123,12 +123,12 @@ mod tests {
 
     #[test]
     fn disabled_controls_have_no_measures() {
-        let plan =
-            plan_of("[hardening]\noff = [\"kernel.lockdown\", \"kernel.bpf\", \"files.banners\"]");
+        let off = "[hardening]\noff = [\"kernel.lockdown\", \"kernel.bpf\", \"job.no-core-dumps\"]";
+        let plan = plan_of(off);
         assert!(!plan.controls["kernel.lockdown"] && plan.controls["kernel.pointers"]);
         assert!(!plan.kernel_arguments.contains(&"lockdown=integrity"));
         assert!(!plan.settings.parameters.iter().any(|(name, _)| name.contains("bpf")));
-        assert!(!plan.script.contains("/etc/issue"));
+        assert!(!plan.script.contains("limits.d/mayfly.conf"));
     }
 
     #[test]
@@ -145,8 +145,8 @@ mod tests {
 
     #[test]
     fn a_file_of_the_recipe_overrides_that_of_a_control() {
-        let plan = plan_of("[[files]]\npath = \"/etc/issue\"\ncontent = \"\"\n");
-        assert!(!plan.script.contains("'/etc/issue'"), "{}", plan.script);
-        assert!(plan.script.contains("'/etc/issue.net'"));
+        let plan = plan_of("[[files]]\npath = \"/etc/modprobe.d/mayfly.conf\"\ncontent = \"\"\n");
+        assert!(!plan.script.contains("'/etc/modprobe.d/mayfly.conf'"), "{}", plan.script);
+        assert!(plan.script.contains("'/etc/security/limits.d/mayfly.conf'"));
     }
 }

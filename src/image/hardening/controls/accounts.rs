@@ -94,37 +94,6 @@ pub(super) const CONTROLS: &[Control] = &[
         }),
     },
     Control {
-        name: "accounts.login-defaults",
-        title: "Accounts that a job creates get the usual strict defaults.",
-        why: "It costs nothing and avoids findings of other auditors. Only login sessions get the \
-              umask 027, and a job is not one.",
-        reference: "CIS Debian 12, 5.4.1; Lynis AUTH-9230, AUTH-9286, AUTH-9328",
-        conflict: Conflict::None,
-        measures: &[Measure::Operation(Operation::Keys(
-            "/etc/login.defs",
-            &[
-                ("PASS_MAX_DAYS", "365"),
-                ("PASS_MIN_DAYS", "1"),
-                ("PASS_WARN_AGE", "7"),
-                ("UMASK", "027"),
-                ("ENCRYPT_METHOD", "SHA512"),
-                ("SHA_CRYPT_MIN_ROUNDS", "65536"),
-                ("SHA_CRYPT_MAX_ROUNDS", "65536"),
-            ],
-        ))],
-        probe: Some(Probe {
-            user: ProbeUser::Root,
-            script: "awk '/^(PASS_M|UMASK|SHA_CRYPT_M)/ {print $1, $2}' /etc/login.defs | sort",
-            expect: Expectation::Lines(&[
-                "PASS_MAX_DAYS 365",
-                "PASS_MIN_DAYS 1",
-                "SHA_CRYPT_MAX_ROUNDS 65536",
-                "SHA_CRYPT_MIN_ROUNDS 65536",
-                "UMASK 027",
-            ]),
-        }),
-    },
-    Control {
         name: "accounts.sessions",
         title: "Interactive shells exit after an hour without input, and those of root have the \
                 umask 027.",

@@ -153,15 +153,6 @@ pub(super) const CONTROLS: &[Control] = &[
             expect: Expectation::Nothing,
         }),
     },
-    Control {
-        name: "files.banners",
-        title: "The login banners are a generic notice.",
-        why: "The notice names no version, and other auditors check for it.",
-        reference: "CIS Debian 12, 1.6; Lynis BANN-7126, BANN-7130",
-        conflict: Conflict::None,
-        measures: &[Measure::File("/etc/issue", BANNER), Measure::File("/etc/issue.net", BANNER)],
-        probe: None,
-    },
 ];
 
 const SCHEDULES: &[&str] = &[
@@ -171,10 +162,3 @@ const SCHEDULES: &[&str] = &[
     "/etc/cron.weekly",
     "/etc/cron.monthly",
 ];
-
-/// With the keywords that auditors search for.
-const BANNER: &str = "\
-This system is for authorized use only. It runs one job and is destroyed.
-All activity is monitored and recorded; access without permission is prohibited
-and may be prosecuted under the law.
-";

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::lacking::FORBID;
+use crate::missing_requirements::FORBID;
 use crate::support::host::Devices;
 use crate::support::injector::inject;
 use crate::support::processes::{ProcessTree, file};
