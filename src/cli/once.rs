@@ -13,7 +13,6 @@ use secrecy::SecretString;
 use super::microvm::MicrovmArguments;
 use super::report::CliError;
 use super::run::{CopyOut, MicrovmTask, run_task};
-use mayfly_egress::policy::explain_missing;
 use mayfly_failure::Code;
 use mayfly_host::state::StateDirectory;
 use mayfly_shepherd::runner;
@@ -91,7 +90,8 @@ pub(super) fn run(
         // A runner that never started has no logs.
         must_copy: false,
         runner: Some(arguments.farewell),
-        egress_warning: explain_missing,
+        // A scheduler may pass a configuration that only its own runner understands.
+        github: runner::github_url(&secret).or_else(|| Some("https://github.com".to_owned())),
     };
     run_task(&task, state)
 }

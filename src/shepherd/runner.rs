@@ -6,8 +6,9 @@
 
 use std::fmt;
 
+use data_encoding::BASE64;
 use mayfly_protocol::message::{Bytes, Job};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::event::EventKind;
@@ -60,6 +61,27 @@ pub fn job(
         copy_out: vec![bytes(&format!("{directory}/_diag"))],
         follow: None,
     }
+}
+
+/// Returns the URL of the runner's scope from its configuration: the key `GitHubUrl` of its file
+/// `.runner`. `None` if it has none. Unchecked, so only for messages.
+pub fn github_url(jit_config: &SecretString) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Files {
+        #[serde(rename = ".runner")]
+        runner: SecretString,
+    }
+    #[derive(Deserialize)]
+    struct RunnerFile {
+        #[serde(rename = "GitHubUrl")]
+        url: String,
+    }
+    let decode = |text: &SecretString| {
+        Some(SecretSlice::from(BASE64.decode(text.expose_secret().as_bytes()).ok()?))
+    };
+    let files: Files = serde_json::from_slice(decode(jit_config)?.expose_secret()).ok()?;
+    let file: RunnerFile = serde_json::from_slice(decode(&files.runner)?.expose_secret()).ok()?;
+    Some(file.url)
 }
 
 /// Returns the directory in which a runner in `directory` stores its steps' log lines until they

@@ -216,3 +216,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_server_of_a_configuration_is_found_or_not() {
+    let encode = |text: &str| BASE64.encode(text.as_bytes());
+    let config = |runner: &str| {
+        let files = serde_json::json!({ ".runner": encode(runner), ".credentials": encode("{}") });
+        SecretString::from(encode(&files.to_string()))
+    };
+    let url = |config: SecretString| github_url(&config);
+    let ghes = r#"{"AgentId": "7", "GitHubUrl": "https://git.example.com/octo"}"#;
+    assert_eq!(url(config(ghes)).as_deref(), Some("https://git.example.com/octo"));
+    for wrong in ["", "{}", r#"{"GitHubUrl": 7}"#] {
+        assert_eq!(url(config(wrong)), None, "{wrong}");
+    }
+    for wrong in [String::new(), "no base64".to_owned(), encode("[1]"), encode("{}")] {
+        assert_eq!(url(wrong.into()), None);
+    }
+}

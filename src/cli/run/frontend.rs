@@ -16,7 +16,7 @@ use super::timings::Timings;
 use crate::microvm::MicrovmArguments;
 use crate::output::print_stderr;
 use crate::report::{self, CliError};
-use mayfly_egress::record::EgressReport;
+use mayfly_egress::policy::explain_missing;
 use mayfly_failure::Code;
 use mayfly_host::state::StateDirectory;
 use mayfly_machine::console;
@@ -48,8 +48,8 @@ pub(crate) struct MicrovmTask<'a> {
     pub(crate) must_copy: bool,
     /// For a runner: how long it may take to end after an interrupt.
     pub(crate) runner: Option<Duration>,
-    /// Returns a warning about refused connections that the job needs.
-    pub(crate) egress_warning: fn(&EgressReport) -> Option<String>,
+    /// For a runner: the URL of its GitHub server, whose hosts it needs.
+    pub(crate) github: Option<String>,
 }
 
 /// Runs a task from the start of the shepherd to its end.
@@ -174,7 +174,7 @@ fn warn_of_memory(status: &JobStatus, kills: u64) {
 /// Prints a warning about refused connections that the job needs.
 fn warn_of_egress(task: &MicrovmTask<'_>, event: &EventKind) {
     if let EventKind::Egress(report) = event
-        && let Some(warning) = (task.egress_warning)(report)
+        && let Some(warning) = task.github.as_ref().and_then(|url| explain_missing(url, report))
     {
         report::warning(&warning);
     }

@@ -32,7 +32,7 @@ pub(super) fn run(
         copy_out: &arguments.copy_out,
         must_copy: true,
         runner: None,
-        egress_warning: |_| None,
+        github: None,
     };
     run_task(&task, state)
 }

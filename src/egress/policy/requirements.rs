@@ -75,12 +75,12 @@ pub struct RefusedDestination<'a> {
     pub cause: Option<&'a str>,
 }
 
-/// Returns a message about a refused name that a runner of github.com needs, with the set that
-/// allows it.
-pub fn explain_missing(report: &EgressReport) -> Option<String> {
+/// Returns a message about a name that a microVM's report lists as refused and that a runner of the
+/// server needs, with the line that allows it.
+pub fn explain_missing(server: &str, report: &EgressReport) -> Option<String> {
     let refused = report.rows.iter().filter(|row| row.verdict == "refused");
     explain_missing_for(
-        "https://github.com",
+        server,
         refused.map(|row| RefusedDestination::new(&row.host, row.port, row.cause.as_deref())),
     )
 }
@@ -172,7 +172,10 @@ mod tests {
         };
         let explain = |rows| {
             let totals = EgressTotals::default();
-            explain_missing(&EgressReport { rows, totals, omitted: 0, unrecorded: 0 })
+            explain_missing(
+                "https://github.com",
+                &EgressReport { rows, totals, omitted: 0, unrecorded: 0 },
+            )
         };
         let results = "productionresultssa7.blob.core.windows.net";
         let message = explain(vec![row(results, "refused", "no-rule")]).unwrap();
