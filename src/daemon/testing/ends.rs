@@ -10,7 +10,8 @@ use crate::decide::Stage;
 use crate::event_loop::Daemon;
 use mayfly_api::types::{Blocker, DrainRequest};
 use mayfly_api::{Call, JobLog, Responder};
-use mayfly_ledger::JobState;
+use mayfly_config::Trigger;
+use mayfly_ledger::{JobState, LedgerError};
 use mayfly_shepherd::event::Phase;
 
 const TIME_LIMIT: Duration = Duration::from_secs(3600);
@@ -152,4 +153,43 @@ async fn a_blocker_tells_how_far_a_runner_is() {
     let message = registered.message;
     assert!(message.contains("is registered but has not reached GitHub for 1m"), "{message}");
     assert!(registered.until.is_some());
+}
+
+/// Returns whether the audit log says that a job ended with this cause.
+fn is_audited(harness: &Harness, cause: &str) -> bool {
+    let mut found = false;
+    let entries = harness.reader().audit_entries(0, |entry| {
+        found |= entry.detail.contains(cause);
+        Ok::<_, LedgerError>(())
+    });
+    entries.unwrap();
+    found
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_ends_a_job_is_named_with_every_trigger() {
+    let triggers =
+        [Trigger::Webhook, Trigger::Poll, Trigger::ScaleSet, Trigger::Auto, Trigger::Always];
+    for (trigger, is_drain) in triggers.into_iter().flat_map(|one| [(one, false), (one, true)]) {
+        let mut harness = Harness::new(Duration::from_secs(30));
+        harness.settings.pools[1].trigger = trigger;
+        harness.start_daemon().unwrap();
+        harness.forge.queue(FORGE);
+        let is_running = |harness: &mut Harness| has_state(harness, JobState::Running);
+        assert!(harness.run(TIME_LIMIT, is_running).await, "{trigger:?}");
+        if is_drain {
+            let request = DrainRequest { end_jobs: true, within_ms: None };
+            let user = Some(1);
+            call(&mut harness, |responder| Call::Drain { request, user, responder });
+        } else {
+            cancel(&mut harness, 1);
+        }
+        let is_over = |harness: &mut Harness| harness.jobs().iter().all(|job| job.state.is_over());
+        assert!(harness.run(TIME_LIMIT, is_over).await, "{trigger:?}");
+        let job = harness.jobs().remove(0);
+        let cause = job.cause.unwrap_or_default();
+        let who = if is_drain { "drained by user 1" } else { "canceled by user 1" };
+        assert_eq!((job.state, cause.as_str()), (JobState::Cancelled, who), "{trigger:?}");
+        assert!(is_audited(&harness, who), "{trigger:?}");
+    }
 }

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::faults::{DriverCall, Fault, Faults};
-use mayfly_config::PoolConfig;
+use mayfly_config::{PoolConfig, Trigger};
 use mayfly_forge::{
     BoxFuture, Forge, ForgeError, ForgeEvent, JobChange, JobDelivery, ListenRequest, NewRunner,
     RemoteJob, RemoteRunner, RemovalOutcome,
@@ -310,6 +310,13 @@ impl Forge for FakeForge {
             let ends = async {
                 loop {
                     let now = listen_request.borrow_and_update().clone();
+                    let has_set = |pool: &PoolConfig| {
+                        matches!(pool.trigger, Trigger::ScaleSet | Trigger::Auto)
+                    };
+                    let sets = now.pools.iter().filter(|(_, (pool, _))| has_set(pool));
+                    for (name, _) in sets {
+                        let _ = to.send(ForgeEvent::PoolReady(name.clone())).await;
+                    }
                     self.state().listen_request = now;
                     if listen_request.changed().await.is_err() {
                         return;

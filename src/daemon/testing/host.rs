@@ -21,6 +21,8 @@ use mayfly_shepherd::runner::{JobResult, RunnerProgress};
 const BOOT: Duration = Duration::from_secs(3);
 const CLAIM: Duration = Duration::from_millis(200);
 const EXIT: Duration = Duration::from_millis(50);
+/// How long an interrupted runner takes to end its job and report it.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The host.
 #[derive(Debug)]
@@ -120,6 +122,15 @@ impl FakeHost {
             _ => None,
         };
         commands.filter_map(interrupt).collect()
+    }
+
+    /// Returns the request to interrupt a microVM's job, if its shepherd received one.
+    fn interrupt_of(&self, id: &MicrovmId) -> Option<InterruptRequest> {
+        let state = self.state();
+        state.machines.get(id)?.commands.iter().find_map(|command| match command {
+            ShepherdCommand::Interrupt(request) => Some(request.clone()),
+            _ => None,
+        })
     }
 
     /// Stops or continues all shepherds.
@@ -298,6 +309,10 @@ impl FakeHost {
         };
         self.record(id, EventKind::Runner(RunnerProgress::Running { job: job.clone() }));
         let passed = self.pass(id, self.job).await;
+        if let Some(request) = self.interrupt_of(id) {
+            self.record(id, EventKind::Interrupted(request));
+            tokio::time::sleep(FAREWELL).await;
+        }
         self.forge.end_job(number, if passed.is_ok() { "success" } else { "failure" });
         passed?;
         let result = JobResult::Succeeded;
