@@ -5,7 +5,8 @@
 //! line's. This module also has the listener for GitHub's webhooks and the status page, which share
 //! the HTTP server.
 //!
-//! Owns the shapes of requests and responses ([`types`]). Knows nothing about the daemon's
+//! Owns the shapes of requests and responses ([`types`]) and how they read for a person
+//! ([`present`]). Knows nothing about the daemon's
 //! internals, the ledger or GitHub.
 
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod checked_listener;
 pub mod client;
 mod client_stream;
 mod log;
+pub mod present;
 mod serve;
 pub mod server;
 mod socket_path;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::report::CliError;
 use super::{daemon, table};
 use mayfly_api::client::ClientError;
+use mayfly_api::present;
 use mayfly_api::types::JobId;
 use mayfly_failure::Code;
 use mayfly_host::state::StateDirectory;
@@ -42,10 +43,10 @@ pub(super) fn run(arguments: &PsArguments, state: &StateDirectory) -> Result<Exi
         .map(|entry| Line { entry, job: jobs.get(&entry.summary.id.to_string()).copied() })
         .collect();
     arguments.connection.print(&lines, |lines, out| {
-        out.line("ID            PHASE       CPUS    MEMORY  AGE      JOB     IMAGE")?;
+        out.line("ID            PHASE       CPUS    MEMORY  AGE          JOB     IMAGE")?;
         for Line { entry: MicrovmEntry { summary, phase }, job } in lines {
             out.line(format_args!(
-                "{:<14}{:<11}{:>5} {:>9}  {:<9}{:<8}{}",
+                "{:<14}{:<11}{:>5} {:>9}  {:<13}{:<8}{}",
                 summary.id.to_string(),
                 phase.to_string(),
                 summary.processors,
@@ -87,5 +88,5 @@ fn age(since: &str) -> String {
         .ok()
         .and_then(|since| SystemTime::now().duration_since(since).ok())
         .unwrap_or_default();
-    table::brief(Duration::from_secs(elapsed.as_secs()))
+    present::ongoing(elapsed)
 }

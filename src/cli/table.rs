@@ -1,6 +1,4 @@
-//! Tables and durations for terminals.
-
-use std::time::Duration;
+//! Tables for terminals.
 
 use unicode_width::UnicodeWidthChar;
 
@@ -10,7 +8,7 @@ use mayfly_common::text::is_deceptive;
 /// The maximum width of a cell in columns. Names of jobs can have any length.
 const MAX_CELL_WIDTH: usize = 160;
 
-/// Prints rows under a heading, each column as wide as its widest cell.
+/// Prints rows under a heading in capitals, each column as wide as its widest cell.
 pub(super) fn print<const N: usize>(
     output: &mut Output,
     heading: [&str; N],
@@ -20,9 +18,10 @@ pub(super) fn print<const N: usize>(
 }
 
 pub(super) fn lines<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Vec<String> {
-    let rows: Vec<[(String, usize); N]> = std::iter::once(heading.map(cell))
-        .chain(rows.iter().map(|row| row.each_ref().map(|text| cell(text))))
-        .collect();
+    let rows: Vec<[(String, usize); N]> =
+        std::iter::once(heading.map(|name| cell(&name.to_uppercase())))
+            .chain(rows.iter().map(|row| row.each_ref().map(|text| cell(text))))
+            .collect();
     let widths: [usize; N] = std::array::from_fn(|column| {
         rows.iter().map(|row| row[column].1).max().unwrap_or_default()
     });
@@ -72,18 +71,6 @@ pub(super) fn optional(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// Formats a duration in its two largest units, or with a few digits if it is short.
-pub(super) fn brief(duration: Duration) -> String {
-    if duration < Duration::from_secs(1) {
-        return format!("{}ms", duration.as_millis());
-    }
-    if duration < Duration::from_secs(10) {
-        return format!("{:.1}s", duration.as_secs_f64());
-    }
-    let text = humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string();
-    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -95,7 +82,7 @@ mod tests {
     fn columns_fit_their_cells_and_control_characters_are_replaced() {
         let rows =
             [["1".to_owned(), "größer".to_owned()], ["200".to_owned(), "\x1b[2J".to_owned()]];
-        assert_eq!(lines(["ID", "NAME"], &rows), ["ID   NAME", "1    größer", "200  ?[2J"]);
+        assert_eq!(lines(["Id", "Name"], &rows), ["ID   NAME", "1    größer", "200  ?[2J"]);
     }
 
     #[test]
@@ -145,15 +132,6 @@ mod tests {
                 let columns: usize = line.chars().filter_map(UnicodeWidthChar::width).sum();
                 prop_assert!(columns <= 3 * (MAX_CELL_WIDTH + 3));
             }
-        }
-    }
-
-    #[test]
-    fn durations_are_brief() {
-        for (milliseconds, text) in
-            [(7, "7ms"), (1_250, "1.2s"), (75_400, "1m 15s"), (90_061_000, "1day 1h")]
-        {
-            assert_eq!(brief(Duration::from_millis(milliseconds)), text);
         }
     }
 }

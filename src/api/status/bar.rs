@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 
 use super::format;
+use crate::present;
 use crate::types::{Explanation, JobState, Time};
 
 /// The length of a bar, in units of its drawing.
@@ -137,7 +138,7 @@ pub(super) fn bar(explanation: &Explanation, now: Time) -> Markup {
     let label: Vec<_> = segments
         .iter()
         .filter(|segment| segment.millis > 0)
-        .map(|segment| format!("{} {}", segment.phase, format::millis(segment.millis)))
+        .map(|segment| format!("{} {}", segment.phase, present::millis(segment.millis)))
         .collect();
     let label = if label.is_empty() { "nothing yet".to_owned() } else { label.join(", ") };
     let merged = merged(&segments);

@@ -4,11 +4,10 @@ use maud::{Markup, html};
 
 use super::Part;
 use super::bar::legend;
-use super::format::{self, LINE, PARAGRAPH, ago, text};
-use super::page::{frame, name, origin, outcome, reason, times};
-use crate::types::{
-    DestinationView, EgressView, Explanation, JobSource, JobState, JobView, PhaseView, Time,
-};
+use super::format::{LINE, PARAGRAPH, ago, class, since, text};
+use super::page::{frame, outcome, times, verdicts};
+use crate::present::{self, DESTINATION_HEADINGS, Fact, STEP_HEADINGS};
+use crate::types::{Explanation, JobSource, JobView, Time};
 
 /// The maximum number of destinations shown.
 const MAX_DESTINATIONS: usize = 200;
@@ -25,83 +24,63 @@ pub(super) fn part(explanation: &Explanation, now: Time) -> Part {
     let job = &explanation.job;
     let content = html! {
         nav { a href="/" { "All jobs" } }
-        h1 { span.id { "Job " (job.id) } " " (name(job)) }
-        (facts(job, now))
-        @if let Some(cause) = &job.cause {
-            p.callout.bad[job.state == JobState::Failed] {
-                strong { (cause_label(job.state)) } " " (text(cause, PARAGRAPH))
-            }
-        }
-        @if let Some(warning) = &job.warning {
-            p.callout.warn { strong { "Refused:" } " " (text(warning, PARAGRAPH)) }
-        }
-        @if explanation.blocker.is_some() {
-            div.callout.warn { strong { "Waiting:" } " " (reason(explanation.blocker.as_ref(), now)) }
+        h1 { span.id { "Job " (job.id) } " " (text(present::name(job), LINE)) }
+        (facts(explanation, now))
+        @for (label, note) in present::notes(explanation, now) {
+            p.callout.(class(note.tone)) { strong { (label) ":" } " " (text(&note.text, PARAGRAPH)) }
         }
         h2 { "Time" }
         div.large { (times(explanation, now)) }
         (legend())
-        (timeline(&explanation.phases, job, now))
+        (timeline(explanation, now))
         h2 { "Egress" }
-        (egress(explanation.egress.as_ref(), job))
+        (egress(explanation))
         h2 { "On the command line" }
-        (commands(explanation))
+        (commands(job))
     };
     ("job", content)
 }
 
-fn cause_label(state: JobState) -> &'static str {
-    match state {
-        JobState::Failed => "Failed:",
-        JobState::Cancelled => "Cancelled:",
-        // A requeued job keeps the cause of its last attempt.
-        _ => "Last attempt:",
-    }
-}
-
-fn facts(job: &JobView, now: Time) -> Markup {
+fn facts(explanation: &Explanation, now: Time) -> Markup {
     html! {
         dl.facts {
-            div { dt { "state" } dd { (outcome(job)) } }
-            div { dt { "from" } dd { (origin(job)) } }
-            div { dt { "pool" } dd { (job.pool.as_deref().map_or("none".to_owned(), |pool| text(pool, LINE))) } }
-            div { dt { "queued" } dd { (ago(job.queued, now)) } }
-            @if let Some(at) = job.ended { div { dt { "ended" } dd { (ago(at, now)) } } }
-            @if let Some(microvm) = &job.microvm {
-                div { dt { "microVM" } dd { code { (text(microvm, LINE)) } } }
-            }
-            @if let Some(code) = job.exit_code { div { dt { "exit code" } dd { (code) } } }
-            @if let Some(id) = job.github_id {
-                div { dt { "at GitHub" } dd { @if let Some(url) = &job.url { a href=(url) rel="noreferrer" { (id) } } @else { (id) } } }
+            @for (name, fact) in present::facts(explanation) {
+                div { dt { (name) } dd { (value(fact, now)) } }
             }
         }
     }
 }
 
-fn timeline(phases: &[PhaseView], job: &JobView, now: Time) -> Markup {
-    // The job's own microVM is shown above already.
-    let own = job.microvm.as_ref().map(|microvm| format!("microVM {microvm}"));
-    let is_own = |detail: &String| own.as_ref() == Some(detail);
+fn value(fact: Fact<'_>, now: Time) -> Markup {
+    html! {
+        @match fact {
+            Fact::Outcome(word) => (outcome(&word)),
+            Fact::Text(value) => (text(&value, PARAGRAPH)),
+            Fact::Time(at) => (ago(at, now)),
+            Fact::Page(id, Some(url)) => a href=(url) rel="noreferrer" { (id) },
+            Fact::Page(id, None) => (id),
+        }
+    }
+}
+
+fn timeline(explanation: &Explanation, now: Time) -> Markup {
+    let [phase, start, duration, detail] = STEP_HEADINGS;
+    let steps = present::steps(explanation, now);
+    let is_over = explanation.job.state.is_over();
     html! {
         table aria-label="Timeline" {
-            thead { tr { th.job { "Phase" } th.when { "Start (UTC)" } th.when { "Duration" } th { "Detail" } } }
+            thead { tr { th.job { (phase) } th.when { (start) } th.when { (duration) } th { (detail) } } }
             tbody {
-                @for phase in phases {
+                @for (step, phase) in steps.iter().zip(&explanation.phases) {
                     tr {
-                        td.job { (text(&phase.phase, LINE)) }
-                        td.number data-label="Start (UTC)" {
-                            time datetime=(phase.at) title=(format::moment(phase.at)) { (format::clock(phase.at)) }
+                        td.job { (text(&step[0], LINE)) }
+                        td.number data-label=(start) {
+                            time datetime=(phase.at) title=(present::moment(phase.at)) { (step[1]) }
                         }
-                        td.number data-label="Duration" {
-                            @match phase.lasted_ms {
-                                Some(millis) => (format::millis(millis)),
-                                None if job.state.is_over() => "",
-                                None => (format::since(phase.at, now)),
-                            }
+                        td.number data-label=(duration) {
+                            @if is_over || phase.lasted_ms.is_some() { (step[2]) } @else { (since(phase.at, now)) }
                         }
-                        td.full data-label="Detail" {
-                            @if let Some(detail) = phase.detail.as_ref().filter(|detail| !is_own(detail)) { (text(detail, PARAGRAPH)) }
-                        }
+                        td.full data-label=(detail) { (text(&step[3], PARAGRAPH)) }
                     }
                 }
             }
@@ -109,65 +88,42 @@ fn timeline(phases: &[PhaseView], job: &JobView, now: Time) -> Markup {
     }
 }
 
-fn egress(egress: Option<&EgressView>, job: &JobView) -> Markup {
-    let Some(egress) = egress else {
-        let text = if job.state.is_over() {
-            "No connection attempts."
-        } else {
-            "No connection attempts so far."
-        };
-        return html! { p.none { (text) } };
-    };
-    // Refusals first: people look for them.
-    let mut destinations: Vec<_> = egress.destinations.iter().collect();
-    destinations.sort_by_key(|one| (one.verdict == "allowed", std::cmp::Reverse(one.connections)));
-    let more = destinations.len().saturating_sub(MAX_DESTINATIONS);
+fn egress(explanation: &Explanation) -> Markup {
+    let (rows, more) = present::destinations(explanation, MAX_DESTINATIONS);
+    let [place, verdict, cause, counts @ ..] = DESTINATION_HEADINGS;
     html! {
-        p {
-            span.refusals[egress.refused > 0] { (egress.refused) " refused" } ", "
-            (egress.allowed) " allowed"
-            @if egress.would_refuse > 0 { ", " (egress.would_refuse) " would be refused if the policy were enforced" }
-            "; " (format::bytes(egress.up)) " sent, " (format::bytes(egress.down)) " received"
+        (verdicts(explanation))
+        @for line in present::traffic(explanation) { p.none { (line) } }
+        @if !rows.is_empty() {
+            table aria-label="Egress" {
+                thead { tr {
+                    th.wide { (place) } th.short { (verdict) } th { (cause) }
+                    @for name in counts { th.short { (name) } }
+                } }
+                tbody { @for row in &rows { (destination(row)) } }
+            }
         }
-        @if egress.omitted > 0 {
-            p.none { (format::count(egress.omitted, "destination")) " without a row, because there are too many: counted in the totals and in (others)" }
-        }
-        @if egress.unrecorded > 0 {
-            p.none { (format::count(egress.unrecorded, "line")) " missing from the egress record, because there were too many" }
-        }
-        table aria-label="Egress" {
-            thead { tr {
-                th.wide { "Destination" } th.short { "Port" } th { "Verdict" } th.short { "Attempts" } th.short { "Sent" } th.short { "Received" }
-            } }
-            tbody { @for one in destinations.into_iter().take(MAX_DESTINATIONS) { (destination(one)) } }
-        }
-        @if more > 0 { p.none { (format::count(more as u64, "destination")) " more: " code { "mayfly explain --json " (job.id) } } }
+        @if let Some(more) = more { p.none { (more) } }
     }
 }
 
-fn destination(one: &DestinationView) -> Markup {
-    let class = match one.verdict.as_str() {
-        "allowed" => "good",
-        "refused" => "bad",
-        _ => "warn",
-    };
+fn destination(row: &[String; 6]) -> Markup {
+    let [place, verdict, cause, counts @ ..] = row;
     html! {
         tr {
-            td.job { code { (text(&one.host, 300)) } }
-            td.number data-label="Port" { @if one.port != 0 { (one.port) } }
-            td data-label="Verdict" {
-                span.badge.(class) { (text(&one.verdict, LINE)) }
-                @if let Some(cause) = &one.cause { " " span.below { (text(cause, LINE)) } }
+            td.job { code { (text(place, 300)) } }
+            td data-label=(DESTINATION_HEADINGS[1]) {
+                span.badge.(class(present::verdict_tone(verdict))) { (text(verdict, LINE)) }
             }
-            td.number data-label="Attempts" { (one.connections) }
-            td.number data-label="Sent" { (format::bytes(one.up)) }
-            td.number data-label="Received" { (format::bytes(one.down)) }
+            td data-label=(DESTINATION_HEADINGS[2]) { (text(cause, LINE)) }
+            @for (name, count) in DESTINATION_HEADINGS[3..].iter().zip(counts) {
+                td.number data-label=(name) { (count) }
+            }
         }
     }
 }
 
-fn commands(explanation: &Explanation) -> Markup {
-    let job = &explanation.job;
+fn commands(job: &JobView) -> Markup {
     let over = job.state.is_over();
     html! {
         dl.commands {
@@ -180,10 +136,6 @@ fn commands(explanation: &Explanation) -> Markup {
             @if job.source == JobSource::Local && !over {
                 dt { code { "mayfly cancel " (job.id) } }
                 dd { "cancel it" }
-            }
-            @if let Some(black_box) = &explanation.black_box {
-                dt { code { "ls " (text(black_box, PARAGRAPH)) } }
-                dd { "list the files of its microVM: console, events, egress" }
             }
         }
     }

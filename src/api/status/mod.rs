@@ -15,7 +15,8 @@
 //! [`format::text`] truncates it and makes invisible characters visible, and the content security
 //! policy lets the browser run and load only the page's own files.
 //!
-//! Owns how things look. What they mean is up to the daemon.
+//! Owns how things look. How they read is up to [`present`](crate::present), what they mean to the
+//! daemon.
 
 mod access;
 mod bar;

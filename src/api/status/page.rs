@@ -4,10 +4,10 @@ use maud::{DOCTYPE, Markup, html};
 
 use super::Part;
 use super::bar::{bar, legend, segments, sums};
-use super::format::{self, LINE, PARAGRAPH, ago, since, text};
+use super::format::{LINE, PARAGRAPH, ago, class, since, text};
+use crate::present::{self, Tone, Toned};
 use crate::types::{
-    ApiError, Blocker, Budget, DaemonStatus, Explanation, JobSource, JobState, JobView,
-    MicrovmView, Overview, PoolView, Time,
+    ApiError, Budget, DaemonStatus, Explanation, JobView, MicrovmView, Overview, PoolView, Time,
 };
 
 /// The reload interval in seconds without JavaScript.
@@ -33,7 +33,7 @@ pub(super) fn frame(title: &str, live: Option<&str>, at: Time, content: &Markup)
             body data-events=[live] {
                 header {
                     a.brand href="/" { img src="/icon.svg" alt="" width="28" height="28"; "Mayfly" }
-                    p #live role="status" { "as of " time datetime=(at) { (format::moment(at)) } }
+                    p #live role="status" { "as of " time datetime=(at) { (present::moment(at)) } }
                 }
                 main { (content) }
             }
@@ -107,7 +107,7 @@ fn summary(overview: &Overview) -> Markup {
 fn budgets(budget: &Budget) -> Markup {
     let cpus = format!("{} of {}", budget.cpus_used, budget.cpus);
     let memory =
-        format!("{} of {}", format::bytes(budget.memory_used), format::bytes(budget.memory));
+        format!("{} of {}", present::bytes(budget.memory_used), present::bytes(budget.memory));
     html! {
         (tile("processors", &cpus, budget.cpus_used > 0,
             Some((budget.cpus_used.into(), budget.cpus.into()))))
@@ -156,7 +156,9 @@ fn waiting(overview: &Overview, now: Time) -> Markup {
                             td data-label="Pool" { (pool(&explanation.job)) }
                             td.number data-label="Waited" { (since(explanation.job.queued, now)) }
                             td.full data-label="Reason" {
-                                (reason(explanation.blocker.as_ref(), now))
+                                @if let Some(blocker) = &explanation.blocker {
+                                    (text(&present::reason(blocker, now), PARAGRAPH))
+                                }
                             }
                         }
                     }
@@ -173,24 +175,7 @@ fn active(explanations: &[Explanation], now: Time) -> Markup {
         @if explanations.is_empty() {
             p.none { "No jobs are running." }
         } @else {
-            table aria-labelledby="active-h" {
-                thead { tr { th.job { "Job" } th.short { "Pool" } th.short { "State" } th.wide { "Time" } th.egress { "Egress" } th.when { "Since queued" } } }
-                tbody {
-                    @for explanation in explanations {
-                        tr {
-                            td.job { (job(&explanation.job)) }
-                            td data-label="Pool" { (pool(&explanation.job)) }
-                            td data-label="State" { (outcome(&explanation.job)) }
-                            td.wide data-label="Time" { (times(explanation, now)) }
-                            td data-label="Egress" { (egress(explanation)) }
-                            td.number data-label="Since queued" {
-                                (since(explanation.job.queued, now))
-                            }
-                        }
-                    }
-                }
-            }
-            (legend())
+            (jobs("active-h", ["State", "Since queued"], explanations, now))
         }
     }
 }
@@ -204,33 +189,40 @@ fn ended(explanations: &[Explanation], now: Time) -> Markup {
                 code { "mayfly submit --pool NAME --wait -- true" }
             }
         } @else {
-            table aria-labelledby="ended-h" {
-                thead { tr { th.job { "Job" } th.short { "Pool" } th { "Result" } th.wide { "Time" } th.egress { "Egress" } th.when { "Ended" } } }
-                tbody {
-                    @for explanation in explanations {
-                        tr {
-                            td.job { (job(&explanation.job)) }
-                            td data-label="Pool" { (pool(&explanation.job)) }
-                            td data-label="Result" {
-                                (outcome(&explanation.job))
-                                @if let Some(cause) = &explanation.job.cause {
-                                    p.cause { (text(cause, LINE)) }
-                                }
-                                @if let Some(warning) = &explanation.job.warning {
-                                    p.cause { (text(warning, PARAGRAPH)) }
-                                }
+            (jobs("ended-h", ["Result", "Ended"], explanations, now))
+        }
+    }
+}
+
+/// Renders a table of jobs that have started, and the legend of their bars.
+fn jobs(label: &str, [state, when]: [&str; 2], explanations: &[Explanation], now: Time) -> Markup {
+    html! {
+        table aria-labelledby=(label) {
+            thead { tr { th.job { "Job" } th.short { "Pool" } th { (state) } th.wide { "Time" } th.egress { "Egress" } th.when { (when) } } }
+            tbody {
+                @for explanation in explanations {
+                    tr {
+                        td.job { (job(&explanation.job)) }
+                        td data-label="Pool" { (pool(&explanation.job)) }
+                        td data-label=(state) {
+                            (outcome(&present::outcome(&explanation.job)))
+                            @for (_, note) in present::notes(explanation, now) {
+                                p.cause { (text(&note.text, PARAGRAPH)) }
                             }
-                            td.wide data-label="Time" { (times(explanation, now)) }
-                            td data-label="Egress" { (egress(explanation)) }
-                            td.number data-label="Ended" {
-                                @if let Some(at) = explanation.job.ended { (ago(at, now)) }
+                        }
+                        td.wide data-label="Time" { (times(explanation, now)) }
+                        td data-label="Egress" { (verdicts(explanation)) }
+                        td.number data-label=(when) {
+                            @match explanation.job.ended {
+                                Some(at) => (ago(at, now)),
+                                None => (since(explanation.job.queued, now)),
                             }
                         }
                     }
                 }
             }
-            (legend())
         }
+        (legend())
     }
 }
 
@@ -252,27 +244,14 @@ fn pools(pools: &[PoolView], now: Time) -> Markup {
 }
 
 fn pool_row(pool: &PoolView, now: Time) -> Markup {
-    let kinds = [
-        ("busy", pool.busy, "k-running"),
-        ("registered", pool.registered, "k-ready"),
-        ("warm", pool.warm, "k-warm"),
-        ("booting", pool.booting, "k-booting"),
-        ("ending", pool.ending, "k-ending"),
-    ];
-    let used: u32 = kinds.iter().map(|(_, count, _)| *count).sum();
-    let usage: Vec<_> = kinds
-        .iter()
-        .filter(|(_, count, _)| *count > 0)
-        .map(|(name, count, _)| format!("{count} {name}"))
-        .collect();
-    let usage = match used {
-        0 => format!("none of {}", pool.max),
-        used => format!("{used} of {}: {}", pool.max, usage.join(", ")),
-    };
+    let usage = present::usage(pool);
+    let stages = present::stages(pool);
+    let used = stages.iter().map(|(_, count)| count).sum();
     // A pool whose maximum was lowered exceeds it for a while.
     let all = u64::from(pool.max.max(used).max(1));
     let mut at = 0;
-    let drawn = kinds.map(|(_, count, class)| {
+    let classes = ["k-running", "k-ready", "k-warm", "k-booting", "k-ending"].into_iter();
+    let drawn = classes.zip(stages).map(|(class, (_, count))| {
         let from = at;
         at += u64::from(count);
         (class, from * 1000 / all, u64::from(count) * 1000 / all)
@@ -298,7 +277,7 @@ fn pool_row(pool: &PoolView, now: Time) -> Markup {
             td.number data-label="Waiting" { (pool.waiting) }
             td.full data-label="Blocked by" {
                 @match &pool.blocker {
-                    Some(blocker) => (reason(Some(blocker), now)),
+                    Some(blocker) => (text(&present::reason(blocker, now), PARAGRAPH)),
                     None => span.none { "nothing" },
                 }
             }
@@ -326,7 +305,7 @@ fn microvms(overview: &Overview, now: Time) -> Markup {
                             td.job { code { (text(&microvm.id, LINE)) } }
                             td data-label="Pool" { (text(&microvm.pool, LINE)) }
                             td data-label="Stage" {
-                                span.badge.(stage_class(&microvm.stage)) { (text(&microvm.stage, LINE)) }
+                                span.badge.(class(stage_tone(&microvm.stage))) { (text(&microvm.stage, LINE)) }
                             }
                             td.number data-label="In stage" { (since(microvm.since, now)) }
                             td data-label="Job" {
@@ -346,11 +325,11 @@ fn microvms(overview: &Overview, now: Time) -> Markup {
     }
 }
 
-fn stage_class(stage: &str) -> &'static str {
+fn stage_tone(stage: &str) -> Tone {
     match stage {
-        "busy" | "assigned" => "active",
-        "warm" | "registered" => "good",
-        _ => "",
+        "busy" | "assigned" => Tone::Active,
+        "warm" | "registered" => Tone::Good,
+        _ => Tone::Plain,
     }
 }
 
@@ -372,24 +351,10 @@ fn footer(status: &DaemonStatus, metrics: bool) -> Markup {
 
 /// Renders a job's number, name and origin.
 fn job(job: &JobView) -> Markup {
+    let name = text(present::name(job), LINE);
     html! {
-        a.name href={ "/jobs/" (job.id) } title=(name(job)) { span.id { (job.id) } " " (name(job)) }
-        p.below { (origin(job)) }
-    }
-}
-
-/// Returns the display name of a job.
-pub(super) fn name(job: &JobView) -> String {
-    let name = text(&job.name, LINE);
-    if name.trim().is_empty() { "(no name)".to_owned() } else { name }
-}
-
-/// Returns the origin of a job.
-pub(super) fn origin(job: &JobView) -> String {
-    match (&job.repository, job.source) {
-        (Some(repository), _) => text(repository, LINE),
-        (None, JobSource::Local) => "submitted locally".to_owned(),
-        (None, JobSource::Github) => "GitHub".to_owned(),
+        a.name href={ "/jobs/" (job.id) } title=(name) { span.id { (job.id) } " " (name) }
+        p.below { (text(present::origin(job), LINE)) }
     }
 }
 
@@ -403,32 +368,8 @@ fn pool(job: &JobView) -> Markup {
 }
 
 /// Renders the state of a job, or its result.
-pub(super) fn outcome(job: &JobView) -> Markup {
-    let success = job.exit_code == Some(0) || job.result.as_deref() == Some("success");
-    let class = match job.state {
-        JobState::Queued => "",
-        JobState::Claimed | JobState::Running => "active",
-        JobState::Finished if success => "good",
-        JobState::Finished | JobState::Failed => "bad",
-        JobState::Cancelled => "warn",
-    };
-    let word = match (job.state, &job.result) {
-        (JobState::Finished, Some(result)) => text(result, LINE),
-        (state, _) => state.to_string(),
-    };
-    html! { span.badge.(class) { (word) } }
-}
-
-/// Renders the reason why something waits.
-pub(super) fn reason(blocker: Option<&Blocker>, now: Time) -> Markup {
-    html! {
-        @if let Some(blocker) = blocker {
-            (text(&blocker.message, PARAGRAPH))
-            @if let Some(until) = blocker.until && until > now {
-                p.below { "next attempt in " (format::brief(until.since(now))) }
-            }
-        }
-    }
+pub(super) fn outcome(outcome: &Toned) -> Markup {
+    html! { span.badge.(class(outcome.tone)) { (text(&outcome.text, LINE)) } }
 }
 
 /// Renders the bar, and its sums as text.
@@ -439,21 +380,17 @@ pub(super) fn times(explanation: &Explanation, now: Time) -> Markup {
         p.below {
             @for (index, (kind, millis)) in sums.iter().enumerate() {
                 @if index > 0 { " · " }
-                (kind.label()) " " (format::millis(*millis))
+                (kind.label()) " " (present::millis(*millis))
             }
         }
     }
 }
 
-fn egress(explanation: &Explanation) -> Markup {
+/// Renders how many connections had which verdict.
+pub(super) fn verdicts(explanation: &Explanation) -> Markup {
     html! {
-        @match &explanation.egress {
-            Some(egress) => {
-                @if egress.refused > 0 { p.refusals { (egress.refused) " refused" } }
-                @if egress.would_refuse > 0 { p { (egress.would_refuse) " would be refused" } }
-                p { (egress.allowed) " allowed" }
-            }
-            None => span.none { "none" },
+        @for Toned { text, tone } in present::verdicts(explanation) {
+            p.refusals[tone == Tone::Bad].none[tone == Tone::Plain] { (text) }
         }
     }
 }

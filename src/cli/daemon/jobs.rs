@@ -3,14 +3,13 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::super::output::is_broken_pipe;
+use super::super::output::{Output, OutputError, is_broken_pipe};
 use super::super::report::CliError;
-use super::super::table::{self, brief, optional, sanitize};
+use super::super::table::{self, optional, sanitize};
 use super::{Connection, wait};
 use mayfly_api::client::ClientError;
-use mayfly_api::types::{
-    Blocker, EgressView, Explanation, JobFilter, JobId, JobState, JobView, Time,
-};
+use mayfly_api::present::{self, DESTINATION_HEADINGS, Fact, STEP_HEADINGS};
+use mayfly_api::types::{Explanation, JobFilter, JobId, JobState, JobView, Time};
 
 /// List the daemon's jobs, newest first.
 #[derive(Debug, clap::Args)]
@@ -73,34 +72,23 @@ pub(super) fn jobs(arguments: &JobsArguments, state: Option<&Path>) -> Result<()
     arguments.connection.print(&jobs, |jobs, out| {
         let now = Time::now();
         let rows: Vec<_> = jobs.iter().map(|job| row(job, now)).collect();
-        let heading = ["JOB", "STATE", "POOL", "QUEUED", "WAITED", "RAN", "RESULT", "NAME"];
+        let heading = ["JOB", "STATE", "POOL", "QUEUED", "WAITED", "RAN", "FROM", "NAME"];
         table::print(out, heading, &rows)
     })
 }
 
 fn row(job: &JobView, now: Time) -> [String; 8] {
-    let waited = job.started.or(job.ended).unwrap_or(now).since(job.queued);
-    let ran = job.started.map(|started| brief(job.ended.unwrap_or(now).since(started)));
-    let name = match &job.repository {
-        Some(repository) => format!("{repository}: {}", job.name),
-        None => job.name.clone(),
-    };
+    let note = if job.warning.is_some() { ", see explain" } else { "" };
     [
         job.id.to_string(),
-        job.state.to_string(),
+        format!("{}{note}", present::outcome(job).text),
         optional(job.pool.as_ref()),
-        format!("{} ago", brief(now.since(job.queued))),
-        brief(waited),
-        optional(ran),
-        result(job),
-        name,
+        present::ago(job.queued, now),
+        present::waited(job, now),
+        optional(present::ran(job, now)),
+        present::origin(job).to_owned(),
+        present::name(job).to_owned(),
     ]
-}
-
-/// Returns the result of a job, with a note if the job has a warning.
-fn result(job: &JobView) -> String {
-    let result = optional(job.result.as_ref());
-    if job.warning.is_some() { format!("{result}, see explain") } else { result }
 }
 
 pub(super) fn logs(arguments: &LogsArguments, state: Option<&Path>) -> Result<(), CliError> {
@@ -130,102 +118,58 @@ pub(super) fn cancel(arguments: &JobArguments, state: Option<&Path>) -> Result<(
 pub(super) fn explain(arguments: &JobArguments, state: Option<&Path>) -> Result<(), CliError> {
     let explanation = wait(arguments.connection.client(state)?.explain(arguments.job))?;
     arguments.connection.print(&explanation, |explanation, out| {
-        for line in explanation_lines(explanation, Time::now()) {
-            out.line(line)?;
-        }
-        let rows: Vec<_> = steps(explanation, Time::now()).collect();
-        if !rows.is_empty() {
-            out.line("")?;
-            table::print(out, ["STEP", "STARTED", "DURATION", ""], &rows)?;
-        }
-        let rows: Vec<_> = destinations(explanation).collect();
-        if rows.is_empty() {
-            return Ok(());
-        }
-        out.line("")?;
-        table::print(out, ["DESTINATION", "VERDICT", "CONNECTIONS", "SENT", "RECEIVED"], &rows)
+        let now = Time::now();
+        explanation_lines(explanation, now).into_iter().try_for_each(|line| out.line(line))?;
+        let (rows, more) = present::destinations(explanation, DESTINATIONS);
+        table_if_any(out, STEP_HEADINGS, &present::steps(explanation, now))?;
+        table_if_any(out, DESTINATION_HEADINGS, &rows)?;
+        more.into_iter().try_for_each(|line| out.line(line))
     })
 }
 
-/// Returns the rows of a job's steps. The last step of an ended job has no duration.
-fn steps(explanation: &Explanation, now: Time) -> impl Iterator<Item = [String; 4]> {
-    let is_over = explanation.job.state.is_over();
-    explanation.phases.iter().map(move |phase| {
-        let lasted = phase.lasted_ms.map(std::time::Duration::from_millis);
-        let lasted = lasted.or_else(|| (!is_over).then(|| now.since(phase.at)));
-        let detail = phase.detail.clone().unwrap_or_default();
-        [phase.phase.clone(), phase.at.to_string(), optional(lasted.map(brief)), detail]
-    })
-}
-
-/// Returns the rows of the first destinations that a job's microVM connected to or tried to.
-fn destinations(explanation: &Explanation) -> impl Iterator<Item = [String; 5]> {
-    let egress = explanation.egress.iter();
-    egress.flat_map(|egress| &egress.destinations).take(DESTINATIONS).map(|one| {
-        let port = if one.port == 0 { String::new() } else { format!(":{}", one.port) };
-        let cause = one.cause.as_ref().map(|cause| format!(" ({cause})")).unwrap_or_default();
-        [
-            format!("{}{port}", one.host),
-            format!("{}{cause}", one.verdict),
-            one.connections.to_string(),
-            one.up.to_string(),
-            one.down.to_string(),
-        ]
-    })
-}
-
-/// Summarizes the connections of a job's microVM, including those that are not listed.
-fn egress_summary(egress: &EgressView) -> Vec<String> {
-    let EgressView { allowed, refused, would_refuse, up, down, .. } = egress;
-    let mut lines = vec![format!("{allowed} allowed, {refused} refused")];
-    if *would_refuse > 0 {
-        lines.push(format!("{would_refuse} would be refused if the policy were enforced"));
+/// Prints an empty line and a table unless it has no rows.
+fn table_if_any<const N: usize>(
+    out: &mut Output,
+    headings: [&str; N],
+    rows: &[[String; N]],
+) -> Result<(), OutputError> {
+    if rows.is_empty() {
+        return Ok(());
     }
-    lines.push(format!("{up} bytes sent, {down} received"));
-    if egress.omitted > 0 {
-        let omitted = egress.omitted;
-        lines.push(format!("{omitted} more destinations are not listed: too many"));
-    }
-    if egress.unrecorded > 0 {
-        lines.push(format!(
-            "{} lines are missing in the egress record: too many",
-            egress.unrecorded
-        ));
-    }
-    let more = egress.destinations.len().saturating_sub(DESTINATIONS);
-    if more > 0 {
-        lines.push(format!("{more} more destinations: use mayfly explain --json"));
-    }
-    lines
+    out.line("")?;
+    table::print(out, headings, rows)
 }
 
 /// Returns the lines of text that explain a job.
 fn explanation_lines(explanation: &Explanation, now: Time) -> Vec<String> {
-    let Explanation { job, blocker, black_box, .. } = explanation;
-    let mut lines = vec![format!("job {} is {}: {}", job.id, job.state, sanitize(&job.name))];
-    let mut field = |name: &str, value: Option<&str>| {
-        lines.extend(value.map(|value| format!("  {name:<9} {}", sanitize(value))));
+    let job = &explanation.job;
+    let mut lines = vec![format!("job {}: {}", job.id, sanitize(present::name(job)))];
+    let mut field = |name: &str, value: &str| {
+        lines.push(format!("  {name:<12} {}", sanitize(value)));
     };
-    field("pool", job.pool.as_deref());
-    field("from", job.repository.as_deref());
-    field("at GitHub", job.url.as_deref());
-    field("microVM", job.microvm.as_deref());
-    field("result", job.result.as_deref());
-    field("cause", job.cause.as_deref());
-    field("warning", job.warning.as_deref());
-    field("evidence", black_box.as_deref());
-    for line in explanation.egress.iter().flat_map(egress_summary) {
-        field("egress", Some(&line));
+    for (name, fact) in present::facts(explanation) {
+        let value = match fact {
+            Fact::Outcome(outcome) => outcome.text,
+            Fact::Text(text) => text,
+            Fact::Time(at) => moment(at, now),
+            Fact::Page(id, url) => url.map_or_else(|| id.to_string(), str::to_owned),
+        };
+        field(name, &value);
     }
-    field("waits for", blocker.as_ref().map(|blocker| describe_blocker(blocker, now)).as_deref());
+    for (label, note) in present::notes(explanation, now) {
+        field(&label.to_lowercase(), &note.text);
+    }
+    let verdicts: Vec<_> = present::verdicts(explanation).into_iter().map(|one| one.text).collect();
+    field("egress", &verdicts.join(", "));
+    for line in present::traffic(explanation) {
+        field("", &line);
+    }
     lines
 }
 
-/// Describes a blocker and its remaining time.
-pub(super) fn describe_blocker(blocker: &Blocker, now: Time) -> String {
-    let until = blocker.until.filter(|until| *until > now);
-    let until = until.map(|until| format!(" (for {} more)", brief(until.since(now))));
-    format!("{}{}", blocker.message, until.unwrap_or_default())
+/// Returns a past time and how long ago it was.
+pub(super) fn moment(at: Time, now: Time) -> String {
+    format!("{} ({})", present::moment(at), present::ago(at, now))
 }
 
 #[cfg(test)]
@@ -233,68 +177,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_explanation_summarizes_egress_and_what_is_not_listed() {
-        let row = |host: &str, verdict: &str, up: u64| {
-            serde_json::json!({
-                "host": host, "port": 443, "verdict": verdict, "connections": 1, "up": up, "down": 7,
-            })
-        };
-        let mut rows = vec![row("upload.example", "allowed", 3_000_000)];
-        rows.resize(30, row("\u{1b}evil", "refused", 0));
-        let explanation: Explanation = serde_json::from_value(serde_json::json!({
-            "job": {
-                "id": 4, "source": "local", "pool": "ci", "state": "finished", "name": "build",
-                "queued": "2026-01-01T00:00:00Z",
-            },
-            "phases": [],
-            "egress": {
-                "allowed": 1, "refused": 600, "would_refuse": 0, "up": 3_000_000, "down": 7,
-                "omitted": 571, "unrecorded": 2, "destinations": rows,
-            },
-        }))
-        .unwrap();
-        assert_eq!(
-            explanation_lines(&explanation, explanation.job.queued)[2..],
-            [
-                "  egress    1 allowed, 600 refused",
-                "  egress    3000000 bytes sent, 7 received",
-                "  egress    571 more destinations are not listed: too many",
-                "  egress    2 lines are missing in the egress record: too many",
-                "  egress    10 more destinations: use mayfly explain --json",
-            ]
-        );
-        let rows: Vec<_> = destinations(&explanation).collect();
-        assert_eq!(rows.len(), DESTINATIONS);
-        assert_eq!(rows[0].join(" "), "upload.example:443 allowed 1 3000000 7");
-    }
-
-    #[test]
-    fn the_last_step_of_an_ended_job_has_no_duration() {
-        let last = |state: &str| {
-            let explanation: Explanation = serde_json::from_value(serde_json::json!({
-                "job": {
-                    "id": 4, "source": "local", "pool": "ci", "state": state, "name": "build",
-                    "queued": "2026-01-01T00:00:00Z",
-                },
-                "phases": [
-                    { "phase": "queued", "at": "2026-01-01T00:00:00Z", "lasted_ms": 2000 },
-                    { "phase": "destroyed", "at": "2026-01-01T00:00:02Z" },
-                ],
-            }))
-            .unwrap();
-            let now = Time(explanation.job.queued.0 + 62_000);
-            steps(&explanation, now).map(|[_, _, lasted, _]| lasted).collect::<Vec<_>>()
-        };
-        assert_eq!(last("running"), ["2.0s", "1m"]);
-        assert_eq!(last("finished"), ["2.0s", "-"]);
-    }
-
-    #[test]
-    fn an_explanation_names_the_blocker_and_its_remaining_time() {
+    fn an_explanation_is_laid_out_and_has_no_control_characters() {
         let explanation: Explanation = serde_json::from_value(serde_json::json!({
             "job": {
                 "id": 4, "source": "github", "pool": "ci", "state": "queued", "name": "build\u{1b}",
-                "repository": "acme/site", "url": "https://github.com/acme/site/actions/runs/2/job/1",
+                "repository": "acme/site", "github_id": 1,
+                "url": "https://github.com/acme/site/actions/runs/2/job/1",
                 "queued": "2026-01-01T00:00:00Z",
             },
             "phases": [],
@@ -302,17 +190,25 @@ mod tests {
                 "code": "rate_limit", "message": "GitHub's rate limit",
                 "until": "2026-01-01T00:01:00Z",
             },
+            "egress": {
+                "allowed": 2, "refused": 1, "would_refuse": 0, "up": 2048, "down": 7,
+                "destinations": [],
+            },
         }))
         .unwrap();
         let now = Time(explanation.job.queued.0 + 15_000);
         assert_eq!(
             explanation_lines(&explanation, now),
             [
-                "job 4 is queued: build?",
-                "  pool      ci",
-                "  from      acme/site",
-                "  at GitHub https://github.com/acme/site/actions/runs/2/job/1",
-                "  waits for GitHub's rate limit (for 45s more)",
+                "job 4: build?",
+                "  state        queued",
+                "  from         acme/site",
+                "  pool         ci",
+                "  queued       2026-01-01 00:00:00 UTC (15 s ago)",
+                "  at GitHub    https://github.com/acme/site/actions/runs/2/job/1",
+                "  waiting      GitHub's rate limit; next attempt in 45 s",
+                "  egress       1 refused, 2 allowed",
+                "               2 KiB sent, 7 B received",
             ]
         );
     }
@@ -328,9 +224,9 @@ mod tests {
         let now = Time(job.queued.0 + 120_000);
         assert_eq!(
             row(&job, now),
-            ["4", "finished", "ci", "2m ago", "3.0s", "1m", "exit 0", "true"]
+            ["4", "exit 0", "ci", "2 min ago", "3.0 s", "1 min 0 s", "submitted locally", "true"]
         );
         let warned = JobView { warning: Some("no log".to_owned()), ..job };
-        assert_eq!(row(&warned, now)[6], "exit 0, see explain");
+        assert_eq!(row(&warned, now)[1], "exit 0, see explain");
     }
 }

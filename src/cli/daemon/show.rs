@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::super::report::{self, CliError};
-use super::super::table::{self, brief, optional};
-use super::jobs::describe_blocker;
+use super::super::table::{self, optional};
+use super::jobs::moment;
 use super::{Connection, wait};
+use mayfly_api::present;
 use mayfly_api::types::{DaemonStatus, DrainRequest, Time};
 
 pub(super) fn pools(connection: &Connection, state: Option<&Path>) -> Result<(), CliError> {
@@ -19,29 +20,16 @@ pub(super) fn pools(connection: &Connection, state: Option<&Path>) -> Result<(),
                 [
                     pool.name.clone(),
                     pool.trigger.clone(),
-                    format!("{}..{}", pool.min_idle, pool.max),
-                    pool.booting.to_string(),
-                    pool.warm.to_string(),
-                    pool.registered.to_string(),
-                    pool.busy.to_string(),
+                    present::usage(pool),
+                    pool.min_idle.to_string(),
                     pool.waiting.to_string(),
                     pool.labels.join(","),
-                    optional(pool.blocker.as_ref().map(|blocker| describe_blocker(blocker, now))),
+                    optional(pool.blocker.as_ref().map(|blocker| present::reason(blocker, now))),
                 ]
             })
             .collect();
-        let heading = [
-            "POOL",
-            "TRIGGER",
-            "SIZE",
-            "BOOTING",
-            "WARM",
-            "REGISTERED",
-            "BUSY",
-            "WAITING",
-            "LABELS",
-            "BLOCKED BY",
-        ];
+        let heading =
+            ["POOL", "TRIGGER", "MICROVMS", "MIN IDLE", "WAITING", "LABELS", "BLOCKED BY"];
         table::print(out, heading, &rows)
     })
 }
@@ -58,7 +46,7 @@ fn facts(status: &DaemonStatus) -> Vec<(&'static str, String)> {
     let state = if status.draining { "draining: takes no more jobs" } else { "running" };
     vec![
         ("daemon", format!("{} ({state}), process {}", status.version, status.pid)),
-        ("since", format!("{} ({})", status.started, brief(Time::now().since(status.started)))),
+        ("since", moment(status.started, Time::now())),
         ("settings", optional(status.settings.as_ref())),
         ("github", optional(status.github.as_ref())),
         ("jobs", format!("{} waiting, {} running", status.waiting, status.running)),
@@ -90,7 +78,7 @@ pub(super) fn drain(arguments: &DrainArguments, state: Option<&Path>) -> Result<
             "the daemon takes no more jobs: {} running, {} queued; it exits within {}",
             report.running,
             report.queued,
-            brief(report.until.since(Time::now()))
+            present::brief(report.until.since(Time::now()))
         ))
     })
 }
