@@ -21,8 +21,8 @@ mod world;
 use std::time::Duration;
 
 use mayfly_daemon::decide::{
-    Action, Backoff, Blocker, Decision, DecisionInput, JobKey, Machine, MachineKey, Obstacle, Pool,
-    PoolId, RegistrationPolicy, Resources, Stage, WaitingJobs,
+    Action, ActiveBlocker, Backoff, Blocker, Decision, DecisionInput, JobKey, MicrovmKey,
+    MicrovmState, Pool, PoolId, RegistrationPolicy, Resources, Stage, WaitingJobs,
 };
 use mayfly_daemon::time::Millis;
 
@@ -36,7 +36,7 @@ fn decide(input: &DecisionInput<'_>) -> Decision {
     let start = processor_time();
     let decision = mayfly_daemon::decide::decide(input);
     let time = processor_time().saturating_sub(start);
-    TIMES.with_borrow_mut(|times| times.push((time, input.machines.len())));
+    TIMES.with_borrow_mut(|times| times.push((time, input.microvms.len())));
     decision
 }
 
@@ -55,9 +55,9 @@ fn main() {
     let mut times = TIMES.take();
     let all = times.len();
     print(&mut times, &format!("all {all} decisions"));
-    times.retain(|(_, machines)| *machines >= 1500);
+    times.retain(|(_, microvms)| *microvms >= 1500);
     let busy = times.len();
-    print(&mut times, &format!("{busy} with at least 1,500 machines"));
+    print(&mut times, &format!("{busy} with at least 1,500 microVMs"));
     println!("\n{:?}", world.statistics);
 }
 

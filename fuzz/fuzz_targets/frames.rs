@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use libfuzzer_sys::fuzz_target;
 use mayfly_egress::describe_packet;
-use mayfly_egress::pending::{PendingTable, Segment, SynState, replay_syn};
+use mayfly_egress::pending::{PendingTable, SynState, TcpSegment, replay_syn};
 
 const CAPACITY: usize = 8;
 
@@ -26,10 +26,12 @@ fuzz_target!(|bytes: &[u8]| {
         if let Some(text) = describe_packet(ether_type, packet) {
             assert!(text.len() < 100, "{text}");
         }
-        match Segment::parse(packet) {
-            Some(Segment::Syn(syn)) => {
+        match TcpSegment::parse(packet) {
+            Some(TcpSegment::Syn(syn)) => {
                 // The replayed packet is the same attempt.
-                let Some(Segment::Syn(read)) = Segment::parse(&replay_syn(&syn)) else { panic!() };
+                let Some(TcpSegment::Syn(read)) = TcpSegment::parse(&replay_syn(&syn)) else {
+                    panic!()
+                };
                 assert_eq!(read.endpoints(), syn.endpoints());
                 let to = *syn.endpoints().destination.ip();
                 if table.observe(&syn) == SynState::New && table.has_room_for(to) {
@@ -46,7 +48,7 @@ fuzz_target!(|bytes: &[u8]| {
                     table.take(&syn.endpoints());
                 }
             }
-            Some(Segment::Reset(endpoints)) => drop(table.remove_by_endpoints(&endpoints)),
+            Some(TcpSegment::Reset(endpoints)) => drop(table.remove_by_endpoints(&endpoints)),
             None => {}
         }
         assert!(table.len() <= CAPACITY);

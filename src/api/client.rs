@@ -54,7 +54,7 @@ pub enum ClientError {
     #[error("the daemon did not respond in time")]
     TimedOut,
     /// The received data can't be written.
-    #[error("can't write the data received from the daemon")]
+    #[error("can't write the daemon's response to standard output")]
     Write(#[source] io::Error),
 }
 

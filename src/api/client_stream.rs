@@ -60,7 +60,7 @@ impl ClientStream for UnixStream {
 pub(super) struct Activity {
     start: Instant,
     /// Whether the client owes nothing: its request is complete. The response may take long, and
-    /// the client's silence meanwhile is no stall.
+    /// the client's silence meanwhile is not a stall.
     is_idle: AtomicBool,
     /// Whether it waits for more of the request.
     is_reading: AtomicBool,

@@ -2,12 +2,11 @@
 //!
 //! The server turns each request into a [`Call`] on a channel to the daemon's event loop and sends
 //! back the loop's response. It keeps no state and makes no decisions. The client is the command
-//! line's. This module also has the listener for GitHub's webhooks and the status page, which share
+//! line's. This crate also has the listener for GitHub's webhooks and the status page, which share
 //! the HTTP server.
 //!
 //! Owns the shapes of requests and responses ([`types`]) and how they read for a person
-//! ([`present`]). Knows nothing about the daemon's
-//! internals, the ledger or GitHub.
+//! ([`present`]). Knows nothing about the daemon's internals, the ledger or GitHub.
 
 #[cfg(test)]
 mod abuse_tests;

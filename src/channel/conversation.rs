@@ -8,7 +8,7 @@ use mayfly_common::text::is_deceptive;
 use mayfly_protocol::flow::{FlowError, MAX_CHUNK, ReceiveWindow};
 use mayfly_protocol::frame::FrameError;
 use mayfly_protocol::message::{
-    GuestHello, GuestMessage, HostMessage, InputStream, Job, JobStatus, MAX_PROGRAM_PATH,
+    GuestHello, GuestMessage, HostMessage, InputStream, Job, JobExit, MAX_PROGRAM_PATH,
     MAX_PROGRAMS, OutputStream, Program, StartFailure, Statistics,
 };
 
@@ -45,23 +45,6 @@ impl fmt::Display for ConversationStage {
             Self::Running => "while its job ran",
             Self::Over => "after its job",
         })
-    }
-}
-
-/// Returns the name of a stream from the guest, for messages.
-fn output_name(stream: OutputStream) -> String {
-    match stream {
-        OutputStream::Stdout => "stdout".to_owned(),
-        OutputStream::Stderr => "stderr".to_owned(),
-        OutputStream::CopyOut(index) => format!("copied tree {index}"),
-    }
-}
-
-/// Returns the name of a stream to the guest, for messages.
-pub fn input_name(stream: InputStream) -> String {
-    match stream {
-        InputStream::Stdin => "stdin".to_owned(),
-        InputStream::CopyIn(index) => format!("tree {index} to copy"),
     }
 }
 
@@ -141,7 +124,7 @@ pub enum Received {
     /// A heartbeat with statistics.
     Heartbeat(Statistics),
     /// The job has ended, and so have all output streams.
-    Exited(JobStatus),
+    Exited(JobExit),
     /// The agent failed.
     Failed {
         /// What the agent was doing.
@@ -202,19 +185,19 @@ impl Conversation {
             (Starting | Running, GuestMessage::OutputEnd { stream, error }) => {
                 match self.outputs.remove(&stream) {
                     Some(_) => Ok(Received::OutputEnd(stream, error.as_deref().map(sanitize))),
-                    None => Err(Violation::NotOpen { message: name, stream: output_name(stream) }),
+                    None => Err(Violation::NotOpen { message: name, stream: stream.to_string() }),
                 }
             }
             (Starting | Running, GuestMessage::Credit { stream, bytes }) => {
                 if self.inputs.contains(&stream) {
                     Ok(Received::Credit(stream, bytes))
                 } else {
-                    Err(Violation::NotOpen { message: name, stream: input_name(stream) })
+                    Err(Violation::NotOpen { message: name, stream: stream.to_string() })
                 }
             }
-            (Starting, GuestMessage::Exited(JobStatus::NotStarted(why))) => {
+            (Starting, GuestMessage::Exited(JobExit::NotStarted(why))) => {
                 self.stage = Over;
-                Ok(Received::Exited(JobStatus::NotStarted(sanitize_reason(why))))
+                Ok(Received::Exited(JobExit::NotStarted(sanitize_reason(why))))
             }
             (Running, GuestMessage::Exited(status)) => self.exit(&status),
             (
@@ -251,7 +234,7 @@ impl Conversation {
     }
 
     fn output(&mut self, stream: OutputStream, bytes: Vec<u8>) -> Result<Received, Violation> {
-        let name = || output_name(stream);
+        let name = || stream.to_string();
         let Some(window) = self.outputs.get_mut(&stream) else {
             return Err(Violation::NotOpen { message: "Output", stream: name() });
         };
@@ -262,12 +245,12 @@ impl Conversation {
         Ok(Received::Output(stream, bytes))
     }
 
-    fn exit(&mut self, status: &JobStatus) -> Result<Received, Violation> {
+    fn exit(&mut self, status: &JobExit) -> Result<Received, Violation> {
         match (self.outputs.keys().next(), status) {
-            (_, JobStatus::NotStarted(_)) => {
+            (_, JobExit::NotStarted(_)) => {
                 Err(Violation::OutOfOrder { message: "NotStarted", stage: self.stage })
             }
-            (Some(stream), _) => Err(Violation::StreamsOpen(output_name(*stream))),
+            (Some(stream), _) => Err(Violation::StreamsOpen(stream.to_string())),
             (None, status) => {
                 self.stage = ConversationStage::Over;
                 Ok(Received::Exited(status.clone()))

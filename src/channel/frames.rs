@@ -5,7 +5,9 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Reads one message.
-pub async fn read<M: DeserializeOwned>(mut from: impl AsyncRead + Unpin) -> Result<M, FrameError> {
+pub(super) async fn read<M: DeserializeOwned>(
+    mut from: impl AsyncRead + Unpin,
+) -> Result<M, FrameError> {
     let mut header = [0; frame::HEADER];
     from.read_exact(&mut header).await?;
     let mut body = vec![0; frame::parse_header(header)?];

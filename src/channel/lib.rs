@@ -10,7 +10,7 @@
 //! socket).
 
 pub mod conversation;
-pub mod frames;
+mod frames;
 mod link;
 pub mod pump;
 

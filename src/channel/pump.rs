@@ -43,7 +43,7 @@ impl OutputPump {
         progress: asynchronous::UnboundedSender<OutputProgress>,
     ) -> io::Result<Self> {
         let (chunks, queue) = mpsc::channel::<Vec<u8>>();
-        thread::Builder::new().name(format!("{stream:?}")).spawn(move || {
+        thread::Builder::new().name(stream.to_string()).spawn(move || {
             let mut reader_gone = false;
             // If the receiver of `progress` is gone, nothing waits for this thread either.
             let report = |what| {
@@ -98,7 +98,7 @@ impl InputPump {
         let (stopped, stop) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         let (shared, from) = (Arc::clone(&window), File::from(from));
         let (ends, ended) = oneshot::channel::<()>();
-        thread::Builder::new().name(format!("{stream:?}")).spawn(move || {
+        thread::Builder::new().name(stream.to_string()).spawn(move || {
             let _ends = ends;
             // The end of the input, an error and the end of the pump all mean: no more input.
             while let Some(chunk) = read_chunk(&shared, &from, &stopped) {

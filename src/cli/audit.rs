@@ -7,7 +7,7 @@ use super::output;
 use super::report::CliError;
 use mayfly_host::state::StateDirectory;
 use mayfly_ledger::audit::AuditHead;
-use mayfly_ledger::{LedgerError, Reader, segments};
+use mayfly_ledger::{LedgerError, LedgerReader, segments};
 
 /// The subcommands of `mayfly audit`.
 #[derive(Debug, clap::Subcommand)]
@@ -60,7 +60,7 @@ Examples:
   mayfly audit show | jq -c 'select(.action == \"registration.intended\")'";
 
 pub(super) fn run(command: &AuditCommand, state: &StateDirectory) -> Result<ExitCode, CliError> {
-    let reader = || Reader::open(&state.ledger());
+    let reader = || LedgerReader::open(&state.ledger());
     let audit_directory = state.audit();
     match command {
         AuditCommand::Verify { contains, exported: Some(directory) } => {

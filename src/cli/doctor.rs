@@ -9,11 +9,11 @@ use super::trust::TrustArguments;
 use mayfly_failure::{Code, Failure};
 use mayfly_host::capacity::{Capacity, disk_available};
 use mayfly_host::check::{CheckOutcome, HostCheck};
-use mayfly_host::programs::{Program, QEMU, QEMU_IMG, VHOST_DEVICE_VSOCK};
+use mayfly_host::programs::{QEMU, QEMU_IMG, RequiredProgram, VHOST_DEVICE_VSOCK};
 use mayfly_host::size::Size;
 use mayfly_host::state::StateDirectory;
 use mayfly_image::{Store, Trust};
-use mayfly_ledger::{LedgerError, Reader};
+use mayfly_ledger::{LedgerError, LedgerReader};
 use mayfly_machine::accelerator::KvmStatus;
 use mayfly_shepherd::plan::MicrovmId;
 use mayfly_shepherd::{enclosure, record};
@@ -87,7 +87,7 @@ fn accelerator() -> HostCheck {
     }
 }
 
-fn program(program: &Program) -> HostCheck {
+fn program(program: &RequiredProgram) -> HostCheck {
     match program.check() {
         Ok((path, version)) => {
             HostCheck::good(program.name, format!("{version} ({})", path.display()))
@@ -165,13 +165,13 @@ fn microvms(state: &StateDirectory) -> HostCheck {
         Ok(found) => found,
     };
     if found.is_empty() {
-        return HostCheck::good(subject, "no microVMs of a daemon");
+        return HostCheck::good(subject, "the daemon has no microVMs");
     }
-    let is_known = |reader: &Reader, id: &MicrovmId| {
+    let is_known = |reader: &LedgerReader, id: &MicrovmId| {
         Ok::<_, LedgerError>(reader.microvm(id.as_str())?.is_some_and(|row| row.ended_at.is_none()))
     };
     let mut unknown = Vec::new();
-    let result = Reader::open(&state.ledger()).and_then(|reader| {
+    let result = LedgerReader::open(&state.ledger()).and_then(|reader| {
         for one in &found {
             if !is_known(&reader, &one.id)? {
                 unknown.push(one.id.as_str());
@@ -189,7 +189,7 @@ fn microvms(state: &StateDirectory) -> HostCheck {
         }
         Ok(()) => HostCheck::warning(
             subject,
-            format!("missing in the ledger, or ended there: {}", unknown.join(", ")),
+            format!("not running in the ledger: {}", unknown.join(", ")),
             "start or restart `mayfly serve`: it ends and removes them",
         ),
     }
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(check().0, CheckOutcome::Bad, "the ledger is missing");
         let mut ledger = Ledger::open(&state.ledger()).unwrap();
         ledger.record_planned("m-0000000001", "small", "base").unwrap();
-        let named = "missing in the ledger, or ended there: m-0000000002";
+        let named = "not running in the ledger: m-0000000002";
         assert_eq!(check(), (CheckOutcome::Warning, named.to_owned()));
         ledger.record_planned("m-0000000002", "small", "base").unwrap();
         assert_eq!(check().0, CheckOutcome::Good);

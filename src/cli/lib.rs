@@ -1,8 +1,8 @@
 //! The command line: one file per subcommand.
 //!
-//! A subcommand turns its arguments into calls of the other folders and prints the result, for a
-//! person or, with `--json`, for a program. It makes no decisions. No other folder prints. Data
-//! goes to stdout, messages go to stderr; both use `output`.
+//! A subcommand turns its arguments into calls to other crates and prints the result, for a person
+//! or, with `--json`, for a program. It makes no decisions. No other crate prints. Data goes to
+//! stdout, messages go to stderr; both use `output`. Only `mayfly` uses this crate.
 
 mod audit;
 mod config;

@@ -8,7 +8,7 @@ use mayfly_failure::{Code, Failure, chain};
 use mayfly_host::check::HostCheck;
 use mayfly_shepherd::event::FailureReport;
 
-/// An error of any folder, with its hint and exit code.
+/// An error of any crate, with its hint and exit code.
 #[derive(Debug)]
 pub(super) struct CliError {
     message: String,
@@ -23,7 +23,7 @@ impl<F: Failure + 'static> From<F> for CliError {
 }
 
 impl CliError {
-    /// Creates an error about arguments that no folder has an error for.
+    /// Creates an error about arguments that no crate has an error for.
     pub(super) fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None, code: Code::Usage }
     }
@@ -58,7 +58,7 @@ pub(super) fn microvm_failure(report: &FailureReport, console: &[String]) -> Exi
 }
 
 /// Returns the hint for a cause that names an option of `mayfly run` and `mayfly once`. Hints of
-/// other folders name no options, because users of the daemon read them too.
+/// other crates name no options, because users of the daemon read them too.
 fn option_hint(cause: &str) -> Option<&'static str> {
     match cause {
         "job_deadline" => Some("use a longer --timeout"),

@@ -70,7 +70,7 @@ fn credentials(
     if let Some(app) = &draft.app {
         if draft.token.is_some() || draft.token_file.is_some() {
             let key = if draft.token.is_some() { "github.token" } else { "github.token_file" };
-            return Err(sources.error(key, "…", ValueError::Conflict("github.app")));
+            return Err(sources.error(key, "…", ValueError::Conflict("github.app".into())));
         }
         if matches!(scope, Scope::Enterprise(_)) {
             return Err(sources.error("github.app", "…", ValueError::AppForEnterprise));
@@ -115,7 +115,7 @@ fn check_app(
             return Err(sources.error(
                 "github.app.client_id",
                 id,
-                ValueError::Conflict("github.app.id"),
+                ValueError::Conflict("github.app.id".into()),
             ));
         }
         (Some(id), None) => id.to_string(),

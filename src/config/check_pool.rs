@@ -23,14 +23,14 @@ const IMAGE: &str = "base";
 const EGRESS: &str = "github";
 const RUNNER_DIRECTORY: &str = "/home/runner/actions-runner";
 /// The maximum number of microVMs in one pool.
-const MAX_MACHINES: u32 = 10_000;
+const MAX_MICROVMS: u32 = 10_000;
 const MAX_VARIABLES: usize = 256;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
 /// GitHub ends a job on a self-hosted runner after five days.
 const MAX_JOB: Duration = Duration::from_secs(5 * 86_400);
-/// Long enough for spare microVMs to outlast the pauses between pushes.
+/// Long enough for warm microVMs to outlast the pauses between pushes.
 const IDLE: Duration = Duration::from_secs(600);
 /// GitHub requeues a job that no runner takes within a minute. The rest is for starting the runner.
 const CLAIM: Duration = Duration::from_secs(300);
@@ -139,7 +139,7 @@ fn sizes(
 /// Returns how many such microVMs fit the host's budget. At least one always does.
 fn fitting(host: &HostConfig, cpus: u32, memory: Size) -> u32 {
     let by_memory = u32::try_from(host.memory.0 / memory.0.max(1)).unwrap_or(u32::MAX);
-    (host.cpus / cpus.max(1)).min(by_memory).clamp(1, MAX_MACHINES)
+    (host.cpus / cpus.max(1)).min(by_memory).clamp(1, MAX_MICROVMS)
 }
 
 fn counts(
@@ -149,8 +149,8 @@ fn counts(
     location: &PoolLocation<'_>,
 ) -> Result<(u32, u32), ConfigError> {
     let max = draft.max.unwrap_or(fitting);
-    if !(1..=MAX_MACHINES).contains(&max) {
-        return Err(location.error("max", max, ValueError::Range(1, MAX_MACHINES.into())));
+    if !(1..=MAX_MICROVMS).contains(&max) {
+        return Err(location.error("max", max, ValueError::Range(1, MAX_MICROVMS.into())));
     }
     let min_idle = draft.min_idle.unwrap_or(1);
     if min_idle > max {

@@ -26,7 +26,7 @@ pub(super) fn status(
     };
     let access = match (secret_sources.find(sources, environment)?, draft.allow_unauthenticated) {
         (Some(_), true) => {
-            let reason = ValueError::Conflict("a token");
+            let reason = ValueError::Conflict("the token of [status]".into());
             return Err(sources.error("status.allow_unauthenticated", true, reason));
         }
         (Some(token), false) => {

@@ -138,7 +138,7 @@ pub enum ValueError {
     RelativePath,
     /// Another key sets the same thing.
     #[error("{0} is set too; set only one of them")]
-    Conflict(&'static str),
+    Conflict(String),
     /// The key has no effect.
     #[error("has no effect because {0}")]
     NoEffect(&'static str),

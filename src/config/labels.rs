@@ -5,9 +5,12 @@ use super::types::PoolConfig;
 /// The maximum number of labels of one runner.
 pub(super) const MAX_LABELS: usize = 100;
 
-/// Returns whether a text can be a label.
+/// Labels of GitHub-hosted runners that name no version of a system.
+const HOSTED: [&str; 2] = ["ubuntu-slim", "github-hosted"];
+
+/// Returns whether a text can be a label: 1 to 256 bytes.
 pub(super) fn is_label(text: &str) -> bool {
-    let fits = (1..=256).contains(&text.chars().count());
+    let fits = (1..=256).contains(&text.len());
     fits && !text
         .contains(|letter: char| letter.is_whitespace() || letter.is_control() || letter == ',')
 }
@@ -16,12 +19,12 @@ pub(super) fn is_label(text: &str) -> bool {
 /// self-hosted runner with such a label takes jobs that are not meant for it.
 pub(super) fn is_hosted(label: &str) -> bool {
     let label = label.to_ascii_lowercase();
-    ["ubuntu-", "windows-", "macos-"].iter().filter_map(|system| label.strip_prefix(system)).any(
-        |version| {
-            version.starts_with("latest")
-                || version.starts_with(|first: char| first.is_ascii_digit())
-        },
-    )
+    let is_version = |version: &str| {
+        version.starts_with("latest") || version.starts_with(|first: char| first.is_ascii_digit())
+    };
+    let mut systems = ["ubuntu-", "windows-", "macos-"].iter();
+    HOSTED.contains(&label.as_str())
+        || systems.any(|system| label.strip_prefix(system).is_some_and(is_version))
 }
 
 /// Returns warnings about pools that share labels. A job that requests only shared labels can go to
@@ -55,6 +58,9 @@ mod tests {
         for label in ["ubuntu-latest", "Ubuntu-24.04-arm", "macos-15-xlarge", "windows-2025"] {
             assert!(is_hosted(label), "{label}");
         }
+        for label in ["ubuntu-slim", "Ubuntu-Slim", "github-hosted", "windows-11-arm"] {
+            assert!(is_hosted(label), "{label}");
+        }
         for label in ["ubuntu", "ubuntu-big", "linux", "self-hosted", "my-ubuntu-latest"] {
             assert!(!is_hosted(label), "{label}");
         }
@@ -66,6 +72,8 @@ mod tests {
         for text in ["", "a b", "a,b", "a\tb", "a\0"] {
             assert!(!is_label(text), "{text:?}");
         }
-        assert!(!is_label(&"x".repeat(257)));
+        // The limit is in bytes.
+        assert!(is_label(&"x".repeat(256)) && is_label(&"ö".repeat(128)));
+        assert!(!is_label(&"x".repeat(257)) && !is_label(&"ö".repeat(129)));
     }
 }

@@ -4,7 +4,7 @@
 //! are read, images and policies are parsed, sizes fit the host. The rest of Mayfly uses
 //! [`Settings`] only. An error names the file or variable, the key and the value.
 //!
-//! This folder owns the format (`docs/reference/settings.md`). It opens only the settings file, the
+//! This crate owns the format (`docs/reference/settings.md`). It opens only the settings file, the
 //! secrets that it names and the files that report the size of the host. It does not depend on the
 //! daemon.
 

@@ -44,7 +44,7 @@ impl SecretSources<'_> {
             (Some(_), Some(file)) => Err(sources.error(
                 file_key,
                 file.display(),
-                ValueError::Conflict("the secret itself"),
+                ValueError::Conflict(self.key.to_owned()),
             )),
             (Some(text), None) => {
                 sources.may_hold_secret(self.key)?;

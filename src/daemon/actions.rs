@@ -3,7 +3,7 @@
 use mayfly_protocol::message::{Bytes, Job};
 use secrecy::SecretString;
 
-use super::decide::{Action, JobKey, MachineKey, PoolId, RetireReason, Stage};
+use super::decide::{Action, JobKey, MicrovmKey, PoolId, RetireReason, Stage};
 use super::error::DaemonError;
 use super::event_loop::Daemon;
 use super::fleet::{AssignedRunner, Assignment};
@@ -15,18 +15,18 @@ use mayfly_shepherd::{DetachedLimits, runner};
 
 impl Daemon {
     pub(super) fn execute(&mut self, action: Action) -> Result<(), DaemonError> {
-        let machine = match action {
+        let microvm = match action {
             Action::Boot { .. } => None,
-            Action::Assign { machine, .. }
-            | Action::Register { machine }
-            | Action::Retire { machine, .. } => Some(machine),
+            Action::Assign { microvm, .. }
+            | Action::Register { microvm }
+            | Action::Retire { microvm, .. } => Some(microvm),
         };
-        let _span = self.log_span(machine);
+        let _span = self.log_span(microvm);
         match action {
             Action::Boot { pool } => self.boot(pool),
-            Action::Assign { machine, job } => self.assign(machine, job)?,
-            Action::Register { machine } => self.register(machine)?,
-            Action::Retire { machine, reason } => self.retire(machine, reason)?,
+            Action::Assign { microvm, job } => self.assign(microvm, job)?,
+            Action::Register { microvm } => self.register(microvm)?,
+            Action::Retire { microvm, reason } => self.retire(microvm, reason)?,
         }
         Ok(())
     }
@@ -58,7 +58,7 @@ impl Daemon {
     }
 
     /// Assigns a local job to a warm microVM.
-    fn assign(&mut self, key: MachineKey, job: JobKey) -> Result<(), DaemonError> {
+    fn assign(&mut self, key: MicrovmKey, job: JobKey) -> Result<(), DaemonError> {
         let now = self.now();
         let (Some(id), Some(_)) = (self.id_of(key), self.find_job(job)?) else { return Ok(()) };
         self.backlog.claim(job, id.as_str(), &mut self.ledger)?;
@@ -68,7 +68,7 @@ impl Daemon {
     }
 
     /// Sends a local job to its microVM. Sending it twice has no effect there.
-    pub(super) fn send_job(&mut self, key: MachineKey, job: JobKey) -> Result<(), DaemonError> {
+    pub(super) fn send_job(&mut self, key: MicrovmKey, job: JobKey) -> Result<(), DaemonError> {
         let Some(command) = self.find_job(job)?.and_then(|job| job.command) else {
             return Ok(());
         };
@@ -84,7 +84,7 @@ impl Daemon {
     }
 
     /// Registers a warm microVM as a runner: records a name, then calls the forge.
-    fn register(&mut self, key: MachineKey) -> Result<(), DaemonError> {
+    fn register(&mut self, key: MicrovmKey) -> Result<(), DaemonError> {
         let now = self.now();
         let Some(id) = self.id_of(key) else { return Ok(()) };
         let Some(pool) = self.fleet.get(key).and_then(|one| self.pools.get(one.pool())) else {
@@ -100,7 +100,7 @@ impl Daemon {
     }
 
     /// Sends a runner its start configuration.
-    pub(super) fn send_runner_start(&mut self, key: MachineKey, start: &SecretString) {
+    pub(super) fn send_runner_start(&mut self, key: MicrovmKey, start: &SecretString) {
         let Some((_, pool)) = self.pool_of(key) else { return };
         let hooks = pool.hooks.variables().map(|(name, value)| (bytes(name), bytes(value)));
         let own = pool.environment.iter().map(|(name, value)| (bytes(name), bytes(value)));
@@ -112,13 +112,13 @@ impl Daemon {
     }
 
     /// Ends a microVM without a job. If it has a runner, that is deleted at the forge first.
-    fn retire(&mut self, key: MachineKey, why: RetireReason) -> Result<(), DaemonError> {
+    fn retire(&mut self, key: MicrovmKey, why: RetireReason) -> Result<(), DaemonError> {
         self.fleet.retire_idle(key, why, self.clock.now());
         self.deregister(key)
     }
 
     /// Has the runner of a microVM deleted, if any.
-    pub(super) fn deregister(&mut self, key: MachineKey) -> Result<(), DaemonError> {
+    pub(super) fn deregister(&mut self, key: MicrovmKey) -> Result<(), DaemonError> {
         let now = self.now();
         match self.fleet.get(key).and_then(|microvm| microvm.runner()) {
             Some(runner) => self.registry.remove(&runner.name, runner.id, &self.ledger, now),

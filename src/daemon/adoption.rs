@@ -17,7 +17,7 @@
 //! - Only the ledger knows a microVM, a job or a registration: it was never created, or is gone.
 
 use super::backlog::Backlog;
-use super::decide::{JobKey, MachineKey, Resources, Stage};
+use super::decide::{JobKey, MicrovmKey, Resources, Stage};
 use super::error::DaemonError;
 use super::event_loop::Daemon;
 use super::fleet::{AssignedRunner, Assignment, FoundMicrovm, Microvm};
@@ -45,9 +45,9 @@ impl Daemon {
             tracing::error!(
                 ledger = %self.state.ledger().display(),
                 microvms = all.len(),
-                "the ledger was missing or empty, so a new one was created: waiting jobs, the \
-                 audit log and the list of runners are lost; to recover them, stop the daemon, \
-                 restore a backup and start it again"
+                hint = "to recover them, stop the daemon, restore a backup, and start it again",
+                "the ledger was missing or empty: created a new one; waiting jobs, the audit log, \
+                 and runner registrations are lost"
             );
         }
         let unfinished = Unfinished {
@@ -101,7 +101,7 @@ impl Daemon {
         found: &FoundMicrovm,
         pool_name: &str,
         unfinished: &Unfinished,
-    ) -> Result<Option<MachineKey>, DaemonError> {
+    ) -> Result<Option<MicrovmKey>, DaemonError> {
         let now = self.now();
         let pool = self.pools.intern(pool_name);
         // Its record has its resources; its pool may have changed since.
@@ -156,7 +156,7 @@ impl Daemon {
     }
 
     /// Continues with a running microVM where the earlier daemon stopped.
-    fn resume(&mut self, key: MachineKey, found: &FoundMicrovm) -> Result<(), DaemonError> {
+    fn resume(&mut self, key: MicrovmKey, found: &FoundMicrovm) -> Result<(), DaemonError> {
         let now = self.now();
         let Some(microvm) = self.fleet.get(key) else { return Ok(()) };
         let (stage, phase) = (microvm.stage(), microvm.phase());
@@ -194,7 +194,7 @@ impl Daemon {
 
     fn renew_deadline(
         &mut self,
-        key: MachineKey,
+        key: MicrovmKey,
         job: JobKey,
         found: &FoundMicrovm,
     ) -> Result<(), DaemonError> {

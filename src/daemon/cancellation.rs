@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::decide::{JobKey, MachineKey};
+use super::decide::{JobKey, MicrovmKey};
 use super::error::DaemonError;
 use super::event_loop::Daemon;
 use super::fleet::{Assignment, Microvm};
@@ -14,9 +14,9 @@ use mayfly_shepherd::plan::MicrovmId;
 
 /// How long runners may take to end their jobs when the host shuts down, which does not wait for
 /// long.
-const SHUTDOWN: Duration = Duration::from_secs(20);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 /// From the end of a farewell until the microVM is gone and its results are recorded.
-const GONE: Duration = Duration::from_secs(20);
+const SETTLEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Returns a readable name of the user who made a request.
 pub(super) fn requester(user: Option<u32>) -> String {
@@ -53,14 +53,14 @@ impl Daemon {
         self.views.mark_changed();
         if let Some(key) = key {
             let _span = self.log_span(Some(key));
-            tracing::info!("the job is {why}");
+            tracing::info!("ending the job: {why}");
             self.fleet.end(key, &why, self.clock.now());
         }
         self.job_view(id)
     }
 
     /// Returns the microVM of a job, while it is in the fleet.
-    pub(super) fn microvm_of(&self, job: &mayfly_ledger::JobRecord) -> Option<MachineKey> {
+    pub(super) fn microvm_of(&self, job: &mayfly_ledger::JobRecord) -> Option<MicrovmKey> {
         let id = job.microvm.as_deref()?;
         let has = |microvm: &&Microvm| microvm.id().map(MicrovmId::as_str) == Some(id);
         self.fleet.iter().find(has).map(Microvm::key)
@@ -68,7 +68,7 @@ impl Daemon {
 
     /// Ends all jobs and then the daemon, because the host shuts down.
     pub(super) fn shut_down(&mut self) -> Result<(), DaemonError> {
-        self.end_jobs("the host is shutting down", SHUTDOWN)
+        self.end_jobs("the host is shutting down", SHUTDOWN_GRACE)
     }
 
     /// Drains, and ends running jobs. Each may take `most`, or its pool's farewell time if that is
@@ -95,7 +95,7 @@ impl Daemon {
             }
             self.fleet.end_within(key, why, most, now);
         }
-        self.limit_drain(now + longest + GONE);
+        self.limit_drain(now + longest + SETTLEMENT_TIMEOUT);
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::backlog::{Backlog, RunnerUpdate};
-use super::decide::{Blocker, MachineKey, Stage};
+use super::decide::{Blocker, MicrovmKey, Stage};
 use super::error::DaemonError;
 use super::event::DaemonEvent;
 use super::event_loop::Daemon;
@@ -54,7 +54,7 @@ impl Daemon {
     }
 
     /// Returns the microVM that an event is about.
-    fn subject(&self, event: &DaemonEvent) -> Option<MachineKey> {
+    fn subject(&self, event: &DaemonEvent) -> Option<MicrovmKey> {
         match event {
             DaemonEvent::Planned(key, _)
             | DaemonEvent::StartFailed(key, _)
@@ -68,7 +68,7 @@ impl Daemon {
         }
     }
 
-    fn handle_start_failure(&mut self, key: MachineKey, why: Blocker) -> Result<(), DaemonError> {
+    fn handle_start_failure(&mut self, key: MicrovmKey, why: Blocker) -> Result<(), DaemonError> {
         if let Some(microvm) = self.fleet.get(key) {
             Observer::record_start_failure(microvm.pool_name(), &why);
         }
@@ -78,7 +78,7 @@ impl Daemon {
     /// Handles an event of a shepherd.
     pub(super) fn handle_shepherd_event(
         &mut self,
-        key: MachineKey,
+        key: MicrovmKey,
         number: usize,
         event: &Event,
     ) -> Result<(), DaemonError> {
@@ -113,7 +113,7 @@ impl Daemon {
     /// Handles a successful registration: the microVM gets its runner's start configuration.
     fn handle_registered(
         &mut self,
-        key: MachineKey,
+        key: MicrovmKey,
         name: &str,
         new: &NewRunner,
     ) -> Result<(), DaemonError> {
@@ -133,7 +133,7 @@ impl Daemon {
     /// name the next time.
     fn handle_registration_failure(
         &mut self,
-        key: MachineKey,
+        key: MicrovmKey,
         name: &str,
         error: &ForgeError,
     ) -> Result<(), DaemonError> {

@@ -1,7 +1,7 @@
 //! The events that the daemon's tasks send to its loop. Events of the forge have a channel of their
 //! own.
 
-use super::decide::MachineKey;
+use super::decide::MicrovmKey;
 use super::fleet::PlanFailure;
 use super::retention::PruneResult;
 use super::time::Millis;
@@ -13,16 +13,16 @@ use mayfly_shepherd::plan::MicrovmPlan;
 #[derive(Debug)]
 pub(super) enum DaemonEvent {
     /// The planning of a microVM ended.
-    Planned(MachineKey, Result<Box<MicrovmPlan>, PlanFailure>),
+    Planned(MicrovmKey, Result<Box<MicrovmPlan>, PlanFailure>),
     /// A shepherd could not be started, with the reason.
-    StartFailed(MachineKey, String),
+    StartFailed(MicrovmKey, String),
     /// A shepherd reported its n-th event, counted from 1. `usize::MAX` stands for the end that it
     /// could not report itself.
-    ShepherdEvent(MachineKey, usize, Box<Event>),
+    ShepherdEvent(MicrovmKey, usize, Box<Event>),
     /// The output of an ended microVM's job was saved, with its size in bytes.
-    OutputSaved(MachineKey, u64),
+    OutputSaved(MicrovmKey, u64),
     /// A registration call ended. The second field is the runner's name.
-    Registered(MachineKey, String, Result<NewRunner, ForgeError>),
+    Registered(MicrovmKey, String, Result<NewRunner, ForgeError>),
     /// A deletion call ended. The first field is the runner's name.
     Deregistered(String, Result<RemovalOutcome, ForgeError>),
     /// The forge listed its runners. The first field is when the list was requested.

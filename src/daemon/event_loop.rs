@@ -19,7 +19,7 @@ use tokio::task::JoinError;
 
 use super::backlog::{Backlog, BacklogContext};
 use super::clock::Clock;
-use super::decide::{self, DecisionInput, JobKey, MachineKey, Obstacle, PoolId, Resources};
+use super::decide::{self, ActiveBlocker, DecisionInput, JobKey, MicrovmKey, PoolId, Resources};
 use super::error::DaemonError;
 use super::event::DaemonEvent;
 use super::fleet::{Fleet, Shepherds};
@@ -33,7 +33,7 @@ use super::views::{DaemonView, Views};
 use mayfly_config::{PoolConfig, Settings};
 use mayfly_forge::{Forge, ForgeEvent};
 use mayfly_host::state::StateDirectory;
-use mayfly_ledger::{Ledger, Reader};
+use mayfly_ledger::{Ledger, LedgerReader};
 use mayfly_shepherd::plan::MicrovmId;
 use mayfly_telemetry::report_panic;
 
@@ -76,7 +76,7 @@ pub(super) struct Daemon {
     pub(super) views: Views,
     pub(super) tasks: Tasks,
     /// Why each pool's jobs wait, from the last decision.
-    blockers: BTreeMap<PoolId, Obstacle>,
+    blockers: BTreeMap<PoolId, ActiveBlocker>,
     draining: Option<Drain>,
 }
 
@@ -158,7 +158,7 @@ impl Daemon {
     }
 
     /// Returns the reader of the ledger.
-    pub(super) fn reader(&self) -> &Reader {
+    pub(super) fn reader(&self) -> &LedgerReader {
         self.ledger.reader()
     }
 
@@ -181,7 +181,7 @@ impl Daemon {
 
     /// Enters a log context for a microVM. Log lines belong to it until the returned guard is
     /// dropped.
-    pub(super) fn log_span(&self, key: Option<MachineKey>) -> Option<tracing::span::EnteredSpan> {
+    pub(super) fn log_span(&self, key: Option<MicrovmKey>) -> Option<tracing::span::EnteredSpan> {
         self.fleet.log_span(key, self.ledger.reader())
     }
 
@@ -194,13 +194,13 @@ impl Daemon {
     }
 
     /// Returns the pool of a microVM, if the settings have it.
-    pub(super) fn pool_of(&self, key: MachineKey) -> Option<(PoolId, &PoolConfig)> {
+    pub(super) fn pool_of(&self, key: MicrovmKey) -> Option<(PoolId, &PoolConfig)> {
         let id = self.fleet.get(key)?.pool();
         Some((id, self.pools.get(id)?))
     }
 
     /// Returns the id of a microVM, once it is planned.
-    pub(super) fn id_of(&self, key: MachineKey) -> Option<MicrovmId> {
+    pub(super) fn id_of(&self, key: MicrovmKey) -> Option<MicrovmId> {
         self.fleet.get(key)?.id().cloned()
     }
 
@@ -242,7 +242,7 @@ impl Daemon {
         decide::decide(&DecisionInput {
             now,
             pools: &pools,
-            machines: &self.fleet.machines(),
+            microvms: &self.fleet.microvm_states(),
             demand: &self.backlog.waiting(),
             budget: Resources { processors: host.cpus, memory: host.memory.0 },
             draining: self.draining.is_some(),
@@ -259,8 +259,8 @@ impl Daemon {
             registration: registration_policy(pool),
             idle: pool.deadlines.idle,
             claim: pool.deadlines.claim,
-            boot_obstacle: self.fleet.obstacle(id),
-            forge_obstacle: self.registry.obstacle(id, pool),
+            boot_blocker: self.fleet.blocker(id),
+            forge_blocker: self.registry.blocker(id, pool),
         }
     }
 

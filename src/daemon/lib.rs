@@ -17,13 +17,14 @@
 //!
 //! Owns the pools and the policy. Knows nothing of people, of QEMU, or of a guest's bytes.
 
+// benches/decide.rs uses decide and time. No other crate does.
 mod actions;
 mod adoption;
 mod backlog;
 mod cancellation;
 mod clock;
 pub mod decide;
-pub mod demand;
+mod demand;
 mod dispatch;
 mod error;
 mod event;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::backlog::Backlog;
-use super::decide::{JobKey, MachineKey};
+use super::decide::{JobKey, MicrovmKey};
 use super::error::DaemonError;
 use super::event::DaemonEvent;
 use super::event_loop::Daemon;
@@ -32,7 +32,7 @@ const DISPOSE_RETRIES: [Duration; 4] = [
 impl Daemon {
     /// Handles the end of a microVM: saves its job's output. That includes a job that an earlier
     /// daemon settled without saving its output.
-    pub(super) fn finish_microvm(&mut self, key: MachineKey) -> Result<(), DaemonError> {
+    pub(super) fn finish_microvm(&mut self, key: MicrovmKey) -> Result<(), DaemonError> {
         let Some(id) = self.id_of(key) else { return Ok(()) };
         let Some(job) = self.reader().job_of(id.as_str())? else { return self.settle_microvm(key) };
         let log = self.log_path(JobKey(job.id.0));
@@ -45,7 +45,7 @@ impl Daemon {
     }
 
     /// Settles an ended microVM after its job's output was saved.
-    pub(super) fn settle_microvm(&mut self, key: MachineKey) -> Result<(), DaemonError> {
+    pub(super) fn settle_microvm(&mut self, key: MicrovmKey) -> Result<(), DaemonError> {
         let Some((microvm, outcome)) = self.fleet.remove_ended(key) else { return Ok(()) };
         let Some(id) = microvm.id().cloned() else { return Ok(()) };
         self.record_boot_failure(&microvm, &outcome);
@@ -65,7 +65,7 @@ impl Daemon {
             JobOutcome::Job { .. } => None,
             JobOutcome::Failed(report) => Some(report.message.as_str()),
         };
-        // A microVM that the daemon ended is no evidence.
+        // A microVM that the daemon ended is not kept as evidence.
         let evidence = is_evidence(&microvm);
         let silent = evidence.then(|| missing_result(&microvm));
         let cause = microvm.end_reason().or(abnormal).or(memory.as_deref()).or(silent);
@@ -89,9 +89,9 @@ impl Daemon {
                 let why = match tokio::time::timeout(FILE_TIMEOUT, dispose).await {
                     Ok(Ok(())) => return,
                     Ok(Err(error)) => error.to_string(),
-                    Err(_) => "it did not finish within 5 minutes".to_owned(),
+                    Err(_) => "not done within 5 minutes".to_owned(),
                 };
-                tracing::warn!(microvm = %id, "can't remove its directory: {why}");
+                tracing::warn!(microvm = %id, "can't remove the microVM's directory: {why}");
                 tokio::time::sleep(pause).await;
             }
             // The next daemon finds it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::decide::{Backoff, Blocker, Obstacle, PoolId, Resources};
+use super::decide::{ActiveBlocker, Backoff, Blocker, PoolId, Resources};
 use super::time::Millis;
 use mayfly_config::{PoolConfig, PoolName};
 
@@ -68,19 +68,25 @@ pub(super) fn microvm_resources(pool: &PoolConfig) -> Resources {
 
 /// Failures of one kind per pool: the last reason, and when to try again.
 #[derive(Debug, Default)]
-pub(super) struct PoolFailures(BTreeMap<PoolId, (Backoff, Obstacle)>);
+pub(super) struct PoolFailures(BTreeMap<PoolId, (Backoff, ActiveBlocker)>);
 
 impl PoolFailures {
     /// Records a failure.
-    pub(super) fn record(&mut self, pool: PoolId, why: Blocker, now: Millis) {
+    pub(super) fn record(&mut self, pool: PoolId, reason: Blocker, now: Millis) {
         let backoff = self.next_backoff(pool, now);
-        self.0.insert(pool, (backoff, Obstacle { until: backoff.until(), why }));
+        self.0.insert(pool, (backoff, ActiveBlocker { until: backoff.until(), reason }));
     }
 
     /// Records a failure that is known to last until a given time.
-    pub(super) fn record_until(&mut self, pool: PoolId, why: Blocker, until: Millis, now: Millis) {
+    pub(super) fn record_until(
+        &mut self,
+        pool: PoolId,
+        reason: Blocker,
+        until: Millis,
+        now: Millis,
+    ) {
         let backoff = self.next_backoff(pool, now);
-        self.0.insert(pool, (backoff, Obstacle { until: Some(until), why }));
+        self.0.insert(pool, (backoff, ActiveBlocker { until: Some(until), reason }));
     }
 
     fn next_backoff(&self, pool: PoolId, now: Millis) -> Backoff {
@@ -94,9 +100,9 @@ impl PoolFailures {
         self.0.remove(&pool);
     }
 
-    /// Returns the obstacle of a pool, if any.
-    pub(super) fn obstacle(&self, pool: PoolId) -> Option<Obstacle> {
-        self.0.get(&pool).map(|(_, obstacle)| obstacle.clone())
+    /// Returns the blocker of a pool, if any.
+    pub(super) fn blocker(&self, pool: PoolId) -> Option<ActiveBlocker> {
+        self.0.get(&pool).map(|(_, blocker)| blocker.clone())
     }
 }
 
@@ -126,17 +132,17 @@ mod tests {
         let (mut now, mut waits) = (Millis(5), Vec::new());
         for _ in 0..4 {
             failures.record(pool, Blocker::BootsFail("kernel panic".to_owned()), now);
-            let obstacle = failures.obstacle(pool).unwrap();
-            assert_eq!(obstacle.why, Blocker::BootsFail("kernel panic".to_owned()));
-            let until = obstacle.until.unwrap();
+            let blocker = failures.blocker(pool).unwrap();
+            assert_eq!(blocker.reason, Blocker::BootsFail("kernel panic".to_owned()));
+            let until = blocker.until.unwrap();
             waits.push(until.since(now).as_secs());
             now = until;
         }
         assert_eq!(waits, [1, 2, 4, 8]);
         failures.record_until(pool, Blocker::RateLimited, Millis(99_000), now);
-        assert_eq!(failures.obstacle(pool).unwrap().until, Some(Millis(99_000)));
-        assert_eq!(failures.obstacle(PoolId(8)), None);
+        assert_eq!(failures.blocker(pool).unwrap().until, Some(Millis(99_000)));
+        assert_eq!(failures.blocker(PoolId(8)), None);
         failures.clear(pool);
-        assert_eq!(failures.obstacle(pool), None);
+        assert_eq!(failures.blocker(pool), None);
     }
 }

@@ -5,12 +5,12 @@
 //! listener has, unlike `run.sh` for some. Demand that it did not serve still exists, and gets a
 //! new microVM and registration.
 
-use mayfly_protocol::message::JobStatus;
+use mayfly_protocol::message::JobExit;
 
 use super::backlog::TAKEN_BACK;
 use super::fleet::{JobVerdict, Microvm, job_verdict};
 use mayfly_shepherd::event::JobOutcome;
-use mayfly_shepherd::runner::{JobResult, RunnerExit, RunnerObservations, RunnerOutcome};
+use mayfly_shepherd::runner::{RunnerExit, RunnerObservations, RunnerOutcome, RunnerResult};
 
 /// The result of a runner's job, as far as the forge has not reported it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(super) enum RunnerJobEnd {
     /// It had no job.
     None,
     /// The result that the runner reported.
-    Reported(JobResult),
+    Reported(RunnerResult),
     /// The runner was interrupted and reported no result.
     Interrupted,
     /// The job is lost, with the reason.
@@ -60,15 +60,15 @@ fn effects_of(
     unexpected: Option<&str>,
 ) -> RunnerEndEffects {
     let status = match outcome {
-        JobOutcome::Job { status: JobStatus::Code(code), .. } => *code,
-        JobOutcome::Job { status: JobStatus::Signal(number), .. } => 128_u8.saturating_add(*number),
-        JobOutcome::Job { status: JobStatus::NotStarted(_), .. } | JobOutcome::Failed(_) => {
+        JobOutcome::Job { status: JobExit::Code(code), .. } => *code,
+        JobOutcome::Job { status: JobExit::Signal(number), .. } => 128_u8.saturating_add(*number),
+        JobOutcome::Job { status: JobExit::NotStarted(_), .. } | JobOutcome::Failed(_) => {
             return without_status(outcome, observed, unexpected);
         }
     };
     let conclusion = RunnerOutcome::new(status, observed);
     let job = match conclusion {
-        RunnerOutcome::Completed(JobResult::Abandoned) => {
+        RunnerOutcome::Completed(RunnerResult::Abandoned) => {
             RunnerJobEnd::Lost(format!("{TAKEN_BACK} while it ran"))
         }
         RunnerOutcome::Completed(result) => RunnerJobEnd::Reported(result),

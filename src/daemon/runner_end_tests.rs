@@ -10,10 +10,10 @@ const IDLE: RunnerObservations =
     RunnerObservations { running: false, completed: None, interrupted: false };
 const BUSY: RunnerObservations = RunnerObservations { running: true, ..IDLE };
 const DONE: RunnerObservations =
-    RunnerObservations { completed: Some(JobResult::Succeeded), ..BUSY };
+    RunnerObservations { completed: Some(RunnerResult::Succeeded), ..BUSY };
 
 fn ended(status: u8) -> JobOutcome {
-    let status = JobStatus::Code(status);
+    let status = JobExit::Code(status);
     JobOutcome::Job { status, not_copied: Vec::new(), oom_kills: 0 }
 }
 
@@ -70,7 +70,7 @@ fn an_end_that_the_daemon_wanted_delays_no_registration_whatever_its_status() {
 
 #[test]
 fn a_job_that_was_taken_back_is_never_done() {
-    let abandoned = RunnerObservations { completed: Some(JobResult::Abandoned), ..BUSY };
+    let abandoned = RunnerObservations { completed: Some(RunnerResult::Abandoned), ..BUSY };
     for (status, observed) in [(0, BUSY), (0, abandoned), (105, BUSY)] {
         let effects = by_itself(status, observed);
         let RunnerJobEnd::Lost(why) = &effects.job else { panic!("{effects:?}") };
@@ -94,7 +94,7 @@ fn a_microvm_that_ended_before_its_runner_adds_no_result() {
         RunnerJobEnd::Interrupted
     );
     let done = of(DONE, Some(""));
-    assert_eq!(done.job, RunnerJobEnd::Reported(JobResult::Succeeded));
+    assert_eq!(done.job, RunnerJobEnd::Reported(RunnerResult::Succeeded));
     assert!(!done.is_registration_removed, "it is unknown whether the forge knows");
 }
 

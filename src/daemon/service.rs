@@ -40,7 +40,7 @@ pub async fn serve(
     let socket_file = daemon.open_listeners(calls).await?;
     daemon.adopt()?;
     tracing::info!(pools = daemon.pools.iter().count(), "serving");
-    let (mut manager, mut pulses) = (ServiceManager::new(), ServiceManager::pulse_interval());
+    let (mut manager, mut watchdog) = (ServiceManager::new(), ServiceManager::watchdog_interval());
     manager.notify_ready(&daemon);
     loop {
         let wake = daemon.decide_and_act()?;
@@ -59,7 +59,7 @@ pub async fn serve(
                 }
                 call => daemon.handle_call(call)?,
             },
-            _ = pulses.tick() => manager.pulse(&daemon),
+            _ = watchdog.tick() => manager.notify_watchdog(&daemon),
             signal = signals.next() => match signal {
                 SignalRequest::Drain if !daemon.is_draining() => _ = daemon.start_drain(),
                 // A service manager stops the daemon after it announced the shutdown of the host.

@@ -3,7 +3,7 @@
 //!
 //! Only the loop sends: if it hangs, the manager gets no notifications and restarts the daemon. It
 //! never waits for the manager: a socket holds few datagrams (`net.unix.max_dgram_qlen`, often 10),
-//! and a busy manager must not block jobs. Whatever does not fit is sent with the next pulse.
+//! and a busy manager must not block jobs. Whatever does not fit is sent with the next one.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -20,9 +20,9 @@ use super::error::DaemonError;
 use super::event_loop::Daemon;
 use mayfly_api::types::{DaemonStatus, PoolView};
 
-/// The longest time between two notifications.
-const MAX_PULSE_PERIOD: Duration = Duration::from_secs(5);
-/// The additional time that a draining daemon requests with each pulse, in microseconds.
+/// The longest time between two notifications of the watchdog.
+const MAX_WATCHDOG_PERIOD: Duration = Duration::from_secs(5);
+/// The additional time that a draining daemon requests with each notification, in microseconds.
 const EXTENSION_USEC: u32 = 60_000_000;
 /// The maximum number of pools in the status line, which is for people.
 const MAX_POOLS: usize = 8;
@@ -63,12 +63,13 @@ impl ServiceManager {
         }
     }
 
-    /// Returns the interval for [`ServiceManager::pulse`]: several times within the manager's
-    /// watchdog timeout.
-    pub(super) fn pulse_interval() -> tokio::time::Interval {
-        let mut pulses = tokio::time::interval(pulse_period(sd_notify::watchdog_enabled()));
-        pulses.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        pulses
+    /// Returns the interval for [`ServiceManager::notify_watchdog`]: several times within the
+    /// manager's watchdog timeout.
+    pub(super) fn watchdog_interval() -> tokio::time::Interval {
+        let period = watchdog_period(sd_notify::watchdog_enabled());
+        let mut interval = tokio::time::interval(period);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        interval
     }
 
     /// Notifies the manager that the daemon serves.
@@ -79,7 +80,7 @@ impl ServiceManager {
     }
 
     /// Notifies the manager that the loop is alive.
-    pub(super) fn pulse(&mut self, daemon: &Daemon) {
+    pub(super) fn notify_watchdog(&mut self, daemon: &Daemon) {
         self.flush();
         if !self.pending.is_empty() {
             // Watchdog notifications must not delay the waiting ones.
@@ -160,10 +161,10 @@ fn socket_to(address: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, address))
 }
 
-/// Returns the time between two pulses for a watchdog timeout.
-fn pulse_period(watchdog: Option<Duration>) -> Duration {
-    let third = watchdog.map_or(MAX_PULSE_PERIOD, |watchdog| watchdog / 3);
-    third.clamp(Duration::from_millis(1), MAX_PULSE_PERIOD)
+/// Returns the time between two notifications for a watchdog timeout.
+fn watchdog_period(timeout: Option<Duration>) -> Duration {
+    let third = timeout.map_or(MAX_WATCHDOG_PERIOD, |timeout| timeout / 3);
+    third.clamp(Duration::from_millis(1), MAX_WATCHDOG_PERIOD)
 }
 
 /// Formats the daemon's status as one line.
@@ -193,12 +194,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pulses_come_well_within_the_watchdog_timeout() {
+    fn notifications_come_well_within_the_watchdog_timeout() {
         let seconds = Duration::from_secs;
-        assert_eq!(pulse_period(None), MAX_PULSE_PERIOD);
-        assert_eq!(pulse_period(Some(seconds(60))), MAX_PULSE_PERIOD);
-        assert_eq!(pulse_period(Some(seconds(6))), seconds(2));
-        assert_eq!(pulse_period(Some(Duration::ZERO)), Duration::from_millis(1));
+        assert_eq!(watchdog_period(None), MAX_WATCHDOG_PERIOD);
+        assert_eq!(watchdog_period(Some(seconds(60))), MAX_WATCHDOG_PERIOD);
+        assert_eq!(watchdog_period(Some(seconds(6))), seconds(2));
+        assert_eq!(watchdog_period(Some(Duration::ZERO)), Duration::from_millis(1));
     }
 
     #[test]
@@ -208,9 +209,9 @@ mod tests {
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
         let mut manager = ServiceManager::with_target(Some(socket_to(path.as_os_str()).unwrap()));
-        let pulse = [NotifyState::Watchdog];
+        let notification = [NotifyState::Watchdog];
         while manager.pending.is_empty() {
-            manager.enqueue(&pulse);
+            manager.enqueue(&notification);
         }
         for _ in 0..2 * MAX_PENDING {
             manager.enqueue(&[NotifyState::Reloading]);

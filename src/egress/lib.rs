@@ -1,19 +1,25 @@
 //! Egress: the only way out of a microVM. Access is decided by name.
 //!
 //! Every TCP connection that a guest makes, to any address, ends at a listener in the microVM's
-//! network namespace. This module owns those listeners, the policy they enforce, the DNS stub that
+//! network namespace. This crate owns those listeners, the policy they enforce, the DNS stub that
 //! maps allowed names to synthetic addresses, the forward proxy, the outbound connections and the
 //! record of every verdict. It does not depend on QEMU, on how the namespace is created, or on what
 //! the guest runs.
 //!
 //! ```text
-//! listeners ─▶ gate ─┬▶ dns ─────────▶ names              policy: what is allowed
-//!               ▲    ├▶ transparent ─┐                    opening: parses a client's first bytes
-//!               │    └▶ http ────────┴▶ connection ─┬▶ dial ─▶ destination
-//! pending ──────┘                                   └▶ tunnel, record
-//! packets ─▶ record                                     (packets that no listener accepts)
+//! pending ─▶ dial       holds a SYN until its destination has answered, then replays it
+//!    │
+//!    ▼
+//! listeners ─▶ gate ─┬▶ dns ─▶ names
+//!                    ├▶ transparent ─┬▶ connection ─▶ tunnel
+//!                    └▶ http ─▶ dial ┘
+//! packets               records the packets that no listener accepts
+//!
+//! policy: what is allowed    opening: parses a client's first bytes    record: a line per verdict
 //! ```
 
+// Fuzz targets and tests/egress/corpus.rs use dns, http, names, opening, pending, and verdict. No
+// other crate does.
 pub mod address;
 mod buffers;
 mod connection;
@@ -34,7 +40,7 @@ mod rate_limiter;
 pub mod record;
 mod state;
 mod transparent;
-pub mod tunnel;
+mod tunnel;
 pub mod verdict;
 
 pub use gate::{Gate, GateSettings};

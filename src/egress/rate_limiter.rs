@@ -14,7 +14,7 @@ use mayfly_common::token_bucket::TokenBucket;
 
 /// The rate limiter of one rule in one microVM.
 #[derive(Debug)]
-pub struct RateLimiter {
+pub(super) struct RateLimiter {
     /// Each token pays for one byte.
     bucket: Mutex<TokenBucket>,
     per_second: u64,
@@ -23,7 +23,7 @@ pub struct RateLimiter {
 
 impl RateLimiter {
     /// Creates an unused rate limiter.
-    pub fn new(rate: ByteRate) -> Self {
+    pub(super) fn new(rate: ByteRate) -> Self {
         let per_second = rate.per_second();
         // An unused rate accumulates for a quarter of a second.
         let bucket = TokenBucket::new(per_second, per_second / 4);
@@ -31,14 +31,14 @@ impl RateLimiter {
     }
 
     /// Charges bytes. Returns how long they must wait before they may be forwarded.
-    pub fn take(&self, bytes: usize) -> Duration {
+    pub(super) fn take(&self, bytes: usize) -> Duration {
         // A bucket is consistent between any two statements that could panic.
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         bucket.take(self.begin.elapsed(), bytes as u64)
     }
 
     /// Charges bytes and waits until they may be forwarded.
-    pub async fn wait(&self, bytes: usize) {
+    pub(super) async fn wait(&self, bytes: usize) {
         let wait = self.take(bytes);
         if !wait.is_zero() {
             sleep(wait).await;
@@ -47,7 +47,7 @@ impl RateLimiter {
 
     /// Returns how many bytes one connection should read at once, so that others get their turn: a
     /// quarter of a burst, at most `most`.
-    pub fn chunk_size(&self, most: usize) -> usize {
+    pub(super) fn chunk_size(&self, most: usize) -> usize {
         let share = usize::try_from(self.per_second / 16).unwrap_or(usize::MAX);
         share.clamp(1, most)
     }

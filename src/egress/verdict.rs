@@ -53,7 +53,7 @@ pub enum RefusalCause {
     #[error("no rule allows the name")]
     NoRule,
     /// Rules match the name, but for other ports.
-    #[error("the rules for the name allow only other ports")]
+    #[error("no rule allows this port for the name")]
     Port,
     /// The name is not in the public DNS, and no rule names it.
     #[error("the name is not public, and no rule names it")]
@@ -104,7 +104,7 @@ pub enum RefusalCause {
     #[error("{0} is not forwarded")]
     Protocol(&'static str),
     /// A TCP port that no rule names, so no listener is bound to it.
-    #[error("no rule names the port")]
+    #[error("no rule allows this port")]
     Closed,
     /// A packet whose source is not the guest's address, so a reply could not reach the guest.
     #[error("the source is not the guest's address")]

@@ -1,7 +1,8 @@
 //! Exit codes and hints of Mayfly's errors.
 //!
-//! Each folder has its own error enum that implements [`Failure`]. `cli` prints the chain of causes
-//! once, then the hint, and exits with the code.
+//! Owns the exit codes and the trait [`Failure`], which the error enums of all crates implement.
+//! `cli` prints the chain of causes once, then the hint, and exits with the code. Uses no other
+//! crate.
 
 /// Exit codes of Mayfly's own failures. Scripts depend on them (`docs/reference/exit-codes.md`).
 ///
@@ -65,13 +66,7 @@ pub fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
 }
 
 #[cfg(test)]
-mod message_style;
-#[cfg(test)]
-mod messages;
-#[cfg(test)]
 mod reference;
-#[cfg(test)]
-mod sources;
 
 #[cfg(test)]
 mod tests {

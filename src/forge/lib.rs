@@ -2,9 +2,9 @@
 //! both.
 //!
 //! The daemon knows a forge only through this trait and these types. `github/forge/` is the one
-//! real implementation; the daemon's tests have a fake one. A new forge needs a folder like that
-//! one. Only what a forge reports is taken as true, and its events can be repeated, late, out of
-//! order or lost.
+//! real implementation; the daemon's tests have a fake one. A new forge needs a crate like
+//! `github`. Only what a forge reports is taken as true, and its events can be repeated, late, out
+//! of order or lost.
 //!
 //! Owns no state. Knows nothing of microVMs or the ledger.
 

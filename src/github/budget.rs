@@ -22,7 +22,7 @@ pub struct RateLimit {
 
 /// The rate budget of one client.
 #[derive(Debug, Clone)]
-pub struct Budget {
+pub(super) struct RateBudget {
     gap: Duration,
     rate: Option<RateLimit>,
     next_mutation: Option<SystemTime>,
@@ -30,15 +30,19 @@ pub struct Budget {
     strikes: u32,
 }
 
-impl Budget {
+impl RateBudget {
     /// Creates a budget without any known limit, with at least `gap` between two mutations.
-    pub fn new(gap: Duration) -> Self {
+    pub(super) fn new(gap: Duration) -> Self {
         Self { gap, rate: None, next_mutation: None, blocked: None, strikes: 0 }
     }
 
     /// Reserves a slot and returns how long to wait for it; `Err` is the time before which nothing
     /// may be sent.
-    pub fn reserve(&mut self, mutation: bool, now: SystemTime) -> Result<Duration, SystemTime> {
+    pub(super) fn reserve(
+        &mut self,
+        mutation: bool,
+        now: SystemTime,
+    ) -> Result<Duration, SystemTime> {
         if let Some(until) = self.blocked {
             if until > now {
                 return Err(until);
@@ -62,7 +66,7 @@ impl Budget {
 
     /// Updates the primary rate limit from a response. Responses may arrive out of order: within
     /// one window the smaller `remaining` is the later one.
-    pub fn update(&mut self, rate: RateLimit) {
+    pub(super) fn update(&mut self, rate: RateLimit) {
         let stale = self.rate.is_some_and(|known| {
             known.reset > rate.reset
                 || (known.reset == rate.reset && known.remaining < rate.remaining)
@@ -73,30 +77,30 @@ impl Budget {
     }
 
     /// Blocks every call until a rate limit ends.
-    pub fn block(&mut self, until: SystemTime) {
+    pub(super) fn block(&mut self, until: SystemTime) {
         self.strikes = self.strikes.saturating_add(1);
         self.blocked = Some(self.blocked.map_or(until, |blocked| blocked.max(until)));
     }
 
     /// Resets the count of consecutive rate limits after a successful call.
-    pub fn succeed(&mut self) {
+    pub(super) fn succeed(&mut self) {
         self.strikes = 0;
     }
 
     /// Returns the number of consecutive rate limits.
-    pub fn strikes(&self) -> u32 {
+    pub(super) fn strikes(&self) -> u32 {
         self.strikes
     }
 
     /// Returns the primary rate limit, if one was reported and its window is not over.
-    pub fn rate(&self, now: SystemTime) -> Option<RateLimit> {
+    pub(super) fn rate(&self, now: SystemTime) -> Option<RateLimit> {
         self.rate.filter(|rate| rate.reset > now)
     }
 
     /// Returns how long to wait between two polls of `calls` calls each: `base`, or long enough
     /// that the remaining calls last until the reset, with a share reserved for creating and
     /// deleting runners.
-    pub fn poll_interval(&self, base: Duration, calls: u64, now: SystemTime) -> Duration {
+    pub(super) fn poll_interval(&self, base: Duration, calls: u64, now: SystemTime) -> Duration {
         let blocked =
             self.blocked.and_then(|until| until.duration_since(now).ok()).unwrap_or(Duration::ZERO);
         let Some(rate) = self.rate(now) else { return base.max(blocked) };
@@ -126,7 +130,7 @@ mod tests {
 
     #[test]
     fn nothing_is_sent_while_blocked() {
-        let mut budget = Budget::new(GAP);
+        let mut budget = RateBudget::new(GAP);
         budget.block(at(5000));
         budget.block(at(3000));
         assert_eq!(budget.reserve(false, at(1000)), Err(at(5000)));
@@ -139,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_late_response_does_not_restore_calls() {
-        let mut budget = Budget::new(GAP);
+        let mut budget = RateBudget::new(GAP);
         budget.update(rate(10, 9000));
         budget.update(rate(11, 9000));
         assert_eq!(budget.rate(at(0)), Some(rate(10, 9000)));
@@ -154,7 +158,7 @@ mod tests {
         let base = Duration::from_secs(10);
         let hour = 3_600_000;
         let interval = |remaining| {
-            let mut budget = Budget::new(GAP);
+            let mut budget = RateBudget::new(GAP);
             budget.update(rate(remaining, hour));
             budget.poll_interval(base, 10, at(0))
         };
@@ -167,7 +171,7 @@ mod tests {
     proptest! {
         #[test]
         fn mutations_keep_their_distance(steps in proptest::collection::vec(0_u64..3000, 1..60)) {
-            let mut budget = Budget::new(GAP);
+            let mut budget = RateBudget::new(GAP);
             let (mut now, mut last) = (1_000_000, None::<SystemTime>);
             for step in steps {
                 now += step;
@@ -184,7 +188,7 @@ mod tests {
         fn polls_never_use_the_reserved_share(
             remaining in 0_u64..5000, calls in 1_u64..200, window in 1_u64..3600,
         ) {
-            let mut budget = Budget::new(GAP);
+            let mut budget = RateBudget::new(GAP);
             budget.update(rate(remaining, window * 1000));
             let base = Duration::from_secs(10);
             let interval = budget.poll_interval(base, calls, at(0));

@@ -17,7 +17,7 @@ const MESSAGE_LIMIT: usize = 300;
 
 /// The class of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ResponseClass {
+pub(super) enum ResponseClass {
     /// 2xx: the call took effect.
     Success,
     /// 304: unchanged.
@@ -38,7 +38,7 @@ pub enum ResponseClass {
 
 /// Classifies a response that arrived at `now`. `strikes` is the number of consecutive rate
 /// limits without an exact time: each doubles the wait.
-pub fn classify(
+pub(super) fn classify(
     status: u16,
     headers: &HeaderMap,
     body: &[u8],
@@ -84,7 +84,7 @@ fn limited_until(
 }
 
 /// Returns the rate limit in the headers.
-pub fn rate(headers: &HeaderMap) -> Option<RateLimit> {
+pub(super) fn rate(headers: &HeaderMap) -> Option<RateLimit> {
     Some(RateLimit {
         limit: number(headers, "x-ratelimit-limit")?,
         remaining: number(headers, "x-ratelimit-remaining")?,
@@ -94,19 +94,19 @@ pub fn rate(headers: &HeaderMap) -> Option<RateLimit> {
 }
 
 /// Whether a rate limit is the primary `core` one, not that of one category of calls.
-pub fn is_core_limit(headers: &HeaderMap) -> bool {
+pub(super) fn is_core_limit(headers: &HeaderMap) -> bool {
     headers.get("x-ratelimit-resource").is_none_or(|resource| resource == "core")
 }
 
 /// Whether a rate limit applies to one category of calls only: a primary one that is not `core`.
-pub fn is_category_limit(headers: &HeaderMap) -> bool {
+pub(super) fn is_category_limit(headers: &HeaderMap) -> bool {
     !is_core_limit(headers)
         && !headers.contains_key("retry-after")
         && rate(headers).is_some_and(|rate| rate.remaining == 0)
 }
 
 /// Returns the URL of the next page.
-pub fn next_page(headers: &HeaderMap) -> Option<String> {
+pub(super) fn next_page(headers: &HeaderMap) -> Option<String> {
     let link = headers.get("link")?.to_str().ok()?;
     link.split(',').find_map(|entry| {
         let (address, parameters) = entry.split_once(';')?;
@@ -118,7 +118,7 @@ pub fn next_page(headers: &HeaderMap) -> Option<String> {
 
 /// Returns GitHub's message in one bounded line: `message`, or `TYPE: message` from the scale set
 /// service.
-pub fn message(body: &[u8]) -> String {
+pub(super) fn message(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct ErrorBody {
         #[serde(default, alias = "typeName")]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 
 /// The status of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JobStatus {
+pub enum WorkflowJobStatus {
     /// The job waits for a runner: the only status that needs one.
     Queued,
     /// A runner has the job.
@@ -46,7 +46,7 @@ pub struct WorkflowJob {
     /// The labels of `runs-on`; may be empty (a job that names only a group).
     pub labels: Vec<String>,
     /// The job's status.
-    pub status: JobStatus,
+    pub status: WorkflowJobStatus,
     /// The conclusion: `success`, `failure`, `cancelled`, …
     pub conclusion: Option<String>,
     /// The ID of the runner that has or had it.
@@ -69,7 +69,7 @@ const MAX_LABELS: usize = 101;
 /// The maximum number of characters to read of a text: labels have at most 256, names fewer.
 const MAX_TEXT: usize = 1024;
 
-impl From<&str> for JobStatus {
+impl From<&str> for WorkflowJobStatus {
     fn from(text: &str) -> Self {
         match text {
             "queued" => Self::Queued,
@@ -188,7 +188,7 @@ mod tests {
     fn a_job_needs_only_its_ids() {
         let job = job(serde_json::json!({"id": 1, "run_id": 2}));
         assert_eq!((job.id, job.run_id, job.attempt), (1, 2, 1));
-        assert_eq!((job.labels.len(), job.status), (0, JobStatus::Other(String::new())));
+        assert_eq!((job.labels.len(), job.status), (0, WorkflowJobStatus::Other(String::new())));
     }
 
     #[test]
@@ -217,7 +217,7 @@ mod tests {
             "runner_id": 0, "runner_name": "", "runner_group_name": 7, "created_at": "yesterday",
             "conclusion": null, "new_field": {"a": []},
         }));
-        assert_eq!(job.status, JobStatus::Other("paused".into()));
+        assert_eq!(job.status, WorkflowJobStatus::Other("paused".into()));
         assert_eq!((job.runner_id, job.runner_name, job.runner_group), (None, None, None));
         assert_eq!((job.created_at, job.conclusion, job.attempt), (None, None, 1));
     }

@@ -1,24 +1,25 @@
 //! GitHub: the jobs that wait for a runner, and the registration of runners.
 //!
-//! This folder owns the credentials for GitHub and every call to it: tokens and their renewal, JIT
+//! This crate owns the credentials for GitHub and every call to it: tokens and their renewal, JIT
 //! configurations, the runners of a scope, the queued jobs of repositories, webhooks and the
 //! message sessions of runner scale sets. It must not know microVMs, pools, the ledger or its
 //! caller: it returns what GitHub responds or, without a response, whether the call may have taken
-//! effect ([`CallError`]). Only [`forge`] knows the settings; the daemon uses this folder through
+//! effect ([`CallError`]). Only [`forge`] knows the settings; the daemon uses this crate through
 //! it ([`mayfly_forge`]).
 //!
 //! ```text
 //! forge ─▶ everything below
-//! runners, groups, poll, deliveries, downloads ─▶ client ─▶ auth ─▶ wire ─▶ transport ─▶ GitHub
-//! scale_set ──────────────────────────┘              └▶ budget, classify  (pure)
+//! runners, groups, domains, poll,  ─▶ client ─▶ auth ─▶ wire ─▶ transport ─▶ GitHub
+//! deliveries, downloads, scale_set               │       └▶ budget, classify (pure), metrics
+//!                                                └▶ jwt (pure)
 //! webhook, job, labels                                                   (pure)
 //! ```
 //!
 //! No call is resent automatically, except one that GitHub refused with 401: it had no effect.
 
 mod auth;
-pub mod budget;
-pub mod classify;
+mod budget;
+mod classify;
 mod client;
 mod deliveries;
 mod domains;
@@ -26,16 +27,16 @@ mod downloads;
 mod error;
 pub mod forge;
 mod groups;
-pub mod job;
+mod job;
 mod jwt;
-pub mod labels;
+mod labels;
 mod metrics;
 mod poll;
 mod runners;
-pub mod scale_set;
+mod scale_set;
 mod settings;
 mod transport;
-pub mod webhook;
+mod webhook;
 mod wire;
 
 #[cfg(test)]
@@ -48,7 +49,7 @@ pub use client::{CredentialCheck, GitHubClient};
 pub use deliveries::DeliveryAttempt;
 pub use downloads::RunnerDownload;
 pub use error::{BoxError, CallError, SetupError};
-pub use job::{JobStatus, WorkflowJob};
+pub use job::{WorkflowJob, WorkflowJobStatus};
 pub use mayfly_config::github::{Repository, Target};
 pub use poll::JobSnapshot;
 pub use runners::{DeletionOutcome, GitHubRunner, JitRunner};

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::classify::next_page;
 use super::client::GitHubClient;
 use super::error::CallError;
-use super::job::{JobStatus, RawJob, WorkflowJob};
+use super::job::{RawJob, WorkflowJob, WorkflowJobStatus};
 use super::wire::{ApiCall, read};
 use mayfly_config::github::Repository;
 
@@ -119,8 +119,8 @@ impl GitHubClient {
             for page in self.pages(repository, first, cache, &mut snapshot.calls).await? {
                 for job in page.jobs {
                     match job.status {
-                        JobStatus::Queued => snapshot.queued.push(job),
-                        JobStatus::InProgress => snapshot.in_progress.push(job),
+                        WorkflowJobStatus::Queued => snapshot.queued.push(job),
+                        WorkflowJobStatus::InProgress => snapshot.in_progress.push(job),
                         _ => {}
                     }
                 }

@@ -11,18 +11,9 @@ use sha2::Sha256;
 
 use super::job::{RawJob, WorkflowJob, lenient};
 
-/// The header with the event's type, for [`parse`].
-pub const EVENT_HEADER: &str = "X-GitHub-Event";
-/// The header with the delivery's GUID; a redelivery has the same one.
-pub const DELIVERY_HEADER: &str = "X-GitHub-Delivery";
-/// The header with the signature, for [`verify`].
-pub const SIGNATURE_HEADER: &str = "X-Hub-Signature-256";
-/// The maximum size of a body in bytes (GitHub's cap: 25 MB).
-pub const BODY_LIMIT: usize = 25 * 1024 * 1024;
-
 /// A webhook event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WebhookEvent {
+pub(super) enum WebhookEvent {
     /// A workflow job changed.
     WorkflowJob(Box<WorkflowJobEvent>),
     /// A ping: the webhook was created, or a person tests it.
@@ -33,7 +24,7 @@ pub enum WebhookEvent {
 
 /// A change of a workflow job, with the job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkflowJobEvent {
+pub(super) struct WorkflowJobEvent {
     /// The change.
     pub action: JobAction,
     /// The job at that time. Samples show a `queued` action with status `waiting`: both matter.
@@ -44,7 +35,7 @@ pub struct WorkflowJobEvent {
 
 /// The change of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JobAction {
+pub(super) enum JobAction {
     /// The job waits for a runner.
     Queued,
     /// The job waits for a deployment gate: start nothing.
@@ -59,7 +50,7 @@ pub enum JobAction {
 
 /// An error of parsing a webhook's body.
 #[derive(Debug, thiserror::Error)]
-pub enum WebhookParseError {
+pub(super) enum WebhookParseError {
     /// The body is not JSON, or lacks a required field.
     #[error("can't parse a {event} event")]
     Malformed {
@@ -72,7 +63,7 @@ pub enum WebhookParseError {
 }
 
 /// Whether `signature` (the header's value) matches the raw `body`; compares in constant time.
-pub fn verify(secret: &SecretString, body: &[u8], signature: &str) -> bool {
+pub(super) fn verify(secret: &SecretString, body: &[u8], signature: &str) -> bool {
     let Some(hexadecimal) = signature.strip_prefix("sha256=") else { return false };
     let Ok(claimed) = HEXLOWER_PERMISSIVE.decode(hexadecimal.as_bytes()) else { return false };
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes()) else {
@@ -104,7 +95,7 @@ struct Numbered {
 }
 
 /// Parses a body whose signature was verified; `event` is the header's value.
-pub fn parse(event: &str, body: &[u8]) -> Result<WebhookEvent, WebhookParseError> {
+pub(super) fn parse(event: &str, body: &[u8]) -> Result<WebhookEvent, WebhookParseError> {
     match event {
         "workflow_job" => {}
         "ping" => return Ok(WebhookEvent::Ping),
@@ -137,7 +128,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::JobStatus;
+    use crate::WorkflowJobStatus;
 
     // The test vector that GitHub publishes.
     const SECRET: &str = "It's a Secret to Everybody";
@@ -176,7 +167,7 @@ mod tests {
         assert_eq!((event.action, event.installation), (JobAction::Queued, Some(5)));
         assert_eq!((event.job.id, event.job.attempt, event.job.runner_id), (7, 3, None));
         assert_eq!(event.job.repository, "octo/hello");
-        assert_eq!(event.job.status, JobStatus::Queued);
+        assert_eq!(event.job.status, WorkflowJobStatus::Queued);
     }
 
     #[test]
@@ -217,7 +208,7 @@ mod tests {
                     let action = rest.split('-').next().unwrap();
                     assert_eq!(parsed.action, JobAction::from(action), "{name}");
                     assert!(!matches!(parsed.action, JobAction::Other(_)), "{name}");
-                    assert!(!matches!(parsed.job.status, JobStatus::Other(_)), "{name}");
+                    assert!(!matches!(parsed.job.status, WorkflowJobStatus::Other(_)), "{name}");
                     assert!(parsed.job.repository.contains('/'), "{name}");
                     assert!(parsed.job.started_at.is_some(), "{name}");
                 }

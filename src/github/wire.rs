@@ -9,7 +9,7 @@ use hyper::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, HeaderValue};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::budget::Budget;
+use super::budget::RateBudget;
 use super::classify::{ResponseClass, classify, is_category_limit, is_core_limit, message, rate};
 use super::error::CallError;
 use super::metrics::{outcome, purpose, record_rate};
@@ -60,19 +60,19 @@ impl ApiCall {
 pub(super) struct Wire {
     pub(super) transport: Transport,
     base: String,
-    budget: Mutex<Budget>,
+    budget: Mutex<RateBudget>,
     /// GitHub's clock minus ours, in seconds.
     skew: AtomicI64,
 }
 
 impl Wire {
     pub(super) fn new(transport: Transport, base: String, gap: Duration) -> Self {
-        let budget = Mutex::new(Budget::new(gap));
+        let budget = Mutex::new(RateBudget::new(gap));
         Self { transport, base, budget, skew: AtomicI64::new(0) }
     }
 
     /// Locks the budget. It is held for a few instructions, and a panic leaves it consistent.
-    pub(super) fn budget(&self) -> MutexGuard<'_, Budget> {
+    pub(super) fn budget(&self) -> MutexGuard<'_, RateBudget> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -45,7 +45,9 @@ impl Failure for CapacityError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Processors { .. } => None,
-            Self::Memory { .. } => Some("free memory on the host, or request less".to_owned()),
+            Self::Memory { .. } => {
+                Some("free memory on the host, or lower the microVM's memory".to_owned())
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The host's capabilities: the state directory, programs, devices, memory.
+//! The host: its programs, processors, memory, disk, descriptors and clock; the state directory;
+//! HTTPS with the host's certificates and proxies.
 //!
-//! Everything here is checked before anything is started, so that a missing prerequisite gets a
-//! name and a hint instead of a failure half-way. Owns the layout of the state directory. Knows
-//! nothing about microVMs: `doctor` and the front ends call this module and pass the results on.
+//! Owns the layout of the state directory. What a command needs is checked before anything starts,
+//! so that a missing prerequisite gets a name and a hint instead of a failure half-way. Knows
+//! nothing about microVMs.
 
 pub mod capacity;
 pub mod check;

@@ -9,7 +9,7 @@ use mayfly_failure::{Code, Failure};
 
 /// A required program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Program {
+pub struct RequiredProgram {
     /// Its file name.
     pub name: &'static str,
     /// The oldest version that works.
@@ -19,18 +19,21 @@ pub struct Program {
 }
 
 /// QEMU. 7.2 is the oldest version tested with `-M microvm` and `vhost-user-vsock-device`.
-pub const QEMU: Program = Program {
+pub const QEMU: RequiredProgram = RequiredProgram {
     name: "qemu-system-x86_64",
     minimum: Version(7, 2),
     remedy: "install the package qemu-system-x86",
 };
 
 /// The tool that creates overlays; part of QEMU.
-pub const QEMU_IMG: Program =
-    Program { name: "qemu-img", minimum: Version(7, 2), remedy: "install the package qemu-utils" };
+pub const QEMU_IMG: RequiredProgram = RequiredProgram {
+    name: "qemu-img",
+    minimum: Version(7, 2),
+    remedy: "install the package qemu-utils",
+};
 
 /// The backend of the guest's virtio-vsock device. Older versions have different options.
-pub const VHOST_DEVICE_VSOCK: Program = Program {
+pub const VHOST_DEVICE_VSOCK: RequiredProgram = RequiredProgram {
     name: "vhost-device-vsock",
     minimum: Version(0, 3),
     remedy: "run scripts/quickstart, or: cargo install vhost-device-vsock --locked",
@@ -53,7 +56,7 @@ pub enum ProgramError {
     #[error("the program {} was not found in {}", program.name, join(.searched))]
     Missing {
         /// The program.
-        program: Program,
+        program: RequiredProgram,
         /// The directories that were searched, in order.
         searched: Vec<PathBuf>,
     },
@@ -65,7 +68,7 @@ pub enum ProgramError {
         /// The first line of its output.
         output: String,
         /// The program.
-        program: Program,
+        program: RequiredProgram,
     },
     /// It is older than the oldest supported version.
     #[error("{path} is version {found}, older than the required {}", program.minimum)]
@@ -75,7 +78,7 @@ pub enum ProgramError {
         /// Its version.
         found: Version,
         /// The program.
-        program: Program,
+        program: RequiredProgram,
     },
 }
 
@@ -100,7 +103,7 @@ fn join(directories: &[PathBuf]) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-impl Program {
+impl RequiredProgram {
     /// Finds the program: beside Mayfly's own executable, then in `../libexec/mayfly` from there,
     /// where `scripts/quickstart` installs what has no package, then in `$PATH`.
     pub fn find(&self) -> Result<PathBuf, ProgramError> {

@@ -393,11 +393,9 @@ impl Failure for ImageError {
                 "As root a build needs CAP_SYS_ADMIN; in a container, add that capability."
                     .to_owned()
             }
-            Self::NamespacesRefused { root: false, .. } => "An ordinary user needs the package \
-                 uidmap, a range of at least 65,535 ids in /etc/subuid and /etc/subgid \
-                 (usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER) and a \
-                 kernel that lets users make user namespaces (where AppArmor restricts them: \
-                 sysctl kernel.apparmor_restrict_unprivileged_userns=0)."
+            Self::NamespacesRefused { root: false, .. } => "Install the package uidmap; add \
+                 65,536 ids to /etc/subuid and /etc/subgid (usermod --add-subuids 100000-165535 \
+                 --add-subgids 100000-165535 USER); allow user namespaces: see `mayfly doctor`."
                 .to_owned(),
             Self::TimedOut { .. } => "Set a longer limit with --timeout.".to_owned(),
             Self::AgentMissing { .. } => "Set its path with --agent or MAYFLY_GUEST.".to_owned(),

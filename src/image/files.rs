@@ -66,7 +66,7 @@ impl fmt::Display for Difference {
 /// # Errors
 ///
 /// One of the images can't be read as a file system.
-pub fn between(from: &Path, to: &Path) -> Result<Vec<FileChange>, ImageError> {
+pub(super) fn between(from: &Path, to: &Path) -> Result<Vec<FileChange>, ImageError> {
     let load = |path: &Path| Ext4::load_from_path(path).map_err(unreadable(path));
     let mut comparison = Comparison { from: load(from)?, to: load(to)?, changes: Vec::new() };
     comparison.directories().map_err(unreadable(to))?;

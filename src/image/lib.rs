@@ -18,7 +18,7 @@
 //! The image's digest is that of the manifest, so it covers every byte of the image. A directory
 //! under its digest is complete and immutable: it is made elsewhere and renamed into place.
 //!
-//! This folder owns the store's layout and the contract with the agent in the initramfs. It must
+//! This crate owns the store's layout and the contract with the agent in the initramfs. It must
 //! not know how a microVM is run, and it prints nothing.
 
 mod archive;
@@ -27,7 +27,7 @@ pub mod diff;
 mod docker;
 mod download;
 mod error;
-pub mod files;
+mod files;
 pub mod hardening;
 mod hash;
 mod initramfs;
@@ -52,6 +52,6 @@ pub use manifest::{
 pub use name::{Digest, ImageName, InvalidName, Reference};
 pub use signature::{KeyError, KeyId, PublicKey, SecretKey, SignatureError, SignatureInfo, Trust};
 pub use store::{
-    Candidate, CollectedBuild, CollectionReport, Hold, Image, Listing, Retention, RetentionReason,
-    Store,
+    Candidate, CollectedBuild, CollectionReport, Hold, Image, Listing, RetainedBuilds,
+    RetentionReason, Store,
 };

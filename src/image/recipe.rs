@@ -25,8 +25,8 @@ use check::Contradiction;
 pub use extras::{DownloadSpec, HookSpec, Release, RunnerSpec, RunnerVersion};
 pub use sysctl::KernelParameters;
 pub use values::{
-    AbsolutePath, KernelArgument, Mode, ModuleName, NameOrVersion, PackageName, Suite, Uri, Url,
-    UserName,
+    AbsolutePath, FileMode, KernelArgument, ModuleName, NameOrVersion, PackageName, Suite, Uri,
+    Url, UserName,
 };
 
 use super::docker;
@@ -172,7 +172,7 @@ pub struct FileSpec {
     pub path: AbsolutePath,
     /// Its permissions, in octal.
     #[serde(default)]
-    pub mode: Mode,
+    pub mode: FileMode,
     /// The owner: root, or one of the recipe's users.
     pub owner: Option<UserName>,
     /// The content.

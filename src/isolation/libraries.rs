@@ -58,7 +58,8 @@ fn linker(program: &Path) -> io::Result<Option<PathBuf>> {
         if segment.p_type(endian) == PT_INTERP {
             let (offset, size) = (segment.p_offset(endian), segment.p_filesz(endian));
             let name = (&file).read_bytes_at(offset, size).map_err(|()| {
-                io::Error::new(io::ErrorKind::InvalidData, "can't read its dynamic linker's name")
+                let text = "can't read the name of the program's dynamic linker";
+                io::Error::new(io::ErrorKind::InvalidData, text)
             })?;
             let name = String::from_utf8_lossy(name);
             return Ok(Some(PathBuf::from(name.trim_end_matches('\0'))));

@@ -171,7 +171,7 @@ fn owned(number: RawFd) -> io::Result<OwnedFd> {
     if number < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the kernel just made it, and nobody else has it.
+    // SAFETY: the kernel just created it, and it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 use super::error::LedgerError;
-use super::{Reader, Time, meta};
+use super::{LedgerReader, Time, meta};
 
 /// The actor of every change: the daemon.
 pub(super) const ACTOR: &str = "daemon";
@@ -294,7 +294,7 @@ fn mark(connection: &Connection, key: &str) -> rusqlite::Result<AuditHead> {
 const SELECT: &str = "SELECT sequence, time, actor, action, subject, detail, previous, hash
      FROM audit WHERE sequence > ?1 ORDER BY sequence";
 
-impl Reader {
+impl LedgerReader {
     /// Verifies the chain from the first retained entry to the last, in one snapshot: through the
     /// closed segments in `directory`, then through the ledger. `known` is a head that was kept
     /// elsewhere: the chain must contain it.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::open::Change;
-use super::{Ledger, LedgerError, Reader};
+use super::{Ledger, LedgerError, LedgerReader};
 
 /// The maximum number of rows of one microVM: the shepherd's limit, plus a row for each verdict and
 /// cause of destinations without a row.
@@ -143,7 +143,7 @@ fn bounded(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-impl Reader {
+impl LedgerReader {
     /// Returns the egress of a microVM; `None` if there was none, and before its end.
     pub fn egress(&self, microvm: &str) -> Result<Option<EgressSummary>, LedgerError> {
         let Some(verdicts) = self.verdicts(microvm)? else { return Ok(None) };

@@ -37,7 +37,7 @@ pub enum LedgerError {
     #[error("the ledger {0} has the schema of a different version")]
     OtherSchema(PathBuf),
     /// `SQLite` failed.
-    #[error("can't {action} in the ledger")]
+    #[error("ledger: can't {action}")]
     Failed {
         /// The attempted action.
         action: &'static str,
@@ -86,8 +86,8 @@ impl LedgerError {
 }
 
 /// The hint for a damaged ledger.
-const DAMAGED: &str = "stop the daemon, then restore a backup, or move the ledger, -wal and -shm away \
-    (the daemon starts a new one); `sqlite3 FILE .recover` may save rows";
+const DAMAGED: &str = "stop the daemon; restore a backup, or move the ledger, -wal, and -shm away to start \
+    a new one; `sqlite3 FILE .recover` may save rows";
 
 fn is_corrupt(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error_code();
@@ -132,7 +132,7 @@ impl Failure for LedgerError {
             Self::NotOpened(_, source) | Self::Failed { source, .. }
                 if source.sqlite_error_code() == Some(ErrorCode::DiskFull) =>
             {
-                "free space on the state directory's disk; recorded data is not lost"
+                "free space on the state directory's disk; nothing that was recorded is lost"
             }
             Self::NotOpened(..) | Self::NotRead(..) => {
                 "make the ledger and its -wal readable, or copy both into a directory of your own \

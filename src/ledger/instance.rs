@@ -12,7 +12,7 @@ impl Ledger {
     pub fn instance(&mut self) -> Result<String, LedgerError> {
         let random = mayfly_host::random::<4>().map_err(LedgerError::Random)?;
         let new = data_encoding::BASE32_DNSSEC.encode(&random)[..6].to_owned();
-        self.change("name this daemon", |change| {
+        self.change("record the daemon's name", |change| {
             if let Some(known) = change.meta(INSTANCE)? {
                 return Ok(known);
             }

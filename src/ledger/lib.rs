@@ -13,7 +13,8 @@
 //!
 //! Each method is one transaction that includes its audit entry: after a SIGKILL at any moment,
 //! either both the change and its entry exist, or neither. One daemon has the ledger open
-//! ([`Ledger`]); anyone with read access to the file may read it at the same time ([`Reader`]).
+//! ([`Ledger`]); anyone with read access to the file may read it at the same time
+//! ([`LedgerReader`]).
 //!
 //! Owns the file and its schema. Knows nothing about pools, GitHub or shepherds beyond their names.
 //! Holds no secrets after a job's end: the environment of a command, which may contain some, is
@@ -46,9 +47,9 @@ pub use command::{CommandBytes, JobCommand};
 pub use egress::{DestinationRecord, EgressSummary, VerdictTotals};
 pub use error::LedgerError;
 pub use jobs::truncate;
-pub use open::{Ledger, Reader};
+pub use open::{Ledger, LedgerReader};
 pub use pool_locations::PoolLocations;
-pub use row_pruning::{OldRows, PruneCounts, Retention};
+pub use row_pruning::{OldRows, PruneCounts, RowRetention};
 pub use types::{
     DeliveryEffect, ForgeJobUpdate, ForgeState, JobId, JobQuery, JobRecord, JobResult, JobSource,
     JobState, MicrovmRecord, PhaseRecord, RecordedJob, RegistrationRecord, RegistrationState,

@@ -21,7 +21,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// The ledger, opened for writing by its daemon.
 #[derive(Debug)]
 pub struct Ledger {
-    reader: Reader,
+    reader: LedgerReader,
     path: PathBuf,
     /// Whether a previous ledger is gone or empty.
     is_lost: bool,
@@ -31,7 +31,7 @@ pub struct Ledger {
 
 /// The ledger, opened for reading.
 #[derive(Debug)]
-pub struct Reader {
+pub struct LedgerReader {
     pub(super) connection: Connection,
 }
 
@@ -62,7 +62,7 @@ impl Ledger {
         let mut connection = Connection::open_with_flags(path, flags).map_err(not_opened)?;
         retry_while_locked(path, || configure(&connection))
             .map_err(|error| damaged(path, error, not_opened))?;
-        let reader = Reader { connection };
+        let reader = LedgerReader { connection };
         if let Some(what) =
             reader.quick_damage().map_err(|error| damaged(path, error, not_opened))?
         {
@@ -72,7 +72,12 @@ impl Ledger {
         schema::migrations()
             .to_latest(&mut connection)
             .map_err(|error| LedgerError::NotMigrated(path.to_owned(), Box::new(error)))?;
-        Ok(Self { reader: Reader { connection }, path: path.to_owned(), is_lost, _lock: lock })
+        Ok(Self {
+            reader: LedgerReader { connection },
+            path: path.to_owned(),
+            is_lost,
+            _lock: lock,
+        })
     }
 
     /// Returns whether a previous ledger is gone or empty: its jobs, microVMs and registrations are
@@ -82,7 +87,7 @@ impl Ledger {
     }
 
     /// Returns the reader of the same connection.
-    pub fn reader(&self) -> &Reader {
+    pub fn reader(&self) -> &LedgerReader {
         &self.reader
     }
 
@@ -104,7 +109,7 @@ impl Ledger {
     }
 }
 
-impl Reader {
+impl LedgerReader {
     /// Opens an existing ledger, also while a daemon has it open.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let not_opened = |error| LedgerError::NotOpened(path.to_owned(), error);

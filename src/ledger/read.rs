@@ -3,8 +3,8 @@
 use rusqlite::{OptionalExtension as _, Params, Row, params, types::Type};
 
 use super::{
-    JobId, JobQuery, JobRecord, JobSource, JobState, LedgerError, MicrovmRecord, PhaseRecord,
-    Reader, RegistrationRecord, RegistrationState,
+    JobId, JobQuery, JobRecord, JobSource, JobState, LedgerError, LedgerReader, MicrovmRecord,
+    PhaseRecord, RegistrationRecord, RegistrationState,
 };
 
 const JOB: &str = "SELECT id, source, pool, state, command, github_id, attempt, repository,
@@ -15,7 +15,7 @@ const MICROVM: &str =
 const REGISTRATION: &str =
     "SELECT name, pool, microvm, runner_id, state, job, intended_at, deleted_at FROM registrations";
 
-impl Reader {
+impl LedgerReader {
     /// Returns a job.
     pub fn job(&self, id: JobId) -> Result<Option<JobRecord>, LedgerError> {
         let jobs = self.all("read a job", &format!("{JOB} WHERE id = ?1"), [id], job);
@@ -120,7 +120,7 @@ impl Reader {
             .connection
             .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
             .optional()
-            .map_err(LedgerError::failed("check the file"))?;
+            .map_err(LedgerError::failed("check the integrity of the file"))?;
         Ok(found.filter(|found| found != "ok"))
     }
 

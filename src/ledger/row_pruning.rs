@@ -6,12 +6,12 @@ use rusqlite::params;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{JobId, Ledger, LedgerError, Reader, Time};
+use super::{JobId, Ledger, LedgerError, LedgerReader, Time};
 
 /// How much history the ledger retains. What has not ended is always retained, and so is the audit
 /// log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retention {
+pub struct RowRetention {
     /// The maximum age of jobs, microVMs and registrations.
     pub age: Duration,
     /// The maximum number of each.
@@ -23,7 +23,7 @@ pub struct Retention {
     pub delivery_count: u32,
 }
 
-impl Default for Retention {
+impl Default for RowRetention {
     fn default() -> Self {
         Self {
             age: Duration::from_secs(30 * 24 * 3600),
@@ -114,10 +114,10 @@ macro_rules! delete_rows {
     }};
 }
 
-impl Reader {
+impl LedgerReader {
     /// Returns the rows beyond the retention. It scans whole tables: do not call it in the event
     /// loop.
-    pub fn old_rows(&self, keep: &Retention) -> Result<OldRows, LedgerError> {
+    pub fn old_rows(&self, keep: &RowRetention) -> Result<OldRows, LedgerError> {
         let (age, count) = (keep.age, keep.count);
         let (hook_age, hook_count) = (keep.deliveries, keep.delivery_count);
         Ok(OldRows {

@@ -6,8 +6,8 @@
 //! ledger moves its mark first, then the files are removed. The first retained entry has the hash
 //! of the last pruned one, so the chain is never broken.
 //!
-//! Methods that read and write files take a [`Reader`], so that they can run outside the daemon's
-//! event loop. The [`Ledger`] methods are one short transaction each.
+//! Methods that read and write files take a [`LedgerReader`], so that they can run outside the
+//! daemon's event loop. The [`Ledger`] methods are one short transaction each.
 
 use std::fs;
 use std::io;
@@ -21,7 +21,7 @@ use super::error::LedgerError;
 use super::segments::{
     SEGMENT, SEGMENT_LEN, file_name, first_entry, missing, not_read, not_written, read_segment,
 };
-use super::{Ledger, Reader};
+use super::{Ledger, LedgerReader};
 
 /// The limits of the retained closed segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Ledger {
 ///
 /// # Errors
 /// The directory can't be read, or a file can't be removed. The other files are removed anyway.
-pub fn remove_pruned_files(reader: &Reader, directory: &Path) -> Result<(), LedgerError> {
+pub fn remove_pruned_files(reader: &LedgerReader, directory: &Path) -> Result<(), LedgerError> {
     let pruned = reader.audit_mark(PRUNED)?.sequence;
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -106,7 +106,7 @@ pub fn remove_pruned_files(reader: &Reader, directory: &Path) -> Result<(), Ledg
     removed
 }
 
-impl Reader {
+impl LedgerReader {
     /// Writes the file of the oldest segment in the ledger, if at least `remaining` entries stay in
     /// the ledger without it.
     ///

@@ -9,7 +9,7 @@ use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use super::Reader;
+use super::LedgerReader;
 use super::audit::{AuditEntry, AuditHead, BASE, ChainError, PRUNED, VerifyError};
 use super::error::LedgerError;
 
@@ -31,7 +31,7 @@ pub(super) fn first_entry(name: &OsStr) -> Option<u64> {
     name.to_str()?.strip_prefix("audit-")?.strip_suffix(".jsonl")?.parse().ok()
 }
 
-impl Reader {
+impl LedgerReader {
     /// Passes each entry after sequence number `after` to `take`, in order, from closed segments
     /// first.
     ///

@@ -9,7 +9,7 @@
 pub mod accelerator;
 pub mod arguments;
 pub mod console;
-pub mod overlay;
+mod overlay;
 mod qmp;
 mod roots;
 mod stop;

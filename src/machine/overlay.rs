@@ -29,7 +29,7 @@ const STANDARD_INPUT: &str = "/proc/self/fd/0";
 
 /// Returns the size, in bytes, of QEMU's cache for the overlay's second-level tables: enough for
 /// all of `disk`, and at least one table.
-pub fn table_cache(disk: Size) -> u64 {
+pub(super) fn table_cache(disk: Size) -> u64 {
     (disk.0.div_ceil(CLUSTER) * TABLE_ENTRY).max(CLUSTER)
 }
 
@@ -48,7 +48,11 @@ pub enum OverlayError {
 }
 
 /// Creates an empty overlay for a disk of the given size, on the file system of `directory`.
-pub async fn create(qemu_img: &Path, directory: &Path, disk: Size) -> Result<File, OverlayError> {
+pub(super) async fn create(
+    qemu_img: &Path,
+    directory: &Path,
+    disk: Size,
+) -> Result<File, OverlayError> {
     let overlay = OpenOptions::new()
         .read(true)
         .write(true)

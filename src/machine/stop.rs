@@ -138,7 +138,7 @@ fn classify_shutdown(reason: ShutdownReason, console: &[String], status: String)
 async fn wait_status(child: &mut Child) -> String {
     match tokio::time::timeout(EXIT_GRACE, child.wait()).await {
         Ok(status) => describe(status),
-        Err(_) => "no status: it hangs".to_owned(),
+        Err(_) => "an unknown status (its process did not end in time)".to_owned(),
     }
 }
 

@@ -73,7 +73,7 @@ impl Failure for NetworkError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::TunDevice(error) => Some(tun_fix_hint(error).to_owned()),
-            Self::Namespace(_) => Some("run mayfly doctor".to_owned()),
+            Self::Namespace(_) => Some("run mayfly doctor: it checks user namespaces".to_owned()),
             _ => None,
         }
     }

@@ -134,7 +134,7 @@ impl Failure for FailureCause {
             Self::Network(error) => return error.hint(),
             Self::Egress(error) => return error.hint(),
             Self::Machine(error) => return error.hint(),
-            Self::Deadline(Phase::Running, _) => "raise the job's deadline",
+            Self::Deadline(Phase::Running, _) => "set a longer deadline for the job",
             Self::Deadline(Phase::Prepared | Phase::Booting, _) => {
                 "see the last lines of the console in the black box"
             }

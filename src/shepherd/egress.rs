@@ -12,7 +12,7 @@ use super::plan::MicrovmPlan;
 use mayfly_egress::address::{AddressCheck, host_addresses};
 use mayfly_egress::dial::{CredentialsError, Lookup, Resolve, ResolveError, SystemResolver};
 use mayfly_egress::host::HostName;
-use mayfly_egress::policy::{Mode, Policy};
+use mayfly_egress::policy::{Policy, PolicyMode};
 use mayfly_egress::record::{
     EgressRecorder, EgressReport, RecordError, RecordIdentity, RecordLimits,
 };
@@ -144,7 +144,7 @@ pub(super) async fn wait_for_failure(egress: &mut Option<Egress>) -> EgressError
 /// Returns the variables with which programs in the guest find the forward proxy. Empty if the
 /// policy refuses everything.
 pub(super) fn proxy_variables(plan: &MicrovmPlan) -> Vec<(Bytes, Bytes)> {
-    if plan.egress.mode == Mode::None {
+    if plan.egress.mode == PolicyMode::None {
         return Vec::new();
     }
     let proxy = format!("http://{}:{PROXY_PORT}", mayfly_network::GATEWAY);

@@ -75,7 +75,7 @@ pub struct EnclosedChild {
 
 /// A program to execute in an enclosure.
 #[derive(Debug)]
-pub struct Program<'a> {
+pub struct EnclosedProgram<'a> {
     /// The executable.
     pub path: &'a CStr,
     /// Its arguments, beginning with its name.
@@ -88,7 +88,7 @@ pub struct Program<'a> {
 
 /// Starts a program in new user, process-id, mount and IPC namespaces. If user namespaces are
 /// forbidden and this process is root, starts it without one.
-pub fn spawn(program: &Program<'_>) -> Result<EnclosedChild, EnclosureError> {
+pub fn spawn(program: &EnclosedProgram<'_>) -> Result<EnclosedChild, EnclosureError> {
     match clone(program, CloneFlags::CLONE_NEWUSER) {
         Err(EnclosureError::Forbidden(_)) if nix::unistd::geteuid().is_root() => {
             clone(program, CloneFlags::empty())
@@ -113,7 +113,8 @@ pub fn check() -> HostCheck {
     match result {
         Ok(status) if status.success() => HostCheck::good(subject, "available"),
         _ if nix::unistd::geteuid().is_root() => {
-            HostCheck::warning(subject, "forbidden; as root, Mayfly works without", &fix_hint())
+            let found = "forbidden; Mayfly runs as root and works without them";
+            HostCheck::warning(subject, found, &fix_hint())
         }
         Ok(status) => HostCheck::bad(subject, status, &fix_hint()),
         Err(error) => HostCheck::bad(subject, error, &fix_hint()),
@@ -192,7 +193,7 @@ fn write_file(path: &CStr, bytes: &[u8]) -> nix::Result<()> {
 const STEPS: [&str; 4] =
     ["start a session", "map user ids", "duplicate its descriptors", "execute its program"];
 
-fn clone(program: &Program<'_>, user: CloneFlags) -> Result<EnclosedChild, EnclosureError> {
+fn clone(program: &EnclosedProgram<'_>, user: CloneFlags) -> Result<EnclosedChild, EnclosureError> {
     let failed = |step| move |error: io::Error| EnclosureError::Failed { step, error };
     // All memory for the child is allocated before the clone.
     let maps = user.contains(CloneFlags::CLONE_NEWUSER).then(IdMaps::for_current_user);
@@ -245,7 +246,7 @@ fn report_error([step, error]: [u8; 2]) -> EnclosureError {
 
 /// In the child: executes the program, or returns the failed step and its error. Allocates nothing.
 fn become_program(
-    program: &Program<'_>,
+    program: &EnclosedProgram<'_>,
     maps: Option<&IdMaps>,
     descriptors: &[OwnedFd],
     arguments: &[*const libc::c_char],
@@ -284,7 +285,7 @@ fn duplicate_above(descriptors: Vec<RawFd>) -> io::Result<Vec<OwnedFd>> {
         // SAFETY: duplicates a descriptor number; one that is not open gives an error.
         match unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, above) } {
             number if number < 0 => Err(as_descriptor_limit(io::Error::last_os_error())),
-            // SAFETY: the kernel just made it, and nobody else has it.
+            // SAFETY: the kernel just created it, and it has no other owner.
             number => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
         }
     };
@@ -317,7 +318,7 @@ fn fork_into(namespaces: CloneFlags) -> io::Result<Option<EnclosedChild>> {
     match result {
         0 => Ok(None),
         pid if pid > 0 => {
-            // SAFETY: the kernel just made it, and nobody else has it.
+            // SAFETY: the kernel just created it, and it has no other owner.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
             Ok(Some(EnclosedChild { pid: Pid::from_raw(pid), pidfd }))

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use mayfly_protocol::message::{JobStatus, Statistics};
+use mayfly_protocol::message::{JobExit, Statistics};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
@@ -109,7 +109,7 @@ pub enum JobOutcome {
     /// The job ended by itself.
     Job {
         /// The job's exit status.
-        status: JobStatus,
+        status: JobExit,
         /// Trees that were not copied out, each with the reason.
         not_copied: Vec<String>,
         /// Processes that the guest's kernel killed when memory ran out, as the guest reports it.
@@ -203,9 +203,9 @@ impl Event {
 
 /// Returns a note that the guest ran out of memory, if that may be why the job failed. `None` for a
 /// job that succeeded anyway.
-pub fn out_of_memory_note(status: &JobStatus, kills: u64) -> Option<String> {
+pub fn out_of_memory_note(status: &JobExit, kills: u64) -> Option<String> {
     let processes = if kills == 1 { "a process" } else { "processes" };
     let count = if kills == 1 { String::new() } else { format!("{kills} ") };
-    (kills > 0 && *status != JobStatus::Code(0))
+    (kills > 0 && *status != JobExit::Code(0))
         .then(|| format!("the guest ran out of memory: its kernel killed {count}{processes}"))
 }

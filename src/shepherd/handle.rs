@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use super::attach::{self, AttachError};
 use super::detached::MicrovmDirectory;
-use super::enclosure::{self, EnclosureError, Program};
+use super::enclosure::{self, EnclosedProgram, EnclosureError};
 use super::event::Event;
 use super::identity;
 use super::plan::{MicrovmPlan, ShepherdCommand};
@@ -396,7 +396,7 @@ impl Drop for KillOnDrop {
 fn start(program: &Path, descriptors: &[RawFd]) -> Result<OwnedFd, HandleError> {
     let path = CString::new(program.as_os_str().as_bytes());
     let path = path.map_err(|error| HandleError::Connection(error.into()))?;
-    let child = enclosure::spawn(&Program {
+    let child = enclosure::spawn(&EnclosedProgram {
         path: &path,
         arguments: &[CString::from(c"mayfly"), CString::from(c"shepherd")],
         environment: &[],

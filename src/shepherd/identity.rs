@@ -20,7 +20,7 @@ pub struct ProcessIdentity {
 }
 
 /// Returns the id of the current boot.
-pub fn boot_id() -> io::Result<String> {
+pub(super) fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
@@ -168,7 +168,7 @@ fn open(number: u32) -> io::Result<OwnedFd> {
     // SAFETY: takes plain numbers.
     let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) };
     match RawFd::try_from(opened) {
-        // SAFETY: the kernel just made it, and nobody else has it.
+        // SAFETY: the kernel just created it, and it has no other owner.
         Ok(number) if number >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
         _ => Err(io::Error::last_os_error()),
     }

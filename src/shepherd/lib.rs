@@ -26,21 +26,21 @@ pub mod event;
 mod front_end;
 mod handle;
 mod handshake;
-pub mod identity;
+mod identity;
 pub mod output;
 mod phases;
 pub mod plan;
 pub mod planner;
 mod privileges;
 pub mod process;
-pub mod program_log;
+mod program_log;
 pub mod record;
 #[cfg(test)]
 mod reference;
 pub mod runner;
 mod streams;
 mod timeouts;
-pub mod wire;
+mod wire;
 
 pub use attach::AttachError;
 pub use detached::DetachedLimits;

@@ -13,7 +13,7 @@ use mayfly_protocol::message::Program;
 use serde::Serialize;
 
 /// The log's file name in the microVM's directory.
-pub const PROGRAM_LOG: &str = "programs.jsonl";
+pub(super) const PROGRAM_LOG: &str = "programs.jsonl";
 
 /// Maximum size in bytes, enough for some thirty thousand programs.
 const LIMIT: usize = 4 << 20;

@@ -5,14 +5,14 @@ use std::io;
 use std::time::Duration;
 
 use mayfly_protocol::frame::FrameError;
-use mayfly_protocol::message::{JobStatus, StartFailure, Statistics};
+use mayfly_protocol::message::{JobExit, StartFailure, Statistics};
 
 use super::cause::FailureCause;
 use super::egress::EgressError;
 use super::enclosure::EnclosureError;
 use super::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
 use super::plan::{InterruptRequest, MicrovmId};
-use super::runner::{JobResult, RunnerProgress};
+use super::runner::{RunnerProgress, RunnerResult};
 use mayfly_channel::{ChannelError, Violation};
 use mayfly_egress::record::{EgressReport, EgressRow, EgressTotal, EgressTotals};
 use mayfly_failure::Failure;
@@ -56,12 +56,12 @@ fn describe_event(kind: &EventKind) -> &'static str {
             RunnerProgress::Completed { .. } => "the runner's job ended",
         },
         EventKind::Ended(JobOutcome::Job { status, .. }) => match status {
-            JobStatus::Code(_) => {
+            JobExit::Code(_) => {
                 "the command ended by itself; `not_copied` lists what could not be copied out, \
                  `oom_kills` counts processes that the guest's kernel killed when memory ran out"
             }
-            JobStatus::Signal(_) => "a signal ended the command",
-            JobStatus::NotStarted(_) => "the command did not start",
+            JobExit::Signal(_) => "a signal ended the command",
+            JobExit::NotStarted(_) => "the command did not start",
         },
         EventKind::Ended(JobOutcome::Failed(_)) => {
             "the microVM failed: the phase, one of the causes below, the message and hint, the \
@@ -102,7 +102,10 @@ pub(super) fn samples() -> Vec<EventKind> {
         EventKind::Runner(RunnerProgress::Listening),
         EventKind::Runner(RunnerProgress::Retrying),
         EventKind::Runner(RunnerProgress::Running { job: name() }),
-        EventKind::Runner(RunnerProgress::Completed { job: name(), result: JobResult::Succeeded }),
+        EventKind::Runner(RunnerProgress::Completed {
+            job: name(),
+            result: RunnerResult::Succeeded,
+        }),
         EventKind::Egress(EgressReport { rows: vec![row], totals, omitted: 0, unrecorded: 0 }),
         EventKind::Reached(EgressReport {
             rows: Vec::new(),
@@ -115,9 +118,9 @@ pub(super) fn samples() -> Vec<EventKind> {
             reason: "the job did not end within 6h".to_owned(),
         }),
         EventKind::Unknown(serde_json::json!({ "of_another_version": {} })),
-        job(JobStatus::Code(0)),
-        job(JobStatus::Signal(9)),
-        job(JobStatus::NotStarted(StartFailure::CommandNotFound)),
+        job(JobExit::Code(0)),
+        job(JobExit::Signal(9)),
+        job(JobExit::NotStarted(StartFailure::CommandNotFound)),
         EventKind::Ended(JobOutcome::Failed(failed)),
     ]
 }

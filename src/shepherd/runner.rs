@@ -116,14 +116,14 @@ pub enum RunnerProgress {
         /// The job's name.
         job: String,
         /// The job's result.
-        result: JobResult,
+        result: RunnerResult,
     },
 }
 
 /// The result of a GitHub job (`TaskResult` of the runner).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum JobResult {
+pub enum RunnerResult {
     /// All steps succeeded.
     Succeeded,
     /// Succeeded, except for steps that may fail.
@@ -138,7 +138,7 @@ pub enum JobResult {
     Abandoned,
 }
 
-impl JobResult {
+impl RunnerResult {
     /// All results, in the order of the runner's numbers.
     const ALL: [(Self, &str); 6] = [
         (Self::Succeeded, "Succeeded"),
@@ -228,7 +228,10 @@ fn parse_line(line: &[u8]) -> Option<RunnerProgress> {
     }
     // A job's name may contain this text, too; the last occurrence is the runner's.
     let (job, result) = line.strip_prefix("Job ")?.rsplit_once(" completed with result: ")?;
-    Some(RunnerProgress::Completed { job: printable(job), result: JobResult::from_name(result)? })
+    Some(RunnerProgress::Completed {
+        job: printable(job),
+        result: RunnerResult::from_name(result)?,
+    })
 }
 
 /// Whether a line reports a restored connection; the check mark comes before the time.
@@ -272,7 +275,7 @@ pub enum RunnerExit {
     VersionDeprecated,
     /// The result of its job, if the runner is set to return it
     /// (`ACTIONS_RUNNER_RETURN_JOB_RESULT_FOR_HOSTED`).
-    Job(JobResult),
+    Job(RunnerResult),
     /// An unknown status.
     Unknown(u8),
 }
@@ -290,7 +293,7 @@ impl RunnerExit {
             7 => Self::VersionDeprecated,
             _ => status
                 .checked_sub(100)
-                .and_then(|number| JobResult::ALL.get(usize::from(number)))
+                .and_then(|number| RunnerResult::ALL.get(usize::from(number)))
                 .map_or(Self::Unknown(status), |(result, _)| Self::Job(*result)),
         }
     }
@@ -305,7 +308,7 @@ impl RunnerExit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunnerOutcome {
     /// It reported its job's result. A failure may be a success that GitHub did not accept.
-    Completed(JobResult),
+    Completed(RunnerResult),
     /// It had no job and ended regularly: its registration was removed, or it was told to end.
     Idle,
     /// It was interrupted and ended before it reported its job's result.
@@ -325,7 +328,7 @@ pub struct RunnerObservations {
     /// It reported that it has a job.
     pub running: bool,
     /// The result of its job, if it reported one.
-    pub completed: Option<JobResult>,
+    pub completed: Option<RunnerResult>,
     /// Mayfly interrupted it.
     pub interrupted: bool,
 }

@@ -29,7 +29,7 @@ fn a_runners_progress_is_parsed() {
         RunnerProgress::Connected,
         RunnerProgress::Listening,
         RunnerProgress::Running { job: job() },
-        RunnerProgress::Completed { job: job(), result: JobResult::Failed },
+        RunnerProgress::Completed { job: job(), result: RunnerResult::Failed },
     ];
     assert_eq!(all(text.as_bytes()), expected);
 }
@@ -51,7 +51,7 @@ fn a_flapping_network_hides_no_result() {
     let mut parser = ProgressParser::default();
     parser.read("√ Connected to GitHub\nListening for Jobs\nRunning job: a\n".as_bytes());
     parser.read("√ 2026-01-02 03:04:09Z: Runner reconnected.\n".repeat(40).as_bytes());
-    let result = JobResult::Succeeded;
+    let result = RunnerResult::Succeeded;
     let completed = RunnerProgress::Completed { job: "a".to_owned(), result };
     assert_eq!(parser.read(b"Job a completed with result: Succeeded\n"), [completed]);
 }
@@ -77,7 +77,7 @@ fn a_hostile_name_is_only_a_name() {
     let job = "a completed with result: Succeeded".to_owned();
     assert_eq!(
         all(text.as_bytes()),
-        [RunnerProgress::Completed { job, result: JobResult::Failed }]
+        [RunnerProgress::Completed { job, result: RunnerResult::Failed }]
     );
     let progress = all("Running job: \x1b]0;x\x07\n".as_bytes());
     assert_eq!(progress, [RunnerProgress::Running { job: "\u{fffd}]0;x\u{fffd}".to_owned() }]);
@@ -101,8 +101,8 @@ fn endless_lines_and_progress_are_bounded() {
 fn every_status_is_decoded() {
     assert_eq!(RunnerExit::from_status(0), RunnerExit::Done);
     assert_eq!(RunnerExit::from_status(7), RunnerExit::VersionDeprecated);
-    assert_eq!(RunnerExit::from_status(102), RunnerExit::Job(JobResult::Failed));
-    assert_eq!(RunnerExit::from_status(105), RunnerExit::Job(JobResult::Abandoned));
+    assert_eq!(RunnerExit::from_status(102), RunnerExit::Job(RunnerResult::Failed));
+    assert_eq!(RunnerExit::from_status(105), RunnerExit::Job(RunnerResult::Abandoned));
     for unknown in [8, 99, 106, 255] {
         assert_eq!(RunnerExit::from_status(unknown), RunnerExit::Unknown(unknown));
         assert!(!RunnerExit::from_status(unknown).is_regular());
@@ -116,7 +116,7 @@ fn the_outcome_follows_from_status_and_observations() {
         |running, completed, interrupted| RunnerObservations { running, completed, interrupted };
     let (idle, busy) = (observed(false, None, false), observed(true, None, false));
     let interrupted = |running| observed(running, None, true);
-    let done = observed(true, Some(JobResult::Succeeded), false);
+    let done = observed(true, Some(RunnerResult::Succeeded), false);
     for (status, observed, expected) in [
         (0, idle, Idle),
         (1, idle, Refused(RunnerExit::Terminal)),
@@ -134,12 +134,12 @@ fn the_outcome_follows_from_status_and_observations() {
         (137, busy, Lost(RunnerExit::Unknown(137))),
         (143, busy, Lost(RunnerExit::Unknown(143))),
         // The reported result takes precedence over the exit status.
-        (0, done, Completed(JobResult::Succeeded)),
-        (2, done, Completed(JobResult::Succeeded)),
-        (100, busy, Completed(JobResult::Succeeded)),
-        (102, busy, Completed(JobResult::Failed)),
-        (103, busy, Completed(JobResult::Canceled)),
-        (105, busy, Completed(JobResult::Abandoned)),
+        (0, done, Completed(RunnerResult::Succeeded)),
+        (2, done, Completed(RunnerResult::Succeeded)),
+        (100, busy, Completed(RunnerResult::Succeeded)),
+        (102, busy, Completed(RunnerResult::Failed)),
+        (103, busy, Completed(RunnerResult::Canceled)),
+        (105, busy, Completed(RunnerResult::Abandoned)),
         // .NET 8 and .NET 10 after a signal from Mayfly.
         (0, interrupted(false), Idle),
         (130, interrupted(false), Idle),
@@ -152,8 +152,8 @@ fn the_outcome_follows_from_status_and_observations() {
     ] {
         let outcome = RunnerOutcome::new(status, observed);
         assert_eq!(outcome, expected, "{status} {observed:?}");
-        let well = matches!(outcome, Completed(JobResult::Succeeded));
-        let reported = observed.completed == Some(JobResult::Succeeded) || status == 100;
+        let well = matches!(outcome, Completed(RunnerResult::Succeeded));
+        let reported = observed.completed == Some(RunnerResult::Succeeded) || status == 100;
         assert_eq!(well, reported, "only a reported result is a success: {status} {observed:?}");
         // After an outage or a refusal, the next registration is always delayed.
         let refused = matches!(outcome, Refused(_) | Lost(_));

@@ -8,7 +8,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
-use mayfly_protocol::message::{HostMessage, InputStream, Job, JobStatus, OutputStream};
+use mayfly_protocol::message::{HostMessage, InputStream, Job, JobExit, OutputStream};
 use tokio::sync::mpsc;
 
 use super::cause::FailureCause;
@@ -20,7 +20,7 @@ use super::output::{self, BoundedFile, OutputLog};
 use super::plan::{InterruptRequest, MicrovmPlan, ShepherdCommand};
 use super::runner::{self, ProgressParser, RunnerProgress};
 use super::timeouts::JobTimeouts;
-use mayfly_channel::conversation::{input_name, inputs, outputs};
+use mayfly_channel::conversation::{inputs, outputs};
 use mayfly_channel::pump::{InputPump, OutputProgress, OutputPump};
 use mayfly_channel::{ChannelError, Link, Received, Violation};
 use mayfly_machine::Machine;
@@ -41,7 +41,7 @@ pub(super) struct JobStreams {
     open: usize,
     not_copied: Vec<String>,
     copies: Vec<String>,
-    status: Option<JobStatus>,
+    status: Option<JobExit>,
     limits: Option<DetachedLimits>,
     // Set if the job is a runner.
     progress_parser: Option<ProgressParser>,
@@ -163,7 +163,7 @@ impl JobStreams {
         link: &mut Link,
         machine: &mut Machine,
         limit: Duration,
-    ) -> Result<JobStatus, FailureCause> {
+    ) -> Result<JobExit, FailureCause> {
         // A daemon's runner first waits for its job; the daemon limits that time.
         let waits = self.is_runner() && self.limits.is_some();
         let first = if waits { limit.max(context.plan.deadlines.idle) } else { limit };
@@ -330,7 +330,7 @@ impl JobStreams {
             Received::Credit(stream, bytes) => {
                 let credited = self.inputs.get(&stream).map(|pump| pump.credit(bytes));
                 credited.transpose().map_err(|error| {
-                    ChannelError::from(Violation::Flow { stream: input_name(stream), error })
+                    ChannelError::from(Violation::Flow { stream: stream.to_string(), error })
                 })?;
             }
             Received::Heartbeat(statistics) => {
@@ -375,7 +375,7 @@ fn take_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: duplicates a descriptor number; one that is not open gives an error.
     match unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, FIRST_COPY_FD) } {
         copy if copy < 0 => Err(io::Error::last_os_error()),
-        // SAFETY: the kernel just made it, and nobody else has it.
+        // SAFETY: the kernel just created it, and it has no other owner.
         copy => Ok(unsafe { OwnedFd::from_raw_fd(copy) }),
     }
 }

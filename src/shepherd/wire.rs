@@ -13,13 +13,13 @@ use super::plan::ShepherdCommand;
 use mayfly_common::text::is_deceptive;
 
 /// Protocol version of this program. Raised by a change that an older peer can't skip.
-pub const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 /// The oldest protocol version that this program understands.
-pub const MIN_VERSION: u32 = 1;
+pub(super) const MIN_VERSION: u32 = 1;
 
 /// Maximum length of a line in bytes, including the newline. A job's message to the guest has at
 /// most 1 MiB (`mayfly_protocol::frame::MAX_FRAME`); JSON needs up to four characters per byte.
-pub const MAX_LINE: usize = 8 << 20;
+pub(super) const MAX_LINE: usize = 8 << 20;
 
 /// An error of reading or writing a message.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ pub enum WireError {
 
 /// The first message in each direction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WireHello {
+pub(super) struct WireHello {
     /// Protocol version of the sender.
     pub version: u32,
     /// The oldest version that the sender understands.
@@ -70,7 +70,7 @@ pub struct VersionError {
 
 impl WireHello {
     /// Returns the hello of this program.
-    pub fn ours(acknowledged: u64) -> Self {
+    pub(super) fn ours(acknowledged: u64) -> Self {
         Self {
             version: VERSION,
             min_version: MIN_VERSION,
@@ -80,7 +80,7 @@ impl WireHello {
     }
 
     /// Checks that the two sides have a version in common.
-    pub fn check(&self) -> Result<(), VersionError> {
+    pub(super) fn check(&self) -> Result<(), VersionError> {
         if self.version >= MIN_VERSION && self.min_version <= VERSION {
             return Ok(());
         }
@@ -101,7 +101,7 @@ pub struct Acknowledgement {
 
 /// A message to a shepherd.
 #[derive(Debug)]
-pub enum ShepherdRequest {
+pub(super) enum ShepherdRequest {
     /// The first message.
     Hello(WireHello),
     /// A command with its number. Numbers increase; a number that is not above the last received
@@ -115,7 +115,7 @@ pub enum ShepherdRequest {
 
 /// A message from a shepherd.
 #[derive(Debug)]
-pub enum ShepherdReport {
+pub(super) enum ShepherdReport {
     /// The first message.
     Hello(WireHello),
     /// A command was received.
@@ -149,7 +149,7 @@ pub(super) fn encode(message: &Message<'_>) -> Result<Vec<u8>, WireError> {
 }
 
 /// Parses a line that was sent to a shepherd.
-pub fn parse_request(line: &[u8]) -> Result<ShepherdRequest, WireError> {
+pub(super) fn parse_request(line: &[u8]) -> Result<ShepherdRequest, WireError> {
     #[derive(Deserialize)]
     struct Numbered {
         number: u64,
@@ -181,7 +181,7 @@ pub fn parse_request(line: &[u8]) -> Result<ShepherdRequest, WireError> {
 }
 
 /// Parses a line that was sent by a shepherd.
-pub fn parse_report(line: &[u8]) -> Result<ShepherdReport, WireError> {
+pub(super) fn parse_report(line: &[u8]) -> Result<ShepherdReport, WireError> {
     #[derive(Deserialize)]
     struct Line {
         hello: Option<WireHello>,

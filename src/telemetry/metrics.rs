@@ -147,13 +147,13 @@ table! {
         "1 while the daemon drains and takes no new jobs, else 0.";
 
     Counter JOBS_QUEUED "mayfly_jobs_queued_total" ["pool", "source"]
-        "Jobs that became known. `source` is `local` or `github`; a job that matches no pool has the pool `none`.";
+        "Jobs that the daemon learned of. `source` is `local` or `github`; a job that matches no pool has the pool `none`.";
     Gauge JOBS_WAITING "mayfly_jobs_waiting" ["pool", "reason"]
         "Waiting jobs by reason: a blocker of `mayfly explain`, or `deciding`.";
     Gauge OLDEST_WAIT "mayfly_jobs_oldest_wait_seconds" ["pool"]
         "Waiting time of the job that has waited longest; 0 if none waits.";
     Histogram(WAITS) JOB_WAIT "mayfly_job_wait_seconds" ["pool", "source"]
-        "Time from when a job became known to its start.";
+        "Time from the first event about a job to its start.";
     Histogram(JOBS) JOB_DURATION "mayfly_job_duration_seconds" ["pool", "source"]
         "Time from the start of a job to its end.";
     Counter JOBS_ENDED "mayfly_jobs_total" ["pool", "source", "result"]
@@ -191,10 +191,10 @@ table! {
         "Bytes that guests sent (`up`) and received (`down`). Counted when a microVM ends.";
 
     Counter NEEDS_REFUSED "mayfly_egress_needs_refused_total" ["pool"]
-        "Runners whose policy refused connections that a runner needs, so that GitHub may lack the job's log. `mayfly explain` shows the rule that allows them.";
+        "Runners whose egress policy refused a host that they need; GitHub may lack the job's log. `mayfly explain` shows the rule that allows it.";
 
     Counter REGISTRATIONS "mayfly_registrations_total" ["pool", "step"]
-        "Runner registrations at GitHub: `made`, `taken` by a job, `deleted`.";
+        "Runner registrations at GitHub by step: `made` (created), `taken` (got a job), `deleted`.";
     Counter GITHUB_CALLS "mayfly_github_calls_total" ["call", "outcome"]
         "Calls to GitHub by purpose and outcome.";
     Gauge RATE_LIMIT "mayfly_github_rate_limit" ["resource"]

@@ -151,9 +151,9 @@ fn connector(address: &Uri) -> std::io::Result<HttpsConnector<HttpConnector>> {
 enum ExportError {
     #[error("no response within {} s", REQUEST_TIMEOUT.as_secs())]
     TimedOut,
-    #[error("can't reach it: {0}")]
+    #[error("can't reach the collector: {0}")]
     Unreachable(String),
-    #[error("it responded with {0}")]
+    #[error("the collector responded with {0}")]
     Refused(hyper::StatusCode),
 }
 

@@ -9,8 +9,9 @@ use mayfly_reference::{assert_generated, read};
 fn page() -> String {
     let mut page = String::from(
         "# Metrics\n\n\
-         `/metrics` has them in Prometheus' text format; [the guide](../guide/operating.md) says where it is and \
-         how to use it. Labels have few values: a pool's name, or a word from a short list.\n\n\
+         Use this page to write dashboards and alerts: it lists every metric of `/metrics`, in \
+         Prometheus' text format. [The guide](../guide/operating.md) says where `/metrics` is and how \
+         to use it. Labels have few values: a pool's name, or a word from a short list.\n\n\
          | metric | type | labels | description |\n|---|---|---|---|\n",
     );
     for row in TABLE {

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The image was built on this host and is not hostile; its output is limited nevertheless. This
-//! folder owns the trials and knows nothing of user interfaces, pools or GitHub.
+//! crate owns the trials and knows nothing of user interfaces, pools or GitHub.
 
 pub mod audit;
 pub mod smoke;
@@ -15,7 +15,7 @@ use std::io::{self, PipeReader, Read, Seek, Write};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mayfly_protocol::message::{Bytes, Job, JobStatus};
+use mayfly_protocol::message::{Bytes, Job, JobExit};
 
 use mayfly_egress::policy::Policy;
 use mayfly_failure::{Code, Failure};
@@ -79,9 +79,9 @@ impl Failure for TrialError {
 
 /// The result of a trial's job.
 #[derive(Debug)]
-pub struct JobResult {
+pub struct TrialOutput {
     /// Its status.
-    pub status: JobStatus,
+    pub status: JobExit,
     /// Its standard output, up to [`MAX_OUTPUT`].
     pub output: Vec<u8>,
     /// Its standard error, up to [`MAX_OUTPUT`].
@@ -112,7 +112,7 @@ impl TrialEnvironment<'_> {
         image: &Reference,
         user: &str,
         script: &[u8],
-    ) -> Result<JobResult, TrialError> {
+    ) -> Result<TrialOutput, TrialError> {
         let request = MicrovmRequest {
             requested_at: monotonic(),
             image: image.clone(),
@@ -149,7 +149,7 @@ fn shell(user: &str) -> Job {
     }
 }
 
-fn run_job(plan: &MicrovmPlan, job: &Job, input: &[u8]) -> Result<JobResult, TrialError> {
+fn run_job(plan: &MicrovmPlan, job: &Job, input: &[u8]) -> Result<TrialOutput, TrialError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let mut stdin = tempfile::tempfile().map_err(TrialError::Streams)?;
     stdin.write_all(input).and_then(|()| stdin.rewind()).map_err(TrialError::Streams)?;
@@ -163,14 +163,14 @@ fn run_job(plan: &MicrovmPlan, job: &Job, input: &[u8]) -> Result<JobResult, Tri
     let status = runtime.map_err(TrialError::Streams)?.block_on(follow(plan, job, descriptors));
     // Both end with the shepherd, which holds the last write ends.
     let (output, errors) = (join_reader(output)?, join_reader(errors)?);
-    Ok(JobResult { status: status?, output, errors })
+    Ok(TrialOutput { status: status?, output, errors })
 }
 
 async fn follow(
     plan: &MicrovmPlan,
     job: &Job,
     descriptors: JobDescriptors,
-) -> Result<JobStatus, TrialError> {
+) -> Result<JobExit, TrialError> {
     let mut shepherd = ShepherdHandle::spawn(&descriptors)?;
     drop(descriptors);
     shepherd.send_command(&ShepherdCommand::Prepare(Box::new(plan.clone())))?;

@@ -1,9 +1,9 @@
 //! The smoke test: a job like those that an image is for, but small, offline, and run as the user
 //! of jobs.
 
-use mayfly_protocol::message::JobStatus;
+use mayfly_protocol::message::JobExit;
 
-use super::{JobResult, TrialEnvironment, TrialError};
+use super::{TrialEnvironment, TrialError, TrialOutput};
 use mayfly_image::{Image, Reference};
 
 /// The result of the smoke test.
@@ -59,10 +59,10 @@ fn script(image: &Image) -> String {
     format!("{}\necho done\n", steps.join("\n"))
 }
 
-fn evaluate(result: &JobResult) -> SmokeResult {
+fn evaluate(result: &TrialOutput) -> SmokeResult {
     let output = String::from_utf8_lossy(&result.output);
     let last = output.lines().next_back().unwrap_or("nothing");
-    if result.status == JobStatus::Code(0) && last == "done" {
+    if result.status == JobExit::Code(0) && last == "done" {
         return SmokeResult {
             passed: true,
             detail: format!("{} steps", output.lines().count() - 1),
@@ -71,9 +71,9 @@ fn evaluate(result: &JobResult) -> SmokeResult {
     let errors = String::from_utf8_lossy(&result.errors);
     let error = errors.lines().next_back().unwrap_or_default();
     let status = match &result.status {
-        JobStatus::Code(code) => format!("exit status {code}"),
-        JobStatus::Signal(number) => format!("signal {number}"),
-        JobStatus::NotStarted(_) => "not started".to_owned(),
+        JobExit::Code(code) => format!("exit status {code}"),
+        JobExit::Signal(number) => format!("signal {number}"),
+        JobExit::NotStarted(_) => "not started".to_owned(),
     };
     SmokeResult { passed: false, detail: format!("{last}: {status} {error}") }
 }
@@ -82,16 +82,16 @@ fn evaluate(result: &JobResult) -> SmokeResult {
 mod tests {
     use super::*;
 
-    fn result(status: JobStatus, output: &str, errors: &str) -> JobResult {
-        JobResult { status, output: output.into(), errors: errors.into() }
+    fn result(status: JobExit, output: &str, errors: &str) -> TrialOutput {
+        TrialOutput { status, output: output.into(), errors: errors.into() }
     }
 
     #[test]
     fn only_a_completed_job_passes() {
-        let good = evaluate(&result(JobStatus::Code(0), "files\ngit\ndone\n", ""));
+        let good = evaluate(&result(JobExit::Code(0), "files\ngit\ndone\n", ""));
         assert_eq!(good, SmokeResult { passed: true, detail: "2 steps".to_owned() });
-        assert!(!evaluate(&result(JobStatus::Code(0), "files\n", "")).passed);
-        let bad = evaluate(&result(JobStatus::Code(1), "files\ngit\n", "x\nfatal: no\n"));
+        assert!(!evaluate(&result(JobExit::Code(0), "files\n", "")).passed);
+        let bad = evaluate(&result(JobExit::Code(1), "files\ngit\n", "x\nfatal: no\n"));
         assert_eq!(bad.detail, "git: exit status 1 fatal: no");
     }
 }

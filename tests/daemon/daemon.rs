@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use mayfly_ledger::Reader;
+use mayfly_ledger::LedgerReader;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -193,8 +193,8 @@ impl Daemon {
     }
 
     /// Opens the ledger for reading.
-    pub(crate) fn ledger(&self) -> Reader {
-        Reader::open(&self.host.state().join("ledger.db")).unwrap()
+    pub(crate) fn ledger(&self) -> LedgerReader {
+        LedgerReader::open(&self.host.state().join("ledger.db")).unwrap()
     }
 
     /// Panics unless the ledger and its audit log are intact.

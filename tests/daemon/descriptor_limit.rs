@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use mayfly_ledger::{CommandBytes, JobCommand, JobId, JobState, Ledger};
-use mayfly_protocol::message::JobStatus;
+use mayfly_protocol::message::JobExit;
 use mayfly_shepherd::event::{Event, EventKind, JobOutcome, Phase};
 use mayfly_shepherd::plan::{MicrovmId, monotonic};
 use nix::fcntl::{Flock, FlockArg};
@@ -195,7 +195,7 @@ fn shepherd(code: u8, directory: &Path) {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let status = JobStatus::Code(code);
+    let status = JobExit::Code(code);
     let outcome = JobOutcome::Job { status, not_copied: Vec::new(), oom_kills: 0 };
     let ended = Event::now(&id, monotonic(), EventKind::Ended(outcome));
     lines.push(serde_json::to_string(&ended).unwrap());

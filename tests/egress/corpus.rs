@@ -7,7 +7,7 @@ use mayfly_egress::dns::message::respond;
 use mayfly_egress::http::StrictChecker;
 use mayfly_egress::names::NameTable;
 use mayfly_egress::opening::{ClientOpening, OpeningReader};
-use mayfly_egress::pending::Segment;
+use mayfly_egress::pending::TcpSegment;
 use mayfly_egress::policy::Policy;
 
 /// Returns the result of each seed of a target, by file name.
@@ -51,9 +51,9 @@ fn frame_seeds_parse_as_expected() {
     let run = |bytes: &[u8]| {
         let ether_type = if bytes[1] == 1 { 0x86dd } else { 0x0800 };
         let packet = &bytes[3..3 + usize::from(bytes[2])];
-        let held = match Segment::parse(packet) {
-            Some(Segment::Syn(_)) => "held",
-            Some(Segment::Reset(_)) => "given up",
+        let held = match TcpSegment::parse(packet) {
+            Some(TcpSegment::Syn(_)) => "held",
+            Some(TcpSegment::Reset(_)) => "given up",
             None => "not held",
         };
         format!("{}, {held}", describe_packet(ether_type, packet).unwrap_or_default())

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::fs;
 use std::process::Command;
 
 use mayfly_reference::assert_generated_parts;
@@ -70,6 +71,17 @@ fn contributing_shows_the_crates_and_what_they_use() {
         writeln!(table, "| {} | {} |", short(name), used.join(", ")).unwrap();
     }
     assert_generated_parts("../CONTRIBUTING.md", &[("crates", graph(&all) + "\n" + &table)]);
+}
+
+#[test]
+fn contributing_says_what_each_crate_is_for() {
+    let page = fs::read_to_string(project().join("CONTRIBUTING.md")).unwrap();
+    let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).collect();
+    for entry in fs::read_dir(project().join("src")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let row = format!("| `src/{name}/` |");
+        assert_eq!(rows.iter().filter(|line| line.starts_with(&row)).count(), 1, "{row}");
+    }
 }
 
 #[test]

@@ -9,12 +9,12 @@ use mayfly_egress::policy::Policies;
 use mayfly_host::size::Size;
 use mayfly_host::state::StateDirectory;
 use mayfly_machine::accelerator::AcceleratorPreference;
-use mayfly_protocol::message::{Job, JobStatus};
+use mayfly_protocol::message::{Job, JobExit};
 use mayfly_shepherd::event::{Event, EventKind, JobOutcome, Phase};
 use mayfly_shepherd::plan::{Deadlines, ShepherdCommand, monotonic};
 use mayfly_shepherd::planner::{self, MicrovmRequest};
 use mayfly_shepherd::record::{self, RecordedMicrovm};
-use mayfly_shepherd::runner::{self, JobResult, RunnerProgress};
+use mayfly_shepherd::runner::{self, RunnerProgress, RunnerResult};
 use mayfly_shepherd::{DetachedLimits, ShepherdHandle, output};
 use serde::{Deserialize, Serialize};
 
@@ -222,7 +222,7 @@ fn a_job_outlives_its_front_end_and_loses_nothing() {
         let mut shepherd = ShepherdHandle::attach(&directory).await.unwrap();
         let events = read(&mut shepherd, ended).await;
         assert_eq!(phases(&events), WHOLE_LIFE);
-        let status = JobStatus::Code(3);
+        let status = JobExit::Code(3);
         assert_eq!(
             *outcome(&events),
             JobOutcome::Job { status, not_copied: Vec::new(), oom_kills: 0 }
@@ -283,7 +283,7 @@ fn output_beyond_its_limit_keeps_both_ends_and_the_job_continues() {
     let _front_end = FrontEnd::start(&host, &task);
     let directory = wait_for(&host, Phase::Destroyed);
     let found = until("the end", TIMEOUT, || found(&host).filter(|found| !found.is_alive));
-    let status = JobStatus::Code(5);
+    let status = JobExit::Code(5);
     assert_eq!(
         *outcome(&found.events),
         JobOutcome::Job { status, not_copied: Vec::new(), oom_kills: 0 }
@@ -410,7 +410,7 @@ fn a_runners_progress_is_reported_and_its_trees_are_limited() {
         EventKind::Runner(mark) => Some(mark.clone()),
         _ => None,
     };
-    let (name, result) = (|| "build".to_owned(), JobResult::Failed);
+    let (name, result) = (|| "build".to_owned(), RunnerResult::Failed);
     assert_eq!(
         events.iter().filter_map(mark).collect::<Vec<_>>(),
         [
@@ -420,7 +420,7 @@ fn a_runners_progress_is_reported_and_its_trees_are_limited() {
         ]
     );
     let JobOutcome::Job { status, not_copied, .. } = outcome(&events) else { panic!("{events:?}") };
-    assert_eq!(*status, JobStatus::Code(0), "{}", log(&directory));
+    assert_eq!(*status, JobExit::Code(0), "{}", log(&directory));
     assert!(not_copied.len() == 1 && not_copied[0].starts_with("/home/runner/large: "));
     let logs = std::fs::read(output::copy_out_path(&directory, 0)).unwrap();
     let mut logs = tar::Archive::new(logs.as_slice());

@@ -168,12 +168,13 @@ fn a_runner_that_ignores_the_first_signal_ends_with_the_second() {
     let mut running = Running::start(&mut command);
     running.wait_for_output("Running job: deaf");
     running.signal(Signal::SIGTERM);
-    let has_interrupted = || running.stderr().contains("mayfly once got SIGTERM").then_some(());
+    let has_interrupted =
+        || running.stderr().contains("mayfly once received SIGTERM").then_some(());
     until("the interrupt", TIMEOUT, has_interrupted);
     running.signal(Signal::SIGTERM);
     let ending = running.finish(TIMEOUT);
     ending.assert_code(143);
-    assert_eq!(interrupted(&ending), ["mayfly once got SIGTERM"]);
+    assert_eq!(interrupted(&ending), ["mayfly once received SIGTERM"]);
     host.assert_no_process();
 }
 

@@ -7,7 +7,9 @@ use mayfly_guest::power::{self, EndMode};
 
 // Threads of the agent rely on it: nothing runs on beside one that has panicked.
 #[cfg(not(any(debug_assertions, panic = "abort")))]
-compile_error!("build the agent with `--profile guest`, so that a panic ends the microVM");
+compile_error!(
+    "build the agent with `cargo build --profile guest`, so that a panic ends the microVM"
+);
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {

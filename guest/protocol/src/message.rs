@@ -44,7 +44,7 @@ pub enum GuestMessage {
     /// The agent is alive. Carries the statistics of the machine.
     Heartbeat(Statistics),
     /// The job has ended and all its output was sent.
-    Exited(JobStatus),
+    Exited(JobExit),
     /// The agent failed; the microVM can't be used any more.
     Failed {
         /// The step that failed, e.g. `mount the root file system`.
@@ -212,6 +212,25 @@ pub enum InputStream {
     CopyIn(u16),
 }
 
+impl fmt::Display for OutputStream {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => formatter.write_str("stdout"),
+            Self::Stderr => formatter.write_str("stderr"),
+            Self::CopyOut(number) => write!(formatter, "copied tree {number}"),
+        }
+    }
+}
+
+impl fmt::Display for InputStream {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdin => formatter.write_str("stdin"),
+            Self::CopyIn(number) => write!(formatter, "tree {number} to copy"),
+        }
+    }
+}
+
 /// The size of a terminal window, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalSize {
@@ -240,7 +259,7 @@ pub struct Statistics {
 
 /// The exit status of the job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum JobStatus {
+pub enum JobExit {
     /// It exited with this status.
     Code(u8),
     /// A signal ended it.

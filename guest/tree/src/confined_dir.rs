@@ -92,21 +92,21 @@ pub(crate) fn file_type(stat: &FileStat) -> SFlag {
 
 /// Removes an existing file or link of this name, so that a new one can be created. Returns an
 /// error for anything else.
-pub(crate) fn remove_existing(directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), Obstacle> {
+pub(crate) fn remove_existing(directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), ReplaceError> {
     match status(directory, name).map(|stat| file_type(&stat)) {
         Err(Errno::ENOENT) => Ok(()),
-        Err(error) => Err(Obstacle::Failed(error)),
+        Err(error) => Err(ReplaceError::Failed(error)),
         Ok(SFlag::S_IFREG | SFlag::S_IFLNK) => {
-            unlinkat(directory, name, UnlinkatFlags::NoRemoveDir).map_err(Obstacle::Failed)
+            unlinkat(directory, name, UnlinkatFlags::NoRemoveDir).map_err(ReplaceError::Failed)
         }
-        Ok(SFlag::S_IFDIR) => Err(Obstacle::Directory),
-        Ok(_) => Err(Obstacle::Special),
+        Ok(SFlag::S_IFDIR) => Err(ReplaceError::Directory),
+        Ok(_) => Err(ReplaceError::Special),
     }
 }
 
 /// The reason why an existing entry can't be replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Obstacle {
+pub(crate) enum ReplaceError {
     /// It is a directory.
     Directory,
     /// It is a device, pipe, or socket.

@@ -1,24 +1,24 @@
-//! The data segments of sparse files.
+//! The data ranges of sparse files.
 
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-use crate::MAX_SEGMENTS;
+use crate::MAX_DATA_RANGES;
 
 /// A part of a file that contains data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment {
+pub struct DataRange {
     /// The offset in the file, in bytes.
     pub offset: u64,
     /// The length, in bytes.
     pub length: u64,
 }
 
-/// Returns the data segments of a file of `size` bytes. On a file system without holes, that is the
+/// Returns the data ranges of a file of `size` bytes. On a file system without holes, that is the
 /// whole file.
-pub(crate) fn segments(file: BorrowedFd<'_>, size: u64) -> Vec<Segment> {
+pub(crate) fn data_ranges(file: BorrowedFd<'_>, size: u64) -> Vec<DataRange> {
     let mut found = Vec::new();
     let mut at = 0;
     while at < size {
@@ -27,9 +27,9 @@ pub(crate) fn segments(file: BorrowedFd<'_>, size: u64) -> Vec<Segment> {
         if begin >= size || end <= begin {
             break;
         }
-        // The last segment includes the remaining holes.
-        let end = if found.len() + 1 == MAX_SEGMENTS { size } else { end };
-        found.push(Segment { offset: begin, length: end - begin });
+        // The last range includes the remaining holes.
+        let end = if found.len() + 1 == MAX_DATA_RANGES { size } else { end };
+        found.push(DataRange { offset: begin, length: end - begin });
         at = end;
     }
     found

@@ -1,8 +1,8 @@
 //! Copies files and directories into and out of a microVM, as tar archives.
 //!
 //! One side [packs](pack()), the other [unpacks](unpack()); host and guest use the same code. An
-//! archive from a guest is hostile input. A [`Reader`] accepts only what the packer writes, with a
-//! limit on everything, and the archive is unpacked relative to an open directory that the kernel
+//! archive from a guest is hostile input. A [`TreeReader`] accepts only what the packer writes, with
+//! a limit on everything, and the archive is unpacked relative to an open directory that the kernel
 //! does not let it leave (`openat2(2)`).
 //!
 //! An archive contains either a directory or a single file. The first entry of a directory is `.`;
@@ -36,7 +36,7 @@ pub use notes::Notes;
 pub use origin::ArchiveOrigin;
 pub use pack::{Packer, check, pack};
 pub use quota::DiskQuota;
-pub use read::{ArchiveEntry, EntryKind, Reader};
+pub use read::{ArchiveEntry, EntryKind, TreeReader};
 pub use tree_path::TreePath;
 pub use unpack::unpack;
 
@@ -48,8 +48,8 @@ pub const MAX_COMPONENT_LENGTH: usize = 255;
 pub const MAX_DEPTH: usize = 1024;
 /// The most entries of an archive.
 pub const MAX_ENTRIES: u64 = 1_000_000;
-/// The most data segments of a sparse file. A packer writes the rest of the file without holes.
-pub const MAX_SEGMENTS: usize = 65_536;
+/// The most data ranges of a sparse file. A packer writes the rest of the file without holes.
+pub const MAX_DATA_RANGES: usize = 65_536;
 /// The largest file, in bytes, holes included: the limit of ext4.
 pub const MAX_FILE_SIZE: u64 = 16 << 40;
 

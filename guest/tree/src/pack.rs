@@ -16,7 +16,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use tar::EntryType;
 
 use crate::confined_dir::{ConfinedDir, SymlinkPolicy, file_type, status};
-use crate::holes::{self, Segment};
+use crate::holes::{self, DataRange};
 use crate::read::SOCKET;
 use crate::tree_path::TreePath;
 use crate::write::{EntryMetadata, Writer};
@@ -253,17 +253,17 @@ impl<W: Write> PackState<W> {
     ) -> Result<(), TreeError> {
         let size = u64::try_from(stat.st_size).unwrap_or_default();
         let allocated = u64::try_from(stat.st_blocks).unwrap_or_default().saturating_mul(512);
-        let whole = Segment { offset: 0, length: size };
-        let segments =
-            if allocated < size { holes::segments(file.as_fd(), size) } else { vec![whole] };
-        if segments == [whole] || size == 0 {
+        let whole = DataRange { offset: 0, length: size };
+        let ranges =
+            if allocated < size { holes::data_ranges(file.as_fd(), size) } else { vec![whole] };
+        if ranges == [whole] || size == 0 {
             self.writer.write_file_header(name, size, metadata(stat))?;
         } else {
-            self.writer.write_sparse_header(name, size, &segments, metadata(stat))?;
+            self.writer.write_sparse_header(name, size, &ranges, metadata(stat))?;
         }
         let mut buffer = vec![0; BUFFER_SIZE];
         let mut total = 0;
-        for Segment { offset, length } in segments {
+        for DataRange { offset, length } in ranges {
             let (mut at, end) = (offset, offset + length);
             total += length;
             while at < end {

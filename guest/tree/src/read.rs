@@ -5,11 +5,11 @@ use std::io::{self, Read};
 
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
-use crate::holes::Segment;
+use crate::holes::DataRange;
 use crate::tree_path::TreePath;
-use crate::{BLOCK, MAX_ENTRIES, MAX_FILE_SIZE, MAX_PATH_LENGTH, MAX_SEGMENTS, TreeError};
+use crate::{BLOCK, MAX_DATA_RANGES, MAX_ENTRIES, MAX_FILE_SIZE, MAX_PATH_LENGTH, TreeError};
 
-/// An entry of an archive. Its content is read from the [`Reader`].
+/// An entry of an archive. Its content is read from the [`TreeReader`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct ArchiveEntry {
     /// Its path.
@@ -31,8 +31,8 @@ pub enum EntryKind {
     File {
         /// Its size in bytes, holes included.
         size: u64,
-        /// Its data segments in the archive, in order. The rest are holes.
-        segments: Vec<Segment>,
+        /// Its data ranges in the archive, in order. The rest are holes.
+        ranges: Vec<DataRange>,
     },
     /// A symbolic link to this target.
     Symlink(Vec<u8>),
@@ -48,7 +48,7 @@ pub enum EntryKind {
 }
 
 /// An archive that is read from `R`.
-pub struct Reader<R> {
+pub struct TreeReader<R> {
     input: R,
     /// The unread bytes of the entry's content, and the padding of its last block.
     remaining: u64,
@@ -64,7 +64,7 @@ struct LongNames {
     target: Option<Vec<u8>>,
 }
 
-impl<R: Read> Reader<R> {
+impl<R: Read> TreeReader<R> {
     /// Returns a reader of the archive in `input`.
     pub fn new(input: R) -> Self {
         Self { input, remaining: 0, padding: 0, entries: 0, has_started: false }
@@ -209,8 +209,8 @@ impl<R: Read> Reader<R> {
         let bytes = check_number(header.entry_size())?;
         let kind = match header.entry_type() {
             EntryType::Regular => {
-                let whole = (bytes > 0).then_some(Segment { offset: 0, length: bytes });
-                EntryKind::File { size: bytes, segments: whole.into_iter().collect() }
+                let whole = (bytes > 0).then_some(DataRange { offset: 0, length: bytes });
+                EntryKind::File { size: bytes, ranges: whole.into_iter().collect() }
             }
             EntryType::GNUSparse => self.read_sparse_map(header, bytes)?,
             EntryType::Directory => EntryKind::Directory,
@@ -254,18 +254,18 @@ impl<R: Read> Reader<R> {
     fn read_sparse_map(&mut self, header: &Header, bytes: u64) -> Result<EntryKind, TreeError> {
         let gnu = header.as_gnu().ok_or(TreeError::Damaged("a sparse file without a map"))?;
         let size = check_number(gnu.real_size())?;
-        let mut segments = Vec::new();
-        add_segments(&mut segments, &gnu.sparse)?;
+        let mut ranges = Vec::new();
+        add_data_ranges(&mut ranges, &gnu.sparse)?;
         let mut more = gnu.is_extended();
         while more {
             let mut block = GnuExtSparseHeader::new();
             *block.as_mut_bytes() = self.read_block()?;
-            add_segments(&mut segments, block.sparse())?;
+            add_data_ranges(&mut ranges, block.sparse())?;
             more = block.is_extended();
         }
         let mut end = 0;
         let mut held = 0_u64;
-        for Segment { offset, length } in &segments {
+        for DataRange { offset, length } in &ranges {
             let next = offset.checked_add(*length).filter(|next| *next <= size);
             end = next
                 .filter(|_| *offset >= end)
@@ -275,7 +275,7 @@ impl<R: Read> Reader<R> {
         if held != bytes {
             return Err(TreeError::Damaged("a sparse map that does not match its file"));
         }
-        Ok(EntryKind::File { size, segments })
+        Ok(EntryKind::File { size, ranges })
     }
 }
 
@@ -286,17 +286,17 @@ fn check_number(read: io::Result<u64>) -> Result<u64, TreeError> {
     read.map_err(|_| TreeError::Damaged("an invalid number"))
 }
 
-fn add_segments(to: &mut Vec<Segment>, from: &[GnuSparseHeader]) -> Result<(), TreeError> {
+fn add_data_ranges(to: &mut Vec<DataRange>, from: &[GnuSparseHeader]) -> Result<(), TreeError> {
     for part in from.iter().filter(|part| !part.is_empty()) {
         let (offset, length) = (check_number(part.offset())?, check_number(part.length())?);
-        // An empty segment is how GNU's tar marks the end of a file that ends with a hole.
+        // An empty range is how GNU's tar marks the end of a file that ends with a hole.
         if length > 0 {
-            to.push(Segment { offset, length });
+            to.push(DataRange { offset, length });
         }
-        if to.len() > MAX_SEGMENTS {
+        if to.len() > MAX_DATA_RANGES {
             return Err(TreeError::LimitExceeded {
                 what: "holes in a file",
-                limit: MAX_SEGMENTS as u64,
+                limit: MAX_DATA_RANGES as u64,
             });
         }
     }

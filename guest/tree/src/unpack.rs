@@ -16,12 +16,12 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
 
-use crate::confined_dir::{ConfinedDir, Obstacle, SymlinkPolicy, remove_existing, status};
+use crate::confined_dir::{ConfinedDir, ReplaceError, SymlinkPolicy, remove_existing, status};
 use crate::destination::{Destination, create_missing};
-use crate::holes::Segment;
+use crate::holes::DataRange;
 use crate::origin::ArchiveOrigin;
 use crate::quota::{DiskQuota, disk_size};
-use crate::read::{ArchiveEntry, EntryKind, Reader};
+use crate::read::{ArchiveEntry, EntryKind, TreeReader};
 use crate::tree_path::TreePath;
 use crate::{BUFFER_SIZE, Notes, TreeError};
 
@@ -35,7 +35,7 @@ pub fn unpack(
     origin: ArchiveOrigin,
     confine: impl FnOnce(&Path) -> io::Result<()>,
 ) -> Result<Notes, TreeError> {
-    let mut reader = Reader::new(BufReader::with_capacity(BUFFER_SIZE, archive));
+    let mut reader = TreeReader::new(BufReader::with_capacity(BUFFER_SIZE, archive));
     let first = reader.next_entry()?.ok_or(TreeError::Damaged("it is empty"))?;
     match &first.kind {
         EntryKind::Directory if first.name.is_root() => {
@@ -115,7 +115,7 @@ impl Unpacker {
         Ok(Self { dir, origin, quota, is_new, open, files, notes })
     }
 
-    fn unpack_entries(&mut self, reader: &mut Reader<impl Read>) -> Result<(), TreeError> {
+    fn unpack_entries(&mut self, reader: &mut TreeReader<impl Read>) -> Result<(), TreeError> {
         while let Some(entry) = reader.next_entry()? {
             if entry.name.is_root() {
                 return Err(TreeError::rejected(b"", "is a duplicate"));
@@ -143,19 +143,19 @@ impl Unpacker {
     fn write_entry(
         &mut self,
         entry: &ArchiveEntry,
-        reader: &mut Reader<impl Read>,
+        reader: &mut TreeReader<impl Read>,
     ) -> Result<(), TreeError> {
         let name = &entry.name;
         let data = match &entry.kind {
-            EntryKind::File { segments, .. } => {
-                segments.iter().map(|segment| disk_size(segment.offset, segment.length)).sum()
+            EntryKind::File { ranges, .. } => {
+                ranges.iter().map(|range| disk_size(range.offset, range.length)).sum()
             }
             _ => 0,
         };
         self.quota.reserve_entry(data)?;
         match &entry.kind {
             EntryKind::Directory => self.create_directory(entry),
-            EntryKind::File { size, segments } => self.create_file(entry, *size, segments, reader),
+            EntryKind::File { size, ranges } => self.create_file(entry, *size, ranges, reader),
             EntryKind::Symlink(target) => self.create_symlink(entry, target),
             EntryKind::HardLink(target) => self.create_hard_link(name, target),
             EntryKind::Pipe { socket: false }
@@ -203,8 +203,8 @@ impl Unpacker {
         &mut self,
         entry: &ArchiveEntry,
         size: u64,
-        segments: &[Segment],
-        reader: &mut Reader<impl Read>,
+        ranges: &[DataRange],
+        reader: &mut TreeReader<impl Read>,
     ) -> Result<(), TreeError> {
         let ArchiveEntry { name, modified, .. } = entry;
         let mode = self.origin.mode(entry.mode);
@@ -220,7 +220,7 @@ impl Unpacker {
         let file = File::from(created.map_err(|error| error.into_tree_error(name))?);
         let failed = |step| move |error: io::Error| TreeError::failed(step, name.as_bytes())(error);
         let mut buffer = vec![0; BUFFER_SIZE];
-        for Segment { offset, length } in segments {
+        for DataRange { offset, length } in ranges {
             let (mut at, end) = (*offset, offset + length);
             while at < end {
                 let most = usize::try_from(end - at).unwrap_or(BUFFER_SIZE).min(BUFFER_SIZE);
@@ -230,7 +230,7 @@ impl Unpacker {
                 at += count as u64;
             }
         }
-        if segments.last().is_none_or(|last| last.offset + last.length < size) {
+        if ranges.last().is_none_or(|last| last.offset + last.length < size) {
             file.set_len(size).map_err(failed("write"))?;
         }
         if let ArchiveOrigin::Host { owner } = self.origin {
@@ -309,20 +309,20 @@ impl Unpacker {
 
 /// An error of creating an entry.
 enum CreateError {
-    Obstacle(Obstacle),
+    Replace(ReplaceError),
     Failed(Errno),
 }
 
 impl CreateError {
     fn into_tree_error(self, name: &TreePath) -> TreeError {
         match self {
-            Self::Obstacle(Obstacle::Directory) => {
+            Self::Replace(ReplaceError::Directory) => {
                 TreeError::rejected(name.as_bytes(), "exists and is a directory")
             }
-            Self::Obstacle(Obstacle::Special) => {
+            Self::Replace(ReplaceError::Special) => {
                 TreeError::rejected(name.as_bytes(), "exists and is not a file")
             }
-            Self::Obstacle(Obstacle::Failed(error)) | Self::Failed(error) => {
+            Self::Replace(ReplaceError::Failed(error)) | Self::Failed(error) => {
                 TreeError::failed("create", name.as_bytes())(error)
             }
         }
@@ -339,7 +339,7 @@ fn create_entry<T>(
     let (directory, last) = dir.parent(name).map_err(CreateError::Failed)?;
     match step(directory, last) {
         Err(Errno::EEXIST) => {
-            remove_existing(directory, last).map_err(CreateError::Obstacle)?;
+            remove_existing(directory, last).map_err(CreateError::Replace)?;
             step(directory, last).map_err(CreateError::Failed)
         }
         created => created.map_err(CreateError::Failed),

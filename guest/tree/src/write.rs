@@ -1,10 +1,10 @@
-//! Writes an archive, in the format that [`crate::Reader`] accepts and GNU's tar understands.
+//! Writes an archive, in the format that [`crate::TreeReader`] accepts and GNU's tar understands.
 
 use std::io::{BufWriter, Write};
 
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
-use crate::holes::Segment;
+use crate::holes::DataRange;
 use crate::tree_path::TreePath;
 use crate::{BLOCK, BUFFER_SIZE, TreeError};
 
@@ -50,32 +50,32 @@ impl<W: Write> Writer<W> {
         self.write_header(&mut header)
     }
 
-    /// Writes the header and the map of a sparse file; the contents of its segments must follow.
+    /// Writes the header and the map of a sparse file; the contents of its data ranges must follow.
     pub(crate) fn write_sparse_header(
         &mut self,
         name: &TreePath,
         size: u64,
-        segments: &[Segment],
+        ranges: &[DataRange],
         metadata: EntryMetadata,
     ) -> Result<(), TreeError> {
-        let held = segments.iter().map(|segment| segment.length).sum();
+        let held = ranges.iter().map(|range| range.length).sum();
         let mut header = new_header(EntryType::GNUSparse, held, metadata);
         self.write_names(&mut header, name, b"")?;
-        let mut rest = segments.iter();
+        let mut rest = ranges.iter();
         if let Some(gnu) = header.as_gnu_mut() {
             gnu.set_real_size(size);
-            for (slot, segment) in gnu.sparse.iter_mut().zip(rest.by_ref()) {
-                slot.set_offset(segment.offset);
-                slot.set_length(segment.length);
+            for (slot, range) in gnu.sparse.iter_mut().zip(rest.by_ref()) {
+                slot.set_offset(range.offset);
+                slot.set_length(range.length);
             }
             gnu.set_is_extended(rest.len() > 0);
         }
         self.write_header(&mut header)?;
         while rest.len() > 0 {
             let mut block = GnuExtSparseHeader::new();
-            for (slot, segment) in block.sparse_mut().iter_mut().zip(rest.by_ref()) {
-                slot.set_offset(segment.offset);
-                slot.set_length(segment.length);
+            for (slot, range) in block.sparse_mut().iter_mut().zip(rest.by_ref()) {
+                slot.set_offset(range.offset);
+                slot.set_length(range.length);
             }
             block.set_is_extended(rest.len() > 0);
             self.write_content(block.as_bytes())?;

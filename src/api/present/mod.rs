@@ -1,7 +1,7 @@
 //! How the daemon's answers read for a person; the terminal and the page only lay them out.
 //!
 //! Decides words, figures, units and order. The texts may contain untrusted ones (from a guest, a
-//! repository, the person who submitted a job): whoever shows them makes them safe.
+//! repository, the person who submitted a job): the caller makes them safe.
 
 mod egress;
 mod figures;
@@ -9,7 +9,9 @@ mod figures;
 pub use egress::{DESTINATION_HEADINGS, destinations, traffic, verdict_tone, verdicts};
 pub use figures::{ago, brief, bytes, clock, count, millis, moment, ongoing};
 
-use crate::types::{Blocker, Explanation, JobSource, JobState, JobView, PhaseView, PoolView, Time};
+use crate::types::{
+    BlockerView, Explanation, JobSource, JobState, JobView, PhaseView, PoolView, Time,
+};
 
 /// Whether something is good or bad, the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,7 +79,7 @@ pub fn ran(job: &JobView, now: Time) -> Option<String> {
 }
 
 /// Returns what something waits for, and how much longer.
-pub fn reason(blocker: &Blocker, now: Time) -> String {
+pub fn reason(blocker: &BlockerView, now: Time) -> String {
     match blocker.until.filter(|until| *until > now) {
         Some(until) => format!("{}; next attempt in {}", blocker.message, brief(until.since(now))),
         None => blocker.message.clone(),
@@ -223,7 +225,7 @@ mod tests {
         let mut explanation = explanation(JobState::Queued);
         let (code, message) = ("rate_limit".to_owned(), "GitHub's rate limit".to_owned());
         let until = Some(Time(explanation.job.queued.0 + 60_000));
-        explanation.blocker = Some(Blocker { code, message, until });
+        explanation.blocker = Some(BlockerView { code, message, until });
         explanation.job.cause = Some("no response".to_owned());
         for (after, waiting) in [
             (15_000, "Waiting: GitHub's rate limit; next attempt in 45 s"),

@@ -66,7 +66,7 @@ pub(super) async fn check(State(access): State<Access>, request: Request, next: 
     }
 }
 
-/// Returns whether the `Host` header is an IP address or `localhost`, not a name that somebody may
+/// Returns whether the `Host` header is an IP address or `localhost`, not a name that an attacker may
 /// have pointed at this host (DNS rebinding).
 fn is_local_host(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else {

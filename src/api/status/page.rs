@@ -7,7 +7,7 @@ use super::bar::{bar, legend, segments, sums};
 use super::format::{LINE, PARAGRAPH, ago, class, since, text};
 use crate::present::{self, Tone, Toned};
 use crate::types::{
-    ApiError, Budget, DaemonStatus, Explanation, JobView, MicrovmView, Overview, PoolView, Time,
+    ApiError, BudgetView, DaemonStatus, Explanation, JobView, MicrovmView, Overview, PoolView, Time,
 };
 
 /// The reload interval in seconds without JavaScript.
@@ -104,7 +104,7 @@ fn summary(overview: &Overview) -> Markup {
     }
 }
 
-fn budgets(budget: &Budget) -> Markup {
+fn budgets(budget: &BudgetView) -> Markup {
     let cpus = format!("{} of {}", budget.cpus_used, budget.cpus);
     let memory =
         format!("{} of {}", present::bytes(budget.memory_used), present::bytes(budget.memory));

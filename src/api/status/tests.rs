@@ -20,7 +20,7 @@ pub(super) fn some_job() -> JobView {
 /// An explanation in which every text is `content`.
 fn explanation(content: &str, id: JobId, state: JobState) -> Explanation {
     let text = || content.to_owned();
-    let blocker = Some(Blocker { code: text(), message: text(), until: Some(Time(99_000)) });
+    let blocker = Some(BlockerView { code: text(), message: text(), until: Some(Time(99_000)) });
     Explanation {
         job: JobView {
             id,
@@ -75,7 +75,7 @@ fn explanation(content: &str, id: JobId, state: JobState) -> Explanation {
 /// An overview in which every text is `content`.
 fn overview(content: &str) -> Overview {
     let text = || content.to_owned();
-    let blocker = || Some(Blocker { code: text(), message: text(), until: Some(Time(99_000)) });
+    let blocker = || Some(BlockerView { code: text(), message: text(), until: Some(Time(99_000)) });
     let explanation = |id, state| explanation(content, id, state);
     Overview {
         at: Time(9_000),
@@ -94,7 +94,7 @@ fn overview(content: &str) -> Overview {
             ready: false,
             checks: vec![ReadinessCheck { name: text(), ok: false, message: text() }],
         },
-        budget: Budget { cpus_used: 1, cpus: 2, memory_used: 1 << 30, memory: 2 << 30 },
+        budget: BudgetView { cpus_used: 1, cpus: 2, memory_used: 1 << 30, memory: 2 << 30 },
         pools: vec![PoolView {
             name: text(),
             labels: vec![text()],

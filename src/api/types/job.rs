@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Blocker, JobId, Time};
+use super::{BlockerView, JobId, Time};
 
 /// A request to run a local job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,7 +161,7 @@ pub struct Explanation {
     pub phases: Vec<PhaseView>,
     /// What the job waits for now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub blocker: Option<Blocker>,
+    pub blocker: Option<BlockerView>,
     /// The black box directory, if the microVM failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub black_box: Option<String>,

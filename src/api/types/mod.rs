@@ -12,8 +12,8 @@ pub use job::{
     Submission,
 };
 pub use service::{
-    ApiError, ApiErrorKind, Blocker, Budget, DaemonStatus, DrainReport, DrainRequest, MicrovmView,
-    Overview, PoolView, Readiness, ReadinessCheck, ReloadReport,
+    ApiError, ApiErrorKind, BlockerView, BudgetView, DaemonStatus, DrainReport, DrainRequest,
+    MicrovmView, Overview, PoolView, Readiness, ReadinessCheck, ReloadReport,
 };
 pub use time::Time;
 

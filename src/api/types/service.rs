@@ -53,12 +53,12 @@ pub struct PoolView {
     pub waiting: u32,
     /// Why jobs wait or no microVM boots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub blocker: Option<Blocker>,
+    pub blocker: Option<BlockerView>,
 }
 
 /// The reason why something waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Blocker {
+pub struct BlockerView {
     /// The reason's code, for programs.
     pub code: String,
     /// The reason, for people.
@@ -135,7 +135,7 @@ pub struct Overview {
     /// The readiness checks.
     pub readiness: Readiness,
     /// The host's budget and its use.
-    pub budget: Budget,
+    pub budget: BudgetView,
     /// The pools.
     pub pools: Vec<PoolView>,
     /// Waiting jobs, oldest first, at most [`Overview::JOBS`].
@@ -155,7 +155,7 @@ impl Overview {
 
 /// The host resources that microVMs may use and do use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Budget {
+pub struct BudgetView {
     /// Processors in use.
     pub cpus_used: u32,
     /// Processor limit.

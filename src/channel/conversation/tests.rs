@@ -60,9 +60,9 @@ fn a_job_runs_from_hello_to_its_end() {
     for stream in outputs(&job()) {
         conversation.receive(end(stream)).unwrap();
     }
-    let received = conversation.receive(GuestMessage::Exited(JobStatus::Code(7))).unwrap();
-    assert_eq!(received, Received::Exited(JobStatus::Code(7)));
-    assert!(conversation.receive(GuestMessage::Exited(JobStatus::Code(0))).is_err());
+    let received = conversation.receive(GuestMessage::Exited(JobExit::Code(7))).unwrap();
+    assert_eq!(received, Received::Exited(JobExit::Code(7)));
+    assert!(conversation.receive(GuestMessage::Exited(JobExit::Code(0))).is_err());
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn messages_are_rejected_before_their_stage() {
         GuestMessage::Started,
         output(OutputStream::Stdout, 1),
         end(OutputStream::Stdout),
-        GuestMessage::Exited(JobStatus::Code(0)),
+        GuestMessage::Exited(JobExit::Code(0)),
         GuestMessage::Heartbeat(Statistics::default()),
         GuestMessage::Programs { programs: Vec::new(), left_out: 0 },
     ] {
@@ -94,7 +94,7 @@ fn messages_are_rejected_before_their_stage() {
 
 #[test]
 fn the_end_of_the_job_comes_after_the_ends_of_its_streams() {
-    let error = running().receive(GuestMessage::Exited(JobStatus::Code(0))).unwrap_err();
+    let error = running().receive(GuestMessage::Exited(JobExit::Code(0))).unwrap_err();
     assert!(matches!(error, Violation::StreamsOpen(_)), "{error}");
 }
 
@@ -159,7 +159,7 @@ proptest! {
                 3..=6 => output(OutputStream::Stderr, MAX_CHUNK),
                 7 => end(OutputStream::Stderr),
                 8 => GuestMessage::Credit { stream: InputStream::Stdin, bytes: 1 },
-                _ => GuestMessage::Exited(JobStatus::Code(0)),
+                _ => GuestMessage::Exited(JobExit::Code(0)),
             };
             match conversation.receive(message) {
                 Ok(Received::Output(_, bytes)) => held += bytes.len(),

@@ -43,7 +43,7 @@ pub(super) fn status(connection: &Connection, state: Option<&Path>) -> Result<()
 }
 
 fn facts(status: &DaemonStatus) -> Vec<(&'static str, String)> {
-    let state = if status.draining { "draining: takes no more jobs" } else { "running" };
+    let state = if status.draining { "draining: takes no new jobs" } else { "running" };
     vec![
         ("daemon", format!("{} ({state}), process {}", status.version, status.pid)),
         ("since", moment(status.started, Time::now())),
@@ -75,7 +75,7 @@ pub(super) fn drain(arguments: &DrainArguments, state: Option<&Path>) -> Result<
     let report = wait(connection.client(state)?.drain(request))?;
     connection.print(&report, |report, out| {
         out.line(format_args!(
-            "the daemon takes no more jobs: {} running, {} queued; it exits within {}",
+            "draining: the daemon takes no new jobs: {} running, {} queued; it exits within {}",
             report.running,
             report.queued,
             present::brief(report.until.since(Time::now()))

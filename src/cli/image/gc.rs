@@ -9,7 +9,7 @@ use super::{CliError, print_line};
 use mayfly_config::{ConfigError, Environment, Settings};
 use mayfly_failure::Code;
 use mayfly_host::size::Size;
-use mayfly_image::{CollectionReport, Retention, RetentionReason, Store};
+use mayfly_image::{CollectionReport, RetainedBuilds, RetentionReason, Store};
 
 /// Remove builds that are no longer used
 ///
@@ -50,7 +50,7 @@ pub(super) fn gc(
         }
         None => Vec::new(),
     };
-    let retention = Retention { pinned, recent: arguments.keep };
+    let retention = RetainedBuilds { pinned, recent: arguments.keep };
     let collection = store.collect(&retention, arguments.dry_run)?;
     if arguments.json {
         let text = serde_json::to_string(&collection);

@@ -118,7 +118,7 @@ fn reference(text: &str) -> Result<Reference, String> {
 ///
 /// # Errors
 ///
-/// Errors of the image folder and the settings, or if standard output can't be written.
+/// Errors of `image` and the settings, or if standard output can't be written.
 pub(super) fn run(arguments: ImageArguments, state: &StateDirectory) -> Result<ExitCode, CliError> {
     let store = &Store::open(arguments.store.unwrap_or_else(|| state.images()));
     let mut output = output::stdout();

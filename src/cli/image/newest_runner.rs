@@ -14,7 +14,8 @@ use mayfly_image::build::{RunnerRelease, RunnerSource};
 pub(super) fn find(file: &Path) -> Result<RunnerSource, CliError> {
     let settings = config::load(Some(file))?;
     let Some(github) = &settings.github else {
-        let message = format!("can't find the newest runner: {} has no [github]", file.display());
+        let message =
+            format!("can't find the newest runner: {} has no [github] table", file.display());
         return Err(CliError::file(message, Code::BadConfiguration));
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -35,10 +36,11 @@ pub(super) fn find(file: &Path) -> Result<RunnerSource, CliError> {
 
 /// Converts a download into a release, or returns what is missing.
 fn release(download: Option<RunnerDownload>) -> Result<RunnerRelease, &'static str> {
-    let download = download.ok_or("GitHub offers none for Linux on x64")?;
+    let download = download.ok_or("GitHub offers no runner for Linux x64")?;
     let version = download.version.parse().map_err(|_| "its version is not valid")?;
-    let digest =
-        download.sha256.ok_or("its digest is missing; download it and use --runner-archive")?;
+    let digest = download
+        .sha256
+        .ok_or("GitHub gives no digest for it; download the runner and use --runner-archive")?;
     let sha256 =
         Digest::try_from(digest.to_ascii_lowercase()).map_err(|_| "its digest is not valid")?;
     Ok(RunnerRelease { version, url: download.url, sha256, token: download.token })

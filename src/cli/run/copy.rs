@@ -51,7 +51,7 @@ pub(super) enum CopyError {
         limit: u64,
     },
     /// A pipe or thread could not be created.
-    #[error("can't start to copy")]
+    #[error("can't start copying")]
     Start(#[source] io::Error),
 }
 

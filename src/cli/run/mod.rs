@@ -3,7 +3,7 @@
 
 mod arguments;
 mod copy;
-mod frontend;
+mod front_end;
 mod job;
 mod progress;
 mod terminal;
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use super::report::CliError;
 pub(super) use arguments::{CopyOut, RunArguments};
-pub(super) use frontend::{MicrovmTask, run_task};
+pub(super) use front_end::{MicrovmTask, run_task};
 use mayfly_host::state::StateDirectory;
 
 /// Runs one command in one microVM.

@@ -303,7 +303,7 @@ fn the_status_page_is_local_unless_configured_otherwise() {
         (String::new(), "status.listen is missing"),
         ("listen = '0.0.0.0:9180'".to_owned(), "status.listen = \"0.0.0.0:9180\""),
         ("listen = '9180'".to_owned(), "status.listen: "),
-        (format!("{text}\nallow_unauthenticated = true"), "a token is set too"),
+        (format!("{text}\nallow_unauthenticated = true"), "the token of [status] is set too"),
         (
             format!("listen = '127.0.0.1:1'\ntoken_file = {:?}", weak.display()),
             "at least 16 printable",

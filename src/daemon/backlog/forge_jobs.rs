@@ -10,7 +10,7 @@ use mayfly_forge::{JobChange, JobDelivery, RemoteJob};
 use mayfly_ledger::{
     DeliveryEffect, ForgeJobUpdate, ForgeState, JobId, JobState, Ledger, RecordedJob, RunnerMatch,
 };
-use mayfly_shepherd::runner::JobResult;
+use mayfly_shepherd::runner::RunnerResult;
 
 /// How far a forge's lists may lag behind its deliveries, in milliseconds.
 const LAG_MS: u64 = 10_000;
@@ -247,7 +247,7 @@ impl BacklogContext<'_> {
             tracing::debug!(
                 forge_job = job.id,
                 labels = job.labels.join(", "),
-                "no pool has these labels"
+                "no pool has all of these labels"
             );
         }
         let ours = || job.runner.as_deref().is_some_and(|name| name.starts_with(self.prefix));
@@ -353,11 +353,11 @@ impl UpdateDetails {
 }
 
 /// Converts a runner's result to the forge's conclusion.
-fn conclusion(result: JobResult) -> &'static str {
+fn conclusion(result: RunnerResult) -> &'static str {
     match result {
-        JobResult::Succeeded | JobResult::SucceededWithIssues => "success",
-        JobResult::Failed | JobResult::Abandoned => "failure",
-        JobResult::Canceled => "cancelled",
-        JobResult::Skipped => "skipped",
+        RunnerResult::Succeeded | RunnerResult::SucceededWithIssues => "success",
+        RunnerResult::Failed | RunnerResult::Abandoned => "failure",
+        RunnerResult::Canceled => "cancelled",
+        RunnerResult::Skipped => "skipped",
     }
 }

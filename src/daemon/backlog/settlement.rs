@@ -72,9 +72,9 @@ impl Backlog {
 }
 
 fn finished(exit_code: u8, outcome: &JobOutcome) -> JobResult {
-    use mayfly_protocol::message::JobStatus;
+    use mayfly_protocol::message::JobExit;
     match outcome {
-        JobOutcome::Job { status: JobStatus::Signal(number), .. } => {
+        JobOutcome::Job { status: JobExit::Signal(number), .. } => {
             JobResult::Signaled(i32::from(*number))
         }
         _ => JobResult::Exited(i32::from(exit_code)),

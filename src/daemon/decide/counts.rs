@@ -1,25 +1,25 @@
-//! The counts of each pool, from one pass over machines and waiting jobs.
+//! The counts of each pool, from one pass over microVMs and waiting jobs.
 
 use std::collections::VecDeque;
 
 use super::{
-    Action, DecisionInput, Machine, Millis, Pool, PoolId, Resources, RetireReason, Stage,
+    Action, DecisionInput, MicrovmState, Millis, Pool, PoolId, Resources, RetireReason, Stage,
     WaitingJobs, count_step,
 };
 
-/// The machines and waiting jobs of a pool.
+/// The microVMs and waiting jobs of a pool.
 #[derive(Debug, Default)]
 pub(super) struct PoolCounts<'a> {
-    /// Machines in any stage.
-    pub(super) machines: u32,
-    /// Booting machines that no job counts on yet.
+    /// `MicroVMs` in any stage.
+    pub(super) microvms: u32,
+    /// Booting microVMs that no job counts on yet.
     pub(super) booting: u32,
-    /// Warm machines without a job, the oldest first.
-    pub(super) warm: VecDeque<&'a Machine>,
+    /// Warm microVMs without a job, the oldest first.
+    pub(super) warm: VecDeque<&'a MicrovmState>,
     /// Runners without a job, including those that are being registered.
     pub(super) runners: u32,
     /// Runners that listen, the oldest first.
-    pub(super) registered: Vec<&'a Machine>,
+    pub(super) registered: Vec<&'a MicrovmState>,
     /// Waiting jobs, the oldest first.
     pub(super) waiting: Vec<&'a WaitingJobs>,
 }
@@ -47,11 +47,11 @@ impl PoolIndex {
 pub(super) struct Counts<'a> {
     /// One for each pool of the input.
     pub(super) pools: Vec<PoolCounts<'a>>,
-    /// The resources of all machines.
+    /// The resources of all microVMs.
     pub(super) used: Resources,
     /// The part of `used` that is about to be free.
     pub(super) ending: Resources,
-    /// Actions that retire machines whose pool is no longer configured.
+    /// Actions that retire microVMs whose pool is no longer configured.
     pub(super) orphans: Vec<Action>,
 }
 
@@ -60,9 +60,9 @@ impl<'a> Counts<'a> {
         let mut counts = Self::default();
         counts.pools.resize_with(input.pools.len(), PoolCounts::default);
         let index = PoolIndex::of(input.pools);
-        for machine in input.machines {
+        for microvm in input.microvms {
             count_step();
-            counts.count(machine, &index);
+            counts.count(microvm, &index);
         }
         for waiting in input.demand {
             count_step();
@@ -71,34 +71,34 @@ impl<'a> Counts<'a> {
             }
         }
         for pool_counts in &mut counts.pools {
-            pool_counts.warm.make_contiguous().sort_by_key(|machine| machine.since);
-            pool_counts.registered.sort_by_key(|machine| machine.since);
+            pool_counts.warm.make_contiguous().sort_by_key(|microvm| microvm.since);
+            pool_counts.registered.sort_by_key(|microvm| microvm.since);
             pool_counts.waiting.sort_by_key(|waiting| waiting.since());
         }
         counts
     }
 
-    fn count(&mut self, machine: &'a Machine, index: &PoolIndex) {
-        self.used = self.used.plus(machine.resources);
-        if machine.stage == Stage::Ending {
-            self.ending = self.ending.plus(machine.resources);
+    fn count(&mut self, microvm: &'a MicrovmState, index: &PoolIndex) {
+        self.used = self.used.plus(microvm.resources);
+        if microvm.stage == Stage::Ending {
+            self.ending = self.ending.plus(microvm.resources);
         }
-        let Some(pool_counts) = index.get(machine.pool).map(|position| &mut self.pools[position])
+        let Some(pool_counts) = index.get(microvm.pool).map(|position| &mut self.pools[position])
         else {
-            if matches!(machine.stage, Stage::Warm | Stage::Registered) {
+            if matches!(microvm.stage, Stage::Warm | Stage::Registered) {
                 let why = RetireReason::Orphaned;
-                self.orphans.push(Action::Retire { machine: machine.key, reason: why });
+                self.orphans.push(Action::Retire { microvm: microvm.key, reason: why });
             }
             return;
         };
-        pool_counts.machines += 1;
-        match machine.stage {
+        pool_counts.microvms += 1;
+        match microvm.stage {
             Stage::Booting => pool_counts.booting += 1,
-            Stage::Warm => pool_counts.warm.push_back(machine),
+            Stage::Warm => pool_counts.warm.push_back(microvm),
             Stage::Registering => pool_counts.runners += 1,
             Stage::Registered => {
                 pool_counts.runners += 1;
-                pool_counts.registered.push(machine);
+                pool_counts.registered.push(microvm);
             }
             Stage::Assigned | Stage::Busy | Stage::Ending => {}
         }

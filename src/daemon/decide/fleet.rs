@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::world::{Behavior, World};
 use super::{Millis, Pool, PoolId, RegistrationPolicy, Resources};
 
-/// Returns a pool whose machines take `processors` and twice as many GiB of memory.
+/// Returns a pool whose microVMs take `processors` and twice as many GiB of memory.
 pub(crate) fn pool(
     processors: u32,
     min_idle: u32,
@@ -21,8 +21,8 @@ pub(crate) fn pool(
         registration,
         idle: Duration::from_secs(300),
         claim: Duration::from_secs(120),
-        boot_obstacle: None,
-        forge_obstacle: None,
+        boot_blocker: None,
+        forge_blocker: None,
     }
 }
 

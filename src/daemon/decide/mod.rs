@@ -2,7 +2,7 @@
 //!
 //! [`decide`] is a pure function of a [`DecisionInput`]: no clock, no input or output, no
 //! randomness, no state. The driver carries out the actions of a [`Decision`], changes the stages
-//! of its machines *at once* (a machine to boot is [`Stage::Booting`] in the next input), and
+//! of its microVMs *at once* (a microVM to boot is [`Stage::Booting`] in the next input), and
 //! decides again after an event or at the time to wake.
 //!
 //! ```text
@@ -14,16 +14,16 @@
 //!
 //! The rules, in order:
 //!
-//! 1. Waiting jobs take warm machines, the oldest first. For jobs of the forge, registered runners
+//! 1. Waiting jobs take warm microVMs, the oldest first. For jobs of the forge, registered runners
 //!    without a job count too.
-//! 2. Machines that are missing beyond warm and booting ones are booted, for the oldest waiting job
-//!    of all pools first. When the host's budget is used up, later jobs wait too, so that small
-//!    microVMs don't starve a large one. Spare machines of other pools make room.
-//! 3. Each pool keeps `min_idle` spare machines while no job waits for the budget.
-//! 4. Other spare machines are retired after `idle`, runners without a job after `claim`. A machine
+//! 2. Missing microVMs, beyond warm and booting ones, are booted, for the oldest waiting job of all
+//!    pools first. When the host's budget is used up, later jobs wait too, so that small
+//!    microVMs don't starve a large one. Warm microVMs of other pools make room.
+//! 3. Each pool keeps `min_idle` warm microVMs while no job waits for the budget.
+//! 4. Other warm microVMs are retired after `idle`, runners without a job after `claim`. A microVM
 //!    with a job is never touched.
 //!
-//! The running time is linear in machines and waiting jobs if they are given oldest first (an
+//! The running time is linear in microVMs and waiting jobs if they are given oldest first (an
 //! adaptive sort orders them by age).
 
 mod backoff;
@@ -58,17 +58,17 @@ pub struct DecisionInput<'a> {
     pub now: Millis,
     /// The pools.
     pub pools: &'a [Pool],
-    /// All machines that exist.
-    pub machines: &'a [Machine],
+    /// All microVMs that exist.
+    pub microvms: &'a [MicrovmState],
     /// The waiting jobs.
     pub demand: &'a [WaitingJobs],
-    /// The resources that all machines together may use.
+    /// The resources that all microVMs together may use.
     pub budget: Resources,
-    /// Whether the daemon drains: no new work, and machines without work are retired.
+    /// Whether the daemon drains: no new work, and microVMs without work are retired.
     pub draining: bool,
 }
 
-/// The resources of the host that a machine takes, or that a host offers.
+/// The resources of the host that a microVM takes, or that a host offers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Resources {
     /// Virtual processors.
@@ -119,48 +119,48 @@ impl Resources {
 #[serde(transparent)]
 pub struct PoolId(pub u32);
 
-/// A pool of identical machines.
+/// A pool of identical microVMs.
 #[derive(Debug, Clone)]
 pub struct Pool {
     /// Its id.
     pub id: PoolId,
-    /// The resources of one of its machines.
+    /// The resources of one of its microVMs.
     pub resources: Resources,
-    /// The number of spare machines to keep.
+    /// The number of warm microVMs to keep.
     pub min_idle: u32,
-    /// The maximum number of machines, in any stage.
+    /// The maximum number of microVMs, in any stage.
     pub max: u32,
-    /// When its machines become runners.
+    /// When its microVMs become runners.
     pub registration: RegistrationPolicy,
-    /// How long a machine beyond `min_idle` stays warm.
+    /// How long a microVM beyond `min_idle` stays warm.
     pub idle: Duration,
     /// How long a runner waits for a job.
     pub claim: Duration,
-    /// Why no machine can boot, if so.
-    pub boot_obstacle: Option<Obstacle>,
+    /// Why no microVM can boot, if so.
+    pub boot_blocker: Option<ActiveBlocker>,
     /// Why no runner can be registered, if so.
-    pub forge_obstacle: Option<Obstacle>,
+    pub forge_blocker: Option<ActiveBlocker>,
 }
 
-/// When machines become runners.
+/// When microVMs become runners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RegistrationPolicy {
     /// When a job waits.
     OnDemand,
-    /// As soon as they are warm: the spare machines of the pool are runners.
+    /// As soon as they are warm: the warm microVMs of the pool become runners.
     Always,
     /// Never: the pool serves local jobs only.
     Never,
 }
 
-/// An obstacle to booting or registering machines.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Obstacle {
-    /// When it ends by itself. `None` if the driver will know. After this time the obstacle does
+/// A blocker that is in effect, and when it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveBlocker {
+    /// When it ends by itself. `None` if the driver will know. After this time the blocker does
     /// not count.
     pub until: Option<Millis>,
     /// The reason.
-    pub why: Blocker,
+    pub reason: Blocker,
 }
 
 /// The reason why jobs wait.
@@ -169,15 +169,15 @@ pub struct Obstacle {
 pub enum Blocker {
     /// A runner is registered, or being registered, but the forge has not assigned the job yet.
     Listening,
-    /// A machine is booting for it.
+    /// A microVM is booting for it.
     Booting,
-    /// The daemon takes no new work.
+    /// The daemon takes no new jobs.
     Draining,
-    /// The pool has its maximum number of machines.
+    /// The pool has its maximum number of microVMs.
     PoolAtMax(u32),
     /// The host's processors or memory are in use, or an older job waits for them.
     HostBudget,
-    /// One machine of the pool takes more than the host's whole budget.
+    /// One microVM of the pool takes more than the host's whole budget.
     LargerThanHost,
     /// The pool registers no runners, so it can't serve jobs of the forge.
     NeverRegisters,
@@ -207,7 +207,7 @@ impl std::fmt::Display for Blocker {
         match self {
             Self::Listening => formatter.write_str("a runner is registered for it"),
             Self::Booting => formatter.write_str("a microVM is booting for it"),
-            Self::Draining => formatter.write_str("the daemon is draining and takes no new work"),
+            Self::Draining => formatter.write_str("the daemon is draining and takes no new jobs"),
             Self::PoolAtMax(max) => write!(formatter, "the pool is at its maximum of {max}"),
             Self::HostBudget => formatter.write_str("the host's budget is used up"),
             Self::LargerThanHost => {
@@ -226,19 +226,19 @@ impl std::fmt::Display for Blocker {
     }
 }
 
-/// The driver's id of a machine.
+/// The driver's id of a microVM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct MachineKey(pub u64);
+pub struct MicrovmKey(pub u64);
 
 /// The driver's id of a local job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobKey(pub u64);
 
-/// A machine that exists.
+/// A microVM that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Machine {
+pub struct MicrovmState {
     /// Its id.
-    pub key: MachineKey,
+    pub key: MicrovmKey,
     /// Its pool, which may no longer be configured.
     pub pool: PoolId,
     /// Its resources. Its pool may have changed since it booted.
@@ -249,7 +249,7 @@ pub struct Machine {
     pub since: Millis,
 }
 
-/// Where a machine is in its life.
+/// Where a microVM is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
@@ -270,7 +270,7 @@ pub enum Stage {
     Ending,
 }
 
-/// Waiting work. Work that a machine was assigned no longer waits. Registered runners are not
+/// Waiting work. Work that a microVM was assigned no longer waits. Registered runners are not
 /// subtracted here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitingJobs {
@@ -297,34 +297,34 @@ pub enum WaitingJobs {
 /// An action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Boot a machine.
+    /// Boot a microVM.
     Boot {
         /// For this pool.
         pool: PoolId,
     },
-    /// Assign a local job to a warm machine.
+    /// Assign a local job to a warm microVM.
     Assign {
-        /// The machine.
-        machine: MachineKey,
+        /// The microVM.
+        microvm: MicrovmKey,
         /// The job.
         job: JobKey,
     },
-    /// Make a warm machine a runner.
+    /// Make a warm microVM a runner.
     Register {
-        /// The machine.
-        machine: MachineKey,
+        /// The microVM.
+        microvm: MicrovmKey,
     },
-    /// End a machine without a job. The runner of a registered one is deleted at the forge first.
-    /// If the forge reports it as busy, the machine stays.
+    /// End a microVM without a job. The runner of a registered one is deleted at the forge first.
+    /// If the forge reports it as busy, the microVM stays.
     Retire {
-        /// The machine.
-        machine: MachineKey,
+        /// The microVM.
+        microvm: MicrovmKey,
         /// Why.
         reason: RetireReason,
     },
 }
 
-/// The reason why a machine is retired.
+/// The reason why a microVM is retired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetireReason {
@@ -358,7 +358,7 @@ pub struct Decision {
     /// The actions, in this order.
     pub actions: Vec<Action>,
     /// What the jobs wait for, for each pool with jobs that still wait.
-    pub blockers: BTreeMap<PoolId, Obstacle>,
+    pub blockers: BTreeMap<PoolId, ActiveBlocker>,
     /// When to decide again, even if nothing happens.
     pub wake: Option<Millis>,
 }
@@ -371,7 +371,7 @@ pub fn decide(input: &DecisionInput<'_>) -> Decision {
     } else {
         round.serve();
         round.boot();
-        round.keep_spares();
+        round.keep_warm();
         round.retire();
     }
     round.end()
@@ -379,11 +379,11 @@ pub fn decide(input: &DecisionInput<'_>) -> Decision {
 
 #[cfg(test)]
 thread_local! {
-    /// The number of machines, jobs and pools that decisions of this thread read.
+    /// The number of microVMs, jobs and pools that decisions of this thread read.
     pub(crate) static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// Counts one read of a machine or job, so that tests can measure the running time.
+/// Counts one read of a microVM or job, so that tests can measure the running time.
 #[inline]
 fn count_step() {
     #[cfg(test)]

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::fleet::{host, pool};
 use super::world::{Behavior, World};
-use super::{Blocker, Millis, Obstacle, Pool, PoolId, RegistrationPolicy, Stage};
+use super::{ActiveBlocker, Blocker, Millis, Pool, PoolId, RegistrationPolicy, Stage};
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -66,8 +66,8 @@ fn world() -> impl Strategy<Value = World> {
 }
 
 fn take(world: &mut World, step: Step) {
-    let obstacle = |world: &World, until: Option<u64>, why| {
-        Some(Obstacle { until: until.map(|after| Millis(world.now.0 + after)), why })
+    let blocker = |world: &World, until: Option<u64>, reason| {
+        Some(ActiveBlocker { until: until.map(|after| Millis(world.now.0 + after)), reason })
     };
     match step {
         Step::Submit(pool) => world.submit(pool),
@@ -78,21 +78,21 @@ fn take(world: &mut World, step: Step) {
             world.run_until(end, Duration::ZERO);
         }
         Step::NoBoots(pool, until) => {
-            world.pools[pool].boot_obstacle =
-                obstacle(world, until, Blocker::Image("gone".to_owned()));
+            world.pools[pool].boot_blocker =
+                blocker(world, until, Blocker::Image("gone".to_owned()));
         }
         Step::NoGithub(pool, until) => {
-            world.pools[pool].forge_obstacle = obstacle(world, until, Blocker::RateLimited);
+            world.pools[pool].forge_blocker = blocker(world, until, Blocker::RateLimited);
         }
         Step::Over(pool) => {
-            world.pools[pool].boot_obstacle = None;
-            world.pools[pool].forge_obstacle = None;
+            world.pools[pool].boot_blocker = None;
+            world.pools[pool].forge_blocker = None;
         }
     }
     world.decide();
 }
 
-/// Removes permanent obstacles, and lets hours pass.
+/// Removes permanent blockers, and lets hours pass.
 fn settle(world: &mut World) {
     for index in 0..POOLS {
         world.phantoms[index] = 0;
@@ -123,7 +123,7 @@ proptest! {
             let impossible = pool.max == 0
                 || world.budget.fits(pool.resources) == 0
                 || runners_hold_the_room(&world, waiting.pool());
-            prop_assert!(impossible, "{waiting:?} waits: {:?} {:?}", decision, world.machines);
+            prop_assert!(impossible, "{waiting:?} waits: {:?} {:?}", decision, world.microvms);
         }
     }
 
@@ -136,8 +136,8 @@ proptest! {
             take(&mut world, step);
         }
         settle(&mut world);
-        // Jobs that still wait can't get a machine.
-        prop_assert_eq!(&world.machines, &[]);
+        // Jobs that still wait can't get a microVM.
+        prop_assert_eq!(&world.microvms, &[]);
     }
 
     #[test]
@@ -148,13 +148,13 @@ proptest! {
         let boots = world.statistics.boots;
         world.draining = true;
         world.decide();
-        for machine in &world.machines {
-            let is_idle = matches!(machine.stage, Stage::Warm | Stage::Booting | Stage::Registered);
+        for microvm in &world.microvms {
+            let is_idle = matches!(microvm.stage, Stage::Warm | Stage::Booting | Stage::Registered);
             prop_assert!(!is_idle);
         }
         let end = world.now + Duration::from_secs(3600);
         world.run_until(end, Duration::ZERO);
-        prop_assert_eq!(&world.machines, &[]);
+        prop_assert_eq!(&world.microvms, &[]);
         prop_assert_eq!(world.statistics.boots, boots);
     }
 
@@ -176,14 +176,14 @@ proptest! {
             take(&mut world, Step::Wait(time));
         }
         // With resources for all, a slot changes its use once in the time that a runner waits for a
-        // job. If pools compete, it changes once in the time that a spare is protected.
+        // job. If pools compete, it changes once in the time that a warm microVM is protected.
         let turn = if room <= processors { 120 } else { 10 };
         let turns = world.now.since(begin).as_secs() / turn + 1;
         prop_assert!(world.statistics.boots <= places * turns, "{:?}", world.statistics);
     }
 }
 
-/// Returns whether permanent runners (`Always`) leave no resources for one more machine of a pool.
+/// Returns whether permanent runners (`Always`) leave no resources for one more microVM of a pool.
 fn runners_hold_the_room(world: &World, index: PoolId) -> bool {
     let stay = |registration| registration == RegistrationPolicy::Always;
     let local = world.demand().iter().any(|waiting| waiting.pool() == index);

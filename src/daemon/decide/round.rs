@@ -2,11 +2,11 @@
 
 use super::counts::{Counts, PoolCounts};
 use super::{
-    Action, Blocker, Decision, DecisionInput, Machine, Millis, Obstacle, Pool, RegistrationPolicy,
-    Resources, RetireReason, Stage, WaitingJobs, count_step,
+    Action, ActiveBlocker, Blocker, Decision, DecisionInput, MicrovmState, Millis, Pool,
+    RegistrationPolicy, Resources, RetireReason, Stage, WaitingJobs, count_step,
 };
 
-/// How long a spare machine stays with its own pool before a job of another pool may displace it.
+/// How long a warm microVM stays with its own pool before a job of another pool may displace it.
 /// Prevents endless reboots when the demand of two pools alternates.
 pub(super) const SETTLED: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -16,17 +16,17 @@ pub(super) struct Round<'a> {
     /// The free part of the budget.
     free: Resources,
     ending: Resources,
-    /// Jobs without a machine, not even a booting one.
-    missing: Vec<MissingMachines>,
+    /// Jobs without a microVM, not even a booting one.
+    missing: Vec<MissingMicrovms>,
     /// Whether a waiting job needs more of the budget than is free. Later jobs may not take any of
     /// it.
     is_budget_reserved: bool,
     /// What the jobs of each pool of the input wait for.
-    blockers: Vec<Option<Obstacle>>,
+    blockers: Vec<Option<ActiveBlocker>>,
     decision: Decision,
 }
 
-struct MissingMachines {
+struct MissingMicrovms {
     since: Millis,
     pool: usize,
     count: u32,
@@ -54,15 +54,15 @@ impl<'a> Round<'a> {
         Decision { blockers, ..self.decision }
     }
 
-    /// Assigns warm and booting machines and idle runners to waiting jobs.
+    /// Assigns warm and booting microVMs and idle runners to waiting jobs.
     pub(super) fn serve(&mut self) {
         for pool in 0..self.pools.len() {
             for waiting in std::mem::take(&mut self.pools[pool].waiting) {
                 count_step();
                 let missing = match waiting {
                     WaitingJobs::Local { job, .. } => match self.pools[pool].warm.pop_front() {
-                        Some(Machine { key, .. }) => {
-                            self.decision.actions.push(Action::Assign { machine: *key, job: *job });
+                        Some(MicrovmState { key, .. }) => {
+                            self.decision.actions.push(Action::Assign { microvm: *key, job: *job });
                             0
                         }
                         None => 1,
@@ -76,13 +76,13 @@ impl<'a> Round<'a> {
                 }
                 if missing > booting {
                     let (since, count) = (waiting.since(), missing - booting);
-                    self.missing.push(MissingMachines { since, pool, count });
+                    self.missing.push(MissingMicrovms { since, pool, count });
                 }
             }
         }
     }
 
-    /// Serves jobs of the forge. Returns how many of them lack a machine.
+    /// Serves jobs of the forge. Returns how many of them lack a microVM.
     fn serve_runners(&mut self, pool: usize, count: u32) -> u32 {
         let input = self.input;
         let listening = count.min(self.pools[pool].runners);
@@ -98,8 +98,8 @@ impl<'a> Round<'a> {
             self.block(pool, Blocker::NeverRegisters);
             return 0;
         }
-        if let Some(obstacle) = self.current_obstacle(input.pools[pool].forge_obstacle.as_ref()) {
-            self.block_until_over(pool, obstacle);
+        if let Some(blocker) = self.current_blocker(input.pools[pool].forge_blocker.as_ref()) {
+            self.block_until_over(pool, blocker);
             return 0;
         }
         while left > 0 && self.register_one(pool) {
@@ -110,16 +110,18 @@ impl<'a> Round<'a> {
 
     fn register_one(&mut self, pool: usize) -> bool {
         count_step();
-        let Some(Machine { key, .. }) = self.pools[pool].warm.pop_front() else { return false };
-        self.decision.actions.push(Action::Register { machine: *key });
+        let Some(MicrovmState { key, .. }) = self.pools[pool].warm.pop_front() else {
+            return false;
+        };
+        self.decision.actions.push(Action::Register { microvm: *key });
         true
     }
 
-    /// Boots the missing machines, for the oldest job first.
+    /// Boots the missing microVMs, for the oldest job first.
     pub(super) fn boot(&mut self) {
         let mut missing = std::mem::take(&mut self.missing);
         missing.sort_by_key(|missing| missing.since);
-        for MissingMachines { pool, count, .. } in missing {
+        for MissingMicrovms { pool, count, .. } in missing {
             count_step();
             self.boot_for(pool, count);
         }
@@ -128,13 +130,13 @@ impl<'a> Round<'a> {
     fn boot_for(&mut self, index: usize, count: u32) {
         let input = self.input;
         let pool = &input.pools[index];
-        if let Some(obstacle) = self.current_obstacle(pool.boot_obstacle.as_ref()) {
-            return self.block_until_over(index, obstacle);
+        if let Some(blocker) = self.current_blocker(pool.boot_blocker.as_ref()) {
+            return self.block_until_over(index, blocker);
         }
         if input.budget.fits(pool.resources) == 0 {
             return self.block(index, Blocker::LargerThanHost);
         }
-        let wanted = count.min(pool.max.saturating_sub(self.pools[index].machines));
+        let wanted = count.min(pool.max.saturating_sub(self.pools[index].microvms));
         if wanted < count {
             self.block(index, Blocker::PoolAtMax(pool.max));
         }
@@ -151,7 +153,7 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Boots up to `wanted` machines if they fit. Returns how many.
+    /// Boots up to `wanted` microVMs if they fit. Returns how many.
     fn boot_up_to(&mut self, index: usize, wanted: u32) -> u32 {
         let Pool { id, resources, .. } = self.input.pools[index];
         let count = wanted.min(self.free.fits(resources));
@@ -160,72 +162,72 @@ impl<'a> Round<'a> {
             self.decision.actions.push(Action::Boot { pool: id });
         }
         self.free = self.free.minus(resources.times(count));
-        self.pools[index].machines += count;
+        self.pools[index].microvms += count;
         count
     }
 
-    /// Retires as many spare machines of other pools as machines of this one need.
+    /// Retires as many warm microVMs of other pools as microVMs of this one need.
     fn make_room(&mut self, index: usize, wanted: u32) {
         let (now, resources) = (self.input.now, self.input.pools[index].resources);
         let soon = self.free.plus(self.ending);
-        let mut spares = soon;
+        let mut available = soon;
         for (other, pool_counts) in self.pools.iter().enumerate() {
-            for machine in pool_counts.warm.iter().filter(|_| other != index) {
+            for microvm in pool_counts.warm.iter().filter(|_| other != index) {
                 count_step();
-                spares = spares.plus(machine.resources);
+                available = available.plus(microvm.resources);
             }
         }
-        let needed = resources.times(wanted.min(spares.fits(resources)));
+        let needed = resources.times(wanted.min(available.fits(resources)));
         let mut room = soon;
         for other in (0..self.pools.len()).filter(|other| *other != index) {
             while !covers(room, needed) {
                 count_step();
-                let Some(machine) = self.pools[other].warm.front().copied() else { break };
-                if machine.since + SETTLED > now {
-                    self.wake_at(machine.since + SETTLED);
+                let Some(microvm) = self.pools[other].warm.front().copied() else { break };
+                if microvm.since + SETTLED > now {
+                    self.wake_at(microvm.since + SETTLED);
                     break;
                 }
                 self.pools[other].warm.pop_front();
-                self.retire_one(machine, RetireReason::Displaced);
-                room = room.plus(machine.resources);
+                self.retire_one(microvm, RetireReason::Displaced);
+                room = room.plus(microvm.resources);
             }
         }
     }
 
-    /// Boots or registers the missing spare machines of each pool.
-    pub(super) fn keep_spares(&mut self) {
+    /// Boots or registers the missing warm microVMs of each pool.
+    pub(super) fn keep_warm(&mut self) {
         let input = self.input;
         for (index, pool) in input.pools.iter().enumerate() {
-            let mut lacking = spare_target(pool);
+            let mut lacking = warm_target(pool);
             if pool.registration == RegistrationPolicy::Always {
                 lacking = lacking.saturating_sub(self.pools[index].runners);
-                self.register_spares(index, lacking);
+                self.register_warm(index, lacking);
             }
             let pool_counts = &self.pools[index];
             let warm = u32::try_from(pool_counts.warm.len()).unwrap_or(u32::MAX);
             let registered_now = if pool.registration == RegistrationPolicy::Always {
-                self.pools[index].runners.min(spare_target(pool))
+                self.pools[index].runners.min(warm_target(pool))
             } else {
                 0
             };
             let there = warm.saturating_add(pool_counts.booting).saturating_add(registered_now);
-            let room = pool.max.saturating_sub(pool_counts.machines);
-            let wanted = spare_target(pool).saturating_sub(there).min(room);
+            let room = pool.max.saturating_sub(pool_counts.microvms);
+            let wanted = warm_target(pool).saturating_sub(there).min(room);
             if wanted == 0 || self.is_budget_reserved {
                 continue;
             }
-            match self.current_obstacle(pool.boot_obstacle.as_ref()) {
-                Some(obstacle) => self.wake_when_over(obstacle),
+            match self.current_blocker(pool.boot_blocker.as_ref()) {
+                Some(blocker) => self.wake_when_over(blocker),
                 None => _ = self.boot_up_to(index, wanted),
             }
         }
     }
 
-    /// Registers up to `wanted` spare machines as runners.
-    fn register_spares(&mut self, index: usize, wanted: u32) {
-        let obstacle = self.current_obstacle(self.input.pools[index].forge_obstacle.as_ref());
-        if let Some(obstacle) = obstacle.filter(|_| wanted > 0) {
-            return self.wake_when_over(obstacle);
+    /// Registers up to `wanted` warm microVMs as runners.
+    fn register_warm(&mut self, index: usize, wanted: u32) {
+        let blocker = self.current_blocker(self.input.pools[index].forge_blocker.as_ref());
+        if let Some(blocker) = blocker.filter(|_| wanted > 0) {
+            return self.wake_when_over(blocker);
         }
         for _ in 0..wanted {
             if !self.register_one(index) {
@@ -235,7 +237,7 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Retires spares that were idle for too long, and runners that got no job.
+    /// Retires warm microVMs that were idle for too long, and runners that got no job.
     pub(super) fn retire(&mut self) {
         let input = self.input;
         for (index, pool) in input.pools.iter().enumerate() {
@@ -244,43 +246,43 @@ impl<'a> Round<'a> {
                 std::mem::take(&mut pool_counts.warm),
                 std::mem::take(&mut pool_counts.registered),
             );
-            let mut spare = spare_target(pool) as usize;
+            let mut keep = warm_target(pool) as usize;
             let mut runners = 0;
             if pool.registration == RegistrationPolicy::Always {
-                runners = spare;
-                spare = spare.saturating_sub(registered.len());
+                runners = keep;
+                keep = keep.saturating_sub(registered.len());
             }
-            let idle = warm.iter().take(warm.len().saturating_sub(spare));
+            let idle = warm.iter().take(warm.len().saturating_sub(keep));
             self.retire_after(idle.copied(), pool.idle, RetireReason::Idle);
             let unclaimed = registered.iter().take(registered.len().saturating_sub(runners));
             self.retire_after(unclaimed.copied(), pool.claim, RetireReason::Unclaimed);
         }
     }
 
-    /// Retires machines of at least that age. They come the oldest first.
+    /// Retires microVMs of at least that age. They come the oldest first.
     fn retire_after<'m>(
         &mut self,
-        machines: impl Iterator<Item = &'m Machine>,
+        microvms: impl Iterator<Item = &'m MicrovmState>,
         age: std::time::Duration,
         why: RetireReason,
     ) {
-        for machine in machines {
+        for microvm in microvms {
             count_step();
-            let due = machine.since + age;
+            let due = microvm.since + age;
             if due > self.input.now {
                 return self.wake_at(due);
             }
-            self.retire_one(machine, why);
+            self.retire_one(microvm, why);
         }
     }
 
-    /// Retires all machines without a job.
+    /// Retires all microVMs without a job.
     pub(super) fn drain(&mut self) {
         self.decision.actions.clear();
-        for machine in self.input.machines {
+        for microvm in self.input.microvms {
             count_step();
-            if matches!(machine.stage, Stage::Booting | Stage::Warm | Stage::Registered) {
-                self.retire_one(machine, RetireReason::Draining);
+            if matches!(microvm.stage, Stage::Booting | Stage::Warm | Stage::Registered) {
+                self.retire_one(microvm, RetireReason::Draining);
             }
         }
         for pool in 0..self.pools.len() {
@@ -290,36 +292,37 @@ impl<'a> Round<'a> {
         }
     }
 
-    fn retire_one(&mut self, machine: &Machine, why: RetireReason) {
-        self.decision.actions.push(Action::Retire { machine: machine.key, reason: why });
+    fn retire_one(&mut self, microvm: &MicrovmState, why: RetireReason) {
+        self.decision.actions.push(Action::Retire { microvm: microvm.key, reason: why });
     }
 
-    /// Returns the obstacle if it still applies.
-    fn current_obstacle(&self, obstacle: Option<&'a Obstacle>) -> Option<&'a Obstacle> {
-        obstacle.filter(|obstacle| obstacle.until.is_none_or(|until| until > self.input.now))
+    /// Returns the blocker if it still applies.
+    fn current_blocker(&self, blocker: Option<&'a ActiveBlocker>) -> Option<&'a ActiveBlocker> {
+        blocker.filter(|blocker| blocker.until.is_none_or(|until| until > self.input.now))
     }
 
-    /// Records that jobs of the pool wait for the end of an obstacle.
-    fn block_until_over(&mut self, pool: usize, obstacle: &Obstacle) {
-        self.wake_when_over(obstacle);
-        self.record_blocker(pool, obstacle.clone());
+    /// Records that jobs of the pool wait for the end of a blocker.
+    fn block_until_over(&mut self, pool: usize, blocker: &ActiveBlocker) {
+        self.wake_when_over(blocker);
+        self.record_blocker(pool, blocker.clone());
     }
 
-    fn block(&mut self, pool: usize, why: Blocker) {
-        self.record_blocker(pool, Obstacle { until: None, why });
+    fn block(&mut self, pool: usize, reason: Blocker) {
+        self.record_blocker(pool, ActiveBlocker { until: None, reason });
     }
 
     /// Records what jobs of a pool wait for. A limit replaces progress; otherwise the first reason
     /// stays, which is that of the oldest job.
-    fn record_blocker(&mut self, pool: usize, obstacle: Obstacle) {
+    fn record_blocker(&mut self, pool: usize, blocker: ActiveBlocker) {
         let there = &mut self.blockers[pool];
-        if there.as_ref().is_none_or(|there| !there.why.is_limit() && obstacle.why.is_limit()) {
-            *there = Some(obstacle);
+        if there.as_ref().is_none_or(|there| !there.reason.is_limit() && blocker.reason.is_limit())
+        {
+            *there = Some(blocker);
         }
     }
 
-    fn wake_when_over(&mut self, obstacle: &Obstacle) {
-        if let Some(until) = obstacle.until {
+    fn wake_when_over(&mut self, blocker: &ActiveBlocker) {
+        if let Some(until) = blocker.until {
             self.wake_at(until);
         }
     }
@@ -330,8 +333,8 @@ impl<'a> Round<'a> {
     }
 }
 
-/// Returns the number of spare machines that a pool keeps.
-fn spare_target(pool: &Pool) -> u32 {
+/// Returns the number of warm microVMs that a pool keeps.
+fn warm_target(pool: &Pool) -> u32 {
     pool.min_idle.min(pool.max)
 }
 

@@ -10,7 +10,7 @@ use super::{Millis, STEPS};
 const TICK: u64 = 20_000;
 
 #[test]
-fn a_day_of_a_hundred_thousand_jobs_is_served_by_two_thousand_machines() {
+fn a_day_of_a_hundred_thousand_jobs_is_served_by_two_thousand_microvms() {
     let (mut world, jobs) = fleet();
     let total = jobs.len() as u64;
     let tick = Duration::from_millis(TICK);
@@ -19,7 +19,7 @@ fn a_day_of_a_hundred_thousand_jobs_is_served_by_two_thousand_machines() {
         let at = Millis(at.0.next_multiple_of(TICK));
         if at > world.now {
             world.run_until(at, tick);
-            let items = world.machines.len() + world.demand().len() + world.pools.len();
+            let items = world.microvms.len() + world.demand().len() + world.pools.len();
             let before = STEPS.get();
             world.decide();
             most_per_item = most_per_item.max((STEPS.get() - before) / items as u64);
@@ -33,14 +33,14 @@ fn a_day_of_a_hundred_thousand_jobs_is_served_by_two_thousand_machines() {
     }
     assert_eq!(world.statistics.served, total, "{:?}", world.statistics);
     assert!(
-        world.statistics.most_machines >= 1900,
+        world.statistics.most_microvms >= 1900,
         "the fleet was hardly used: {:?}",
         world.statistics
     );
     assert!(world.statistics.most_waiting > 100, "nothing ever waited: {:?}", world.statistics);
-    // A decision reads each machine and job a few times, however many there are.
-    assert!(most_per_item <= 4, "{most_per_item} steps for each machine and job");
+    // A decision reads each microVM and job a few times, however many there are.
+    assert!(most_per_item <= 4, "{most_per_item} steps for each microVM and job");
     assert!(world.is_consistent());
-    // Few machines fail or idle.
+    // Few microVMs fail or idle.
     assert!(world.statistics.boots < total + total / 5, "{:?}", world.statistics);
 }

@@ -1,4 +1,4 @@
-//! A simulation of the rest of the world on a virtual clock: machines that boot, fail, register and
+//! A simulation of the rest of the world on a virtual clock: microVMs that boot, fail, register and
 //! end, and a forge that gives jobs to runners. It carries out every decision and checks it.
 //!
 //! Tests and the benchmark share this file, so everything it needs comes from the module around it.
@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use super::{
-    Action, Backoff, Blocker, Decision, DecisionInput, JobKey, Machine, MachineKey, Millis,
-    Obstacle, Pool, PoolId, RegistrationPolicy, Resources, Stage, WaitingJobs, decide,
+    Action, ActiveBlocker, Backoff, Blocker, Decision, DecisionInput, JobKey, MicrovmKey,
+    MicrovmState, Millis, Pool, PoolId, RegistrationPolicy, Resources, Stage, WaitingJobs, decide,
 };
 
 /// The behavior of the world.
@@ -33,7 +33,7 @@ pub(crate) struct WorldStatistics {
     pub(crate) retired: u64,
     pub(crate) served: u64,
     pub(crate) longest_wait: Duration,
-    pub(crate) most_machines: usize,
+    pub(crate) most_microvms: usize,
     pub(crate) most_waiting: usize,
 }
 
@@ -53,7 +53,7 @@ enum WorldEvent {
 pub(crate) struct World {
     pub(crate) now: Millis,
     pub(crate) pools: Vec<Pool>,
-    pub(crate) machines: Vec<Machine>,
+    pub(crate) microvms: Vec<MicrovmState>,
     pub(crate) budget: Resources,
     pub(crate) draining: bool,
     pub(crate) statistics: WorldStatistics,
@@ -91,7 +91,7 @@ impl World {
         }
         Self {
             now: Millis(0),
-            machines: Vec::new(),
+            microvms: Vec::new(),
             budget,
             draining: false,
             statistics: WorldStatistics::default(),
@@ -174,7 +174,7 @@ impl World {
         let input = DecisionInput {
             now: self.now,
             pools: &self.pools,
-            machines: &self.machines,
+            microvms: &self.microvms,
             demand: &demand,
             budget: self.budget,
             draining: self.draining,
@@ -190,7 +190,7 @@ impl World {
             self.events.push(Reverse((wake, 0, WorldEvent::Wake)));
         }
         self.statistics.decisions += 1;
-        self.statistics.most_machines = self.statistics.most_machines.max(self.machines.len());
+        self.statistics.most_microvms = self.statistics.most_microvms.max(self.microvms.len());
         self.statistics.most_waiting = self.statistics.most_waiting.max(self.waiting());
         decision
     }
@@ -202,9 +202,9 @@ impl World {
             unserved[place(waiting.pool())] += i64::from(waiting.count());
         }
         for action in &decision.actions {
-            if let Action::Assign { machine, .. } | Action::Register { machine } = action {
-                let machine = &self.machines[self.places[&machine.0]];
-                unserved[place(machine.pool)] -= 1;
+            if let Action::Assign { microvm, .. } | Action::Register { microvm } = action {
+                let microvm = &self.microvms[self.places[&microvm.0]];
+                unserved[place(microvm.pool)] -= 1;
             }
         }
         for (pool, unserved) in unserved.into_iter().enumerate() {
@@ -216,13 +216,13 @@ impl World {
     fn check_limits(&self) {
         let mut counts = vec![0; self.pools.len()];
         let mut used = Resources::default();
-        for machine in &self.machines {
-            used = used.plus(machine.resources);
-            counts[place(machine.pool)] += 1;
+        for microvm in &self.microvms {
+            used = used.plus(microvm.resources);
+            counts[place(microvm.pool)] += 1;
         }
         assert!(used.processors <= self.budget.processors && used.memory <= self.budget.memory);
         for (pool, count) in self.pools.iter().zip(counts) {
-            assert!(count <= pool.max, "{count} machines in a pool of {}", pool.max);
+            assert!(count <= pool.max, "{count} microVMs in a pool of {}", pool.max);
         }
     }
 
@@ -230,15 +230,15 @@ impl World {
         match action {
             Action::Boot { pool } => {
                 let (key, resources) = (self.fresh(), self.pools[place(pool)].resources);
-                let machine = Machine {
-                    key: MachineKey(key),
+                let microvm = MicrovmState {
+                    key: MicrovmKey(key),
                     pool,
                     resources,
                     stage: Stage::Booting,
                     since: self.now,
                 };
-                self.places.insert(key, self.machines.len());
-                self.machines.push(machine);
+                self.places.insert(key, self.microvms.len());
+                self.microvms.push(microvm);
                 let (shortest, longest) = self.behavior.boot;
                 let time = shortest + self.random(longest - shortest + 1);
                 let fails = self.random(1000) < self.behavior.boot_failures;
@@ -246,25 +246,25 @@ impl World {
                 self.after(time, next(key));
                 self.statistics.boots += 1;
             }
-            Action::Assign { machine, job } => {
-                self.enter(machine.0, &[Stage::Warm], Stage::Assigned);
+            Action::Assign { microvm, job } => {
+                self.enter(microvm.0, &[Stage::Warm], Stage::Assigned);
                 let waiting = self.local.keys().find(|(_, key)| *key == job.0).copied();
                 let (since, key) = waiting.expect("a job that waits");
                 self.local.remove(&(since, key));
                 self.serve(since);
-                self.after(100, WorldEvent::Started(machine.0));
+                self.after(100, WorldEvent::Started(microvm.0));
             }
-            Action::Register { machine } => {
-                self.enter(machine.0, &[Stage::Warm], Stage::Registering);
+            Action::Register { microvm } => {
+                self.enter(microvm.0, &[Stage::Warm], Stage::Registering);
                 let fails = self.random(1000) < self.behavior.registration_failures;
                 let next =
                     if fails { WorldEvent::RegistrationFailed } else { WorldEvent::Listening };
-                self.after(500, next(machine.0));
+                self.after(500, next(microvm.0));
             }
-            Action::Retire { machine, .. } => {
+            Action::Retire { microvm, .. } => {
                 let without_job = [Stage::Booting, Stage::Warm, Stage::Registered];
-                self.enter(machine.0, &without_job, Stage::Ending);
-                self.after(300, WorldEvent::Gone(machine.0));
+                self.enter(microvm.0, &without_job, Stage::Ending);
+                self.after(300, WorldEvent::Gone(microvm.0));
                 self.statistics.retired += 1;
             }
         }
@@ -275,14 +275,14 @@ impl World {
             WorldEvent::Booted(key) if self.is(key, Stage::Booting) => {
                 let pool = self.enter(key, &[Stage::Booting], Stage::Warm);
                 self.backoffs[pool].reset();
-                self.pools[pool].boot_obstacle = None;
+                self.pools[pool].boot_blocker = None;
             }
             WorldEvent::BootFailed(key) if self.is(key, Stage::Booting) => {
                 let pool = self.enter(key, &[Stage::Booting], Stage::Ending);
                 self.backoffs[pool].record_failure(self.now);
                 let until = self.backoffs[pool].until();
-                let why = Blocker::BootsFail("boot_deadline".to_owned());
-                self.pools[pool].boot_obstacle = Some(Obstacle { until, why });
+                let reason = Blocker::BootsFail("boot_deadline".to_owned());
+                self.pools[pool].boot_blocker = Some(ActiveBlocker { until, reason });
                 self.after(300, WorldEvent::Gone(key));
             }
             WorldEvent::Listening(key) => {
@@ -302,9 +302,9 @@ impl World {
                 self.after(300, WorldEvent::Gone(key));
             }
             WorldEvent::Gone(key) => {
-                let place = self.places.remove(&key).expect("a machine");
-                self.machines.swap_remove(place);
-                if let Some(moved) = self.machines.get(place) {
+                let place = self.places.remove(&key).expect("a microVM");
+                self.microvms.swap_remove(place);
+                if let Some(moved) = self.microvms.get(place) {
                     self.places.insert(moved.key.0, place);
                 }
             }
@@ -315,11 +315,12 @@ impl World {
 
     /// Gives the jobs of a pool to its runners.
     fn give_jobs(&mut self, pool: usize) {
-        let idle =
-            |machine: &&Machine| machine.pool == id(pool) && machine.stage == Stage::Registered;
+        let idle = |microvm: &&MicrovmState| {
+            microvm.pool == id(pool) && microvm.stage == Stage::Registered
+        };
         let waiting = self.github[pool].len();
         let runners: Vec<u64> =
-            self.machines.iter().filter(idle).take(waiting).map(|one| one.key.0).collect();
+            self.microvms.iter().filter(idle).take(waiting).map(|one| one.key.0).collect();
         for key in runners {
             if let Some(since) = self.github[pool].pop_front() {
                 self.enter(key, &[Stage::Registered], Stage::Busy);
@@ -342,15 +343,15 @@ impl World {
     }
 
     fn is(&self, key: u64, stage: Stage) -> bool {
-        self.places.get(&key).is_some_and(|place| self.machines[*place].stage == stage)
+        self.places.get(&key).is_some_and(|place| self.microvms[*place].stage == stage)
     }
 
-    /// Moves a machine to a stage. Checks its stage before, and returns its pool's position.
+    /// Moves a microVM to a stage. Checks its stage before, and returns its pool's position.
     fn enter(&mut self, key: u64, before: &[Stage], stage: Stage) -> usize {
-        let machine = &mut self.machines[self.places[&key]];
-        assert!(before.contains(&machine.stage), "{machine:?} can't become {stage:?}");
-        (machine.stage, machine.since) = (stage, self.now);
-        place(machine.pool)
+        let microvm = &mut self.microvms[self.places[&key]];
+        assert!(before.contains(&microvm.stage), "{microvm:?} can't become {stage:?}");
+        (microvm.stage, microvm.since) = (stage, self.now);
+        place(microvm.pool)
     }
 
     fn after(&mut self, milliseconds: u64, event: WorldEvent) {
@@ -374,9 +375,9 @@ impl World {
         }
     }
 
-    /// Returns whether the index of the machines is consistent.
+    /// Returns whether the index of the microVMs is consistent.
     pub(crate) fn is_consistent(&self) -> bool {
-        let keys: HashSet<u64> = self.machines.iter().map(|machine| machine.key.0).collect();
-        keys.len() == self.machines.len() && keys == self.places.keys().copied().collect()
+        let keys: HashSet<u64> = self.microvms.iter().map(|microvm| microvm.key.0).collect();
+        keys.len() == self.microvms.len() && keys == self.places.keys().copied().collect()
     }
 }

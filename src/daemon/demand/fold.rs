@@ -8,7 +8,7 @@ use crate::time::Millis;
 
 /// The known waiting jobs.
 #[derive(Debug, Clone)]
-pub struct Demand {
+pub(crate) struct Demand {
     settings: DemandSettings,
     jobs: HashMap<ForgeJob, JobRecord>,
     /// Runners of this daemon that took a job, until the job is known.
@@ -65,7 +65,7 @@ impl KnownState {
 
 impl Demand {
     /// Creates a demand without known jobs.
-    pub fn new(settings: DemandSettings) -> Self {
+    pub(crate) fn new(settings: DemandSettings) -> Self {
         Self {
             settings,
             jobs: HashMap::new(),
@@ -76,7 +76,7 @@ impl Demand {
     }
 
     /// Applies an event that occurred at the given time.
-    pub fn apply(&mut self, event: DemandEvent, at: Millis) {
+    pub(crate) fn apply(&mut self, event: DemandEvent, at: Millis) {
         match event {
             DemandEvent::Queued { job, repository, pool } => {
                 self.forward(job, KnownState::Queued { repository, pool, since: at }, at);
@@ -101,7 +101,7 @@ impl Demand {
 
     /// Adds a job that waits since before this daemon started. Newer information about it stays; a
     /// job that is too old to count is not added.
-    pub fn seed(
+    pub(crate) fn seed(
         &mut self,
         job: ForgeJob,
         repository: String,
@@ -115,7 +115,7 @@ impl Demand {
     }
 
     /// Forgets wrong information about a job.
-    pub fn forget(&mut self, job: ForgeJob) {
+    pub(crate) fn forget(&mut self, job: ForgeJob) {
         self.jobs.remove(&job);
     }
 
@@ -191,7 +191,7 @@ impl Demand {
     }
 
     /// Forgets information that is too old to count.
-    pub fn expire(&mut self, now: Millis) {
+    pub(crate) fn expire(&mut self, now: Millis) {
         let DemandSettings { lag, expiry, memory, .. } = self.settings;
         self.jobs.retain(|_, known| {
             if matches!(known.state, KnownState::Queued { .. }) && known.at + expiry <= now {
@@ -206,7 +206,7 @@ impl Demand {
 
     /// Returns the waiting jobs for [`decide`](crate::decide::decide), the oldest first:
     /// one entry per known job, one per pool with statistics.
-    pub fn waiting(&self) -> Vec<WaitingJobs> {
+    pub(crate) fn waiting(&self) -> Vec<WaitingJobs> {
         let mut taken: HashMap<PoolId, u32> = HashMap::new();
         for mark in self.taken.values() {
             *taken.entry(mark.pool).or_default() += 1;
@@ -234,7 +234,7 @@ impl Demand {
     }
 
     /// Returns the known waiting jobs in any order: since when, which, and for which pool.
-    pub fn queued(&self) -> impl Iterator<Item = (Millis, ForgeJob, PoolId)> + '_ {
+    pub(crate) fn queued(&self) -> impl Iterator<Item = (Millis, ForgeJob, PoolId)> + '_ {
         self.jobs.iter().filter_map(|(job, known)| match known.state {
             KnownState::Queued { pool, since, .. } => Some((since, *job, pool)),
             _ => None,
@@ -242,7 +242,7 @@ impl Demand {
     }
 
     /// Forgets jobs of pools that are gone.
-    pub fn keep_pools(&mut self, is_there: impl Fn(PoolId) -> bool) {
+    pub(crate) fn keep_pools(&mut self, is_there: impl Fn(PoolId) -> bool) {
         self.jobs.retain(|_, known| match known.state {
             KnownState::Queued { pool, .. } => is_there(pool),
             _ => true,

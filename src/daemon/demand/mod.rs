@@ -13,7 +13,7 @@
 //! - A mark of an own runner counts as one job less until its job is known to run, or a later
 //!   snapshot arrives.
 //!
-//! Pure: no clock, no input or output. Knows nothing of machines.
+//! Pure: no clock, no input or output. Knows nothing of microVMs.
 
 mod fold;
 
@@ -24,11 +24,11 @@ use std::time::Duration;
 
 use super::decide::PoolId;
 use super::time::Millis;
-pub use fold::Demand;
+pub(super) use fold::Demand;
 
 /// One attempt of a job at the forge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ForgeJob {
+pub(super) struct ForgeJob {
     /// The job's id.
     pub id: u64,
     /// The attempt of its run.
@@ -37,7 +37,7 @@ pub struct ForgeJob {
 
 /// How long information counts, and how much is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DemandSettings {
+pub(super) struct DemandSettings {
     /// How far the forge's lists may lag behind its webhooks and the runners' marks.
     pub lag: Duration,
     /// How long a queued job counts without confirmation. Longer than the polling interval; without
@@ -62,7 +62,7 @@ impl Default for DemandSettings {
 
 /// An event about waiting jobs. `at` is its time on the daemon's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DemandEvent {
+pub(super) enum DemandEvent {
     /// A webhook: the job waits for a runner.
     Queued {
         /// The job.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::shepherds::{Shepherd, Shepherds, Unacknowledged};
-use crate::decide::MachineKey;
+use crate::decide::MicrovmKey;
 use crate::event::DaemonEvent;
 use mayfly_common::backoff::delay;
 use mayfly_failure::chain;
@@ -43,7 +43,7 @@ pub(super) enum ShepherdTask {
 
 /// The channels between a follower and the loop.
 pub(super) struct FollowerChannels {
-    pub(super) key: MachineKey,
+    pub(super) key: MicrovmKey,
     pub(super) shepherd_tasks: mpsc::Receiver<ShepherdTask>,
     pub(super) events: mpsc::Sender<DaemonEvent>,
 }
@@ -191,7 +191,7 @@ impl Follower<'_> {
             }
             // The microVM's deadline ends it if the command never arrives.
             ShepherdTask::Command(_) => {
-                tracing::warn!(microvm = %self.id, "dropped a command: too many are waiting");
+                tracing::warn!(microvm = %self.id, "dropped a command to the shepherd: its queue is full");
             }
             ShepherdTask::Kill => self.log_kill_error(self.shepherds.kill(&self.id)),
         }

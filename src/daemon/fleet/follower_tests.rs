@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mayfly_protocol::message::JobStatus;
+use mayfly_protocol::message::JobExit;
 
 use super::super::processes::ShepherdProcesses;
 use super::super::shepherds::{FoundMicrovm, PlanFailure};
@@ -29,13 +29,13 @@ fn follower(
     let shepherds = Arc::new(ShepherdProcesses::new("/proc/self/exe".into(), state));
     let (sender, shepherd_tasks) = mpsc::channel(SHEPHERD_TASKS_CAPACITY);
     let (event_sender, events) = mpsc::channel(16);
-    let channels = FollowerChannels { key: MachineKey(1), shepherd_tasks, events: event_sender };
+    let channels = FollowerChannels { key: MicrovmKey(1), shepherd_tasks, events: event_sender };
     let id = MicrovmId::parse("m-0123456789").unwrap();
     (adopt(shepherds, id, channels), sender, events)
 }
 
 fn is_vanished(event: Option<DaemonEvent>) -> bool {
-    matches!(event, Some(DaemonEvent::ShepherdEvent(MachineKey(1), usize::MAX, event))
+    matches!(event, Some(DaemonEvent::ShepherdEvent(MicrovmKey(1), usize::MAX, event))
         if matches!(&event.kind, EventKind::Ended(JobOutcome::Failed(report))
             if report.cause == "vanished"))
 }
@@ -161,14 +161,14 @@ impl Shepherd for FakeConnection {
 async fn the_record_of_an_ended_shepherd_is_read_before_it_counts_as_vanished() {
     let id = MicrovmId::parse("m-0123456789").unwrap();
     let event = |happened| Event::now(&id, monotonic(), happened);
-    let status = JobStatus::Code(7);
+    let status = JobExit::Code(7);
     let ended = EventKind::Ended(JobOutcome::Job { status, not_copied: Vec::new(), oom_kills: 0 });
     for (recorded, has_end) in [(ended, true), (EventKind::Phase(Phase::Running), false)] {
         let (_sender, shepherd_tasks) = mpsc::channel(SHEPHERD_TASKS_CAPACITY);
         let (event_sender, mut events) = mpsc::channel(16);
         let record = FakeRecord(event(recorded));
         let channels =
-            FollowerChannels { key: MachineKey(1), shepherd_tasks, events: event_sender };
+            FollowerChannels { key: MicrovmKey(1), shepherd_tasks, events: event_sender };
         let follower = Follower { shepherds: &record, id: id.clone(), channels, delivered: 0 };
         // The connection ended before any event.
         follower.follow(Box::new(FakeConnection(None))).await;

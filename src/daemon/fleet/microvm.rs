@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-use mayfly_protocol::message::{JobStatus, StartFailure};
+use mayfly_protocol::message::{JobExit, StartFailure};
 
 use super::overdue::{PhaseTimeouts, REGISTERING};
-use crate::decide::{JobKey, Machine, MachineKey, PoolId, Resources, Stage};
+use crate::decide::{JobKey, MicrovmKey, MicrovmState, PoolId, Resources, Stage};
 use crate::time::Millis;
 use mayfly_egress::record::{EgressReport, EgressRow, EgressTotal, EgressTotals};
 use mayfly_failure::Code;
 use mayfly_ledger::{DestinationRecord, EgressSummary, VerdictTotals};
 use mayfly_shepherd::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
 use mayfly_shepherd::plan::MicrovmId;
-use mayfly_shepherd::runner::{JobResult, RunnerProgress};
+use mayfly_shepherd::runner::{RunnerProgress, RunnerResult};
 
 /// A microVM of the fleet.
 #[derive(Debug)]
 pub(crate) struct Microvm {
-    pub(super) key: MachineKey,
+    pub(super) key: MicrovmKey,
     /// Its id; `None` until it is planned.
     pub(super) id: Option<MicrovmId>,
     /// Its pool, which may no longer be configured.
@@ -79,7 +79,7 @@ pub(crate) struct AssignedRunner {
     /// The name of the job that it took.
     pub(crate) job: Option<String>,
     /// The result of that job, as the runner reported it.
-    pub(crate) result: Option<JobResult>,
+    pub(crate) result: Option<RunnerResult>,
 }
 
 /// What the daemon has to do about an event.
@@ -100,7 +100,7 @@ pub(crate) enum MicrovmUpdate {
 }
 
 impl Microvm {
-    pub(crate) fn key(&self) -> MachineKey {
+    pub(crate) fn key(&self) -> MicrovmKey {
         self.key
     }
 
@@ -198,7 +198,7 @@ impl Microvm {
 impl Microvm {
     /// Creates a microVM that is about to boot.
     pub(super) fn new(
-        key: MachineKey,
+        key: MicrovmKey,
         pool: PoolId,
         pool_name: &str,
         resources: Resources,
@@ -231,8 +231,8 @@ impl Microvm {
     }
 
     /// Returns the microVM as decisions see it.
-    pub(super) fn machine(&self) -> Machine {
-        Machine {
+    pub(super) fn state(&self) -> MicrovmState {
+        MicrovmState {
             key: self.key,
             pool: self.pool,
             resources: self.resources,
@@ -363,14 +363,14 @@ pub(crate) enum JobVerdict {
 /// Determines the result of a local job from the end of its microVM.
 pub(crate) fn job_verdict(outcome: &JobOutcome, started: bool) -> JobVerdict {
     match outcome {
-        JobOutcome::Job { status: JobStatus::Code(code), .. } => {
+        JobOutcome::Job { status: JobExit::Code(code), .. } => {
             JobVerdict::Finished { exit_code: *code, result: format!("exit {code}") }
         }
-        JobOutcome::Job { status: JobStatus::Signal(number), .. } => JobVerdict::Finished {
+        JobOutcome::Job { status: JobExit::Signal(number), .. } => JobVerdict::Finished {
             exit_code: 128_u8.saturating_add(*number),
             result: format!("signal {number}"),
         },
-        JobOutcome::Job { status: JobStatus::NotStarted(why), .. } => not_started(why),
+        JobOutcome::Job { status: JobExit::NotStarted(why), .. } => not_started(why),
         JobOutcome::Failed(FailureReport { message, code, .. }) if started => {
             JobVerdict::Failed { exit_code: *code, cause: message.clone() }
         }

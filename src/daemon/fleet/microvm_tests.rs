@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use mayfly_protocol::message::JobStatus;
+use mayfly_protocol::message::JobExit;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::microvm::{AssignedRunner, Assignment, Microvm, MicrovmUpdate};
-use crate::decide::{JobKey, MachineKey, PoolId, Resources, Stage};
+use crate::decide::{JobKey, MicrovmKey, PoolId, Resources, Stage};
 use crate::time::Millis;
 use mayfly_shepherd::event::{Event, EventKind, JobOutcome, Phase};
 use mayfly_shepherd::plan::{InterruptRequest, MicrovmId};
-use mayfly_shepherd::runner::{JobResult, RunnerProgress};
+use mayfly_shepherd::runner::{RunnerProgress, RunnerResult};
 
 const PHASES: [Phase; 9] = [
     Phase::Planned,
@@ -29,7 +29,7 @@ fn event(happened: EventKind) -> Event {
     Event::now(&MicrovmId::parse("m-0123456789").unwrap(), 0, happened)
 }
 
-fn completed(result: JobResult) -> RunnerProgress {
+fn completed(result: RunnerResult) -> RunnerProgress {
     RunnerProgress::Completed { job: "build".to_owned(), result }
 }
 
@@ -38,8 +38,8 @@ fn mark() -> impl Strategy<Value = RunnerProgress> {
         Just(RunnerProgress::Connected),
         Just(RunnerProgress::Listening),
         "[ab]".prop_map(|job| RunnerProgress::Running { job }),
-        Just(completed(JobResult::Succeeded)),
-        Just(completed(JobResult::Failed)),
+        Just(completed(RunnerResult::Succeeded)),
+        Just(completed(RunnerResult::Failed)),
     ]
 }
 
@@ -85,7 +85,7 @@ fn is_earlier(happened: &EventKind) -> bool {
 
 fn microvm(assignment: Assignment) -> Microvm {
     let resources = Resources { processors: 1, memory: 1 << 30 };
-    let mut microvm = Microvm::new(MachineKey(1), PoolId(0), "small", resources, Millis(0));
+    let mut microvm = Microvm::new(MicrovmKey(1), PoolId(0), "small", resources, Millis(0));
     microvm.assignment = assignment;
     microvm
 }
@@ -211,17 +211,20 @@ fn a_runners_life_goes_through_its_stages() {
             (Stage::Registered, MicrovmUpdate::Listening),
         ),
         (EventKind::Runner(running), (Stage::Busy, MicrovmUpdate::TookJob("build".to_owned()))),
-        (EventKind::Runner(completed(JobResult::Failed)), (Stage::Busy, MicrovmUpdate::NoAction)),
+        (
+            EventKind::Runner(completed(RunnerResult::Failed)),
+            (Stage::Busy, MicrovmUpdate::NoAction),
+        ),
         (phase(Phase::Finished), (Stage::Ending, MicrovmUpdate::NoAction)),
     ] {
         assert_eq!(apply(&mut microvm, happened), expected);
     }
     let outcome =
-        JobOutcome::Job { status: JobStatus::Code(0), not_copied: Vec::new(), oom_kills: 0 };
+        JobOutcome::Job { status: JobExit::Code(0), not_copied: Vec::new(), oom_kills: 0 };
     let (_, update) = apply(&mut microvm, EventKind::Ended(outcome.clone()));
     assert_eq!(update, MicrovmUpdate::Ended(Box::new(outcome)));
     let Assignment::Runner(runner) = microvm.assignment else { panic!("it was a runner") };
-    assert_eq!((runner.job.as_deref(), runner.result), (Some("build"), Some(JobResult::Failed)));
+    assert_eq!((runner.job.as_deref(), runner.result), (Some("build"), Some(RunnerResult::Failed)));
 }
 
 #[test]

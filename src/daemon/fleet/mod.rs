@@ -20,7 +20,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::decide::{Blocker, JobKey, Machine, MachineKey, Obstacle, PoolId, Resources, Stage};
+use super::decide::{
+    ActiveBlocker, Blocker, JobKey, MicrovmKey, MicrovmState, PoolId, Resources, Stage,
+};
 use super::error::DaemonError;
 use super::event::DaemonEvent;
 use super::pools::PoolFailures;
@@ -28,7 +30,7 @@ use super::tasks::Tasks;
 use super::time::Millis;
 use follower::{FollowerChannels, SHEPHERD_TASKS_CAPACITY, ShepherdTask};
 use mayfly_forge::NewRunner;
-use mayfly_ledger::{Ledger, Reader};
+use mayfly_ledger::{Ledger, LedgerReader};
 use mayfly_shepherd::cause::FailureCause;
 use mayfly_shepherd::event::{Event, EventKind, JobOutcome};
 use mayfly_shepherd::plan::{MicrovmId, MicrovmPlan, ShepherdCommand};
@@ -50,7 +52,7 @@ const PLAN_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The microVMs, and the boot failures per pool.
 pub(super) struct Fleet {
     shepherds: Arc<dyn Shepherds>,
-    microvms: BTreeMap<MachineKey, FleetEntry>,
+    microvms: BTreeMap<MicrovmKey, FleetEntry>,
     last_key: u64,
     boot_failures: PoolFailures,
 }
@@ -81,11 +83,11 @@ impl Fleet {
         &self.shepherds
     }
 
-    pub(super) fn get(&self, key: MachineKey) -> Option<&Microvm> {
+    pub(super) fn get(&self, key: MicrovmKey) -> Option<&Microvm> {
         self.microvms.get(&key).map(|entry| &entry.microvm)
     }
 
-    fn get_mut(&mut self, key: MachineKey) -> Option<&mut Microvm> {
+    fn get_mut(&mut self, key: MicrovmKey) -> Option<&mut Microvm> {
         self.microvms.get_mut(&key).map(|entry| &mut entry.microvm)
     }
 
@@ -98,8 +100,8 @@ impl Fleet {
     }
 
     /// Returns the microVMs as decisions see them.
-    pub(super) fn machines(&self) -> Vec<Machine> {
-        self.iter().map(Microvm::machine).collect()
+    pub(super) fn microvm_states(&self) -> Vec<MicrovmState> {
+        self.iter().map(Microvm::state).collect()
     }
 
     /// Returns the resources of all microVMs.
@@ -128,16 +130,16 @@ impl Fleet {
     }
 
     /// Returns why no microVM of a pool can boot, if so.
-    pub(super) fn obstacle(&self, pool: PoolId) -> Option<Obstacle> {
-        self.boot_failures.obstacle(pool)
+    pub(super) fn blocker(&self, pool: PoolId) -> Option<ActiveBlocker> {
+        self.boot_failures.blocker(pool)
     }
 
     /// Enters a log context for a microVM and its job. Log lines belong to it until the returned
     /// guard is dropped.
     pub(super) fn log_span(
         &self,
-        key: Option<MachineKey>,
-        reader: &Reader,
+        key: Option<MicrovmKey>,
+        reader: &LedgerReader,
     ) -> Option<tracing::span::EnteredSpan> {
         let microvm = self.get(key?)?;
         let id = microvm.id().map(MicrovmId::as_str);
@@ -152,9 +154,9 @@ impl Fleet {
         Some(log::enter_context(log::LogContext { microvm: id, job, pool, runner }))
     }
 
-    fn add(&mut self, microvm: impl FnOnce(MachineKey) -> Microvm) -> MachineKey {
+    fn add(&mut self, microvm: impl FnOnce(MicrovmKey) -> Microvm) -> MicrovmKey {
         self.last_key += 1;
-        let key = MachineKey(self.last_key);
+        let key = MicrovmKey(self.last_key);
         let entry = FleetEntry { microvm: microvm(key), shepherd_tasks: None, outcome: None };
         self.microvms.insert(key, entry);
         key
@@ -185,7 +187,7 @@ impl Fleet {
     /// Starts the shepherd of a planned microVM.
     pub(super) fn start(
         &mut self,
-        key: MachineKey,
+        key: MicrovmKey,
         plan: MicrovmPlan,
         ledger: &mut Ledger,
         tasks: &mut Tasks,
@@ -209,7 +211,7 @@ impl Fleet {
     /// Removes a microVM that never got a shepherd.
     pub(super) fn remove_unstarted(
         &mut self,
-        key: MachineKey,
+        key: MicrovmKey,
         why: Blocker,
         ledger: &mut Ledger,
         now: Millis,
@@ -232,7 +234,7 @@ impl Fleet {
         resources: Resources,
         assignment: Assignment,
         now: Millis,
-    ) -> MachineKey {
+    ) -> MicrovmKey {
         self.add(|key| {
             let mut microvm = Microvm::new(key, pool.0, pool.1, resources, now);
             (microvm.id, microvm.assignment) = (Some(found.id.clone()), assignment);
@@ -243,7 +245,7 @@ impl Fleet {
     }
 
     /// Follows an adopted microVM, unless it has ended by its record.
-    pub(super) fn follow(&mut self, key: MachineKey, tasks: &mut Tasks) {
+    pub(super) fn follow(&mut self, key: MicrovmKey, tasks: &mut Tasks) {
         let Some(entry) = self.microvms.get_mut(&key) else { return };
         let Some(id) = entry.microvm.id.clone().filter(|_| entry.outcome.is_none()) else { return };
         let (sender, shepherd_tasks) = mpsc::channel(SHEPHERD_TASKS_CAPACITY);
@@ -255,7 +257,7 @@ impl Fleet {
     /// Applies an event and records it. Returns `None` if it is not new.
     pub(super) fn apply_event(
         &mut self,
-        key: MachineKey,
+        key: MicrovmKey,
         number: usize,
         event: &Event,
         ledger: &mut Ledger,
@@ -295,7 +297,7 @@ impl Fleet {
     }
 
     /// Removes a microVM that has ended. Returns it with its outcome.
-    pub(super) fn remove_ended(&mut self, key: MachineKey) -> Option<(Microvm, JobOutcome)> {
+    pub(super) fn remove_ended(&mut self, key: MicrovmKey) -> Option<(Microvm, JobOutcome)> {
         let outcome = self.microvms.get_mut(&key)?.outcome.take()?;
         let mut entry = self.microvms.remove(&key)?;
         let ended = FailureCause::Ended.name();
@@ -312,7 +314,7 @@ impl Fleet {
     /// Changes the assignment and stage of a microVM.
     pub(super) fn assign(
         &mut self,
-        key: MachineKey,
+        key: MicrovmKey,
         assignment: Assignment,
         stage: Stage,
         now: Millis,
@@ -324,7 +326,7 @@ impl Fleet {
     }
 
     /// Makes a microVM warm again after its registration failed.
-    pub(super) fn return_to_warm(&mut self, key: MachineKey, now: Millis) {
+    pub(super) fn return_to_warm(&mut self, key: MicrovmKey, now: Millis) {
         if self.get(key).is_some_and(|microvm| microvm.stage() == Stage::Registering) {
             self.assign(key, Assignment::None, Stage::Warm, now);
         }
@@ -334,7 +336,7 @@ impl Fleet {
     /// start configuration.
     pub(super) fn record_registered(
         &mut self,
-        key: MachineKey,
+        key: MicrovmKey,
         name: &str,
         new: &NewRunner,
     ) -> bool {
@@ -349,7 +351,7 @@ impl Fleet {
     }
 
     /// Puts an adopted microVM into a stage, unless its record shows a later one.
-    pub(super) fn resume_in_stage(&mut self, key: MachineKey, stage: Stage, now: Millis) {
+    pub(super) fn resume_in_stage(&mut self, key: MicrovmKey, stage: Stage, now: Millis) {
         let early = [Stage::Booting, Stage::Warm];
         if let Some(microvm) = self.get_mut(key).filter(|one| early.contains(&one.stage)) {
             microvm.enter(stage, now);
@@ -357,7 +359,7 @@ impl Fleet {
     }
 
     /// Sets when its local job times out.
-    pub(super) fn set_deadline(&mut self, key: MachineKey, deadline: Option<Millis>) {
+    pub(super) fn set_deadline(&mut self, key: MicrovmKey, deadline: Option<Millis>) {
         if let Some(microvm) = self.get_mut(key) {
             microvm.job_deadline = deadline;
         }
@@ -385,7 +387,7 @@ impl Fleet {
     }
 
     /// Keeps a microVM that was being retired, because its runner has a job.
-    pub(super) fn keep_busy(&mut self, key: MachineKey, now: Millis) {
+    pub(super) fn keep_busy(&mut self, key: MicrovmKey, now: Millis) {
         // Unless it was commanded to end, its job included.
         let microvm = self.get_mut(key).filter(|microvm| microvm.end_requested_at.is_none());
         if let Some(microvm) = microvm {
@@ -395,13 +397,13 @@ impl Fleet {
     }
 
     /// Sends a command to a shepherd.
-    pub(super) fn send_command(&self, key: MachineKey, command: ShepherdCommand) {
+    pub(super) fn send_command(&self, key: MicrovmKey, command: ShepherdCommand) {
         self.send_task(key, ShepherdTask::Command(command));
     }
 
     /// Sends a task to a shepherd's follower. If the follower has ended, its last event is on its
     /// way.
-    fn send_task(&self, key: MachineKey, task: ShepherdTask) {
+    fn send_task(&self, key: MicrovmKey, task: ShepherdTask) {
         if let Some(entry) = self.microvms.get(&key)
             && let Some(shepherd_tasks) = &entry.shepherd_tasks
             && shepherd_tasks.try_send(task).is_err()

@@ -145,14 +145,14 @@ pub(super) fn next_action(microvm: &Microvm) -> Option<(Millis, OverdueAction)> 
 mod tests {
     use super::super::microvm::AssignedRunner;
     use super::*;
-    use crate::decide::{JobKey, MachineKey, PoolId, Resources};
+    use crate::decide::{JobKey, MicrovmKey, PoolId, Resources};
     use mayfly_shepherd::plan::MicrovmId;
 
     const BEGAN: Millis = Millis(1000);
 
     fn microvm(stage: Stage, assignment: Assignment) -> Microvm {
         let mut microvm =
-            Microvm::new(MachineKey(1), PoolId(0), "small", Resources::default(), BEGAN);
+            Microvm::new(MicrovmKey(1), PoolId(0), "small", Resources::default(), BEGAN);
         microvm.timeouts.farewell = Duration::from_secs(60);
         microvm.id = MicrovmId::parse("m-0123456789");
         (microvm.stage, microvm.assignment) = (stage, assignment);

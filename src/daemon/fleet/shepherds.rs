@@ -42,7 +42,7 @@ pub(crate) trait Shepherds: Send + Sync {
     fn is_gone(&self, id: &MicrovmId) -> bool;
 
     /// Kills a shepherd that is not attached, and with it everything of its microVM. A shepherd
-    /// that has already ended is no error.
+    /// that has already ended is not an error.
     fn kill(&self, id: &MicrovmId) -> io::Result<()>;
 
     /// Lists the microVMs whose directories still exist, running or not.

@@ -5,14 +5,14 @@ use std::time::Duration;
 use super::overdue::{self, OverdueAction};
 use super::{Assignment, Fleet, ShepherdTask};
 use crate::clock::Clock;
-use crate::decide::{MachineKey, RetireReason, Stage};
+use crate::decide::{MicrovmKey, RetireReason, Stage};
 use crate::time::Millis;
-use mayfly_ledger::Reader;
+use mayfly_ledger::LedgerReader;
 use mayfly_shepherd::plan::{InterruptRequest, ShepherdCommand};
 
 impl Fleet {
     /// Marks a microVM as ending for a reason, without telling its shepherd yet.
-    pub(crate) fn retire(&mut self, key: MachineKey, why: &str, now: Millis) {
+    pub(crate) fn retire(&mut self, key: MicrovmKey, why: &str, now: Millis) {
         if let Some(microvm) = self.get_mut(key) {
             microvm.add_end_reason(why);
             microvm.enter(Stage::Ending, now);
@@ -20,7 +20,7 @@ impl Fleet {
     }
 
     /// Ends a microVM without a job. If it has a runner, that is deleted first.
-    pub(crate) fn retire_idle(&mut self, key: MachineKey, why: RetireReason, now: Millis) {
+    pub(crate) fn retire_idle(&mut self, key: MicrovmKey, why: RetireReason, now: Millis) {
         let Some(microvm) = self.get(key) else { return };
         tracing::debug!(%why, "retiring");
         let is_runner = microvm.runner().is_some();
@@ -35,16 +35,20 @@ impl Fleet {
     }
 
     /// Ends a microVM for a reason.
-    pub(crate) fn end(&mut self, key: MachineKey, why: &str, now: Millis) {
+    pub(crate) fn end(&mut self, key: MicrovmKey, why: &str, now: Millis) {
         self.end_within(key, why, Duration::MAX, now);
     }
 
     /// Ends a microVM for a reason, with a limited farewell time. The record keeps the first reason;
     /// a later one is in the log.
-    pub(crate) fn end_within(&mut self, key: MachineKey, why: &str, most: Duration, now: Millis) {
+    pub(crate) fn end_within(&mut self, key: MicrovmKey, why: &str, most: Duration, now: Millis) {
         if let Some(microvm) = self.get_mut(key) {
             if let Some(first) = microvm.add_end_reason(why) {
-                tracing::info!(first, again = why, "the microVM was already being ended");
+                tracing::info!(
+                    first,
+                    again = why,
+                    "the microVM is already ending: the record keeps the first reason"
+                );
             }
             microvm.enter(Stage::Ending, now);
         }
@@ -52,7 +56,7 @@ impl Fleet {
     }
 
     /// Ends a microVM that is being retired, after its runner was deleted.
-    pub(crate) fn end_retired(&mut self, key: MachineKey, now: Millis) {
+    pub(crate) fn end_retired(&mut self, key: MicrovmKey, now: Millis) {
         // If it took a job in between, it is busy and continues.
         if self.get(key).is_some_and(|microvm| microvm.stage() == Stage::Ending) {
             self.command_end(key, Duration::MAX, now);
@@ -60,13 +64,13 @@ impl Fleet {
     }
 
     /// Returns how long a runner may take to end.
-    pub(crate) fn farewell(&self, key: MachineKey) -> Duration {
+    pub(crate) fn farewell(&self, key: MicrovmKey) -> Duration {
         self.get(key).map(|microvm| microvm.timeouts.farewell).unwrap_or_default()
     }
 
     /// Commands a shepherd to end its microVM. A runner is interrupted first, and has some time to
     /// end its job and report to the forge. A deadline applies from now on.
-    fn command_end(&mut self, key: MachineKey, most: Duration, now: Millis) {
+    fn command_end(&mut self, key: MicrovmKey, most: Duration, now: Millis) {
         let Some(microvm) = self.get_mut(key) else { return };
         microvm.end_requested_at.get_or_insert(now);
         let command = match microvm.assignment {
@@ -83,7 +87,7 @@ impl Fleet {
     }
 
     /// Ends or kills overdue microVMs.
-    pub(crate) fn end_overdue(&mut self, clock: &Clock, reader: &Reader) {
+    pub(crate) fn end_overdue(&mut self, clock: &Clock, reader: &LedgerReader) {
         let now = clock.now();
         if clock.deadlines_resume_at() > now {
             return;

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 
 use super::clock::Clock;
-use super::decide::{Blocker, MachineKey, Obstacle, PoolId, RegistrationPolicy};
+use super::decide::{ActiveBlocker, Blocker, MicrovmKey, PoolId, RegistrationPolicy};
 use super::error::DaemonError;
 use super::event::DaemonEvent;
 use super::pools::{PoolFailures, Pools};
@@ -130,19 +130,19 @@ impl Registry {
     }
 
     /// Returns why no runner of a pool can be registered, if so.
-    pub(super) fn obstacle(&self, id: PoolId, pool: &PoolConfig) -> Option<Obstacle> {
+    pub(super) fn blocker(&self, id: PoolId, pool: &PoolConfig) -> Option<ActiveBlocker> {
         if registration_policy(pool) == RegistrationPolicy::Never {
             return None;
         }
         let discovers_registration = matches!(pool.trigger, Trigger::ScaleSet | Trigger::Auto);
         let is_ready =
             self.forge.is_some() && (!discovers_registration || self.ready_pools.contains(&id));
-        match (self.call_failures.obstacle(id), is_ready) {
+        match (self.call_failures.blocker(id), is_ready) {
             (Some(failure), _) => Some(failure),
-            (None, true) => self.runner_failures.obstacle(id),
+            (None, true) => self.runner_failures.blocker(id),
             (None, false) => {
                 let why = "the pool's registration is still being set up".to_owned();
-                Some(Obstacle { until: None, why: Blocker::Unreachable(why) })
+                Some(ActiveBlocker { until: None, reason: Blocker::Unreachable(why) })
             }
         }
     }
@@ -200,7 +200,7 @@ impl Registry {
     /// Chooses and records a name for a runner, and starts its registration at the forge.
     pub(super) fn register(
         &mut self,
-        key: MachineKey,
+        key: MicrovmKey,
         microvm: &str,
         pool: &PoolConfig,
         ledger: &mut Ledger,

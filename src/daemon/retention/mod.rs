@@ -17,7 +17,7 @@ use mayfly_config::Settings;
 use mayfly_failure::chain;
 use mayfly_host::state::StateDirectory;
 use mayfly_ledger::segment_lifecycle::{self, WrittenSegment};
-use mayfly_ledger::{JobId, Ledger, OldRows, Reader, Retention, segments};
+use mayfly_ledger::{JobId, Ledger, LedgerReader, OldRows, RowRetention, segments};
 use mayfly_shepherd::record;
 
 /// Time between two runs.
@@ -132,7 +132,7 @@ fn prune(
     if let Err(error) = record::prune(&state.microvms()) {
         tracing::warn!("can't remove old black boxes: {error}");
     }
-    let reader = match Reader::open(&state.ledger()) {
+    let reader = match LedgerReader::open(&state.ledger()) {
         Ok(reader) => reader,
         Err(error) => {
             tracing::warn!("can't find old records in the ledger: {}", chain(&error));
@@ -148,7 +148,7 @@ fn prune(
         Ok(remaining_bytes) => result.remaining_bytes = remaining_bytes,
         Err(error) => tracing::warn!("can't remove old logs: {error}"),
     }
-    match reader.old_rows(&Retention::default()) {
+    match reader.old_rows(&RowRetention::default()) {
         Ok(rows) => result.rows = rows,
         Err(error) => tracing::warn!("can't find old records in the ledger: {}", chain(&error)),
     }

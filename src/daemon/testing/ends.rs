@@ -8,7 +8,7 @@ use super::faults::{DriverCall, Fault};
 use super::harness::{FORGE, Harness};
 use crate::decide::Stage;
 use crate::event_loop::Daemon;
-use mayfly_api::types::{Blocker, DrainRequest};
+use mayfly_api::types::{BlockerView, DrainRequest};
 use mayfly_api::{Call, JobLog, Responder};
 use mayfly_config::Trigger;
 use mayfly_ledger::{JobState, LedgerError};
@@ -54,7 +54,7 @@ fn log(harness: &mut Harness) -> JobLog {
 }
 
 /// Returns what the jobs of the forge's pool wait for.
-fn blocker(harness: &mut Harness) -> Blocker {
+fn blocker(harness: &mut Harness) -> BlockerView {
     let pools = harness.daemon().view().pools();
     pools.into_iter().find(|pool| pool.name == FORGE).unwrap().blocker.unwrap()
 }
@@ -109,7 +109,7 @@ async fn a_microvms_record_has_the_first_reason_for_its_end() {
         cancel(&mut harness, 2);
     });
     let lines = std::fs::read_to_string(lines.path()).unwrap();
-    let again: Vec<_> = lines.lines().filter(|line| line.contains("already being ended")).collect();
+    let again: Vec<_> = lines.lines().filter(|line| line.contains("already ending")).collect();
     assert_eq!(again.len(), 1, "{lines}");
     assert!(again[0].contains("canceled by user 2"), "{lines}");
     assert!(harness.run(TIME_LIMIT, Harness::is_done).await);
@@ -167,7 +167,7 @@ fn is_audited(harness: &Harness, cause: &str) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_ends_a_job_is_named_with_every_trigger() {
+async fn the_requester_of_an_end_is_named_with_every_trigger() {
     let triggers =
         [Trigger::Webhook, Trigger::Poll, Trigger::ScaleSet, Trigger::Auto, Trigger::Always];
     for (trigger, is_drain) in triggers.into_iter().flat_map(|one| [(one, false), (one, true)]) {

@@ -19,7 +19,7 @@ use mayfly_config::{Settings, Trigger};
 use mayfly_forge::Forge;
 use mayfly_host::state::StateDirectory;
 use mayfly_ledger::{
-    CommandBytes, JobCommand, JobQuery, JobRecord, JobSource, JobState, Ledger, Reader,
+    CommandBytes, JobCommand, JobQuery, JobRecord, JobSource, JobState, Ledger, LedgerReader,
 };
 
 /// The pools of the harness: one for local jobs, and one for the forge's jobs with a label of the
@@ -180,8 +180,8 @@ impl Harness {
         }
     }
 
-    pub(crate) fn reader(&self) -> Reader {
-        Reader::open(&self.state.ledger()).unwrap()
+    pub(crate) fn reader(&self) -> LedgerReader {
+        LedgerReader::open(&self.state.ledger()).unwrap()
     }
 
     /// Returns all jobs of the ledger.

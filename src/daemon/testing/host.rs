@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mayfly_protocol::message::{Job, JobStatus};
+use mayfly_protocol::message::{Job, JobExit};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -15,7 +15,7 @@ use super::forge::{FakeForge, START};
 use mayfly_shepherd::cause::FailureCause;
 use mayfly_shepherd::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
 use mayfly_shepherd::plan::{InterruptRequest, MicrovmId, MicrovmPlan, ShepherdCommand};
-use mayfly_shepherd::runner::{JobResult, RunnerProgress};
+use mayfly_shepherd::runner::{RunnerProgress, RunnerResult};
 
 /// How long a boot, a claim and the exit of a process take here.
 const BOOT: Duration = Duration::from_secs(3);
@@ -42,7 +42,7 @@ type Outage = (Duration, Option<u8>);
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) machines: BTreeMap<MicrovmId, Machine>,
+    pub(super) shepherds: BTreeMap<MicrovmId, FakeShepherd>,
     pub(super) planned: u64,
     ran: Vec<String>,
     tasks: tokio::task::JoinSet<()>,
@@ -50,7 +50,7 @@ pub(super) struct State {
 
 /// One shepherd.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(super) struct FakeShepherd {
     pub(super) plan: MicrovmPlan,
     pub(super) events: Vec<Event>,
     pub(super) alive: bool,
@@ -91,7 +91,7 @@ impl FakeHost {
 
     /// Returns the ids of shepherds that run or whose directories exist.
     pub(crate) fn remaining(&self) -> Vec<String> {
-        self.state().machines.keys().map(ToString::to_string).collect()
+        self.state().shepherds.keys().map(ToString::to_string).collect()
     }
 
     /// Returns the marks of local jobs, one for each run.
@@ -102,9 +102,9 @@ impl FakeHost {
     /// Returns the phases of the running shepherds.
     pub(crate) fn phases(&self) -> Vec<Phase> {
         let state = self.state();
-        let running = state.machines.values().filter(|machine| machine.alive);
-        let phase = |machine: &Machine| {
-            let mut events = machine.events.iter().rev();
+        let running = state.shepherds.values().filter(|shepherd| shepherd.alive);
+        let phase = |shepherd: &FakeShepherd| {
+            let mut events = shepherd.events.iter().rev();
             events.find_map(|event| match event.kind {
                 EventKind::Phase(phase) => Some(phase),
                 _ => None,
@@ -116,7 +116,7 @@ impl FakeHost {
     /// Returns the requests to interrupt jobs that the shepherds received.
     pub(crate) fn interrupts(&self) -> Vec<InterruptRequest> {
         let state = self.state();
-        let commands = state.machines.values().flat_map(|machine| &machine.commands);
+        let commands = state.shepherds.values().flat_map(|shepherd| &shepherd.commands);
         let interrupt = |command: &ShepherdCommand| match command {
             ShepherdCommand::Interrupt(request) => Some(request.clone()),
             _ => None,
@@ -127,7 +127,7 @@ impl FakeHost {
     /// Returns the request to interrupt a microVM's job, if its shepherd received one.
     fn interrupt_of(&self, id: &MicrovmId) -> Option<InterruptRequest> {
         let state = self.state();
-        state.machines.get(id)?.commands.iter().find_map(|command| match command {
+        state.shepherds.get(id)?.commands.iter().find_map(|command| match command {
             ShepherdCommand::Interrupt(request) => Some(request.clone()),
             _ => None,
         })
@@ -135,38 +135,43 @@ impl FakeHost {
 
     /// Stops or continues all shepherds.
     pub(crate) fn set_stopped(&self, stopped: bool) {
-        self.state().machines.values_mut().for_each(|machine| machine.stopped = stopped);
+        self.state().shepherds.values_mut().for_each(|shepherd| shepherd.stopped = stopped);
         self.changed();
     }
 
     /// Breaks all connections.
     pub(crate) fn disconnect(&self) {
-        self.state().machines.values_mut().for_each(|machine| machine.connection += 1);
+        self.state().shepherds.values_mut().for_each(|shepherd| shepherd.connection += 1);
         self.changed();
     }
 
     /// Returns for each microVM whether its policy allows a name on port 443.
     pub(crate) fn policy_allows(&self, name: &str) -> Vec<bool> {
         let host = mayfly_egress::host::Host::parse(name).unwrap();
-        let passes = |machine: &Machine| machine.plan.egress.decide(&host, 443).verdict.passes();
-        self.state().machines.values().map(passes).collect()
+        let passes =
+            |shepherd: &FakeShepherd| shepherd.plan.egress.decide(&host, 443).verdict.passes();
+        self.state().shepherds.values().map(passes).collect()
     }
 
     /// Returns the number of stopped shepherds.
     pub(crate) fn stopped_count(&self) -> usize {
-        self.state().machines.values().filter(|machine| machine.alive && machine.stopped).count()
+        self.state()
+            .shepherds
+            .values()
+            .filter(|shepherd| shepherd.alive && shepherd.stopped)
+            .count()
     }
 
     pub(super) fn kill(&self, id: &MicrovmId) -> io::Result<()> {
-        // A shepherd that has ended is no error.
-        if !self.state().machines.get(id).is_some_and(|machine| machine.alive) {
+        // A shepherd that has ended is not an error.
+        if !self.state().shepherds.get(id).is_some_and(|shepherd| shepherd.alive) {
             return Ok(());
         }
         let fault = self.faults.at(DriverCall::Kill);
         if fault.is_none_or(Fault::has_effect)
-            && let Some(machine) = self.state().machines.get_mut(id)
+            && let Some(shepherd) = self.state().shepherds.get_mut(id)
         {
-            machine.killed = true;
+            shepherd.killed = true;
         }
         self.changed();
         match fault {
@@ -181,15 +186,15 @@ impl FakeHost {
 
     /// Returns whether any shepherd runs.
     pub(crate) fn has_running(&self) -> bool {
-        self.state().machines.values().any(|machine| machine.alive)
+        self.state().shepherds.values().any(|shepherd| shepherd.alive)
     }
 
     pub(super) fn begin(self: &Arc<Self>, plan: &MicrovmPlan) -> bool {
         let mut state = self.state();
-        if state.machines.contains_key(&plan.id) {
+        if state.shepherds.contains_key(&plan.id) {
             return false;
         }
-        let machine = Machine {
+        let shepherd = FakeShepherd {
             plan: plan.clone(),
             events: Vec::new(),
             alive: true,
@@ -199,25 +204,25 @@ impl FakeHost {
             commands: VecDeque::new(),
             connection: 0,
         };
-        state.machines.insert(plan.id.clone(), machine);
+        state.shepherds.insert(plan.id.clone(), shepherd);
         state.tasks.spawn(run_shepherd(self.clone(), plan.id.clone()));
         true
     }
 
     fn record(&self, id: &MicrovmId, kind: EventKind) {
-        if let Some(machine) = self.state().machines.get_mut(id) {
-            machine.events.push(Event::now(id, machine.plan.requested_at, kind));
+        if let Some(shepherd) = self.state().shepherds.get_mut(id) {
+            shepherd.events.push(Event::now(id, shepherd.plan.requested_at, kind));
         }
         self.changed();
     }
 
     /// Returns whether the shepherd is stopped, or why it ends.
     fn is_stopped(&self, id: &MicrovmId) -> Result<bool, EarlyEnd> {
-        match self.state().machines.get(id) {
+        match self.state().shepherds.get(id) {
             None => Err(EarlyEnd::Killed),
-            Some(machine) if machine.killed => Err(EarlyEnd::Killed),
-            Some(machine) if machine.stopped => Ok(true),
-            Some(machine) if machine.commands.iter().any(is_end_command) => {
+            Some(shepherd) if shepherd.killed => Err(EarlyEnd::Killed),
+            Some(shepherd) if shepherd.stopped => Ok(true),
+            Some(shepherd) if shepherd.commands.iter().any(is_end_command) => {
                 Err(EarlyEnd::Commanded)
             }
             Some(_) => Ok(false),
@@ -253,8 +258,8 @@ impl FakeHost {
         loop {
             changes.mark_unchanged();
             if !self.is_stopped(id)?
-                && let Some(machine) = self.state().machines.get_mut(id)
-                && let Some(ShepherdCommand::Start(job)) = machine.commands.pop_front()
+                && let Some(shepherd) = self.state().shepherds.get_mut(id)
+                && let Some(ShepherdCommand::Start(job)) = shepherd.commands.pop_front()
             {
                 return Ok(*job);
             }
@@ -315,7 +320,7 @@ impl FakeHost {
         }
         self.forge.end_job(number, if passed.is_ok() { "success" } else { "failure" });
         passed?;
-        let result = JobResult::Succeeded;
+        let result = RunnerResult::Succeeded;
         self.record(id, EventKind::Runner(RunnerProgress::Completed { job, result }));
         Ok(0)
     }
@@ -330,7 +335,7 @@ fn is_end_command(command: &ShepherdCommand) -> bool {
 async fn run_shepherd(host: Arc<FakeHost>, id: MicrovmId) {
     let outcome = match host.run_to_end(&id).await {
         Ok(status) => {
-            let status = JobStatus::Code(status);
+            let status = JobExit::Code(status);
             Some(JobOutcome::Job { status, not_copied: Vec::new(), oom_kills: 0 })
         }
         Err(EarlyEnd::Commanded) => {
@@ -344,8 +349,8 @@ async fn run_shepherd(host: Arc<FakeHost>, id: MicrovmId) {
         host.record(&id, EventKind::Ended(outcome));
         tokio::time::sleep(EXIT).await;
     }
-    if let Some(machine) = host.state().machines.get_mut(&id) {
-        machine.alive = false;
+    if let Some(shepherd) = host.state().shepherds.get_mut(&id) {
+        shepherd.alive = false;
     }
     host.changed();
 }

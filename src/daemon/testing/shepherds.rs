@@ -30,12 +30,12 @@ struct Connection {
 impl Connection {
     fn open(host: &Arc<FakeHost>, id: &MicrovmId) -> Result<Box<dyn Shepherd>, AttachError> {
         let mut state = host.state();
-        let machine = state.machines.get_mut(id).ok_or(AttachError::NoDirectory)?;
-        if machine.stopped && machine.alive {
+        let shepherd = state.shepherds.get_mut(id).ok_or(AttachError::NoDirectory)?;
+        if shepherd.stopped && shepherd.alive {
             return Err(AttachError::Silent);
         }
-        machine.connection += 1;
-        let (number, last) = (machine.connection, machine.acknowledged);
+        shepherd.connection += 1;
+        let (number, last) = (shepherd.connection, shepherd.acknowledged);
         let (host, id) = (host.clone(), id.clone());
         let unacknowledged = Unacknowledged::new();
         Ok(Box::new(Self { host, id, number, delivered: 0, last, unacknowledged }))
@@ -45,13 +45,13 @@ impl Connection {
     /// event is there yet.
     fn next(&self) -> Result<Option<Event>, ()> {
         let state = self.host.state();
-        let Some(machine) = state.machines.get(&self.id) else { return Ok(None) };
-        if machine.connection != self.number {
+        let Some(shepherd) = state.shepherds.get(&self.id) else { return Ok(None) };
+        if shepherd.connection != self.number {
             return Ok(None);
         }
-        match machine.events.get(self.delivered) {
+        match shepherd.events.get(self.delivered) {
             Some(event) => Ok(Some(event.clone())),
-            None if machine.alive => Err(()),
+            None if shepherd.alive => Err(()),
             None => Ok(None),
         }
     }
@@ -59,8 +59,8 @@ impl Connection {
     /// Returns whether the shepherd runs and this connection is current.
     fn is_current(&self) -> bool {
         let state = self.host.state();
-        let machine = state.machines.get(&self.id);
-        machine.is_some_and(|one| one.alive && one.connection == self.number)
+        let shepherd = state.shepherds.get(&self.id);
+        shepherd.is_some_and(|one| one.alive && one.connection == self.number)
     }
 
     /// Counts an event as delivered.
@@ -72,14 +72,14 @@ impl Connection {
     /// Sends a numbered command. Returns whether it was received.
     fn send(&self, number: u64, command: &ShepherdCommand) -> bool {
         let mut state = self.host.state();
-        let machine = state.machines.get_mut(&self.id);
-        let Some(machine) = machine.filter(|one| one.connection == self.number && !one.stopped)
+        let shepherd = state.shepherds.get_mut(&self.id);
+        let Some(shepherd) = shepherd.filter(|one| one.connection == self.number && !one.stopped)
         else {
             return false;
         };
-        if number > machine.acknowledged {
-            machine.acknowledged = number;
-            machine.commands.push_back(command.clone());
+        if number > shepherd.acknowledged {
+            shepherd.acknowledged = number;
+            shepherd.commands.push_back(command.clone());
         }
         drop(state);
         self.host.changed();
@@ -215,7 +215,7 @@ impl Shepherds for FakeShepherds {
     }
 
     fn is_gone(&self, id: &MicrovmId) -> bool {
-        self.0.state().machines.get(id).is_none_or(|machine| !machine.alive)
+        self.0.state().shepherds.get(id).is_none_or(|shepherd| !shepherd.alive)
     }
 
     fn kill(&self, id: &MicrovmId) -> io::Result<()> {
@@ -227,15 +227,15 @@ impl Shepherds for FakeShepherds {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         let state = self.0.state();
-        let found = state.machines.iter().map(|(id, machine)| {
-            let MicrovmPlan { image, processors, memory, .. } = &machine.plan;
+        let found = state.shepherds.iter().map(|(id, shepherd)| {
+            let MicrovmPlan { image, processors, memory, .. } = &shepherd.plan;
             let resources = Resources { processors: *processors, memory: memory.0 };
             FoundMicrovm {
                 id: id.clone(),
-                is_alive: machine.alive,
-                events: machine.events.clone(),
+                is_alive: shepherd.alive,
+                events: shepherd.events.clone(),
                 summary: Some((image.clone(), resources)),
-                deadlines: Some((&machine.plan.deadlines).into()),
+                deadlines: Some((&shepherd.plan.deadlines).into()),
                 ran_for: None,
             }
         });
@@ -255,7 +255,7 @@ impl Shepherds for FakeShepherds {
         let (host, id) = (self.0.clone(), id.clone());
         Box::pin(async move {
             let effect = || {
-                host.state().machines.remove(&id);
+                host.state().shepherds.remove(&id);
                 Ok(())
             };
             let error = || Err(io::ErrorKind::StorageFull.into());

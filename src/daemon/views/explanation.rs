@@ -2,19 +2,19 @@
 
 use super::{ReadResult, Snapshot};
 use crate::clock::Clock;
-use crate::decide::{JobKey, Obstacle};
+use crate::decide::{ActiveBlocker, JobKey};
 use mayfly_api::types::{
-    ApiError, ApiErrorKind, Blocker, DestinationView, EgressView, Explanation, JobId, JobSource,
-    JobState, JobView, PhaseView, Time,
+    ApiError, ApiErrorKind, BlockerView, DestinationView, EgressView, Explanation, JobId,
+    JobSource, JobState, JobView, PhaseView, Time,
 };
 use mayfly_config::GitHubConfig;
 use mayfly_egress::policy::{RefusedDestination, explain_missing_for};
 use mayfly_ledger::{
-    DestinationRecord, EgressSummary, JobResult, LedgerError, Reader, VerdictTotals,
+    DestinationRecord, EgressSummary, JobResult, LedgerError, LedgerReader, VerdictTotals,
 };
 
 impl Snapshot {
-    pub(crate) fn explain(self, id: JobId, reader: &Reader) -> ReadResult<Explanation> {
+    pub(crate) fn explain(self, id: JobId, reader: &LedgerReader) -> ReadResult<Explanation> {
         let Some(job) = reader.job(mayfly_ledger::JobId(id))? else {
             return Ok(Err(unknown_job(id)));
         };
@@ -52,7 +52,7 @@ impl Snapshot {
     fn history(
         &self,
         job: &mayfly_ledger::JobRecord,
-        reader: &Reader,
+        reader: &LedgerReader,
     ) -> Result<Explanation, LedgerError> {
         let mut phases = vec![began("queued", job.queued_at)];
         let mut black_box = None;
@@ -86,7 +86,7 @@ impl Snapshot {
     pub(super) fn brief(
         &self,
         job: &mayfly_ledger::JobRecord,
-        reader: &Reader,
+        reader: &LedgerReader,
     ) -> Result<Explanation, LedgerError> {
         let verdicts = match &job.microvm {
             Some(microvm) => reader.verdicts(microvm)?,
@@ -97,12 +97,12 @@ impl Snapshot {
     }
 
     /// Returns what a job waits for; `None` if it does not wait.
-    fn blocker(&self, job: &mayfly_ledger::JobRecord) -> Option<Blocker> {
+    fn blocker(&self, job: &mayfly_ledger::JobRecord) -> Option<BlockerView> {
         if job.state != mayfly_ledger::JobState::Queued {
             return None;
         }
         let say = |code: &str, message: String| {
-            Some(Blocker { code: code.to_owned(), message, until: None })
+            Some(BlockerView { code: code.to_owned(), message, until: None })
         };
         let is_there = |name: &&str| self.pools.iter().any(|pool| pool.name == *name);
         let Some(pool) = job.pool.as_deref().filter(is_there) else {
@@ -154,14 +154,14 @@ fn time(time: mayfly_ledger::Time) -> Time {
     Time(u64::try_from(time.0).unwrap_or_default())
 }
 
-/// Converts an obstacle for the API.
-pub(super) fn blocker_view(obstacle: &Obstacle, clock: Clock) -> Blocker {
-    let value = serde_json::to_value(&obstacle.why).unwrap_or_default();
+/// Converts a blocker for the API.
+pub(super) fn blocker_view(blocker: &ActiveBlocker, clock: Clock) -> BlockerView {
+    let value = serde_json::to_value(&blocker.reason).unwrap_or_default();
     let code = value.get("blocker").and_then(serde_json::Value::as_str).unwrap_or("unknown");
-    Blocker {
+    BlockerView {
         code: code.to_owned(),
-        message: obstacle.why.to_string(),
-        until: obstacle.until.map(|until| clock.wall_time(until)),
+        message: blocker.reason.to_string(),
+        until: blocker.until.map(|until| clock.wall_time(until)),
     }
 }
 
@@ -218,7 +218,7 @@ pub(crate) fn job_view(job: &mayfly_ledger::JobRecord, github: Option<&GitHubCon
 pub(crate) fn job_view_with_warning(
     job: &mayfly_ledger::JobRecord,
     github: Option<&GitHubConfig>,
-    reader: &Reader,
+    reader: &LedgerReader,
 ) -> Result<JobView, LedgerError> {
     let refused = match (&job.microvm, job.source) {
         (Some(microvm), mayfly_ledger::JobSource::Github) => {

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use super::backlog::Backlog;
 use super::clock::Clock;
-use super::decide::{Obstacle, PoolId};
+use super::decide::{ActiveBlocker, PoolId};
 use super::error::DaemonError;
 use super::fleet::Fleet;
 use super::pools::Pools;
@@ -32,7 +32,7 @@ use mayfly_api::Responder;
 use mayfly_api::types::{ApiError, ApiErrorKind};
 use mayfly_config::Settings;
 use mayfly_failure::chain;
-use mayfly_ledger::{Ledger, LedgerError, Reader};
+use mayfly_ledger::{Ledger, LedgerError, LedgerReader};
 use mayfly_telemetry::otlp;
 pub(super) use observer::Observer;
 pub(super) use snapshot::Snapshot;
@@ -46,7 +46,7 @@ pub(super) struct DaemonView<'a> {
     pub(super) backlog: &'a Backlog,
     pub(super) registry: &'a Registry,
     /// Why each pool's jobs wait, from the last decision.
-    pub(super) blockers: &'a BTreeMap<PoolId, Obstacle>,
+    pub(super) blockers: &'a BTreeMap<PoolId, ActiveBlocker>,
     pub(super) draining: bool,
     pub(super) clock: Clock,
 }
@@ -71,7 +71,7 @@ impl Views {
         instance: &str,
     ) -> Result<(Self, Option<otlp::TraceExporter>), DaemonError> {
         let (observer, exporter) = Observer::new(settings, ledger, instance)?;
-        let reader = SharedReader(Arc::new(Mutex::new(Reader::open(path)?)));
+        let reader = SharedReader(Arc::new(Mutex::new(LedgerReader::open(path)?)));
         let views = Self { observer, reader, changed: true, changes: watch::Sender::new(0) };
         Ok((views, exporter))
     }
@@ -90,7 +90,7 @@ impl Views {
     pub(super) fn publish(
         &mut self,
         view: DaemonView<'_>,
-        reader: &Reader,
+        reader: &LedgerReader,
     ) -> Result<Option<Millis>, DaemonError> {
         if std::mem::take(&mut self.changed) {
             self.changes.send_modify(|count| *count = count.wrapping_add(1));
@@ -103,7 +103,7 @@ impl Views {
         &self,
         responder: Responder<T>,
         tasks: &mut Tasks,
-        read: impl FnOnce(&Reader) -> ReadResult<T> + Send + 'static,
+        read: impl FnOnce(&LedgerReader) -> ReadResult<T> + Send + 'static,
     ) {
         let SharedReader(reader) = self.reader.clone();
         tasks.spawn(async move {
@@ -123,7 +123,7 @@ pub(super) type ReadResult<T> = Result<Result<T, ApiError>, LedgerError>;
 
 /// A read-only connection to the ledger.
 #[derive(Clone)]
-struct SharedReader(Arc<Mutex<Reader>>);
+struct SharedReader(Arc<Mutex<LedgerReader>>);
 
 fn ledger_error(error: &LedgerError) -> ApiError {
     ApiError::new(ApiErrorKind::Internal, chain(error))

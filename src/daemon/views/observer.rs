@@ -19,7 +19,9 @@ use crate::fleet::Microvm;
 use crate::time::Millis;
 use mayfly_config::Settings;
 use mayfly_egress::policy::{RefusedDestination, explain_missing_for};
-use mayfly_ledger::{JobId, JobRecord, JobResult, JobState, Ledger, LedgerError, Reader, Time};
+use mayfly_ledger::{
+    JobId, JobRecord, JobResult, JobState, Ledger, LedgerError, LedgerReader, Time,
+};
 use mayfly_shepherd::event::{Event, EventKind, JobOutcome};
 use mayfly_telemetry::metrics::{self, NO_POOL, OTHER};
 use mayfly_telemetry::{MetricsHandle, otlp};
@@ -103,7 +105,7 @@ impl Observer {
     pub(super) fn observe(
         &mut self,
         view: DaemonView<'_>,
-        reader: &Reader,
+        reader: &LedgerReader,
     ) -> Result<Option<Millis>, DaemonError> {
         let now = view.clock.now();
         self.count(reader)?;
@@ -116,7 +118,7 @@ impl Observer {
         Ok(None)
     }
 
-    fn count(&mut self, reader: &Reader) -> Result<(), DaemonError> {
+    fn count(&mut self, reader: &LedgerReader) -> Result<(), DaemonError> {
         let mut entries = Vec::new();
         let mut last = self.last_counted;
         reader.audit_entries(last, |line| {
@@ -143,7 +145,7 @@ impl Observer {
     }
 
     /// Sends the trace of a job once the job and its microVM have ended.
-    fn trace(&self, job: JobId, reader: &Reader) -> Result<(), DaemonError> {
+    fn trace(&self, job: JobId, reader: &LedgerReader) -> Result<(), DaemonError> {
         let Some(traces) = &self.traces else { return Ok(()) };
         let Some(job) = reader.job(job)?.filter(|job| job.state.is_over()) else { return Ok(()) };
         let microvm = match &job.microvm {
@@ -268,7 +270,7 @@ impl Observer {
 fn count_job(
     entry: &AuditEntry,
     step: &str,
-    reader: &Reader,
+    reader: &LedgerReader,
 ) -> Result<Option<JobId>, DaemonError> {
     let Ok(number) = entry.subject.parse() else { return Ok(None) };
     let Some(job) = reader.job(JobId(number))? else { return Ok(None) };
@@ -297,7 +299,7 @@ fn count_job(
 fn count_microvm(
     entry: &AuditEntry,
     step: &str,
-    reader: &Reader,
+    reader: &LedgerReader,
 ) -> Result<Option<JobId>, DaemonError> {
     let Some(microvm) = reader.microvm(&entry.subject)? else { return Ok(None) };
     match step {
@@ -322,7 +324,11 @@ fn count_microvm(
     Ok(None)
 }
 
-fn count_registration(entry: &AuditEntry, step: &str, reader: &Reader) -> Result<(), DaemonError> {
+fn count_registration(
+    entry: &AuditEntry,
+    step: &str,
+    reader: &LedgerReader,
+) -> Result<(), DaemonError> {
     let known = reader.registration(&entry.subject)?;
     // Skip names that GitHub never registered.
     if let Some(known) = known.filter(|known| known.runner_id.is_some())

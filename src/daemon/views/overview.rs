@@ -2,10 +2,10 @@
 
 use super::Snapshot;
 use mayfly_api::types::{Explanation, Overview, Time};
-use mayfly_ledger::{JobRecord, JobState, LedgerError, Reader};
+use mayfly_ledger::{JobRecord, JobState, LedgerError, LedgerReader};
 
 impl Snapshot {
-    pub(crate) fn overview(self, reader: &Reader) -> Result<Overview, LedgerError> {
+    pub(crate) fn overview(self, reader: &LedgerReader) -> Result<Overview, LedgerError> {
         let mut active = reader.unfinished_jobs()?;
         // Only those of the forge's jobs that run here: runners of others have the rest.
         active.retain(|job| job.state == JobState::Claimed || job.microvm.is_some());
@@ -22,7 +22,11 @@ impl Snapshot {
         })
     }
 
-    fn briefs(&self, jobs: &[JobRecord], reader: &Reader) -> Result<Vec<Explanation>, LedgerError> {
+    fn briefs(
+        &self,
+        jobs: &[JobRecord],
+        reader: &LedgerReader,
+    ) -> Result<Vec<Explanation>, LedgerError> {
         jobs.iter().map(|job| self.brief(job, reader)).collect()
     }
 }

@@ -39,8 +39,8 @@ impl DaemonView<'_> {
         if budget.fits(microvm_resources(pool)) == 0 {
             return Some(Blocker::LargerThanHost.to_string());
         }
-        let obstacle = self.fleet.obstacle(id).or_else(|| self.registry.obstacle(id, pool));
-        obstacle.map(|obstacle| obstacle.why.to_string())
+        let blocker = self.fleet.blocker(id).or_else(|| self.registry.blocker(id, pool));
+        blocker.map(|blocker| blocker.reason.to_string())
     }
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::DaemonView;
 use super::explanation::blocker_view;
-use crate::decide::{self, JobKey, Obstacle, PoolId, Stage, WaitingJobs};
+use crate::decide::{self, ActiveBlocker, JobKey, PoolId, Stage, WaitingJobs};
 use crate::fleet::{Assignment, Microvm};
 use crate::time::Millis;
-use mayfly_api::types::{Blocker, Budget, DaemonStatus, MicrovmView, PoolView, Readiness};
+use mayfly_api::types::{BlockerView, BudgetView, DaemonStatus, MicrovmView, PoolView, Readiness};
 use mayfly_config::{GitHubConfig, PoolConfig};
 use mayfly_ledger::EgressSummary;
 
@@ -18,10 +18,10 @@ pub(crate) struct Snapshot {
     pub(crate) readiness: Readiness,
     pub(crate) pools: Vec<PoolView>,
     pub(crate) microvms: Vec<MicrovmView>,
-    pub(super) budget: Budget,
+    pub(super) budget: BudgetView,
     pub(super) github: Option<GitHubConfig>,
     /// What jobs wait for, by pool name.
-    pub(super) blockers: HashMap<String, Blocker>,
+    pub(super) blockers: HashMap<String, BlockerView>,
     /// For each waiting local job: how many jobs of its pool are ahead of it.
     pub(super) jobs_ahead: BTreeMap<JobKey, usize>,
     /// What the running microVMs have reached so far, by microVM id.
@@ -89,7 +89,7 @@ impl DaemonView<'_> {
             count(its.filter(|microvm| wanted.contains(&microvm.stage())).count())
         };
         let waits = waiting.iter().filter(|one| one.pool() == id).map(WaitingJobs::count);
-        let obstacle = || self.fleet.obstacle(id).or_else(|| self.registry.obstacle(id, pool));
+        let blocker = || self.fleet.blocker(id).or_else(|| self.registry.blocker(id, pool));
         PoolView {
             name: pool.name.to_string(),
             labels: pool.labels.clone(),
@@ -107,21 +107,21 @@ impl DaemonView<'_> {
                 .blockers
                 .get(&id)
                 .cloned()
-                .or_else(obstacle)
-                .map(|obstacle| self.blocker(id, &obstacle)),
+                .or_else(blocker)
+                .map(|blocker| self.blocker(id, &blocker)),
         }
     }
 
     /// Returns what jobs of a pool wait for. A runner that can't reach the forge, or has not reached
     /// it yet, is reported as such.
-    fn blocker(self, pool: PoolId, obstacle: &Obstacle) -> Blocker {
-        let runner = Some(pool).filter(|_| obstacle.why == decide::Blocker::Listening);
+    fn blocker(self, pool: PoolId, blocker: &ActiveBlocker) -> BlockerView {
+        let runner = Some(pool).filter(|_| blocker.reason == decide::Blocker::Listening);
         let runner = runner.and_then(|pool| self.cut_off(pool).or_else(|| self.starting(pool)));
-        runner.unwrap_or_else(|| blocker_view(obstacle, self.clock))
+        runner.unwrap_or_else(|| blocker_view(blocker, self.clock))
     }
 
     /// Returns the blocker of a runner that reports that it can't reach the forge.
-    fn cut_off(self, pool: PoolId) -> Option<Blocker> {
+    fn cut_off(self, pool: PoolId) -> Option<BlockerView> {
         let its = self.fleet.iter().filter(|microvm| microvm.pool() == pool);
         let cut_off = its.filter_map(|microvm| Some((microvm.retrying_since()?, microvm)));
         let (since, microvm) = cut_off.min_by_key(|(since, _)| *since)?;
@@ -134,7 +134,7 @@ impl DaemonView<'_> {
 
     /// Returns the blocker of a runner that does not listen yet, unless another one of the pool
     /// listens.
-    fn starting(self, pool: PoolId) -> Option<Blocker> {
+    fn starting(self, pool: PoolId) -> Option<BlockerView> {
         let its = || self.fleet.iter().filter(|microvm| microvm.pool() == pool);
         if its().any(|microvm| microvm.stage() == Stage::Registered) {
             return None;
@@ -151,11 +151,11 @@ impl DaemonView<'_> {
     }
 
     /// Returns a blocker that ends when its runner is given up.
-    fn runner_blocker(self, code: &str, message: String, microvm: &Microvm) -> Blocker {
+    fn runner_blocker(self, code: &str, message: String, microvm: &Microvm) -> BlockerView {
         let claim = self.pools.get(microvm.pool()).map(|pool| pool.deadlines.claim);
         let until = microvm.claim_ends(claim.unwrap_or_default());
         let until = until.map(|until| self.clock.wall_time(until));
-        Blocker { code: code.to_owned(), message, until }
+        BlockerView { code: code.to_owned(), message, until }
     }
 
     /// Returns the time since a moment, in words.
@@ -180,9 +180,9 @@ impl DaemonView<'_> {
         }
     }
 
-    fn budget(self) -> Budget {
+    fn budget(self) -> BudgetView {
         let (used, host) = (self.fleet.used(), &self.settings.host);
-        Budget {
+        BudgetView {
             cpus_used: used.processors,
             cpus: host.cpus,
             memory_used: used.memory,

@@ -133,7 +133,7 @@ fn evil_requests() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Requests for `evil.test` whose first line is no text, or very long. Each reached Python's or
+/// Requests for `evil.test` whose first line is not text, or very long. Each reached Python's or
 /// Java's server.
 fn odd_evil_requests() -> Vec<(&'static str, Vec<u8>)> {
     let with = |method: &[u8], blank: &[u8], version: &[u8]| {

@@ -50,7 +50,7 @@ impl OpeningReader {
             // Some servers skip such a record and read the hello behind it.
             [] | [CHANGE_CIPHER_SPEC | ALERT | APPLICATION_DATA | HEARTBEAT] => None,
             [CHANGE_CIPHER_SPEC | ALERT | APPLICATION_DATA | HEARTBEAT, MAJOR_VERSION, ..] => {
-                Some(ClientOpening::BadTls("another record type before the ClientHello".into()))
+                Some(ClientOpening::BadTls("a TLS record of another type precedes it".into()))
             }
             _ => Some(ClientOpening::Other),
         };

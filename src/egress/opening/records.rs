@@ -60,7 +60,9 @@ pub(super) fn end_of_message(mut bytes: &[u8]) -> Result<usize, RecordViolation>
             match seen.cmp(&length) {
                 std::cmp::Ordering::Less => {}
                 std::cmp::Ordering::Equal => return Ok(whole - rest.len()),
-                std::cmp::Ordering::Greater => return Err("trailing bytes in its record"),
+                std::cmp::Ordering::Greater => {
+                    return Err("other bytes follow it in its TLS record");
+                }
             }
         }
     }

@@ -28,7 +28,7 @@ use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use reply::replay_syn;
-pub use segment::{Endpoints, Segment, Syn};
+pub use segment::{Endpoints, Syn, TcpSegment};
 pub use table::{PendingTable, SynState};
 
 use super::connection::ConnectionPlan;
@@ -95,11 +95,11 @@ pub(super) async fn serve(shared: Arc<GateState>, sockets: PendingSockets) -> io
             if ether_type != IPV4 {
                 return;
             }
-            match Segment::parse(bytes) {
-                Some(Segment::Syn(syn)) if is_intercepted(&syn.endpoints()) => {
+            match TcpSegment::parse(bytes) {
+                Some(TcpSegment::Syn(syn)) if is_intercepted(&syn.endpoints()) => {
                     server.handle_syn(syn, &mut dials);
                 }
-                Some(Segment::Reset(endpoints)) => server.abandon(&endpoints),
+                Some(TcpSegment::Reset(endpoints)) => server.abandon(&endpoints),
                 _ => {}
             }
         });

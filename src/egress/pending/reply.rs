@@ -90,15 +90,15 @@ fn checksum(before: &[u8], bytes: &[u8]) -> u16 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::segment::Segment;
+    use super::super::segment::TcpSegment;
     use super::*;
     use crate::packets::filter::tests;
 
     fn syn(options: usize, sequence: u32) -> Syn {
         let mut bytes = tests::segment(0x02, options, [0x40, 0]);
         bytes[24 + options..28 + options].copy_from_slice(&sequence.to_be_bytes());
-        match Segment::parse(&bytes) {
-            Some(Segment::Syn(syn)) => syn,
+        match TcpSegment::parse(&bytes) {
+            Some(TcpSegment::Syn(syn)) => syn,
             other => panic!("{other:?}"),
         }
     }
@@ -122,7 +122,7 @@ mod tests {
             let syn = syn(words * 4, sequence);
             let packet = replay_syn(&syn);
             payload(&packet);
-            let Some(Segment::Syn(read)) = Segment::parse(&packet) else { panic!() };
+            let Some(TcpSegment::Syn(read)) = TcpSegment::parse(&packet) else { panic!() };
             prop_assert_eq!(read.endpoints(), syn.endpoints());
             // Everything except the checksum.
             prop_assert_eq!(&read.header()[..16], &syn.header()[..16]);

@@ -33,14 +33,14 @@ pub struct Syn {
 
 /// A segment that this module handles.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Segment {
+pub enum TcpSegment {
     /// The start of a connection.
     Syn(Syn),
     /// A reset by the guest.
     Reset(Endpoints),
 }
 
-impl Segment {
+impl TcpSegment {
     /// Parses an IPv4 packet. Returns `None` for any other segment and for malformed packets.
     pub fn parse(packet: &[u8]) -> Option<Self> {
         let first = *packet.first()?;
@@ -107,14 +107,16 @@ mod tests {
         for options in [0, 4, 40] {
             for flags in [0x02, 0x0a, 0xc2] {
                 let bytes = segment(flags, options, [0x40, 0]);
-                let Some(Segment::Syn(syn)) = Segment::parse(&bytes) else { panic!("{flags:#x}") };
+                let Some(TcpSegment::Syn(syn)) = TcpSegment::parse(&bytes) else {
+                    panic!("{flags:#x}")
+                };
                 assert_eq!(syn.endpoints().guest.to_string(), "172.31.0.2:4660");
                 assert_eq!(syn.endpoints().destination.to_string(), "192.0.2.1:22");
                 assert_eq!(syn.header().len(), 20 + options);
             }
             for flags in [0x04, 0x14, 0x06] {
-                let read = Segment::parse(&segment(flags, options, [0, 0]));
-                assert!(matches!(read, Some(Segment::Reset(_))), "{flags:#x}");
+                let read = TcpSegment::parse(&segment(flags, options, [0, 0]));
+                assert!(matches!(read, Some(TcpSegment::Reset(_))), "{flags:#x}");
             }
         }
     }
@@ -122,9 +124,9 @@ mod tests {
     #[test]
     fn truncated_and_ambiguous_packets_are_rejected() {
         let whole = segment(0x02, 8, [0, 0]);
-        assert!(Segment::parse(&whole).is_some());
+        assert!(TcpSegment::parse(&whole).is_some());
         for length in 0..whole.len() {
-            assert_eq!(Segment::parse(&whole[..length]), None, "{length}");
+            assert_eq!(TcpSegment::parse(&whole[..length]), None, "{length}");
         }
         for (at, value) in [
             (0, 0x67),       // another version
@@ -140,14 +142,14 @@ mod tests {
         ] {
             let mut bytes = whole.clone();
             bytes[at] = value;
-            assert_eq!(Segment::parse(&bytes).is_some(), at == 2, "{at} {value:#x}");
+            assert_eq!(TcpSegment::parse(&bytes).is_some(), at == 2, "{at} {value:#x}");
         }
     }
 
     proptest! {
         #[test]
         fn no_bytes_break_the_reader(bytes in prop::collection::vec(any::<u8>(), 0..140)) {
-            if let Some(Segment::Syn(syn)) = Segment::parse(&bytes) {
+            if let Some(TcpSegment::Syn(syn)) = TcpSegment::parse(&bytes) {
                 prop_assert!((20..=60).contains(&syn.header().len()));
             }
         }

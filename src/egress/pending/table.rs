@@ -158,7 +158,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::segment::Segment;
+    use super::super::segment::TcpSegment;
     use super::*;
     use crate::packets::filter::tests::segment;
 
@@ -167,8 +167,8 @@ mod tests {
     fn syn(port: u8, to: u8, sequence: u8) -> Syn {
         let mut bytes = segment(0x02, 0, [0, 0]);
         (bytes[19], bytes[21], bytes[27]) = (to, port, sequence);
-        match Segment::parse(&bytes) {
-            Some(Segment::Syn(syn)) => syn,
+        match TcpSegment::parse(&bytes) {
+            Some(TcpSegment::Syn(syn)) => syn,
             other => panic!("{other:?}"),
         }
     }

@@ -1,6 +1,6 @@
 //! Policy decisions: pure functions of policy, host and port.
 
-use super::{Mode, Pattern, Policy, Rule, SpecialUse, Tls, special_use};
+use super::{Pattern, Policy, PolicyMode, Rule, SpecialUse, Tls, special_use};
 use crate::address::{self, AddressClass};
 use crate::host::{Host, HostName};
 use crate::verdict::{RefusalCause, Verdict};
@@ -57,7 +57,7 @@ impl Policy {
 
     /// Decides whether a name may be looked up: whether a connection to it is allowed on any port.
     pub fn decide_lookup(&self, name: &HostName) -> Verdict {
-        if self.mode == Mode::None {
+        if self.mode == PolicyMode::None {
             return Verdict::Refused(RefusalCause::NoEgress);
         }
         let is_resolved = self.has_override(name);
@@ -71,7 +71,7 @@ impl Policy {
         if let Some(cause) = special {
             return Verdict::Refused(cause);
         }
-        if self.mode == Mode::Open || self.allow.iter().any(|rule| rule.host.matches(name)) {
+        if self.mode == PolicyMode::Open || self.allow.iter().any(|rule| rule.host.matches(name)) {
             return Verdict::Allowed;
         }
         self.refusal_for_mode(RefusalCause::NoRule)
@@ -83,7 +83,7 @@ impl Policy {
     }
 
     fn decide_name(&self, name: &HostName, port: u16) -> PolicyDecision<'_> {
-        if self.mode == Mode::None {
+        if self.mode == PolicyMode::None {
             return self.without_rule(Verdict::Refused(RefusalCause::NoEgress), port);
         }
         let mut for_name = self.allow.iter().filter(|rule| rule.host.matches(name)).peekable();
@@ -109,7 +109,7 @@ impl Policy {
             };
         }
         let verdict = match (self.mode, named) {
-            (Mode::Open, _) => Verdict::Allowed,
+            (PolicyMode::Open, _) => Verdict::Allowed,
             (_, true) => self.refusal_for_mode(RefusalCause::Port),
             (_, false) => self.refusal_for_mode(RefusalCause::NoRule),
         };
@@ -125,7 +125,7 @@ impl Policy {
         is_resolved: bool,
     ) -> Option<RefusalCause> {
         let any = self.allow.iter().any(|rule| rule.host == Pattern::Any);
-        if is_resolved || (self.mode == Mode::Enforce && !named && !any) {
+        if is_resolved || (self.mode == PolicyMode::Enforce && !named && !any) {
             return None;
         }
         match special_use(name)? {
@@ -138,14 +138,15 @@ impl Policy {
     /// decide by name.
     fn check_literal_address(&self, class: AddressClass) -> Verdict {
         match (self.mode, class) {
-            (Mode::None, _) => Verdict::Refused(RefusalCause::NoEgress),
+            (PolicyMode::None, _) => Verdict::Refused(RefusalCause::NoEgress),
             (_, AddressClass::Private) if !self.allow_private => {
                 Verdict::Refused(RefusalCause::Address(class))
             }
-            (Mode::Open, AddressClass::Global | AddressClass::Private) => Verdict::Allowed,
-            (Mode::Enforce | Mode::Audit, AddressClass::Global | AddressClass::Private) => {
-                self.refusal_for_mode(RefusalCause::Literal)
-            }
+            (PolicyMode::Open, AddressClass::Global | AddressClass::Private) => Verdict::Allowed,
+            (
+                PolicyMode::Enforce | PolicyMode::Audit,
+                AddressClass::Global | AddressClass::Private,
+            ) => self.refusal_for_mode(RefusalCause::Literal),
             _ => Verdict::Refused(RefusalCause::Address(class)),
         }
     }
@@ -154,19 +155,23 @@ impl Policy {
     /// special-use name stays refused for what it is.
     fn refuse_denied(&self, rule: &Rule, special: Option<RefusalCause>) -> Verdict {
         match (self.mode, special) {
-            (Mode::Audit, Some(cause)) => Verdict::Refused(cause),
+            (PolicyMode::Audit, Some(cause)) => Verdict::Refused(cause),
             _ => self.refusal_for_mode(RefusalCause::Denied(rule.to_string())),
         }
     }
 
     /// Returns a refusal, or `WouldRefuse` in `audit`.
     fn refusal_for_mode(&self, cause: RefusalCause) -> Verdict {
-        if self.mode == Mode::Audit { Verdict::WouldRefuse(cause) } else { Verdict::Refused(cause) }
+        if self.mode == PolicyMode::Audit {
+            Verdict::WouldRefuse(cause)
+        } else {
+            Verdict::Refused(cause)
+        }
     }
 
     /// Returns a decision that no `allow` rule made.
     fn without_rule(&self, verdict: Verdict, port: u16) -> PolicyDecision<'_> {
-        let expected = (self.mode == Mode::Audit).then(|| default_protocol(port));
+        let expected = (self.mode == PolicyMode::Audit).then(|| default_protocol(port));
         PolicyDecision {
             verdict,
             rule: None,
@@ -183,9 +188,9 @@ impl Policy {
             None => default_protocol(port),
         };
         match (self.mode, rule.tls) {
-            (Mode::Enforce, _) | (Mode::Open, Some(_)) => Inspection::Enforce(expected),
-            (Mode::Audit, _) => Inspection::Observe(Some(expected)),
-            (Mode::Open | Mode::None, _) => Inspection::Observe(None),
+            (PolicyMode::Enforce, _) | (PolicyMode::Open, Some(_)) => Inspection::Enforce(expected),
+            (PolicyMode::Audit, _) => Inspection::Observe(Some(expected)),
+            (PolicyMode::Open | PolicyMode::None, _) => Inspection::Observe(None),
         }
     }
 }

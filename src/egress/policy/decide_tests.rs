@@ -175,19 +175,19 @@ fn draft() -> impl Strategy<Value = PolicyDraft> {
         .prop_map(|(allow, deny)| PolicyDraft { allow, deny, ..PolicyDraft::default() })
 }
 
-fn in_mode(draft: &PolicyDraft, mode: Mode) -> Policy {
+fn in_mode(draft: &PolicyDraft, mode: PolicyMode) -> Policy {
     Policy::check(Path::new("f"), "ci", &PolicyDraft { mode, ..draft.clone() }).unwrap()
 }
 
 proptest! {
     #[test]
     fn what_enforce_allows_the_looser_modes_allow(draft in draft(), name in name(), port in port()) {
-        let enforced = verdict(&in_mode(&draft, Mode::Enforce), &name, port);
-        let audited = verdict(&in_mode(&draft, Mode::Audit), &name, port);
+        let enforced = verdict(&in_mode(&draft, PolicyMode::Enforce), &name, port);
+        let audited = verdict(&in_mode(&draft, PolicyMode::Audit), &name, port);
         match enforced {
             Verdict::Allowed => {
                 prop_assert_eq!(audited, Verdict::Allowed);
-                prop_assert_eq!(verdict(&in_mode(&draft, Mode::Open), &name, port), Verdict::Allowed);
+                prop_assert_eq!(verdict(&in_mode(&draft, PolicyMode::Open), &name, port), Verdict::Allowed);
             }
             Verdict::Refused(cause) => prop_assert_eq!(audited, Verdict::WouldRefuse(cause)),
             Verdict::WouldRefuse(cause) => prop_assert!(false, "enforce only audited: {cause}"),
@@ -196,7 +196,7 @@ proptest! {
 
     #[test]
     fn deny_beats_allow(draft in draft(), name in name(), port in port()) {
-        let policy = in_mode(&draft, Mode::Enforce);
+        let policy = in_mode(&draft, PolicyMode::Enforce);
         let host = HostName::parse(&name).unwrap();
         if policy.denied(&host, port).is_some() {
             prop_assert!(matches!(
@@ -209,7 +209,7 @@ proptest! {
     fn a_deny_rule_lets_nothing_more_pass(
         draft in draft(), port in port(),
         name in prop::sample::select(vec!["localhost", "x.test", "metadata.google.internal", "db"]),
-        mode in prop::sample::select(vec![Mode::Enforce, Mode::Audit, Mode::Open]),
+        mode in prop::sample::select(vec![PolicyMode::Enforce, PolicyMode::Audit, PolicyMode::Open]),
     ) {
         let deny = RuleDraft { host: name.into(), ..RuleDraft::default() };
         let denied = PolicyDraft {
@@ -227,7 +227,7 @@ proptest! {
     fn names_that_allow_connections_allow_lookups(
         draft in draft(), name in name(), port in port()
     ) {
-        let policy = in_mode(&draft, Mode::Enforce);
+        let policy = in_mode(&draft, PolicyMode::Enforce);
         if verdict(&policy, &name, port).passes() {
             prop_assert!(policy.decide_lookup(&HostName::parse(&name).unwrap()).passes());
             prop_assert!(policy.ports().contains(&port));
@@ -236,7 +236,7 @@ proptest! {
 
     #[test]
     fn spelling_changes_no_verdict(draft in draft(), name in name(), port in port()) {
-        let policy = in_mode(&draft, Mode::Enforce);
+        let policy = in_mode(&draft, PolicyMode::Enforce);
         let loud = format!("{}.", name.to_uppercase());
         prop_assert_eq!(verdict(&policy, &name, port), verdict(&policy, &loud, port));
     }
@@ -247,7 +247,7 @@ proptest! {
     ) {
         let address = std::net::Ipv4Addr::from(address);
         let class = address::classify(address.into());
-        for mode in [Mode::Enforce, Mode::Audit, Mode::Open] {
+        for mode in [PolicyMode::Enforce, PolicyMode::Audit, PolicyMode::Open] {
             let policy = in_mode(&PolicyDraft { allow_private: true, ..draft.clone() }, mode);
             let passes = policy.decide(&Host::Address(address.into()), port).verdict.passes();
             prop_assert!(!passes || matches!(class, AddressClass::Global | AddressClass::Private));

@@ -8,7 +8,9 @@ use serde::Deserialize;
 
 use super::error::{PolicyError, PolicyValueError};
 use super::pattern::{Pattern, PatternError};
-use super::{AddressOverride, ByteRate, Mode, ParentProxy, Policy, Rule, RuleOrigin, Tls, sets};
+use super::{
+    AddressOverride, ByteRate, ParentProxy, Policy, PolicyMode, Rule, RuleOrigin, Tls, sets,
+};
 use crate::host::{Host, HostName};
 
 /// Default ports of an `allow` rule.
@@ -23,7 +25,7 @@ pub(super) const MAX_PORTS: usize = 256;
 #[serde(deny_unknown_fields, default)]
 pub struct PolicyDraft {
     /// How the policy treats connections that no rule allows.
-    pub mode: Mode,
+    pub mode: PolicyMode,
     /// Sets of hosts to allow.
     pub include: Vec<String>,
     /// Rules that allow destinations.
@@ -110,7 +112,7 @@ impl Policy {
         if !is_plain(name) {
             return Err(location.error("", name, PolicyValueError::Name));
         }
-        if draft.mode == Mode::None && !(draft.allow.is_empty() && draft.include.is_empty()) {
+        if draft.mode == PolicyMode::None && !(draft.allow.is_empty() && draft.include.is_empty()) {
             return Err(location.error(".mode", draft.mode, PolicyValueError::NoEffect));
         }
         let mut allow = Vec::new();

@@ -6,12 +6,15 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::draft::check_sets;
-use super::{Mode, Policy, PolicyDraft, PolicyError, PolicyValueError, SetDrafts};
+use super::{Policy, PolicyDraft, PolicyError, PolicyMode, PolicyValueError, SetDrafts};
 use mayfly_failure::{Code, Failure};
 
 /// The built-in policies: name, mode and included sets.
-const BUILT_IN: [(&str, Mode, &[&str]); 3] =
-    [("open", Mode::Open, &[]), ("none", Mode::None, &[]), ("github", Mode::Enforce, &["github"])];
+const BUILT_IN: [(&str, PolicyMode, &[&str]); 3] = [
+    ("open", PolicyMode::Open, &[]),
+    ("none", PolicyMode::None, &[]),
+    ("github", PolicyMode::Enforce, &["github"]),
+];
 
 /// An error in reading policies.
 #[derive(Debug, thiserror::Error)]
@@ -149,8 +152,8 @@ mod tests {
     #[test]
     fn the_built_in_policies_need_no_file() {
         let policies = Policies::read(None).unwrap();
-        assert_eq!(policies.get("open").unwrap().mode, Mode::Open);
-        assert_eq!(policies.get("none").unwrap().mode, Mode::None);
+        assert_eq!(policies.get("open").unwrap().mode, PolicyMode::Open);
+        assert_eq!(policies.get("none").unwrap().mode, PolicyMode::None);
         assert_eq!(policies.get("github").unwrap().ports(), [443].into());
     }
 
@@ -161,8 +164,8 @@ mod tests {
              allow = [{ host = \"a.example\" }]",
         )
         .unwrap();
-        assert_eq!(policies.get("ci").unwrap().mode, Mode::Audit);
-        assert_eq!(policies.get("open").unwrap().mode, Mode::Open);
+        assert_eq!(policies.get("ci").unwrap().mode, PolicyMode::Audit);
+        assert_eq!(policies.get("open").unwrap().mode, PolicyMode::Open);
     }
 
     #[test]

@@ -42,7 +42,7 @@ use super::host::HostName;
 /// How a policy treats connections that no rule allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Mode {
+pub enum PolicyMode {
     /// Refuse them.
     #[default]
     Enforce,
@@ -54,7 +54,7 @@ pub enum Mode {
     None,
 }
 
-impl fmt::Display for Mode {
+impl fmt::Display for PolicyMode {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Enforce => "enforce",
@@ -160,7 +160,7 @@ pub struct Policy {
     /// The policy's name in the settings.
     pub name: String,
     /// How the policy treats connections that no rule allows.
-    pub mode: Mode,
+    pub mode: PolicyMode,
     allow: Vec<Rule>,
     deny: Vec<Rule>,
     allow_private: bool,
@@ -207,13 +207,13 @@ impl Policy {
 
     /// Returns whether connections to ports that no rule names are intercepted, too.
     pub fn intercepts_every_port(&self) -> bool {
-        matches!(self.mode, Mode::Audit | Mode::Open)
+        matches!(self.mode, PolicyMode::Audit | PolicyMode::Open)
     }
 
     /// Returns whether a `deny` rule matches names on this port, whatever address a connection is
     /// made to.
     pub fn has_deny_rule_on(&self, port: u16) -> bool {
-        self.mode == Mode::Open && self.deny.iter().any(|rule| rule.has_port(port))
+        self.mode == PolicyMode::Open && self.deny.iter().any(|rule| rule.has_port(port))
     }
 
     /// Returns whether the operator overrides the name's address, on any port.

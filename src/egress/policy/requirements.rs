@@ -237,9 +237,9 @@ mod tests {
     #[test]
     fn the_reference_lists_each_name_with_its_verdicts() {
         let mut page = String::from(
-            "# What a runner contacts\n\nThe names that GitHub says a runner needs, and what each \
-             built-in set says about them on port 443. The default policy, `github`, includes the \
-             set of the same name.\n\n| name | what for |",
+            "# What a runner contacts\n\nUse this page to see whether a policy allows what a GitHub \
+             runner needs: each name, and the verdict of each built-in set on port 443. The default \
+             policy, `github`, includes the set of the same name.\n\n| name | what for |",
         );
         for set in BUILT_IN_SETS {
             _ = write!(page, " `{}` |", set.name);

@@ -48,7 +48,7 @@ pub(super) const CORE: &[&str] = &[
 ];
 
 /// The storage accounts in which GitHub keeps logs, summaries, caches and artifacts, as published
-/// by GitHub. Anyone can register accounts with similar names, so this is no pattern.
+/// by GitHub. Anyone can register accounts with similar names, so this lists exact names.
 pub(super) const RESULTS: &[&str] = &[
     "productionresultssa0.blob.core.windows.net",
     "productionresultssa1.blob.core.windows.net",

@@ -29,7 +29,7 @@ const SPLICE_AFTER: u64 = 64 << 10;
 
 /// Why a tunnel ended other than by both sides closing it.
 #[derive(Debug, thiserror::Error)]
-pub enum TunnelError {
+pub(super) enum TunnelError {
     /// One side's connection failed.
     #[error("the connection to the {side} failed: {source}")]
     Io {
@@ -54,7 +54,7 @@ pub enum TunnelError {
 
 /// The limits of a tunnel.
 #[derive(Debug, Clone)]
-pub struct TunnelLimits {
+pub(super) struct TunnelLimits {
     /// Idle timeout.
     pub idle: Duration,
     /// Maximum bytes, both directions together.
@@ -66,7 +66,7 @@ pub struct TunnelLimits {
 }
 
 /// A relay between two connections.
-pub struct Relay<'a> {
+pub(super) struct Relay<'a> {
     /// The guest's connection.
     pub guest: &'a TcpStream,
     /// The destination's connection.
@@ -80,7 +80,7 @@ pub struct Relay<'a> {
 impl Relay<'_> {
     /// Relays bytes until both sides are done. A future handles the first bytes of each direction,
     /// concurrently with the other direction: in many protocols the server speaks first.
-    pub async fn run(
+    pub(super) async fn run(
         self,
         from_guest: impl Future<Output = Result<(), TunnelError>>,
         from_destination: impl Future<Output = Result<(), TunnelError>>,
@@ -121,7 +121,7 @@ async fn watch(bytes: &ByteCounters, limits: &TunnelLimits) -> TunnelError {
 }
 
 /// Makes the close of a connection a reset, so that the peer sees an abnormal end.
-pub fn reset(stream: &TcpStream) {
+pub(super) fn reset(stream: &TcpStream) {
     // Fails only on a descriptor that is not a socket.
     _ = stream.set_zero_linger();
 }

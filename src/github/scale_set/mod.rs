@@ -9,16 +9,14 @@
 //! ```
 
 mod bootstrap;
-pub mod recovery;
+pub(super) mod recovery;
 mod service;
 mod session;
 #[cfg(test)]
 mod tests;
 mod types;
 
-pub use recovery::is_session_conflict;
-pub use service::ScaleSetClient;
-pub use session::{MessageSession, PollResult};
-pub use types::{
-    JobMessage, JobMessageKind, ScaleSet, ScaleSetRunner, ScaleSetStatistics, SessionMessage,
-};
+pub(super) use recovery::is_session_conflict;
+pub(super) use service::ScaleSetClient;
+pub(super) use session::{MessageSession, PollResult};
+pub(super) use types::{JobMessage, JobMessageKind, ScaleSetStatistics, SessionMessage};

@@ -7,7 +7,7 @@ use mayfly_common::backoff::delay;
 
 /// The wait after a conflict. Another owner's session lingers for about 50 s; retrying more often
 /// does not help.
-pub const CONFLICT_WAIT: Duration = Duration::from_secs(30);
+pub(crate) const CONFLICT_WAIT: Duration = Duration::from_secs(30);
 /// The wait before a lost session is replaced.
 const REOPEN_WAIT: Duration = Duration::from_secs(1);
 /// The first and the longest pause between two polls that fail.
@@ -16,7 +16,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// What an error means for a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionFault {
+pub(crate) enum SessionFault {
     /// The session's token expired (about every hour).
     Expired,
     /// The session no longer exists.
@@ -31,7 +31,7 @@ pub enum SessionFault {
 
 /// The next step after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RecoveryStep {
+pub(crate) enum RecoveryStep {
     /// Refresh the session and retry.
     Refresh,
     /// Open a new session after that long.
@@ -43,7 +43,7 @@ pub enum RecoveryStep {
 }
 
 /// Classifies an error.
-pub fn classify_fault(error: &CallError) -> SessionFault {
+pub(crate) fn classify_fault(error: &CallError) -> SessionFault {
     match error {
         CallError::Unauthorized { .. } => SessionFault::Expired,
         CallError::NotFound { message, .. } | CallError::Refused { message, .. } => {
@@ -70,7 +70,7 @@ pub fn classify_fault(error: &CallError) -> SessionFault {
 
 /// Returns the next step after an error of a call with the session's token; `refreshed` is whether
 /// the session was already refreshed for this call.
-pub fn next_step(fault: SessionFault, refreshed: bool) -> RecoveryStep {
+pub(crate) fn next_step(fault: SessionFault, refreshed: bool) -> RecoveryStep {
     match fault {
         SessionFault::Expired if !refreshed => RecoveryStep::Refresh,
         SessionFault::Expired | SessionFault::SessionGone => RecoveryStep::Reopen(REOPEN_WAIT),
@@ -82,7 +82,7 @@ pub fn next_step(fault: SessionFault, refreshed: bool) -> RecoveryStep {
 
 /// Returns the pause before the next poll, after `failures` consecutive polls that returned
 /// nothing without waiting.
-pub fn poll_pause(failures: u32) -> Duration {
+pub(crate) fn poll_pause(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,
         many => delay(many - 1, FIRST_PAUSE, MAX_PAUSE),
@@ -90,7 +90,7 @@ pub fn poll_pause(failures: u32) -> Duration {
 }
 
 /// Whether an error means that another session of the set is open.
-pub fn is_session_conflict(error: &CallError) -> bool {
+pub(crate) fn is_session_conflict(error: &CallError) -> bool {
     classify_fault(error) == SessionFault::Conflict
 }
 

@@ -29,7 +29,7 @@ const AGENTS: &str = "_apis/distributedtask/pools/0/agents";
 
 /// A client of the scale set service, for one scope. Cheap to clone.
 #[derive(Clone)]
-pub struct ScaleSetClient(pub(super) Arc<ClientInner>);
+pub(crate) struct ScaleSetClient(pub(super) Arc<ClientInner>);
 
 pub(super) struct ClientInner {
     rest: GitHubClient,
@@ -74,14 +74,14 @@ impl<'a> ServiceCall<'a> {
 
 impl ScaleSetClient {
     /// Creates a client with the credentials and the target of `rest`.
-    pub fn new(rest: &GitHubClient) -> Self {
+    pub(crate) fn new(rest: &GitHubClient) -> Self {
         let wire = Wire::new(rest.0.wire.transport.clone(), String::new(), Duration::ZERO);
         Self(Arc::new(ClientInner { rest: rest.clone(), wire, connection: Mutex::default() }))
     }
 
     /// Returns the scale set `name` in a runner group (`None`: the default one), and creates it if
     /// needed. Its labels are `labels` and the name itself.
-    pub async fn ensure(
+    pub(crate) async fn ensure(
         &self,
         name: &str,
         group: Option<&str>,
@@ -123,7 +123,7 @@ impl ScaleSetClient {
     }
 
     /// Deletes a scale set. The service refuses while it has running jobs.
-    pub async fn remove(&self, set: u64) -> Result<(), CallError> {
+    pub(crate) async fn remove(&self, set: u64) -> Result<(), CallError> {
         match self.call(&ServiceCall::new(Method::DELETE, format!("{SETS}/{set}")).set(set)).await {
             Ok(_) | Err(CallError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),
@@ -131,7 +131,11 @@ impl ScaleSetClient {
     }
 
     /// Deletes the scale set `name` in a runner group, if it exists.
-    pub async fn remove_named(&self, name: &str, group: Option<&str>) -> Result<(), CallError> {
+    pub(crate) async fn remove_named(
+        &self,
+        name: &str,
+        group: Option<&str>,
+    ) -> Result<(), CallError> {
         let group = match self.group(group).await {
             // A deleted group takes its sets with it.
             Err(CallError::NotFound { .. }) => return Ok(()),
@@ -146,7 +150,7 @@ impl ScaleSetClient {
     /// Opens the set's only session. If another owner's session lingers (409;
     /// [`super::is_session_conflict`]), retry after [`super::recovery::CONFLICT_WAIT`]: it ends
     /// about 50 s after its owner.
-    pub async fn open(&self, set: u64, owner: &str) -> Result<MessageSession, CallError> {
+    pub(crate) async fn open(&self, set: u64, owner: &str) -> Result<MessageSession, CallError> {
         let call = ServiceCall::new(Method::POST, format!("{SETS}/{set}/sessions"))
             .set(set)
             .body(json!({ "ownerName": owner }));
@@ -155,7 +159,7 @@ impl ScaleSetClient {
     }
 
     /// Creates a runner of the set. The name must be new, as with the REST API.
-    pub async fn create_jit_runner(
+    pub(crate) async fn create_jit_runner(
         &self,
         set: u64,
         name: &str,
@@ -184,7 +188,10 @@ impl ScaleSetClient {
     }
 
     /// Returns the runner with that name.
-    pub async fn runner_by_name(&self, name: &str) -> Result<Option<ScaleSetRunner>, CallError> {
+    pub(crate) async fn runner_by_name(
+        &self,
+        name: &str,
+    ) -> Result<Option<ScaleSetRunner>, CallError> {
         let path = format!("{AGENTS}?agentName={}", escaped(name));
         let found: ListResponse<RawAgent> = self.read(ServiceCall::new(Method::GET, path)).await?;
         Ok(found.value.into_iter().find(|agent| agent.name == name).map(|agent| ScaleSetRunner {
@@ -195,7 +202,7 @@ impl ScaleSetClient {
     }
 
     /// Deletes a runner. Succeeds if it is already gone.
-    pub async fn delete_runner(&self, id: u64) -> Result<DeletionOutcome, CallError> {
+    pub(crate) async fn delete_runner(&self, id: u64) -> Result<DeletionOutcome, CallError> {
         match self.call(&ServiceCall::new(Method::DELETE, format!("{AGENTS}/{id}"))).await {
             Ok(_) => Ok(DeletionOutcome::Deleted),
             Err(CallError::NotFound { .. }) => Ok(DeletionOutcome::Gone),

@@ -22,7 +22,7 @@ const POLL_DEADLINE: Duration = Duration::from_secs(70);
 const POLL: &str = "GET scale set message";
 
 /// The only message session of a scale set.
-pub struct MessageSession {
+pub(crate) struct MessageSession {
     client: ScaleSetClient,
     set: u64,
     id: String,
@@ -36,7 +36,7 @@ pub struct MessageSession {
 
 /// The result of a poll.
 #[derive(Debug)]
-pub enum PollResult {
+pub(crate) enum PollResult {
     /// Nothing within the service's wait (about 50 s).
     Nothing,
     /// A message; acknowledge it once its content is recorded.
@@ -102,14 +102,14 @@ impl MessageSession {
 
     /// Returns the latest statistics of the service. The desired number of runners is
     /// `min(max, min_idle + assigned_jobs)`.
-    pub fn statistics(&self) -> ScaleSetStatistics {
+    pub(crate) fn statistics(&self) -> ScaleSetStatistics {
         self.statistics
     }
 
     /// Waits for a message, up to about 50 s. `capacity` is the maximum total number of runners; 0
     /// only while draining. Safe to cancel and to call again at once, whatever it returned: it
     /// pauses by itself after failures.
-    pub async fn poll(&mut self, capacity: u32) -> Result<PollResult, CallError> {
+    pub(crate) async fn poll(&mut self, capacity: u32) -> Result<PollResult, CallError> {
         tokio::time::sleep(poll_pause(self.failures)).await;
         let mut refreshed = false;
         loop {
@@ -136,7 +136,7 @@ impl MessageSession {
     }
 
     /// Acknowledges a message, so that it is not sent again. Call it once the message is recorded.
-    pub async fn acknowledge(&mut self, message: u64) -> Result<(), CallError> {
+    pub(crate) async fn acknowledge(&mut self, message: u64) -> Result<(), CallError> {
         let mut result = self.delete_message(message).await;
         if matches!(result, Err(CallError::Unauthorized { .. })) {
             self.refresh().await?;
@@ -153,7 +153,7 @@ impl MessageSession {
     }
 
     /// Acquires offered jobs (`JobMessageKind::Available`); returns the IDs of the acquired ones.
-    pub async fn acquire(&mut self, requests: &[u64]) -> Result<Vec<u64>, CallError> {
+    pub(crate) async fn acquire(&mut self, requests: &[u64]) -> Result<Vec<u64>, CallError> {
         if requests.is_empty() {
             return Ok(Vec::new());
         }
@@ -167,7 +167,7 @@ impl MessageSession {
     }
 
     /// Closes the session, so that the next one need not wait for it to expire.
-    pub async fn close(self) -> Result<(), CallError> {
+    pub(crate) async fn close(self) -> Result<(), CallError> {
         match self.client.call(&ServiceCall::new(Method::DELETE, self.path()).set(self.set)).await {
             Ok(_) | Err(CallError::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),

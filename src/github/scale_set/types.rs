@@ -10,7 +10,7 @@ use crate::job::{lenient, limit_labels, parse_time};
 
 /// A scale set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScaleSet {
+pub(crate) struct ScaleSet {
     /// Its ID.
     pub id: u64,
     /// Its name, unique in its group.
@@ -25,7 +25,7 @@ pub struct ScaleSet {
 /// `assigned_jobs`, never from counting messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub struct ScaleSetStatistics {
+pub(crate) struct ScaleSetStatistics {
     /// Jobs that the set may acquire.
     #[serde(rename = "totalAvailableJobs")]
     pub available_jobs: u32,
@@ -51,7 +51,7 @@ pub struct ScaleSetStatistics {
 
 /// A message of a session: the changes since the previous one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionMessage {
+pub(crate) struct SessionMessage {
     /// Its ID, for [`MessageSession::acknowledge`](super::MessageSession::acknowledge).
     pub id: u64,
     /// The service's counts at that time.
@@ -62,7 +62,7 @@ pub struct SessionMessage {
 
 /// A change of one job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobMessage {
+pub(crate) struct JobMessage {
     /// The kind of change.
     pub kind: JobMessageKind,
     /// The service's ID of the job.
@@ -89,7 +89,7 @@ pub struct JobMessage {
 
 /// The kind of change of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JobMessageKind {
+pub(crate) enum JobMessageKind {
     /// The job may be acquired.
     Available,
     /// The job is assigned to this set.
@@ -116,7 +116,7 @@ impl fmt::Display for JobMessageKind {
 
 /// A runner of a scale set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScaleSetRunner {
+pub(crate) struct ScaleSetRunner {
     /// Its ID.
     pub id: u64,
     /// Its name.

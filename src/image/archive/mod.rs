@@ -12,7 +12,7 @@
 //! from the headers of the manifest and the signature; all other headers are compared byte by byte
 //! with the expected ones. No name of an archive becomes a path, and no entry can appear twice.
 //!
-//! This folder handles bytes; the store decides where files go.
+//! This module handles bytes; the store decides where files go.
 
 mod import;
 mod read;

@@ -1,7 +1,7 @@
 //! Builds images from recipes.
 //!
 //! Every program runs in an [`enclosure`]. Everything is made in a [`workspace`] inside the store
-//! and renamed into place when it is complete, so an interrupted build leaves no image. This folder
+//! and renamed into place when it is complete, so an interrupted build leaves no image. This module
 //! must not know how images are found or verified afterwards.
 
 mod agent;

@@ -216,7 +216,7 @@ impl System {
         let mut command = enclosure.command("sh");
         command.args(["-c", DESCRIBE, "describe"]).arg(self.root());
         command.arg(directory.unwrap_or_default()).arg(&archive);
-        runner.run_as("the script that describes the system", &mut command)?;
+        runner.run_as("the inventory script", &mut command)?;
         let file = fs::File::open(&archive).map_err(ImageError::read(&archive))?;
         facts.read(io::BufReader::new(file)).map_err(ImageError::read(&archive))
     }

@@ -18,7 +18,7 @@ use std::fmt::Write;
 use mayfly_protocol::settings::GuestSettings;
 use serde::{Deserialize, Serialize};
 
-use super::expect::{self, Verdict};
+use super::expect::{self, CheckResult};
 use super::{CONTROLS, Control, Measure, ProbeUser};
 use crate::hash;
 use crate::manifest::Manifest;
@@ -85,7 +85,7 @@ impl AuditReport {
 }
 
 /// Evaluates the output of a check, given the image's settings.
-type Evaluate = Box<dyn Fn(&GuestSettings, &str) -> Verdict>;
+type Evaluate = Box<dyn Fn(&GuestSettings, &str) -> CheckResult>;
 
 /// One check in the guest.
 struct Check {
@@ -141,8 +141,8 @@ fn evaluate_subject(subject: AuditSubject<'_>, output: &[u8]) -> AuditReport {
     let blocks = blocks(output);
     let row = |control: &&Control| {
         let (result, evidence) = if subject.has(control) {
-            let verdict = verdict(control, subject.settings, &blocks);
-            (if verdict.pass { AuditOutcome::Pass } else { AuditOutcome::Fail }, verdict.evidence)
+            let checked = evaluate_control(control, subject.settings, &blocks);
+            (if checked.pass { AuditOutcome::Pass } else { AuditOutcome::Fail }, checked.evidence)
         } else {
             (AuditOutcome::Off, "switched off".to_owned())
         };
@@ -157,18 +157,18 @@ fn evaluate_subject(subject: AuditSubject<'_>, output: &[u8]) -> AuditReport {
     AuditReport { rows: CONTROLS.iter().copied().flatten().map(|control| row(&control)).collect() }
 }
 
-fn verdict(
+fn evaluate_control(
     control: &Control,
     settings: &GuestSettings,
     blocks: &BTreeMap<(String, String), String>,
-) -> Verdict {
-    let verdicts = checks(control).into_iter().map(|check| {
+) -> CheckResult {
+    let results = checks(control).into_iter().map(|check| {
         match blocks.get(&(control.name.to_owned(), check.kind.to_owned())) {
             Some(output) => (check.evaluate)(settings, output),
-            None => Verdict::fail("the probe did not run"),
+            None => CheckResult::fail("the probe did not run"),
         }
     });
-    verdicts.reduce(Verdict::and).unwrap_or_else(|| Verdict::fail("no probe defined"))
+    results.reduce(CheckResult::and).unwrap_or_else(|| CheckResult::fail("no probe defined"))
 }
 
 /// Returns all checks of a control.
@@ -236,8 +236,8 @@ fn arguments_check(arguments: &[(&'static str, &'static str)]) -> Check {
         evaluate: Box::new(move |_, output| {
             let given: Vec<&str> = output.split_whitespace().collect();
             match expected.iter().find(|argument| !given.contains(argument)) {
-                None => Verdict::pass(expected.join(" ")),
-                Some(missing) => Verdict::fail(format!("missing kernel argument {missing}")),
+                None => CheckResult::pass(expected.join(" ")),
+                Some(missing) => CheckResult::fail(format!("missing kernel argument {missing}")),
             }
         }),
     }
@@ -258,8 +258,8 @@ fn files_check(files: &[(&'static str, &'static str)]) -> Check {
             paths.join(" ")
         ),
         evaluate: Box::new(move |_, output| {
-            let verdict = expect::equal(&expected, &expect::lines(output));
-            if verdict.pass { Verdict::pass(&found) } else { verdict }
+            let result = expect::equal(&expected, &expect::lines(output));
+            if result.pass { CheckResult::pass(&found) } else { result }
         }),
     }
 }

@@ -19,19 +19,19 @@ pub enum Expectation {
     /// No other lines than these.
     Only(&'static [&'static str]),
     /// The result of a function of the image's settings and the lines.
-    Custom(fn(&GuestSettings, &[&str]) -> Verdict),
+    Custom(fn(&GuestSettings, &[&str]) -> CheckResult),
 }
 
 /// The result of a check, and its evidence.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct CheckResult {
     /// Whether the check passed.
     pub pass: bool,
     /// The evidence.
     pub evidence: String,
 }
 
-impl Verdict {
+impl CheckResult {
     /// Returns a passed check.
     pub(super) fn pass(evidence: impl AsRef<str>) -> Self {
         Self { pass: true, evidence: clean(evidence.as_ref()) }
@@ -54,28 +54,30 @@ impl Verdict {
 
 impl Expectation {
     /// Evaluates the output of a probe.
-    pub(super) fn evaluate(&self, settings: &GuestSettings, output: &str) -> Verdict {
+    pub(super) fn evaluate(&self, settings: &GuestSettings, output: &str) -> CheckResult {
         let lines = lines(output);
         let printed = || if lines.is_empty() { "nothing".to_owned() } else { lines.join(", ") };
         match self {
-            Self::Nothing if lines.is_empty() => Verdict::pass("none"),
-            Self::Nothing => Verdict::fail(printed()),
+            Self::Nothing if lines.is_empty() => CheckResult::pass("none"),
+            Self::Nothing => CheckResult::fail(printed()),
             Self::Lines(expected) => equal(expected, &lines),
             Self::Contains(expected) => {
                 let missing: Vec<_> =
                     expected.iter().filter(|line| !lines.contains(line)).collect();
                 match missing.first() {
-                    None => Verdict::pass(expected.join(", ")),
-                    Some(line) => Verdict::fail(format!("`{line}` is missing in: {}", printed())),
+                    None => CheckResult::pass(expected.join(", ")),
+                    Some(line) => {
+                        CheckResult::fail(format!("`{line}` is missing in: {}", printed()))
+                    }
                 }
             }
             Self::Only(allowed) => {
                 let others: Vec<&str> =
                     lines.iter().copied().filter(|line| !allowed.contains(line)).collect();
                 if others.is_empty() {
-                    Verdict::pass(printed())
+                    CheckResult::pass(printed())
                 } else {
-                    Verdict::fail(others.join(", "))
+                    CheckResult::fail(others.join(", "))
                 }
             }
             Self::Custom(evaluate) => evaluate(settings, &lines),
@@ -84,18 +86,18 @@ impl Expectation {
 }
 
 /// Checks that exactly these lines were printed.
-pub(super) fn equal<T: AsRef<str>>(expected: &[T], lines: &[&str]) -> Verdict {
+pub(super) fn equal<T: AsRef<str>>(expected: &[T], lines: &[&str]) -> CheckResult {
     let expected: Vec<&str> = expected.iter().map(AsRef::as_ref).collect();
     if expected == lines {
-        return Verdict::pass(lines.join(", "));
+        return CheckResult::pass(lines.join(", "));
     }
     let other = lines.iter().zip(&expected).find(|(line, expected)| line != expected);
     match other {
-        Some((line, expected)) => Verdict::fail(format!("`{line}`, expected `{expected}`")),
+        Some((line, expected)) => CheckResult::fail(format!("`{line}`, expected `{expected}`")),
         None if lines.len() < expected.len() => {
-            Verdict::fail(format!("`{}` is missing", expected[lines.len()]))
+            CheckResult::fail(format!("`{}` is missing", expected[lines.len()]))
         }
-        None => Verdict::fail(format!("unexpected `{}`", lines[expected.len()])),
+        None => CheckResult::fail(format!("unexpected `{}`", lines[expected.len()])),
     }
 }
 

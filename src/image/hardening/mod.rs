@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Everything here is pure: the builder runs the script of a [`plan`], the caller of an [`audit`]
-//! runs its script. This folder must not know how an image is built or how a microVM is run.
+//! runs its script. This module must not know how an image is built or how a microVM is run.
 
 pub mod audit;
 mod controls;

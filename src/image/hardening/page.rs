@@ -8,8 +8,9 @@ use mayfly_reference::assert_generated;
 const TOP: &str = "\
 # Hardening
 
-The restrictions of an image for the jobs that run in it. Every control is on in every image, unless the
-recipe disables it or it conflicts with the recipe:
+Use this page to decide which controls of an image to switch off, and to see what you lose. A control
+restricts the jobs that run in the image. Every control is on in every image, unless the recipe disables it or
+it conflicts with the recipe:
 
 ```toml
 [hardening]
@@ -73,7 +74,7 @@ fn section(control: &Control) -> String {
         };
     }
     if control.measures.is_empty() {
-        text.push_str("- no measure is needed; the audit checks it\n");
+        text.push_str("- nothing to set; the audit checks it\n");
     }
     if control.conflict == Conflict::Sudo {
         text.push_str("- off where the recipe has `sudo = true`\n");

@@ -76,10 +76,10 @@ impl RecipeContent {
                 return reject("users.uid", &user.uid, "0 is reserved for root");
             }
             if !numbers.insert(user.uid) {
-                return reject("users.uid", &user.uid, "another user has the same value");
+                return reject("users.uid", &user.uid, "another user has the same uid");
             }
             if !names.insert(&user.name) {
-                return reject("users.name", &user.name, "another user has the same value");
+                return reject("users.name", &user.name, "another user has the same name");
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use super::values::{AbsolutePath, Mode, NameOrVersion, Url, UserName};
+use super::values::{AbsolutePath, FileMode, NameOrVersion, Url, UserName};
 use crate::name::{Digest, InvalidName};
 
 /// GitHub's runner, from a local `archive` or downloaded.
@@ -96,11 +96,11 @@ pub struct DownloadSpec {
     pub path: AbsolutePath,
     /// Its permissions, in octal.
     #[serde(default = "executable")]
-    pub mode: Mode,
+    pub mode: FileMode,
 }
 
-fn executable() -> Mode {
-    Mode(0o755)
+fn executable() -> FileMode {
+    FileMode(0o755)
 }
 
 /// A script to run in the new system after everything else is installed, without a network.

@@ -183,16 +183,16 @@ fn starts_with(text: &str, with: fn(u8) -> bool) -> bool {
 /// Permissions of a file, in octal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Mode(pub u32);
+pub struct FileMode(pub u32);
 
-impl Default for Mode {
+impl Default for FileMode {
     /// Readable by all, writable by its owner.
     fn default() -> Self {
         Self(0o644)
     }
 }
 
-impl TryFrom<String> for Mode {
+impl TryFrom<String> for FileMode {
     type Error = InvalidName;
 
     fn try_from(value: String) -> Result<Self, InvalidName> {
@@ -262,9 +262,9 @@ mod tests {
 
     #[test]
     fn permissions_are_octal() {
-        assert_eq!(Mode::try_from("0755".to_owned()), Ok(Mode(0o755)));
+        assert_eq!(FileMode::try_from("0755".to_owned()), Ok(FileMode(0o755)));
         for text in ["", "0x1", "+644", "8", "17777"] {
-            assert!(!accepts::<Mode>(text), "{text}");
+            assert!(!accepts::<FileMode>(text), "{text}");
         }
     }
 

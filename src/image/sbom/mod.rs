@@ -5,7 +5,7 @@
 //! ([`SystemFacts`]); [`spdx`] and [`cyclonedx`] only serialize it. All of it is pure: the same
 //! image gives the same bytes, so an SBOM is a part of its image like any other.
 //!
-//! This folder must not know how an image is built, nor where an SBOM is stored.
+//! This module must not know how an image is built, nor where an SBOM is stored.
 
 mod crates;
 mod cyclonedx;

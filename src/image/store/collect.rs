@@ -26,7 +26,7 @@ const MIN_DOWNLOAD_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// The builds to retain in any case.
 #[derive(Debug, Clone, Default)]
-pub struct Retention {
+pub struct RetainedBuilds {
     /// The images that pools pin by digest.
     pub pinned: Vec<Reference>,
     /// How many of the most recently published builds of each name.
@@ -112,7 +112,7 @@ impl Store {
     /// The store can't be read, or something can't be removed; the remaining images stay intact.
     pub fn collect(
         &self,
-        retention: &Retention,
+        retention: &RetainedBuilds,
         dry_run: bool,
     ) -> Result<CollectionReport, ImageError> {
         let mut collection = CollectionReport::default();
@@ -143,7 +143,7 @@ impl Store {
     fn collect_name(
         &self,
         name: &ImageName,
-        retention: &Retention,
+        retention: &RetainedBuilds,
         dry_run: bool,
         scratch: &Path,
         collection: &mut CollectionReport,

@@ -22,7 +22,7 @@ mod hold;
 mod pointers;
 mod signing;
 
-pub use collect::{CollectedBuild, CollectionReport, Retention, RetentionReason};
+pub use collect::{CollectedBuild, CollectionReport, RetainedBuilds, RetentionReason};
 pub use hold::{Candidate, Hold};
 pub(super) use signing::write_read_only;
 

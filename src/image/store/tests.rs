@@ -246,7 +246,7 @@ fn a_verified_image_is_not_read_again() {
 /// Runs a collection and returns each build with the reason why it is retained.
 fn collect(
     fixture: &Fixture,
-    retention: &Retention,
+    retention: &RetainedBuilds,
     dry_run: bool,
 ) -> Vec<(String, Option<RetentionReason>)> {
     let collection = fixture.store.collect(retention, dry_run).unwrap();
@@ -270,7 +270,7 @@ fn a_collection_removes_unreferenced_builds() {
         ["one", "two", "three", "four"].map(|text| fixture.publish("base", text, 1));
     let other = fixture.publish("other", "one", 1);
     let prefix = format!("base@{}", pinned.digest.short());
-    let retention = Retention {
+    let retention = RetainedBuilds {
         pinned: vec![prefix.parse().unwrap(), "absent@00".parse().unwrap()],
         recent: 0,
     };
@@ -288,7 +288,7 @@ fn a_collection_removes_unreferenced_builds() {
     assert!(!first.directory.exists());
     // After a rollback the same two builds are retained, with swapped reasons.
     fixture.store.rollback(&old.name).unwrap();
-    let after = collect(&fixture, &Retention::default(), false);
+    let after = collect(&fixture, &RetainedBuilds::default(), false);
     assert!(after.contains(&entry(&old, Some(RetentionReason::Current))));
     assert!(after.contains(&entry(&new, Some(RetentionReason::Previous))));
     assert!(after.contains(&entry(&pinned, None)));
@@ -308,7 +308,7 @@ fn a_collection_leaves_images_in_use() {
     let other = Hold::take(&used.directory).unwrap();
     drop(one);
     let reason_of = |image: &Image| {
-        let all = collect(&fixture, &Retention::default(), false);
+        let all = collect(&fixture, &RetainedBuilds::default(), false);
         let name = entry(image, None).0;
         all.into_iter().find(|(other, _)| *other == name).map(|(_, retained)| retained)
     };
@@ -333,7 +333,7 @@ fn a_collection_retains_the_requested_number_of_recent_builds() {
         let time = std::time::SystemTime::now() - Duration::from_secs(60 * age as u64);
         manifest.set_modified(time).unwrap();
     }
-    let retention = Retention { pinned: Vec::new(), recent: 3 };
+    let retention = RetainedBuilds { pinned: Vec::new(), recent: 3 };
     let removed: Vec<_> = collect(&fixture, &retention, false)
         .into_iter()
         .filter(|(_, retained)| retained.is_none())
@@ -352,9 +352,9 @@ fn a_collection_removes_the_remains_of_dead_builds_but_not_live_ones() {
     fs::create_dir(dead.join("work")).unwrap();
     fs::write(dead.join("work/file"), "something").unwrap();
     let live = crate::build::Workspace::claim(&fixture.store).unwrap();
-    assert_eq!(fixture.store.collect(&Retention::default(), true).unwrap().dead_builds, 1);
+    assert_eq!(fixture.store.collect(&RetainedBuilds::default(), true).unwrap().dead_builds, 1);
     assert!(dead.is_dir());
-    let collection = fixture.store.collect(&Retention::default(), false).unwrap();
+    let collection = fixture.store.collect(&RetainedBuilds::default(), false).unwrap();
     assert_eq!(collection.dead_builds, 1);
     assert!(collection.freed > 0);
     assert!(!dead.exists() && live.image().is_dir() && image.directory.is_dir());
@@ -375,7 +375,7 @@ fn a_collection_removes_old_unused_downloads() {
         path
     };
     let (young, old) = (file("young", 0), file("old", 2));
-    assert_eq!(fixture.store.collect(&Retention::default(), false).unwrap().downloads, 1);
+    assert_eq!(fixture.store.collect(&RetainedBuilds::default(), false).unwrap().downloads, 1);
     assert!(young.exists() && !old.exists());
 }
 
@@ -389,7 +389,7 @@ fn an_unreadable_build_is_not_treated_as_absent() {
     // Not even root can follow a link to itself.
     std::os::unix::fs::symlink(&directory, &directory).unwrap();
     assert!(matches!(fixture.find("base"), Err(ImageError::Read { .. })));
-    let nothing = Retention { recent: 0, pinned: Vec::new() };
+    let nothing = RetainedBuilds { recent: 0, pinned: Vec::new() };
     assert!(fixture.store.collect(&nothing, false).is_err());
     assert!(fixture.store.directory(&other.image.name, &other.image.digest).is_dir());
 }

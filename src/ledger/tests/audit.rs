@@ -5,7 +5,7 @@ use super::{TestLedger, no_segments};
 use crate::audit::{AuditHead, ChainError, VerifyError};
 use crate::segment_lifecycle::{self, SegmentRetention};
 use crate::segments::{self, SEGMENT};
-use crate::{LedgerError, Reader};
+use crate::{LedgerError, LedgerReader};
 
 /// Verifies a ledger of ten entries after `sql` tampered with it, as someone with write access can.
 fn verify_tampered(sql: &str) -> Result<AuditHead, VerifyError> {
@@ -18,7 +18,7 @@ fn verify_tampered(sql: &str) -> Result<AuditHead, VerifyError> {
         .execute_batch("DROP TRIGGER audit_is_not_changed; DROP TRIGGER audit_is_not_cut;")
         .unwrap();
     connection.execute_batch(sql).unwrap();
-    Reader::open(&test.path()).unwrap().verify_audit(&no_segments(), None)
+    LedgerReader::open(&test.path()).unwrap().verify_audit(&no_segments(), None)
 }
 
 fn chain_error(sql: &str) -> ChainError {
@@ -98,7 +98,7 @@ fn a_head_kept_elsewhere_detects_what_the_ledger_alone_can_not() {
     let kept = test.ledger.reader().verify_audit(&no_segments(), None).unwrap();
     let kept: AuditHead = kept.to_string().parse().unwrap();
     test.submit();
-    let reader = Reader::open(&test.path()).unwrap();
+    let reader = LedgerReader::open(&test.path()).unwrap();
     assert_eq!(reader.verify_audit(&no_segments(), Some(kept)).unwrap().sequence, 4);
     // The end and the head are both cut back: a valid chain, but not the original.
     let connection = rusqlite::Connection::open(test.path()).unwrap();
@@ -308,7 +308,7 @@ fn files_of_pruned_segments_are_removed_also_after_a_crash_in_between() {
     for _ in 0..3 {
         test.close_segment(&directory, 0).unwrap().unwrap();
     }
-    let reader = Reader::open(&test.path()).unwrap();
+    let reader = LedgerReader::open(&test.path()).unwrap();
     let old =
         reader.old_segments(&directory, SegmentRetention { bytes: 0, ..ALL }).unwrap().unwrap();
     test.ledger.prune_segments(old).unwrap().unwrap();
@@ -325,7 +325,7 @@ fn files_of_pruned_segments_are_removed_also_after_a_crash_in_between() {
 #[test]
 fn a_segment_written_outside_the_loop_is_closed_once() {
     let (mut test, directory) = with_entries(2 * SEGMENT);
-    let reader = Reader::open(&test.path()).unwrap();
+    let reader = LedgerReader::open(&test.path()).unwrap();
     let written = reader.write_segment(&directory, 0).unwrap().unwrap();
     // The ledger changes meanwhile.
     test.submit();

@@ -3,8 +3,8 @@ use std::time::Duration;
 use super::{TestLedger, command};
 use crate::{
     DestinationRecord, EgressSummary, ForgeJobUpdate, ForgeState, JobId, JobQuery, JobResult,
-    JobSource, JobState, Ledger, LedgerError, PhaseRecord, PruneCounts, Reader, RegistrationState,
-    Retention, RunnerMatch, Time, VerdictTotals,
+    JobSource, JobState, Ledger, LedgerError, LedgerReader, PhaseRecord, PruneCounts,
+    RegistrationState, RowRetention, RunnerMatch, Time, VerdictTotals,
 };
 use mayfly_failure::{Code, Failure};
 
@@ -53,7 +53,7 @@ fn the_egress_of_a_microvm_is_recorded_once_and_pruned_with_it() {
     );
     assert_eq!((noted[0].up, noted[0].down), (i64::MAX as u64, 1));
     test.ledger.record_ended("m-1", "ended", None, None).unwrap();
-    let all = Retention { count: 0, ..Retention::default() };
+    let all = RowRetention { count: 0, ..RowRetention::default() };
     test.prune(&all).unwrap();
     assert_eq!(test.ledger.reader().egress("m-1").unwrap(), None);
     test.ledger.reader().verify_audit(&super::no_segments(), None).unwrap();
@@ -224,7 +224,7 @@ fn ended_rows_are_pruned_beyond_the_count_and_the_age_and_the_audit_log_stays() 
         test.ledger.record_delivery(&microvm, None).unwrap();
     }
     let entries = test.ledger.reader().verify_audit(&super::no_segments(), None).unwrap().sequence;
-    let keep = Retention { count: 2, delivery_count: 1, ..Retention::default() };
+    let keep = RowRetention { count: 2, delivery_count: 1, ..RowRetention::default() };
     let pruned = PruneCounts { jobs: 3, microvms: 3, registrations: 3, deliveries: 4 };
     assert_eq!(test.prune(&keep).unwrap(), pruned);
     assert_eq!(test.prune(&keep).unwrap(), PruneCounts::default());
@@ -235,7 +235,7 @@ fn ended_rows_are_pruned_beyond_the_count_and_the_age_and_the_audit_log_stays() 
         entries + 1
     );
     std::thread::sleep(Duration::from_millis(5));
-    let nothing = Retention { age: Duration::ZERO, deliveries: Duration::ZERO, ..keep };
+    let nothing = RowRetention { age: Duration::ZERO, deliveries: Duration::ZERO, ..keep };
     let pruned = PruneCounts { jobs: 2, microvms: 2, registrations: 2, deliveries: 1 };
     assert_eq!(test.prune(&nothing).unwrap(), pruned);
     let left = test.ledger.reader().jobs(&JobQuery::default(), 10).unwrap();
@@ -248,7 +248,7 @@ fn pruning_is_bounded_and_keeps_requeued_jobs() {
     for number in 0..500 {
         test.ledger.record_delivery(&number.to_string(), None).unwrap();
     }
-    let keep = Retention { delivery_count: 0, count: 0, ..Retention::default() };
+    let keep = RowRetention { delivery_count: 0, count: 0, ..RowRetention::default() };
     let mut counts = Vec::new();
     loop {
         let old = test.ledger.reader().old_rows(&keep).unwrap();
@@ -290,7 +290,7 @@ fn a_second_daemon_is_rejected_and_a_reader_is_not() {
     let error = Ledger::open(&test.path()).unwrap_err();
     assert!(matches!(error, LedgerError::InUse(_)), "{error}");
     assert_eq!(error.code(), Code::Unavailable);
-    let reader = Reader::open(&test.path()).unwrap();
+    let reader = LedgerReader::open(&test.path()).unwrap();
     let id = test.submit();
     assert_eq!(reader.job(id).unwrap().unwrap().id, id);
     assert_eq!(reader.verify_audit(&super::no_segments(), None).unwrap().sequence, 1);
@@ -298,7 +298,11 @@ fn a_second_daemon_is_rejected_and_a_reader_is_not() {
     drop((reader, ledger));
     let path = directory.path().join("ledger");
     assert_eq!(
-        Reader::open(&path).unwrap().verify_audit(&super::no_segments(), None).unwrap().sequence,
+        LedgerReader::open(&path)
+            .unwrap()
+            .verify_audit(&super::no_segments(), None)
+            .unwrap()
+            .sequence,
         1
     );
     Ledger::open(&path).unwrap();
@@ -313,7 +317,7 @@ fn a_ledger_of_a_later_version_is_rejected() {
     connection.pragma_update(None, "user_version", 99).unwrap();
     drop(connection);
     assert_eq!(Ledger::open(&path).unwrap_err().code(), Code::BadData);
-    assert!(matches!(Reader::open(&path), Err(LedgerError::OtherSchema(_))));
+    assert!(matches!(LedgerReader::open(&path), Err(LedgerError::OtherSchema(_))));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::TestLedger;
-use crate::{Ledger, LedgerError, Reader};
+use crate::{Ledger, LedgerError, LedgerReader};
 use mayfly_failure::{Code, Failure};
 
 /// Returns a ledger with some jobs, all checkpointed into one file.
@@ -51,7 +51,7 @@ fn a_truncated_or_damaged_ledger_is_reported_and_not_changed() {
         fs::write(&path, &bytes).unwrap();
         assert_damaged(&Ledger::open(&path).unwrap_err(), what);
         if reader_sees_it {
-            assert_damaged(&Reader::open(&path).unwrap_err(), what);
+            assert_damaged(&LedgerReader::open(&path).unwrap_err(), what);
         }
         assert_eq!(fs::read(&path).unwrap(), bytes, "{what}: it was changed");
     }
@@ -62,7 +62,7 @@ fn a_missing_or_empty_ledger_is_replaced_and_reported_as_lost() {
     let (directory, path) = ledger();
     assert!(!Ledger::open(&path).unwrap().is_lost());
     fs::write(&path, "").unwrap();
-    assert_damaged(&Reader::open(&path).unwrap_err(), "zero bytes");
+    assert_damaged(&LedgerReader::open(&path).unwrap_err(), "zero bytes");
     assert!(Ledger::open(&path).unwrap().is_lost());
     fs::remove_file(&path).unwrap();
     assert!(Ledger::open(&path).unwrap().is_lost());
@@ -99,7 +99,7 @@ fn a_ledger_in_a_read_only_directory_can_be_read() {
     }
     let (directory, path) = ledger();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o500)).unwrap();
-    let found = Reader::open(&path)
+    let found = LedgerReader::open(&path)
         .map(|reader| reader.verify_audit(&super::no_segments(), None).unwrap().sequence);
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
     assert_eq!(found.unwrap(), 200);

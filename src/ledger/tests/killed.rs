@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{TestLedger, command};
-use crate::{JobQuery, JobRecord, JobResult, JobState, Ledger, PhaseRecord, Reader, Time};
+use crate::{JobQuery, JobRecord, JobResult, JobState, Ledger, LedgerReader, PhaseRecord, Time};
 
 /// The variable that names the ledger for the child to write until it is killed.
 const VARIABLE: &str = "MAYFLY_TEST_WRITES_LEDGER";
@@ -33,7 +33,7 @@ fn write(ledger: &mut Ledger, number: u64) {
 
 /// Checks that each job has the state of its last change in the audit log: an entry without its
 /// change, or a change without its entry, would be half a transaction.
-fn check(reader: &Reader) -> usize {
+fn check(reader: &LedgerReader) -> usize {
     assert_eq!(reader.damage().unwrap(), None);
     reader.verify_audit(&super::no_segments(), None).unwrap();
     let mut last = BTreeMap::new();
@@ -101,7 +101,7 @@ fn a_ledger_is_whole_after_its_writer_was_killed_at_any_moment() {
             .unwrap();
         let before = jobs;
         let deadline = Instant::now() + Duration::from_secs(60);
-        while Reader::open(&path).unwrap().jobs(&JobQuery::default(), u32::MAX).unwrap().len()
+        while LedgerReader::open(&path).unwrap().jobs(&JobQuery::default(), u32::MAX).unwrap().len()
             <= before
         {
             assert!(child.try_wait().unwrap().is_none(), "the writer ended by itself");
@@ -112,7 +112,7 @@ fn a_ledger_is_whole_after_its_writer_was_killed_at_any_moment() {
         std::thread::sleep(Duration::from_micros(u64::from(kill) * 613));
         child.kill().unwrap();
         child.wait().unwrap();
-        jobs = check(&Reader::open(&path).unwrap());
+        jobs = check(&LedgerReader::open(&path).unwrap());
         assert!(jobs > before);
         // What the next daemon finds, and what a reader without a daemon found.
         assert_eq!(check(Ledger::open(&path).unwrap().reader()), jobs);

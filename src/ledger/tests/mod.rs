@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::audit::{AuditHead, VerifyError};
 use super::segment_lifecycle::{self, SegmentRetention};
-use super::{JobCommand, JobId, Ledger, LedgerError, PruneCounts, Retention};
+use super::{JobCommand, JobId, Ledger, LedgerError, PruneCounts, RowRetention};
 
 /// A ledger in a temporary directory.
 struct TestLedger {
@@ -34,7 +34,7 @@ impl TestLedger {
     }
 
     /// Prunes in two steps, as the daemon does.
-    fn prune(&mut self, keep: &Retention) -> Result<PruneCounts, LedgerError> {
+    fn prune(&mut self, keep: &RowRetention) -> Result<PruneCounts, LedgerError> {
         let old = self.ledger.reader().old_rows(keep)?;
         self.ledger.prune(&old)
     }

@@ -14,7 +14,7 @@ use mayfly_guest::power;
 use mayfly_protocol::flow::{MAX_CHUNK, WINDOW};
 use mayfly_protocol::frame::{self, FrameError};
 use mayfly_protocol::message::{
-    GuestHello, GuestMessage, HostMessage, InputStream, JobStatus, OutputStream, Statistics,
+    GuestHello, GuestMessage, HostMessage, InputStream, JobExit, OutputStream, Statistics,
 };
 use mayfly_protocol::{CONTROL_PORT, HOST_CID, VERSION};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
@@ -94,7 +94,7 @@ fn misbehave_in_job(guest: &mut Guest, mode: &str) -> Result<(), FrameError> {
         "credit" => {
             guest.send(&GuestMessage::Credit { stream: InputStream::Stdin, bytes: u32::MAX })
         }
-        "early-exit" => guest.send(&GuestMessage::Exited(JobStatus::Code(0))),
+        "early-exit" => guest.send(&GuestMessage::Exited(JobExit::Code(0))),
         "heartbeats" => loop {
             guest.send(&GuestMessage::Heartbeat(Statistics::default()))?;
         },
@@ -180,7 +180,7 @@ impl Guest {
         for stream in [OutputStream::Stdout, OutputStream::Stderr] {
             self.send(&GuestMessage::OutputEnd { stream, error: None })?;
         }
-        self.send(&GuestMessage::Exited(JobStatus::Code(code)))
+        self.send(&GuestMessage::Exited(JobExit::Code(code)))
     }
 
     /// Prints, as the job's output, how often the host set the clock, and whether always forward.

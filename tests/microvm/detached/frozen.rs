@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use mayfly_protocol::message::JobStatus;
+use mayfly_protocol::message::JobExit;
 use mayfly_shepherd::event::{JobOutcome, Phase};
 use mayfly_shepherd::plan::ShepherdCommand;
 use mayfly_shepherd::{ShepherdHandle, record};
@@ -59,7 +59,7 @@ fn a_long_stopped_shepherd_does_not_end_its_healthy_job() {
     std::thread::sleep(SILENCE);
     kill(shepherd, Signal::SIGCONT).unwrap();
     let found = until("the end", TIMEOUT, || found(&host).filter(|found| !found.is_alive));
-    let status = JobStatus::Code(0);
+    let status = JobExit::Code(0);
     assert_eq!(
         *outcome(&found.events),
         JobOutcome::Job { status, not_copied: Vec::new(), oom_kills: 0 }
@@ -91,7 +91,7 @@ fn a_silent_guest_is_woken_before_it_times_out() {
     let task = Task { silence: SILENCE, image, ..Task::new(&host) }.with_job("job");
     let front_end = FrontEnd::start(&host, &task);
     let found = until("the end", TIMEOUT, || found(&host).filter(|found| !found.is_alive));
-    let status = JobStatus::Code(0);
+    let status = JobExit::Code(0);
     assert_eq!(
         *outcome(&found.events),
         JobOutcome::Job { status, not_copied: Vec::new(), oom_kills: 0 }

@@ -8,6 +8,13 @@
     reason = "only tests call this crate"
 )]
 
+#[cfg(test)]
+mod message_style;
+#[cfg(test)]
+mod messages;
+#[cfg(test)]
+mod sources;
+
 use std::path::{Path, PathBuf};
 
 /// The first line of a page that is generated as a whole.

@@ -89,7 +89,7 @@ impl Input {
     }
 
     fn violation(&self, reason: &str) -> StepError {
-        StepError::new("handle a message of the host", format!("{:?}: {reason}", self.stream))
+        StepError::new("handle a message of the host", format!("{}: {reason}", self.stream))
     }
 }
 

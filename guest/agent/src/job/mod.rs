@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use mayfly_protocol::frame::FrameError;
 use mayfly_protocol::message::{
-    GuestMessage, InputStream, Job, JobStatus, OutputStream, StartFailure, TerminalSize,
+    GuestMessage, InputStream, Job, JobExit, OutputStream, StartFailure, TerminalSize,
 };
 use mayfly_protocol::settings::GuestSettings;
 use mayfly_tree::{ArchiveOrigin, Destination, Packer};
@@ -188,8 +188,8 @@ impl Streams {
     }
 }
 
-fn unknown(stream: &dyn std::fmt::Debug) -> StepError {
-    StepError::new("handle a message of the host", format!("the job has no stream {stream:?}"))
+fn unknown(stream: &dyn std::fmt::Display) -> StepError {
+    StepError::new("handle a message of the host", format!("the job has no stream {stream}"))
 }
 
 /// The state of the job's main thread.
@@ -220,11 +220,11 @@ impl JobThread {
                 let followed = user.as_ref().ok().and_then(|user| self.followed(user));
                 process::supervise(process, &self.streams, &self.control, &self.context, followed)?
             }
-            Err(reason) => JobStatus::NotStarted(reason),
+            Err(reason) => JobExit::NotStarted(reason),
         };
         // Discard the remaining input.
         self.streams.inputs.values().for_each(Input::close);
-        let ran = user.ok().filter(|_| !matches!(status, JobStatus::NotStarted(_)));
+        let ran = user.ok().filter(|_| !matches!(status, JobExit::NotStarted(_)));
         for (stream, output) in &self.streams.outputs {
             match (stream, &ran) {
                 (OutputStream::CopyOut(number), Some(user)) => {

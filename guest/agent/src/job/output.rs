@@ -27,7 +27,7 @@ impl Output {
     /// Adds credit from the host.
     pub(crate) fn credit(&self, bytes: u32) -> Result<(), StepError> {
         self.lock().credit(bytes).map_err(|error| {
-            StepError::new("handle a message of the host", format!("{:?}: {error}", self.stream))
+            StepError::new("handle a message of the host", format!("{}: {error}", self.stream))
         })?;
         self.changed.notify_one();
         Ok(())

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mayfly_protocol::flow::MAX_CHUNK;
 use mayfly_protocol::frame::FrameError;
-use mayfly_protocol::message::{InputStream, JobStatus, OutputStream, StartFailure};
+use mayfly_protocol::message::{InputStream, JobExit, OutputStream, StartFailure};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -32,7 +32,7 @@ pub(super) fn supervise(
     control: &Control,
     context: &JobContext,
     followed: Option<FollowedDirectory>,
-) -> Result<JobStatus, FrameError> {
+) -> Result<JobExit, FrameError> {
     let leader = process.pid;
     // Never sends; dropping it ends the following.
     let (runs, ended) = mpsc::channel();
@@ -119,7 +119,7 @@ fn discard_rest(fed: &io::Result<()>, input: &Input) {
 }
 
 /// Waits until the leader ends, and reaps every other process that ends meanwhile.
-fn wait_for_leader(leader: Pid, control: &Control, is_init: bool) -> JobStatus {
+fn wait_for_leader(leader: Pid, control: &Control, is_init: bool) -> JobExit {
     let which = if is_init { WaitFor::Any } else { WaitFor::One(leader) };
     // First waits without reaping, so that the leader's ID is not reused while it is in use.
     while let Ok(ended) = reap::wait(which, ReapMode::KeepZombie) {
@@ -133,7 +133,7 @@ fn wait_for_leader(leader: Pid, control: &Control, is_init: bool) -> JobStatus {
         }
     }
     // No other code reaps processes.
-    JobStatus::NotStarted(StartFailure::Other("the job's process was lost".to_owned()))
+    JobExit::NotStarted(StartFailure::Other("the job's process was lost".to_owned()))
 }
 
 /// Kills the job's remaining processes.

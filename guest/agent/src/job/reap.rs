@@ -3,7 +3,7 @@
 //! Calls `waitid` directly: the usual wrappers do not support real-time signals, which may end a
 //! job.
 
-use mayfly_protocol::message::JobStatus;
+use mayfly_protocol::message::JobExit;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 #[derive(Debug)]
 pub(crate) struct EndedProcess {
     pub(crate) pid: Pid,
-    pub(crate) status: JobStatus,
+    pub(crate) status: JobExit,
 }
 
 /// The processes to wait for.
@@ -67,9 +67,9 @@ fn call(which: WaitFor, mode: ReapMode, flags: libc::c_int) -> Result<Option<End
     // The kernel keeps seven bits of a signal and eight of an exit status.
     let value = u8::try_from(value & 0xff).unwrap_or(u8::MAX);
     let status = if info.si_code == libc::CLD_EXITED {
-        JobStatus::Code(value)
+        JobExit::Code(value)
     } else {
-        JobStatus::Signal(value)
+        JobExit::Signal(value)
     };
     Ok((pid != 0).then_some(EndedProcess { pid: Pid::from_raw(pid), status }))
 }

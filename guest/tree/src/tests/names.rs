@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Reader, TreePath};
+use crate::{TreePath, TreeReader};
 
 #[test]
 fn a_link_counts_as_inside_only_if_it_certainly_is() {
@@ -71,7 +71,7 @@ proptest! {
             let _ = dir.unpack(&[&Tar::tree().0[..], &bytes].concat(), origin);
             dir.assert_nothing_beside();
         }
-        let mut reader = Reader::new(&bytes[..]);
+        let mut reader = TreeReader::new(&bytes[..]);
         while let Ok(Some(entry)) = reader.next_entry() {
             prop_assert!(entry.name.as_bytes().len() <= crate::MAX_PATH_LENGTH);
         }

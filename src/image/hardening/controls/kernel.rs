@@ -1,6 +1,6 @@
 //! Controls of the kernel: disclosure, loading of code, self-protection.
 
-use crate::hardening::expect::Verdict;
+use crate::hardening::expect::CheckResult;
 use crate::hardening::{Conflict, Control, Expectation, Measure, Probe, ProbeUser};
 
 /// Returns a control that consists of kernel parameters only.
@@ -200,8 +200,8 @@ pub(super) const CONTROLS: &[Control] = &[
             // Only the lockdown refuses a raw read of /dev/mem, because root has all capabilities.
             script: "head -c 1 /dev/mem >/dev/null 2>&1 && echo readable || echo refused",
             expect: Expectation::Custom(|_, lines| match lines {
-                ["refused"] => Verdict::pass("/dev/mem is refused to root"),
-                _ => Verdict::fail("/dev/mem can be read"),
+                ["refused"] => CheckResult::pass("/dev/mem is refused to root"),
+                _ => CheckResult::fail("/dev/mem can be read"),
             }),
         }),
     },

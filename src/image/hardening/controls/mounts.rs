@@ -2,7 +2,7 @@
 
 use mayfly_protocol::settings::GuestSettings;
 
-use crate::hardening::expect::Verdict;
+use crate::hardening::expect::CheckResult;
 use crate::hardening::{Conflict, Control, Expectation, Measure, Probe, ProbeUser};
 
 pub(super) const CONTROLS: &[Control] = &[
@@ -127,12 +127,12 @@ pub(in crate::hardening) const DOCUMENTED: [&str; 13] = [
     "ext4 /var/tmp",
 ];
 
-fn only_documented(_: &GuestSettings, lines: &[&str]) -> Verdict {
+fn only_documented(_: &GuestSettings, lines: &[&str]) -> CheckResult {
     let others: Vec<&str> =
         lines.iter().copied().filter(|line| !DOCUMENTED.contains(line)).collect();
     match (lines.is_empty(), others.is_empty()) {
-        (true, _) => Verdict::fail("no mounts were found"),
-        (false, true) => Verdict::pass(format!("{} mounts", lines.len())),
-        (false, false) => Verdict::fail(others.join(", ")),
+        (true, _) => CheckResult::fail("no mounts were found"),
+        (false, true) => CheckResult::pass(format!("{} mounts", lines.len())),
+        (false, false) => CheckResult::fail(others.join(", ")),
     }
 }

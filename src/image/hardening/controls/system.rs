@@ -2,7 +2,7 @@
 
 use mayfly_protocol::settings::GuestSettings;
 
-use crate::hardening::expect::Verdict;
+use crate::hardening::expect::CheckResult;
 use crate::hardening::{Conflict, Control, Expectation, Probe, ProbeUser};
 
 pub(super) const CONTROLS: &[Control] = &[
@@ -59,7 +59,7 @@ pub(super) const CONTROLS: &[Control] = &[
     },
 ];
 
-fn only_services_listen(settings: &GuestSettings, lines: &[&str]) -> Verdict {
+fn only_services_listen(settings: &GuestSettings, lines: &[&str]) -> CheckResult {
     let services = &settings.services;
     let is_service = |line: &str| {
         line.strip_prefix("unix ")
@@ -67,8 +67,8 @@ fn only_services_listen(settings: &GuestSettings, lines: &[&str]) -> Verdict {
     };
     let others: Vec<&str> = lines.iter().copied().filter(|line| !is_service(line)).collect();
     match (others.is_empty(), lines.is_empty()) {
-        (true, true) => Verdict::pass("none"),
-        (true, false) => Verdict::pass(lines.join(", ")),
-        (false, _) => Verdict::fail(others.join(", ")),
+        (true, true) => CheckResult::pass("none"),
+        (true, false) => CheckResult::pass(lines.join(", ")),
+        (false, _) => CheckResult::fail(others.join(", ")),
     }
 }

@@ -30,7 +30,7 @@ fn the_clock_can_be_set_once_the_machine_is_prepared() {
     host.start(job(&["true"]));
     host.send(&HostMessage::SetClock(2));
     let result = host.finish(JobResult::default());
-    assert_eq!(result.status, Some(JobStatus::Code(0)));
+    assert_eq!(result.status, Some(JobExit::Code(0)));
     host.send(&HostMessage::Shutdown);
     assert!(matches!(host.outcome(), SessionEnd::Shutdown));
     assert_eq!(*CLOCKS.lock().unwrap(), [1, 2]);

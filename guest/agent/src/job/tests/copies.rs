@@ -58,7 +58,7 @@ fn a_tree_that_cannot_go_in_keeps_the_job_from_starting() {
     let result = host.finish(JobResult::default());
     let status = result.status.clone();
     assert!(
-        matches!(status, Some(JobStatus::NotStarted(StartFailure::CopyInFailed(0, _)))),
+        matches!(status, Some(JobExit::NotStarted(StartFailure::CopyInFailed(0, _)))),
         "{status:?}"
     );
     assert_eq!(result.stdout(), "");
@@ -78,7 +78,7 @@ fn no_job_starts_before_the_end_of_each_archive_was_seen() {
         host.input(InputStream::CopyIn(1), &whole[..whole.len() - cut]);
         host.input_end(InputStream::CopyIn(1));
         let result = host.finish(JobResult::default());
-        let Some(JobStatus::NotStarted(StartFailure::CopyInFailed(1, why))) = &result.status else {
+        let Some(JobExit::NotStarted(StartFailure::CopyInFailed(1, why))) = &result.status else {
             panic!("{cut}: {:?}", result.status);
         };
         assert_eq!(why, "the archive is truncated", "{cut}");
@@ -98,7 +98,7 @@ fn a_job_that_is_killed_as_a_whole_leaves_what_it_has_made() {
         host.wait_for(&mut result, "ready");
         host.send(&HostMessage::Signal(libc::SIGKILL));
         let result = host.finish(result);
-        assert_eq!(result.status, Some(JobStatus::Signal(9)));
+        assert_eq!(result.status, Some(JobExit::Signal(9)));
         let target = tempfile::tempdir().unwrap();
         let archive = &result.outputs[&OutputStream::CopyOut(0)];
         unpack(archive, target.path(), "a").unwrap();

@@ -13,7 +13,7 @@ fn following(script: &str) -> Job {
 /// Returns the standard error of such a job, with the followed lines.
 fn followed(script: &str) -> String {
     let result = Host::new().run(following(script));
-    assert_eq!(result.status, Some(JobStatus::Code(0)), "{}", result.text(OutputStream::Stderr));
+    assert_eq!(result.status, Some(JobExit::Code(0)), "{}", result.text(OutputStream::Stderr));
     result.text(OutputStream::Stderr)
 }
 
@@ -109,7 +109,7 @@ fn the_remaining_data_at_the_end_is_limited() {
     let mut host = Host::new();
     host.start(following("mkdir pages; truncate -s 1T pages/a"));
     let result = host.finish(JobResult::default());
-    assert_eq!(result.status, Some(JobStatus::Code(0)));
+    assert_eq!(result.status, Some(JobExit::Code(0)));
     assert!(result.outputs[&OutputStream::Stderr].len() < 200 << 20);
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use mayfly_protocol::flow::{MAX_CHUNK, ReceiveWindow, WINDOW};
 use mayfly_protocol::frame;
 use mayfly_protocol::message::{
-    Bytes, GuestMessage, HostMessage, InputStream, Job, JobStatus, OutputStream, Prepare,
+    Bytes, GuestMessage, HostMessage, InputStream, Job, JobExit, OutputStream, Prepare,
     StartFailure, TerminalSize,
 };
 use tempfile::TempDir;
@@ -48,7 +48,7 @@ struct JobResult {
     outputs: BTreeMap<OutputStream, Vec<u8>>,
     ends: BTreeMap<OutputStream, Option<String>>,
     credit: u64,
-    status: Option<JobStatus>,
+    status: Option<JobExit>,
 }
 
 impl JobResult {

@@ -8,21 +8,21 @@ fn signals_reach_the_jobs_whole_group_and_end_it() {
     host.start(shell("sleep 60 | sleep 60; echo not reached"));
     host.send(&HostMessage::Signal(libc::SIGTERM));
     let result = host.finish(JobResult::default());
-    assert_eq!(result.status, Some(JobStatus::Signal(15)));
+    assert_eq!(result.status, Some(JobExit::Signal(15)));
     assert_eq!(result.stdout(), "");
 }
 
 #[test]
 fn a_real_time_signal_is_reported_like_any_other() {
     let result = Host::new().run(shell("kill -s 40 $$"));
-    assert_eq!(result.status, Some(JobStatus::Signal(40)));
+    assert_eq!(result.status, Some(JobExit::Signal(40)));
 }
 
 #[test]
 fn remaining_processes_are_killed() {
     let mut host = Host::new();
     let result = host.run(shell("sleep 60 & echo $!"));
-    assert_eq!(result.status, Some(JobStatus::Code(0)));
+    assert_eq!(result.status, Some(JobExit::Code(0)));
     // The output ended, so its pipe was closed: the process was killed.
     assert_eq!(result.ends[&OutputStream::Stdout], None);
 }
@@ -40,10 +40,10 @@ fn failed_commands_report_the_reason() {
         assert_eq!(result.ends.len(), 2, "{arguments:?}");
         match (result.status, expected) {
             (
-                Some(JobStatus::NotStarted(StartFailure::CommandNotExecutable(why))),
+                Some(JobExit::NotStarted(StartFailure::CommandNotExecutable(why))),
                 StartFailure::CommandNotExecutable(_),
             ) => assert!(why.contains("ermission denied"), "{why}"),
-            (status, expected) => assert_eq!(status, Some(JobStatus::NotStarted(expected))),
+            (status, expected) => assert_eq!(status, Some(JobExit::NotStarted(expected))),
         }
     }
 }
@@ -68,10 +68,10 @@ fn unknown_users_and_directories_are_named() {
     let unknown = Job { user: Some("nobody-here".into()), ..job(&["true"]) };
     let status = Host::new().run(unknown).status;
     let expected = StartFailure::UserNotFound("nobody-here".into());
-    assert_eq!(status, Some(JobStatus::NotStarted(expected)));
+    assert_eq!(status, Some(JobExit::NotStarted(expected)));
     let nowhere = Job { directory: Some(bytes("/no/such")), ..job(&["true"]) };
     let status = Host::new().run(nowhere).status;
-    let Some(JobStatus::NotStarted(StartFailure::DirectoryNotEntered(why))) = status else {
+    let Some(JobExit::NotStarted(StartFailure::DirectoryNotEntered(why))) = status else {
         panic!("{status:?}")
     };
     assert!(why.starts_with("/no/such: "), "{why}");
@@ -116,6 +116,6 @@ fn many_and_odd_arguments_arrive_unchanged() {
 fn a_job_ignores_no_signal_that_the_agent_ignores() {
     // Rust programs ignore SIGPIPE.
     let result = Host::new().run(shell("yes | head -n 1; kill -s PIPE $$; echo survived"));
-    assert_eq!(result.status, Some(JobStatus::Signal(13)));
+    assert_eq!(result.status, Some(JobExit::Signal(13)));
     assert_eq!(result.stdout(), "y\n");
 }

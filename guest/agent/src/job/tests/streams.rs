@@ -8,7 +8,7 @@ fn output_error_and_status_come_apart() {
     let result = host.run(shell("echo out; echo err >&2; exit 7"));
     assert_eq!(result.stdout(), "out\n");
     assert_eq!(result.text(OutputStream::Stderr), "err\n");
-    assert_eq!(result.status, Some(JobStatus::Code(7)));
+    assert_eq!(result.status, Some(JobExit::Code(7)));
     assert_eq!(result.ends.len(), 2);
     host.send(&HostMessage::Shutdown);
     assert!(matches!(host.outcome(), SessionEnd::Shutdown));
@@ -27,7 +27,7 @@ fn input_reaches_the_job_with_its_end() {
 #[test]
 fn a_job_without_input_reads_the_end_at_once() {
     let result = Host::new().run(job(&["cat"]));
-    assert_eq!(result.status, Some(JobStatus::Code(0)));
+    assert_eq!(result.status, Some(JobExit::Code(0)));
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn unread_input_is_discarded_and_credited() {
         }
     }
     host.send(&HostMessage::Signal(libc::SIGKILL));
-    assert_eq!(host.finish(result).status, Some(JobStatus::Signal(9)));
+    assert_eq!(host.finish(result).status, Some(JobExit::Signal(9)));
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn a_terminal_has_a_size() {
     assert!(text.starts_with("/dev/pts/"), "{text}");
     assert!(text.ends_with("33 99\r\nerr\r\n"), "{text}");
     assert_eq!(result.ends[&OutputStream::Stderr], None);
-    assert_eq!(result.status, Some(JobStatus::Code(0)));
+    assert_eq!(result.status, Some(JobExit::Code(0)));
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn endless_map() -> Vec<u8> {
     gnu.set_is_extended(true);
     let mut tar = Tar::tree().with_header(header, b"");
     let mut at = 0;
-    for _ in 0..crate::MAX_SEGMENTS / 21 + 2 {
+    for _ in 0..crate::MAX_DATA_RANGES / 21 + 2 {
         let mut block = GnuExtSparseHeader::new();
         for slot in block.sparse_mut() {
             slot.set_offset(at);
@@ -221,7 +221,7 @@ pub(super) fn shapes() -> Vec<Row> {
             damaged,
         ),
         both(
-            "a length that is no number",
+            "a length that is not a number",
             changed(|header| {
                 header.as_old_mut().size = *b"not octal!!!";
                 header.set_cksum();
@@ -229,7 +229,7 @@ pub(super) fn shapes() -> Vec<Row> {
             damaged,
         ),
         both(
-            "a time that is no number",
+            "a time that is not a number",
             changed(|header| {
                 header.as_old_mut().mtime = [0xff; 12];
                 header.set_cksum();
@@ -237,7 +237,7 @@ pub(super) fn shapes() -> Vec<Row> {
             || Accepted(&["x="]),
         ),
         both(
-            "a mode that is no number",
+            "a mode that is not a number",
             changed(|header| {
                 header.as_old_mut().mode = *b"rwxr-xr-";
                 header.set_cksum();

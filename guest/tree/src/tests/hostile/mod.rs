@@ -8,7 +8,7 @@ use std::io::Read;
 use tar::EntryType;
 
 use super::*;
-use crate::Reader;
+use crate::TreeReader;
 
 /// The outcome of unpacking an archive.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ fn a_long_name_is_rejected_before_it_is_read() {
     for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
         let archive = only_header(kind, 300 << 20);
         let mut input = Counted(archive[..1024].chain(io::repeat(b'n')), 0);
-        let mut reader = Reader::new(&mut input);
+        let mut reader = TreeReader::new(&mut input);
         reader.next_entry().unwrap();
         reader.next_entry().unwrap_err();
         assert_eq!(input.1, 1024, "{kind:?}");

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use mayfly_protocol::message::{Job, JobStatus, StartFailure};
+use mayfly_protocol::message::{Job, JobExit, StartFailure};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::arguments::CopyOut;
@@ -165,7 +165,7 @@ async fn run_to_end(
 }
 
 /// Prints a warning if the job may have failed because of too little memory.
-fn warn_of_memory(status: &JobStatus, kills: u64) {
+fn warn_of_memory(status: &JobExit, kills: u64) {
     if let Some(cause) = out_of_memory_note(status, kills) {
         report::warning(&format!("{cause}; use a larger --memory"));
     }
@@ -191,14 +191,14 @@ fn raw_mode(job: &Job) -> io::Result<Option<RawMode>> {
 
 /// Returns the command's exit status, or an error if that is 0 and something else failed.
 fn finish(
-    status: &JobStatus,
+    status: &JobExit,
     not_copied: &[String],
     copied: Copied,
     task: &MicrovmTask<'_>,
     observations: RunnerObservations,
 ) -> Result<ExitCode, CliError> {
     match status {
-        JobStatus::Code(0) if task.must_copy => {
+        JobExit::Code(0) if task.must_copy => {
             if let Some(first) = not_copied.first() {
                 return Err(CliError::file(format!("can't copy out {first}"), Code::NotFound));
             }
@@ -207,24 +207,24 @@ fn finish(
                 None => Ok(ExitCode::SUCCESS),
             }
         }
-        JobStatus::Code(code) => {
+        JobExit::Code(code) => {
             warn_not_copied(not_copied, &copied);
             warn_of_runner_outcome(*code, task, observations);
             Ok(ExitCode::from(*code))
         }
-        JobStatus::Signal(number) => {
+        JobExit::Signal(number) => {
             warn_not_copied(not_copied, &copied);
             warn_of_runner_outcome(128_u8.saturating_add(*number), task, observations);
             Ok(signal_exit_code((*number).into()))
         }
         // If the guest can't unpack a tree, the cause is often that it could not be packed.
-        JobStatus::NotStarted(StartFailure::CopyInFailed(index, why)) => {
+        JobExit::NotStarted(StartFailure::CopyInFailed(index, why)) => {
             copied.packed?;
             let copy = task.microvm.copy_in.get(usize::from(*index));
             let path = copy.map_or_else(String::new, |copy| copy.host.display().to_string());
             Err(CliError::file(format!("can't copy {path} in: {why}"), Code::CannotWrite))
         }
-        JobStatus::NotStarted(why) => Err(not_started(why, &task.command)),
+        JobExit::NotStarted(why) => Err(not_started(why, &task.command)),
     }
 }
 
@@ -343,7 +343,7 @@ impl Signals {
                 let name = name.map_or_else(|_| number.to_string(), |signal| signal.to_string());
                 ShepherdCommand::Interrupt(InterruptRequest {
                     grace: within,
-                    reason: format!("mayfly once got {name}"),
+                    reason: format!("mayfly once received {name}"),
                 })
             }
         }
