@@ -13,7 +13,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router, middleware};
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, UnixListener};
@@ -27,6 +27,7 @@ use super::socket_path::{ShortPath, shorten};
 use super::status::{self, Pages};
 use super::types::{ApiError, ApiErrorKind, DrainRequest, JobFilter, JobId, Submission};
 use super::{log, serve, token};
+use mayfly_host::lock::try_exclusive;
 
 /// The maximum size of a request body: the arguments and variables of a job.
 const MAX_BODY: usize = 1 << 20;
@@ -88,12 +89,9 @@ impl Drop for SocketFile {
 fn lock(path: &ShortPath) -> io::Result<Flock<File>> {
     let name = path.directory.join(format!(".{}.lock", path.name));
     let file = File::options().create(true).append(true).mode(0o600).open(name)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        nix::Error::EWOULDBLOCK => io::Error::new(
-            io::ErrorKind::AddrInUse,
-            "another daemon uses this socket: set a different host.socket for each daemon",
-        ),
-        error => error.into(),
+    try_exclusive(file)?.ok_or_else(|| {
+        let text = "another daemon uses this socket: set a different host.socket for each daemon";
+        io::Error::new(io::ErrorKind::AddrInUse, text)
     })
 }
 

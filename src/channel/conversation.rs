@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use mayfly_common::text::is_deceptive;
+use mayfly_common::text::without_deceptive;
 use mayfly_protocol::flow::{FlowError, MAX_CHUNK, ReceiveWindow};
 use mayfly_protocol::frame::FrameError;
 use mayfly_protocol::message::{
@@ -296,7 +296,7 @@ fn name(message: &GuestMessage) -> &'static str {
 
 /// Shortens a text and removes control characters, so that it is safe to display.
 fn sanitize(text: &str) -> String {
-    text.chars().filter(|character| !is_deceptive(*character)).take(MAX_TEXT).collect()
+    without_deceptive(text, MAX_TEXT)
 }
 
 fn sanitize_reason(why: StartFailure) -> StartFailure {

@@ -84,7 +84,7 @@ pub(super) fn run(
     let task = MicrovmTask {
         plan,
         job,
-        command: "the runner".to_owned(),
+        program: runner::PROGRAM.to_owned(),
         microvm: &arguments.microvm,
         copy_out: &copy_out,
         // A runner that never started has no logs.

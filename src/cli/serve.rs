@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::report::CliError;
+use super::telemetry::LogFormatArgument;
 use super::trust::TrustArguments;
 use super::{config, open_state, telemetry};
 use mayfly_api::types as api;
@@ -11,7 +12,6 @@ use mayfly_config::{Environment, Settings};
 use mayfly_failure::{Code, chain};
 use mayfly_github::forge::GitHubDriver;
 use mayfly_host::state::StateDirectory;
-use mayfly_telemetry::log;
 
 /// Run the daemon: jobs of GitHub Actions and local jobs, each in its own microVM.
 ///
@@ -30,7 +30,7 @@ pub(super) struct ServeArguments {
     /// Format of the log [default: the journal if stderr leads there, else text]; `MAYFLY_LOG`
     /// selects what is logged
     #[arg(long, value_name = "FORMAT")]
-    log_format: Option<log::LogFormat>,
+    log_format: Option<LogFormatArgument>,
 }
 
 const EXAMPLES: &str = "\

@@ -3,7 +3,7 @@
 use unicode_width::UnicodeWidthChar;
 
 use super::output::{Output, OutputError};
-use mayfly_common::text::is_deceptive;
+use mayfly_common::text::replace_deceptive;
 
 /// The maximum width of a cell in columns. Names of jobs can have any length.
 const MAX_CELL_WIDTH: usize = 160;
@@ -42,7 +42,7 @@ pub(super) fn lines<const N: usize>(heading: [&str; N], rows: &[[String; N]]) ->
 fn cell(text: &str) -> (String, usize) {
     let (mut shown, mut taken) = (String::new(), 0);
     // Characters without a width are not limited by the width of the cell.
-    for letter in text.chars().take(2 * MAX_CELL_WIDTH).map(sanitize_char) {
+    for letter in sanitize(text).chars().take(2 * MAX_CELL_WIDTH) {
         let width = letter.width().unwrap_or(1);
         if taken + width > MAX_CELL_WIDTH {
             break;
@@ -59,11 +59,7 @@ fn cell(text: &str) -> (String, usize) {
 
 /// Replaces characters that a terminal interprets. Names of jobs are untrusted.
 pub(super) fn sanitize(text: &str) -> String {
-    text.chars().map(sanitize_char).collect()
-}
-
-fn sanitize_char(letter: char) -> char {
-    if is_deceptive(letter) { '?' } else { letter }
+    replace_deceptive(text, '?')
 }
 
 /// Returns the cell of an optional value.
@@ -73,6 +69,7 @@ pub(super) fn optional(value: Option<impl ToString>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use mayfly_common::text::is_deceptive;
     use proptest::prelude::*;
     use unicode_width::UnicodeWidthStr;
 
@@ -128,7 +125,7 @@ mod tests {
             let lines = lines(["A", "B", "C"], &rows);
             prop_assert_eq!(lines.len(), rows.len() + 1);
             for line in lines {
-                prop_assert!(!line.contains(|letter| sanitize_char(letter) != letter));
+                prop_assert!(!line.contains(is_deceptive));
                 let columns: usize = line.chars().filter_map(UnicodeWidthChar::width).sum();
                 prop_assert!(columns <= 3 * (MAX_CELL_WIDTH + 3));
             }

@@ -10,10 +10,31 @@ use mayfly_telemetry::log::{self, LogError, LogFormat};
 /// The variable of the log filter, for example `debug` or `mayfly_github=debug,info`.
 const VARIABLE: &str = "MAYFLY_LOG";
 
+/// A format of the log, as an option of `mayfly serve`.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(super) enum LogFormatArgument {
+    /// Lines for a person
+    Text,
+    /// A JSON object in each line
+    Json,
+    /// Entries of systemd's journal, each with its fields
+    Journald,
+}
+
+impl From<LogFormatArgument> for LogFormat {
+    fn from(argument: LogFormatArgument) -> Self {
+        match argument {
+            LogFormatArgument::Text => Self::Text,
+            LogFormatArgument::Json => Self::Json,
+            LogFormatArgument::Journald => Self::Journald,
+        }
+    }
+}
+
 /// Sets up the log of this process. Must be called once.
-pub(super) fn start(format: Option<LogFormat>) -> Result<(), CliError> {
+pub(super) fn start(format: Option<LogFormatArgument>) -> Result<(), CliError> {
     let filter = filter(std::env::var(VARIABLE).ok().as_deref())?;
-    log::start(format.unwrap_or_else(LogFormat::detect), filter).map_err(|error| {
+    log::start(format.map_or_else(LogFormat::detect, Into::into), filter).map_err(|error| {
         let code = match error {
             LogError::Journal(_) => Code::Unavailable,
             LogError::AlreadySet(_) => Code::Internal,

@@ -15,6 +15,16 @@ pub fn printable(line: &str) -> String {
     line.chars().filter(|character| *character == '\t' || !is_deceptive(*character)).collect()
 }
 
+/// Returns the first `max` characters that are not deceptive.
+pub fn without_deceptive(text: &str, max: usize) -> String {
+    text.chars().filter(|character| !is_deceptive(*character)).take(max).collect()
+}
+
+/// Returns a text with each deceptive character replaced.
+pub fn replace_deceptive(text: &str, with: char) -> String {
+    text.chars().map(|character| if is_deceptive(character) { with } else { character }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -23,5 +33,14 @@ mod tests {
     fn a_printable_line_neither_moves_the_cursor_nor_reorders_text() {
         assert_eq!(printable("a\tb\u{1b}[2J\r\u{202e}c\u{200b}\u{7}"), "a\tb[2Jc");
         assert_eq!(printable("ordinary: äöü, 日本語, 🦀"), "ordinary: äöü, 日本語, 🦀");
+    }
+
+    #[test]
+    fn deceptive_characters_are_dropped_or_replaced() {
+        let text = "a\tb\u{1b}[\u{202e}ö";
+        assert_eq!(without_deceptive(text, 9), "ab[ö");
+        // Dropped characters do not count.
+        assert_eq!(without_deceptive(text, 3), "ab[");
+        assert_eq!(replace_deceptive(text, '?'), "a?b?[?ö");
     }
 }

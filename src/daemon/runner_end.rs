@@ -10,7 +10,9 @@ use mayfly_protocol::message::JobExit;
 use super::backlog::TAKEN_BACK;
 use super::fleet::{JobVerdict, Microvm, job_verdict};
 use mayfly_shepherd::event::JobOutcome;
-use mayfly_shepherd::runner::{RunnerExit, RunnerObservations, RunnerOutcome, RunnerResult};
+use mayfly_shepherd::runner::{
+    PROGRAM, RunnerExit, RunnerObservations, RunnerOutcome, RunnerResult,
+};
 
 /// The result of a runner's job, as far as the forge has not reported it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +100,7 @@ fn without_status(
     observed: RunnerObservations,
     unexpected: Option<&str>,
 ) -> RunnerEndEffects {
-    let why = match job_verdict(outcome, false) {
+    let why = match job_verdict(outcome, false, PROGRAM) {
         JobVerdict::Failed { cause, .. } | JobVerdict::Retry { cause } => cause,
         JobVerdict::Finished { result, .. } => result,
     };

@@ -27,13 +27,13 @@ pub(super) struct RateBudget {
     rate: Option<RateLimit>,
     next_mutation: Option<SystemTime>,
     blocked: Option<SystemTime>,
-    strikes: u32,
+    refusals: u32,
 }
 
 impl RateBudget {
     /// Creates a budget without any known limit, with at least `gap` between two mutations.
     pub(super) fn new(gap: Duration) -> Self {
-        Self { gap, rate: None, next_mutation: None, blocked: None, strikes: 0 }
+        Self { gap, rate: None, next_mutation: None, blocked: None, refusals: 0 }
     }
 
     /// Reserves a slot and returns how long to wait for it; `Err` is the time before which nothing
@@ -78,18 +78,18 @@ impl RateBudget {
 
     /// Blocks every call until a rate limit ends.
     pub(super) fn block(&mut self, until: SystemTime) {
-        self.strikes = self.strikes.saturating_add(1);
+        self.refusals = self.refusals.saturating_add(1);
         self.blocked = Some(self.blocked.map_or(until, |blocked| blocked.max(until)));
     }
 
     /// Resets the count of consecutive rate limits after a successful call.
     pub(super) fn succeed(&mut self) {
-        self.strikes = 0;
+        self.refusals = 0;
     }
 
     /// Returns the number of consecutive rate limits.
-    pub(super) fn strikes(&self) -> u32 {
-        self.strikes
+    pub(super) fn refusals(&self) -> u32 {
+        self.refusals
     }
 
     /// Returns the primary rate limit, if one was reported and its window is not over.
@@ -136,9 +136,9 @@ mod tests {
         assert_eq!(budget.reserve(false, at(1000)), Err(at(5000)));
         assert_eq!(budget.reserve(true, at(4999)), Err(at(5000)));
         assert_eq!(budget.reserve(true, at(5000)), Ok(Duration::ZERO));
-        assert_eq!(budget.strikes(), 2);
+        assert_eq!(budget.refusals(), 2);
         budget.succeed();
-        assert_eq!(budget.strikes(), 0);
+        assert_eq!(budget.refusals(), 0);
     }
 
     #[test]

@@ -6,11 +6,12 @@ use hyper::HeaderMap;
 use serde::Deserialize;
 
 use super::budget::RateLimit;
-use mayfly_common::text::is_deceptive;
+use mayfly_common::backoff::delay;
+use mayfly_common::text::replace_deceptive;
 
 /// The minimum wait that GitHub requests if a response has no exact time.
 const MIN_WAIT: Duration = Duration::from_secs(60);
-/// The longest wait that a header can cause: a primary limit's window plus a margin.
+/// The longest wait that a response can cause: a primary limit's window plus a margin.
 const MAX_WAIT: Duration = Duration::from_secs(65 * 60);
 /// The maximum length of GitHub's message in an error.
 const MESSAGE_LIMIT: usize = 300;
@@ -36,20 +37,20 @@ pub(super) enum ResponseClass {
     Ambiguous,
 }
 
-/// Classifies a response that arrived at `now`. `strikes` is the number of consecutive rate
+/// Classifies a response that arrived at `now`. `refusals` is the number of consecutive rate
 /// limits without an exact time: each doubles the wait.
 pub(super) fn classify(
     status: u16,
     headers: &HeaderMap,
     body: &[u8],
     now: SystemTime,
-    strikes: u32,
+    refusals: u32,
 ) -> ResponseClass {
     match status {
         200..=299 => ResponseClass::Success,
         304 => ResponseClass::NotModified,
         401 => ResponseClass::Unauthorized,
-        403 | 429 => match limited_until(status, headers, body, now, strikes) {
+        403 | 429 => match limited_until(status, headers, body, now, refusals) {
             Some(until) => ResponseClass::RateLimited(until),
             None => ResponseClass::Refused,
         },
@@ -67,7 +68,7 @@ fn limited_until(
     headers: &HeaderMap,
     body: &[u8],
     now: SystemTime,
-    strikes: u32,
+    refusals: u32,
 ) -> Option<SystemTime> {
     if let Some(seconds) = number(headers, "retry-after") {
         // 0 would be a tight loop.
@@ -79,8 +80,7 @@ fn limited_until(
         return Some(now + wait.min(MAX_WAIT));
     }
     let secondary = message(body).to_lowercase().contains("rate limit");
-    (status == 429 || secondary)
-        .then(|| now + MIN_WAIT.saturating_mul(1 << strikes.min(6)).min(MAX_WAIT))
+    (status == 429 || secondary).then(|| now + delay(refusals, MIN_WAIT, MAX_WAIT))
 }
 
 /// Returns the rate limit in the headers.
@@ -132,8 +132,7 @@ pub(super) fn message(body: &[u8]) -> String {
         Err(_) if body.is_empty() => "no reason given".to_owned(),
         Err(_) => "the response is not JSON with a message".to_owned(),
     };
-    let printable = |character: char| if is_deceptive(character) { ' ' } else { character };
-    text.chars().map(printable).take(MESSAGE_LIMIT).collect()
+    replace_deceptive(&text, ' ').chars().take(MESSAGE_LIMIT).collect()
 }
 
 fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
@@ -210,8 +209,8 @@ mod tests {
         let secondary = br#"{"message":"You have exceeded a secondary rate limit"}"#;
         let forbidden = br#"{"message":"Resource not accessible by integration"}"#;
         for status in [403, 429] {
-            let class = |entries: &[_], body: &[u8], strikes| {
-                classify(status, &headers(entries), body, now(), strikes)
+            let class = |entries: &[_], body: &[u8], refusals| {
+                classify(status, &headers(entries), body, now(), refusals)
             };
             assert_eq!(class(&[("retry-after", "7".into())], b"", 3), limited(7));
             assert_eq!(class(&[("retry-after", "0".into())], b"", 0), limited(1));
@@ -220,7 +219,7 @@ mod tests {
             assert_eq!(class(&rated(0, NOW + 1_000_000), b"", 0), limited(65 * 60));
             assert_eq!(class(&rated(10, NOW + 100), secondary, 0), limited(60));
             assert_eq!(class(&[], secondary, 2), limited(240));
-            assert_eq!(class(&[], secondary, 99), limited(3840));
+            assert_eq!(class(&[], secondary, 99), limited(65 * 60));
         }
         let refused = classify(403, &headers(&rated(4999, NOW + 100)), forbidden, now(), 0);
         assert_eq!(refused, ResponseClass::Refused);
@@ -253,11 +252,11 @@ mod tests {
             remaining in proptest::option::of(0_u64..3),
             reset in any::<u64>(),
             body in proptest::collection::vec(any::<u8>(), 0..64),
-            strikes in any::<u32>(),
+            refusals in any::<u32>(),
         ) {
             let mut entries = remaining.map_or(vec![], |remaining| rated(remaining, reset));
             entries.extend(retry.map(|retry| ("retry-after", retry)));
-            let class = classify(status, &headers(&entries), &body, now(), strikes);
+            let class = classify(status, &headers(&entries), &body, now(), refusals);
             if let ResponseClass::RateLimited(until) = class {
                 prop_assert!(until > now());
                 prop_assert!(until <= now() + MAX_WAIT);

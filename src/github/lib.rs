@@ -50,7 +50,6 @@ pub use deliveries::DeliveryAttempt;
 pub use downloads::RunnerDownload;
 pub use error::{BoxError, CallError, SetupError};
 pub use job::{WorkflowJob, WorkflowJobStatus};
-pub use mayfly_config::github::{Repository, Target};
 pub use poll::JobSnapshot;
 pub use runners::{DeletionOutcome, GitHubRunner, JitRunner};
 pub use settings::{Credentials, GitHubSettings, Hook};

@@ -7,6 +7,7 @@ use serde_json::json as value;
 
 use super::testing::{Reply, Server, empty, json};
 use super::*;
+use mayfly_config::github::Target;
 use mayfly_failure::Failure;
 use mayfly_host::web::Proxies;
 

@@ -167,7 +167,7 @@ impl Wire {
     fn record_limits(&self, response: &Response, now: SystemTime) -> ResponseClass {
         let mut budget = self.budget();
         let class =
-            classify(response.status, &response.headers, &response.body, now, budget.strikes());
+            classify(response.status, &response.headers, &response.body, now, budget.refusals());
         if let Some(rate) = rate(&response.headers) {
             if is_core_limit(&response.headers) {
                 budget.update(rate);

@@ -9,6 +9,7 @@ pub mod capacity;
 pub mod check;
 pub mod clock;
 pub mod descriptors;
+pub mod lock;
 pub mod memory;
 pub mod programs;
 pub mod size;

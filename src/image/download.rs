@@ -24,6 +24,7 @@ use super::error::ImageError;
 use super::hash;
 use super::name::Digest;
 use super::store::Store;
+use mayfly_common::backoff::delay;
 use mayfly_host::size::Size;
 use mayfly_host::web::{self, Connector, Proxies};
 
@@ -38,6 +39,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 5;
 /// The most attempts.
 const MAX_ATTEMPTS: u32 = 3;
+/// The delay before the second attempt.
+const FIRST_DELAY: Duration = Duration::from_secs(2);
 /// The interval between progress reports.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -143,18 +146,17 @@ impl<'a> Downloader<'a> {
         let failed = |source| ImageError::Download { url: request.url.to_owned(), source };
         let remaining = self.deadline.saturating_duration_since(Instant::now());
         let attempts = async {
-            let mut pause = Duration::from_secs(1);
-            for last in (0..MAX_ATTEMPTS).rev() {
+            for failures in 0..MAX_ATTEMPTS {
+                let is_last = failures + 1 == MAX_ATTEMPTS;
                 match self.attempt(request).await {
                     Ok(file) => return Ok(file),
-                    Err(AttemptError::Download(error)) if last > 0 && error.is_transient() => {
+                    Err(AttemptError::Download(error)) if !is_last && error.is_transient() => {
                         (self.report)(&format!("{error}; trying again"));
                     }
                     Err(AttemptError::Download(error)) => return Err(failed(error)),
                     Err(AttemptError::Image(error)) => return Err(error),
                 }
-                tokio::time::sleep(pause).await;
-                pause *= 4;
+                tokio::time::sleep(delay(failures, FIRST_DELAY, IDLE_TIMEOUT)).await;
             }
             Err(failed(DownloadError::Stalled))
         };

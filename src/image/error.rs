@@ -107,7 +107,7 @@ pub enum ImageError {
         limit: Duration,
     },
     /// The guest agent was not found.
-    #[error("guest agent not found at {}", join_paths(searched))]
+    #[error("agent not found at {}", join_paths(searched))]
     AgentMissing {
         /// The paths that were tried.
         searched: Vec<PathBuf>,

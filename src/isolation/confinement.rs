@@ -8,13 +8,9 @@
 
 use std::ffi::{CString, c_char};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, Scope,
-};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::io::Errno;
@@ -23,6 +19,7 @@ use seccompiler::BackendError;
 use tokio::process::Command;
 
 use super::filter::AllowedCalls;
+use super::landlock;
 use super::libraries::ENVIRONMENT;
 use super::root::{self, Root};
 use super::syscalls::ExecutionKey;
@@ -44,15 +41,12 @@ pub struct Confinement {
 /// Limit of open descriptors of a child.
 const MAXIMUM_DESCRIPTORS: u64 = 1024;
 
-/// The newest Landlock ABI whose rights are requested. Older kernels enforce what they support.
-const LANDLOCK_ABI: ABI = ABI::V6;
-
 impl Confinement {
     /// Confines the process that `command` will spawn. Its program and arguments are executed with
     /// an environment that only contains the path of its libraries. Its standard streams are those
     /// of the command.
     pub fn apply(self, command: &mut Command) -> io::Result<()> {
-        let ruleset = self.ruleset()?;
+        let ruleset = landlock::confinement(self.root.path())?;
         let key = key()?;
         let mut filter =
             (self.syscalls)(key).and_then(AllowedCalls::filter).map_err(io::Error::other)?;
@@ -71,7 +65,7 @@ impl Confinement {
             keep_only(&inherited)?;
             drop_capabilities()?;
             if let Some(ruleset) = &ruleset {
-                restrict(ruleset)?;
+                landlock::restrict(ruleset)?;
             }
             filter.install()?;
             Err(execution.execute())
@@ -80,27 +74,6 @@ impl Confinement {
         // and takes no lock.
         unsafe { command.pre_exec(confine) };
         Ok(())
-    }
-
-    /// Creates the Landlock rules. `None` if the kernel has no Landlock.
-    fn ruleset(&self) -> io::Result<Option<OwnedFd>> {
-        let everything = AccessFs::from_all(LANDLOCK_ABI);
-        // The mounts of the root restrict writing, execution and devices per file.
-        let rights = AccessFs::from_read(LANDLOCK_ABI)
-            | AccessFs::WriteFile
-            | AccessFs::IoctlDev
-            | AccessFs::MakeSock
-            | AccessFs::RemoveFile;
-        let root = PathFd::new(self.root.path()).map_err(io::Error::other)?;
-        let ruleset = Ruleset::default()
-            .set_compatibility(CompatLevel::BestEffort)
-            .handle_access(everything)
-            .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(LANDLOCK_ABI)))
-            .and_then(|ruleset| ruleset.scope(Scope::from_all(LANDLOCK_ABI)))
-            .and_then(Ruleset::create)
-            .and_then(|ruleset| ruleset.add_rule(PathBeneath::new(root, rights)))
-            .map_err(io::Error::other)?;
-        Ok(ruleset.into())
     }
 }
 
@@ -192,12 +165,4 @@ fn drop_capabilities() -> io::Result<()> {
         }
     }
     Ok(nix::sys::prctl::set_no_new_privs()?)
-}
-
-fn restrict(ruleset: &OwnedFd) -> io::Result<()> {
-    // SAFETY: takes an open descriptor and no flags; `no_new_privs` is set.
-    match unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }

@@ -6,12 +6,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use super::audit::{self, NewEntry};
 use super::error::LedgerError;
 use super::{Time, schema};
+use mayfly_host::lock::try_exclusive;
 
 /// How long to wait for a reader that checkpoints or recovers the file before logging it.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -348,9 +349,7 @@ fn lock(path: &Path) -> Result<Flock<File>, LedgerError> {
         .mode(0o600)
         .open(name)
         .map_err(|error| LedgerError::NotLocked(path.to_owned(), error))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::Error::EWOULDBLOCK)) => Err(LedgerError::InUse(path.to_owned())),
-        Err((_, error)) => Err(LedgerError::NotLocked(path.to_owned(), error.into())),
-    }
+    try_exclusive(file)
+        .map_err(|error| LedgerError::NotLocked(path.to_owned(), error))?
+        .ok_or_else(|| LedgerError::InUse(path.to_owned()))
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use mayfly_protocol::message::{JobExit, Statistics};
+use mayfly_protocol::message::{JobExit, StartFailure, Statistics};
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,9 @@ use mayfly_failure::Code;
 
 /// Maximum length, in characters, of an unreadable end event that is quoted in a report.
 const MAX_UNKNOWN_TEXT: usize = 256;
+
+/// Maximum length, in characters, of a program's name in a message.
+const MAX_PROGRAM: usize = 256;
 
 /// One line of the record (`events.jsonl`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -201,6 +204,28 @@ impl Event {
     }
 }
 
+/// Returns why a job did not start, with the exit code. `program` is the name of its program.
+pub fn describe_start_failure(failure: &StartFailure, program: &str) -> (Code, String) {
+    let program: String = program.chars().take(MAX_PROGRAM).collect();
+    match failure {
+        StartFailure::CommandNotFound => {
+            (Code::CommandNotFound, format!("command {program:?} not found in the image"))
+        }
+        StartFailure::CommandNotExecutable(why) => {
+            (Code::CommandNotExecutable, format!("can't execute {program:?}: {why}"))
+        }
+        StartFailure::UserNotFound(user) => {
+            (Code::NotFound, format!("user {user:?} not found in the image"))
+        }
+        StartFailure::DirectoryNotEntered(why) => {
+            (Code::NotFound, format!("can't enter the working directory: {why}"))
+        }
+        StartFailure::CopyInFailed(_, why) | StartFailure::Other(why) => {
+            (Code::MachineFailed, format!("the command did not start: {why}"))
+        }
+    }
+}
+
 /// Returns a note that the guest ran out of memory, if that may be why the job failed. `None` for a
 /// job that succeeded anyway.
 pub fn out_of_memory_note(status: &JobExit, kills: u64) -> Option<String> {
@@ -208,4 +233,32 @@ pub fn out_of_memory_note(status: &JobExit, kills: u64) -> Option<String> {
     let count = if kills == 1 { String::new() } else { format!("{kills} ") };
     (kills > 0 && *status != JobExit::Code(0))
         .then(|| format!("the guest ran out of memory: its kernel killed {count}{processes}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_did_not_start_has_its_reason_and_exit_code() {
+        let why = || "a reason".to_owned();
+        for (failure, code, message) in [
+            (StartFailure::CommandNotFound, 127, r#"command "make" not found in the image"#),
+            (StartFailure::CommandNotExecutable(why()), 126, r#"can't execute "make": a reason"#),
+            (StartFailure::UserNotFound("x".into()), 66, r#"user "x" not found in the image"#),
+            (
+                StartFailure::DirectoryNotEntered(why()),
+                66,
+                "can't enter the working directory: a reason",
+            ),
+            (StartFailure::CopyInFailed(0, why()), 125, "the command did not start: a reason"),
+            (StartFailure::Other(why()), 125, "the command did not start: a reason"),
+        ] {
+            let (described, text) = describe_start_failure(&failure, "make");
+            assert_eq!((described as u8, text.as_str()), (code, message));
+        }
+        let (_, text) =
+            describe_start_failure(&StartFailure::CommandNotFound, &"x".repeat(1 << 20));
+        assert!(text.len() < 300, "{}", text.len());
+    }
 }

@@ -12,10 +12,13 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::{Deserialize, Serialize};
 
 use super::event::EventKind;
-use mayfly_common::text::is_deceptive;
+use mayfly_common::text::replace_deceptive;
 
 /// The variable with the runner's just-in-time configuration.
 pub const JIT_CONFIG: &str = "ACTIONS_RUNNER_INPUT_JITCONFIG";
+
+/// The program of a runner's job.
+pub const PROGRAM: &str = "sh";
 
 /// The runner's directory in an image.
 pub const DIRECTORY: &str = "/home/runner/actions-runner";
@@ -51,7 +54,7 @@ pub fn job(
     let settings = VARIABLES.into_iter().map(|(name, value)| (bytes(name), bytes(value)));
     let secret = (bytes(JIT_CONFIG), bytes(jit_config.expose_secret()));
     Job {
-        arguments: ["sh", "-c", START_SCRIPT].map(bytes).to_vec(),
+        arguments: [PROGRAM, "-c", START_SCRIPT].map(bytes).to_vec(),
         environment: settings.chain(environment).chain([secret]).collect(),
         directory: Some(bytes(directory)),
         user: None,
@@ -224,12 +227,12 @@ fn parse_line(line: &[u8]) -> Option<RunnerProgress> {
         _ => {}
     }
     if let Some(job) = line.strip_prefix("Running job: ") {
-        return Some(RunnerProgress::Running { job: printable(job) });
+        return Some(RunnerProgress::Running { job: shown_name(job) });
     }
     // A job's name may contain this text, too; the last occurrence is the runner's.
     let (job, result) = line.strip_prefix("Job ")?.rsplit_once(" completed with result: ")?;
     Some(RunnerProgress::Completed {
-        job: printable(job),
+        job: shown_name(job),
         result: RunnerResult::from_name(result)?,
     })
 }
@@ -250,9 +253,9 @@ fn without_time(line: &str) -> &str {
     if fits { &line[SHAPE.len()..] } else { line }
 }
 
-/// Replaces control characters, so that the text is safe to show on a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|each| if is_deceptive(each) { '\u{fffd}' } else { each }).collect()
+/// Returns a job's name, safe to show on a terminal.
+fn shown_name(job: &str) -> String {
+    replace_deceptive(job, char::REPLACEMENT_CHARACTER)
 }
 
 /// The meaning of the exit status of `Runner.Listener run`. `run.sh` mostly exits with 0.

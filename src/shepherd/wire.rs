@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use super::event::Event;
 use super::plan::ShepherdCommand;
-use mayfly_common::text::is_deceptive;
+use mayfly_common::text::without_deceptive;
 
 /// Protocol version of this program. Raised by a change that an older peer can't skip.
 pub(super) const VERSION: u32 = 1;
@@ -84,7 +84,7 @@ impl WireHello {
         if self.version >= MIN_VERSION && self.min_version <= VERSION {
             return Ok(());
         }
-        let program = self.program.chars().filter(|each| !is_deceptive(*each)).take(64).collect();
+        let program = without_deceptive(&self.program, 64);
         Err(VersionError { program, theirs: self.version, min: self.min_version })
     }
 }

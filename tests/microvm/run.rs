@@ -74,14 +74,18 @@ fn a_signal_is_128_and_its_number() {
 #[test]
 fn a_missing_command_is_127() {
     let host = Host::new();
-    host.run(["--", "no-such-command"]).assert_code(127).assert_stderr_has("no such command");
+    host.run(["--", "no-such-command"])
+        .assert_code(127)
+        .assert_stderr_has("command \"no-such-command\" not found in the image");
     host.assert_clean();
 }
 
 #[test]
 fn a_command_that_cant_be_executed_is_126() {
     let host = Host::new();
-    host.run(["--", "/etc/passwd"]).assert_code(126).assert_stderr_has("can't execute /etc/passwd");
+    host.run(["--", "/etc/passwd"])
+        .assert_code(126)
+        .assert_stderr_has("can't execute \"/etc/passwd\"");
     host.assert_clean();
 }
 
@@ -89,7 +93,7 @@ fn a_command_that_cant_be_executed_is_126() {
 fn an_unknown_user_or_directory_is_named() {
     let host = Host::new();
     let ending = host.run(["--user", "nobody-known", "--", "true"]);
-    ending.assert_code(66).assert_stderr_has("the image has no user \"nobody-known\"");
+    ending.assert_code(66).assert_stderr_has("user \"nobody-known\" not found in the image");
     let ending = host.run(["--workdir", "/not/there", "--", "true"]);
     ending.assert_code(66).assert_stderr_has("/not/there: No such file or directory");
     host.assert_clean();

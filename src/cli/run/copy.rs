@@ -5,13 +5,9 @@
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 
-use landlock::{
-    ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr,
-};
 use mayfly_tree::{ArchiveOrigin, Destination, Notes, Packer, TreeError};
 
 use super::arguments::CopyOut;
@@ -19,10 +15,7 @@ use crate::microvm::CopyIn;
 use crate::report;
 use mayfly_failure::{Code, Failure, chain};
 use mayfly_host::{descriptors, memory};
-
-/// The newest Landlock version whose rights are restricted. Older kernels restrict what they
-/// support.
-const LANDLOCK: ABI = ABI::V5;
+use mayfly_isolation::landlock::restrict_writes;
 
 /// Descriptors that a microVM needs besides those of its trees, in this process or its shepherd.
 const OTHERS: u64 = 64;
@@ -200,22 +193,8 @@ fn unpack(
         let mut parts = guest.rsplit(|byte| *byte == b'/');
         let name = parts.find(|part| !matches!(*part, b"" | b"."));
         let destination = Destination { path: &host, name: Some(name.unwrap_or_default()) };
-        mayfly_tree::unpack(archive, destination, ArchiveOrigin::Guest { limit }, confine)
+        mayfly_tree::unpack(archive, destination, ArchiveOrigin::Guest { limit }, restrict_writes)
     })
-}
-
-/// Permanently restricts writes of this thread to `directory`.
-fn confine(directory: &Path) -> io::Result<()> {
-    let writing = AccessFs::from_write(LANDLOCK);
-    let descriptor = PathFd::new(directory).map_err(io::Error::other)?;
-    Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(writing)
-        .and_then(Ruleset::create)
-        .and_then(|rules| rules.add_rule(PathBeneath::new(descriptor, writing)))
-        .and_then(RulesetCreated::restrict_self)
-        .map(drop)
-        .map_err(io::Error::other)
 }
 
 #[cfg(test)]
@@ -223,6 +202,7 @@ mod tests {
     use super::*;
     use std::fs;
     use std::io::{Read, Write};
+    use std::path::Path;
 
     fn copies(copy_in: &[&Path], copy_out: &[(&str, &Path)]) -> Result<Copies, CopyError> {
         let copy_in: Vec<_> = copy_in

@@ -20,7 +20,9 @@ use mayfly_egress::policy::explain_missing;
 use mayfly_failure::Code;
 use mayfly_host::state::StateDirectory;
 use mayfly_machine::console;
-use mayfly_shepherd::event::{Event, EventKind, JobOutcome, Phase, out_of_memory_note};
+use mayfly_shepherd::event::{
+    Event, EventKind, JobOutcome, Phase, describe_start_failure, out_of_memory_note,
+};
 use mayfly_shepherd::plan::{InterruptRequest, MicrovmPlan, ShepherdCommand};
 use mayfly_shepherd::runner::{RunnerObservations, RunnerOutcome};
 use mayfly_shepherd::{HandleError, JobDescriptors, ShepherdHandle, check_job, record};
@@ -39,7 +41,7 @@ pub(crate) struct MicrovmTask<'a> {
     /// The job.
     pub(crate) job: Job,
     /// The name of the job's program in messages.
-    pub(crate) command: String,
+    pub(crate) program: String,
     /// The arguments that are common to all commands.
     pub(crate) microvm: &'a MicrovmArguments,
     /// The destinations of the trees that the job copies out, in its order.
@@ -224,7 +226,10 @@ fn finish(
             let path = copy.map_or_else(String::new, |copy| copy.host.display().to_string());
             Err(CliError::file(format!("can't copy {path} in: {why}"), Code::CannotWrite))
         }
-        JobExit::NotStarted(why) => Err(not_started(why, &task.command)),
+        JobExit::NotStarted(why) => {
+            let (code, why) = describe_start_failure(why, &task.program);
+            Err(CliError::file(why, code))
+        }
     }
 }
 
@@ -244,27 +249,6 @@ fn warn_not_copied(not_copied: &[String], copied: &Copied) {
         report::warning(&format!("can't copy out {what}"));
     }
     copied.warn();
-}
-
-fn not_started(why: &StartFailure, command: &str) -> CliError {
-    match why {
-        StartFailure::CommandNotFound => CliError::file(
-            format!("{command}: no such command in the image"),
-            Code::CommandNotFound,
-        ),
-        StartFailure::CommandNotExecutable(why) => {
-            CliError::file(format!("can't execute {command}: {why}"), Code::CommandNotExecutable)
-        }
-        StartFailure::UserNotFound(user) => {
-            CliError::file(format!("the image has no user {user:?}"), Code::NotFound)
-        }
-        StartFailure::DirectoryNotEntered(why) => {
-            CliError::file(format!("can't enter the working directory: {why}"), Code::NotFound)
-        }
-        StartFailure::CopyInFailed(_, why) | StartFailure::Other(why) => {
-            CliError::file(format!("the command did not start: {why}"), Code::MachineFailed)
-        }
-    }
 }
 
 /// Prints an event as JSON if requested, and returns the outcome if the event has one.

@@ -23,11 +23,11 @@ pub(super) fn run(
     requested_at: u64,
 ) -> Result<ExitCode, CliError> {
     let plan = arguments.microvm.plan("open", state, requested_at)?;
-    let command = arguments.command.first().map(|name| name.to_string_lossy().into_owned());
+    let program = arguments.command.first().map(|name| name.to_string_lossy().into_owned());
     let task = MicrovmTask {
         plan,
         job: job::job(arguments),
-        command: command.unwrap_or_default(),
+        program: program.unwrap_or_default(),
         microvm: &arguments.microvm,
         copy_out: &arguments.copy_out,
         must_copy: true,

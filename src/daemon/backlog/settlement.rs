@@ -36,7 +36,10 @@ impl Backlog {
             return Ok(());
         }
         let started = job.state == JobState::Running;
-        match (job_verdict(outcome, started), end_reason) {
+        let program = job.command.as_ref().and_then(|command| command.arguments.first());
+        let program =
+            program.map_or_else(Default::default, |name| String::from_utf8_lossy(&name.0));
+        match (job_verdict(outcome, started, &program), end_reason) {
             (JobVerdict::Finished { exit_code, result }, _) => {
                 if !started {
                     context.ledger.start(job.id)?;

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use mayfly_protocol::message::{JobExit, StartFailure};
+use mayfly_protocol::message::JobExit;
 
 use super::overdue::{PhaseTimeouts, REGISTERING};
 use crate::decide::{JobKey, MicrovmKey, MicrovmState, PoolId, Resources, Stage};
 use crate::time::Millis;
 use mayfly_egress::record::{EgressReport, EgressRow, EgressTotal, EgressTotals};
-use mayfly_failure::Code;
 use mayfly_ledger::{DestinationRecord, EgressSummary, VerdictTotals};
-use mayfly_shepherd::event::{Event, EventKind, FailureReport, JobOutcome, Phase};
+use mayfly_shepherd::event::{
+    Event, EventKind, FailureReport, JobOutcome, Phase, describe_start_failure,
+};
 use mayfly_shepherd::plan::MicrovmId;
 use mayfly_shepherd::runner::{RunnerProgress, RunnerResult};
 
@@ -360,8 +361,9 @@ pub(crate) enum JobVerdict {
     Failed { exit_code: u8, cause: String },
 }
 
-/// Determines the result of a local job from the end of its microVM.
-pub(crate) fn job_verdict(outcome: &JobOutcome, started: bool) -> JobVerdict {
+/// Determines the result of a local job from the end of its microVM. `program` is the name of the
+/// job's program.
+pub(crate) fn job_verdict(outcome: &JobOutcome, started: bool, program: &str) -> JobVerdict {
     match outcome {
         JobOutcome::Job { status: JobExit::Code(code), .. } => {
             JobVerdict::Finished { exit_code: *code, result: format!("exit {code}") }
@@ -370,7 +372,10 @@ pub(crate) fn job_verdict(outcome: &JobOutcome, started: bool) -> JobVerdict {
             exit_code: 128_u8.saturating_add(*number),
             result: format!("signal {number}"),
         },
-        JobOutcome::Job { status: JobExit::NotStarted(why), .. } => not_started(why),
+        JobOutcome::Job { status: JobExit::NotStarted(why), .. } => {
+            let (code, cause) = describe_start_failure(why, program);
+            JobVerdict::Failed { exit_code: code as u8, cause }
+        }
         JobOutcome::Failed(FailureReport { message, code, .. }) if started => {
             JobVerdict::Failed { exit_code: *code, cause: message.clone() }
         }
@@ -378,27 +383,6 @@ pub(crate) fn job_verdict(outcome: &JobOutcome, started: bool) -> JobVerdict {
             JobVerdict::Retry { cause: message.clone() }
         }
     }
-}
-
-fn not_started(why: &StartFailure) -> JobVerdict {
-    let (code, cause) = match why {
-        StartFailure::CommandNotFound => {
-            (Code::CommandNotFound, "the command does not exist in the image".to_owned())
-        }
-        StartFailure::CommandNotExecutable(why) => {
-            (Code::CommandNotExecutable, format!("the command can't be executed: {why}"))
-        }
-        StartFailure::UserNotFound(user) => {
-            (Code::NotFound, format!("unknown user {user:?} in the image"))
-        }
-        StartFailure::DirectoryNotEntered(why) => {
-            (Code::NotFound, format!("can't enter the working directory: {why}"))
-        }
-        StartFailure::CopyInFailed(_, why) | StartFailure::Other(why) => {
-            (Code::MachineFailed, format!("the command did not start: {why}"))
-        }
-    };
-    JobVerdict::Failed { exit_code: code as u8, cause }
 }
 
 /// Converts an egress report for the ledger.

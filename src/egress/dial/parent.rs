@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::host::Host;
 use crate::verdict::RefusalCause;
-use mayfly_common::text::is_deceptive;
+use mayfly_common::text::without_deceptive;
 use mayfly_failure::{Code, Failure};
 
 /// Maximum length of a response head, in bytes.
@@ -115,8 +115,7 @@ fn status(head: &[u8]) -> Option<(u16, String)> {
     if !version.starts_with("HTTP/1.") || status.len() != 3 {
         return None;
     }
-    let reason = reason.chars().filter(|c| !is_deceptive(*c)).take(100).collect();
-    Some((status.parse().ok()?, reason))
+    Some((status.parse().ok()?, without_deceptive(reason, 100)))
 }
 
 #[cfg(test)]

@@ -21,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::labels::{LabelMatch, compare};
 use super::scale_set::ScaleSetClient;
-use super::{CallError, Credentials, GitHubClient, GitHubSettings, Hook, Repository, SetupError};
+use super::{CallError, Credentials, GitHubClient, GitHubSettings, Hook, SetupError};
 use mayfly_api::{server, webhook};
+use mayfly_config::github::Repository;
 use mayfly_config::{PoolConfig, PoolName, Settings, Trigger};
 use mayfly_failure::{Code, Failure, chain};
 use mayfly_forge::{

@@ -13,11 +13,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::GitHubForge;
 use super::registrar::Registrar;
+use crate::CallError;
 use crate::scale_set::{
     JobMessage, JobMessageKind, MessageSession, PollResult, ScaleSetClient, ScaleSetStatistics,
     SessionMessage, is_session_conflict,
 };
-use crate::{CallError, Target};
+use mayfly_config::github::Target;
 use mayfly_config::{PoolConfig, PoolName, Trigger};
 use mayfly_failure::chain;
 use mayfly_forge::{ForgeEvent, ListenRequest, ScaleSetLocations};

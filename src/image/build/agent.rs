@@ -103,6 +103,6 @@ mod tests {
     #[test]
     fn a_named_agent_is_searched_nowhere_else() {
         let error = find_agent(Some(Path::new("/no/agent"))).unwrap_err();
-        assert_eq!(error.to_string(), "guest agent not found at /no/agent");
+        assert_eq!(error.to_string(), "agent not found at /no/agent");
     }
 }

@@ -7,13 +7,14 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
 use super::enclosure::Enclosure;
 use super::process::{Deadline, ProcessRunner};
 use super::{CLEANUP_TIMEOUT, Progress};
 use crate::error::ImageError;
 use crate::store::Store;
+use mayfly_host::lock;
 
 const PREFIX: &str = ".building-";
 
@@ -143,9 +144,5 @@ pub(crate) fn dead_builds(store: &Store) -> Result<Vec<DeadBuild>, ImageError> {
 /// Locks a directory, unless it is locked already.
 fn try_lock(directory: &Path) -> Result<Option<Flock<File>>, ImageError> {
     let file = File::open(directory).map_err(ImageError::read(directory))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(ImageError::read(directory)(errno.into())),
-    }
+    lock::try_exclusive(file).map_err(ImageError::read(directory))
 }

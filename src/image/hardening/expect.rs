@@ -1,6 +1,6 @@
 //! The expected output of a probe, and its evaluation.
 
-use mayfly_common::text::is_deceptive;
+use mayfly_common::text::replace_deceptive;
 use mayfly_protocol::settings::GuestSettings;
 
 /// The most characters of evidence.
@@ -108,10 +108,7 @@ pub(super) fn lines(output: &str) -> Vec<&str> {
 
 /// Returns a text for display: short and on one line.
 fn clean(text: &str) -> String {
-    let shown: String = text
-        .chars()
-        .map(|character| if is_deceptive(character) { ' ' } else { character })
-        .take(MAX_EVIDENCE)
-        .collect();
+    let text = replace_deceptive(text, ' ');
+    let shown: String = text.chars().take(MAX_EVIDENCE).collect();
     if shown.len() < text.len() { format!("{shown}…") } else { shown }
 }

@@ -15,6 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::Image;
 #[cfg(doc)]
 use super::Store;
+use mayfly_host::lock;
 
 /// How long to wait for a collection that checks whether the image is in use, which takes
 /// microseconds.
@@ -67,9 +68,5 @@ pub struct Candidate {
 
 /// Locks the directory of an image exclusively; `None` if the image is in use.
 pub(super) fn lock_if_unused(directory: &Path) -> io::Result<Option<Flock<File>>> {
-    match Flock::lock(File::open(directory)?, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, errno)) => Err(errno.into()),
-    }
+    lock::try_exclusive(File::open(directory)?)
 }

@@ -10,12 +10,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
 use super::error::ImageError;
 use super::hash;
 use super::manifest::{Manifest, PartName};
 use super::name::{Digest, ImageName, Reference};
+use mayfly_host::lock;
 
 mod collect;
 mod hold;
@@ -237,18 +238,14 @@ impl Store {
         let path = self.path.join(".lock");
         let mut options = File::options();
         options.create(true).truncate(false).write(true);
-        let mut file = options.open(&path).map_err(ImageError::write(&path))?;
+        let try_lock = || lock::try_exclusive(options.open(&path)?);
         let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(lock),
-                Err((_, errno)) if errno != nix::errno::Errno::EWOULDBLOCK => {
-                    return Err(ImageError::write(path)(errno.into()));
-                }
-                Err(_) if Instant::now() > deadline => {
-                    return Err(ImageError::StoreBusy { store: self.path.clone() });
-                }
-                Err((unlocked, _)) => file = unlocked,
+            if let Some(lock) = try_lock().map_err(ImageError::write(&path))? {
+                return Ok(lock);
+            }
+            if Instant::now() > deadline {
+                return Err(ImageError::StoreBusy { store: self.path.clone() });
             }
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -20,7 +20,7 @@ use fields::SpanFieldsLayer;
 pub use journald::Journal;
 
 /// The format of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// Lines for a person.
     Text,

@@ -62,7 +62,7 @@ const SHOWN: [&str; 9] = [
 /// Calls whose texts nobody reads while Mayfly runs well.
 const NOT_SHOWN: [&str; 3] = ["assert!", "assert_eq!", "unreachable!"];
 /// Phrases that hide who does what, with an example of what to say instead.
-const VAGUE: [(&str, &str); 9] = [
+const VAGUE: [(&str, &str); 8] = [
     ("there is no ", "NAME not found"),
     ("there are no ", "no NAME"),
     ("there is none", "NAME is not set"),
@@ -71,7 +71,6 @@ const VAGUE: [(&str, &str); 9] = [
     ("came to be", "started"),
     (" is no ", "is not a NAME"),
     ("somebody", "a client"),
-    ("whoever", "the user who"),
 ];
 
 /// Returns whether a literal is a message: an argument of a call that shows it to people, or
