@@ -21,11 +21,11 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream as Socket;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 
 use tokio::io::AsyncRead;
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -245,26 +245,14 @@ fn spawn(
     frequency: Option<u64>,
     descriptors: QemuDescriptors,
 ) -> Result<Child, MachineError> {
-    let RootedProgram { program, root } = qemu;
-    let start_error = |error| MachineError::Start(program.clone(), error);
     let QemuDescriptors { control, console, vsock, tap, base, overlay } = descriptors;
-    let mut command = Command::new(&program);
-    command
-        .args(arguments::arguments(machine, frequency, descriptors))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    Confinement {
+    qemu.spawn(arguments::arguments(machine, frequency, descriptors), |root| Confinement {
         root,
         directory: c"/".to_owned(),
         largest_file: machine.disk.0.max(machine.memory.0) + machine.disk.0 / 50 + METADATA,
         inherited: vec![control, console, vsock, tap, base, overlay],
         syscalls: syscalls::qemu,
-    }
-    .apply(&mut command)
-    .map_err(start_error)?;
-    command.spawn().map_err(start_error)
+    })
 }
 
 /// If QEMU has exited, its last message is the cause; otherwise the control socket's error is.

@@ -1,13 +1,18 @@
-//! The root directories of QEMU and the vsock program: only their own files.
+//! The root directories of QEMU and the vsock program, with only their own files, and their start there.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::{Child, Command};
 
 use super::MachineError;
 use super::accelerator::Accelerator;
 use super::arguments::{INITRAMFS, KERNEL_FILE, MachineSpec};
+use mayfly_isolation::confinement::Confinement;
 use mayfly_isolation::libraries;
 use mayfly_isolation::root::{MountAccess, Root, RootEntry};
 
@@ -22,7 +27,29 @@ const FIRMWARE: [&str; 4] = ["qemu", "qboot", "seabios", "qemu-firmware"];
 #[derive(Debug)]
 pub(super) struct RootedProgram {
     pub(super) program: PathBuf,
-    pub(super) root: Root,
+    root: Root,
+}
+
+impl RootedProgram {
+    /// Starts the program in its root, with its standard error as a pipe. `confine` returns its other
+    /// restrictions.
+    pub(super) fn spawn<A: AsRef<OsStr>>(
+        self,
+        arguments: impl IntoIterator<Item = A>,
+        confine: impl FnOnce(Root) -> Confinement,
+    ) -> Result<Child, MachineError> {
+        let Self { program, root } = self;
+        let mut command = Command::new(&program);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let confined = confine(root).apply(&mut command);
+        let started = confined.and_then(|()| command.spawn());
+        started.map_err(|error| MachineError::Start(program, error))
+    }
 }
 
 /// Creates QEMU's root, with firmware, kernel and initramfs. QEMU inherits the rest as descriptors.

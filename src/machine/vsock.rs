@@ -8,14 +8,13 @@ use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::MachineError;
-use super::roots::{self, RootedProgram, SOCKETS_IN_ROOT};
+use super::roots::{self, SOCKETS_IN_ROOT};
 use mayfly_isolation::confinement::Confinement;
 use mayfly_isolation::syscalls;
 
@@ -47,26 +46,15 @@ pub fn listen(port: u32) -> io::Result<UnixListener> {
 pub(super) async fn start(program: &Path, private: &Path) -> Result<VsockDevice, MachineError> {
     fs::create_dir_all(SOCKETS_DIRECTORY).map_err(MachineError::Socket)?;
     let rooted = roots::for_vsock(program, private, Path::new(SOCKETS_DIRECTORY)).await?;
-    let RootedProgram { program, root } = rooted;
-    let start_error = |error| MachineError::Start(program.clone(), error);
-    let mut command = Command::new(&program);
-    command
-        .arg("--vm")
-        .arg(format!("guest-cid={GUEST_CID},socket=vhost.sock,uds-path=guest.vsock"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    Confinement {
+    let program = rooted.program.clone();
+    let socket = format!("guest-cid={GUEST_CID},socket=vhost.sock,uds-path=guest.vsock");
+    let mut child = rooted.spawn(["--vm", &socket], |root| Confinement {
         root,
         directory: CString::new(SOCKETS_IN_ROOT).unwrap_or_default(),
         largest_file: 0,
         inherited: Vec::new(),
         syscalls: syscalls::vsock,
-    }
-    .apply(&mut command)
-    .map_err(start_error)?;
-    let mut child = command.spawn().map_err(start_error)?;
+    })?;
     let socket = Path::new(SOCKETS_DIRECTORY).join("vhost.sock");
     loop {
         // Relative, because a socket address holds only 107 bytes and the directory's path may be
@@ -76,7 +64,9 @@ pub(super) async fn start(program: &Path, private: &Path) -> Result<VsockDevice,
             Err(error) if is_not_ready(&error) => {}
             Err(error) => return Err(MachineError::Socket(error)),
         }
-        if let Some(status) = child.try_wait().map_err(start_error)? {
+        if let Some(status) =
+            child.try_wait().map_err(|error| MachineError::Start(program.clone(), error))?
+        {
             return Err(MachineError::VsockNotStarted(status));
         }
         tokio::time::sleep(POLL_INTERVAL).await;
