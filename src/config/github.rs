@@ -202,6 +202,8 @@ mod tests {
             ("https://GitHub.com/octo/", "/orgs/octo", "https://api.github.com"),
             ("https://www.github.com/octo", "/orgs/octo", "https://api.github.com"),
             ("https://git.example.com:8443/o", "/orgs/o", "https://git.example.com:8443/api/v3"),
+            ("https://github.com/octo/a.b/", "/repos/octo/a.b", "https://api.github.com"),
+            ("https://octo.ghe.com/enterprises/o", "/enterprises/o", "https://api.octo.ghe.com"),
             ("https://github.com/octo/hello.git", "/repos/octo/hello", "https://api.github.com"),
             ("https://github.com/enterprises/big", "/enterprises/big", "https://api.github.com"),
             ("https://octo.ghe.com/octo", "/orgs/octo", "https://api.octo.ghe.com"),
@@ -231,6 +233,8 @@ mod tests {
             "https://github.com/octo?x=y",
             "https://github.com/octo#x",
             "https://github.com/octo hello",
+            "https://user:word@github.com/octo",
+            "octo/hello",
             "",
         ] {
             assert!(text.parse::<Target>().is_err(), "{text}");

@@ -4,8 +4,8 @@
 //! configurations, the runners of a scope, the queued jobs of repositories, webhooks and the
 //! message sessions of runner scale sets. It must not know microVMs, pools, the ledger or its
 //! caller: it returns what GitHub responds or, without a response, whether the call may have taken
-//! effect ([`CallError`]). Only [`forge`] knows the settings; the daemon uses this crate through
-//! it ([`mayfly_forge`]).
+//! effect ([`CallError`]). A scope is a type of the settings ([`mayfly_config::github`]); of the rest
+//! of them only [`forge`] knows. The daemon uses this crate through [`mayfly_forge`].
 //!
 //! ```text
 //! forge ─▶ everything below
