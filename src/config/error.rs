@@ -161,7 +161,7 @@ pub enum ValueError {
     #[error("another pool already has this name")]
     DuplicateName,
     /// Not a label.
-    #[error("must be 1 to 256 bytes without spaces and commas")]
+    #[error("must be 1 to 256 characters without spaces and commas")]
     Label,
     /// A label of GitHub-hosted runners.
     #[error("GitHub-hosted runners have this label, so their jobs would run here")]

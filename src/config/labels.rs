@@ -8,9 +8,9 @@ pub(super) const MAX_LABELS: usize = 100;
 /// Labels of GitHub-hosted runners that name no version of a system.
 const HOSTED: [&str; 2] = ["ubuntu-slim", "github-hosted"];
 
-/// Returns whether a text can be a label: 1 to 256 bytes.
+/// Returns whether a text can be a label: 1 to 256 characters.
 pub(super) fn is_label(text: &str) -> bool {
-    let fits = (1..=256).contains(&text.len());
+    let fits = (1..=256).contains(&text.chars().count());
     fits && !text
         .contains(|letter: char| letter.is_whitespace() || letter.is_control() || letter == ',')
 }
@@ -73,7 +73,7 @@ mod tests {
             assert!(!is_label(text), "{text:?}");
         }
         // The limit is in bytes.
-        assert!(is_label(&"x".repeat(256)) && is_label(&"ö".repeat(128)));
-        assert!(!is_label(&"x".repeat(257)) && !is_label(&"ö".repeat(129)));
+        assert!(is_label(&"x".repeat(256)) && is_label(&"ö".repeat(256)));
+        assert!(!is_label(&"x".repeat(257)) && !is_label(&"ö".repeat(257)));
     }
 }

@@ -80,7 +80,7 @@ fn limited_until(
         return Some(now + wait.min(MAX_WAIT));
     }
     let secondary = message(body).to_lowercase().contains("rate limit");
-    (status == 429 || secondary).then(|| now + delay(refusals, MIN_WAIT, MAX_WAIT))
+    (status == 429 || secondary).then(|| now + delay(refusals.min(6), MIN_WAIT, MAX_WAIT))
 }
 
 /// Returns the rate limit in the headers.
@@ -219,7 +219,7 @@ mod tests {
             assert_eq!(class(&rated(0, NOW + 1_000_000), b"", 0), limited(65 * 60));
             assert_eq!(class(&rated(10, NOW + 100), secondary, 0), limited(60));
             assert_eq!(class(&[], secondary, 2), limited(240));
-            assert_eq!(class(&[], secondary, 99), limited(65 * 60));
+            assert_eq!(class(&[], secondary, 99), limited(3840));
         }
         let refused = classify(403, &headers(&rated(4999, NOW + 100)), forbidden, now(), 0);
         assert_eq!(refused, ResponseClass::Refused);

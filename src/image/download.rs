@@ -40,7 +40,7 @@ const MAX_REDIRECTS: usize = 5;
 /// The most attempts.
 const MAX_ATTEMPTS: u32 = 3;
 /// The delay before the second attempt.
-const FIRST_DELAY: Duration = Duration::from_secs(2);
+const FIRST_DELAY: Duration = Duration::from_secs(1);
 /// The interval between progress reports.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -156,7 +156,8 @@ impl<'a> Downloader<'a> {
                     Err(AttemptError::Download(error)) => return Err(failed(error)),
                     Err(AttemptError::Image(error)) => return Err(error),
                 }
-                tokio::time::sleep(delay(failures, FIRST_DELAY, IDLE_TIMEOUT)).await;
+                // Two steps at a time: each delay is four times the one before.
+                tokio::time::sleep(delay(2 * failures, FIRST_DELAY, IDLE_TIMEOUT)).await;
             }
             Err(failed(DownloadError::Stalled))
         };

@@ -222,7 +222,7 @@ fn invalid_pools_are_rejected() {
         ("name = 'a'\negress = 'ci'", "unknown egress policy"),
         ("name = 'a'\ntrigger = 'poll'", "requires a [github] table"),
         ("name = 'a'\nlabels = ['ubuntu-latest']", "pool[0].labels[0] = \"ubuntu-latest\""),
-        ("name = 'a'\nlabels = ['a b']", "must be 1 to 256 bytes"),
+        ("name = 'a'\nlabels = ['a b']", "must be 1 to 256 characters"),
         ("name = 'a'\ndeadlines = { claim = '1s' }", "pool[0].deadlines.claim = \"1s\""),
         ("name = 'a'\ndeadlines = { job = '6d' }", "must be from 1s to 5days"),
         ("name = 'a'\ndeadlines = { farewell = '0s' }", "must be from 1s to 10m"),
